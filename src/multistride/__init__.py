@@ -1,0 +1,47 @@
+"""multistride: take your translation model, make it write K tokens per step, prove what that costs, serve it.
+
+The pipeline, from raw text to a measured many-stride model:
+
+    prepare    clean parallel text, build the vocabulary, write token arrays        data/prepare.py
+    train      an autoregressive teacher (groups.sizes: {1: 1.0})                   train/loop.py
+    translate  the training sources with it: distilled targets                      decode/corpus.py
+    train      one checkpoint for every K, started from the teacher's weights       groups.py, train/layouts.py
+    evaluate   quality, steps and latency by K                                      evaluate/run.py
+    report     a table, a picture, a page                                           report/
+
+    >>> model = multistride.load("runs/multi30k/multistride/best")
+    >>> [translation] = model.translate(["Two dogs run."], group_size=4)
+    >>> translation.text, len(translation.trace)          # the text, and the steps it took
+
+Importing the package loads nothing; the names below load what they need when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from multistride.version import __version__
+
+if TYPE_CHECKING:
+    from multistride.errors import UserError
+    from multistride.translator import Translation, Translator, load
+
+_HOMES = {
+    "load": "multistride.translator",
+    "Translation": "multistride.translator",
+    "Translator": "multistride.translator",
+    "UserError": "multistride.errors",
+}
+
+__all__ = ["Translation", "Translator", "UserError", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'multistride' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,362 @@
+"""The command `multistride`. Data on stdout, everything else on stderr; heavy imports only inside the verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from multistride.errors import DataError, UsageError, UserError
+from multistride.version import __version__
+
+if TYPE_CHECKING:
+    from multistride.translator import Translator
+
+app = typer.Typer(
+    name="multistride",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Take your translation model, make it write K tokens per step, prove what that costs.",
+    epilog="Exit codes: 0 ok, 1 run-time failure, 2 usage or configuration, 3 missing optional extra, "
+    "4 bad data or checkpoint, 5 a gate failed, 130 interrupted (resumable).",
+)
+
+_COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
+"""What typer raises for anything wrong with the command line; its home has moved between versions of typer."""
+
+ModelOption = Annotated[Path, typer.Option("--model", help="Model directory, for example RUN/best.")]
+GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"multistride {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def prepare(
+    output: Annotated[Path, typer.Option(help="Directory to write.")],
+    train_source: Annotated[Path | None, typer.Option(help="Source text, one a line (.gz and .xz too).")] = None,
+    train_target: Annotated[Path | None, typer.Option(help="Target text, line by line.")] = None,
+    train_pairs: Annotated[Path | None, typer.Option(help="Or both sides in one .tsv or .jsonl.")] = None,
+    validation_source: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+    validation_target: Annotated[Path | None, typer.Option()] = None,
+    validation_pairs: Annotated[Path | None, typer.Option()] = None,
+    columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
+    fields: Annotated[str, typer.Option(help="Source and target field of a .jsonl.")] = "source,target",
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Use the tokenizer of this model or data directory.")
+    ] = None,
+    vocabulary_size: Annotated[int, typer.Option(help="Entries of the joint vocabulary, at most.")] = 8000,
+    vocabulary_kind: Annotated[str, typer.Option(help="bpe (any text) or words (blank-separated symbols).")] = "bpe",
+    max_tokens: Annotated[int, typer.Option(help="Drop pairs with a longer side.")] = 255,
+    max_length_ratio: Annotated[float, typer.Option(help="Drop pairs of more unequal lengths.")] = 4.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Clean parallel text, build the vocabulary, write token arrays.
+
+    Example: multistride prepare --train-source train.en --train-target train.de
+    --validation-source val.en --validation-target val.de --output runs/data
+    """
+    from multistride.config import validate
+    from multistride.data.prepare import PrepareConfig
+    from multistride.data.prepare import prepare as run
+
+    def corpus(source: Path | None, target: Path | None, pairs: Path | None) -> dict[str, Any]:
+        first, second = _two(columns, "--columns"), _two(fields, "--fields")
+        places = {"source_column": first[0], "target_column": first[1]}
+        names = {"source_field": second[0], "target_field": second[1]}
+        return {"source": source, "target": target, "pairs": pairs, **places, **names}
+
+    validation = (validation_source, validation_target, validation_pairs)
+    tree = {
+        "output": output,
+        "train": [corpus(train_source, train_target, train_pairs)],
+        "validation": [corpus(*validation)] if any(validation) else [],
+        "vocabulary_size": vocabulary_size,
+        "vocabulary_kind": vocabulary_kind,
+        "vocabulary_from": vocabulary,
+        "cleaning": {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio},
+    }
+    manifest = run(validate(PrepareConfig, tree, "prepare"), _say)
+    _say(f"written: {output}")
+    if as_json:
+        _print_json(manifest)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see examples/.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run if it was begun.")] = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a model; Ctrl-C leaves a checkpoint, --resume continues.
+
+    Example: multistride train examples/multi30k/autoregressive.yaml --set training.updates=100
+    """
+    from multistride.config import read_config
+    from multistride.train.config import RunConfig
+
+    chosen = read_config(config, RunConfig, settings or ())
+
+    from multistride.data.batch import PreparedData
+    from multistride.device import set_threads
+    from multistride.evaluate.validation import validator
+    from multistride.train.loop import train as run
+    from multistride.train.monitor import Monitor
+
+    set_threads(threads)
+    sentences = chosen.training.validate_sentences
+    data = PreparedData.load(chosen.data)
+    validate = validator(data, tuple(chosen.groups.sizes), sentences) if sentences else None
+    directory = run(chosen, validate, Monitor(chosen.run.name), resume)
+    _say(f"best checkpoint: {directory.path / 'best'}")
+
+
+@app.command()
+def translate(
+    model: ModelOption,
+    group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
+    mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
+    buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
+    source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")] = False,
+) -> None:
+    """Translate stdin to stdout: n lines in, n lines out, in order.
+
+    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4.
+
+    Example: echo "Two dogs run." | multistride translate --model RUN/best --group-size 4
+    """
+    size = _number(group_size)
+
+    from multistride.decode.options import check_group_size
+    from multistride.device import set_threads
+    from multistride.lines import translate_stream
+    from multistride.translator import Translator
+
+    set_threads(threads)
+    translator = Translator.load(model, device)
+    check_group_size(size, translator.config)
+    _note_untrained(size, translator)
+    with _reading(source) as lines, _writing(output) as text, _writing(trace, optional=True) as steps:
+        results = translator.translate_lines(lines, size, mode, batch_size, buffer)
+        failed = translate_stream(results, translator.vocabulary, text, steps, as_json, _say)
+    if failed:
+        raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    source: Annotated[Path, typer.Option(help="Source text, one a line.")],
+    reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
+    group_size: GroupSizesOption = "1",
+    mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    kind: Annotated[
+        str, typer.Option(help="translation or phonemes: which measures the table shows.")
+    ] = "translation",
+    tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
+    name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
+    latency_sentences: Annotated[int, typer.Option(min=1, help="Sentences timed alone.")] = 100,
+    examples: Annotated[int, typer.Option(min=0, help="Worked examples kept in the result.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first lines.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the result object to this file as well.")] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure quality, steps and latency by group size, greedily, from one checkpoint.
+
+    Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
+    """
+    sizes = _numbers(group_size)
+
+    from multistride.config import validate
+    from multistride.device import set_threads
+    from multistride.evaluate.run import EvaluationRequest
+    from multistride.evaluate.run import evaluate as run
+    from multistride.files import write_json
+    from multistride.translator import Translator
+
+    request = validate(
+        EvaluationRequest,
+        {
+            "model": model,
+            "source": source,
+            "reference": reference,
+            "group_sizes": sizes,
+            "mode": mode,
+            "name": name or model.parent.name,
+            "kind": kind,
+            "tokenize": tokenize,
+            "batch_size": batch_size,
+            "latency_sentences": latency_sentences,
+            "examples": examples,
+            "limit": limit,
+        },
+        "evaluate",
+    )
+    set_threads(threads)
+    result = run(request, Translator.load(model, device), _say)
+    tree = result.model_dump(mode="json")
+    if output is not None:
+        write_json(output, tree)
+        _say(f"written: {output}")
+    if as_json:
+        _print_json(tree)
+    else:
+        from rich.console import Console
+
+        from multistride.report.tables import quality_table
+
+        Console().print(quality_table(result))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="A result file that `evaluate --output` wrote.")],
+    page: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the quality-latency picture (SVG).")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Show a result file as a table, a picture or a page; the model is not needed.
+
+    Example: multistride report results/multi30k-foundation.json --page multi30k.html
+    """
+    from multistride.report.results import read_results
+    from multistride.report.show import show
+
+    show(read_results(results), page, figure, markdown, _say)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is in a model directory: sizes, group sizes, where it came from.
+
+    Example: multistride inspect RUN/best
+    """
+    from multistride.model.inspection import inspect_model
+
+    facts = inspect_model(model)
+    if as_json:
+        _print_json(facts)
+    else:
+        for key, value in facts.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            typer.echo(f"{key.replace('_', ' '):20} {shown}")
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure is one line on stderr and a documented exit code."""
+    try:
+        outcome = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+    except _COMMAND_LINE_ERROR as error:
+        _fail(f"{error.format_message()} (see multistride --help)", UsageError.exit_code)
+    except UserError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'writing the output'}: {error.strerror or error}", UserError.exit_code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"multistride: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise UsageError(f"--group-size takes whole numbers such as 1,2,4; {text!r} was given") from error
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(f"--group-size takes one whole number such as 4; {text!r} was given") from error
+
+
+def _two(text: str, option: str) -> list[str]:
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise UsageError(f"{option} takes two values such as a,b; {text!r} was given")
+    return parts
+
+
+def _note_untrained(group_size: int, translator: Translator) -> None:
+    trained = translator.config.group_sizes
+    if group_size not in trained:
+        _say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")
+
+
+@contextmanager
+def _reading(path: Path | None) -> Iterator[Any]:
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    from multistride.data.corpus import read_lines
+
+    yield read_lines(path)
+
+
+@contextmanager
+def _writing(path: Path | None, optional: bool = False) -> Iterator[Any]:
+    """A text stream: stdout, a file that appears when it is complete, or None."""
+    if path is None:
+        yield None if optional else sys.stdout
+        return
+    from multistride.files import replacing_file
+
+    with replacing_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        yield file

@@ -1,0 +1,76 @@
+"""Reading configuration: YAML files, `--set a.b=c`, and one line for whatever is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from multistride.errors import UsageError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_config(path: Path | str, kind: type[Model], settings: Sequence[str] = ()) -> Model:
+    """Read a YAML file as `kind`, after applying `settings` ("a.b=value", the value in YAML).
+
+    Raises `UsageError` naming the key, what was given and what is allowed.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} holds no settings: write one `key: value` a line")
+    for setting in settings:
+        _apply(tree, setting)
+    return validate(kind, tree, str(path))
+
+
+def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
+    """`tree` as `kind`. Raises `UsageError` with the first problem in one line."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {first_problem(error, kind)}") from error
+
+
+def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
+    """The first problem of a pydantic error as one line: key, what is wrong, what was given, what is allowed."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "the whole"
+    if problem["type"] == "extra_forbidden":
+        allowed = _fields_beside(kind, problem["loc"])
+        return f"unknown key {key!r}" + (f"; known here: {', '.join(allowed)}" if allowed else "")
+    given = problem["input"]
+    shown = "" if isinstance(given, dict) or problem["type"] == "missing" else f" (given: {given!r})"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _fields_beside(kind: type[BaseModel] | None, location: tuple[int | str, ...]) -> list[str]:
+    for part in location[:-1]:
+        field = kind.model_fields.get(str(part)) if kind else None
+        annotation = field.annotation if field else None
+        kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return sorted(kind.model_fields) if kind else []
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"--set takes key=value, for example training.updates=100; {setting!r} was given")
+    for part in parts[:-1]:
+        branch = tree.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise UsageError(f"--set {setting}: {part!r} is a value, not a section")
+        tree = branch
+    try:
+        tree[parts[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {setting}: the value is not YAML") from error

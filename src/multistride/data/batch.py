@@ -1,0 +1,238 @@
+"""From a prepared directory to batches of tensors.
+
+Legend for shapes: B batch, S source tokens, T target tokens, N pairs of a split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multistride.data.prepare import FORMAT, MANIFEST_FILE, array_name
+from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
+from multistride.errors import DataError, UsageError
+from multistride.files import sha256
+
+# A pool is sorted by length as a whole: larger pools waste less padding, smaller ones mix better.
+_BATCHES_PER_POOL = 100
+
+
+@dataclass(frozen=True, eq=False)
+class PairedTokens:
+    """The N pairs of one split, in files mapped into memory.
+
+    Tokens are [total tokens], offsets [N + 1]; neither holds a start or end of sentence.
+    """
+
+    source_tokens: NDArray[Any]
+    source_offsets: NDArray[np.int64]
+    target_tokens: NDArray[Any]
+    target_offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.source_offsets) - 1
+
+    def source(self, row: int) -> NDArray[Any]:
+        """The source tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0 to N-1."""
+        return _text(self.source_tokens, self.source_offsets, row)
+
+    def target(self, row: int) -> NDArray[Any]:
+        """The target tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0 to N-1."""
+        return _text(self.target_tokens, self.target_offsets, row)
+
+    @cached_property
+    def source_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each source [N], with the end of sentence that `collate` adds."""
+        return np.diff(self.source_offsets) + 1
+
+    @cached_property
+    def target_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each target [N], with the end of sentence that `collate` adds."""
+        return np.diff(self.target_offsets) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """A directory written by `prepare`: its vocabulary, and its splits opened when asked for."""
+
+    directory: Path
+    vocabulary: Vocabulary
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, directory: Path | str) -> PreparedData:
+        """Open a prepared directory.
+
+        Raises `DataError` when it is none, is of another format, or its tokenizer was exchanged.
+        """
+        directory = Path(directory)
+        manifest = _read_manifest(directory)
+        vocabulary = Vocabulary.load(directory)
+        if sha256(directory / TOKENIZER_FILE) != manifest["vocabulary"]["sha256"]:
+            raise DataError(
+                f"{directory / TOKENIZER_FILE} is not the one the data was prepared with: prepare the data again"
+            )
+        return cls(directory, vocabulary, manifest)
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 over all arrays, as `prepare` wrote it."""
+        return str(self.manifest["data_hash"])
+
+    def split(self, name: str) -> PairedTokens:
+        """The pairs of split `name`. Raises `DataError` when there is none, or its files are damaged."""
+        available = list(self.manifest["splits"])
+        if name not in available:
+            raise DataError(
+                f"{self.directory} has no {name} split, it has {', '.join(available)}: "
+                "name one of these, or prepare the data again"
+            )
+        split = PairedTokens(*_side(self.directory, name, "source"), *_side(self.directory, name, "target"))
+        expected = self.manifest["splits"][name]["kept"]
+        if not len(split) == len(split.target_offsets) - 1 == expected:
+            raise DataError(
+                f"{self.directory}: the {name} split has {len(split)} sources and "
+                f"{len(split.target_offsets) - 1} targets instead of {expected} each: prepare the data again"
+            )
+        return split
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some pairs as tensors of int64, padded on the right; each side ends in end of sentence.
+
+    source [B, S], source_lengths [B], target [B, T], target_lengths [B]; lengths include that end.
+    """
+
+    source: torch.Tensor
+    source_lengths: torch.Tensor
+    target: torch.Tensor
+    target_lengths: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
+
+
+def token_batches(
+    source_lengths: NDArray[np.int64],
+    target_lengths: NDArray[np.int64],
+    tokens_per_batch: int,
+    seed: int | None,
+    epoch: int,
+) -> list[NDArray[np.int64]]:
+    """Divide N pairs into batches of similar length; every row index is in exactly one [B].
+
+    B x the longest side of the batch is at most `tokens_per_batch`; a pair that alone is longer gets
+    a batch of its own. The order follows from (`seed`, `epoch`) alone; without a seed it is by length.
+    Raises `UsageError` when `tokens_per_batch` is below 1.
+    """
+    if tokens_per_batch < 1:
+        raise UsageError(f"tokens_per_batch is {tokens_per_batch}; it must be at least 1")
+    assert len(source_lengths) == len(target_lengths)
+    count = len(source_lengths)
+    if count == 0:
+        return []
+    lengths = np.maximum(source_lengths, target_lengths)
+    if seed is None:
+        return _cut(_by_length(np.arange(count), source_lengths, lengths), lengths, tokens_per_batch)
+    generator = np.random.default_rng([seed, epoch])
+    shuffled = generator.permutation(count)
+    pool_rows = max(1, int(_BATCHES_PER_POOL * tokens_per_batch / lengths.mean()))
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, count, pool_rows):
+        pool = _by_length(shuffled[start : start + pool_rows], source_lengths, lengths)
+        batches.extend(_cut(pool, lengths, tokens_per_batch))
+    return [batches[place] for place in generator.permutation(len(batches))]
+
+
+def collate(split: PairedTokens, rows: Sequence[int] | NDArray[np.int64], vocabulary: Vocabulary) -> Batch:
+    """The pairs `rows` [B] of `split` as one batch; appends end of sentence to both sides.
+
+    Raises `IndexError` for a row outside the split.
+    """
+    source, source_lengths = _pad([split.source(int(row)) for row in rows], vocabulary)
+    target, target_lengths = _pad([split.target(int(row)) for row in rows], vocabulary)
+    return Batch(source, source_lengths, target, target_lengths)
+
+
+def _text(tokens: NDArray[Any], offsets: NDArray[np.int64], row: int) -> NDArray[Any]:
+    if not 0 <= row < len(offsets) - 1:
+        raise IndexError(f"row {row} is outside 0 to {len(offsets) - 2}")
+    return tokens[offsets[row] : offsets[row + 1]]
+
+
+def _by_length(
+    rows: NDArray[np.int64], source_lengths: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """`rows` by their longer side, then by source; equals keep their order, which was shuffled."""
+    return rows[np.lexsort((source_lengths[rows], lengths[rows]))]
+
+
+def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
+    """Cut rows of ascending length where one more would exceed the budget."""
+    batches = []
+    start = 0
+    for place, length in enumerate(lengths[rows].tolist()):
+        if place > start and (place - start + 1) * length > budget:
+            batches.append(rows[start:place])
+            start = place
+    batches.append(rows[start:])
+    return batches
+
+
+def _pad(texts: Sequence[NDArray[Any]], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B, longest + 1] and lengths [B] of `texts` with end of sentence."""
+    lengths = np.array([len(text) + 1 for text in texts], dtype=np.int64)
+    tokens = np.full((len(texts), lengths.max(initial=0)), vocabulary.pad, dtype=np.int64)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = text
+        tokens[row, len(text)] = vocabulary.eos
+    return torch.from_numpy(tokens), torch.from_numpy(lengths)
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST_FILE
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT
+        _ = manifest["splits"], manifest["data_hash"], manifest["vocabulary"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else "it cannot be read"
+        raise DataError(
+            f"{directory} is no prepared directory: it needs {MANIFEST_FILE}, but {reason}; "
+            "write one with `multistride prepare`"
+        ) from error
+    if not known:
+        raise DataError(
+            f"{path} has format {manifest['format']}, this version reads {FORMAT}: prepare the data again"
+        )
+    return manifest
+
+
+def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The tokens and offsets of one side of a split."""
+    tokens = _map(directory / array_name(split, side, "tokens"))
+    offsets = _map(directory / array_name(split, side, "offsets"))
+    if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) < 2 or tokens.ndim != 1:
+        raise DataError(f"{directory}: the {split} {side} arrays have a wrong shape: prepare the data again")
+    if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+        raise DataError(f"{directory}: the {split} {side} offsets do not fit the tokens: prepare the data again")
+    return tokens, offsets
+
+
+def _map(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "cut short or corrupt"
+        raise DataError(f"{path} cannot be read: {reason}; prepare the data again") from error
+    return array

@@ -1,0 +1,140 @@
+r"""Reading parallel text, line by line, from plain, gzip or xz files.
+
+Lines end at "\n" and nowhere else: the other characters that Unicode calls line ends occur inside
+sentences, and splitting there would shift every later line of one side against the other. A line
+that cannot be read is handed on as `Unreadable`, so that whoever cleans the data can count it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import zlib
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeAlias
+
+from multistride.errors import DataError
+
+
+class Pair(NamedTuple):
+    """A source text and its target text."""
+
+    source: str
+    target: str
+
+
+class Unreadable(NamedTuple):
+    """A line that holds no pair; `reason` is one of the constants below."""
+
+    reason: str
+
+
+INVALID_UTF8 = "invalid utf-8"
+MISSING_COLUMN = "missing column"
+BROKEN_RECORD = "broken record"
+
+Record: TypeAlias = Pair | Unreadable
+
+
+def read_lines(path: Path | str) -> Iterator[bytes]:
+    r"""The lines of a file as bytes, without their "\n" or "\r\n" and without a byte order mark.
+
+    Names ending in .gz and .xz are decompressed.
+    Raises `DataError` when the file is missing, empty, cut short or corrupt.
+    """
+    path = Path(path)
+    empty = True
+    try:
+        with _open(path) as file:
+            for line in file:
+                if empty:
+                    line = line.removeprefix(BOM_UTF8)
+                    empty = False
+                yield line.removesuffix(b"\n").removesuffix(b"\r")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: check the path") from error
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is cut short or corrupt ({error}): fetch or compress it again") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
+    if empty:
+        raise DataError(f"{path} is empty: give a file with one text a line")
+
+
+def read_parallel(source_path: Path | str, target_path: Path | str) -> Iterator[Record]:
+    """Line n of one file with line n of the other.
+
+    Raises `DataError` when the files differ in their number of lines (known only at the end),
+    and for what `read_lines` refuses.
+    """
+    sources, targets = read_lines(source_path), read_lines(target_path)
+    for count, (source, target) in enumerate(zip_longest(sources, targets)):
+        if source is None or target is None:
+            rest = 1 + sum(1 for _ in (targets if source is None else sources))
+            source_count = count if source is None else count + rest
+            target_count = count if target is None else count + rest
+            raise DataError(
+                f"{source_path} has {source_count} lines and {target_path} has {target_count}: "
+                "line n of one must translate line n of the other, so give two files of the same length"
+            )
+        yield _pair(source, target)
+
+
+def read_table(path: Path | str, source_column: int = 0, target_column: int = 1) -> Iterator[Record]:
+    """Two columns, counted from 0, of a tab-separated file without quoting.
+
+    Raises `DataError` for what `read_lines` refuses.
+    """
+    for line in read_lines(path):
+        cells = line.split(b"\t")
+        if max(source_column, target_column) >= len(cells):
+            yield Unreadable(MISSING_COLUMN)
+        else:
+            yield _pair(cells[source_column], cells[target_column])
+
+
+def read_jsonl(path: Path | str, source_field: str = "source", target_field: str = "target") -> Iterator[Record]:
+    """Two text fields of a file with one JSON object a line.
+
+    Raises `DataError` for what `read_lines` refuses.
+    """
+    for line in read_lines(path):
+        yield _json_pair(line, source_field, target_field)
+
+
+def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".xz":
+        return lzma.open(path, "rb")
+    return open(path, "rb")
+
+
+def _pair(source: bytes, target: bytes) -> Record:
+    try:
+        return Pair(source.decode("utf-8"), target.decode("utf-8"))
+    except UnicodeDecodeError:
+        return Unreadable(INVALID_UTF8)
+
+
+def _json_pair(line: bytes, source_field: str, target_field: str) -> Record:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return Unreadable(INVALID_UTF8)
+    except (ValueError, RecursionError):
+        return Unreadable(BROKEN_RECORD)
+    if not isinstance(record, dict):
+        return Unreadable(BROKEN_RECORD)
+    source, target = record.get(source_field), record.get(target_field)
+    if not isinstance(source, str) or not isinstance(target, str):
+        return Unreadable(BROKEN_RECORD)
+    try:
+        (source + target).encode("utf-8")
+    except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
+        return Unreadable(INVALID_UTF8)
+    return Pair(source, target)

@@ -1,0 +1,1 @@
+"""Decoding: propose, pick, accept, commit."""

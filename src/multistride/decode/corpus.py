@@ -1,0 +1,43 @@
+"""Decoding many sentences: in batches of similar length, the order restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from multistride.decode.loop import decode_batch
+from multistride.decode.options import DecodeOptions
+from multistride.decode.state import Hypothesis
+from multistride.model.config import TransformerConfig
+from multistride.model.step import M, StepModel
+
+
+def decode_corpus(
+    model: StepModel[M],
+    sources: Sequence[Sequence[int]],
+    options: DecodeOptions,
+    progress: Callable[[int], None] = lambda count: None,
+) -> list[Hypothesis]:
+    """Decode token sequences (no EOS) and return their hypotheses in the same order.
+
+    `progress` is called after each batch with the number of sentences it held. Raises `UsageError` if the model
+    cannot do what `options` ask.
+    """
+    options.checked(model.config)
+    results: dict[int, Hypothesis] = {}
+    by_length = sorted(range(len(sources)), key=lambda index: (len(sources[index]), index))
+    for first in range(0, len(by_length), options.batch_size):
+        rows = by_length[first : first + options.batch_size]
+        source, lengths = source_batch([sources[row] for row in rows], model.config)
+        results.update(zip(rows, decode_batch(model, source, lengths, options), strict=True))
+        progress(len(rows))
+    return [results[index] for index in range(len(sources))]
+
+
+def source_batch(sources: Sequence[Sequence[int]], config: TransformerConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources with EOS, padded on the right [B, S], and their lengths [B]."""
+    rows = [torch.tensor([*source, config.end_token]) for source in sources]
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token)
+    return padded, lengths

@@ -1,0 +1,53 @@
+"""Decoding is a sentence: propose, pick, accept, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from jaxtyping import Int
+from torch import Tensor
+
+from multistride.decode.accept import Acceptor, accept_all
+from multistride.decode.options import DecodeOptions
+from multistride.decode.pick import Picker, greedy
+from multistride.decode.state import DecodeState, Hypothesis
+from multistride.model.step import M, StepModel
+
+GroupSize = Callable[[DecodeState], int]
+"""How many tokens to write in the next step, given the state."""
+
+
+def decode(
+    model: StepModel[M],
+    source: Int[Tensor, "B S"] | None,
+    lengths: Int[Tensor, "B"] | None,
+    state: DecodeState,
+    group_size: GroupSize,
+    pick: Picker,
+    accept: Acceptor = accept_all,
+) -> Iterator[list[Hypothesis]]:
+    """Write groups until every sentence is over; after each step, yield the sentences it wrote into.
+
+    `source` is None for a causal model. The result is in `state.hypotheses`.
+    """
+    memory = model.start(source, lengths)
+    while not state.done:
+        size = group_size(state)
+        logits = model.step(state.slots(size), memory)  # propose
+        picked = pick(logits[:, -size:])
+        kept = accept(picked)
+        yield state.commit(picked, kept)
+        if (stay := state.leave()) is not None and not state.done:
+            memory.reorder(stay)
+
+
+def decode_batch(
+    model: StepModel[M], source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], options: DecodeOptions
+) -> list[Hypothesis]:
+    """Decode one batch to its end, as `options` say. Sources are padded on the right and end in EOS."""
+    config = model.config
+    limits = [options.limit(length, config) for length in lengths.tolist()]
+    state = DecodeState(limits, config.start_token, config.end_token)
+    for _ in decode(model, source, lengths, state, lambda _: options.group_size, greedy(config)):
+        pass
+    return state.hypotheses

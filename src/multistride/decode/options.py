@@ -1,0 +1,47 @@
+"""What a person may ask of decoding, checked against the checkpoint before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multistride.config import validate
+from multistride.errors import UsageError
+from multistride.model.config import TransformerConfig
+
+
+class DecodeOptions(BaseModel):
+    """How to decode. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group_size: int = Field(1, description="tokens written per step (K); 1 is autoregressive")
+    mode: Literal["fast"] = Field("fast", description="fast: every token of a group is kept")
+    batch_size: int = Field(32, ge=1, description="sentences decoded together")
+    limit_ratio: float = Field(2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra")
+    limit_extra: int = Field(16, ge=1, description="target tokens allowed whatever the source")
+
+    @classmethod
+    def made(cls, **choices: Any) -> DecodeOptions:
+        """Options from keyword arguments. Raises `UsageError` with the first problem in one line."""
+        return validate(cls, choices, "decoding")
+
+    def checked(self, config: TransformerConfig) -> DecodeOptions:
+        """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
+        check_group_size(self.group_size, config)
+        return self
+
+    def limit(self, source_tokens: int, config: TransformerConfig) -> int:
+        """The most tokens, EOS included, that a source of `source_tokens` tokens may become."""
+        return min(int(source_tokens * self.limit_ratio) + self.limit_extra, config.max_positions)
+
+
+def check_group_size(group_size: int, config: TransformerConfig) -> None:
+    """Raise `UsageError` unless the checkpoint can write `group_size` tokens per step."""
+    trained = ", ".join(str(size) for size in config.group_sizes)
+    if not 1 <= group_size <= max(config.group_sizes):
+        raise UsageError(
+            f"group size {group_size} was asked for; this checkpoint was trained for {trained}: "
+            f"choose one from 1 to {max(config.group_sizes)}"
+        )

@@ -1,0 +1,134 @@
+"""The hypotheses of one batch while they are decoded, and every rule that ends one.
+
+Only this file knows when a sentence is over. Rows are independent: each has its own border, limit and group, and
+leaves the batch when it is done.
+
+Shapes: R rows still running, K tokens in the group just picked, T most tokens of any row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from multistride.decode.pick import Picked
+from multistride.groups import Slots, step_slots
+
+Ending = Literal["end", "limit", "cancelled"]
+"""Why a hypothesis is over: it wrote EOS, it reached its length limit, or it was told to stop."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one step wrote into one sentence."""
+
+    step: int
+    group_size: int
+    tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+
+
+@dataclass
+class Hypothesis:
+    """One sentence as it is written: its groups, in order. `tokens` never contains EOS."""
+
+    row: int
+    limit: int
+    groups: list[Group] = field(default_factory=list)
+    ending: Ending | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """All tokens before EOS."""
+        written = [token for group in self.groups for token in group.tokens]
+        return written[:-1] if self.ending == "end" else written
+
+    @property
+    def log_probabilities(self) -> list[float]:
+        """The log-probability of every token written, EOS included."""
+        return [value for group in self.groups for value in group.log_probabilities]
+
+    @property
+    def steps(self) -> int:
+        """Decoder passes this sentence took part in until it was over."""
+        return len(self.groups)
+
+
+class DecodeState:
+    """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits it."""
+
+    def __init__(self, limits: list[int], start_token: int, end_token: int) -> None:
+        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
+        self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
+        self.running = list(self.hypotheses)
+        self.step = 0
+        self._start, self._end = start_token, end_token
+        rows = len(limits)
+        self._known = torch.zeros(rows, max(limits, default=0), dtype=torch.long)
+        self._border = torch.zeros(rows, dtype=torch.long)
+        self._unread = torch.zeros(rows, dtype=torch.long)
+
+    @property
+    def done(self) -> bool:
+        """Whether every sentence is over."""
+        return not self.running
+
+    def slots(self, group_size: int) -> Slots:
+        """The slots of the next step; the group's own are the last `group_size` columns."""
+        sizes = torch.full_like(self._border, group_size)
+        group = torch.full_like(self._border, self.step)
+        return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
+
+    def commit(self, picked: Picked, kept: Int[Tensor, "R"]) -> list[Hypothesis]:
+        """Append the first `kept` tokens of each row's group, apply the stop rules, and return the running rows.
+
+        A row ends at EOS (what its group holds after it is cut), else at its limit, wherever in the group either
+        falls. The rows that ended are still in the batch until `leave` is called.
+        """
+        running = self.running
+        self._write(picked.tokens, kept)
+        values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), kept.tolist(), strict=True)
+        for hypothesis, (tokens, scores, count) in zip(running, values, strict=True):
+            self._append(hypothesis, tokens[:count], scores[:count], len(tokens))
+        self.step += 1
+        return running
+
+    def cancel(self, row: int) -> None:
+        """Stop sentence `row` before its next step; what it has is kept."""
+        if self.hypotheses[row].ending is None:
+            self.hypotheses[row].ending = "cancelled"
+
+    def leave(self) -> Int[Tensor, "R"] | None:
+        """Take the rows that are over out of the batch. Returns the places of those that stay, None if all do."""
+        places = [place for place, hypothesis in enumerate(self.running) if hypothesis.ending is None]
+        if len(places) == len(self.running):
+            return None
+        stay = torch.tensor(places, dtype=torch.long)
+        self.running = [self.running[place] for place in places]
+        self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]
+        return stay
+
+    def _append(self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], group_size: int) -> None:
+        if hypothesis.ending is not None:
+            return
+        room = hypothesis.limit - sum(len(group.tokens) for group in hypothesis.groups)
+        tokens = tokens[:room]
+        if self._end in tokens:
+            tokens = tokens[: tokens.index(self._end) + 1]
+            hypothesis.ending = "end"
+        elif len(tokens) == room:
+            hypothesis.ending = "limit"
+        hypothesis.groups.append(Group(self.step, group_size, tuple(tokens), tuple(scores[: len(tokens)])))
+
+    def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
+        """Put the kept tokens behind the known ones. What falls past the widest limit belongs to rows that end."""
+        place = self._border[:, None] + torch.arange(tokens.shape[1])
+        counts = torch.arange(tokens.shape[1]) < kept[:, None]
+        rows, columns = torch.nonzero(counts & (place < self._known.shape[1]), as_tuple=True)
+        self._known[rows, place[rows, columns]] = tokens[rows, columns]
+        self._border = self._border + kept
+        self._unread = kept

@@ -1,0 +1,61 @@
+"""Where a computation runs and in which precision."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from multistride.errors import UsageError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one, else the CPU. Raises `UsageError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device {name!r} was asked for; allowed are auto, cpu, cuda and cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} was asked for; allowed are auto, cpu, cuda and cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r} was asked for, but PyTorch sees no GPU here: use cpu or auto")
+    return device
+
+
+def pick_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """`auto` is bfloat16 autocast where the hardware multiplies bfloat16 matrices, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if "avx512_bf16" in _cpu_info() or "amx_bf16" in _cpu_info() else "float32"
+
+
+def cpu_name() -> str:
+    """The processor as the operating system names it."""
+    for line in _cpu_info().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def set_threads(count: int | None) -> int:
+    """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use."""
+    if count is not None:
+        if count < 1:
+            raise UsageError(f"--threads is {count}; give 1 or more")
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def _cpu_info() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""Quality and speed of a checkpoint by group size."""

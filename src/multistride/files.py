@@ -1,0 +1,101 @@
+"""Writing files so that a reader never sees half of one.
+
+Everything is written under a temporary name in the directory of its destination and moved into
+place when it is complete, so a crash, a full disk or Ctrl-C leaves the old file, or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from multistride.errors import UserError
+
+
+@contextmanager
+def replacing_file(destination: Path | str) -> Iterator[Path]:
+    """Yield a temporary path; move it to `destination` when the block ends without an error.
+
+    Raises `UserError` with one line when the disk is full or the place cannot be written.
+    """
+    destination = Path(destination)
+    with _write_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _flush(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, destination)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_directory(destination: Path | str) -> Iterator[Path]:
+    """Yield a temporary directory; move it to `destination`, replacing what stood there.
+
+    Raises `UserError` with one line when the disk is full or the place cannot be written.
+    """
+    destination = Path(destination)
+    with _write_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+        try:
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _flush(path)
+            temporary.chmod(0o777 & ~_umask())
+            if destination.exists():
+                outgoing = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.old."))
+                os.replace(destination, outgoing / "old")
+                os.replace(temporary, destination)
+                shutil.rmtree(outgoing, ignore_errors=True)
+            else:
+                os.replace(temporary, destination)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(destination: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with replacing_file(destination) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _write_errors(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"could not write {destination}: {reason}; nothing was changed there: free space or choose another place"
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current

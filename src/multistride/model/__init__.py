@@ -1,0 +1,1 @@
+"""The Transformer, its cache and its files."""

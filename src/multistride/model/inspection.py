@@ -1,0 +1,36 @@
+"""What is in a model directory, as facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from multistride.files import sha256
+from multistride.model.weights import WEIGHTS, load_model, load_provenance
+
+
+def inspect_model(directory: Path) -> dict[str, Any]:
+    """Sizes, group sizes and origin of a model. Raises `DataError` if the directory does not hold a whole one."""
+    model, vocabulary = load_model(directory)
+    config, provenance = model.config, load_provenance(directory)
+    weights = directory / WEIGHTS
+    training = provenance.get("config") or {}
+    return {
+        "directory": str(directory),
+        "kind": "encoder-decoder" if config.encoder_layers else "decoder-only (causal)",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": f"{config.encoder_layers} encoder, {config.decoder_layers} decoder",
+        "hidden_size": config.hidden_size,
+        "feedforward_size": config.feedforward_size,
+        "heads": config.heads,
+        "norm": config.norm,
+        "positions": f"{config.positions}, at most {config.max_positions} tokens",
+        "vocabulary": len(vocabulary),
+        "group_sizes": list(config.group_sizes),
+        "weights_megabytes": round(weights.stat().st_size / 1e6, 1),
+        "weights_sha256": sha256(weights),
+        "made_with": f"multistride {provenance.get('multistride', 'unknown')}",
+        "started_from": training.get("start_from") or "random weights",
+        "updates": provenance.get("update"),
+        "data_hash": provenance.get("data_hash"),
+    }

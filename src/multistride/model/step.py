@@ -1,0 +1,123 @@
+"""The seam between models and decoding: two methods, which every engine implements.
+
+Shapes: B sentences, S source tokens, N slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multistride.groups import Slots
+from multistride.model.cache import DecoderCache
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """What an engine keeps of a batch between steps. Only the decoding loop calls these verbs."""
+
+    def truncate(self, lengths: Int[Tensor, "B"]) -> None:
+        """Forget, in each row, the slots from `lengths` on."""
+
+    def reorder(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep the given rows, in the given order; a row may be dropped or repeated."""
+
+
+M = TypeVar("M", bound=Memory)
+
+
+@runtime_checkable
+class StepModel(Protocol[M]):
+    """All that decoding needs to know of a model."""
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The sizes, special tokens and group sizes of the model."""
+
+    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> M:
+        """Encode a batch of sources (None: a causal model) and return the memory its steps will use."""
+
+    def step(self, slots: Slots, memory: M) -> Float[Tensor, "B N V"]:
+        """Logits of the new slots, which join the memory."""
+
+
+class EagerStepModel:
+    """The reference engine: PyTorch, in the precision of the weights, with a growing cache."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model.eval()
+        self.device = model.target_embedding.weight.device
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The sizes, special tokens and group sizes of the model."""
+        return self.model.config
+
+    @torch.inference_mode()
+    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
+        """Encode a batch of sources once, on the device of the weights."""
+        if source is None or lengths is None:
+            return self.model.start(None, None)
+        return self.model.start(source.to(self.device), lengths.to(self.device))
+
+    @torch.inference_mode()
+    def step(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N V"]:
+        """Logits of the new slots, which join the memory."""
+        slots = slots.to(self.device)
+        mask = memory.extend(slots.group)
+        hidden = self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)
+        return self.model.project(hidden)
+
+
+class UncachedMemory:
+    """The oracle's memory: the source, and every slot so far."""
+
+    def __init__(self, source: Tensor | None, lengths: Tensor | None) -> None:
+        self.source, self.lengths = source, lengths
+        self.slots: Slots | None = None
+
+    def truncate(self, lengths: Int[Tensor, "B"]) -> None:
+        """Forget, in each row, the slots from `lengths` on (all rows must be equally long here)."""
+        assert self.slots is not None
+        assert len(set(lengths.tolist())) == 1
+        self.slots = Slots(*(field[:, : int(lengths[0])] for field in self.slots))
+
+    def reorder(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep the given rows, in the given order."""
+        if self.source is not None and self.lengths is not None:
+            self.source, self.lengths = self.source[rows], self.lengths[rows]
+        if self.slots is not None:
+            self.slots = Slots(*(field[rows] for field in self.slots))
+
+
+class UncachedStepModel:
+    """The oracle: the slow, obvious engine that recomputes everything at every step. For tests."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model.eval()
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The sizes, special tokens and group sizes of the model."""
+        return self.model.config
+
+    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> UncachedMemory:
+        """Remember the source."""
+        return UncachedMemory(source, lengths)
+
+    @torch.inference_mode()
+    def step(self, slots: Slots, memory: UncachedMemory) -> Float[Tensor, "B N V"]:
+        """Logits of the new slots, from one pass over all slots so far."""
+        so_far = memory.slots
+        memory.slots = slots if so_far is None else Slots(*map(_join, so_far, slots))
+        hidden = self.model(memory.source, memory.lengths, memory.slots)
+        return self.model.project(hidden[:, -slots.token.shape[1] :])
+
+
+def _join(before: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([before, new], dim=1)

@@ -1,0 +1,160 @@
+"""The Transformer. It receives slots and a mask, and knows nothing of groups or of how it is decoded.
+
+Shapes: B sentences, S source tokens, N slots, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from multistride.groups import Slots, visibility
+from multistride.model.attention import CrossAttention, SelfAttention
+from multistride.model.cache import DecoderCache, KeyValue, LayerCache
+from multistride.model.config import TransformerConfig
+from multistride.model.layers import FeedForward, PositionEmbedding, ReachEmbedding, Residual
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over the source, then a feed-forward layer."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention, self.around_attention = SelfAttention(config), Residual(config)
+        self.feedforward, self.around_feedforward = FeedForward(config), Residual(config)
+
+    def forward(self, hidden: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 1 S"] | None) -> Float[Tensor, "B S D"]:
+        """The layer's output, [B, S, D]."""
+        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask))
+        output: Tensor = self.around_feedforward(hidden, self.feedforward)
+        return output
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the slots, attention over the source if there is one, then a feed-forward layer."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention, self.around_attention = SelfAttention(config), Residual(config)
+        if config.encoder_layers:
+            self.cross, self.around_cross = CrossAttention(config), Residual(config)
+        self.feedforward, self.around_feedforward = FeedForward(config), Residual(config)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B 1 N M"] | None,
+        source: KeyValue | None,
+        source_mask: Bool[Tensor, "B 1 1 S"] | None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """The layer's output, [B, N, D]; `source` is what `CrossAttention.project` made, None in a causal model."""
+        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask, cache))
+        if source is not None:
+            hidden = self.around_cross(hidden, lambda normed: self.cross(normed, source, source_mask))
+        output: Tensor = self.around_feedforward(hidden, self.feedforward)
+        return output
+
+
+class Transformer(nn.Module):
+    """An encoder-decoder Transformer, or a decoder-only one where `encoder_layers` is 0.
+
+    The same class, weights and code path serve every group size; 1 is autoregressive.
+    Source: Vaswani et al. 2017 (arXiv 1706.03762); slots in place of shifted targets as in `multistride.groups`.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        assert config.vocabulary_size > 0, "a model needs the size of its vocabulary"
+        self.config = config
+        self.target_embedding = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        if config.encoder_layers and not config.tie_embeddings:
+            self.source_embedding = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        if not config.tie_embeddings:
+            self.output = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
+        self.position = PositionEmbedding(config)
+        self.reach = ReachEmbedding(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        final = nn.LayerNorm if config.norm == "pre" else nn.Identity
+        self.encoder_norm = final(config.hidden_size) if config.encoder_layers else nn.Identity()
+        self.decoder_norm = final(config.hidden_size)
+        self.apply(_initialise)
+
+    def forward(
+        self, source: Int[Tensor, "B S"] | None, source_lengths: Int[Tensor, "B"] | None, slots: Slots
+    ) -> Float[Tensor, "B N D"]:
+        """Final hidden states of all slots in one pass (training, scoring); `project` makes logits of them.
+
+        `source` is None for a causal model.
+        """
+        mask = visibility(slots.group, slots.group)[:, None]
+        if source is None or source_lengths is None:
+            return self.decode(slots, mask, [], None, None)
+        encoded, source_mask = self.encode(source, source_lengths)
+        keys_values = [layer.cross.project(encoded) for layer in self._decoder_layers()]
+        return self.decode(slots, mask, keys_values, source_mask, None)
+
+    def encode(
+        self, source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B 1 1 S"] | None]:
+        """The encoded source [B, S, D] and which of its tokens are real (None: all)."""
+        positions = torch.arange(source.shape[1], device=source.device)[None]
+        real = positions < lengths[:, None]
+        mask = None if source.device.type == "cpu" and bool(real.all()) else real[:, None, None, :]
+        table = self.target_embedding if self.config.tie_embeddings else self.source_embedding
+        hidden = table(source) * math.sqrt(self.config.hidden_size) + self.position(positions)
+        hidden = self.dropout(hidden)
+        for layer in self.encoder:
+            hidden = layer(hidden, mask)
+        return self.encoder_norm(hidden), mask
+
+    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
+        """Encode the source and compute its cross-attention keys and values once; an empty cache otherwise."""
+        if source is None or lengths is None:
+            return DecoderCache(self.config.decoder_layers, [], None)
+        encoded, mask = self.encode(source, lengths)
+        keys_values = [layer.cross.project(encoded) for layer in self._decoder_layers()]
+        return DecoderCache(self.config.decoder_layers, keys_values, mask)
+
+    def decode(
+        self,
+        slots: Slots,
+        mask: Bool[Tensor, "B 1 N M"] | None,
+        source: list[KeyValue],
+        source_mask: Bool[Tensor, "B 1 1 S"] | None,
+        caches: list[LayerCache] | None,
+    ) -> Float[Tensor, "B N D"]:
+        """Run the decoder over N slots; `mask` says which of the M cached and new slots each of them sees."""
+        hidden = self.target_embedding(slots.token) * math.sqrt(self.config.hidden_size)
+        hidden = self.dropout(hidden + self.position(slots.position) + self.reach(slots.reach))
+        for index, layer in enumerate(self.decoder):
+            keys_values = source[index] if source else None
+            hidden = layer(hidden, mask, keys_values, source_mask, caches[index] if caches else None)
+        output: Tensor = self.decoder_norm(hidden)
+        return output
+
+    def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """Logits over the vocabulary."""
+        if self.config.tie_embeddings:
+            return functional.linear(hidden, self.target_embedding.weight)
+        logits: Tensor = self.output(hidden)
+        return logits
+
+    def _decoder_layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier-uniform matrices, zero biases, embeddings of unit norm in expectation; the reach stays zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding) and module.padding_idx is None:
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)

@@ -1,0 +1,113 @@
+"""Model directories: what is written, and what is checked when one is read. Never pickle.
+
+A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`,
+`generation_config.json`, `README.md` (the model card) and `provenance.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from multistride.config import first_problem
+from multistride.data.vocab import Vocabulary
+from multistride.errors import DataError
+from multistride.files import replacing_directory
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.version import __version__
+
+CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
+
+
+def save_model(
+    directory: Path | str,
+    model: Transformer,
+    vocabulary: Vocabulary,
+    provenance: dict[str, Any],
+    card: str,
+) -> None:
+    """Write a complete model directory, atomically. `card` is the text of its README.md."""
+    config = model.config
+    with replacing_directory(directory) as place:
+        _write(place / CONFIG, {"model_type": "multistride", **config.model_dump(mode="json")})
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, place / WEIGHTS)
+        vocabulary.save(place)
+        generation = {
+            "pad_token_id": config.pad_token,
+            "bos_token_id": config.start_token,
+            "eos_token_id": config.end_token,
+            "decoder_start_token_id": config.start_token,
+            "max_length": config.max_positions,
+            "group_size": max(config.group_sizes),
+        }
+        _write(place / "generation_config.json", generation)
+        _write(place / PROVENANCE, {"multistride": __version__, **provenance})
+        (place / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_config(directory: Path | str) -> TransformerConfig:
+    """The configuration of a model directory. Raises `DataError` if it is none."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise DataError(
+            f"{directory} is no model directory: it has no {CONFIG}: give one that `multistride train` wrote"
+        )
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict) or stored.pop("model_type", None) != "multistride":
+            raise DataError(f"{path} is not of a multistride model: its model_type is not 'multistride'")
+        return TransformerConfig.model_validate(stored)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON: {error}: copy the model again") from error
+    except ValidationError as error:
+        raise DataError(f"{path} is not a model configuration: {first_problem(error)}") from error
+
+
+def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tuple[Transformer, Vocabulary]:
+    """The model (float32, in evaluation mode) and its vocabulary. Raises `DataError` on anything incomplete."""
+    config = load_config(directory)
+    path = Path(directory) / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error
+    model = Transformer(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise DataError(
+            f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
+            f"expected {expected.get(name, 'nothing')}: use the two files of one model"
+        )
+    model.load_state_dict(tensors)
+    vocabulary = Vocabulary.load(directory)
+    if len(vocabulary) != config.vocabulary_size:
+        raise DataError(
+            f"the tokenizer in {directory} has {len(vocabulary)} entries, the model {config.vocabulary_size}: "
+            "use the files of one model"
+        )
+    return model.float().to(device).eval(), vocabulary
+
+
+def load_provenance(directory: Path | str) -> dict[str, Any]:
+    """What the model was made from; empty if the file is missing."""
+    path = Path(directory) / PROVENANCE
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,191 @@
+"""The picture of a report: quality against time per sentence, one point per K, as SVG text.
+
+Importing this module needs matplotlib, and raises `MissingExtraError` without it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import textwrap
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from multistride.errors import MissingExtraError
+from multistride.report.results import EvaluationResult, Measurement
+
+try:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+except ImportError as error:
+    raise MissingExtraError(
+        "the figure needs matplotlib, which is not installed; install it with: pip install 'multistride[report]'"
+    ) from error
+
+# After Okabe and Ito, darker: told apart by colour-blind readers, and legible as text on white.
+_COLOURS = ("#0067A3", "#B34E00", "#007A5A", "#8F5A8A", "#5B5B5B")
+_INK = "#1f2933"
+_FAINT = "#6b7785"
+
+# Text as paths looks the same everywhere; the fixed salt makes equal results give equal files.
+_STYLE = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "multistride",
+    "font.family": "DejaVu Sans",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "text.parse_math": False,
+}
+
+# Where a label may stand, in points from its point; the first place that is free is taken.
+_PLACES = ((-7, 7), (7, -16), (7, 7), (-7, -16), (0, 16), (0, -26), (-12, 24), (12, 24), (12, -34), (0, 34))
+
+
+def quality_latency_figure(result: EvaluationResult) -> str:
+    """Quality (up) against median milliseconds per sentence (right), as the text of one `<svg>`.
+
+    One labelled point per row; rows decoded the same way are joined by a line, in order of K.
+    Quality is BLEU for translation and phoneme accuracy (100 − phoneme error rate, %) for
+    phonemes. The same result always gives the same text.
+    """
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A name in a script DejaVu lacks costs a box in the title, not a warning on the terminal.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(5.6, 4.3), facecolor="white")
+        FigureCanvasSVG(figure)
+        axes = figure.add_axes((0.125, 0.215, 0.85, 0.6))
+        _draw_axes(figure, axes, result)
+        _draw_points(axes, result)
+        _draw_labels(axes, result)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def settings_caption(result: EvaluationResult) -> str:
+    """What the times were measured on, in one line; settings that were not recorded are left out."""
+    settings = result.settings
+    parts = [str(settings[key]) for key in ("cpu", "device", "precision") if settings.get(key) not in (None, "")]
+    if settings.get("threads") is not None:
+        parts.append("1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads")
+    parts.append("one word at a time" if result.kind == "phonemes" else "one sentence at a time")
+    return "Measured on: " + " · ".join(parts)
+
+
+def _quality(result: EvaluationResult) -> tuple[str, Callable[[Measurement], float]]:
+    """The label of the upward axis, and the number a row has on it."""
+    if result.kind == "phonemes":
+        return "Phoneme accuracy (%)", lambda row: 100 * (1 - row.token_error_rate)
+    return "BLEU (0–100)", lambda row: row.bleu
+
+
+def _series(result: EvaluationResult) -> dict[tuple[str, int, str], list[Measurement]]:
+    """Rows by mode, beam and engine, each in order of K; ways of decoding in order of appearance."""
+    series: dict[tuple[str, int, str], list[Measurement]] = {}
+    for measurement in result.results:
+        series.setdefault(measurement.way, []).append(measurement)
+    return {way: sorted(rows, key=lambda row: row.group_size) for way, rows in series.items()}
+
+
+def _draw_axes(figure: Any, axes: Any, result: EvaluationResult) -> None:
+    unit = "word" if result.kind == "phonemes" else "sentence"
+    quality_label, _ = _quality(result)
+    title = textwrap.shorten(result.name, 60, placeholder=" …")
+    figure.text(0.02, 0.945, f"Quality against time per {unit}", fontsize=14, weight="bold", va="center")
+    figure.text(0.02, 0.885, title, fontsize=10, color=_FAINT, va="center")
+    caption = textwrap.fill(settings_caption(result), 80, max_lines=2, placeholder=" …")
+    figure.text(0.02, 0.015, caption, fontsize=8, color=_FAINT, va="bottom", linespacing=1.4)
+    axes.set_xlabel(f"Median time per {unit} (ms) — further left is faster", fontsize=10)
+    axes.set_ylabel(quality_label, fontsize=10)
+    axes.grid(color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, length=0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#cbd2d9")
+
+
+def _draw_points(axes: Any, result: EvaluationResult) -> None:
+    _, quality = _quality(result)
+    series = _series(result)
+    for index, (way, rows) in enumerate(series.items()):
+        mode, beam, engine = way
+        axes.plot(
+            [row.ms_per_sentence_p50 for row in rows],
+            [quality(row) for row in rows],
+            marker="o",
+            markersize=7,
+            linewidth=1.8,
+            color=_COLOURS[index % len(_COLOURS)],
+            linestyle=("-", "--", ":")[index // len(_COLOURS) % 3],
+            label=f"{mode}, beam {beam}, {engine}",
+            clip_on=False,
+        )
+    _set_limits(axes, [quality(row) for row in result.results])
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+
+
+def _set_limits(axes: Any, qualities: Sequence[float]) -> None:
+    """Time starts at zero, so distances compare; quality is zoomed, but never on differences under 1."""
+    axes.set_xlim(left=0, right=1.12 * max(axes.get_xlim()[1], 1e-3))
+    low, high = min(qualities), max(qualities)
+    room = 0.2 * max(high - low, 1.0)
+    axes.set_ylim(low - room, high + room)
+
+
+def _drawn(axes: Any, result: EvaluationResult) -> list[Any]:
+    """Boxes, in pixels of the canvas, that the legend, the points and the lines between them cover."""
+    _, quality = _quality(result)
+    legend = axes.get_legend()
+    boxes = [legend.get_window_extent()] if legend else []
+    for rows in _series(result).values():
+        places = axes.transData.transform([(row.ms_per_sentence_p50, quality(row)) for row in rows])
+        boxes += [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in places]
+        for (left, low), (right, high) in itertools.pairwise(places):
+            steps = 1 + int(math.hypot(right - left, high - low) / 4)
+            boxes += [
+                Bbox.from_bounds(
+                    left + (right - left) * step / steps - 2, low + (high - low) * step / steps - 2, 4, 4
+                )
+                for step in range(steps)
+            ]
+    return boxes
+
+
+def _draw_labels(axes: Any, result: EvaluationResult) -> None:
+    """Write "K=…" beside each point, where it covers no point, line, legend or other label."""
+    _, quality = _quality(result)
+    taken = _drawn(axes, result)
+    for index, rows in enumerate(_series(result).values()):
+        for row in rows:
+            label = axes.annotate(
+                f"K={row.group_size}",
+                (row.ms_per_sentence_p50, quality(row)),
+                xytext=_PLACES[0],
+                textcoords="offset points",
+                fontsize=11.5,
+                weight="bold",
+                color=_COLOURS[index % len(_COLOURS)],
+            )
+            taken.append(_settle(label, taken, axes.bbox))
+
+
+def _settle(label: Any, taken: Sequence[Any], area: Any) -> Any:
+    """Move a label to its first free place, or back to the first of all; its box in pixels."""
+    for place in (*_PLACES, _PLACES[0]):
+        label.set_position(place)
+        label.set_horizontalalignment("left" if place[0] > 0 else "right" if place[0] < 0 else "center")
+        box = label.get_window_extent()
+        inside = box.x0 >= area.x0 and box.x1 <= area.x1 and box.y0 >= area.y0
+        if inside and not any(box.overlaps(other) for other in taken):
+            break
+    return box

@@ -1,0 +1,173 @@
+"""The evaluation result: the object `multistride evaluate --json` prints and every report reads.
+
+A report is made from such a file and nothing else, so it can be made again years later, without
+the model. Unknown keys are errors, except under `settings`, which is a free record of the run.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from multistride.errors import DataError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=0, le=100)]
+Amount = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+LINK = "‿"
+"""Stands before a group that goes on with the word the group before it began."""
+
+# How tokenizers write "a new word starts here": SentencePiece (U+2581) and byte-level BPE (U+0120).
+_WORD_STARTS = ("▁", "Ġ")
+_SPECIAL_PIECE = re.compile(r"<[^<>\s]+>")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Measurement(_Record):
+    """One row: what one group size, decoded one way, is worth and what it costs.
+
+    Shares and rates are 0–1, BLEU and chrF 0–100, times milliseconds. A "sentence" is one line of
+    the source file, so one word when the kind is phonemes. `identical_to_k1` is None when there
+    was no K=1 output to compare with.
+    """
+
+    group_size: Count
+    mode: Name
+    beam: Count
+    engine: Name
+    bleu: Score
+    bleu_signature: Name
+    chrf: Score
+    chrf_signature: Name
+    exact_match: Share
+    token_error_rate: Amount
+    steps_per_sentence: Amount
+    tokens_per_step: Amount
+    ms_per_sentence_p50: Amount
+    ms_per_sentence_p95: Amount
+    tokens_per_second: Amount
+    repetition_rate: Share
+    length_ratio: Amount
+    identical_to_k1: Share | None
+
+    @property
+    def way(self) -> tuple[str, int, str]:
+        """How the row was decoded, apart from K: mode, beam, engine."""
+        return self.mode, self.beam, self.engine
+
+
+class ExampleOutput(_Record):
+    """What one group size wrote for one example: the text, and its pieces step by step."""
+
+    group_size: Count
+    text: str
+    groups: tuple[tuple[str, ...], ...]
+
+    def group_texts(self) -> tuple[str, ...]:
+        """One readable string per group, in the order the groups were written.
+
+        Pieces that mark the start of a word are joined into words, and a group that begins inside
+        a word starts with `LINK`. Pieces without such marks (phonemes, whole words) are joined
+        with spaces.
+        """
+        marked = any(piece.startswith(_WORD_STARTS) for group in self.groups for piece in group)
+        if not marked:
+            return tuple(" ".join(group) for group in self.groups)
+        return tuple(_join_marked(group, first=index == 0) for index, group in enumerate(self.groups))
+
+
+class Example(_Record):
+    """One source text, its reference, and what each group size made of it."""
+
+    source: str
+    reference: str
+    outputs: tuple[ExampleOutput, ...]
+
+
+class EvaluationResult(_Record):
+    """One evaluation of one model on one test set; `created` is an ISO 8601 date and time."""
+
+    name: Name
+    kind: Literal["translation", "phonemes"]
+    created: str
+    settings: dict[str, JsonValue]
+    results: Annotated[tuple[Measurement, ...], Field(min_length=1)]
+    examples: tuple[Example, ...] = ()
+
+    @field_validator("created")
+    @classmethod
+    def _created_is_iso(cls, value: str) -> str:
+        datetime.fromisoformat(value)
+        return value
+
+    @property
+    def several_ways(self) -> bool:
+        """Whether rows differ in mode, beam or engine, so that K alone does not name a row."""
+        return len({measurement.way for measurement in self.results}) > 1
+
+    def baseline(self, measurement: Measurement) -> Measurement | None:
+        """The K=1 row a row is compared with: same beam and engine, the same mode if there is one.
+
+        None when no K=1 row was decoded with that beam and engine: a ratio across engines or
+        beams would not show what K does.
+        """
+        candidates = [
+            row
+            for row in self.results
+            if row.group_size == 1 and (row.beam, row.engine) == (measurement.beam, measurement.engine)
+        ]
+        same_mode = [row for row in candidates if row.mode == measurement.mode]
+        return next(iter(same_mode + candidates), None)
+
+
+def read_results(path: Path | str) -> EvaluationResult:
+    """Read an evaluation result written by `multistride evaluate --json`.
+
+    Raises `DataError`, in one line, when the file is missing, is not JSON, or has another shape.
+    """
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"could not read {path}: {error.strerror or error}; a result file is needed: {_WAY_OUT}"
+        ) from error
+    try:
+        return EvaluationResult.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise DataError(f"{path} is not an evaluation result: {_first_problem(error)}; {_WAY_OUT}") from error
+
+
+_WAY_OUT = "write one with: multistride evaluate --json > result.json"
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first thing wrong with a file, on one line, and how many more there are."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    place = ".".join(str(part) for part in problems[0]["loc"])
+    message = " ".join(problems[0]["msg"].split())
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{place}: {message}{more}" if place else f"{message}{more}"
+
+
+def _join_marked(pieces: tuple[str, ...], *, first: bool) -> str:
+    """Join the pieces of one group into words, showing where it continues the word before it."""
+    joined = ""
+    for piece in pieces:
+        if piece.startswith(_WORD_STARTS):
+            joined += f" {piece[1:]}"
+        elif _SPECIAL_PIECE.fullmatch(piece):
+            joined += f" {piece}"
+        else:
+            inside_word = not joined and not first and any(map(str.isalnum, piece))
+            joined += f"{LINK}{piece}" if inside_word else piece
+    return joined.strip()

@@ -1,0 +1,48 @@
+"""One result file, shown the way a person asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from multistride.files import replacing_file
+from multistride.report.figures import quality_latency_figure
+from multistride.report.page import write_page
+from multistride.report.results import EvaluationResult
+from multistride.report.tables import examples_table, markdown_table, quality_table
+
+
+def show(
+    result: EvaluationResult, page: Path | None, figure: Path | None, markdown: bool, report: Callable[[str], None]
+) -> None:
+    """Print the table (and the worked examples) on stdout; write the page and the picture where asked.
+
+    Raises `MissingExtraError` if a picture is asked for and matplotlib is not installed.
+    """
+    if markdown:
+        print(markdown_table(result), end="")
+    else:
+        console = Console()
+        console.print(quality_table(result))
+        if result.examples:
+            console.print(examples_table(result))
+    if figure is not None:
+        with replacing_file(figure) as temporary:
+            temporary.write_text(quality_latency_figure(result), encoding="utf-8")
+        report(f"written: {figure}")
+    if page is not None:
+        write_page(result, page, _commands(result))
+        report(f"written: {page}")
+
+
+def _commands(result: EvaluationResult) -> list[str]:
+    """What reproduces the result, as far as its settings tell."""
+    settings = result.settings
+    sizes = ",".join(str(row.group_size) for row in result.results)
+    return [
+        f"multistride evaluate --model {settings.get('model')} --source {settings.get('source')} "
+        f"--reference {settings.get('reference')} --group-size {sizes} --json",
+        f"multistride translate --model {settings.get('model')} --group-size {sizes.rpartition(',')[2]} < source.txt",
+    ]

@@ -1,0 +1,63 @@
+"""Checkpoints: a model directory, and beside the model all that an exact continuation needs."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multistride.errors import DataError
+from multistride.files import replacing_file
+
+STATE = "training.pt"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `batch` counts the batches of the epoch that are used up."""
+
+    update: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float = float("-inf")
+    seconds: float = 0.0
+
+
+def save_state(directory: Path, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write optimiser, progress and the state of the random number generators beside the model."""
+    state = {
+        "optimizer": optimizer.state_dict(),
+        "progress": asdict(progress),
+        "random": torch.get_rng_state(),
+        "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    with replacing_file(directory / STATE) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restore what `save_state` wrote. Only tensors and plain values are read, never code."""
+    path = directory / STATE
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**state["progress"])
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise DataError(
+            f"{path} cannot be resumed from ({error}): delete {directory} to go on from an older one"
+        ) from error
+    torch.set_rng_state(state["random"])
+    if state["random_gpu"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["random_gpu"])
+    return progress

@@ -1,0 +1,73 @@
+"""What a training run is told: one YAML file, one section per component. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from multistride.device import Precision
+from multistride.model.config import TransformerConfig
+
+
+class GroupsConfig(BaseModel):
+    """Which layouts the model is trained on. Every sentence of a batch draws its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sizes: dict[int, float] = Field({1: 1.0}, description="group size (K) to its share of the sentences")
+    random_borders: float = Field(0.0, ge=0, le=1, description="share of sentences cut at random places instead")
+
+    @field_validator("sizes")
+    @classmethod
+    def _positive(cls, sizes: dict[int, float]) -> dict[int, float]:
+        if not sizes or min(sizes) < 1:
+            raise ValueError("each group size must be at least 1")
+        if min(sizes.values()) <= 0:
+            raise ValueError("each share must be above 0: leave a size out instead")
+        return dict(sorted(sizes.items()))
+
+
+class TrainingConfig(BaseModel):
+    """Optimisation. Updates are optimiser steps; tokens are target tokens, padding included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    updates: int = Field(5000, ge=1, description="optimiser steps in all")
+    tokens_per_batch: int = Field(2048, ge=16, description="padded tokens a batch, of the longer side")
+    accumulate: int = Field(1, ge=1, description="batches per optimiser step and process")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest of the schedule")
+    schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = Field("inverse_sqrt")
+    warmup_updates: int = Field(400, ge=0, description="updates in which the rate rises linearly from 0")
+    final_rate: float = Field(0.0, ge=0, le=1, description="where cosine and linear end, as a share of learning_rate")
+    adam_betas: tuple[float, float] = Field((0.9, 0.98))
+    weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW), on matrices only")
+    clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    precision: Precision = Field("auto", description="bfloat16 is autocast; weights stay float32")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    seed: int = Field(1, ge=0)
+    log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
+    validate_every: int = Field(500, ge=1, description="updates between two validations, each with a checkpoint")
+    validate_sentences: int = Field(500, ge=0, description="validation sentences decoded for BLEU; 0 for none")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
+
+
+class RunConfig(BaseModel):
+    """A whole run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(description="directory that `multistride prepare` wrote")
+    run: Path = Field(description="directory for checkpoints and metrics")
+    start_from: Path | None = Field(None, description="model directory whose weights (all of them) are the start")
+    model: TransformerConfig | None = Field(None, description="left out with start_from: that model's own")
+    groups: GroupsConfig = GroupsConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _one_model(self) -> RunConfig:
+        if self.model is not None and self.start_from is not None:
+            raise ValueError("model and start_from exclude each other: the model started from fixes the sizes")
+        return self

@@ -1,0 +1,58 @@
+"""The endless stream of training batches: the same for the same seed, wherever it is entered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multistride.data.batch import Batch, PairedTokens, collate, token_batches
+from multistride.data.vocab import Vocabulary
+from multistride.train.checkpoint import Progress
+
+
+@dataclass
+class Piece:
+    """One batch, and the generator its layouts are drawn from."""
+
+    batch: Batch
+    generator: torch.Generator
+
+
+class Feed:
+    """Hands out the batches of one update after another and counts them in a `Progress`."""
+
+    def __init__(self, split: PairedTokens, vocabulary: Vocabulary, tokens_per_batch: int, seed: int) -> None:
+        self._split, self._vocabulary = split, vocabulary
+        self._budget, self._seed = tokens_per_batch, seed
+        self._epoch = -1
+        self._batches: list[NDArray[np.int64]] = []
+
+    def take(self, progress: Progress, count: int, share: slice = slice(None)) -> list[Piece]:
+        """The next `count` batches, those of `share` made into tensors; `progress` moves past all of them."""
+        places = [self._next(progress) for _ in range(count)]
+        return [self._piece(*place) for place in places[share]]
+
+    def batches_in(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The rows of every batch of an epoch, in order."""
+        if epoch != self._epoch:
+            split = self._split
+            lengths = split.source_lengths, split.target_lengths
+            self._batches = token_batches(*lengths, self._budget, self._seed, epoch)
+            self._epoch = epoch
+        return self._batches
+
+    def _next(self, progress: Progress) -> tuple[int, int]:
+        if progress.batch == len(self.batches_in(progress.epoch)):
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        place = progress.epoch, progress.batch
+        progress.batch += 1
+        return place
+
+    def _piece(self, epoch: int, index: int) -> Piece:
+        rows = self.batches_in(epoch)[index]
+        entropy = np.random.SeedSequence([self._seed, epoch, index]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(entropy))
+        return Piece(collate(self._split, rows, self._vocabulary), generator)

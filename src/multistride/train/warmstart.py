@@ -1,0 +1,54 @@
+"""The model a run begins with: new, or all the weights of another one, decoder included."""
+
+from __future__ import annotations
+
+import torch
+
+from multistride.data.vocab import Vocabulary
+from multistride.errors import DataError
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.model.weights import load_model
+from multistride.train.config import RunConfig
+
+
+def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
+    """The model at update 0. Raises `DataError` if the model to start from has another vocabulary."""
+    if config.start_from is None:
+        return Transformer(_completed(config.model or TransformerConfig(), config, vocabulary))
+    start, known = load_model(config.start_from)
+    if known.digest() != vocabulary.digest():
+        raise DataError(
+            f"{config.start_from} was trained with another vocabulary than {config.data}: "
+            f"prepare the data with --vocabulary {config.start_from}"
+        )
+    model = Transformer(_completed(start.config, config, vocabulary))
+    weights = start.state_dict()
+    reaches = model.reach.beyond_one.weight
+    with torch.no_grad():
+        shared = min(len(reaches), len(start.reach.beyond_one.weight))
+        reaches[:shared] = start.reach.beyond_one.weight[:shared]
+    weights["reach.beyond_one.weight"] = reaches
+    weights.pop("position.table", None)
+    if start.config.positions == "learned":
+        table = model.position.table.detach().clone()
+        shared = min(len(table), len(start.position.table))
+        table[:shared] = start.position.table[:shared]
+        weights["position.table"] = table
+    model.load_state_dict(weights)
+    return model
+
+
+def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabulary) -> TransformerConfig:
+    """The model's configuration with what the data and the group sizes decide."""
+    sizes = tuple(config.groups.sizes)
+    decided = {
+        "vocabulary_size": len(vocabulary),
+        "group_sizes": sizes,
+        "max_group_size": max(model.max_group_size, *sizes),
+        "pad_token": vocabulary.pad,
+        "start_token": vocabulary.bos,
+        "end_token": vocabulary.eos,
+        "mask_token": vocabulary.mask,
+    }
+    return TransformerConfig.model_validate({**model.model_dump(), **decided})

@@ -1,0 +1,140 @@
+"""A model one can talk to: texts in, translations out. What `multistride.load` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multistride.data.vocab import Vocabulary
+from multistride.decode.corpus import decode_corpus
+from multistride.decode.options import DecodeOptions
+from multistride.decode.state import Ending, Group, Hypothesis
+from multistride.device import pick_device
+from multistride.errors import DataError
+from multistride.model.config import TransformerConfig
+from multistride.model.step import EagerStepModel
+from multistride.model.weights import load_model
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One text's translation.
+
+    `tokens` are ids without EOS; `scores` the natural log-probability of every token written, EOS included;
+    `trace` what each step wrote; `ending` why it stopped; `problem` why there is no translation (then `text` is
+    empty), else None.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    trace: tuple[Group, ...] = ()
+    ending: Ending | None = None
+    problem: str | None = None
+
+
+class Translator:
+    """A model with its vocabulary."""
+
+    def __init__(self, engine: EagerStepModel, vocabulary: Vocabulary) -> None:
+        self.engine = engine
+        self.vocabulary = vocabulary
+
+    @classmethod
+    def load(cls, directory: Path | str, device: str = "auto") -> Translator:
+        """Read a model directory. Raises `DataError` if it is none, `UsageError` for an unknown device."""
+        model, vocabulary = load_model(directory, pick_device(device))
+        return cls(EagerStepModel(model), vocabulary)
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The model's sizes, special tokens and group sizes."""
+        return self.engine.config
+
+    def translate(
+        self, texts: Sequence[str], group_size: int = 1, mode: str = "fast", batch_size: int = 32
+    ) -> list[Translation]:
+        """Translate texts, `group_size` tokens per step; the n-th result belongs to the n-th text.
+
+        A blank text has a blank translation; one that is too long has none, and says so in `problem`.
+        Raises `UsageError` for a group size outside 1 ... the largest the checkpoint was trained for.
+        """
+        options = DecodeOptions.made(group_size=group_size, mode=mode, batch_size=batch_size).checked(self.config)
+        tokens = self.vocabulary.encode(list(texts))
+        results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
+        open_places = [place for place, result in enumerate(results) if result is None]
+        hypotheses = decode_corpus(self.engine, [tokens[place] for place in open_places], options)
+        written = iter(self._translations(hypotheses))
+        return [result if result is not None else next(written) for result in results]
+
+    def translate_lines(
+        self,
+        lines: Iterable[bytes],
+        group_size: int = 1,
+        mode: str = "fast",
+        batch_size: int = 32,
+        buffer: int = 1024,
+    ) -> Iterator[Translation]:
+        """Translate lines of UTF-8 as they come, `buffer` at a time: n lines in, n translations out, in order.
+
+        A line that is not UTF-8 has no translation, and says so in `problem`.
+        """
+        for chunk in _chunks(lines, buffer):
+            texts = [_decoded(line) for line in chunk]
+            readable = [text for text in texts if text is not None]
+            written = iter(self.translate(readable, group_size, mode, batch_size))
+            for text in texts:
+                yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
+
+    def problem(self, tokens: Sequence[int]) -> str | None:
+        """Why a source of these tokens cannot be translated; None if it can."""
+        longest = self.config.max_positions - 1
+        if len(tokens) > longest:
+            return f"it has {len(tokens):,} tokens, at most {longest} are allowed: split it"
+        return None
+
+    def _without_decoding(self, text: str, tokens: Sequence[int]) -> Translation | None:
+        if not text.strip():
+            return Translation("")
+        problem = self.problem(tokens)
+        return Translation("", problem=problem) if problem else None
+
+    def _translations(self, hypotheses: Sequence[Hypothesis]) -> Iterator[Translation]:
+        texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
+        for text, hypothesis in zip(texts, hypotheses, strict=True):
+            yield Translation(
+                " ".join(text.splitlines()),
+                tuple(hypothesis.tokens),
+                tuple(hypothesis.log_probabilities),
+                tuple(hypothesis.groups),
+                hypothesis.ending,
+            )
+
+
+def load(path: Path | str | None = None, device: str = "auto") -> Translator:
+    """The model in a directory that `multistride train` wrote.
+
+    Raises `DataError` if the directory is no model directory.
+    """
+    if path is None:
+        raise DataError("no model ships with this version: name a directory that `multistride train` wrote")
+    return Translator.load(path, device)
+
+
+def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.rstrip(b"\r\n").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
