@@ -1,7 +1,7 @@
 """The page of a report: table, picture, worked examples and settings in one HTML file.
 
-The file needs nothing beside it and no network. Importing this module needs jinja2 and matplotlib,
-and raises `MissingExtraError` without them.
+The file needs nothing beside it and no network. Writing one needs jinja2 and matplotlib; the module
+imports without them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,10 @@ from multistride.report.tables import (
 )
 
 try:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-except ImportError as error:
-    raise MissingExtraError(
-        "the page needs jinja2, which is not installed; install it with: pip install 'multistride[report]'"
-    ) from error
-
+    import jinja2
+    import markupsafe
+except ImportError:  # write_page says so; tables are made without it
+    jinja2 = None  # type: ignore[assignment]
 
 # Named here because strftime would follow the locale of whoever makes the page.
 _MONTHS = (
@@ -58,10 +55,16 @@ def write_page(result: EvaluationResult, destination: Path | str, commands: Sequ
     `commands` are shell lines shown under "Reproduce it, and what to try next", in order.
     Every text of the result is escaped: it came from data and may hold markup.
 
-    Raises `UserError` when the file cannot be written.
+    Raises `MissingExtraError` without jinja2 or matplotlib, `UserError` when the file cannot be written.
     """
+    if jinja2 is None:
+        raise MissingExtraError(
+            "the page needs jinja2, which is not installed; install it with: pip install 'multistride[report]'"
+        )
     source = files("multistride.report").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     html = environment.from_string(source).render(
         result=result,
         unit="word" if result.kind == "phonemes" else "sentence",
@@ -72,7 +75,7 @@ def write_page(result: EvaluationResult, destination: Path | str, commands: Sequ
         rows=table_rows(result),
         signatures=signatures(result),
         # The only text that is not escaped: the SVG drawn here, whose own text is escaped or paths.
-        figure=Markup(quality_latency_figure(result)),
+        figure=markupsafe.Markup(quality_latency_figure(result)),
         figure_text=figure_text(result),
         link=LINK,
         has_links=any(
@@ -86,32 +89,26 @@ def write_page(result: EvaluationResult, destination: Path | str, commands: Sequ
 
 
 def glance(result: EvaluationResult) -> str:
-    """The result in a sentence or two: what the fastest row gains and keeps; "" without a K=1 row."""
-    compared = [
-        (ratio, row, baseline)
-        for row in result.results
-        if row.group_size > 1
-        and (baseline := result.baseline(row)) is not None
-        and (ratio := speed_up(row, baseline)) is not None
-    ]
-    if not compared:
+    """What the fastest row above K=1 gains and keeps, in a sentence or two; "" without a K=1 row."""
+    larger = [row for row in result.results if row.group_size > 1]
+    row = min(larger, key=lambda row: row.ms_per_sentence_p50, default=None)
+    baseline = row and result.baseline(row)
+    ratio = row and speed_up(row, baseline)
+    if row is None or baseline is None or ratio is None:
         return ""
-    ratio, row, baseline = min(compared, key=lambda entry: entry[1].ms_per_sentence_p50)
     unit = "word" if result.kind == "phonemes" else "sentence"
     way = f" ({row.mode}, beam {row.beam}, {row.engine})" if result.several_ways else ""
     pace = (
-        f"The fastest row, K={row.group_size}{way}, takes {milliseconds(row.ms_per_sentence_p50)} ms per {unit} "
-        f"(median), where K=1 takes {milliseconds(baseline.ms_per_sentence_p50)} ms: {ratio:.2f} times as fast"
+        f"The fastest K above 1 is {row.group_size}{way}: {milliseconds(row.ms_per_sentence_p50)} ms per {unit} "
+        f"(median) against {milliseconds(baseline.ms_per_sentence_p50)} ms at K=1, {ratio:.2f} times as fast."
     )
     if result.kind == "phonemes":
-        return (
-            f"{pace}, with a phoneme error rate of {100 * row.token_error_rate:.1f} % "
-            f"against {100 * baseline.token_error_rate:.1f} %."
-        )
+        rates = f"{100 * row.token_error_rate:.1f} % against {100 * baseline.token_error_rate:.1f} %"
+        return f"{pace} The phoneme error rate is {rates}."
     kept = bleu_kept(row, baseline)
     if kept is None:
-        return f"{pace}."
-    return f"{pace}. It keeps {100 * kept:.1f} % of the BLEU, {row.bleu:.1f} of {baseline.bleu:.1f}."
+        return pace
+    return f"{pace} It keeps {100 * kept:.1f} % of the BLEU, {row.bleu:.1f} of {baseline.bleu:.1f}."
 
 
 def figure_text(result: EvaluationResult) -> str:

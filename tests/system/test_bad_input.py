@@ -1,0 +1,120 @@
+"""Everything a person can get wrong: one line, the right exit code, no traceback, nothing half written."""
+
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+
+def one_line(done, code):
+    """The error message of a failed command, after checking its manners."""
+    errors = done.stderr.decode()
+    assert done.returncode == code, errors
+    assert "Traceback" not in errors
+    problems = [line for line in errors.splitlines() if line.startswith("multistride: error:")]
+    assert len(problems) == 1, errors
+    return problems[0]
+
+
+@pytest.mark.parametrize(("group_size", "expected"), [("0", "0"), ("-1", "-1"), ("four", "'four'"), ("16", "16")])
+def test_wrong_group_sizes(work, multistride, group_size, expected):
+    # Guards: a K that is silently clipped, or that crashes deep inside.
+    done = multistride("translate", "--model", work / "many/best", f"--group-size={group_size}", text="a g m\n")
+    assert expected in one_line(done, 2)
+    assert done.stdout == b""
+
+
+def test_no_model_directory(multistride, tmp_path):
+    # Guards: a traceback for a mistyped path.
+    assert "no model directory" in one_line(multistride("translate", "--model", tmp_path, text="a\n"), 4)
+    assert "no model directory" in one_line(multistride("inspect", tmp_path / "nowhere"), 4)
+
+
+def test_truncated_weights(work, multistride, tmp_path):
+    # Guards: half a copy taken for a model.
+    broken = tmp_path / "broken"
+    shutil.copytree(work / "many/best", broken)
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert "truncated or corrupt" in one_line(multistride("translate", "--model", broken, text="a\n"), 4)
+
+
+def test_unknown_configuration_key(work, multistride):
+    # Guards: a typo in a configuration that is ignored.
+    done = multistride("train", work / "many.yaml", "--set", "training.updats=5", "--set", f"run={work / 'typo'}")
+    problem = one_line(done, 2)
+    assert "'training.updats'" in problem
+    assert "updates" in problem
+    assert not (work / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (b"", b"", "empty"),
+        (b"\n\n\n", b"\n\n\n", "empty side"),
+        (b"a\nb\n", b"a\n", "2"),
+        (b"\xff\xfe\n", b"a\n", "invalid utf-8"),
+    ],
+)
+def test_bad_training_text(multistride, tmp_path, source, target, expected):
+    # Guards: misaligned or unreadable text that becomes a model.
+    (tmp_path / "source").write_bytes(source)
+    (tmp_path / "target").write_bytes(target)
+    done = multistride(
+        *("prepare", "--output", tmp_path / "data"),
+        *("--train-source", tmp_path / "source", "--train-target", tmp_path / "target"),
+    )
+    assert expected in one_line(done, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"], "something half written"
+
+
+def test_misaligned_evaluation_files(work, multistride, tmp_path):
+    # Guards: BLEU of shifted lines.
+    (tmp_path / "short").write_text("a\n")
+    done = multistride(
+        *("evaluate", "--model", work / "many/best", "--source", work / "validation.source"),
+        *("--reference", tmp_path / "short"),
+    )
+    assert "16" in one_line(done, 4)
+
+
+def test_full_disk(work, multistride):
+    # Guards: half a result left behind, or a traceback, when the disk is full.
+    done = multistride("translate", "--model", work / "many/best", "--output", "/dev/full/x", text="a g m\n")
+    one_line(done, 1)
+    shell = f"{sys.executable} -m multistride translate --model {work / 'many/best'} > /dev/full"
+    done = subprocess.run(shell, shell=True, input=b"a g m\n", capture_output=True, check=False)
+    assert "No space left" in one_line(done, 1)
+
+
+def test_closed_pipe(work):
+    # Guards: a traceback when the reader (`| head`) has seen enough.
+    shell = (
+        f"yes 'a g m' | head -3000 | {sys.executable} -m multistride translate --model {work / 'many/best'} | head -1"
+    )
+    done = subprocess.run(shell, shell=True, capture_output=True, check=False)
+    assert done.stderr == b""
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_command_line_typos(multistride):
+    # Guards: a usage error without the right exit code.
+    assert "transalte" in one_line(multistride("transalte"), 2)
+    assert "--model" in one_line(multistride("translate"), 2)
+
+
+def test_help_is_quick_and_does_not_import_torch(multistride):
+    # Guards: a slow command line (the promise is half a second).
+    probe = "import sys, multistride.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", probe], check=True)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        multistride("--help", check=0)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5

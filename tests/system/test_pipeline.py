@@ -1,0 +1,146 @@
+"""The main job, end to end, as its user runs it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from multistride.evaluate.run import EvaluationRequest, evaluate
+from multistride.report.results import read_results
+from multistride.translator import Translator
+
+pytestmark = pytest.mark.system
+
+CONTRACT = {
+    "group_size", "mode", "beam", "engine", "bleu", "bleu_signature", "chrf", "steps_per_sentence", "tokens_per_step",
+    "ms_per_sentence_p50", "ms_per_sentence_p95", "tokens_per_second", "repetition_rate", "length_ratio",
+    "identical_to_k1",
+}  # fmt: skip
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns(work):
+    # Guards: a loop that runs and teaches nothing.
+    losses = [entry["cross_entropy"] for entry in metrics(work / "autoregressive") if entry["kind"] == "training"]
+    assert losses[-1] < 0.6 * losses[0]
+    assert (work / "many/best/model.safetensors").is_file()
+    assert (work / "many/last/training.pt").is_file()
+
+
+def test_translate_keeps_lines_aligned(work, multistride):
+    # Guards: one bad line that shifts all the lines after it.
+    text = b"a g m\n\n\xff\xfe\nb h n\n" + b"a " * 50_000 + b"\nc i o"
+    done = multistride("translate", "--model", work / "many/best", "--group-size", 2, text=text, check=4)
+    lines = done.stdout.decode().split("\n")
+    assert len(lines) == 7
+    assert [bool(line) for line in lines] == [True, False, False, True, False, True, False]
+    alone = multistride("translate", "--model", work / "many/best", "--group-size", 2, text="b h n\n", check=0)
+    assert lines[3] == alone.stdout.decode().strip()
+    errors = done.stderr.decode()
+    assert "line 3: it is not valid UTF-8" in errors
+    assert "line 5: it has 50,000 tokens, at most 31 are allowed" in errors
+
+
+def test_translate_empty_input(work, multistride):
+    # Guards: a crash, or an invented line, where there is nothing to do.
+    assert multistride("translate", "--model", work / "many/best", check=0).stdout == b""
+    assert multistride("translate", "--model", work / "many/best", text="\n\n", check=0).stdout == b"\n\n"
+
+
+def test_trace_and_json_show_the_groups(work, multistride):
+    # Guards: traces that do not add up to the output.
+    trace = work / "trace.jsonl"
+    done = multistride(
+        *("translate", "--model", work / "many/best", "--group-size", 2, "--json", "--trace", trace),
+        text="a g m\n", check=0,
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    steps = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert [step["pieces"] for step in steps] == answer["groups"]
+    assert len(answer["scores"]) == sum(len(group) for group in answer["groups"])
+    assert all(score <= 0 for score in answer["scores"])
+
+
+def test_evaluate_prints_the_contract(work, multistride):
+    # Guards: a key that scripts rely on gone or renamed.
+    done = multistride(
+        *("evaluate", "--model", work / "many/best", "--group-size", "1,2", "--json", "--latency-sentences", 4),
+        *("--source", work / "validation.source", "--reference", work / "validation.target"),
+        *("--tokenize", "none", "--output", work / "result.json", "--kind", "phonemes"),
+        check=0,
+    )
+    result = json.loads(done.stdout)
+    assert [row["group_size"] for row in result["results"]] == [1, 2]
+    assert all(row.keys() >= CONTRACT for row in result["results"])
+    assert result["results"][0]["identical_to_k1"] == 1.0
+    assert read_results(work / "result.json").results[0].bleu == result["results"][0]["bleu"]
+    page = work / "page.html"
+    shown = multistride("report", work / "result.json", "--page", page, check=0)
+    assert "K" in shown.stdout.decode()
+    assert "<svg" in page.read_text()
+
+
+def test_steps_are_the_tokens_over_k(work):
+    # Guards: steps counted wrongly, which would make every speed-up a lie.
+    request = EvaluationRequest(
+        model=work / "many/best", source=work / "validation.source", reference=work / "validation.target",
+        group_sizes=(1, 2), name="test", tokenize="none", latency_sentences=2,
+    )  # fmt: skip
+    translator = Translator.load(work / "many/best", "cpu")
+    one, two = evaluate(request, translator).results
+    assert one.tokens_per_step == 1.0
+    sources = (work / "validation.source").read_text().splitlines()
+    for translation in translator.translate(sources, group_size=2):
+        assert len(translation.trace) == -(-len(translation.scores) // 2)
+    assert 1.3 < two.tokens_per_step <= 2.0
+
+
+def test_inspect(work, multistride):
+    # Guards: an inspection that disagrees with the model.
+    facts = json.loads(multistride("inspect", work / "many/best", "--json", check=0).stdout)
+    assert facts["group_sizes"] == [1, 2]
+    assert facts["updates"] in (30, 60)
+
+
+def test_interrupt_and_resume_equal_an_uninterrupted_run(work, multistride, tmp_path):
+    # Guards: work lost at Ctrl-C, and a resumed run that takes another path.
+    config = work / "autoregressive.yaml"
+    settings = [
+        "--set",
+        f"run={tmp_path / 'run'}",
+        "--set",
+        "training.updates=400",
+        "--set",
+        "training.schedule=constant",
+    ]
+    settings += ["--set", "training.validate_every=20000", "--set", "training.validate_sentences=0"]
+    command = [sys.executable, "-m", "multistride", "train", config, *settings]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while not (tmp_path / "run/metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert len(metrics(tmp_path / "run")) < 40, "it was too fast to be interrupted"
+    multistride("train", config, *settings, "--resume", check=0)
+    settings[1] = f"run={tmp_path / 'whole'}"
+    multistride("train", config, *settings, check=0)
+    resumed, whole = metrics(tmp_path / "run"), metrics(tmp_path / "whole")
+    compared = [entry for entry in resumed if entry["kind"] == "validation"]
+    assert compared
+    assert compared == [entry for entry in whole if entry["kind"] == "validation"]
+
+
+def test_resume_refuses_another_configuration(work, multistride):
+    # Guards: a run continued under settings it was not begun with, silently.
+    done = multistride("train", work / "many.yaml", "--resume", "--set", "training.learning_rate=0.5", check=2)
+    assert b"training.learning_rate was 0.01, is 0.5" in done.stderr
