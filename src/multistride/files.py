@@ -54,6 +54,7 @@ def replacing_directory(destination: Path | str) -> Iterator[Path]:
             yield temporary
             for path in temporary.rglob("*"):
                 if path.is_file():
+                    path.chmod(0o666 & ~_umask())
                     _flush(path)
             temporary.chmod(0o777 & ~_umask())
             if destination.exists():

@@ -17,9 +17,7 @@ def multistride():
     def run(*arguments, text="", cwd=None, check=None):
         data = text if isinstance(text, bytes) else text.encode()
         command = [sys.executable, "-m", "multistride", *map(str, arguments)]
-        done = subprocess.run(
-            command, input=data, capture_output=True, cwd=cwd, timeout=120, env=ENVIRONMENT, **extra
-        )
+        done = subprocess.run(command, input=data, capture_output=True, cwd=cwd, timeout=120, env=ENVIRONMENT)
         if check is not None:
             assert done.returncode == check, done.stderr.decode()
         return done

@@ -22,7 +22,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 except ImportError:  # quality_latency_figure says so; tables are made without it
-    matplotlib = None
+    matplotlib = None  # type: ignore[assignment]
 
 # After Okabe and Ito, darker: told apart by colour-blind readers, and legible as text on white.
 _COLOURS = ("#0067A3", "#B34E00", "#007A5A", "#8F5A8A", "#5B5B5B")

@@ -67,7 +67,6 @@ def write_page(result: EvaluationResult, destination: Path | str, commands: Sequ
     )
     html = environment.from_string(source).render(
         result=result,
-        unit="word" if result.kind == "phonemes" else "sentence",
         created=readable_time(result.created),
         glance=glance(result),
         decoding=same_decoding(result),

@@ -24,8 +24,8 @@ Name = Annotated[str, Field(min_length=1)]
 LINK = "‿"
 """Stands before a group that goes on with the word the group before it began."""
 
-# How tokenizers write "a new word starts here": SentencePiece (U+2581) and byte-level BPE (U+0120).
-_WORD_STARTS = ("▁", "Ġ")
+# How a piece says "a new word starts here": our own blank, SentencePiece's U+2581, raw byte-level BPE's U+0120.
+_WORD_STARTS = (" ", "▁", "Ġ")
 _SPECIAL_PIECE = re.compile(r"<[^<>\s]+>")
 
 

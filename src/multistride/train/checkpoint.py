@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,31 @@ from multistride.files import replacing_file
 STATE = "training.pt"
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What is summed between two lines of the metrics; losses in nats over all labels."""
+
+    updates: int = 0
+    labels: int = 0
+    smoothed: float = 0.0
+    cross_entropy: float = 0.0
+    norm: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
 @dataclass
 class Progress:
-    """Where a run stands. `batch` counts the batches of the epoch that are used up."""
+    """Where a run stands. `batch` counts the batches of the epoch that are used up, `since` the open log line."""
 
     update: int = 0
     epoch: int = 0
     batch: int = 0
     best: float = float("-inf")
     seconds: float = 0.0
+    since: Sums = field(default_factory=Sums)
 
 
 def save_state(directory: Path, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -44,7 +60,7 @@ def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(**state["progress"])
+        progress = Progress(**{**state["progress"], "since": Sums(**state["progress"]["since"])})
     except (
         OSError,
         RuntimeError,

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
 from multistride.rundir import RunDirectory
 from multistride.train.card import model_card
-from multistride.train.checkpoint import Progress, load_state, save_state
+from multistride.train.checkpoint import Progress, Sums, load_state, save_state
 from multistride.train.config import RunConfig, TrainingConfig
 from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import stop_on_signal
@@ -35,22 +34,6 @@ from multistride.train.loss import SlotLoss
 from multistride.train.monitor import Monitor
 from multistride.train.schedule import learning_rate
 from multistride.train.warmstart import first_model
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """What is summed between two lines of the metrics; losses in nats over all labels."""
-
-    updates: int = 0
-    labels: int = 0
-    smoothed: float = 0.0
-    cross_entropy: float = 0.0
-    norm: float = 0.0
-    seconds: float = 0.0
-
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
 
 Validate = Callable[[Transformer], dict[str, float]]
 """Decodes validation sentences; returns metrics, one of them `score` (higher is better)."""
@@ -105,7 +88,6 @@ class Trainer:
             self.data.split("train"), self.data.vocabulary, self.settings.tokens_per_batch, self.settings.seed
         )
         self.device = self.accelerator.device
-        self._since = _Sums()
 
     def update(self) -> None:
         """One optimiser step over `accumulate` batches a process, weighted by their labels."""
@@ -132,7 +114,7 @@ class Trainer:
                 )
                 accelerator.backward(losses.smoothed * processes / total)
             sums = [
-                before + float(loss)
+                before + float(loss.detach())
                 for before, loss in zip(sums, (losses.smoothed, losses.cross_entropy), strict=True)
             ]
         norm = self._clip()
@@ -140,7 +122,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.seconds += time.perf_counter() - began
-        self._log(_Sums(1, int(labels), sums[0], sums[1], norm, time.perf_counter() - began), rate)
+        self._log(Sums(1, int(labels), sums[0], sums[1], norm, time.perf_counter() - began), rate)
 
     def attention(self) -> AbstractContextManager[None]:
         """On CPUs the plain attention kernel: its backward pass is faster than the fused one on short sentences."""
@@ -237,9 +219,9 @@ class Trainer:
             count += int((labels != NO_LABEL).sum())
         return loss / count
 
-    def _log(self, sums: _Sums, rate: float) -> None:
-        self._since = self._since + sums
-        since, update = self._since, self.progress.update
+    def _log(self, sums: Sums, rate: float) -> None:
+        since = self.progress.since + sums
+        self.progress.since, update = since, self.progress.update
         loss = since.cross_entropy / since.labels
         speed = since.labels * self.accelerator.num_processes / since.seconds
         self._monitor.updated(update, loss, speed)
@@ -257,7 +239,7 @@ class Trainer:
                 "tokens_per_second": speed,
             }
             self.run.record(entry)
-        self._since = _Sums()
+        self.progress.since = Sums()
 
 
 def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:

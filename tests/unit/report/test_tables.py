@@ -1,0 +1,146 @@
+"""The tables: right numbers in the right columns, and no text taken for markup."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from multistride.report.results import EvaluationResult
+from multistride.report.tables import (
+    columns_for,
+    examples_table,
+    markdown_table,
+    milliseconds,
+    quality_table,
+    same_decoding,
+    table_rows,
+)
+
+
+def _printed(table, width=80, **options):
+    console = Console(file=io.StringIO(), width=width, **options)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_translation_row_by_hand(translation):
+    # guards: a share shown as a percentage twice, a ratio upside down, a column shifted
+    result = EvaluationResult.model_validate(translation)
+    shown = dict(zip((column.heading for column in columns_for(result)), table_rows(result)[1], strict=True))
+    assert shown == {
+        "K": "4",
+        "BLEU": "38.0",
+        "% of K=1": "95.0",  # 38 / 40
+        "chrF": "58.5",
+        "steps/sentence": "5.5",
+        "tokens/step": "3.60",
+        "ms/sentence p50 (p95)": "30.0 (61.2)",
+        "speed up": "3.00×",  # 90 ms / 30 ms
+        "tokens/s": "3,600",
+        "repeats %": "2.0",
+        "same as K=1 %": "–",
+    }
+
+
+def test_phoneme_row_by_hand(phonemes):
+    # guards: accuracy shown where the error rate belongs
+    result = EvaluationResult.model_validate(phonemes)
+    shown = dict(zip((column.heading for column in columns_for(result)), table_rows(result)[0], strict=True))
+    assert shown == {
+        "K": "1",
+        "phoneme error rate %": "12.5",
+        "word accuracy %": "75.0",
+        "BLEU": "40.0",
+        "steps/word": "20.00",
+        "tokens/step": "1.00",
+        "ms/word p50 (p95)": "90.0 (180)",
+        "tokens/s": "1,234",
+    }
+
+
+def test_no_baseline(translation):
+    # guards: a crash, or a made-up ratio, when K=1 was not measured
+    del translation["results"][0]
+    result = EvaluationResult.model_validate(translation)
+    assert table_rows(result)[0].count("–") == 3
+
+
+def test_zero_baseline(translation):
+    # guards: division by a BLEU or a time of zero
+    translation["results"][0]["bleu"] = 0.0
+    translation["results"][1]["ms_per_sentence_p50"] = 0.0
+    result = EvaluationResult.model_validate(translation)
+    assert table_rows(result)[1].count("–") == 3
+
+
+def test_ways_become_columns_when_they_differ(translation):
+    # guards: two rows with the same K that cannot be told apart
+    result = EvaluationResult.model_validate(translation)
+    assert same_decoding(result) == "mode fast, beam 1, engine eager"
+    translation["results"].append(translation["results"][1] | {"mode": "exact", "beam": 4})
+    result = EvaluationResult.model_validate(translation)
+    assert [column.heading for column in columns_for(result)][:4] == ["K", "mode", "beam", "BLEU"]
+    assert same_decoding(result) == "engine eager"
+
+
+def test_markdown_by_hand(phonemes):
+    # guards: a Markdown table that renderers do not take for one
+    lines = markdown_table(EvaluationResult.model_validate(phonemes)).split("\n")
+    assert lines[0].startswith("| K | phoneme error rate % |")
+    assert lines[1] == "| --: | --: | --: | --: | --: | --: | --: | --: |"
+    assert lines[2] == "| 1 | 12.5 | 75.0 | 40.0 | 20.00 | 1.00 | 90.0 (180) | 1,234 |"
+    assert lines[4:] == ["", "BLEU `nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0`", ""]
+
+
+def test_markdown_escapes_bars(translation):
+    # guards: an engine's name opening a new cell
+    translation["results"][1]["engine"] = "a|b"
+    assert "| a\\|b |" in markdown_table(EvaluationResult.model_validate(translation))
+
+
+@pytest.mark.parametrize("kind", ["translation", "phonemes"])
+def test_table_fits_eighty_columns(request, kind):
+    # guards: numbers cut off in an ordinary terminal, or when the output is piped
+    result = EvaluationResult.model_validate(request.getfixturevalue(kind))
+    printed = _printed(quality_table(result))
+    assert "…" not in printed
+    body = [line.split() for line in printed.splitlines()]
+    for row in table_rows(result):
+        assert " ".join(row).split() in body
+
+
+def test_names_are_not_markup(translation):
+    # guards: "[bold]" in a name or sentence swallowed, or "[/]" raising, as rich markup
+    translation["name"] = "[red]name[/]"
+    result = EvaluationResult.model_validate(translation)
+    assert "[red]name[/]" in _printed(quality_table(result))
+    assert "[bold]sentence[/bold]" in _printed(examples_table(result), width=120)
+
+
+def test_examples_show_groups(translation):
+    # guards: groups run together, or steps counted in tokens
+    printed = _printed(examples_table(EvaluationResult.model_validate(translation)), width=120)
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "1 4 ein │ Sa │ ‿tz │ ." in lines
+    assert "2 2 ein Sa │ ‿tz." in lines
+    assert "4 1 ein Satz." in lines
+
+
+def test_neighbouring_groups_differ_in_style(phonemes):
+    # guards: colour that does not tell the groups apart
+    printed = _printed(
+        examples_table(EvaluationResult.model_validate(phonemes)), force_terminal=True, color_system="standard"
+    )
+    assert "\x1b[1;36mK AE1\x1b[0m" in printed
+    assert "\x1b[1;33mT\x1b[0m" in printed
+
+
+def test_no_examples(translation):
+    # guards: a crash on a result without worked examples
+    assert examples_table(EvaluationResult.model_validate(translation | {"examples": []})).row_count == 0
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.841, "0.84"), (8.4, "8.40"), (84.12, "84.1"), (1841.0, "1,841")])
+def test_milliseconds(value, expected):
+    # guards: fast models rounded to 0 ms, slow ones shown to a microsecond
+    assert milliseconds(value) == expected
