@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from multistride.errors import DataError, UsageError, UserError
+from multistride.console import number, numbers, print_json, reading, run, say, two, writing
+from multistride.errors import DataError
 from multistride.version import __version__
 
 if TYPE_CHECKING:
@@ -27,9 +23,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 run-time failure, 2 usage or configuration, 3 missing optional extra, "
     "4 bad data or checkpoint, 5 a gate failed, 130 interrupted (resumable).",
 )
-
-_COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
-"""What typer raises for anything wrong with the command line; its home has moved between versions of typer."""
 
 ModelOption = Annotated[Path, typer.Option("--model", help="Model directory, for example RUN/best.")]
 GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
@@ -82,10 +75,10 @@ def prepare(
     """
     from multistride.config import validate
     from multistride.data.prepare import PrepareConfig
-    from multistride.data.prepare import prepare as run
+    from multistride.data.prepare import prepare as prepare_data
 
     def corpus(source: Path | None, target: Path | None, pairs: Path | None) -> dict[str, Any]:
-        first, second = _two(columns, "--columns"), _two(fields, "--fields")
+        first, second = two(columns, "--columns"), two(fields, "--fields")
         places = {"source_column": first[0], "target_column": first[1]}
         names = {"source_field": second[0], "target_field": second[1]}
         return {"source": source, "target": target, "pairs": pairs, **places, **names}
@@ -100,10 +93,10 @@ def prepare(
         "vocabulary_from": vocabulary,
         "cleaning": {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio},
     }
-    manifest = run(validate(PrepareConfig, tree, "prepare"), _say)
-    _say(f"written: {output}")
+    manifest = prepare_data(validate(PrepareConfig, tree, "prepare"), say)
+    say(f"written: {output}")
     if as_json:
-        _print_json(manifest)
+        print_json(manifest)
 
 
 @app.command()
@@ -125,15 +118,15 @@ def train(
     from multistride.data.batch import PreparedData
     from multistride.device import set_threads
     from multistride.evaluate.validation import validator
-    from multistride.train.loop import train as run
+    from multistride.train.loop import train as train_model
     from multistride.train.monitor import Monitor
 
     set_threads(threads)
     sentences = chosen.training.validate_sentences
     data = PreparedData.load(chosen.data)
     validate = validator(data, tuple(chosen.groups.sizes), sentences) if sentences else None
-    directory = run(chosen, validate, Monitor(chosen.run.name), resume)
-    _say(f"best checkpoint: {directory.path / 'best'}")
+    directory = train_model(chosen, validate, Monitor(chosen.run.name), resume)
+    say(f"best checkpoint: {directory.path / 'best'}")
 
 
 @app.command()
@@ -158,7 +151,7 @@ def translate(
 
     Example: echo "Two dogs run." | multistride translate --model RUN/best --group-size 4
     """
-    size = _number(group_size)
+    size = number(group_size)
 
     from multistride.decode.options import check_group_size
     from multistride.device import set_threads
@@ -169,9 +162,9 @@ def translate(
     translator = Translator.load(model, device)
     check_group_size(size, translator.config)
     _note_untrained(size, translator)
-    with _reading(source) as lines, _writing(output) as text, _writing(trace, optional=True) as steps:
+    with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
         results = translator.translate_lines(lines, size, mode, batch_size, buffer)
-        failed = translate_stream(results, translator.vocabulary, text, steps, as_json, _say)
+        failed = translate_stream(results, translator.vocabulary, text, steps, as_json, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
 
@@ -201,13 +194,16 @@ def evaluate(
 
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
     """
-    sizes = _numbers(group_size)
+    sizes = numbers(group_size)
+
+    from rich.console import Console
 
     from multistride.config import validate
     from multistride.device import set_threads
     from multistride.evaluate.run import EvaluationRequest
-    from multistride.evaluate.run import evaluate as run
+    from multistride.evaluate.run import evaluate as measure
     from multistride.files import write_json
+    from multistride.report.tables import quality_table
     from multistride.translator import Translator
 
     request = validate(
@@ -229,18 +225,13 @@ def evaluate(
         "evaluate",
     )
     set_threads(threads)
-    result = run(request, Translator.load(model, device), _say)
-    tree = result.model_dump(mode="json")
+    result = measure(request, Translator.load(model, device), say)
     if output is not None:
-        write_json(output, tree)
-        _say(f"written: {output}")
+        write_json(output, result.model_dump(mode="json"))
+        say(f"written: {output}")
     if as_json:
-        _print_json(tree)
+        print_json(result.model_dump(mode="json"))
     else:
-        from rich.console import Console
-
-        from multistride.report.tables import quality_table
-
         Console().print(quality_table(result))
 
 
@@ -258,7 +249,7 @@ def report(
     from multistride.report.results import read_results
     from multistride.report.show import show
 
-    show(read_results(results), page, figure, markdown, _say)
+    show(read_results(results), page, figure, markdown, say)
 
 
 @app.command()
@@ -274,7 +265,7 @@ def inspect(
 
     facts = inspect_model(model)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         for key, value in facts.items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
@@ -282,81 +273,11 @@ def inspect(
 
 
 def main() -> NoReturn:
-    """Run the command line; every failure is one line on stderr and a documented exit code."""
-    try:
-        outcome = app(standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(outcome if isinstance(outcome, int) else 0)
-    except _COMMAND_LINE_ERROR as error:
-        _fail(f"{error.format_message()} (see multistride --help)", UsageError.exit_code)
-    except UserError as error:
-        _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        _fail(f"{error.filename or 'writing the output'}: {error.strerror or error}", UserError.exit_code)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"multistride: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError as error:
-        raise UsageError(f"--group-size takes whole numbers such as 1,2,4; {text!r} was given") from error
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(f"--group-size takes one whole number such as 4; {text!r} was given") from error
-
-
-def _two(text: str, option: str) -> list[str]:
-    parts = text.split(",")
-    if len(parts) != 2:
-        raise UsageError(f"{option} takes two values such as a,b; {text!r} was given")
-    return parts
+    """The entry point of the command."""
+    run(app)
 
 
 def _note_untrained(group_size: int, translator: Translator) -> None:
     trained = translator.config.group_sizes
     if group_size not in trained:
-        _say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")
-
-
-@contextmanager
-def _reading(path: Path | None) -> Iterator[Any]:
-    if path is None:
-        yield sys.stdin.buffer
-        return
-    from multistride.data.corpus import read_lines
-
-    yield read_lines(path)
-
-
-@contextmanager
-def _writing(path: Path | None, optional: bool = False) -> Iterator[Any]:
-    """A text stream: stdout, a file that appears when it is complete, or None."""
-    if path is None:
-        yield None if optional else sys.stdout
-        return
-    from multistride.files import replacing_file
-
-    with replacing_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        yield file
+        say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")

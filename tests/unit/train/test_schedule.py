@@ -43,9 +43,7 @@ def test_cosine_and_linear_end_where_they_should(final):
         assert found[-1] == pytest.approx(0.5 * final)
         assert found[60 - 1] == pytest.approx(0.5 * (1 + final) / 2)
     quarter = 0.5 * (1 + math.cos(math.pi / 4))
-    assert rates(schedule="cosine", final_rate=final)[40 - 1] == pytest.approx(
-        0.5 * (final + (1 - final) * quarter)
-    )
+    assert rates(schedule="cosine", final_rate=final)[40 - 1] == pytest.approx(0.5 * (final + (1 - final) * quarter))
     assert rates(schedule="linear", final_rate=final)[40 - 1] == pytest.approx(0.5 * (final + (1 - final) * 0.75))
 
 
@@ -70,9 +68,7 @@ def test_a_warm_up_as_long_as_the_run_or_longer(schedule):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    st.sampled_from(SCHEDULES), st.integers(1, 300), st.integers(0, 300), st.floats(0, 1), st.floats(1e-8, 10)
-)
+@given(st.sampled_from(SCHEDULES), st.integers(1, 300), st.integers(0, 300), st.floats(0, 1), st.floats(1e-8, 10))
 def test_rates_stay_in_bounds(schedule, updates, warmup, final, highest):
     # Guards: negative, infinite or exploding rates in some corner of the settings.
     config = TrainingConfig(

@@ -1,0 +1,97 @@
+"""Between the verbs and the terminal: streams, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from multistride.data.corpus import read_lines
+from multistride.errors import UsageError, UserError
+from multistride.files import replacing_file
+
+_COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
+"""What typer raises for anything wrong with the command line; its home has moved between versions of typer."""
+
+
+def run(app: Callable[..., Any]) -> NoReturn:
+    """Run the command line; every failure is one line on stderr and a documented exit code."""
+    try:
+        outcome = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+    except _COMMAND_LINE_ERROR as error:
+        _fail(f"{error.format_message()} (see multistride --help)", UsageError.exit_code)
+    except UserError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'writing the output'}: {error.strerror or error}", UserError.exit_code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"multistride: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def say(line: str) -> None:
+    """Tell the person something, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The values of --group-size 1,2,4. Raises `UsageError` with what was given."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise UsageError(f"--group-size takes whole numbers such as 1,2,4; {text!r} was given") from error
+
+
+def number(text: str) -> int:
+    """The value of --group-size 4. Raises `UsageError` with what was given."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(f"--group-size takes one whole number such as 4; {text!r} was given") from error
+
+
+def two(text: str, option: str) -> list[str]:
+    """The two values of an option such as --columns 0,1. Raises `UsageError` with what was given."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise UsageError(f"{option} takes two values such as a,b; {text!r} was given")
+    return parts
+
+
+@contextmanager
+def reading(path: Path | None) -> Iterator[Any]:
+    """The lines of a file (.gz and .xz too), or of stdin."""
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    yield read_lines(path)
+
+
+@contextmanager
+def writing(path: Path | None, optional: bool = False) -> Iterator[Any]:
+    """A text stream: stdout, a file that appears when it is complete, or None."""
+    if path is None:
+        yield None if optional else sys.stdout
+        return
+    with replacing_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        yield file

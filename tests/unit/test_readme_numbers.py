@@ -1,0 +1,24 @@
+"""Every table in the README is the one its result file makes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from multistride.report.results import read_results
+from multistride.report.tables import markdown_table
+
+ROOT = Path(__file__).parents[2]
+TABLE = re.compile(r"<!-- table (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
+TABLES = TABLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("path", "table"), TABLES)
+def test_tables_come_from_result_files(path, table):
+    # Guards: a number that no recorded run supports.
+    assert table == markdown_table(read_results(ROOT / path))
+
+
+def test_there_is_a_table():
+    # Guards: the check above passing because it found nothing to check.
+    assert TABLES
