@@ -32,7 +32,7 @@ run multistride prepare --output "$directory/distilled-data" --vocabulary "$dire
     --validation-source "$data/val.en.gz" --validation-target "$data/val.de.gz"
 run multistride train "$here/multistride.yaml" --resume --set "start_from=$directory/autoregressive/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/multistride"
-run multistride evaluate --model "$directory/multistride/best" --group-size 1,2,4 \
+run multistride evaluate --model "$directory/multistride/best" --group-size 1,2,4 --threads 1 \
     --source "$data/test_2016_flickr.en.gz" --reference "$data/test_2016_flickr.de.gz" \
     --name "Multi30k en-de, test_2016_flickr" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --page "$directory/result.html"

@@ -206,24 +206,10 @@ def evaluate(
     from multistride.report.tables import quality_table
     from multistride.translator import Translator
 
-    request = validate(
-        EvaluationRequest,
-        {
-            "model": model,
-            "source": source,
-            "reference": reference,
-            "group_sizes": sizes,
-            "mode": mode,
-            "name": name or model.parent.name,
-            "kind": kind,
-            "tokenize": tokenize,
-            "batch_size": batch_size,
-            "latency_sentences": latency_sentences,
-            "examples": examples,
-            "limit": limit,
-        },
-        "evaluate",
-    )
+    files = {"model": model, "source": source, "reference": reference, "name": name or model.parent.name}
+    decoding = {"group_sizes": sizes, "mode": mode, "batch_size": batch_size, "limit": limit}
+    measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}
+    request = validate(EvaluationRequest, {**files, **decoding, **measures}, "evaluate")
     set_threads(threads)
     result = measure(request, Translator.load(model, device), say)
     if output is not None:
