@@ -35,7 +35,7 @@ def translate_stream(
             failed += 1
             report(f"line {line}: {result.problem}; an empty line stands in its place")
         output.write((json.dumps(_facts(result, vocabulary), ensure_ascii=False) if as_json else result.text) + "\n")
-        if time.monotonic() - told > TELL_EVERY_SECONDS:
+        if line % 1000 == 0 and time.monotonic() - told > TELL_EVERY_SECONDS:
             told = time.monotonic()
             report(f"{line:,} lines translated")
         if trace is not None:

@@ -23,6 +23,11 @@ def one_line(caught, *parts):
     assert all(part in message for part in parts)
 
 
+def write_and_fail(path, failure):
+    path.write_text("half")
+    raise failure
+
+
 def failing(failure):
     """What a caller sees of a failure: everything but the file system's own errors as it was raised."""
     return UserError if isinstance(failure, OSError) else type(failure)
@@ -54,8 +59,7 @@ def test_failed_file_leaves_the_old_one_or_none(tmp_path, failure, old):
     if old is not None:
         (tmp_path / "out").write_text(old)
     with pytest.raises(failing(failure)) as caught, replacing_file(tmp_path / "out") as temporary:
-        temporary.write_text("half")
-        raise failure
+        write_and_fail(temporary, failure)
     if isinstance(failure, OSError):
         one_line(caught, str(tmp_path / "out"), "No space left on device", "nothing was changed")
     assert names(tmp_path) == ([] if old is None else ["out"])
@@ -73,9 +77,12 @@ def test_a_disk_that_fills_up_at_the_last_moment(tmp_path, monkeypatch, verb, re
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError) as caught, replacing(place) as temporary:
+    def write(temporary):
         (temporary if temporary.is_file() else temporary / "old").write_text("new")
         monkeypatch.setattr(os, verb, fail)
+
+    with pytest.raises(UserError) as caught, replacing(place) as temporary:
+        write(temporary)
     monkeypatch.undo()
     one_line(caught, str(place), "No space left on device")
     assert [path for path in names(tmp_path) if ".old." not in path] == ["out"]
@@ -142,8 +149,7 @@ def test_failed_directory_leaves_the_old_one_or_none(tmp_path, failure, old):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "file").write_text(old)
     with pytest.raises(failing(failure)) as caught, replacing_directory(tmp_path / "out") as temporary:
-        (temporary / "file").write_text("half")
-        raise failure
+        write_and_fail(temporary / "file", failure)
     if isinstance(failure, OSError):
         one_line(caught, str(tmp_path / "out"), "No space left on device", "nothing was changed")
     assert names(tmp_path) == ([] if old is None else ["out"])
