@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -56,7 +56,8 @@ def _fields_beside(kind: type[BaseModel] | None, location: tuple[int | str, ...]
     for part in location[:-1]:
         field = kind.model_fields.get(str(part)) if kind else None
         annotation = field.annotation if field else None
-        kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        candidates = (annotation, *get_args(annotation))
+        kind = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
     return sorted(kind.model_fields) if kind else []
 
 
@@ -66,7 +67,9 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     if not equals or not all(parts):
         raise UsageError(f"--set takes key=value, for example training.updates=100; {setting!r} was given")
     for part in parts[:-1]:
-        branch = tree.setdefault(part, {})
+        if tree.get(part) is None:
+            tree[part] = {}
+        branch = tree[part]
         if not isinstance(branch, dict):
             raise UsageError(f"--set {setting}: {part!r} is a value, not a section")
         tree = branch

@@ -6,6 +6,7 @@ place when it is complete, so a crash, a full disk or Ctrl-C leaves the old file
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from multistride.errors import UserError
+
+_CANNOT_WRITE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""What is the destination's fault; other errors inside a block keep their own story."""
 
 
 @contextmanager
@@ -49,6 +65,8 @@ def replacing_directory(destination: Path | str) -> Iterator[Path]:
     destination = Path(destination)
     with _write_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
+        if destination.exists() and not destination.is_dir():
+            raise UserError(f"{destination} is a file, and a directory is to be written there: choose another place")
         temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
         try:
             yield temporary
@@ -57,13 +75,7 @@ def replacing_directory(destination: Path | str) -> Iterator[Path]:
                     path.chmod(0o666 & ~_umask())
                     _flush(path)
             temporary.chmod(0o777 & ~_umask())
-            if destination.exists():
-                outgoing = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.old."))
-                os.replace(destination, outgoing / "old")
-                os.replace(temporary, destination)
-                shutil.rmtree(outgoing, ignore_errors=True)
-            else:
-                os.replace(temporary, destination)
+            _exchange(temporary, destination)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -85,10 +97,29 @@ def _write_errors(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
         reason = error.strerror or str(error)
         raise UserError(
             f"could not write {destination}: {reason}; nothing was changed there: free space or choose another place"
         ) from error
+
+
+def _exchange(incoming: Path, destination: Path) -> None:
+    """Move `incoming` to `destination`; what stood there is put back if that fails, and deleted if it does not."""
+    if not destination.exists():
+        os.replace(incoming, destination)
+        return
+    outgoing = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.old."))
+    try:
+        os.replace(destination, outgoing / "old")
+        try:
+            os.replace(incoming, destination)
+        except OSError:
+            os.replace(outgoing / "old", destination)
+            raise
+    finally:
+        shutil.rmtree(outgoing, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -54,15 +54,17 @@ class RunDirectory:
         os.replace(temporary, link)
 
     def last(self) -> Path | None:
-        """The newest complete checkpoint, or None."""
+        """The checkpoint to go on from: `last`, the newest one left if that was deleted, or None."""
         link = self.path / "last"
-        return link.resolve() if link.is_dir() else None
+        if link.is_dir():
+            return link.resolve()
+        left = self._by_age() if link.is_symlink() else []
+        return left[-1].resolve() if left else None
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints; `best` and `last` stay whatever their age."""
         linked = {(self.path / name).resolve() for name in ("best", "last")}
-        found = sorted(self.checkpoints.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
-        for old in found[:-keep]:
+        for old in self._by_age()[:-keep]:
             if old.resolve() not in linked:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -81,6 +83,11 @@ class RunDirectory:
         with replacing_file(self.metrics) as temporary:
             kept = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries if entry["update"] <= update]
             temporary.write_text("".join(kept), encoding="utf-8")
+
+    def _by_age(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        numbered = [path for path in self.checkpoints.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+        return sorted(numbered, key=lambda path: int(path.name.removeprefix("step_")))
 
     def _same(self, before: Any, now: dict[str, Any]) -> None:
         differing = sorted(_differences(before, now))

@@ -156,7 +156,6 @@ def test_failed_directory_leaves_the_old_one_or_none(tmp_path, failure, old):
     assert old is None or (tmp_path / "out" / "file").read_text() == old
 
 
-@pytest.mark.xfail(strict=True, reason="the old directory stays in its hiding place")
 def test_directory_whose_move_fails_is_put_back(tmp_path, monkeypatch):
     # Guards: no directory at all, neither old nor new, when only the second of two moves fails.
     (tmp_path / "out").mkdir()

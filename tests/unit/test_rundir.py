@@ -126,7 +126,6 @@ def test_an_interrupted_link_is_no_obstacle(run):
     assert not (run.path / ".last.new").is_symlink()
 
 
-@pytest.mark.xfail(strict=True, reason="a dangling link counts as no checkpoint: training begins again at 0")
 def test_last_falls_back_to_an_older_checkpoint(run):
     # Guards: a run that starts from nothing after its newest checkpoint was deleted, as the error message advises.
     with_checkpoints(run, 9, 10)

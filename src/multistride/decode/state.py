@@ -84,15 +84,15 @@ class DecodeState:
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
     def commit(self, picked: Picked, kept: Int[Tensor, "R"]) -> list[Hypothesis]:
-        """Append the first `kept` tokens of each row's group, apply the stop rules, and return the running rows.
+        """Append the first `kept` tokens of each row's group, apply the stop rules, and return the rows written to.
 
         A row ends at EOS (what its group holds after it is cut), else at its limit, wherever in the group either
         falls. The rows that ended are still in the batch until `leave` is called.
         """
-        running = self.running
+        running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         self._write(picked.tokens, kept)
         values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), kept.tolist(), strict=True)
-        for hypothesis, (tokens, scores, count) in zip(running, values, strict=True):
+        for hypothesis, (tokens, scores, count) in zip(self.running, values, strict=True):
             self._append(hypothesis, tokens[:count], scores[:count], len(tokens))
         self.step += 1
         return running

@@ -40,7 +40,7 @@ class TransformerConfig(BaseModel):
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; it must be even and a multiple of heads ({self.heads})"
             )
-        wrong = [size for size in self.group_sizes if not 1 <= size <= self.max_group_size]
-        if wrong or not self.group_sizes:
-            raise ValueError(f"group_sizes is {list(self.group_sizes)}; each must lie in 1 ... {self.max_group_size}")
+        sizes, largest = list(self.group_sizes), self.max_group_size
+        if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > largest:
+            raise ValueError(f"group_sizes is {sizes}; each must lie in 1 ... {largest}, in rising order")
         return self

@@ -23,7 +23,11 @@ def sinusoids(positions: int, width: int) -> Float[Tensor, "positions width"]:
 
 
 class PositionEmbedding(nn.Module):
-    """A vector for every position, fixed or learned. Positions past the table share its last entry."""
+    """A vector for every position, fixed or learned. Positions past the table share its last entry.
+
+    Learned ones begin as large as sinusoids are: with start symbols for input, position is all that tells the slots
+    of the first group apart.
+    """
 
     table: Tensor
 
@@ -31,7 +35,7 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         count = config.max_positions + config.max_group_size
         if config.positions == "learned":
-            self.table = nn.Parameter(torch.randn(count, config.hidden_size) * config.hidden_size**-0.5)
+            self.table = nn.Parameter(torch.randn(count, config.hidden_size) * 0.5**0.5)
         else:
             self.register_buffer("table", sinusoids(count, config.hidden_size), persistent=False)
 
@@ -48,8 +52,8 @@ class ReachEmbedding(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.beyond_one = nn.Embedding(config.max_group_size, config.hidden_size, padding_idx=0)
-        nn.init.zeros_(self.beyond_one.weight)
+        zeros = torch.zeros(config.max_group_size, config.hidden_size)
+        self.beyond_one = nn.Embedding.from_pretrained(zeros, freeze=False, padding_idx=0)
 
     def forward(self, reach: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         """Reach vectors, [B, N, D]; zero where the reach is 1."""

@@ -95,6 +95,7 @@ class Transformer(nn.Module):
         """
         mask = visibility(slots.group, slots.group)[:, None]
         if source is None or source_lengths is None:
+            assert not self.encoder, "an encoder-decoder model needs a source"
             return self.decode(slots, mask, [], None, None)
         encoded, source_mask = self.encode(source, source_lengths)
         keys_values = [layer.cross.project(encoded) for layer in self._decoder_layers()]
@@ -104,6 +105,7 @@ class Transformer(nn.Module):
         self, source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B 1 1 S"] | None]:
         """The encoded source [B, S, D] and which of its tokens are real (None: all)."""
+        assert self.encoder, "a causal model has no source"
         positions = torch.arange(source.shape[1], device=source.device)[None]
         real = positions < lengths[:, None]
         mask = None if source.device.type == "cpu" and bool(real.all()) else real[:, None, None, :]
@@ -117,6 +119,7 @@ class Transformer(nn.Module):
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
         """Encode the source and compute its cross-attention keys and values once; an empty cache otherwise."""
         if source is None or lengths is None:
+            assert not self.encoder, "an encoder-decoder model needs a source"
             return DecoderCache(self.config.decoder_layers, [], None)
         encoded, mask = self.encode(source, lengths)
         keys_values = [layer.cross.project(encoded) for layer in self._decoder_layers()]

@@ -7,6 +7,7 @@ A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`, `t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from multistride.config import first_problem
 from multistride.data.vocab import Vocabulary
-from multistride.errors import DataError
+from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -32,12 +33,19 @@ def save_model(
     vocabulary: Vocabulary,
     provenance: dict[str, Any],
     card: str,
+    beside: Callable[[Path], None] = lambda place: None,
 ) -> None:
-    """Write a complete model directory, atomically. `card` is the text of its README.md."""
+    """Write a complete model directory, atomically.
+
+    `card` is the text of its README.md; `beside` may write more files into the directory before it is moved.
+    """
     config = model.config
     with replacing_directory(directory) as place:
         _write(place / CONFIG, {"model_type": "multistride", **config.model_dump(mode="json")})
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, place / WEIGHTS)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, place / WEIGHTS)
+        except SafetensorError as error:
+            raise UserError(f"could not write {directory}: {error}; nothing was changed there: free space") from error
         vocabulary.save(place)
         generation = {
             "pad_token_id": config.pad_token,
@@ -50,6 +58,7 @@ def save_model(
         _write(place / "generation_config.json", generation)
         _write(place / PROVENANCE, {"multistride": __version__, **provenance})
         (place / "README.md").write_text(card, encoding="utf-8")
+        beside(place)
 
 
 def load_config(directory: Path | str) -> TransformerConfig:
@@ -63,11 +72,14 @@ def load_config(directory: Path | str) -> TransformerConfig:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(stored, dict) or stored.pop("model_type", None) != "multistride":
             raise DataError(f"{path} is not of a multistride model: its model_type is not 'multistride'")
-        return TransformerConfig.model_validate(stored)
+        config = TransformerConfig.model_validate(stored)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON: {error}: copy the model again") from error
     except ValidationError as error:
-        raise DataError(f"{path} is not a model configuration: {first_problem(error)}") from error
+        raise DataError(f"{path} is not a model configuration: {first_problem(error, TransformerConfig)}") from error
+    if config.vocabulary_size == 0:
+        raise DataError(f"{path} does not say its vocabulary_size: copy the model again")
+    return config
 
 
 def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tuple[Transformer, Vocabulary]:
@@ -80,8 +92,8 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error
-    model = Transformer(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -89,6 +101,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing')}: use the two files of one model"
         )
+    model = Transformer(config)
     model.load_state_dict(tensors)
     vocabulary = Vocabulary.load(directory)
     if len(vocabulary) != config.vocabulary_size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 
 from multistride.errors import DataError
-from multistride.files import replacing_file
 
 STATE = "training.pt"
 
@@ -43,15 +43,16 @@ class Progress:
 
 
 def save_state(directory: Path, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write optimiser, progress and the state of the random number generators beside the model."""
+    """Write optimiser, progress and the state of the random number generators into `directory`."""
     state = {
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
         "random": torch.get_rng_state(),
         "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    with replacing_file(directory / STATE) as temporary:
-        torch.save(state, temporary)
+    serialised = io.BytesIO()
+    torch.save(state, serialised)
+    (directory / STATE).write_bytes(serialised.getbuffer())
 
 
 def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
@@ -70,8 +71,9 @@ def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
         EOFError,
         pickle.UnpicklingError,
     ) as error:
+        reason = type(error).__name__
         raise DataError(
-            f"{path} cannot be resumed from ({error}): delete {directory} to go on from an older one"
+            f"{path} cannot be resumed from, it is damaged ({reason}): delete {directory} to go on from an older one"
         ) from error
     torch.set_rng_state(state["random"])
     if state["random_gpu"] and torch.cuda.is_available():

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from multistride.device import Precision
 from multistride.model.config import TransformerConfig
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class GroupsConfig(BaseModel):
     """Which layouts the model is trained on. Every sentence of a batch draws its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sizes: dict[int, float] = Field({1: 1.0}, description="group size (K) to its share of the sentences")
     random_borders: float = Field(0.0, ge=0, le=1, description="share of sentences cut at random places instead")
@@ -24,15 +27,15 @@ class GroupsConfig(BaseModel):
     def _positive(cls, sizes: dict[int, float]) -> dict[int, float]:
         if not sizes or min(sizes) < 1:
             raise ValueError("each group size must be at least 1")
-        if min(sizes.values()) <= 0:
-            raise ValueError("each share must be above 0: leave a size out instead")
+        if not all(0 < share < math.inf for share in sizes.values()):
+            raise ValueError("each share must be a number above 0: leave a size out instead")
         return dict(sorted(sizes.items()))
 
 
 class TrainingConfig(BaseModel):
     """Optimisation. Updates are optimiser steps; tokens are target tokens, padding included."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     updates: int = Field(5000, ge=1, description="optimiser steps in all")
     tokens_per_batch: int = Field(2048, ge=16, description="padded tokens a batch, of the longer side")
@@ -41,7 +44,7 @@ class TrainingConfig(BaseModel):
     schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = Field("inverse_sqrt")
     warmup_updates: int = Field(400, ge=0, description="updates in which the rate rises linearly from 0")
     final_rate: float = Field(0.0, ge=0, le=1, description="where cosine and linear end, as a share of learning_rate")
-    adam_betas: tuple[float, float] = Field((0.9, 0.98))
+    adam_betas: tuple[Beta, Beta] = Field((0.9, 0.98))
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW), on matrices only")
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -57,7 +60,7 @@ class TrainingConfig(BaseModel):
 class RunConfig(BaseModel):
     """A whole run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     data: Path = Field(description="directory that `multistride prepare` wrote")
     run: Path = Field(description="directory for checkpoints and metrics")

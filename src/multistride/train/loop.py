@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multistride.data.batch import PreparedData, collate, token_batches
 from multistride.device import pick_device, pick_precision
-from multistride.errors import Interrupted, UserError
+from multistride.errors import DataError, Interrupted, UserError
 from multistride.groups import NO_LABEL, Slots
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
@@ -80,10 +81,11 @@ class Trainer:
         last = self.run.last()
         if last is not None:
             self.model = load_model(last)[0]
+        self._check_lengths()
         self._accelerate()
         if last is not None:
             self.progress = load_state(last, self.optimizer)
-            self.run.rewind(self.progress.update)
+        self.run.rewind(self.progress.update)
         self.feed = Feed(
             self.data.split("train"), self.data.vocabulary, self.settings.tokens_per_batch, self.settings.seed
         )
@@ -139,13 +141,12 @@ class Trainer:
         metrics["score"] = -sum(losses) / len(losses)
         if self._validate is not None:
             metrics.update(self._validate(self.model))
+        best = metrics["score"] > self.progress.best
+        self.progress.best = max(metrics["score"], self.progress.best)
         self.save()
-        if metrics["score"] > self.progress.best:
-            self.progress.best = metrics["score"]
-            if self.accelerator.is_main_process:
-                save_state(self.run.checkpoint(self.progress.update), self.optimizer, self.progress)
-                self.run.point("best", self.progress.update)
         if self.accelerator.is_main_process:
+            if best:
+                self.run.point("best", self.progress.update)
             self.run.prune(self.settings.keep_checkpoints)
             self.run.record({"update": self.progress.update, "kind": "validation", **metrics})
         self._monitor.validated(self.progress.update, metrics)
@@ -162,15 +163,24 @@ class Trainer:
             "seconds": round(self.progress.seconds, 1),
             "seed": self.settings.seed,
         }
-        save_model(
-            place,
-            self.model,
-            self.data.vocabulary,
-            provenance,
-            model_card(self.model, self.config, self.data),
-        )
-        save_state(place, self.optimizer, self.progress)
+        card = model_card(self.model, self.config, self.data)
+        save_model(place, self.model, self.data.vocabulary, provenance, card, self._save_state)
         self.run.point("last", self.progress.update)
+
+    def _save_state(self, place: Path) -> None:
+        save_state(place, self.optimizer, self.progress)
+
+    def _check_lengths(self) -> None:
+        """Refuse data the model has no positions for."""
+        longest = self.model.config.max_positions
+        for name in self.data.manifest["splits"]:
+            split = self.data.split(name)
+            found = max(int(split.source_lengths.max()), int(split.target_lengths.max()))
+            if found > longest:
+                raise DataError(
+                    f"{self.config.data}: a {name} sentence has {found} tokens with EOS, the model allows {longest}: "
+                    f"prepare with --max-tokens {longest - 1} or raise model.max_positions"
+                )
 
     def _accelerate(self) -> None:
         device = pick_device(self.settings.device)
