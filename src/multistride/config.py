@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,13 +14,29 @@ from multistride.errors import UsageError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; the standard leaves the choice to the reader."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue
+            if key in seen:
+                reason = f"the key {key!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path | str, kind: type[Model], settings: Sequence[str] = ()) -> Model:
     """Read a YAML file as `kind`, after applying `settings` ("a.b=value", the value in YAML).
 
     Raises `UsageError` naming the key, what was given and what is allowed.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -74,6 +90,6 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
             raise UsageError(f"--set {setting}: {part!r} is a value, not a section")
         tree = branch
     try:
-        tree[parts[-1]] = yaml.safe_load(text)
+        tree[parts[-1]] = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {setting}: the value is not YAML") from error

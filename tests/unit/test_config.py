@@ -78,6 +78,8 @@ def test_values_and_defaults(path):
         ("name: [a\n", "is not YAML"),
         ("name: a\n\tcount: 3\n", "is not YAML"),
         ("name: \x01\n", "is not YAML"),
+        ("name: a\nname: b\n", "the key 'name' stands twice"),
+        ("inner:\n  rate: 1\n  rate: 2\n", "the key 'rate' stands twice"),
         ("name: !!python/object/apply:os.getcwd []\n", "is not YAML"),
     ],
 )

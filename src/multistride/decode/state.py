@@ -75,7 +75,7 @@ class DecodeState:
     @property
     def done(self) -> bool:
         """Whether every sentence is over."""
-        return not self.running
+        return all(hypothesis.ending is not None for hypothesis in self.running)
 
     def slots(self, group_size: int) -> Slots:
         """The slots of the next step; the group's own are the last `group_size` columns."""

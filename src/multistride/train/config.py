@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,6 +21,13 @@ class GroupsConfig(BaseModel):
 
     sizes: dict[int, float] = Field({1: 1.0}, description="group size (K) to its share of the sentences")
     random_borders: float = Field(0.0, ge=0, le=1, description="share of sentences cut at random places instead")
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _numbers(cls, sizes: Any) -> Any:
+        if isinstance(sizes, dict) and any(isinstance(size, bool) for size in sizes):
+            raise ValueError("a group size is a number; true and false are none")
+        return sizes
 
     @field_validator("sizes")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from multistride.data.vocab import Vocabulary
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model
@@ -13,7 +13,9 @@ from multistride.train.config import RunConfig
 
 
 def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
-    """The model at update 0. Raises `DataError` if the model to start from has another vocabulary."""
+    """The model at update 0. Raises `DataError` if the model to start from has another vocabulary,
+    `UsageError` for a group size larger than the longest sentence.
+    """
     if config.start_from is None:
         return Transformer(_completed(config.model or TransformerConfig(), config, vocabulary))
     start, known = load_model(config.start_from)
@@ -42,6 +44,11 @@ def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
 def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabulary) -> TransformerConfig:
     """The model's configuration with what the data and the group sizes decide."""
     sizes = tuple(config.groups.sizes)
+    if sizes[-1] > model.max_positions:
+        raise UsageError(
+            f"groups.sizes names K={sizes[-1]}; the model writes at most {model.max_positions} tokens: "
+            "choose smaller groups or raise model.max_positions"
+        )
     decided = {
         "vocabulary_size": len(vocabulary),
         "group_sizes": sizes,

@@ -157,6 +157,7 @@ def test_cancel_before_the_first_step():
     # Guards: text written by a sentence that was cancelled while it waited.
     state = DecodeState([9], START, END)
     state.cancel(0)
+    assert state.done
     commit(state, [[5, 6]])
     assert (tokens_of(state), endings(state)) == ([[]], ["cancelled"])
     assert state.done

@@ -53,6 +53,7 @@ def test_group_sizes_come_in_order(path):
         ("-1", "each group size must be at least 1"),
         ("four", "groups.sizes.four"),
         ("2.5", "groups.sizes.2.5"),
+        ("true", "stands twice"),  # in Python True is 1
         ("null", "groups.sizes.None"),
         ("[1]", "is not YAML"),
     ],
@@ -62,6 +63,11 @@ def test_group_sizes_that_are_none(path, size, expected):
     message = refusal(path, f"groups: {{sizes: {{1: 1.0, {size}: 1.0}}}}\n")
     assert expected in message
     assert str(path) in message
+
+
+def test_a_switch_is_no_group_size(path):
+    # Guards: `true`, which is an integer to Python, read as K=1.
+    assert "a group size is a number" in refusal(path, "groups: {sizes: {true: 1.0}}\n")
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "four"])
