@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from multistride.console import number, numbers, print_json, reading, run, say, two, writing
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 from multistride.version import __version__
 
 if TYPE_CHECKING:
@@ -127,6 +127,24 @@ def train(
     validate = validator(data, tuple(chosen.groups.sizes), sentences) if sentences else None
     directory = train_model(chosen, validate, Monitor(chosen.run.name), resume)
     say(f"best checkpoint: {directory.path / 'best'}")
+
+
+@app.command()
+def average(
+    models: Annotated[list[Path], typer.Argument(help="Model directories, or one run directory with --last.")],
+    output: Annotated[Path, typer.Option(help="Model directory to write.")],
+    last: Annotated[int | None, typer.Option(min=2, help="Take this many newest checkpoints of a run.")] = None,
+) -> None:
+    """Write the model whose weights are the mean of several checkpoints.
+
+    Example: multistride average runs/many --last 5 --output runs/many/mean
+    """
+    from multistride.train.average import average_models, newest_checkpoints
+
+    if last is not None and len(models) != 1:
+        raise UsageError(f"--last takes one run directory, {len(models)} were given")
+    average_models(models if last is None else newest_checkpoints(models[0], last), output)
+    say(f"written: {output}")
 
 
 @app.command()

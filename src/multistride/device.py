@@ -54,6 +54,11 @@ def set_threads(count: int | None) -> int:
     return torch.get_num_threads()
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch raised `error` because a CPU or GPU has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def _cpu_info() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -167,6 +167,45 @@ def lookahead(
     return slots, _fill(widths, shape, label, NO_LABEL)
 
 
+def reveal(
+    slots: Slots, labels: Int[Tensor, "B N"], shown: Bool[Tensor, "B N"], start_token: int
+) -> tuple[Slots, Int[Tensor, "B M"]]:
+    """Let every group see some of its own tokens: what `shown` slots were to predict, read by slots of its own.
+
+    A revealed token stands in an extra slot of reach 1 at the end of the row, of the group it was revealed to; the
+    slot that was to predict it loses its label. Without label or in groups of reach 1 nothing is revealed. This is
+    the layout of glancing training (Qian et al. 2021, arXiv 2008.07905, section 3.1) with tokens drawn at random.
+
+    Returns slots and labels, both [B, M] with M the larger by the most tokens revealed in a row.
+    """
+    shown = shown & (labels != NO_LABEL) & (slots.reach > 1)
+    counts = shown.sum(1, keepdim=True)
+    rows, places = torch.nonzero(shown, as_tuple=True)
+    shape = (len(labels), int(counts.max()) if len(labels) else 0)
+
+    def appended(field: Tensor, values: Tensor, padding: int) -> Tensor:
+        return torch.cat([field, _fill(counts, shape, values, padding)], dim=1)
+
+    longer = Slots(
+        appended(slots.token, labels[rows, places], start_token),
+        appended(slots.position, slots.position[rows, places] + 1, 0),
+        appended(slots.reach, torch.ones_like(rows), 1),
+        appended(slots.group, slots.group[rows, places], PADDING_GROUP),
+    )
+    hidden = torch.where(shown, NO_LABEL, labels)
+    return longer, appended(hidden, torch.full_like(rows, NO_LABEL), NO_LABEL)
+
+
+def previous_in_group(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """The token before the one each slot predicts, where the same group predicts it too; `NO_LABEL` elsewhere.
+
+    It is what a group cannot see of itself and what the Markov head is given.
+    """
+    left = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=NO_LABEL)
+    group = torch.nn.functional.pad(slots.group[:, :-1], (1, 0), value=-1)
+    return torch.where((group == slots.group) & (labels != NO_LABEL), left, NO_LABEL)
+
+
 def _spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
     """For every slot of a layout in reading order: its row, its group, its place in the group; and [B, N]."""
     batch, count = widths.shape

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
 
-    def open(self, config: dict[str, Any], resume: bool) -> None:
-        """Create the directory and write `run.yaml`.
+    def open(
+        self, config: dict[str, Any], resume: bool, complete: Callable[[Any], dict[str, Any]] = lambda stored: stored
+    ) -> None:
+        """Create the directory and write `run.yaml`; `complete` adds to a stored one what has been added since.
 
         Raises `UsageError` if a run is there already and `resume` is false, or was made with another configuration.
         """
@@ -37,7 +40,7 @@ class RunDirectory:
                 raise UsageError(
                     f"{self.path} holds a run already: add --resume to continue it, or choose another place"
                 )
-            self._same(yaml.safe_load(settings.read_text(encoding="utf-8")), config)
+            self._same(complete(yaml.safe_load(settings.read_text(encoding="utf-8"))), config)
             return
         with replacing_file(settings) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -58,13 +61,13 @@ class RunDirectory:
         link = self.path / "last"
         if link.is_dir():
             return link.resolve()
-        left = self._by_age() if link.is_symlink() else []
+        left = self.by_age() if link.is_symlink() else []
         return left[-1].resolve() if left else None
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints; `best` and `last` stay whatever their age."""
         linked = {(self.path / name).resolve() for name in ("best", "last")}
-        for old in self._by_age()[:-keep]:
+        for old in self.by_age()[:-keep]:
             if old.resolve() not in linked:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -84,7 +87,7 @@ class RunDirectory:
             kept = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries if entry["update"] <= update]
             temporary.write_text("".join(kept), encoding="utf-8")
 
-    def _by_age(self) -> list[Path]:
+    def by_age(self) -> list[Path]:
         """The checkpoints, oldest first."""
         numbered = [path for path in self.checkpoints.glob("step_*") if path.name.removeprefix("step_").isdigit()]
         return sorted(numbered, key=lambda path: int(path.name.removeprefix("step_")))

@@ -56,7 +56,7 @@ def write_config(path: Path, data: Path, run: Path, sizes: str, start: Path | No
     shape = (
         "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 1, decoder_layers: 1, max_positions: 32}"
     )
-    model = f"start_from: {start}" if start else f"model: {shape[:-1]}, max_positions: 32}}"
+    model = f"start_from: {start}" if start else f"model: {shape}"
     path.write_text(
         f"data: {data}\nrun: {run}\n{model}\ngroups: {{sizes: {sizes}}}\n"
         "training: {updates: 60, tokens_per_batch: 400, learning_rate: 0.01, warmup_updates: 10, schedule: linear,"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
 from multistride.decode.options import DecodeOptions
-from multistride.decode.pick import Picker, greedy
+from multistride.decode.pick import Picker, greedy_for
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.model.step import M, StepModel
 
@@ -48,6 +48,6 @@ def decode_batch(
     config = model.config
     limits = [options.limit(length, config) for length in lengths.tolist()]
     state = DecodeState(limits, config.start_token, config.end_token)
-    for _ in decode(model, source, lengths, state, lambda _: options.group_size, greedy(config)):
+    for _ in decode(model, source, lengths, state, lambda _: options.group_size, greedy_for(config, model.markov)):
         pass
     return state.hypotheses

@@ -28,6 +28,7 @@ class TransformerConfig(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="on embeddings and sublayer outputs")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="on attention weights (slower on CPUs if not 0)")
     max_group_size: int = Field(8, ge=1, description="largest K this model has reach embeddings for")
+    markov_rank: int = Field(0, ge=0, description="rank of the Markov head; 0 for none")
     group_sizes: tuple[int, ...] = Field((1,), description="the K values it was trained for, K=1 first")
     pad_token: int = Field(0, ge=0)
     start_token: int = Field(1, ge=0, description="what slots before the beginning of the sentence read")

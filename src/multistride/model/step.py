@@ -14,6 +14,7 @@ from torch import Tensor
 from multistride.groups import Slots
 from multistride.model.cache import DecoderCache
 from multistride.model.config import TransformerConfig
+from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 
 
@@ -39,6 +40,10 @@ class StepModel(Protocol[M]):
     def config(self) -> TransformerConfig:
         """The sizes, special tokens and group sizes of the model."""
 
+    @property
+    def markov(self) -> MarkovHead | None:
+        """What corrects the tokens of a group by each other; None for a model without."""
+
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> M:
         """Encode a batch of sources (None: a causal model) and return the memory its steps will use."""
 
@@ -57,6 +62,11 @@ class EagerStepModel:
     def config(self) -> TransformerConfig:
         """The sizes, special tokens and group sizes of the model."""
         return self.model.config
+
+    @property
+    def markov(self) -> MarkovHead | None:
+        """What corrects the tokens of a group by each other; None for a model without."""
+        return self.model.markov
 
     @torch.inference_mode()
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
@@ -105,6 +115,11 @@ class UncachedStepModel:
     def config(self) -> TransformerConfig:
         """The sizes, special tokens and group sizes of the model."""
         return self.model.config
+
+    @property
+    def markov(self) -> MarkovHead | None:
+        """What corrects the tokens of a group by each other; None for a model without."""
+        return self.model.markov
 
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> UncachedMemory:
         """Remember the source."""

@@ -17,6 +17,7 @@ from multistride.model.attention import CrossAttention, SelfAttention
 from multistride.model.cache import DecoderCache, KeyValue, LayerCache
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, PositionEmbedding, ReachEmbedding, Residual
+from multistride.model.markov import MarkovHead
 
 
 class EncoderLayer(nn.Module):
@@ -76,6 +77,7 @@ class Transformer(nn.Module):
             self.source_embedding = nn.Embedding(config.vocabulary_size, config.hidden_size)
         if not config.tie_embeddings:
             self.output = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
+        self.markov = MarkovHead(config) if config.markov_rank else None
         self.position = PositionEmbedding(config)
         self.reach = ReachEmbedding(config)
         self.dropout = nn.Dropout(config.dropout)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from multistride.errors import DataError
+from multistride.train.average import MovingAverage
 
 STATE = "training.pt"
 
@@ -42,26 +43,29 @@ class Progress:
     since: Sums = field(default_factory=Sums)
 
 
-def save_state(directory: Path, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write optimiser, progress and the state of the random number generators into `directory`."""
+def save_state(
+    directory: Path, optimizer: torch.optim.Optimizer, progress: Progress, average: MovingAverage | None = None
+) -> None:
+    """Write optimiser and progress into `directory`; the trained weights too where the model has averaged ones."""
     state = {
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
-        "random": torch.get_rng_state(),
-        "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "trained": average.other if average is not None else {},
     }
     serialised = io.BytesIO()
     torch.save(state, serialised)
     (directory / STATE).write_bytes(serialised.getbuffer())
 
 
-def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(directory: Path, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None) -> Progress:
     """Restore what `save_state` wrote. Only tensors and plain values are read, never code."""
     path = directory / STATE
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(**{**state["progress"], "since": Sums(**state["progress"]["since"])})
+        if average is not None:
+            average.train_on(state["trained"])
     except (
         OSError,
         RuntimeError,
@@ -75,7 +79,4 @@ def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
         raise DataError(
             f"{path} cannot be resumed from, it is damaged ({reason}): delete {directory} to go on from an older one"
         ) from error
-    torch.set_rng_state(state["random"])
-    if state["random_gpu"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_gpu"])
     return progress

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from multistride.device import Precision
 from multistride.model.config import TransformerConfig
@@ -14,29 +14,62 @@ from multistride.model.config import TransformerConfig
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+def checked_sizes(sizes: Any) -> Any:
+    """Refuse switches as group sizes: to Python `true` is the number 1."""
+    if isinstance(sizes, dict) and any(isinstance(size, bool) for size in sizes):
+        raise ValueError("a group size is a number; true and false are none")
+    return sizes
+
+
+def ordered_sizes(sizes: dict[int, float]) -> dict[int, float]:
+    """Group sizes in rising order. Raises `ValueError` for one below 1 or a share that is not above 0."""
+    if not sizes or min(sizes) < 1:
+        raise ValueError("each group size must be at least 1")
+    if not all(0 < share < math.inf for share in sizes.values()):
+        raise ValueError("each share must be a number above 0: leave a size out instead")
+    return dict(sorted(sizes.items()))
+
+
+Sizes = Annotated[dict[int, float], BeforeValidator(checked_sizes), AfterValidator(ordered_sizes)]
+
+
+class Stage(BaseModel):
+    """An early part of the training with group sizes of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    until: float = Field(gt=0, lt=1, description="where the stage ends, as a share of all updates")
+    sizes: Sizes = Field(description="group size (K) to its share of the sentences, in this stage")
+
+
 class GroupsConfig(BaseModel):
     """Which layouts the model is trained on. Every sentence of a batch draws its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    sizes: dict[int, float] = Field({1: 1.0}, description="group size (K) to its share of the sentences")
+    sizes: Sizes = Field({1: 1.0}, description="group size (K) to its share of the sentences")
+    curriculum: tuple[Stage, ...] = Field((), description="what comes before `sizes`, stage by stage")
     random_borders: float = Field(0.0, ge=0, le=1, description="share of sentences cut at random places instead")
+    lookahead: float = Field(0.0, ge=0, le=1, description="share of sentences laid out as for drafting")
+    glancing: float = Field(0.0, ge=0, lt=1, description="share of a group revealed at first; falls to 0 at the end")
+    markov_rank: int = Field(0, ge=0, description="rank of the Markov head to train; 0 for none")
 
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _numbers(cls, sizes: Any) -> Any:
-        if isinstance(sizes, dict) and any(isinstance(size, bool) for size in sizes):
-            raise ValueError("a group size is a number; true and false are none")
-        return sizes
+    @model_validator(mode="after")
+    def _in_order(self) -> GroupsConfig:
+        ends = [stage.until for stage in self.curriculum]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"curriculum ends its stages at {ends}; each must end after the one before it")
+        unknown = {size for stage in self.curriculum for size in stage.sizes} - self.sizes.keys()
+        if unknown:
+            raise ValueError(
+                f"curriculum trains K={min(unknown)}, which sizes does not name: a size left out is forgotten; "
+                "add it to sizes"
+            )
+        return self
 
-    @field_validator("sizes")
-    @classmethod
-    def _positive(cls, sizes: dict[int, float]) -> dict[int, float]:
-        if not sizes or min(sizes) < 1:
-            raise ValueError("each group size must be at least 1")
-        if not all(0 < share < math.inf for share in sizes.values()):
-            raise ValueError("each share must be a number above 0: leave a size out instead")
-        return dict(sorted(sizes.items()))
+    def at(self, progress: float) -> dict[int, float]:
+        """The group sizes and their shares when `progress` (0 to 1) of all updates are done."""
+        return next((stage.sizes for stage in self.curriculum if progress < stage.until), self.sizes)
 
 
 class TrainingConfig(BaseModel):
@@ -48,13 +81,20 @@ class TrainingConfig(BaseModel):
     tokens_per_batch: int = Field(2048, ge=16, description="padded tokens a batch, of the longer side")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step and process")
     learning_rate: float = Field(1e-3, gt=0, description="the highest of the schedule")
-    schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = Field("inverse_sqrt")
+    schedule: Literal["inverse_sqrt", "cosine", "linear", "wsd", "constant"] = Field("inverse_sqrt")
     warmup_updates: int = Field(400, ge=0, description="updates in which the rate rises linearly from 0")
-    final_rate: float = Field(0.0, ge=0, le=1, description="where cosine and linear end, as a share of learning_rate")
+    final_rate: float = Field(
+        0.0, ge=0, le=1, description="where cosine, linear and wsd end, as a share of learning_rate"
+    )
+    decay_share: float = Field(0.2, gt=0, le=1, description="wsd: share of all updates in which the rate falls")
     adam_betas: tuple[Beta, Beta] = Field((0.9, 0.98))
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW), on matrices only")
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    clip_value: float = Field(0.0, ge=0, description="largest entry of the gradient, cut before the norm; 0: any")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="share of decoder input replaced by the mask symbol")
+    r_drop: float = Field(0.0, ge=0, description="weight of the divergence between two dropouts; 0: one pass")
+    moving_average: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights (EMA); 0 for none")
     precision: Precision = Field("auto", description="bfloat16 is autocast; weights stay float32")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     seed: int = Field(1, ge=0)

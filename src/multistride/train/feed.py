@@ -15,8 +15,9 @@ from multistride.train.checkpoint import Progress
 
 @dataclass
 class Piece:
-    """One batch, and the generator its layouts are drawn from."""
+    """One batch, the pairs it is made of (rows of the split), and the generator its layouts are drawn from."""
 
+    rows: NDArray[np.int64]
     batch: Batch
     generator: torch.Generator
 
@@ -55,4 +56,4 @@ class Feed:
         rows = self.batches_in(epoch)[index]
         entropy = np.random.SeedSequence([self._seed, epoch, index]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(entropy))
-        return Piece(collate(self._split, rows, self._vocabulary), generator)
+        return Piece(rows, collate(self._split, rows, self._vocabulary), generator)

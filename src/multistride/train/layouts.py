@@ -1,35 +1,116 @@
-"""Which slots a batch is trained on: every sentence draws a group size, and perhaps borders of its own."""
+"""Which slots a batch is trained on: every sentence draws a group size, and perhaps a layout of its own.
+
+Shapes: B sentences, N slots.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from multistride.data.batch import Batch
-from multistride.groups import Slots, equal_sizes, sampled_sizes, teacher_forced
+from multistride.groups import (
+    NO_LABEL,
+    PADDING_GROUP,
+    Slots,
+    equal_sizes,
+    lookahead,
+    previous_in_group,
+    reveal,
+    sampled_sizes,
+    teacher_forced,
+)
+from multistride.model.config import TransformerConfig
 from multistride.train.config import GroupsConfig
 
 
-def draw_slots(
-    batch: Batch, config: GroupsConfig, start_token: int, generator: torch.Generator
-) -> tuple[Slots, Int[Tensor, "B N"]]:
-    """Slots and labels of a batch, each sentence with its own draw from `config`."""
-    choices = torch.tensor(list(config.sizes))
-    shares = torch.tensor(list(config.sizes.values()), dtype=torch.float)
-    rows = len(batch.target_lengths)
-    group_size = choices[torch.multinomial(shares, rows, replacement=True, generator=generator)]
-    sizes = equal_sizes(batch.target_lengths, group_size)
-    if config.random_borders > 0:
-        cut = sampled_sizes(batch.target_lengths, group_size, generator)
-        random = torch.rand(rows, generator=generator) < config.random_borders
-        width = max(sizes.shape[1], cut.shape[1])
-        sizes, cut = (torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (sizes, cut))
-        sizes = torch.where(random[:, None], cut, sizes)
-    return teacher_forced(batch.target, batch.target_lengths, sizes, start_token)
+class TrainingPass(NamedTuple):
+    """A decoder pass and what it is to predict. `previous` is what `groups.previous_in_group` says."""
+
+    slots: Slots
+    labels: Int[Tensor, "B N"]
+    previous: Int[Tensor, "B N"]
+
+    def to(self, device: torch.device | str) -> TrainingPass:
+        """The same pass on another device."""
+        return TrainingPass(self.slots.to(device), self.labels.to(device), self.previous.to(device))
+
+    def labelled(self) -> int:
+        """The number of tokens to predict."""
+        return int((self.labels != NO_LABEL).sum())
 
 
-def fixed_slots(batch: Batch, group_size: int, start_token: int) -> tuple[Slots, Int[Tensor, "B N"]]:
-    """Slots and labels of a batch with one group size for all."""
-    sizes = equal_sizes(batch.target_lengths, group_size)
-    return teacher_forced(batch.target, batch.target_lengths, sizes, start_token)
+class LayoutDrawer:
+    """Draws the layouts of batches as a configuration says; all chance comes from the generator it is handed."""
+
+    def __init__(self, groups: GroupsConfig, model: TransformerConfig, word_dropout: float = 0.0) -> None:
+        self.groups, self.model, self.word_dropout = groups, model, word_dropout
+
+    def draw(self, batch: Batch, generator: torch.Generator, progress: float = 1.0) -> TrainingPass:
+        """The pass of one batch; `progress` is the share of all updates that are done (0 to 1)."""
+        group_size = self._group_sizes(len(batch.target_lengths), generator, progress)
+        sizes = equal_sizes(batch.target_lengths, group_size)
+        if self.groups.random_borders > 0:
+            cut = sampled_sizes(batch.target_lengths, group_size, generator)
+            sizes = _by_row(self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0)
+        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token)
+        if self.groups.lookahead > 0:
+            slots, labels = self._some_look_ahead(batch, group_size, slots, labels, generator)
+        previous = previous_in_group(slots, labels)
+        glancing = self.groups.glancing * (1 - progress)
+        if self.groups.glancing > 0:
+            shown = torch.rand(labels.shape, generator=generator) < glancing
+            slots, labels = reveal(slots, labels, shown, self.model.start_token)
+            previous = pad(previous, (0, labels.shape[1] - previous.shape[1]), value=NO_LABEL)
+        if self.word_dropout > 0:
+            slots = self._without_some_words(slots, generator)
+        return TrainingPass(slots, labels, previous)
+
+    def fixed(self, batch: Batch, group_size: int) -> TrainingPass:
+        """The pass of a batch with one group size for all and nothing left to chance."""
+        sizes = equal_sizes(batch.target_lengths, group_size)
+        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token)
+        return TrainingPass(slots, labels, previous_in_group(slots, labels))
+
+    def _group_sizes(self, rows: int, generator: torch.Generator, progress: float) -> Int[Tensor, "B"]:
+        mixture = self.groups.at(progress)
+        shares = torch.tensor(list(mixture.values()), dtype=torch.float)
+        return torch.tensor(list(mixture))[torch.multinomial(shares, rows, replacement=True, generator=generator)]
+
+    def _chosen(self, rows: int, share: float, generator: torch.Generator) -> Bool[Tensor, "B"]:
+        return torch.rand(rows, generator=generator) < share
+
+    def _some_look_ahead(
+        self,
+        batch: Batch,
+        group_size: Int[Tensor, "B"],
+        slots: Slots,
+        labels: Int[Tensor, "B N"],
+        generator: torch.Generator,
+    ) -> tuple[Slots, Int[Tensor, "B M"]]:
+        """Give some rows the lookahead layout, each from an anchor drawn anywhere in its sentence."""
+        chosen = self._chosen(len(labels), self.groups.lookahead, generator)
+        anchors = (torch.rand(len(labels), generator=generator) * batch.target_lengths).long()
+        special = self.model.start_token, self.model.mask_token
+        drafts, wanted = lookahead(batch.target, batch.target_lengths, anchors, group_size, *special)
+        padding = (self.model.start_token, 0, 1, PADDING_GROUP)
+        fields = zip(drafts, slots, padding, strict=True)
+        mixed = Slots(*(_by_row(chosen, draft, other, value) for draft, other, value in fields))
+        return mixed, _by_row(chosen, wanted, labels, NO_LABEL)
+
+    def _without_some_words(self, slots: Slots, generator: torch.Generator) -> Slots:
+        """Replace tokens the decoder reads by the mask symbol (Bowman et al. 2016, arXiv 1511.06349, section 3.1)."""
+        dropped = torch.rand(slots.token.shape, generator=generator) < self.word_dropout
+        dropped &= slots.token != self.model.start_token
+        return slots._replace(token=torch.where(dropped, self.model.mask_token, slots.token))
+
+
+def _by_row(chosen: Bool[Tensor, "B"], first: Tensor, second: Tensor, padding: int) -> Tensor:
+    """The chosen rows of `first`, the others of `second`; both [B, any], the narrower one padded on the right."""
+    width = max(first.shape[1], second.shape[1])
+    first, second = (pad(part, (0, width - part.shape[1]), value=padding) for part in (first, second))
+    return torch.where(chosen[:, None], first, second)

@@ -13,31 +13,38 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multistride.data.batch import PreparedData, collate, token_batches
-from multistride.device import pick_device, pick_precision
+from multistride.device import is_out_of_memory, pick_device, pick_precision
 from multistride.errors import DataError, Interrupted, UserError
-from multistride.groups import NO_LABEL, Slots
+from multistride.files import write_json
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
 from multistride.rundir import RunDirectory
+from multistride.train.average import MovingAverage
 from multistride.train.card import model_card
 from multistride.train.checkpoint import Progress, Sums, load_state, save_state
-from multistride.train.config import RunConfig, TrainingConfig
+from multistride.train.config import RunConfig
 from multistride.train.feed import Feed, Piece
-from multistride.train.interrupt import stop_on_signal
-from multistride.train.layouts import draw_slots, fixed_slots
+from multistride.train.interrupt import StopRequest, stop_on_signal
+from multistride.train.layouts import LayoutDrawer, TrainingPass
 from multistride.train.loss import SlotLoss
 from multistride.train.monitor import Monitor
+from multistride.train.optimizer import adamw, clip_gradients
 from multistride.train.schedule import learning_rate
 from multistride.train.warmstart import first_model
 
 Validate = Callable[[Transformer], dict[str, float]]
 """Decodes validation sentences; returns metrics, one of them `score` (higher is better)."""
+
+NOT_FINITE = "not_finite.json"
+"""The file of a run directory that says which pairs an update held whose loss was no number."""
 
 
 def train(config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool = False) -> RunDirectory:
@@ -57,7 +64,7 @@ def train(config: RunConfig, validate: Validate | None, monitor: Monitor, resume
             at_end = trainer.progress.update == config.training.updates
             if at_end or trainer.progress.update % config.training.validate_every == 0:
                 trainer.validate()
-            if stop.requested and not at_end:
+            if trainer.asked_to_stop(stop) and not at_end:
                 trainer.save()
                 raise Interrupted(
                     f"stopped after update {trainer.progress.update} of {config.training.updates}; "
@@ -71,25 +78,32 @@ class Trainer:
 
     def __init__(self, config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool) -> None:
         self.config, self._validate, self._monitor = config, validate, monitor
-        self.settings = config.training
+        self.settings = settings = config.training
         self.data = PreparedData.load(config.data)
         self.run = RunDirectory(config.run)
-        torch.manual_seed(self.settings.seed)
+        self.accelerator = self._accelerator()
+        self.device = self.accelerator.device
+        monitor.console.quiet = not self.accelerator.is_main_process
+        torch.manual_seed(settings.seed)
         self.model = first_model(config, self.data.vocabulary)
-        self.run.open(config.model_dump(mode="json"), resume)
-        self.progress = Progress()
+        with self.accelerator.main_process_first():  # the others find the run their main process has opened
+            self.run.open(
+                config.model_dump(mode="json"), resume or not self.accelerator.is_main_process, _with_new_fields
+            )
         last = self.run.last()
         if last is not None:
             self.model = load_model(last)[0]
         self._check_lengths()
-        self._accelerate()
-        if last is not None:
-            self.progress = load_state(last, self.optimizer)
-        self.run.rewind(self.progress.update)
-        self.feed = Feed(
-            self.data.split("train"), self.data.vocabulary, self.settings.tokens_per_batch, self.settings.seed
-        )
-        self.device = self.accelerator.device
+        self.average = MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
+        objective = SlotLoss(self.model, settings.label_smoothing, settings.r_drop)
+        self.objective: nn.Module
+        self.optimizer: torch.optim.Optimizer
+        self.objective, self.optimizer = self.accelerator.prepare(objective, adamw(self.model, settings))
+        self.progress = load_state(last, self.optimizer, self.average) if last is not None else Progress()
+        if self.accelerator.is_main_process:
+            self.run.rewind(self.progress.update)
+        self.layouts = LayoutDrawer(config.groups, self.model.config, settings.word_dropout)
+        self.feed = Feed(self.data.split("train"), self.data.vocabulary, settings.tokens_per_batch, settings.seed)
 
     def update(self) -> None:
         """One optimiser step over `accumulate` batches a process, weighted by their labels."""
@@ -98,33 +112,57 @@ class Trainer:
         rank, processes = accelerator.process_index, accelerator.num_processes
         mine = slice(rank * settings.accumulate, (rank + 1) * settings.accumulate)
         pieces = self.feed.take(self.progress, settings.accumulate * processes, mine)
-        passes = [self._slots(piece) for piece in pieces]
-        labels = torch.tensor(sum(int((wanted != NO_LABEL).sum()) for _, wanted in passes), device=self.device)
+        done = self.progress.update / settings.updates
+        passes = [self.layouts.draw(piece.batch, piece.generator, done) for piece in pieces]
+        labels = torch.tensor(sum(each.labelled() for each in passes), device=self.device)
         total = int(accelerator.reduce(labels, "sum"))
         self.progress.update += 1
         rate = learning_rate(settings, self.progress.update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.objective.train()
-        sums = [0.0, 0.0]
-        for index, (piece, (slots, wanted)) in enumerate(zip(pieces, passes, strict=True)):
-            batch = piece.batch.to(self.device)
-            quiet = accelerator.no_sync(self.objective) if index + 1 < len(pieces) else nullcontext()
-            with quiet:
-                losses = self.objective(
-                    batch.source, batch.source_lengths, slots.to(self.device), wanted.to(self.device)
-                )
-                accelerator.backward(losses.smoothed * processes / total)
-            sums = [
-                before + float(loss.detach())
-                for before, loss in zip(sums, (losses.smoothed, losses.cross_entropy), strict=True)
-            ]
-        norm = self._clip()
-        self._check_finite(sums[0], norm)
+        smoothed, cross_entropy = self._backward(pieces, passes, processes / total)
+        norm = clip_gradients(self.objective.parameters(), settings)
+        self._check_finite(smoothed, norm, pieces)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.progress.seconds += time.perf_counter() - began
-        self._log(Sums(1, int(labels), sums[0], sums[1], norm, time.perf_counter() - began), rate)
+        if self.average is not None:
+            self.average.take(self.progress.update)
+        seconds = time.perf_counter() - began
+        self.progress.seconds += seconds
+        self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
+
+    def _backward(self, pieces: list[Piece], passes: list[TrainingPass], scale: float) -> tuple[float, float]:
+        """Add up the gradients of this process; returns the sums of both losses.
+
+        What dropout leaves out follows from the seed, the update and the process alone, so that a resumed run drops
+        the same.
+        """
+        self.objective.train()
+        torch.manual_seed(stable_seed(self.settings.seed, self.progress.update, self.accelerator.process_index))
+        sums = [0.0, 0.0]
+        try:
+            for index, (piece, asked) in enumerate(zip(pieces, passes, strict=True)):
+                batch = piece.batch.to(self.device)
+                last = index + 1 == len(pieces)
+                with nullcontext() if last else self.accelerator.no_sync(self.objective):
+                    losses = self.objective(batch.source, batch.source_lengths, *asked.to(self.device))
+                    self.accelerator.backward(losses.smoothed * scale)
+                sums[0] += float(losses.smoothed.detach())
+                sums[1] += float(losses.cross_entropy)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory at update {self.progress.update} with training.tokens_per_batch "
+                f"{self.settings.tokens_per_batch}: lower it and raise training.accumulate by as much"
+            ) from error
+        return sums[0], sums[1]
+
+    def asked_to_stop(self, stop: StopRequest) -> bool:
+        """Whether any process was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        return bool(self.accelerator.reduce(torch.tensor(int(stop.requested), device=self.device), "sum"))
 
     def attention(self) -> AbstractContextManager[None]:
         """On CPUs the plain attention kernel: its backward pass is faster than the fused one on short sentences."""
@@ -132,15 +170,9 @@ class Trainer:
         return plain if self.device.type == "cpu" else nullcontext()
 
     def validate(self) -> None:
-        """Measure, record, checkpoint; move `best` if this is the best so far."""
-        self.objective.eval()
-        metrics: dict[str, float] = {}
-        for group_size in self.config.groups.sizes:
-            metrics[f"validation_loss_k{group_size}"] = self._validation_loss(group_size)
-        losses = list(metrics.values())
-        metrics["score"] = -sum(losses) / len(losses)
-        if self._validate is not None:
-            metrics.update(self._validate(self.model))
+        """Measure (the averaged weights, if there are any), record, checkpoint; move `best` if this is the best."""
+        with self._published():
+            metrics = self._measured()
         best = metrics["score"] > self.progress.best
         self.progress.best = max(metrics["score"], self.progress.best)
         self.save()
@@ -150,6 +182,14 @@ class Trainer:
             self.run.prune(self.settings.keep_checkpoints)
             self.run.record({"update": self.progress.update, "kind": "validation", **metrics})
         self._monitor.validated(self.progress.update, metrics)
+
+    def _measured(self) -> dict[str, float]:
+        self.objective.eval()
+        losses = {f"validation_loss_k{size}": self._validation_loss(size) for size in self.config.groups.sizes}
+        metrics = {**losses, "score": -sum(losses.values()) / len(losses)}
+        if self._validate is not None:
+            metrics.update(self._validate(self.model))
+        return metrics
 
     def save(self) -> None:
         """Write a checkpoint and point `last` at it."""
@@ -164,11 +204,16 @@ class Trainer:
             "seed": self.settings.seed,
         }
         card = model_card(self.model, self.config, self.data)
-        save_model(place, self.model, self.data.vocabulary, provenance, card, self._save_state)
+        with self._published():
+            save_model(place, self.model, self.data.vocabulary, provenance, card, self._save_state)
         self.run.point("last", self.progress.update)
 
     def _save_state(self, place: Path) -> None:
-        save_state(place, self.optimizer, self.progress)
+        save_state(place, self.optimizer, self.progress, self.average)
+
+    def _published(self) -> AbstractContextManager[None]:
+        """While it lasts the model has the weights that are measured and saved."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _check_lengths(self) -> None:
         """Refuse data the model has no positions for."""
@@ -182,35 +227,23 @@ class Trainer:
                     f"prepare with --max-tokens {longest - 1} or raise model.max_positions"
                 )
 
-    def _accelerate(self) -> None:
+    def _accelerator(self) -> Accelerator:
         device = pick_device(self.settings.device)
         precision = "bf16" if pick_precision(self.settings.precision, device) == "bfloat16" else "no"
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-        objective = SlotLoss(self.model, self.settings.label_smoothing)
-        self.objective: nn.Module
-        self.optimizer: torch.optim.Optimizer
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, self.settings),
-            lr=self.settings.learning_rate,
-            betas=self.settings.adam_betas,
-            eps=1e-9,
-            fused=True,
+        return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+    def _check_finite(self, loss: float, norm: float, pieces: list[Piece]) -> None:
+        """Stop before a step that would spoil the weights, and say which pairs the update held."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        rows = [row for piece in pieces for row in piece.rows.tolist()]
+        place = self.run.path / NOT_FINITE
+        write_json(place, {"update": self.progress.update, "loss": str(loss), "norm": str(norm), "train_rows": rows})
+        raise UserError(
+            f"the loss is {loss} and the gradient norm {norm} at update {self.progress.update} (its pairs are in "
+            f"{place}): lower training.learning_rate or set training.precision: float32, then --resume from the last "
+            "checkpoint"
         )
-        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-
-    def _slots(self, piece: Piece) -> tuple[Slots, torch.Tensor]:
-        return draw_slots(piece.batch, self.config.groups, self.model.config.start_token, piece.generator)
-
-    def _clip(self) -> float:
-        largest = self.settings.clip_norm or math.inf
-        return float(self.accelerator.clip_grad_norm_(self.objective.parameters(), largest))
-
-    def _check_finite(self, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"the loss is {loss} and the gradient norm {norm} at update {self.progress.update}: lower "
-                "training.learning_rate or set training.precision: float32, then --resume from the last checkpoint"
-            )
 
     @torch.inference_mode()
     def _validation_loss(self, group_size: int) -> float:
@@ -222,43 +255,45 @@ class Trainer:
         loss, count = 0.0, 0
         for rows in batches:
             batch = collate(split, rows, self.data.vocabulary)
-            slots, labels = fixed_slots(batch, group_size, self.model.config.start_token)
+            asked = self.layouts.fixed(batch, group_size)
             batch = batch.to(self.device)
-            losses = self.objective(batch.source, batch.source_lengths, slots.to(self.device), labels.to(self.device))
+            losses = self.objective(batch.source, batch.source_lengths, *asked.to(self.device))
             loss += float(losses.cross_entropy)
-            count += int((labels != NO_LABEL).sum())
+            count += asked.labelled()
         return loss / count
 
     def _log(self, sums: Sums, rate: float) -> None:
         since = self.progress.since + sums
         self.progress.since, update = since, self.progress.update
-        loss = since.cross_entropy / since.labels
         speed = since.labels * self.accelerator.num_processes / since.seconds
-        self._monitor.updated(update, loss, speed)
+        self._monitor.updated(update, since.cross_entropy / since.labels, speed)
         if update % self.settings.log_every and update != self.settings.updates:
             return
+        self.progress.since = Sums()
+        totals = torch.tensor([since.labels, since.smoothed, since.cross_entropy], dtype=torch.float64)
+        labels, smoothed, cross_entropy = self.accelerator.reduce(totals.to(self.device), "sum").tolist()
         if self.accelerator.is_main_process:
             entry = {
                 "update": update,
                 "kind": "training",
                 "epoch": self.progress.epoch,
-                "loss": since.smoothed / since.labels,
-                "cross_entropy": loss,
+                "loss": smoothed / labels,
+                "cross_entropy": cross_entropy / labels,
                 "learning_rate": rate,
                 "gradient_norm": since.norm / since.updates,
                 "tokens_per_second": speed,
             }
             self.run.record(entry)
-        self.progress.since = Sums()
 
 
-def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms and embeddings without."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed = [p for p in model.parameters() if p.dim() > 1 and id(p) not in embeddings]
-    chosen = {id(parameter) for parameter in decayed}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+def stable_seed(*numbers: int) -> int:
+    """A seed that follows from `numbers` alone and differs wherever one of them does."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _with_new_fields(stored: Any) -> Any:
+    """A stored configuration with the defaults of fields that did not exist when it was stored."""
+    try:
+        return RunConfig.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored

@@ -27,13 +27,16 @@ class SlotLoss(nn.Module):
     """The model with its objective, so that one `forward` is what devices, precision and processes wrap.
 
     Label smoothing mixes the target distribution with the uniform one (Szegedy et al. 2016, arXiv 1512.00567,
-    section 7). Slots without a label cost no projection to the vocabulary.
+    section 7). Slots without a label cost no projection to the vocabulary. With `r_drop` above 0 a training batch is
+    read twice, under two dropout masks, and the divergence of the readings from each other is added to the smoothed
+    loss with weight `r_drop` (Liang et al. 2021, arXiv 2106.14448, equations 2 to 4; here half of it all, so that
+    the loss stays that of one reading).
     """
 
-    def __init__(self, model: Transformer, label_smoothing: float) -> None:
+    def __init__(self, model: Transformer, label_smoothing: float, r_drop: float = 0.0) -> None:
         super().__init__()
         self.model = model
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.r_drop = label_smoothing, r_drop
 
     def forward(
         self,
@@ -41,12 +44,38 @@ class SlotLoss(nn.Module):
         source_lengths: Int[Tensor, "B"] | None,
         slots: Slots,
         labels: Int[Tensor, "B N"],
+        previous: Int[Tensor, "B N"],
     ) -> Losses:
-        """The sums over all labels of the batch."""
+        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says."""
+        first = self._logits(source, source_lengths, slots, labels, previous)
+        wanted = labels[labels != NO_LABEL]
+        losses = self._losses(first, wanted)
+        if not (self.r_drop and self.training):
+            return losses
+        second = self._logits(source, source_lengths, slots, labels, previous)
+        again = self._losses(second, wanted)
+        smoothed = (losses.smoothed + again.smoothed) / 2 + self.r_drop / 4 * _divergences(first, second)
+        return Losses(smoothed, (losses.cross_entropy + again.cross_entropy) / 2, losses.correct)
+
+    def _logits(
+        self,
+        source: Tensor | None,
+        source_lengths: Tensor | None,
+        slots: Slots,
+        labels: Tensor,
+        previous: Tensor,
+    ) -> Float[Tensor, "L V"]:
         hidden = self.model(source, source_lengths, slots)
         asked = labels != NO_LABEL
         logits = self.model.project(hidden[asked]).float()
-        wanted = labels[asked]
+        if self.model.markov is None:
+            return logits
+        before = previous[asked]
+        known = before != NO_LABEL
+        added = self.model.markov(before.clamp(min=0)).float()
+        return logits + torch.where(known[:, None], added, 0)
+
+    def _losses(self, logits: Float[Tensor, "L V"], wanted: Int[Tensor, "L"]) -> Losses:
         log_probabilities = logits.log_softmax(dim=-1)
         cross_entropy = -log_probabilities.gather(1, wanted[:, None]).sum()
         smoothed = cross_entropy
@@ -56,3 +85,9 @@ class SlotLoss(nn.Module):
         with torch.no_grad():
             correct = (logits.argmax(dim=-1) == wanted).sum()
         return Losses(smoothed, cross_entropy.detach(), correct)
+
+
+def _divergences(first: Float[Tensor, "L V"], second: Float[Tensor, "L V"]) -> Float[Tensor, ""]:
+    """The Kullback-Leibler divergences of two readings from each other, summed: both ways, over all labels."""
+    one, other = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
+    return ((one.exp() - other.exp()) * (one - other)).sum()

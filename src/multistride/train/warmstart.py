@@ -24,20 +24,21 @@ def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
             f"{config.start_from} was trained with another vocabulary than {config.data}: "
             f"prepare the data with --vocabulary {config.start_from}"
         )
+    ranks = {start.config.markov_rank, config.groups.markov_rank} - {0}
+    if len(ranks) > 1:
+        raise UsageError(
+            f"groups.markov_rank is {config.groups.markov_rank}, that of {config.start_from} is "
+            f"{start.config.markov_rank}: leave it out or name the same"
+        )
     model = Transformer(_completed(start.config, config, vocabulary))
-    weights = start.state_dict()
-    reaches = model.reach.beyond_one.weight
+    inherited = start.state_dict()
     with torch.no_grad():
-        shared = min(len(reaches), len(start.reach.beyond_one.weight))
-        reaches[:shared] = start.reach.beyond_one.weight[:shared]
-    weights["reach.beyond_one.weight"] = reaches
-    weights.pop("position.table", None)
-    if start.config.positions == "learned":
-        table = model.position.table.detach().clone()
-        shared = min(len(table), len(start.position.table))
-        table[:shared] = start.position.table[:shared]
-        weights["position.table"] = table
-    model.load_state_dict(weights)
+        for name, weights in model.state_dict().items():
+            if (
+                name in inherited
+            ):  # tables of reaches and positions may have grown: what is new keeps its first values
+                shared = min(len(weights), len(inherited[name]))
+                weights[:shared] = inherited[name][:shared]
     return model
 
 
@@ -53,6 +54,7 @@ def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabula
         "vocabulary_size": len(vocabulary),
         "group_sizes": sizes,
         "max_group_size": max(model.max_group_size, *sizes),
+        "markov_rank": config.groups.markov_rank or model.markov_rank,
         "pad_token": vocabulary.pad,
         "start_token": vocabulary.bos,
         "end_token": vocabulary.eos,

@@ -4,11 +4,21 @@ import pytest
 import torch
 
 from multistride.data.batch import Batch
-from multistride.groups import NO_LABEL, PADDING_GROUP, equal_sizes, teacher_forced
+from multistride.groups import (
+    NO_LABEL,
+    PADDING_GROUP,
+    equal_sizes,
+    lookahead,
+    previous_in_group,
+    teacher_forced,
+    visibility,
+)
+from multistride.model.config import TransformerConfig
 from multistride.train.config import GroupsConfig
-from multistride.train.layouts import draw_slots, fixed_slots
+from multistride.train.layouts import LayoutDrawer
 
-START = 1
+START, MASK = 1, 3
+MODEL = TransformerConfig(vocabulary_size=40, start_token=START, mask_token=MASK)
 
 
 def batch_of(lengths):
@@ -18,8 +28,13 @@ def batch_of(lengths):
     return Batch(target, lengths, target, lengths)
 
 
-def draw(batch, seed=1, **config):
-    return draw_slots(batch, GroupsConfig(**config), START, torch.Generator().manual_seed(seed))
+def draw(batch, seed=1, progress=1.0, word_dropout=0.0, **config):
+    drawer = LayoutDrawer(GroupsConfig(**config), MODEL, word_dropout)
+    return drawer.draw(batch, torch.Generator().manual_seed(seed), progress)
+
+
+def fixed(batch, group_size):
+    return LayoutDrawer(GroupsConfig(), MODEL).fixed(batch, group_size)
 
 
 def sizes_of(slots, row):
@@ -38,7 +53,7 @@ def assert_same(one, other):
 def test_shares_follow_the_weights(scale):
     # Guards: one draw for the whole batch, equal shares, or weights that must sum to one.
     rows = 2000
-    slots, _ = draw(batch_of([3] * rows), sizes={4: scale, 1: scale, 2: 2 * scale})
+    slots, _, _ = draw(batch_of([3] * rows), sizes={4: scale, 1: scale, 2: 2 * scale})
     drawn = slots.reach[:, 0].bincount(minlength=5) / rows
     assert drawn[[0, 3]].sum() == 0
     assert drawn[[1, 2, 4]].tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
@@ -61,7 +76,7 @@ def test_draws_follow_from_the_generator():
 def test_every_sentence_is_a_layout_of_its_own_size():
     # Guards: a sentence laid out with the group size of another one.
     batch = batch_of([9, 4, 12, 1] * 5)
-    slots, labels = draw(batch, sizes={1: 1.0, 3: 1.0, 5: 1.0})
+    slots, labels, _ = draw(batch, sizes={1: 1.0, 3: 1.0, 5: 1.0})
     seen = set()
     for row in range(20):
         (size,) = set(sizes_of(slots, row))
@@ -79,7 +94,7 @@ def test_every_sentence_is_a_layout_of_its_own_size():
 def test_random_borders_come_in_their_share(share):
     # Guards: borders always, or never, at multiples of K; groups larger than the size that was drawn.
     rows = 400
-    slots, labels = draw(batch_of([24] * rows), sizes={4: 1.0}, random_borders=share)
+    slots, labels, _ = draw(batch_of([24] * rows), sizes={4: 1.0}, random_borders=share)
     sizes = [sizes_of(slots, row) for row in range(rows)]
     assert all(1 <= size <= 4 for row in sizes for size in row)
     # Six groups or more of random size are all of size 4 once in 4 ** 6 sentences.
@@ -98,13 +113,108 @@ def test_random_borders_leave_group_size_one_alone():
 def test_the_default_is_autoregressive():
     # Guards: a configuration without groups that trains anything else than a plain Transformer.
     batch = batch_of([9, 4, 12])
-    assert_same(draw(batch), fixed_slots(batch, 1, START))
-    assert (fixed_slots(batch, 1, START)[0].reach == 1).all()
+    assert_same(draw(batch), fixed(batch, 1))
+    assert (fixed(batch, 1)[0].reach == 1).all()
 
 
 def test_fixed_slots_use_one_size_for_all():
     # Guards: validation losses of a mixture reported as those of one K.
     batch = batch_of([9, 4, 12])
     expected = teacher_forced(batch.target, batch.target_lengths, equal_sizes(batch.target_lengths, 4), START)
-    assert_same(fixed_slots(batch, 4, START), expected)
+    assert_same(fixed(batch, 4), expected)
     assert {size for row in range(3) for size in sizes_of(expected[0], row)} == {4}
+
+
+def test_a_curriculum_changes_the_sizes_where_it_says():
+    # Guards: a stage that begins an update late, or that never ends.
+    stages = [{"until": 0.25, "sizes": {1: 1.0}}, {"until": 0.5, "sizes": {1: 0.5, 2: 0.5}}]
+    groups = {"sizes": {1: 1.0, 2: 1.0, 4: 1.0}, "curriculum": stages}
+    seen = {
+        progress: set(draw(batch_of([12] * 60), progress=progress, **groups).slots.reach[:, 0].tolist())
+        for progress in (0.0, 0.24, 0.25, 0.49, 0.5, 1.0)
+    }
+    assert seen == {0.0: {1}, 0.24: {1}, 0.25: {1, 2}, 0.49: {1, 2}, 0.5: {1, 2, 4}, 1.0: {1, 2, 4}}
+
+
+def test_lookahead_sentences_come_in_their_share():
+    # Guards: a draft layout with the sizes or labels of another sentence.
+    batch = batch_of([9, 4, 12, 7] * 100)
+    slots, labels, previous = draw(batch, sizes={4: 1.0}, lookahead=0.4)
+    drafts = [row for row in range(400) if slots.reach[row, 0] == 1]
+    assert len(drafts) / 400 == pytest.approx(0.4, abs=0.08)
+    for row in drafts:
+        real = slots.group[row] != PADDING_GROUP
+        anchor = int((slots.reach[row][real] == 1).sum()) - 1
+        alone = batch.target[row : row + 1], batch.target_lengths[row : row + 1], torch.tensor([anchor])
+        expected, wanted = lookahead(*alone, 4, START, MASK)
+        for field, reference in zip((*slots, labels), (*expected, wanted), strict=True):
+            assert torch.equal(field[row][real], reference[0])
+        assert 0 <= anchor < batch.target_lengths[row]
+    assert torch.equal(previous, previous_in_group(slots, labels))
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.6), (0.5, 0.3), (1.0, 0.0)])
+def test_glancing_reveals_less_and_less(progress, share):
+    # Guards: tokens revealed and still asked for, revealed to an earlier group, or revealed at the end of training.
+    batch = batch_of([24] * 200)
+    plain = draw(batch, sizes={4: 1.0}, progress=progress)
+    slots, labels, previous = draw(batch, sizes={4: 1.0}, progress=progress, glancing=0.6)
+    width = plain.labels.shape[1]
+    hidden = (plain.labels != NO_LABEL) & (labels[:, :width] == NO_LABEL)
+    assert hidden.sum() / (plain.labels != NO_LABEL).sum() == pytest.approx(share, abs=0.03)
+    assert (labels[:, width:] == NO_LABEL).all()
+    assert torch.equal(previous[:, :width], plain.previous)
+    for row in range(0, 200, 40):
+        revealed = [tuple(values) for values in torch.stack([*slots], -1)[row, width:].tolist()]
+        expected = [
+            (int(label), int(position) + 1, 1, int(group))
+            for label, position, group in zip(
+                plain.labels[row][hidden[row]],
+                plain.slots.position[row][hidden[row]],
+                plain.slots.group[row][hidden[row]],
+                strict=True,
+            )
+        ]
+        assert [each for each in revealed if each[3] != PADDING_GROUP] == expected
+
+
+def test_no_slot_sees_its_own_label():
+    # Guards: a target that leaks through the layout, so that training learns to copy.
+    batch = batch_of([13, 5, 9])
+    everything = {"sizes": {1: 1.0, 2: 1.0, 4: 1.0}, "random_borders": 0.5, "lookahead": 0.3, "glancing": 0.8}
+    for seed in range(20):
+        slots, labels, _ = draw(batch, seed=seed, progress=0.0, **everything)
+        seen = visibility(slots.group, slots.group)
+        for row in range(3):
+            for place in torch.nonzero(labels[row] != NO_LABEL).flatten().tolist():
+                # Every token of a sentence is different here.
+                assert labels[row, place] not in slots.token[row][seen[row, place]]
+
+
+def test_glancing_leaves_autoregressive_sentences_alone():
+    # Guards: K=1 trained on something that decoding never sees.
+    batch = batch_of([9, 4, 12])
+    assert_same(draw(batch, sizes={1: 1.0}, glancing=0.9, progress=0.0), draw(batch, sizes={1: 1.0}))
+
+
+def test_word_dropout_hides_what_is_read_and_nothing_else():
+    # Guards: start symbols or labels that disappear, and a share that is another one.
+    batch = batch_of([24] * 100)
+    plain, dropped = draw(batch, sizes={4: 1.0}), draw(batch, sizes={4: 1.0}, word_dropout=0.3)
+    changed = plain.slots.token != dropped.slots.token
+    real = plain.slots.token != START
+    assert changed[real].float().mean() == pytest.approx(0.3, abs=0.03)
+    assert not changed[~real].any()
+    assert (dropped.slots.token[changed] == MASK).all()
+    assert torch.equal(plain.labels, dropped.labels)
+    assert all(torch.equal(one, other) for one, other in zip(plain.slots[1:], dropped.slots[1:], strict=True))
+
+
+def test_the_token_before_is_of_the_same_group():
+    # Guards: a Markov head trained on tokens that decoding has not yet picked, or picked a step ago.
+    batch = batch_of([6, 3])
+    _, labels, previous = fixed(batch, 4)
+    none = NO_LABEL
+    assert labels.tolist() == [[5, 6, 7, 8, 9, 10, none, none], [5, 6, 7, none] + [none] * 4]
+    assert previous.tolist() == [[none, 5, 6, 7, none, 9, none, none], [none, 5, 6, none] + [none] * 4]
+    assert (fixed(batch, 1).previous == NO_LABEL).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
+from multistride.groups import NO_LABEL, Slots, equal_sizes, previous_in_group, teacher_forced
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.train.loss import SlotLoss
@@ -33,11 +33,11 @@ def batch():
     source, target = (torch.randint(5, 19, (4, 11), generator=generator) for _ in range(2))
     lengths = torch.tensor([11, 3, 7, 1])
     slots, labels = teacher_forced(target, lengths, equal_sizes(lengths, torch.tensor([1, 4, 2, 3])), 1)
-    return source, lengths, slots, labels
+    return source, lengths, slots, labels, previous_in_group(slots, labels)
 
 
 def reference(model, batch, smoothing):
-    source, lengths, slots, labels = batch
+    source, lengths, slots, labels, _ = batch
     logits = model.project(model(source, lengths, slots)).flatten(0, 1)
     return logits, cross_entropy(
         logits, labels.flatten(), ignore_index=NO_LABEL, reduction="sum", label_smoothing=smoothing
@@ -70,11 +70,13 @@ def test_reported_cross_entropy_is_never_smoothed(model, batch, smoothing):
 
 def test_sums_of_parts_are_the_sum(model, batch):
     # Guards: an accumulated update that differs from a large batch.
-    source, lengths, slots, labels = batch
+    source, lengths, slots, labels, previous = batch
     objective = SlotLoss(model, 0.1)
     whole = objective(*batch).smoothed
     parts = [
-        objective(source[row], lengths[row], type(slots)(*(field[row] for field in slots)), labels[row]).smoothed
+        objective(
+            source[row], lengths[row], Slots(*(field[row] for field in slots)), labels[row], previous[row]
+        ).smoothed
         for row in (slice(0, 1), slice(1, 4))
     ]
     torch.testing.assert_close(whole, sum(parts))
@@ -82,6 +84,52 @@ def test_sums_of_parts_are_the_sum(model, batch):
 
 def test_a_batch_without_labels(model, batch):
     # Guards: NaN from a mean over nothing.
-    source, lengths, slots, labels = batch
-    found = SlotLoss(model, 0.1)(source, lengths, slots, torch.full_like(labels, NO_LABEL))
+    source, lengths, slots, labels, previous = batch
+    found = SlotLoss(model, 0.1)(source, lengths, slots, torch.full_like(labels, NO_LABEL), previous)
     assert (found.smoothed, found.cross_entropy, found.correct) == (0, 0, 0)
+
+
+def with_markov_head(model):
+    config = model.config.model_copy(update={"markov_rank": 3})
+    torch.manual_seed(4)
+    corrected = Transformer(config)
+    corrected.load_state_dict({**corrected.state_dict(), **model.state_dict()})
+    return corrected
+
+
+def test_a_new_markov_head_changes_nothing(model, batch):
+    # Guards: a warm start that is thrown away by what is added to it.
+    found, expected = SlotLoss(with_markov_head(model), 0.1)(*batch), SlotLoss(model, 0.1)(*batch)
+    torch.testing.assert_close(found.smoothed, expected.smoothed)
+
+
+def test_a_markov_head_scores_by_the_token_before(model, batch):
+    # Guards: a correction by the wrong token, of the first slot of a group, or lost in the loss.
+    corrected = with_markov_head(model)
+    torch.nn.init.normal_(corrected.markov.following)
+    logits, _ = reference(model, batch, 0.0)
+    labels, previous = batch[3].flatten(), batch[4].flatten()
+    matrix = corrected.markov.previous.weight @ corrected.markov.following.T
+    for place, token in enumerate(previous.tolist()):
+        if token != NO_LABEL:
+            logits[place] = logits[place] + matrix[token]
+    expected = cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
+    torch.testing.assert_close(SlotLoss(corrected, 0.0)(*batch).cross_entropy, expected.detach())
+
+
+def test_r_drop_is_the_divergence_of_two_readings(model, batch):
+    # Guards: a divergence in one direction, of logits, with another weight, or paid for in validation.
+    noisy = Transformer(model.config.model_copy(update={"dropout": 0.3}))
+    noisy.load_state_dict(model.state_dict())
+    objective = SlotLoss(noisy, 0.1, r_drop=2.0).train()
+    torch.manual_seed(6)
+    found = objective(*batch)
+    torch.manual_seed(6)
+    asked = batch[3] != NO_LABEL
+    readings = [noisy.project(noisy(*batch[:3]))[asked] for _ in range(2)]
+    one, other = (torch.distributions.Categorical(logits=logits) for logits in readings)
+    both_ways = torch.distributions.kl_divergence(one, other) + torch.distributions.kl_divergence(other, one)
+    plain = [cross_entropy(logits, batch[3][asked], reduction="sum", label_smoothing=0.1) for logits in readings]
+    torch.testing.assert_close(found.smoothed, sum(plain) / 2 + 2.0 / 4 * both_ways.sum())
+    assert both_ways.sum() > 1
+    torch.testing.assert_close(objective.eval()(*batch).smoothed, SlotLoss(model, 0.1).eval()(*batch).smoothed)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from multistride.train.config import TrainingConfig
 from multistride.train.schedule import learning_rate
 
-SCHEDULES = ["inverse_sqrt", "cosine", "linear", "constant"]
+SCHEDULES = ["inverse_sqrt", "cosine", "linear", "wsd", "constant"]
 
 
 def rates(**changes):
@@ -77,3 +77,15 @@ def test_rates_stay_in_bounds(schedule, updates, warmup, final, highest):
     # A run that is resumed with fewer updates than it has behind it asks for later ones, too.
     for update in (1, max(warmup, 1), warmup + 1, updates, updates + 50):
         assert 0 <= learning_rate(config, update) <= highest * (1 + 1e-12)
+
+
+def test_warm_up_stable_decay():
+    # Guards: a decay that begins with the warm-up, lasts another share, or is no straight line.
+    found = rates(schedule="wsd", decay_share=0.3, final_rate=0.1)
+    assert set(found[19:70]) == {0.5}
+    assert found[70:] == pytest.approx([0.5 * (1 - 0.9 * place / 30) for place in range(1, 31)])
+
+
+def test_a_decay_longer_than_the_training_begins_after_the_warm_up():
+    # Guards: a rate that jumps down at the end of the warm-up.
+    assert rates(schedule="wsd", decay_share=1.0) == pytest.approx(rates(schedule="linear"))

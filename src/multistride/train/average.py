@@ -1,0 +1,98 @@
+"""Averages of weights: while training goes on, and over checkpoints afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from multistride.errors import DataError, UsageError
+from multistride.model.transformer import Transformer
+from multistride.model.weights import load_model, load_provenance, save_model
+from multistride.rundir import RunDirectory
+
+
+class MovingAverage:
+    """An exponential moving average (EMA) of a model's weights (Polyak and Juditsky 1992; the decay warms up).
+
+    `other` holds the averaged weights; inside `in_place` the model has them and `other` the trained ones.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay = model, decay
+        self.other = {name: weights.detach().clone() for name, weights in model.named_parameters()}
+
+    @torch.no_grad()
+    def take(self, update: int) -> None:
+        """Move towards the weights after update number `update`, early on faster than `decay` says."""
+        share = 1 - min(self.decay, (1 + update) / (10 + update))
+        for name, weights in self.model.named_parameters():
+            self.other[name].lerp_(weights, share)
+
+    @torch.no_grad()
+    def train_on(self, weights: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint: the model has the averaged weights, and these are the trained ones."""
+        for name, trained in self.model.named_parameters():
+            self.other[name] = trained.clone()
+            trained.copy_(weights[name])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Exchange the averaged weights and the trained ones, and exchange them back."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, weights in self.model.named_parameters():
+            kept = weights.clone()
+            weights.copy_(self.other[name])
+            self.other[name] = kept
+
+
+def average_models(directories: Sequence[Path], output: Path) -> None:
+    """Write the model whose weights are the mean of those of other models (Vaswani et al. 2017, section 6.1).
+
+    Raises `UsageError` for fewer than two, `DataError` if they differ in more than their weights.
+    """
+    if len(directories) < 2:
+        raise UsageError(f"{len(directories)} model directory was given, an average needs 2: name more checkpoints")
+    model, vocabulary = load_model(directories[0])
+    sums = {name: weights.double() for name, weights in model.state_dict().items()}
+    for directory in directories[1:]:
+        other, known = load_model(directory)
+        _check_alike(directories[0], model, directory, other)
+        if known.digest() != vocabulary.digest():
+            raise DataError(f"{directories[0]} and {directory} have different vocabularies: average one run's models")
+        for name, weights in other.state_dict().items():
+            sums[name] += weights.double()
+    mean: dict[str, Tensor] = {name: (total / len(directories)).float() for name, total in sums.items()}
+    model.load_state_dict(mean)
+    names = [str(directory) for directory in directories]
+    provenance = {**load_provenance(directories[-1]), "average_of": names}
+    card = (directories[-1] / "README.md").read_text(encoding="utf-8")
+    save_model(output, model, vocabulary, provenance, f"{card}\nThe weights are the mean of: {', '.join(names)}.\n")
+
+
+def newest_checkpoints(run: Path, count: int) -> list[Path]:
+    """The newest `count` checkpoints of a run directory, oldest first. Raises `DataError` if there are fewer."""
+    found = RunDirectory(run).by_age()
+    if len(found) < count:
+        raise DataError(
+            f"{run} holds {len(found)} checkpoints, {count} were asked for: train with "
+            f"training.keep_checkpoints={count} or average fewer"
+        )
+    return found[-count:]
+
+
+def _check_alike(first: Path, model: Transformer, second: Path, other: Transformer) -> None:
+    mine, theirs = model.config.model_dump(), other.config.model_dump()
+    differing = [f"{key} is {mine[key]} and {theirs[key]}" for key in mine if mine[key] != theirs[key]]
+    if differing:
+        raise DataError(f"{first} and {second} differ ({'; '.join(differing)}): average the models of one run")

@@ -1,0 +1,64 @@
+"""What a run begins with when it starts from another model."""
+
+import pytest
+import torch
+
+from multistride.data.vocab import train_vocabulary
+from multistride.errors import DataError, UsageError
+from multistride.model.weights import load_model, save_model
+from multistride.train.config import GroupsConfig, RunConfig
+from multistride.train.warmstart import first_model
+
+
+@pytest.fixture
+def vocabulary():
+    return train_vocabulary(["a b c d e f g h i j k l m n"], 19, "words")
+
+
+@pytest.fixture
+def start(tiny, vocabulary, tmp_path):
+    """Writes a model whose reach embeddings are trained, and returns its directory."""
+
+    def write(**changes):
+        model = tiny(vocabulary_size=len(vocabulary), **changes)
+        torch.nn.init.normal_(model.reach.beyond_one.weight)
+        save_model(tmp_path / "start", model, vocabulary, {}, "# A model\n")
+        return tmp_path / "start"
+
+    return write
+
+
+def run_config(place, tmp_path, **groups):
+    return RunConfig(data=tmp_path / "data", run=tmp_path / "run", start_from=place, groups=GroupsConfig(**groups))
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+def test_all_weights_are_inherited(start, vocabulary, tmp_path, positions):
+    # Guards: a decoder, a norm or a reach embedding that begins anew, and a larger table that loses the old one.
+    place = start(positions=positions)
+    model = first_model(run_config(place, tmp_path, sizes={1: 1.0, 2: 1.0, 6: 1.0}, markov_rank=3), vocabulary)
+    old, new = load_model(place)[0].state_dict(), model.state_dict()
+    assert new.keys() - old.keys() == {"markov.previous.weight", "markov.following"}
+    for name, weights in old.items():
+        assert torch.equal(new[name][: len(weights)], weights), name
+    assert (new["reach.beyond_one.weight"][4:] == 0).all()
+    assert (new["markov.following"] == 0).all()
+    assert (model.config.group_sizes, model.config.max_group_size, model.config.markov_rank) == ((1, 2, 6), 6, 3)
+
+
+def test_a_markov_head_is_kept(start, vocabulary, tmp_path):
+    # Guards: a head that the next stage of training drops, or cuts to another rank.
+    place = start(markov_rank=3)
+    kept = first_model(run_config(place, tmp_path), vocabulary)
+    assert torch.equal(kept.markov.previous.weight, load_model(place)[0].markov.previous.weight)
+    with pytest.raises(UsageError, match=r"groups\.markov_rank is 4, that of .* is 3: leave it out or name the same"):
+        first_model(run_config(place, tmp_path, markov_rank=4), vocabulary)
+
+
+def test_what_a_run_cannot_start_from(start, vocabulary, tmp_path):
+    # Guards: embeddings of other words, and groups no sentence has room for.
+    other = train_vocabulary(["o p q r s t u v w x y z 1 2"], 19, "words")
+    with pytest.raises(DataError, match="was trained with another vocabulary"):
+        first_model(run_config(start(), tmp_path), other)
+    with pytest.raises(UsageError, match="names K=300; the model writes at most 256 tokens"):
+        first_model(run_config(start(), tmp_path, sizes={300: 1.0}), vocabulary)
