@@ -1,4 +1,7 @@
-"""From logits to tokens. A picker is made once, outside the loop, and called once a step."""
+"""From logits to tokens. A picker is made once, outside the loop, and called once a step.
+
+Shapes: R rows still running, K slots of the group, V vocabulary, W tokens listed for a slot.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,15 @@ class Picked(NamedTuple):
     log_probabilities: Float[Tensor, "R K"]
 
 
+class Shortlist(NamedTuple):
+    """The most probable tokens of every slot, best first, and their log-probabilities; both on the CPU."""
+
+    tokens: Int[Tensor, "R K W"]
+    log_probabilities: Float[Tensor, "R K W"]
+
+
 Picker = Callable[[Float[Tensor, "R K V"]], Picked]
+Lister = Callable[[Float[Tensor, "R K V"], int], Shortlist]
 
 
 def greedy(config: TransformerConfig) -> Picker:
@@ -27,11 +38,52 @@ def greedy(config: TransformerConfig) -> Picker:
 
     The padding, start and mask symbols are never picked; probabilities are over what can be.
     """
-    never = torch.tensor([config.pad_token, config.start_token, config.mask_token])
+    pickable = _pickable(config)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        scores = logits.float().index_fill(-1, never.to(logits.device), float("-inf"))
+        scores = pickable(logits)
         best, tokens = scores.max(dim=-1)
         return Picked(tokens.cpu(), (best - scores.logsumexp(dim=-1)).cpu())
 
     return pick
+
+
+def shortlist(config: TransformerConfig) -> Lister:
+    """List the `width` most probable tokens of each slot; of equally probable ones the lowest ids, lowest first.
+
+    What is never picked, and what probabilities are over, is as in `greedy`. Where fewer than `width` tokens can
+    be picked the others have log-probability minus infinity. No log-probability is above 0, not even by rounding.
+    """
+    pickable = _pickable(config)
+
+    def listed(logits: Float[Tensor, "R K V"], width: int) -> Shortlist:
+        scores = pickable(logits)
+        best, tokens = leading(scores, width)
+        log_probabilities = best - scores.logsumexp(dim=-1, keepdim=True)
+        return Shortlist(tokens.cpu(), log_probabilities.clamp(max=0).cpu())
+
+    return listed
+
+
+def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor, "*rows W"], Int[Tensor, "*rows W"]]:
+    """The `count` largest values of each row (all N if there are fewer), largest first, and their places.
+
+    Of equal values the one at the lower place comes first. `topk` alone does not promise that: among values equal
+    to the last one taken it may take any. Rows where that happens are sorted in full; they are rare.
+    """
+    count = min(count, values.shape[-1])
+    best, places = values.topk(min(count + 1, values.shape[-1]))
+    last, next_one = best[..., count - 1], best[..., -1]
+    places = places[..., :count].sort(dim=-1).values
+    best, order = values.gather(-1, places).sort(dim=-1, descending=True, stable=True)
+    places = places.gather(-1, order)
+    open_border = (last == next_one) & (last > float("-inf"))
+    if count < values.shape[-1] and bool(open_border.any()):
+        places[open_border] = values[open_border].argsort(dim=-1, descending=True, stable=True)[:, :count]
+    return best, places
+
+
+def _pickable(config: TransformerConfig) -> Callable[[Float[Tensor, "R K V"]], Float[Tensor, "R K V"]]:
+    """Float32 logits in which the padding, start and mask symbols are impossible."""
+    never = torch.tensor([config.pad_token, config.start_token, config.mask_token])
+    return lambda logits: logits.float().index_fill(-1, never.to(logits.device), float("-inf"))
