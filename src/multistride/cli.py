@@ -28,6 +28,7 @@ ModelOption = Annotated[Path, typer.Option("--model", help="Model directory, for
 GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
+BeamOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -152,6 +153,7 @@ def translate(
     model: ModelOption,
     group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
     mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    beam: BeamOption = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
     buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
     source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
@@ -171,17 +173,17 @@ def translate(
     """
     size = number(group_size)
 
-    from multistride.decode.options import check_group_size
+    from multistride.decode.options import DecodeOptions
     from multistride.device import set_threads
     from multistride.lines import translate_stream
     from multistride.translator import Translator
 
     set_threads(threads)
     translator = Translator.load(model, device)
-    check_group_size(size, translator.config)
+    DecodeOptions.made(group_size=size, mode=mode, beam=beam).checked(translator.config)
     _note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
-        results = translator.translate_lines(lines, size, mode, batch_size, buffer)
+        results = translator.translate_lines(lines, size, mode, batch_size, buffer, beam)
         failed = translate_stream(results, translator.vocabulary, text, steps, as_json, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
@@ -194,6 +196,7 @@ def evaluate(
     reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
     group_size: GroupSizesOption = "1",
     mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    beam: BeamOption = 1,
     kind: Annotated[
         str, typer.Option(help="translation or phonemes: which measures the table shows.")
     ] = "translation",
@@ -208,7 +211,7 @@ def evaluate(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure quality, steps and latency by group size, greedily, from one checkpoint.
+    """Measure quality, steps and latency by group size, greedily or with a beam, from one checkpoint.
 
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
     """
@@ -225,7 +228,7 @@ def evaluate(
     from multistride.translator import Translator
 
     files = {"model": model, "source": source, "reference": reference, "name": name or model.parent.name}
-    decoding = {"group_sizes": sizes, "mode": mode, "batch_size": batch_size, "limit": limit}
+    decoding = {"group_sizes": sizes, "mode": mode, "beam": beam, "batch_size": batch_size, "limit": limit}
     measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}
     request = validate(EvaluationRequest, {**files, **decoding, **measures}, "evaluate")
     set_threads(threads)

@@ -53,14 +53,16 @@ class Translator:
         return self.engine.config
 
     def translate(
-        self, texts: Sequence[str], group_size: int = 1, mode: str = "fast", batch_size: int = 32
+        self, texts: Sequence[str], group_size: int = 1, mode: str = "fast", batch_size: int = 32, beam: int = 1
     ) -> list[Translation]:
         """Translate texts, `group_size` tokens per step; the n-th result belongs to the n-th text.
 
-        A blank text has a blank translation; one that is too long has none, and says so in `problem`.
-        Raises `UsageError` for a group size outside 1 ... the largest the checkpoint was trained for.
+        With `beam` above 1 each is the best of that many hypotheses. A blank text has a blank translation; one
+        that is too long has none, and says so in `problem`. Raises `UsageError` for a group size outside 1 ... the
+        largest the checkpoint was trained for, or a beam outside 1 ... the size of the vocabulary.
         """
-        options = DecodeOptions.made(group_size=group_size, mode=mode, batch_size=batch_size).checked(self.config)
+        options = DecodeOptions.made(group_size=group_size, mode=mode, batch_size=batch_size, beam=beam)
+        options.checked(self.config)
         tokens = self.vocabulary.encode(list(texts))
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
@@ -75,6 +77,7 @@ class Translator:
         mode: str = "fast",
         batch_size: int = 32,
         buffer: int = 1024,
+        beam: int = 1,
     ) -> Iterator[Translation]:
         """Translate lines of UTF-8 as they come, `buffer` at a time: n lines in, n translations out, in order.
 
@@ -83,7 +86,7 @@ class Translator:
         for chunk in _chunks(lines, buffer):
             texts = [_decoded(line) for line in chunk]
             readable = [text for text in texts if text is not None]
-            written = iter(self.translate(readable, group_size, mode, batch_size))
+            written = iter(self.translate(readable, group_size, mode, batch_size, beam))
             for text in texts:
                 yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
 

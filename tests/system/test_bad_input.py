@@ -28,6 +28,14 @@ def test_wrong_group_sizes(work, multistride, group_size, expected):
     assert done.stdout == b""
 
 
+@pytest.mark.parametrize("beam", ["0", "4000"])
+def test_wrong_beams(work, multistride, beam):
+    # Guards: a beam that is silently clipped, or that fails deep inside the search.
+    done = multistride("translate", "--model", work / "many/best", f"--beam={beam}", text="a g m\n")
+    assert beam in one_line(done, 2)
+    assert done.stdout == b""
+
+
 def test_no_model_directory(multistride, tmp_path):
     # Guards: a traceback for a mistyped path.
     assert "no model directory" in one_line(multistride("translate", "--model", tmp_path, text="a\n"), 4)

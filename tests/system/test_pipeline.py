@@ -68,6 +68,32 @@ def test_trace_and_json_show_the_groups(work, multistride):
     assert all(score <= 0 for score in answer["scores"])
 
 
+def test_translate_and_evaluate_with_a_beam(work, multistride):
+    # Guards: a beam that is taken and ignored, a row that does not say how it was decoded, a trace of another output.
+    model, trace = work / "many/best", work / "beam.jsonl"
+    done = multistride(
+        *("translate", "--model", model, "--group-size", 2, "--beam", 3, "--json", "--trace", trace),
+        text="a g m\nb h n\n", check=0,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    direct = Translator.load(model, "cpu").translate(["a g m", "b h n"], group_size=2, beam=3)
+    assert [answer["tokens"] for answer in answers] == [list(each.tokens) for each in direct]
+    steps = [json.loads(line)["pieces"] for line in trace.read_text().splitlines()]
+    assert steps == [group for answer in answers for group in answer["groups"]]
+    request = EvaluationRequest(
+        model=model, source=work / "validation.source", reference=work / "validation.target",
+        group_sizes=(1, 2), name="test", tokenize="none", latency_sentences=2, beam=3,
+    )  # fmt: skip
+    translator = Translator.load(model, "cpu")
+    result = evaluate(request, translator)
+    assert [row.beam for row in result.results] == [3, 3]
+    assert result.settings["decoding"].startswith("beam search")
+    sources = (work / "validation.source").read_text().splitlines()
+    greedy, searched = translator.translate(sources), translator.translate(sources, beam=3)
+    same = [one.tokens == other.tokens for one, other in zip(greedy, searched, strict=True)]
+    assert result.results[0].identical_to_k1 == sum(same) / len(same)
+
+
 def test_evaluate_prints_the_contract(work, multistride):
     # Guards: a key that scripts rely on gone or renamed.
     done = multistride(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from multistride.decode.beam import search_batch
 from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
@@ -19,18 +20,19 @@ def decode_corpus(
     options: DecodeOptions,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[Hypothesis]:
-    """Decode token sequences (no EOS) and return their hypotheses in the same order.
+    """Decode token sequences (no EOS) and return their hypotheses in the same order: greedily, or the best of a beam.
 
     `progress` is called after each batch with the number of sentences it held. Raises `UsageError` if the model
     cannot do what `options` ask.
     """
     options.checked(model.config)
+    write = decode_batch if options.beam == 1 else search_batch
     results: dict[int, Hypothesis] = {}
     by_length = sorted(range(len(sources)), key=lambda index: (len(sources[index]), index))
     for first in range(0, len(by_length), options.batch_size):
         rows = by_length[first : first + options.batch_size]
         source, lengths = source_batch([sources[row] for row in rows], model.config)
-        results.update(zip(rows, decode_batch(model, source, lengths, options), strict=True))
+        results.update(zip(rows, write(model, source, lengths, options), strict=True))
         progress(len(rows))
     return [results[index] for index in range(len(sources))]
 

@@ -8,8 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
+from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.pick import Picker, greedy_for
+from multistride.decode.pick import Picker
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.model.step import M, StepModel
 

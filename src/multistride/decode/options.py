@@ -18,7 +18,11 @@ class DecodeOptions(BaseModel):
 
     group_size: int = Field(1, description="tokens written per step (K); 1 is autoregressive")
     mode: Literal["fast"] = Field("fast", description="fast: every token of a group is kept")
-    batch_size: int = Field(32, ge=1, description="sentences decoded together")
+    beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
+    length_penalty: float = Field(
+        1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
+    )
+    batch_size: int = Field(32, ge=1, description="sentences decoded together (each with `beam` hypotheses)")
     limit_ratio: float = Field(2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra")
     limit_extra: int = Field(16, ge=1, description="target tokens allowed whatever the source")
 
@@ -30,6 +34,11 @@ class DecodeOptions(BaseModel):
     def checked(self, config: TransformerConfig) -> DecodeOptions:
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
         check_group_size(self.group_size, config)
+        if self.beam > config.vocabulary_size:
+            raise UsageError(
+                f"beam {self.beam} was asked for; the vocabulary of this checkpoint has {config.vocabulary_size} "
+                f"entries: choose a beam from 1 to {config.vocabulary_size}"
+            )
         return self
 
     def limit(self, source_tokens: int, config: TransformerConfig) -> int:

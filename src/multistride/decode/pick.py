@@ -1,4 +1,7 @@
-"""From logits to tokens. A picker is made once, outside the loop, and called once a step."""
+"""From logits to tokens. A picker is made once, outside the loop, and called once a step.
+
+Shapes: R rows still running, K slots of the group, V vocabulary, W tokens listed for a slot.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.model.config import TransformerConfig
-from multistride.model.markov import MarkovHead
-
-MARKOV_CANDIDATES = 32
-"""Tokens of a slot that the Markov head corrects, the most probable ones."""
 
 
 class Picked(NamedTuple):
@@ -23,7 +22,15 @@ class Picked(NamedTuple):
     log_probabilities: Float[Tensor, "R K"]
 
 
+class Shortlist(NamedTuple):
+    """The most probable tokens of every slot, best first, and their log-probabilities; both on the CPU."""
+
+    tokens: Int[Tensor, "R K W"]
+    log_probabilities: Float[Tensor, "R K W"]
+
+
 Picker = Callable[[Float[Tensor, "R K V"]], Picked]
+Lister = Callable[[Float[Tensor, "R K V"], int], Shortlist]
 
 
 def greedy(config: TransformerConfig) -> Picker:
@@ -31,61 +38,52 @@ def greedy(config: TransformerConfig) -> Picker:
 
     The padding, start and mask symbols are never picked; probabilities are over what can be.
     """
-    allowed = allow(config)
+    pickable = _pickable(config)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        scores = allowed(logits)
+        scores = pickable(logits)
         best, tokens = scores.max(dim=-1)
         return Picked(tokens.cpu(), (best - scores.logsumexp(dim=-1)).cpu())
 
     return pick
 
 
-def markov_greedy(config: TransformerConfig, head: MarkovHead, candidates: int = MARKOV_CANDIDATES) -> Picker:
-    """Pick as `greedy` does, but each slot after the first of a group by the token picked before it as well.
+def shortlist(config: TransformerConfig) -> Lister:
+    """List the `width` most probable tokens of each slot; of equally probable ones the lowest ids, lowest first.
 
-    The head corrects the `candidates` most probable tokens of a slot and one of them is picked; all other tokens keep
-    their logits. Probabilities are normalised over all tokens.
+    What is never picked, and what probabilities are over, is as in `greedy`. Where fewer than `width` tokens can
+    be picked the others have log-probability minus infinity. No log-probability is above 0, not even by rounding.
     """
-    allowed = allow(config)
+    pickable = _pickable(config)
 
-    @torch.inference_mode()
-    def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        scores = allowed(logits)
-        totals = scores.logsumexp(dim=-1)
-        best, token = scores[:, 0].max(dim=-1)
-        tokens, chosen = [token], [best - totals[:, 0]]
-        if scores.shape[1] > 1:
-            # In the order of their ids, so that of equally probable candidates the lowest is picked.
-            places = scores[:, 1:].topk(min(candidates, scores.shape[-1]), dim=-1).indices.sort(dim=-1).values
-            plain = scores[:, 1:].gather(-1, places)
-        for slot in range(scores.shape[1] - 1):
-            corrected = plain[:, slot] + head.among(token, places[:, slot])
-            best, index = corrected.max(dim=-1)
-            token = places[:, slot].gather(1, index[:, None]).squeeze(1)
-            tokens.append(token)
-            chosen.append(best - _total(totals[:, slot + 1], plain[:, slot], corrected))
-        return Picked(torch.stack(tokens, 1).cpu(), torch.stack(chosen, 1).cpu())
+    def listed(logits: Float[Tensor, "R K V"], width: int) -> Shortlist:
+        scores = pickable(logits)
+        best, tokens = leading(scores, width)
+        log_probabilities = best - scores.logsumexp(dim=-1, keepdim=True)
+        return Shortlist(tokens.cpu(), log_probabilities.clamp(max=0).cpu())
 
-    return pick
+    return listed
 
 
-def greedy_for(config: TransformerConfig, head: MarkovHead | None) -> Picker:
-    """The greedy picker of a model: with its Markov head where it has one."""
-    return greedy(config) if head is None else markov_greedy(config, head)
+def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor, "*rows W"], Int[Tensor, "*rows W"]]:
+    """The `count` largest values of each row (all N if there are fewer), largest first, and their places.
+
+    Of equal values the one at the lower place comes first. `topk` alone does not promise that: among values equal
+    to the last one taken it may take any. Rows where that happens are sorted in full; they are rare.
+    """
+    count = min(count, values.shape[-1])
+    best, places = values.topk(min(count + 1, values.shape[-1]))
+    last, next_one = best[..., count - 1], best[..., -1]
+    places = places[..., :count].sort(dim=-1).values
+    best, order = values.gather(-1, places).sort(dim=-1, descending=True, stable=True)
+    places = places.gather(-1, order)
+    open_border = (last == next_one) & (last > float("-inf"))
+    if count < values.shape[-1] and bool(open_border.any()):
+        places[open_border] = values[open_border].argsort(dim=-1, descending=True, stable=True)[:, :count]
+    return best, places
 
 
-def allow(config: TransformerConfig) -> Callable[[Tensor], Tensor]:
-    """A function from logits to float32 scores that are minus infinity for what is never written."""
+def _pickable(config: TransformerConfig) -> Callable[[Float[Tensor, "R K V"]], Float[Tensor, "R K V"]]:
+    """Float32 logits in which the padding, start and mask symbols are impossible."""
     never = torch.tensor([config.pad_token, config.start_token, config.mask_token])
-
-    def allowed(logits: Tensor) -> Tensor:
-        return logits.float().index_fill(-1, never.to(logits.device), float("-inf"))
-
-    return allowed
-
-
-def _total(total: Tensor, plain: Tensor, corrected: Tensor) -> Tensor:
-    """The logarithm of the sum over all tokens when some of its terms change from `plain` to `corrected`."""
-    share = -torch.expm1((plain.logsumexp(dim=-1) - total).clamp(max=0))
-    return torch.logaddexp(total + share.log(), corrected.logsumexp(dim=-1))
+    return lambda logits: logits.float().index_fill(-1, never.to(logits.device), float("-inf"))

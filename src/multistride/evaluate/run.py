@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.data.corpus import Pair, Unreadable, read_parallel
-from multistride.decode.options import DecodeOptions, check_group_size
+from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.errors import DataError
@@ -41,6 +41,7 @@ class EvaluationRequest(BaseModel):
     group_sizes: tuple[int, ...]
     name: str
     mode: Literal["fast"] = "fast"
+    beam: int = Field(1, ge=1)
     kind: Literal["translation", "phonemes"] = "translation"
     tokenize: str = "13a"
     batch_size: int = 32
@@ -73,13 +74,11 @@ def evaluate(
     """Decode the test set at every group size and measure quality, steps and speed.
 
     Raises `DataError` for files that cannot be read or do not align, `UsageError` for a group size the checkpoint
-    was not trained for.
+    was not trained for, or a beam wider than its vocabulary.
     """
-    for group_size in request.group_sizes:
-        check_group_size(group_size, translator.config)
+    choices = _choices(request, translator)
     test_set = _read(request, translator, report)
     sources = test_set.decodable()
-    choices = [DecodeOptions(group_size=size, batch_size=request.batch_size) for size in request.group_sizes]
     runs: list[Throughput] = []
     for choice in choices:
         report(f"decoding {len(sources)} sentences at K={choice.group_size}")
@@ -100,6 +99,13 @@ def evaluate(
         results=tuple(rows),
         examples=tuple(_examples(request, translator, test_set, runs)),
     )
+
+
+def _choices(request: EvaluationRequest, translator: Translator) -> list[DecodeOptions]:
+    """One way of decoding for each group size that was asked for."""
+    shared = DecodeOptions.made(mode=request.mode, beam=request.beam, batch_size=request.batch_size)
+    choices = [shared.model_copy(update={"group_size": size}) for size in request.group_sizes]
+    return [choice.checked(translator.config) for choice in choices]
 
 
 def _read(request: EvaluationRequest, translator: Translator, report: Callable[[str], None]) -> TestSet:
@@ -128,9 +134,9 @@ def _baseline(
 ) -> list[list[int]]:
     """The tokens of greedy K=1, which every row is compared with."""
     for choice, run in zip(choices, runs, strict=True):
-        if choice.group_size == 1:
+        if choice.group_size == 1 and choice.beam == 1:
             return [hypothesis.tokens for hypothesis in run.hypotheses]
-    alone = choices[0].model_copy(update={"group_size": 1})
+    alone = choices[0].model_copy(update={"group_size": 1, "beam": 1})
     return [hypothesis.tokens for hypothesis in measure_throughput(translator.engine, sources, alone).hypotheses]
 
 
@@ -153,7 +159,7 @@ def _measurement(
     return Measurement(
         group_size=group_size,
         mode=request.mode,
-        beam=1,
+        beam=request.beam,
         engine="eager",
         bleu=quality.bleu,
         bleu_signature=quality.bleu_signature,
@@ -187,7 +193,7 @@ def _settings(
         "reference_sha256": sha256(request.reference),
         "sentences": len(test_set.sources),
         "not_translated": len(test_set.sources) - len(test_set.places),
-        "decoding": "greedy",
+        "decoding": _decoding(request),
         "batch_size": request.batch_size,
         "latency_sentences": latency_sentences,
         "latency_batch_size": 1,
@@ -199,6 +205,14 @@ def _settings(
         "torch": torch.__version__,
         "multistride": __version__,
     }
+
+
+def _decoding(request: EvaluationRequest) -> str:
+    """How the outputs were searched for. A beam search may make more network calls than its best output has steps."""
+    if request.beam == 1:
+        return "greedy"
+    penalty = DecodeOptions().length_penalty
+    return f"beam search, length penalty {penalty}; steps are those of the chosen output"
 
 
 def _examples(

@@ -41,8 +41,11 @@ def _commands(result: EvaluationResult) -> list[str]:
     """What reproduces the result, as far as its settings tell."""
     settings = result.settings
     sizes = ",".join(str(row.group_size) for row in result.results)
+    beams = {row.beam for row in result.results}
+    beam = f" --beam {max(beams)}" if len(beams) == 1 and beams != {1} else ""
     return [
         f"multistride evaluate --model {settings.get('model')} --source {settings.get('source')} "
-        f"--reference {settings.get('reference')} --group-size {sizes} --json",
-        f"multistride translate --model {settings.get('model')} --group-size {sizes.rpartition(',')[2]} < source.txt",
+        f"--reference {settings.get('reference')} --group-size {sizes}{beam} --json",
+        f"multistride translate --model {settings.get('model')} --group-size {sizes.rpartition(',')[2]}{beam} "
+        "< source.txt",
     ]

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multistride.decode.pick import greedy, greedy_for, markov_greedy
+from multistride.decode.markov import greedy_for, markov_greedy
+from multistride.decode.pick import greedy
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 

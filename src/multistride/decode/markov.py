@@ -1,0 +1,62 @@
+"""Picking with a Markov head: each token of a group after the first is chosen by the one before it as well.
+
+The head corrects the most probable tokens of a slot and leaves all others as they are; probabilities are normalised
+over all of them. So it costs a look-up and a small product a token, whatever the vocabulary.
+
+Shapes: R rows still running, K slots of the group, V vocabulary, C candidates of a slot.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multistride.decode.pick import Picked, Picker, greedy, shortlist
+from multistride.model.config import TransformerConfig
+from multistride.model.markov import MarkovHead
+
+CANDIDATES = 32
+"""Tokens of a slot that the head corrects."""
+
+
+def greedy_for(config: TransformerConfig, head: MarkovHead | None) -> Picker:
+    """The greedy picker of a model: with its Markov head where it has one."""
+    return greedy(config) if head is None else markov_greedy(config, head)
+
+
+def markov_greedy(config: TransformerConfig, head: MarkovHead, candidates: int = CANDIDATES) -> Picker:
+    """Pick the first token of a group as `greedy` does and every other one among its corrected candidates."""
+    first, listed = greedy(config), shortlist(config)
+
+    @torch.inference_mode()
+    def pick(logits: Float[Tensor, "R K V"]) -> Picked:
+        picked = first(logits[:, :1])
+        if logits.shape[1] == 1:
+            return picked
+        tokens, chosen = [picked.tokens[:, 0]], [picked.log_probabilities[:, 0]]
+        candidate, plain = listed(logits[:, 1:], candidates)
+        for slot in range(logits.shape[1] - 1):
+            corrected = correct(head, tokens[-1], candidate[:, slot], plain[:, slot])
+            best, index = corrected.max(dim=-1)
+            tokens.append(candidate[:, slot].gather(1, index[:, None]).squeeze(1))
+            chosen.append(best)
+        return Picked(torch.stack(tokens, 1), torch.stack(chosen, 1))
+
+    return pick
+
+
+def correct(
+    head: MarkovHead, previous: Int[Tensor, "R"], candidates: Int[Tensor, "R C"], plain: Float[Tensor, "R C"]
+) -> Float[Tensor, "R C"]:
+    """The log-probabilities of candidates after the `previous` tokens, from the `plain` ones.
+
+    What the candidates gain or lose is shared out among all tokens: their probabilities and those of the tokens that
+    are no candidates, which keep their proportions, still add up to one.
+    """
+    device = head.following.device
+    added = head.among(previous.to(device), candidates.to(device)).cpu()
+    changed = plain + added
+    others = -torch.expm1(plain.logsumexp(dim=-1).clamp(max=0))
+    total = torch.logaddexp(others.log(), changed.logsumexp(dim=-1))
+    return changed - total[:, None]
