@@ -9,7 +9,7 @@ usage: run.sh DATA [DIRECTORY]
   DATA       a folder with train.en.gz, train.de.gz, val.en.gz, val.de.gz, test_2016_flickr.en.gz and .de.gz
              (Multi30k, task 1, raw; for research use only)
   DIRECTORY  where everything is written (default: runs/multi30k)
-About two hours on two CPU cores.
+About three hours on two CPU cores.
 END
 }
 case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
@@ -32,7 +32,9 @@ run multistride prepare --output "$directory/distilled-data" --vocabulary "$dire
     --validation-source "$data/val.en.gz" --validation-target "$data/val.de.gz"
 run multistride train "$here/multistride.yaml" --resume --set "start_from=$directory/autoregressive/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/multistride"
-run multistride evaluate --model "$directory/multistride/best" --group-size 1,2,4 --threads 1 \
+run multistride train "$here/markov.yaml" --resume --set "start_from=$directory/multistride/best" \
+    --set "data=$directory/distilled-data" --set "run=$directory/markov"
+run multistride evaluate --model "$directory/markov/best" --group-size 1,2,4 --threads 1 \
     --source "$data/test_2016_flickr.en.gz" --reference "$data/test_2016_flickr.de.gz" \
     --name "Multi30k en-de, test_2016_flickr" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --page "$directory/result.html"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from multistride.data.corpus import read_lines
 from multistride.errors import UsageError, UserError
@@ -27,7 +28,7 @@ def run(app: Callable[..., Any]) -> NoReturn:
         sys.stdout.flush()
         sys.exit(outcome if isinstance(outcome, int) else 0)
     except _COMMAND_LINE_ERROR as error:
-        _fail(f"{error.format_message()} (see multistride --help)", UsageError.exit_code)
+        _fail(f"{error.format_message()}{_given(error)} (see multistride --help)", UsageError.exit_code)
     except UserError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -37,6 +38,12 @@ def run(app: Callable[..., Any]) -> NoReturn:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'writing the output'}: {error.strerror or error}", UserError.exit_code)
+
+
+def _given(error: Exception) -> str:
+    """What was given for an option that typer refused; typer checks with pydantic, whose error keeps the value."""
+    cause = error.__cause__
+    return f", {cause.errors()[0]['input']!r} was given" if isinstance(cause, ValidationError) else ""
 
 
 def _fail(message: str, code: int) -> NoReturn:
