@@ -21,8 +21,8 @@ run multistride train "$here/autoregressive.yaml" --resume \
     --set "data=$directory/data" --set "run=$directory/autoregressive"
 
 stage "3 of 6: distillation, the teacher pronounces every training word"
-run multistride translate --model "$directory/autoregressive/best" --batch-size 512 --buffer 8192 \
-    --input "$text/train.letters" --output "$text/train.distilled"
+run multistride distill --model "$directory/autoregressive/best" --batch-size 256 \
+    --source "$text/train.letters" --target "$text/train.phonemes" --output "$text/train.distilled"
 run multistride prepare --output "$directory/distilled-data" --vocabulary "$directory/data" --max-tokens 63 \
     --train-source "$text/train.letters" --train-target "$text/train.distilled" \
     --validation-source "$text/validation.letters" --validation-target "$text/validation.phonemes"

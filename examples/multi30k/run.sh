@@ -25,8 +25,9 @@ run multistride prepare --output "$directory/data" --vocabulary-size 8000 \
     --validation-source "$data/val.en.gz" --validation-target "$data/val.de.gz"
 run multistride train "$here/autoregressive.yaml" --resume \
     --set "data=$directory/data" --set "run=$directory/autoregressive"
-run multistride translate --model "$directory/autoregressive/best" --batch-size 128 --buffer 8192 \
-    --input "$data/train.en.gz" --output "$directory/train.distilled.de"
+run multistride distill --model "$directory/autoregressive/best" \
+    --source "$data/train.en.gz" --target "$data/train.de.gz" --output "$directory/train.distilled.de" \
+    --validation-source "$data/val.en.gz" --validation-reference "$data/val.de.gz"
 run multistride prepare --output "$directory/distilled-data" --vocabulary "$directory/data" \
     --train-source "$data/train.en.gz" --train-target "$directory/train.distilled.de" \
     --validation-source "$data/val.en.gz" --validation-target "$data/val.de.gz"

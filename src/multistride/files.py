@@ -7,15 +7,17 @@ place when it is complete, so a crash, a full disk or Ctrl-C leaves the old file
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from multistride.errors import UserError
 
@@ -84,6 +86,23 @@ def write_json(destination: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with replacing_file(destination) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def compressing(path: Path, name: Path) -> Iterator[BinaryIO | gzip.GzipFile | lzma.LZMAFile]:
+    """Open `path` for writing bytes, compressed as `name` says it is (.gz, .xz; anything else: not at all).
+
+    The same bytes give the same file: no time and no name is written into it.
+    """
+    with open(path, "wb") as file:
+        if name.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                yield packed
+        elif name.suffix == ".xz":
+            with lzma.open(file, "wb") as packed:
+                yield packed
+        else:
+            yield file
 
 
 def sha256(path: Path | str) -> str:

@@ -107,7 +107,7 @@ class Translator:
         texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
         for text, hypothesis in zip(texts, hypotheses, strict=True):
             yield Translation(
-                " ".join(text.splitlines()),
+                one_line(text),
                 tuple(hypothesis.tokens),
                 tuple(hypothesis.log_probabilities),
                 tuple(hypothesis.groups),
@@ -123,6 +123,11 @@ def load(path: Path | str | None = None, device: str = "auto") -> Translator:
     if path is None:
         raise DataError("no model ships with this version: name a directory that `multistride train` wrote")
     return Translator.load(path, device)
+
+
+def one_line(text: str) -> str:
+    """The text without any character that some reader takes for the end of a line."""
+    return " ".join(text.splitlines())
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -83,7 +83,8 @@ class Trainer:
         self.run = RunDirectory(config.run)
         self.accelerator = self._accelerator()
         self.device = self.accelerator.device
-        monitor.console.quiet = not self.accelerator.is_main_process
+        if not self.accelerator.is_main_process:
+            monitor.silence()
         torch.manual_seed(settings.seed)
         self.model = first_model(config, self.data.vocabulary)
         with self.accelerator.main_process_first():  # the others find the run their main process has opened

@@ -1,0 +1,50 @@
+"""The command `multistride`. Data on stdout, everything else on stderr; heavy imports only inside the verbs."""
+
+from __future__ import annotations
+
+from typing import Annotated, NoReturn
+
+import typer
+
+from multistride.cli.corpora import distill, prepare
+from multistride.cli.decoding import evaluate, translate
+from multistride.cli.showing import inspect, report
+from multistride.cli.training import average, train
+from multistride.console import run
+from multistride.version import __version__
+
+app = typer.Typer(
+    name="multistride",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Take your translation model, make it write K tokens per step, prove what that costs.",
+    epilog="Exit codes: 0 ok, 1 run-time failure, 2 usage or configuration, 3 missing optional extra, "
+    "4 bad data or checkpoint, 5 a gate failed, 130 interrupted (resumable).",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"multistride {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _verb in (prepare, distill, train, average, translate, evaluate, report, inspect):
+    app.command()(_verb)
+
+
+def main() -> NoReturn:
+    """The entry point of the command."""
+    run(app)

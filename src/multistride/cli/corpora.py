@@ -1,0 +1,119 @@
+"""The verbs that make training text: `prepare`, `distill`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from multistride.cli.options import DeviceOption, JsonOption, ModelOption, ThreadsOption
+from multistride.console import print_json, say, two
+
+if TYPE_CHECKING:
+    pass
+
+
+def prepare(
+    output: Annotated[Path, typer.Option(help="Directory to write.")],
+    train_source: Annotated[
+        list[Path] | None, typer.Option(help="Source text, one a line (.gz and .xz too). Repeat it to mix corpora.")
+    ] = None,
+    train_target: Annotated[
+        list[Path] | None, typer.Option(help="Target text, line by line; the n-th belongs to the n-th source.")
+    ] = None,
+    train_pairs: Annotated[list[Path] | None, typer.Option(help="Or both sides in one .tsv or .jsonl.")] = None,
+    validation_source: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
+    validation_target: Annotated[Path | None, typer.Option()] = None,
+    validation_pairs: Annotated[Path | None, typer.Option()] = None,
+    columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
+    fields: Annotated[str, typer.Option(help="Source and target field of a .jsonl.")] = "source,target",
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Use the tokenizer of this model or data directory.")
+    ] = None,
+    vocabulary_size: Annotated[int, typer.Option(help="Entries of the joint vocabulary, at most.")] = 8000,
+    vocabulary_kind: Annotated[str, typer.Option(help="bpe (any text) or words (blank-separated symbols).")] = "bpe",
+    max_tokens: Annotated[int, typer.Option(help="Drop pairs with a longer side.")] = 255,
+    max_length_ratio: Annotated[float, typer.Option(help="Drop pairs of more unequal lengths.")] = 4.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Clean parallel text, build the vocabulary, write token arrays.
+
+    Example: multistride prepare --train-source train.en --train-target train.de
+    --validation-source val.en --validation-target val.de --output runs/data
+
+    Distilled and real translations together: --train-source train.en --train-target distilled.de
+    --train-source train.en --train-target train.de
+    """
+    from itertools import zip_longest
+
+    from multistride.config import validate
+    from multistride.data.prepare import PrepareConfig
+    from multistride.data.prepare import prepare as prepare_data
+
+    def corpus(source: Path | None, target: Path | None, pairs: Path | None) -> dict[str, Any]:
+        first, second = two(columns, "--columns"), two(fields, "--fields")
+        places = {"source_column": first[0], "target_column": first[1]}
+        names = {"source_field": second[0], "target_field": second[1]}
+        return {"source": source, "target": target, "pairs": pairs, **places, **names}
+
+    training = [corpus(*both, None) for both in zip_longest(train_source or (), train_target or ())]
+    training += [corpus(None, None, pairs) for pairs in train_pairs or ()]
+    validation = (validation_source, validation_target, validation_pairs)
+    tree = {
+        "output": output,
+        "train": training or [corpus(None, None, None)],
+        "validation": [corpus(*validation)] if any(validation) else [],
+        "vocabulary_size": vocabulary_size,
+        "vocabulary_kind": vocabulary_kind,
+        "vocabulary_from": vocabulary,
+        "cleaning": {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio},
+    }
+    manifest = prepare_data(validate(PrepareConfig, tree, "prepare"), say)
+    say(f"written: {output}")
+    if as_json:
+        print_json(manifest)
+
+
+def distill(
+    model: ModelOption,
+    source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
+    output: Annotated[Path, typer.Option(help="File to write, line by line; OUTPUT.json tells how it was made.")],
+    target: Annotated[Path | None, typer.Option(help="Real translations, only to compare with.")] = None,
+    validation_source: Annotated[Path | None, typer.Option(help="Measure the teacher on this text ...")] = None,
+    validation_reference: Annotated[Path | None, typer.Option(help="... against these references.")] = None,
+    beam: Annotated[int, typer.Option(help="Hypotheses kept while searching; 1 is greedy.")] = 4,
+    length_penalty: Annotated[float, typer.Option(help="Rank by log-probability / length ** this.")] = 1.0,
+    engine: Annotated[
+        str, typer.Option(help="ctranslate2 (int8, extra [bench]), eager, or auto: the first that works.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Sentences decoded together, at most.")] = 64,
+    chunk: Annotated[int, typer.Option(help="Lines of a part: the work that a crash can lose.")] = 2000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Translate a training corpus with a teacher (distillation).
+
+    Line n of the output belongs to line n of the source, always. The same command goes on where it stopped, after
+    Ctrl-C or a crash, and does nothing where all is done. A line that cannot be translated is empty.
+
+    Example: multistride distill --model TEACHER/best --source train.en.gz --output train.distilled.de
+    """
+    from multistride.config import validate
+    from multistride.distill.config import DistillConfig
+
+    files = {"model": model, "source": source, "output": output, "target": target, "overwrite": overwrite}
+    checks = {"validation_source": validation_source, "validation_reference": validation_reference}
+    search = {"beam": beam, "length_penalty": length_penalty, "engine": engine}
+    sizes = {"batch_size": batch_size, "chunk": chunk}
+    config = validate(DistillConfig, {**files, **checks, **search, **sizes}, "distill")
+
+    from multistride.device import set_threads
+    from multistride.distill.run import distill as distill_corpus
+
+    manifest = distill_corpus(config, say, device=device, threads=set_threads(threads))
+    say(f"written: {output}, {manifest['translated_lines']:,} of {manifest['lines']:,} lines translated")
+    if as_json:
+        print_json(manifest)

@@ -1,0 +1,113 @@
+"""The verbs that run a model: `translate`, `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multistride.cli.options import BeamOption, DeviceOption, GroupSizesOption, JsonOption, ModelOption, ThreadsOption
+from multistride.console import number, numbers, print_json, reading, say, writing
+from multistride.errors import DataError
+
+if TYPE_CHECKING:
+    from multistride.translator import Translator
+
+
+def translate(
+    model: ModelOption,
+    group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
+    mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    beam: BeamOption = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
+    buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
+    source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")] = False,
+) -> None:
+    """Translate stdin to stdout: n lines in, n lines out, in order.
+
+    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4.
+
+    Example: echo "Two dogs run." | multistride translate --model RUN/best --group-size 4
+    """
+    size = number(group_size)
+
+    from multistride.decode.options import DecodeOptions
+    from multistride.device import set_threads
+    from multistride.lines import translate_stream
+    from multistride.translator import Translator
+
+    set_threads(threads)
+    translator = Translator.load(model, device)
+    DecodeOptions.made(group_size=size, mode=mode, beam=beam).checked(translator.config)
+    _note_untrained(size, translator)
+    with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
+        results = translator.translate_lines(lines, size, mode, batch_size, buffer, beam)
+        failed = translate_stream(results, translator.vocabulary, text, steps, as_json, say)
+    if failed:
+        raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
+
+
+def evaluate(
+    model: ModelOption,
+    source: Annotated[Path, typer.Option(help="Source text, one a line.")],
+    reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
+    group_size: GroupSizesOption = "1",
+    mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    beam: BeamOption = 1,
+    kind: Annotated[
+        str, typer.Option(help="translation or phonemes: which measures the table shows.")
+    ] = "translation",
+    tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
+    name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
+    latency_sentences: Annotated[int, typer.Option(min=1, help="Sentences timed alone.")] = 100,
+    examples: Annotated[int, typer.Option(min=0, help="Worked examples kept in the result.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first lines.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the result object to this file as well.")] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure quality, steps and latency by group size.
+
+    Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
+    """
+    sizes = numbers(group_size)
+
+    from rich.console import Console
+
+    from multistride.config import validate
+    from multistride.device import set_threads
+    from multistride.evaluate.run import EvaluationRequest
+    from multistride.evaluate.run import evaluate as measure
+    from multistride.files import write_json
+    from multistride.report.tables import quality_table
+    from multistride.translator import Translator
+
+    files = {"model": model, "source": source, "reference": reference, "name": name or model.parent.name}
+    decoding = {"group_sizes": sizes, "mode": mode, "beam": beam, "batch_size": batch_size, "limit": limit}
+    measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}
+    request = validate(EvaluationRequest, {**files, **decoding, **measures}, "evaluate")
+    set_threads(threads)
+    result = measure(request, Translator.load(model, device), say)
+    if output is not None:
+        write_json(output, result.model_dump(mode="json"))
+        say(f"written: {output}")
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        Console().print(quality_table(result))
+
+
+def _note_untrained(group_size: int, translator: Translator) -> None:
+    trained = translator.config.group_sizes
+    if group_size not in trained:
+        say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")

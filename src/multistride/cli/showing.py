@@ -1,0 +1,53 @@
+"""The verbs that only look: `report`, `inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multistride.cli.options import JsonOption
+from multistride.console import print_json, say
+
+if TYPE_CHECKING:
+    pass
+
+
+def report(
+    results: Annotated[Path, typer.Argument(help="A result file that `evaluate --output` wrote.")],
+    page: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the quality-latency picture (SVG).")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Show a result file: table, picture or page.
+
+    The model is not needed.
+
+    Example: multistride report results/multi30k-foundation.json --page multi30k.html
+    """
+    from multistride.report.results import read_results
+    from multistride.report.show import show
+
+    show(read_results(results), page, figure, markdown, say)
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is in a model directory.
+
+    Sizes, group sizes, where it came from.
+
+    Example: multistride inspect RUN/best
+    """
+    from multistride.model.inspection import inspect_model
+
+    facts = inspect_model(model)
+    if as_json:
+        print_json(facts)
+    else:
+        for key, value in facts.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            typer.echo(f"{key.replace('_', ' '):20} {shown}")

@@ -1,0 +1,61 @@
+"""The verbs that make weights: `train`, `average`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multistride.cli.options import ThreadsOption
+from multistride.console import say
+from multistride.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see examples/.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run if it was begun.")] = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a model; Ctrl-C leaves a checkpoint, --resume continues.
+
+    Example: multistride train examples/multi30k/autoregressive.yaml --set training.updates=100
+    """
+    from multistride.config import read_config
+    from multistride.train.config import RunConfig
+
+    chosen = read_config(config, RunConfig, settings or ())
+
+    from multistride.data.batch import PreparedData
+    from multistride.device import set_threads
+    from multistride.evaluate.validation import validator
+    from multistride.train.loop import train as train_model
+    from multistride.train.monitor import Monitor
+
+    set_threads(threads)
+    sentences = chosen.training.validate_sentences
+    data = PreparedData.load(chosen.data)
+    validate = validator(data, tuple(chosen.groups.sizes), sentences) if sentences else None
+    directory = train_model(chosen, validate, Monitor(chosen.run.name), resume)
+    say(f"best checkpoint: {directory.path / 'best'}")
+
+
+def average(
+    models: Annotated[list[Path], typer.Argument(help="Model directories, or one run directory with --last.")],
+    output: Annotated[Path, typer.Option(help="Model directory to write.")],
+    last: Annotated[int | None, typer.Option(min=2, help="Take this many newest checkpoints of a run.")] = None,
+) -> None:
+    """Average the weights of several checkpoints.
+
+    Example: multistride average runs/many --last 5 --output runs/many/mean
+    """
+    from multistride.train.average import average_models, newest_checkpoints
+
+    if last is not None and len(models) != 1:
+        raise UsageError(f"--last takes one run directory, {len(models)} were given")
+    average_models(models if last is None else newest_checkpoints(models[0], last), output)
+    say(f"written: {output}")

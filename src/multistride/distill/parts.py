@@ -1,0 +1,160 @@
+"""A corpus in parts, each of which is written whole or not at all, so that work can stop at any moment.
+
+`OUTPUT.parts/` holds `plan.json` (all that decides what is written) and one file for each chunk of the source. The
+first line of a part says, as JSON, which lines it holds, the SHA-256 of the source lines and of its own, and how they
+came about; then the lines follow. A part counts only if all of that holds, so no line can ever stand beside another's
+source.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from multistride.errors import DataError, UsageError
+from multistride.files import replacing_file, write_json
+
+
+class Chunk(NamedTuple):
+    """Consecutive source lines; `first` is the number of the first one, counted from 1."""
+
+    number: int
+    first: int
+    lines: list[bytes]
+
+
+class PartHeader(BaseModel):
+    """What a part says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: int
+    lines: int
+    source_sha256: str
+    sha256: str
+    empty: dict[str, int]
+    unfinished: int
+    seconds: float
+
+
+class Part(NamedTuple):
+    """The translations of a chunk, in order, and what is known of them."""
+
+    header: PartHeader
+    lines: list[bytes]
+
+
+def chunks(lines: Iterable[bytes], size: int) -> Iterator[Chunk]:
+    """The lines in pieces of `size`, the last one shorter."""
+    iterator = iter(lines)
+    number = 0
+    while taken := list(islice(iterator, size)):
+        yield Chunk(number, number * size + 1, taken)
+        number += 1
+
+
+class PartsDirectory:
+    """The unfinished work on one output."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.path = output.with_name(output.name + ".parts")
+
+    @contextmanager
+    def opened(self, plan: dict[str, Any]) -> Iterator[None]:
+        """Begin, or go on with what the same plan began; nobody else can until the block ends.
+
+        Raises `UsageError` naming what differs from the plan it was begun with, or if another process is at work.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "lock", "wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is writing to {self.path}: wait for it, or name another output"
+                ) from error
+            self._begin(plan)
+            yield
+
+    def has(self, chunk: Chunk) -> bool:
+        """Whether there is a part of this number, good or bad."""
+        return self._place(chunk).exists()
+
+    def write(self, chunk: Chunk, texts: list[str], empty: dict[str, int], unfinished: int, seconds: float) -> None:
+        """Write one part, atomically: a text for every line of the chunk."""
+        assert len(texts) == len(chunk.lines), "a part has a line for every line of its source"
+        lines = [text.encode("utf-8") for text in texts]
+        assert not any(b"\n" in line for line in lines), "a translation is one line"
+        header = PartHeader(
+            first=chunk.first,
+            lines=len(lines),
+            source_sha256=_hash(chunk.lines),
+            sha256=_hash(lines),
+            empty=empty,
+            unfinished=unfinished,
+            seconds=seconds,
+        )
+        with replacing_file(self._place(chunk)) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in (header.model_dump_json().encode(), *lines)))
+
+    def read(self, chunk: Chunk) -> Part:
+        """The part of a chunk. Raises `DataError` if there is none, or it is damaged or of other source lines."""
+        place = self._place(chunk)
+        try:
+            first, *lines, rest = place.read_bytes().split(b"\n")
+            header = PartHeader.model_validate_json(first)
+        except (OSError, ValueError, ValidationError) as error:
+            raise DataError(f"{place} is missing or damaged: run the same command again to have it redone") from error
+        expected = (chunk.first, len(chunk.lines), _hash(chunk.lines))
+        if (header.first, header.lines, header.source_sha256) != expected:
+            raise DataError(f"{place} is of other source lines: run the same command again to have it redone")
+        if rest or len(lines) != header.lines or _hash(lines) != header.sha256:
+            raise DataError(f"{place} is damaged: run the same command again to have it redone")
+        return Part(header, lines)
+
+    def discard(self) -> None:
+        """Remove everything. A crash here leaves a hidden directory, not half of the parts."""
+        hidden = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}."))
+        os.replace(self.path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def _place(self, chunk: Chunk) -> Path:
+        return self.path / f"{chunk.number:06}.part"
+
+    def _begin(self, plan: dict[str, Any]) -> None:
+        place = self.path / "plan.json"
+        if not place.exists():
+            if any(self.path.glob("*.part")):
+                raise DataError(f"{self.path} has parts and no plan.json: delete it, or name another output")
+            write_json(place, plan)
+            return
+        try:
+            before = dict(json.loads(place.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{place} is damaged: delete {self.path} to begin anew") from error
+        names = sorted(name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name))
+        if names:
+            differing = "; ".join(f"{name} was {before.get(name)}, is {plan.get(name)}" for name in names)
+            raise UsageError(
+                f"{self.path} was begun with other settings ({differing}): "
+                "give the same ones to go on, or delete it to begin anew"
+            )
+
+
+def _hash(lines: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line + b"\n")
+    return digest.hexdigest()

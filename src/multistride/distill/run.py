@@ -1,0 +1,243 @@
+"""`multistride distill`: a corpus translated by a teacher, line for line, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from multistride.data.corpus import Unreadable, read_lines, read_parallel
+from multistride.distill.config import DistillConfig
+from multistride.distill.parts import Chunk, PartsDirectory, chunks
+from multistride.distill.tally import Tally
+from multistride.distill.teacher import Teacher, open_teacher
+from multistride.errors import DataError, Interrupted, UsageError
+from multistride.evaluate.quality import measure_quality
+from multistride.files import compressing, replacing_file, sha256, write_json
+from multistride.model.weights import CONFIG, WEIGHTS
+from multistride.progress import ProgressLine
+from multistride.version import __version__
+
+FORMAT = 1
+
+Report = Callable[[str], None]
+
+
+@dataclass
+class _Job:
+    """What every step of the work needs."""
+
+    config: DistillConfig
+    teacher: Teacher
+    parts: PartsDirectory
+    lines: int
+    report: Report
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The source in chunks."""
+        return chunks(read_lines(self.config.source), self.config.chunk)
+
+
+def distill(
+    config: DistillConfig,
+    report: Report = lambda line: None,
+    progress: ProgressLine | None = None,
+    device: str = "auto",
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Write `config.output` and, beside it, the manifest OUTPUT.json, which is also returned.
+
+    The work is done in parts; called again after any kind of end, it goes on with them, and does nothing where all is
+    done. Raises `DataError` for files
+    that cannot be read or do not align, `UsageError` for an output that is there already or parts that other settings
+    began, `MissingExtraError` for an engine that is not installed, and `Interrupted` after Ctrl-C.
+    """
+    parts = PartsDirectory(config.output)
+    _refuse_paths(config)
+    lines = _count_lines(config)
+    validation = _read_validation(config)
+    job = _Job(config, open_teacher(config, device, threads, report), parts, lines, report)
+    plan = _plan(job)
+    if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
+        report(f"{config.output} is there already, made with these settings: nothing to do")
+        return manifest
+    with parts.opened(plan):
+        try:
+            quality = _measure_teacher(job, *validation) if validation else None
+            _write_parts(job, progress or ProgressLine("distill", "sentence"))
+            manifest = {**plan, **_names(config), "threads": threads, "validation": quality}
+            manifest = _join(job, manifest)
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped; nothing that is done is lost: the same command goes on from here") from error
+        parts.discard()
+    return manifest
+
+
+def manifest_path(output: Path) -> Path:
+    """Where the manifest of an output lies."""
+    return output.with_name(output.name + ".json")
+
+
+def _refuse_paths(config: DistillConfig) -> None:
+    output = config.output
+    inputs = (config.source, config.target, config.validation_source, config.validation_reference)
+    if any(path is not None and path.resolve() == output.resolve() for path in inputs):
+        raise UsageError(f"{output} is also read: name another output")
+    if output.is_dir():
+        raise UsageError(f"{output} is a directory, the output is a file: name another output")
+
+
+def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of an output that this plan made; None if there is no output.
+
+    Raises `UsageError` for an output that came about otherwise.
+    """
+    if not config.output.exists():
+        return None
+    try:
+        manifest = dict(json.loads(manifest_path(config.output).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        manifest = {}
+    if manifest.items() >= plan.items() and manifest.get("output_sha256") == sha256(config.output):
+        return manifest
+    raise UsageError(
+        f"{config.output} is there already, made otherwise: add --overwrite to replace it, or name another output"
+    )
+
+
+def _count_lines(config: DistillConfig) -> int:
+    """The lines of the source. Raises `DataError` if the target has more or fewer, before any work is done."""
+    lines = sum(1 for _ in read_lines(config.source))
+    if config.target is not None:
+        targets = sum(1 for _ in read_lines(config.target))
+        if targets != lines:
+            raise DataError(
+                f"{config.source} has {lines} lines and {config.target} has {targets}: "
+                "line n of one must translate line n of the other, so give two files of the same length"
+            )
+    return lines
+
+
+def _read_validation(config: DistillConfig) -> tuple[list[bytes], list[str]] | None:
+    if config.validation_source is None or config.validation_reference is None:
+        return None
+    sources, references = [], []
+    for line, record in enumerate(read_parallel(config.validation_source, config.validation_reference), start=1):
+        if isinstance(record, Unreadable):
+            files = f"{config.validation_source} and {config.validation_reference}"
+            raise DataError(f"{files}: line {line}: {record.reason}: repair it")
+        sources.append(record.source.encode())
+        references.append(record.target)
+    return sources, references
+
+
+def _plan(job: _Job) -> dict[str, Any]:
+    """All that decides what is written; parts made under another plan are never mixed with these."""
+    config, teacher = job.config, job.teacher
+    return {
+        "format": FORMAT,
+        "multistride": __version__,
+        "source_sha256": sha256(config.source),
+        "lines": job.lines,
+        "teacher_sha256": sha256(config.model / WEIGHTS),
+        "teacher_config_sha256": sha256(config.model / CONFIG),
+        "vocabulary_sha256": teacher.translator.vocabulary.digest(),
+        "engine": teacher.engine,
+        "compute_type": teacher.compute_type,
+        "library": teacher.library,
+        "beam": config.beam,
+        "length_penalty": config.length_penalty,
+        "batch_size": config.batch_size,
+        "chunk": config.chunk,
+    }
+
+
+def _names(config: DistillConfig) -> dict[str, Any]:
+    names = ("teacher", config.model), ("source", config.source), ("output", config.output), ("target", config.target)
+    target_hash = {"target_sha256": sha256(config.target)} if config.target is not None else {}
+    return {**{name: None if path is None else str(path) for name, path in names}, **target_hash}
+
+
+def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> dict[str, Any]:
+    """BLEU of the teacher, by the engine and beam that write the corpus."""
+    quality = measure_quality(job.teacher.translate(sources).texts, references)
+    job.report(f"teacher: BLEU {quality.bleu:.2f} on {len(sources)} validation sentences, {quality.bleu_signature}")
+    config = job.config
+    assert config.validation_source is not None
+    assert config.validation_reference is not None
+    return {
+        "source": str(config.validation_source),
+        "source_sha256": sha256(config.validation_source),
+        "reference": str(config.validation_reference),
+        "reference_sha256": sha256(config.validation_reference),
+        "sentences": len(sources),
+        "bleu": quality.bleu,
+        "bleu_signature": quality.bleu_signature,
+        "chrf": quality.chrf,
+        "chrf_signature": quality.chrf_signature,
+        "length_ratio": quality.length_ratio,
+    }
+
+
+def _write_parts(job: _Job, progress: ProgressLine) -> None:
+    """Translate every chunk that has no good part yet."""
+    missing = {chunk.number: len(chunk.lines) for chunk in job.chunks() if not _is_done(job, chunk)}
+    done = job.lines - sum(missing.values())
+    if done:
+        job.report(f"{done:,} of {job.lines:,} lines are done already")
+    with progress.showing(job.lines, done):
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.reached(done, f"{progress.rate:,.1f} sentences/s")
+
+        for chunk in job.chunks():
+            if chunk.number in missing:
+                began = time.perf_counter()
+                texts, empty, unfinished = job.teacher.translate(chunk.lines, advance)
+                job.parts.write(chunk, texts, empty, unfinished, time.perf_counter() - began)
+
+
+def _is_done(job: _Job, chunk: Chunk) -> bool:
+    if not job.parts.has(chunk):
+        return False
+    try:
+        job.parts.read(chunk)
+    except DataError as error:
+        job.report(f"note: {str(error).partition(':')[0]}; it is done again")
+        return False
+    return True
+
+
+def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Check every part against its source lines, put them together, and move the output and its manifest into place.
+
+    Both are written among the parts first, so that a crash leaves nothing half written beside the output.
+    """
+    config, place = job.config, job.parts.path
+    tally = Tally(job.teacher.translator.vocabulary)
+    targets = read_lines(config.target) if config.target is not None else None
+    joined = 0
+    with (
+        replacing_file(place / "output") as temporary,
+        compressing(temporary, config.output) as file,
+    ):
+        for chunk in job.chunks():
+            part = job.parts.read(chunk)
+            file.write(b"".join(line + b"\n" for line in part.lines))
+            tally.add(part, chunk.lines, list(islice(targets, len(part.lines))) if targets is not None else None)
+            joined += len(part.lines)
+    if joined != job.lines:
+        raise DataError(f"{config.source} had {job.lines} lines and now has {joined}: restore it, then begin anew")
+    facts = {**tally.facts(config.target is not None), "output_sha256": sha256(place / "output")}
+    manifest = {**manifest, **facts}
+    write_json(place / "manifest", manifest)
+    os.replace(place / "output", config.output)
+    os.replace(place / "manifest", manifest_path(config.output))
+    return manifest

@@ -1,0 +1,80 @@
+"""How far a long job is, on stderr: a live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_EVERY_SECONDS = 30.0
+"""How often a line is printed where stderr is not a terminal."""
+
+
+class ProgressLine:
+    """Shows how many of the units of a job are done, some facts, and the time left."""
+
+    def __init__(self, stage: str, unit: str, console: Console | None = None) -> None:
+        """`stage` names the job; `unit` names what is counted, as in "update 5/20"."""
+        self.stage, self.unit = stage, unit
+        self.console = console or Console(stderr=True)
+        self._progress: Progress | None = None
+        self._total = self._first = self._done = 0
+        self._began = self._printed = time.monotonic()
+
+    @contextmanager
+    def showing(self, total: int, done: int) -> Iterator[None]:
+        """Show progress towards `total` units, `done` of which are already behind us."""
+        self._total, self._first, self._done = total, done, done
+        self._began = self._printed = time.monotonic()
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as self._progress:
+            self._progress.add_task(self.stage, total=total, completed=done, facts="")
+            yield
+        self._progress = None
+
+    @property
+    def rate(self) -> float:
+        """Units per second since `showing` began."""
+        return (self._done - self._first) / max(time.monotonic() - self._began, 1e-9)
+
+    def reached(self, done: int, facts: str) -> None:
+        """Take note that `done` units are behind us; `facts` stand beside the count."""
+        self._done = done
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done, facts=facts)
+        elif time.monotonic() - self._printed > PLAIN_EVERY_SECONDS:
+            self._printed = time.monotonic()
+            left = (self._total - done) / max(self.rate, 1e-9)
+            self.say(f"{self._place(done)}  {facts}  {left / 60:.0f} min left")
+
+    def note(self, done: int, facts: str) -> None:
+        """Print facts about the place `done` at once, above the live line if there is one."""
+        self.say(f"{self._place(done)}  {facts}")
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _place(self, done: int) -> str:
+        return f"{self.stage}: {self.unit} {done}/{self._total}"
