@@ -206,6 +206,15 @@ def previous_in_group(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "
     return torch.where((group == slots.group) & (labels != NO_LABEL), left, NO_LABEL)
 
 
+def previous_in_draft(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """The same for the layout `lookahead`: the token before the one each mask predicts; `NO_LABEL` elsewhere.
+
+    The first mask follows what the last clean slot predicts, which nobody has read yet when both are asked.
+    """
+    left = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=NO_LABEL)
+    return torch.where((slots.reach > 1) & (labels != NO_LABEL), left, NO_LABEL)
+
+
 def _spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
     """For every slot of a layout in reading order: its row, its group, its place in the group; and [B, N]."""
     batch, count = widths.shape

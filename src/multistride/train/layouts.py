@@ -19,6 +19,7 @@ from multistride.groups import (
     Slots,
     equal_sizes,
     lookahead,
+    previous_in_draft,
     previous_in_group,
     reveal,
     sampled_sizes,
@@ -29,7 +30,10 @@ from multistride.train.config import GroupsConfig
 
 
 class TrainingPass(NamedTuple):
-    """A decoder pass and what it is to predict. `previous` is what `groups.previous_in_group` says."""
+    """A decoder pass and what it is to predict.
+
+    `previous` is what `groups.previous_in_group` says, or `groups.previous_in_draft` where a draft is laid out.
+    """
 
     slots: Slots
     labels: Int[Tensor, "B N"]
@@ -58,9 +62,10 @@ class LayoutDrawer:
             cut = sampled_sizes(batch.target_lengths, group_size, generator)
             sizes = _by_row(self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0)
         slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token)
+        asked = TrainingPass(slots, labels, previous_in_group(slots, labels))
         if self.groups.lookahead > 0:
-            slots, labels = self._some_look_ahead(batch, group_size, slots, labels, generator)
-        previous = previous_in_group(slots, labels)
+            asked = self._some_look_ahead(batch, group_size, asked, generator)
+        slots, labels, previous = asked
         glancing = self.groups.glancing * (1 - progress)
         if self.groups.glancing > 0:
             shown = torch.rand(labels.shape, generator=generator) < glancing
@@ -85,22 +90,20 @@ class LayoutDrawer:
         return torch.rand(rows, generator=generator) < share
 
     def _some_look_ahead(
-        self,
-        batch: Batch,
-        group_size: Int[Tensor, "B"],
-        slots: Slots,
-        labels: Int[Tensor, "B N"],
-        generator: torch.Generator,
-    ) -> tuple[Slots, Int[Tensor, "B M"]]:
+        self, batch: Batch, group_size: Int[Tensor, "B"], asked: TrainingPass, generator: torch.Generator
+    ) -> TrainingPass:
         """Give some rows the lookahead layout, each from an anchor drawn anywhere in its sentence."""
-        chosen = self._chosen(len(labels), self.groups.lookahead, generator)
-        anchors = (torch.rand(len(labels), generator=generator) * batch.target_lengths).long()
+        chosen = self._chosen(len(asked.labels), self.groups.lookahead, generator)
+        anchors = (torch.rand(len(asked.labels), generator=generator) * batch.target_lengths).long()
         special = self.model.start_token, self.model.mask_token
         drafts, wanted = lookahead(batch.target, batch.target_lengths, anchors, group_size, *special)
         padding = (self.model.start_token, 0, 1, PADDING_GROUP)
-        fields = zip(drafts, slots, padding, strict=True)
-        mixed = Slots(*(_by_row(chosen, draft, other, value) for draft, other, value in fields))
-        return mixed, _by_row(chosen, wanted, labels, NO_LABEL)
+        fields = zip(drafts, asked.slots, padding, strict=True)
+        return TrainingPass(
+            Slots(*(_by_row(chosen, draft, other, value) for draft, other, value in fields)),
+            _by_row(chosen, wanted, asked.labels, NO_LABEL),
+            _by_row(chosen, previous_in_draft(drafts, wanted), asked.previous, NO_LABEL),
+        )
 
     def _without_some_words(self, slots: Slots, generator: torch.Generator) -> Slots:
         """Replace tokens the decoder reads by the mask symbol (Bowman et al. 2016, arXiv 1511.06349, section 3.1)."""

@@ -150,7 +150,12 @@ def test_lookahead_sentences_come_in_their_share():
         for field, reference in zip((*slots, labels), (*expected, wanted), strict=True):
             assert torch.equal(field[row][real], reference[0])
         assert 0 <= anchor < batch.target_lengths[row]
-    assert torch.equal(previous, previous_in_group(slots, labels))
+        for place in range(anchor + 1, int(real.sum())):
+            asked = labels[row, place] != NO_LABEL
+            assert previous[row, place] == (batch.target[row, slots.position[row, place] - 1] if asked else NO_LABEL)
+        assert (previous[row, : anchor + 1] == NO_LABEL).all()
+    others = [row for row in range(400) if row not in drafts]
+    assert torch.equal(previous[others], previous_in_group(slots, labels)[others])
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.6), (0.5, 0.3), (1.0, 0.0)])
