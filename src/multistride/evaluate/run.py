@@ -17,11 +17,12 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.errors import DataError
+from multistride.evaluate.positions import measure_places
 from multistride.evaluate.quality import identical_share, measure_quality, repetition_rate
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
 from multistride.model.weights import WEIGHTS
-from multistride.report.results import EvaluationResult, Example, ExampleOutput, Measurement
+from multistride.report.results import EvaluationResult, Example, ExampleOutput, Measurement, PlaceMeasurement
 from multistride.translator import Translator
 from multistride.version import __version__
 
@@ -98,6 +99,7 @@ def evaluate(
         settings=_settings(request, translator, test_set, len(chosen)),
         results=tuple(rows),
         examples=tuple(_examples(request, translator, test_set, runs)),
+        places=tuple(_by_place(request, translator, test_set)),
     )
 
 
@@ -231,6 +233,17 @@ def _examples(
         )
         for place in chosen
     ]
+
+
+def _by_place(request: EvaluationRequest, translator: Translator, test_set: TestSet) -> list[PlaceMeasurement]:
+    """What each place of a group is worth, on the pairs whose references fit the model."""
+    references = translator.vocabulary.encode([test_set.references[place] for place in test_set.places])
+    fitting = [
+        (source, reference)
+        for source, reference in zip(test_set.decodable(), references, strict=True)
+        if not translator.problem(reference)
+    ]
+    return measure_places(translator.engine.model, fitting, request.group_sizes) if fitting else []
 
 
 def _output(translator: Translator, group_size: int, hypothesis: Hypothesis) -> ExampleOutput:

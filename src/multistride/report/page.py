@@ -15,6 +15,7 @@ from pathlib import Path
 from multistride.errors import MissingExtraError
 from multistride.files import replacing_file
 from multistride.report.figures import quality_latency_figure
+from multistride.report.places import MEASURES, place_rows
 from multistride.report.results import LINK, EvaluationResult, Measurement
 from multistride.report.tables import (
     bleu_kept,
@@ -72,6 +73,8 @@ def write_page(result: EvaluationResult, destination: Path | str, commands: Sequ
         decoding=same_decoding(result),
         columns=columns_for(result),
         rows=table_rows(result),
+        places=place_rows(result) if result.places else [],
+        place_measures=[(heading, meaning) for heading, meaning, _ in MEASURES],
         signatures=signatures(result),
         # The only text that is not escaped: the SVG drawn here, whose own text is escaped or paths.
         figure=markupsafe.Markup(quality_latency_figure(result)),

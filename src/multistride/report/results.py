@@ -94,6 +94,22 @@ class Example(_Record):
     outputs: tuple[ExampleOutput, ...]
 
 
+class PlaceMeasurement(_Record):
+    """How well one place of the groups of one size is predicted, given the reference before the group.
+
+    `place` counts from 1. `cross_entropy` and `entropy` are in nats, `accuracy` and `confidence` (the mean of the
+    highest probability) are 0–1. Where the model is calibrated, accuracy and confidence agree.
+    """
+
+    group_size: Count
+    place: Count
+    tokens: Count
+    cross_entropy: Amount
+    accuracy: Share
+    confidence: Share
+    entropy: Amount
+
+
 class EvaluationResult(_Record):
     """One evaluation of one model on one test set; `created` is an ISO 8601 date and time."""
 
@@ -103,6 +119,7 @@ class EvaluationResult(_Record):
     settings: dict[str, JsonValue]
     results: Annotated[tuple[Measurement, ...], Field(min_length=1)]
     examples: tuple[Example, ...] = ()
+    places: tuple[PlaceMeasurement, ...] = ()
 
     @field_validator("created")
     @classmethod

@@ -10,6 +10,7 @@ from rich.console import Console
 from multistride.files import replacing_file
 from multistride.report.figures import quality_latency_figure
 from multistride.report.page import write_page
+from multistride.report.places import places_table
 from multistride.report.results import EvaluationResult
 from multistride.report.tables import examples_table, markdown_table, quality_table
 
@@ -26,6 +27,8 @@ def show(
     else:
         console = Console()
         console.print(quality_table(result))
+        if result.places:
+            console.print(places_table(result))
         if result.examples:
             console.print(examples_table(result))
     if figure is not None:

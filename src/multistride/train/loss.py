@@ -47,33 +47,15 @@ class SlotLoss(nn.Module):
         previous: Int[Tensor, "B N"],
     ) -> Losses:
         """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says."""
-        first = self._logits(source, source_lengths, slots, labels, previous)
+        first = labelled_logits(self.model, source, source_lengths, slots, labels, previous)
         wanted = labels[labels != NO_LABEL]
         losses = self._losses(first, wanted)
         if not (self.r_drop and self.training):
             return losses
-        second = self._logits(source, source_lengths, slots, labels, previous)
+        second = labelled_logits(self.model, source, source_lengths, slots, labels, previous)
         again = self._losses(second, wanted)
         smoothed = (losses.smoothed + again.smoothed) / 2 + self.r_drop / 4 * _divergences(first, second)
         return Losses(smoothed, (losses.cross_entropy + again.cross_entropy) / 2, losses.correct)
-
-    def _logits(
-        self,
-        source: Tensor | None,
-        source_lengths: Tensor | None,
-        slots: Slots,
-        labels: Tensor,
-        previous: Tensor,
-    ) -> Float[Tensor, "L V"]:
-        hidden = self.model(source, source_lengths, slots)
-        asked = labels != NO_LABEL
-        logits = self.model.project(hidden[asked]).float()
-        if self.model.markov is None:
-            return logits
-        before = previous[asked]
-        known = before != NO_LABEL
-        added = self.model.markov(before.clamp(min=0)).float()
-        return logits + torch.where(known[:, None], added, 0)
 
     def _losses(self, logits: Float[Tensor, "L V"], wanted: Int[Tensor, "L"]) -> Losses:
         log_probabilities = logits.log_softmax(dim=-1)
@@ -85,6 +67,25 @@ class SlotLoss(nn.Module):
         with torch.no_grad():
             correct = (logits.argmax(dim=-1) == wanted).sum()
         return Losses(smoothed, cross_entropy.detach(), correct)
+
+
+def labelled_logits(
+    model: Transformer,
+    source: Int[Tensor, "B S"] | None,
+    source_lengths: Int[Tensor, "B"] | None,
+    slots: Slots,
+    labels: Int[Tensor, "B N"],
+    previous: Int[Tensor, "B N"],
+) -> Float[Tensor, "L V"]:
+    """The logits of the slots that have a label, row by row, what the Markov head adds included."""
+    hidden = model(source, source_lengths, slots)
+    asked = labels != NO_LABEL
+    logits: Tensor = model.project(hidden[asked]).float()
+    if model.markov is None:
+        return logits
+    before = previous[asked]
+    added = model.markov(before.clamp(min=0)).float()
+    return logits + torch.where((before != NO_LABEL)[:, None], added, 0)
 
 
 def _divergences(first: Float[Tensor, "L V"], second: Float[Tensor, "L V"]) -> Float[Tensor, ""]:

@@ -56,6 +56,17 @@ _TRANSLATION = {
             "identical_to_k1": None,
         },
     ],
+    "places": [
+        {
+            "group_size": 4,
+            "place": 1,
+            "tokens": 50,
+            "cross_entropy": 1.5,
+            "accuracy": 0.625,
+            "confidence": 0.5,
+            "entropy": 2.0,
+        }
+    ],
     "examples": [
         {
             "source": "a <script>alert('source')</script> & [bold]sentence[/bold]",

@@ -1,0 +1,33 @@
+import pytest
+
+from multistride.report.places import place_rows, places_table
+from multistride.report.results import EvaluationResult
+
+
+@pytest.fixture
+def result(translation):
+    places = [
+        {"group_size": 1, "place": 1, "accuracy": 0.5},
+        {"group_size": 2, "place": 1, "accuracy": 0.4},
+        {"group_size": 2, "place": 2, "accuracy": 0.25},
+    ]
+    rest = {"tokens": 8, "cross_entropy": 1.5, "confidence": 0.625, "entropy": 1.0}
+    return EvaluationResult.model_validate({**translation, "places": [{**rest, **place} for place in places]})
+
+
+def test_a_column_for_each_place_and_none_beyond_the_group(result):
+    # Guards: numbers of one place under another, and of one group size in the row of another.
+    assert place_rows(result) == [
+        ["K", "", "place 1", "place 2"],
+        ["1", "right %", "50.0", ""],
+        ["1", "sure %", "62.5", ""],
+        ["1", "cross-entropy", "1.50", ""],
+        ["2", "right %", "40.0", "25.0"],
+        ["2", "sure %", "62.5", "62.5"],
+        ["2", "cross-entropy", "1.50", "1.50"],
+    ]
+
+
+def test_the_terminal_shows_every_row(result):
+    # Guards: a table that drops its last section.
+    assert places_table(result).row_count == 6
