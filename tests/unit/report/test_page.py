@@ -77,7 +77,7 @@ def test_accessible(tmp_path, translation):
     _, reader = _page(tmp_path, translation)
     assert ("html", {"lang": "en"}) in reader.tags
     scopes = [attributes["scope"] for tag, attributes in reader.tags if tag == "th"]
-    assert scopes == ["col"] * 11 + ["row"] * 2
+    assert scopes == ["col"] * 11 + ["row"] * 2 + ["col"] * 3 + ["row"] * 3
     figure = next(attributes for tag, attributes in reader.tags if tag == "figure")
     assert figure["role"] == "img"
     assert "K=4: 30.0 ms, 38.0 BLEU" in figure["aria-label"]
