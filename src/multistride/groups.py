@@ -167,6 +167,35 @@ def lookahead(
     return slots, _fill(widths, shape, label, NO_LABEL)
 
 
+def draft_slots(
+    known: Int[Tensor, "B T"],
+    border: Int[Tensor, "B"],
+    drafts: Int[Tensor, "B D"],
+    counts: Int[Tensor, "B"],
+    group_size: int,
+    start_token: int,
+    mask_token: int,
+) -> Slots:
+    """The slots of one round of drafting and checking: what `lookahead` lays out, less what was read before.
+
+    `border` tokens of `known` are committed and all but the last of them were read. Clean slots read that one and the
+    first `counts` of the `drafts` behind it, so they say what really follows each of them; `group_size` - 1 masks
+    draft further, as if all drafts were right. Rows with fewer drafts are padded on the left: the last `group_size`
+    columns are the last clean slot and the masks in every row.
+    """
+    most = int(counts.max()) if len(counts) else 0
+    offset = torch.arange(most + group_size, device=known.device) - (most - counts)[:, None]
+    rows = torch.arange(len(known), device=known.device)[:, None].expand_as(offset)
+    real, masked = offset >= 0, offset > counts[:, None]
+    last = _tokens_at(known, rows, (border - 1)[:, None].expand_as(offset), start_token)
+    clean = torch.where(offset == 0, last, _tokens_at(drafts, rows, offset - 1, start_token))
+    token = torch.where(real, torch.where(masked, mask_token, clean), start_token)
+    position = torch.where(real, border[:, None] + offset, 0)
+    reach = torch.where(masked, offset - counts[:, None] + 1, 1)
+    group = torch.where(masked, (border + counts)[:, None] + 1, position)
+    return Slots(token, position, reach, torch.where(real, group, PADDING_GROUP))
+
+
 def reveal(
     slots: Slots, labels: Int[Tensor, "B N"], shown: Bool[Tensor, "B N"], start_token: int
 ) -> tuple[Slots, Int[Tensor, "B M"]]:

@@ -36,6 +36,16 @@ def test_wrong_beams(work, multistride, beam):
     assert done.stdout == b""
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--mode=sideways"], "'fast' or 'exact'"), (["--mode=exact", "--beam=2"], "choose mode fast, or beam 1")],
+)
+def test_modes_that_are_none(work, multistride, options, said):
+    # Guards: an unknown mode taken for the usual one, and two ways of searching asked for at once.
+    done = multistride("translate", "--model", work / "many/best", *options, text="a g m\n")
+    assert said in one_line(done, 2)
+
+
 def test_no_model_directory(multistride, tmp_path):
     # Guards: a traceback for a mistyped path.
     assert "no model directory" in one_line(multistride("translate", "--model", tmp_path, text="a\n"), 4)

@@ -12,6 +12,7 @@ from multistride.groups import (
     NO_LABEL,
     PADDING_GROUP,
     Slots,
+    draft_slots,
     equal_sizes,
     lookahead,
     sampled_sizes,
@@ -306,6 +307,29 @@ def test_lookahead_writes_the_autoregressive_cache_and_leaks_nothing():
             read = {slots.token[0, seen].item() for seen in range(clean + size - 1) if mask[slot, seen]}
             assert label not in read
             assert label == NO_LABEL or label == tokens[slots.position[0, slot]]
+
+
+@quick
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), min_size=1, max_size=5),
+    st.integers(1, 7),
+)
+def test_a_round_of_drafting_is_the_end_of_the_lookahead_layout(rows, size):
+    # Guards: drafts checked at other positions than they were trained for, masks behind the wrong token.
+    sentences = [sentence(row, border + count) for row, (border, count) in enumerate(rows)]
+    known, _ = padded([tokens[:border] for tokens, (border, _) in zip(sentences, rows, strict=True)])
+    drafts, _ = padded([tokens[border:] for tokens, (border, _) in zip(sentences, rows, strict=True)])
+    border, counts = torch.tensor(rows).unbind(1)
+    slots = draft_slots(known, border, drafts, counts, size, START, MASK)
+    anchors = border + counts
+    target, lengths = padded(sentences)
+    whole = rows_of(*lookahead(target, lengths, anchors, size, START, MASK))
+    for place, (row_border, count) in enumerate(rows):
+        found = list(zip(*(field[place].tolist() for field in slots), strict=True))
+        real = [slot for slot in found if slot[3] != PADDING_GROUP]
+        assert found == [slot for slot in found if slot[3] == PADDING_GROUP] + real, "padding stands on the left"
+        assert real == [tuple(slot[:4]) for slot in whole[place][row_border:]]
+        assert len(real) == count + size
 
 
 @quick

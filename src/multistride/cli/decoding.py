@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistride.cli.options import BeamOption, DeviceOption, GroupSizesOption, JsonOption, ModelOption, ThreadsOption
+from multistride.cli.options import (
+    BeamOption,
+    DeviceOption,
+    GroupSizesOption,
+    JsonOption,
+    ModelOption,
+    ModeOption,
+    ThreadsOption,
+)
 from multistride.console import number, numbers, print_json, reading, say, writing
 from multistride.errors import DataError
 
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 def translate(
     model: ModelOption,
     group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
-    mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    mode: ModeOption = "fast",
     beam: BeamOption = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
     buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
@@ -60,7 +68,7 @@ def evaluate(
     source: Annotated[Path, typer.Option(help="Source text, one a line.")],
     reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
     group_size: GroupSizesOption = "1",
-    mode: Annotated[str, typer.Option(help="fast: every token of a group is kept.")] = "fast",
+    mode: ModeOption = "fast",
     beam: BeamOption = 1,
     kind: Annotated[
         str, typer.Option(help="translation or phonemes: which measures the table shows.")

@@ -12,4 +12,8 @@ GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
 BeamOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")]
+ModeOption = Annotated[
+    str,
+    typer.Option(help="fast: every token of a group is kept; exact: drafts are checked, the text is K=1's."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

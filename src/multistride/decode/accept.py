@@ -17,3 +17,17 @@ def accept_all(picked: Picked) -> Int[Tensor, "R"]:
     """Keep every token of the group (fast mode; the paper)."""
     rows, group_size = picked.tokens.shape
     return torch.full((rows,), group_size, device=picked.tokens.device)
+
+
+def verified_prefix(
+    choices: Int[Tensor, "R C"], drafts: Int[Tensor, "R D"], counts: Int[Tensor, "R"]
+) -> Int[Tensor, "R"]:
+    """How many of `choices` stand: those that agree with the draft before them, and the first one that does not.
+
+    `choices[:, i]` is what the model writes after draft i - 1 (after the known tokens for i = 0); `counts` drafts of
+    a row are real. Returns 1 to `counts` + 1 (Stern et al. 2018, arXiv 1811.03115, section 3).
+    """
+    width = min(choices.shape[1], drafts.shape[1])
+    agrees = choices[:, :width] == drafts[:, :width]
+    agrees &= torch.arange(width) < counts[:, None]
+    return agrees.long().cumprod(dim=1).sum(dim=1) + 1

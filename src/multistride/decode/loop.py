@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
+from multistride.decode.exact import decode_exact
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picker
@@ -49,6 +50,11 @@ def decode_batch(
     config = model.config
     limits = [options.limit(length, config) for length in lengths.tolist()]
     state = DecodeState(limits, config.start_token, config.end_token)
-    for _ in decode(model, source, lengths, state, lambda _: options.group_size, greedy_for(config, model.markov)):
+    if options.mode == "exact":
+        passes = decode_exact(model, source, lengths, state, options.group_size)
+    else:
+        pick = greedy_for(config, model.markov)
+        passes = decode(model, source, lengths, state, lambda _: options.group_size, pick)
+    for _ in passes:
         pass
     return state.hypotheses

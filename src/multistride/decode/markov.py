@@ -8,6 +8,8 @@ Shapes: R rows still running, K slots of the group, V vocabulary, C candidates o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,6 +17,9 @@ from torch import Tensor
 from multistride.decode.pick import Picked, Picker, greedy, shortlist
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
+
+ChainedPicker = Callable[[Float[Tensor, "R K V"], Int[Tensor, "R"]], Picked]
+"""Logits of slots in a row, and the token before the first of them, to tokens."""
 
 CANDIDATES = 32
 """Tokens of a slot that the head corrects."""
@@ -27,17 +32,33 @@ def greedy_for(config: TransformerConfig, head: MarkovHead | None) -> Picker:
 
 def markov_greedy(config: TransformerConfig, head: MarkovHead, candidates: int = CANDIDATES) -> Picker:
     """Pick the first token of a group as `greedy` does and every other one among its corrected candidates."""
-    first, listed = greedy(config), shortlist(config)
+    first, others = greedy(config), chained(config, head, candidates)
 
-    @torch.inference_mode()
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
         picked = first(logits[:, :1])
         if logits.shape[1] == 1:
             return picked
-        tokens, chosen = [picked.tokens[:, 0]], [picked.log_probabilities[:, 0]]
-        candidate, plain = listed(logits[:, 1:], candidates)
-        for slot in range(logits.shape[1] - 1):
-            corrected = correct(head, tokens[-1], candidate[:, slot], plain[:, slot])
+        parts = zip(picked, others(logits[:, 1:], picked.tokens[:, 0]), strict=True)
+        return Picked(*(torch.cat(part, 1) for part in parts))
+
+    return pick
+
+
+def chained(config: TransformerConfig, head: MarkovHead | None, candidates: int = CANDIDATES) -> ChainedPicker:
+    """A picker for slots that follow a token they have not seen; each is corrected by the one before it."""
+    if head is None:
+        alone = greedy(config)
+        return lambda logits, previous: alone(logits)
+    listed = shortlist(config)
+
+    @torch.inference_mode()
+    def pick(logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"]) -> Picked:
+        tokens: list[Tensor] = []
+        chosen: list[Tensor] = []
+        candidate, plain = listed(logits, candidates)
+        for slot in range(logits.shape[1]):
+            before = tokens[-1] if tokens else previous
+            corrected = correct(head, before, candidate[:, slot], plain[:, slot])
             best, index = corrected.max(dim=-1)
             tokens.append(candidate[:, slot].gather(1, index[:, None]).squeeze(1))
             chosen.append(best)

@@ -10,6 +10,8 @@ from multistride.config import validate
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 
+Mode = Literal["fast", "exact"]
+
 
 class DecodeOptions(BaseModel):
     """How to decode. Frozen; unknown keys are errors."""
@@ -17,7 +19,7 @@ class DecodeOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     group_size: int = Field(1, description="tokens written per step (K); 1 is autoregressive")
-    mode: Literal["fast"] = Field("fast", description="fast: every token of a group is kept")
+    mode: Mode = Field("fast", description="fast: every token of a group is kept; exact: the text of K=1")
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     length_penalty: float = Field(
         1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
@@ -34,6 +36,11 @@ class DecodeOptions(BaseModel):
     def checked(self, config: TransformerConfig) -> DecodeOptions:
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
         check_group_size(self.group_size, config)
+        if self.mode == "exact" and self.beam > 1:
+            raise UsageError(
+                f"mode exact writes what greedy K=1 writes, and beam {self.beam} was asked for: "
+                "choose mode fast, or beam 1"
+            )
         if self.beam > config.vocabulary_size:
             raise UsageError(
                 f"beam {self.beam} was asked for; the vocabulary of this checkpoint has {config.vocabulary_size} "

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
-from multistride.groups import Slots, step_slots
+from multistride.groups import Slots, draft_slots, step_slots
 
 Ending = Literal["end", "limit", "cancelled"]
 """Why a hypothesis is over: it wrote EOS, it reached its length limit, or it was told to stop."""
@@ -82,6 +82,12 @@ class DecodeState:
         sizes = torch.full_like(self._border, group_size)
         group = torch.full_like(self._border, self.step)
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
+
+    def draft_slots(
+        self, drafts: Int[Tensor, "R D"], counts: Int[Tensor, "R"], group_size: int, mask_token: int
+    ) -> Slots:
+        """The slots of the next step where the first `counts` of `drafts` are checked and new ones are drafted."""
+        return draft_slots(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
 
     def commit(self, picked: Picked, kept: Int[Tensor, "R"]) -> list[Hypothesis]:
         """Append the first `kept` tokens of each row's group, apply the stop rules, and return the rows written to.

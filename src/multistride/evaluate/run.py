@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.data.corpus import Pair, Unreadable, read_parallel
-from multistride.decode.options import DecodeOptions
+from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.errors import DataError
@@ -41,7 +41,7 @@ class EvaluationRequest(BaseModel):
     reference: Path
     group_sizes: tuple[int, ...]
     name: str
-    mode: Literal["fast"] = "fast"
+    mode: Mode = "fast"
     beam: int = Field(1, ge=1)
     kind: Literal["translation", "phonemes"] = "translation"
     tokenize: str = "13a"
@@ -211,6 +211,8 @@ def _settings(
 
 def _decoding(request: EvaluationRequest) -> str:
     """How the outputs were searched for. A beam search may make more network calls than its best output has steps."""
+    if request.mode == "exact":
+        return "greedy, drafts checked against K=1 of the same weights"
     if request.beam == 1:
         return "greedy"
     penalty = DecodeOptions().length_penalty

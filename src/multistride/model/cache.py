@@ -20,6 +20,10 @@ FIRST_CAPACITY = 32
 """Slots a buffer has room for when it is made; it doubles from there."""
 
 
+HOLES = 8
+"""Columns more than the longest row needs that are put up with before the rows are pushed together."""
+
+
 class LayerCache:
     """Keys and values of one decoder layer, in buffers with room to grow."""
 
@@ -45,6 +49,16 @@ class LayerCache:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
         if self._key is not None and self._value is not None:
             self._key, self._value = self._key.index_select(0, rows), self._value.index_select(0, rows)
+
+    @torch.inference_mode()
+    def rearrange(self, order: Int[Tensor, "B M"]) -> None:
+        """Keep, in each row, the slots at the given places in the given order."""
+        assert self._key is not None
+        assert self._value is not None
+        self.length = order.shape[1]
+        for buffer in (self._key, self._value):
+            places = order[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
+            buffer[:, :, : self.length] = buffer.gather(2, places)
 
     def _room(self, buffer: Tensor | None, new: Tensor, needed: int) -> Tensor:
         if buffer is not None and buffer.shape[2] >= needed:
@@ -84,15 +98,31 @@ class DecoderCache:
             return None
         return visible[:, None]
 
-    def truncate(self, lengths: Int[Tensor, "B"]) -> None:
-        """Forget, in each row, the slots from `lengths` on. Rows that stay longer keep theirs."""
+    def truncate(self, counts: Int[Tensor, "B"]) -> None:
+        """Forget the last `counts` slots of each row. Rows that keep more leave holes in the others.
+
+        Where holes are more than a few the rows are pushed together, so that memory follows the longest row.
+        """
         if self.group is None:
             return
-        longest = int(lengths.max())
-        past = torch.arange(longest, device=lengths.device) >= lengths[:, None]
-        self.group = self.group[:, :longest].masked_fill(past[:, : self.length], PADDING_GROUP)
+        kept = self.length - counts.to(self.group.device)
+        longest = int(kept.max())
+        past = torch.arange(longest, device=kept.device) >= kept[:, None]
+        self.group = self.group[:, :longest].masked_fill(past, PADDING_GROUP)
         for layer in self.layers:
             layer.truncate(longest)
+        self._push_together()
+
+    def _push_together(self) -> None:
+        assert self.group is not None
+        hole = self.group == PADDING_GROUP
+        needed = self.length - int(hole.sum(1).min())
+        if self.length - needed <= HOLES:
+            return
+        order = hole.to(torch.uint8).sort(dim=1, stable=True).indices[:, :needed]
+        self.group = self.group.gather(1, order)
+        for layer in self.layers:
+            layer.rearrange(order)
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""

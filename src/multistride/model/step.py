@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.groups import Slots
+from multistride.groups import PADDING_GROUP, Slots
 from multistride.model.cache import DecoderCache
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
@@ -22,8 +22,8 @@ from multistride.model.transformer import Transformer
 class Memory(Protocol):
     """What an engine keeps of a batch between steps. Only the decoding loop calls these verbs."""
 
-    def truncate(self, lengths: Int[Tensor, "B"]) -> None:
-        """Forget, in each row, the slots from `lengths` on."""
+    def truncate(self, counts: Int[Tensor, "B"]) -> None:
+        """Forget the last `counts` slots of each row."""
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
@@ -91,11 +91,12 @@ class UncachedMemory:
         self.source, self.lengths = source, lengths
         self.slots: Slots | None = None
 
-    def truncate(self, lengths: Int[Tensor, "B"]) -> None:
-        """Forget, in each row, the slots from `lengths` on (all rows must be equally long here)."""
+    def truncate(self, counts: Int[Tensor, "B"]) -> None:
+        """Forget the last `counts` slots of each row: they stay, as padding that nobody sees."""
         assert self.slots is not None
-        assert len(set(lengths.tolist())) == 1
-        self.slots = Slots(*(field[:, : int(lengths[0])] for field in self.slots))
+        width = self.slots.group.shape[1]
+        past = torch.arange(width) >= width - counts[:, None]
+        self.slots = self.slots._replace(group=self.slots.group.masked_fill(past, PADDING_GROUP))
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order."""

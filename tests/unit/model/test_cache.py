@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.groups import PADDING_GROUP
-from multistride.model.cache import FIRST_CAPACITY, DecoderCache, LayerCache
+from multistride.model.cache import FIRST_CAPACITY, HOLES, DecoderCache, LayerCache
 
 HEADS, WIDTH = 2, 3
 
@@ -87,9 +87,9 @@ def test_decoder_cache_against_lists(sequence, batch, with_source):
                 check_holds(store.append(keys, -keys), [[number for number, _ in row] for row in rows], layer)
             step += 1
         elif verb == "truncate":
-            lengths = [number % (len(rows[0]) + 3) for number in (numbers * len(rows))[: len(rows)]]
-            rows = [forget(row, length, max(lengths)) for row, length in zip(rows, lengths, strict=True)]
-            cache.truncate(torch.tensor(lengths))
+            counts = [number % (len(rows[0]) + 1) for number in (numbers * len(rows))[: len(rows)]]
+            rows = pushed_together([forget(row, last, min(counts)) for row, last in zip(rows, counts, strict=True)])
+            cache.truncate(torch.tensor(counts))
         else:
             keep = rows_from(numbers, len(rows))
             rows, names = [rows[row] for row in keep], [names[row] for row in keep]
@@ -110,11 +110,23 @@ def decoder_cache(names):
     return DecoderCache(2, source, (torch.tensor(names) % 2 == 0)[:, None, None])
 
 
-def forget(row, length, longest):
-    """A row cut to the longest of its batch; what lies past its own length is padding from now on."""
+def forget(row, last, least):
+    """A row without its last slots: what others keep of those columns is padding here."""
+    kept = len(row) - last
     return [
-        (number, group if place < length else PADDING_GROUP) for place, (number, group) in enumerate(row[:longest])
+        (number, group if place < kept else PADDING_GROUP)
+        for place, (number, group) in enumerate(row[: len(row) - least])
     ]
+
+
+def pushed_together(rows):
+    """The rows with their real slots first, cut to the longest, where that gains more than a few columns."""
+    real = [[slot for slot in row if slot[1] != PADDING_GROUP] for row in rows]
+    longest = max(map(len, real))
+    if len(rows[0]) - longest <= HOLES:
+        return rows
+    holes = [[slot for slot in row if slot[1] == PADDING_GROUP] for row in rows]
+    return [(slots + empty)[:longest] for slots, empty in zip(real, holes, strict=True)]
 
 
 def check_mask(mask, new, rows):
@@ -162,6 +174,19 @@ def test_truncated_room_is_used_again():
         cache.append(new, new)
         cache.truncate(min(step, 10))
     assert cache._key.shape[2] == FIRST_CAPACITY
+
+
+def test_ragged_truncation_does_not_waste_memory():
+    # Guards: holes that add up, so that a long ragged decoding needs many times the memory of its text.
+    cache, new = DecoderCache(1, [], None), torch.zeros(2, HEADS, 5, WIDTH)
+    for step in range(40):
+        cache.extend(torch.full((2, 5), step))
+        cache.layers[0].append(new, new)
+        cache.truncate(torch.tensor([4, 0] if step % 2 else [0, 4]))
+    real = int((cache.group != PADDING_GROUP).sum(1).max())
+    assert real == 20 * 6
+    assert cache.length <= real + HOLES
+    assert cache.layers[0]._key.shape[2] <= 2 * FIRST_CAPACITY * 4
 
 
 def test_reorder_repeats_and_drops_rows():

@@ -1,0 +1,117 @@
+"""Exact mode writes what greedy K=1 writes, whatever the drafts are worth."""
+
+import pytest
+
+from multistride.decode import exact
+from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.exact import decode_exact
+from multistride.decode.options import DecodeOptions
+from multistride.decode.state import DecodeState
+from multistride.model.step import EagerStepModel, UncachedStepModel
+
+GROUP_SIZES = (1, 2, 3, 4, 8)
+LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}
+
+
+def decoded(engine, sources, batch_size=24, **choices):
+    options = DecodeOptions.made(batch_size=batch_size, **LIMITS, **choices)
+    return decode_corpus(engine, sources, options)
+
+
+@pytest.fixture(scope="module")
+def reference(model, sources):
+    return decoded(EagerStepModel(model), sources)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 24])
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_exact_equals_autoregressive(model, sources, reference, group_size, batch_size):
+    # Guards: a draft accepted that K=1 would not have written, keys of a wrong draft left in the cache.
+    found = decoded(EagerStepModel(model), sources, batch_size, group_size=group_size, mode="exact")
+    for one, other in zip(found, reference, strict=True):
+        assert (one.tokens, one.ending) == (other.tokens, other.ending)
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+        assert one.steps <= max(other.steps, 1)
+
+
+@pytest.mark.parametrize("group_size", [2, 4])
+def test_cached_equals_uncached(model, sources, group_size):
+    # Guards: rows pushed together wrongly, masks that stay visible after their pass.
+    choices = {"group_size": group_size, "mode": "exact"}
+    cached = decoded(EagerStepModel(model), sources, **choices)
+    uncached = decoded(UncachedStepModel(model), sources, **choices)
+    assert [each.groups for each in cached] != []
+    assert [[group.tokens for group in each.groups] for each in cached] == [
+        [group.tokens for group in each.groups] for each in uncached
+    ]
+
+
+class Oracle:
+    """Drafts what it is told: all right, all wrong, or right up to a place that changes from row to row."""
+
+    def __init__(self, reference, right):
+        self.reference, self.right = reference, right
+
+    def __call__(self, model, source, state, group_size):
+        drafter_class = exact.Drafter
+        outer = self
+
+        class Told(drafter_class):
+            def renew(self, logits, picked, kept):
+                super().renew(logits, picked, kept)
+                for place, hypothesis in enumerate(state.running):
+                    known = len(hypothesis.log_probabilities) + int(kept[place])
+                    full = outer.reference[hypothesis.row]
+                    for index in range(group_size - 1):
+                        place_in_text = known + index
+                        true = full[place_in_text] if place_in_text < len(full) else 7
+                        good = outer.right(hypothesis.row, place_in_text)
+                        self.tokens[place, index] = true if good else (true + 1) % 40
+
+        exact.Drafter = Told
+        try:
+            for _ in decode_exact(EagerStepModel(model), *source, state, group_size):
+                pass
+        finally:
+            exact.Drafter = drafter_class
+
+
+RIGHT = {
+    "all": lambda row, place: True,
+    "none": lambda row, place: False,
+    "ragged": lambda row, place: (row * 7 + place * 3) % 5 > 1,
+}
+
+
+@pytest.mark.parametrize("group_size", [2, 4, 8])
+@pytest.mark.parametrize("right", RIGHT)
+def test_any_drafts_lead_to_the_same_text(model, sources, reference, right, group_size):
+    # Guards: EOS on any place of a group, rows that accept different numbers of drafts, the limit inside a group.
+    config = model.config
+    written = [[*each.tokens, config.end_token] if each.ending == "end" else list(each.tokens) for each in reference]
+    tensors = source_batch(sources, config)
+    options = DecodeOptions.made(**LIMITS)
+    limits = [options.limit(length, config) for length in tensors[1].tolist()]
+    state = DecodeState(limits, config.start_token, config.end_token)
+    Oracle(written, RIGHT[right])(model, tensors, state, group_size)
+    assert [each.tokens for each in state.hypotheses] == [each.tokens for each in reference]
+    for hypothesis, text in zip(state.hypotheses, written, strict=True):
+        if right == "all":  # the first pass has nothing to check and writes one token
+            assert hypothesis.steps == 1 + -(-(len(text) - 1) // group_size)
+        if right == "none":  # every other pass drafts in vain
+            assert hypothesis.steps == len(text)
+
+
+def test_memory_stays_near_that_of_one_token_a_pass(model, sources):
+    # Guards: masks and wrong drafts that pile up in the cache.
+    engine = EagerStepModel(model)
+    config = model.config
+    state = DecodeState([60] * len(sources), config.start_token, end_token=-1)
+    memories = []
+    start = engine.start
+    engine.start = lambda *arguments: memories.append(start(*arguments)) or memories[-1]
+    for _ in decode_exact(engine, *source_batch(sources, config), state, 4):
+        pass
+    assert all(len(each.tokens) == 60 for each in state.hypotheses)
+    assert memories[0].layers[0]._key.shape[2] <= 128, "64 would hold the text, 128 the text and what is in flight"
+    assert memories[0].length <= 60 + 8 + 2 * 4
