@@ -15,6 +15,7 @@ from multistride.groups import PADDING_GROUP, Slots
 from multistride.model.cache import DecoderCache
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
+from multistride.model.packing import projection
 from multistride.model.transformer import Transformer
 
 
@@ -52,11 +53,15 @@ class StepModel(Protocol[M]):
 
 
 class EagerStepModel:
-    """The reference engine: PyTorch, in the precision of the weights, with a growing cache."""
+    """The reference engine: PyTorch, in the precision of the weights, with a growing cache.
+
+    The output matrix is packed where that pays, so an engine is made anew when the weights have changed.
+    """
 
     def __init__(self, model: Transformer) -> None:
         self.model = model.eval()
         self.device = model.target_embedding.weight.device
+        self._project = projection(model)
 
     @property
     def config(self) -> TransformerConfig:
@@ -81,7 +86,7 @@ class EagerStepModel:
         slots = slots.to(self.device)
         mask = memory.extend(slots.group)
         hidden = self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)
-        return self.model.project(hidden)
+        return self._project(hidden)
 
 
 class UncachedMemory:
