@@ -1,9 +1,9 @@
 """Large matrices in the layout that the CPU's kernels want, for decoding.
 
 A decoding step multiplies a few rows with matrices that do not change. PyTorch's own product for float32 reads such
-a matrix once for every few rows, so that four rows cost four times one row; a oneDNN product with weights laid out in
-advance reads it once. Measured for 256 x 8,000 on one thread: 409 microseconds became 204 for one row, 1,840 became 261
-for four. Small matrices gain nothing: there the call itself is what costs.
+a matrix once for every few rows, so that four rows cost four times one row; a oneDNN product with weights laid out
+in advance reads it once. Measured for 256 x 8,000 on one thread: 409 microseconds became 204 for one row, 1,840
+became 261 for four. Small matrices gain nothing: there the call itself is what costs.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 
 from multistride.errors import DataError
 from multistride.train.average import MovingAverage
+from multistride.train.sharding import divided_state
 
 STATE = "training.pt"
 
@@ -44,11 +45,11 @@ class Progress:
 
 
 def save_state(
-    directory: Path, optimizer: torch.optim.Optimizer, progress: Progress, average: MovingAverage | None = None
+    directory: Path, optimizer: dict[str, Any], progress: Progress, average: MovingAverage | None = None
 ) -> None:
-    """Write optimiser and progress into `directory`; the trained weights too where the model has averaged ones."""
+    """Write the optimiser's state (whole tensors) and progress; the trained weights too where there is an average."""
     state = {
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer,
         "progress": asdict(progress),
         "trained": average.other if average is not None else {},
     }
@@ -62,7 +63,7 @@ def load_state(directory: Path, optimizer: torch.optim.Optimizer, average: Movin
     path = directory / STATE
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(divided_state(state["optimizer"], optimizer))
         progress = Progress(**{**state["progress"], "since": Sums(**state["progress"]["since"])})
         if average is not None:
             average.train_on(state["trained"])

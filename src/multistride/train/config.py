@@ -97,11 +97,20 @@ class TrainingConfig(BaseModel):
     moving_average: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights (EMA); 0 for none")
     precision: Precision = Field("auto", description="bfloat16 is autocast; weights stay float32")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="of several processes: full divides weights and optimiser state among them (FSDP)"
+    )
     seed: int = Field(1, ge=0)
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
     validate_every: int = Field(500, ge=1, description="updates between two validations, each with a checkpoint")
     validate_sentences: int = Field(500, ge=0, description="validation sentences decoded for BLEU; 0 for none")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
+
+    @model_validator(mode="after")
+    def _compatible(self) -> TrainingConfig:
+        if self.sharding == "full" and self.moving_average:
+            raise ValueError("sharding full and moving_average exclude each other: average checkpoints instead")
+        return self
 
 
 class RunConfig(BaseModel):

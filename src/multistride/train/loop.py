@@ -6,10 +6,11 @@ One loop serves every mixture of layouts; autoregressive training is the mixture
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from multistride.train.loss import SlotLoss
 from multistride.train.monitor import Monitor
 from multistride.train.optimizer import adamw, clip_gradients
 from multistride.train.schedule import learning_rate
+from multistride.train.sharding import divide, whole
 from multistride.train.warmstart import first_model
 
 Validate = Callable[[Transformer], dict[str, float]]
@@ -96,10 +98,9 @@ class Trainer:
             self.model = load_model(last)[0]
         self._check_lengths()
         self.average = MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
-        objective = SlotLoss(self.model, settings.label_smoothing, settings.r_drop)
-        self.objective: nn.Module
-        self.optimizer: torch.optim.Optimizer
-        self.objective, self.optimizer = self.accelerator.prepare(objective, adamw(self.model, settings))
+        self.sharded = settings.sharding == "full" and self.accelerator.num_processes > 1
+        self.copy = copy.deepcopy(self.model) if self.sharded else None
+        self.objective, self.optimizer = self._prepared()
         self.progress = load_state(last, self.optimizer, self.average) if last is not None else Progress()
         if self.accelerator.is_main_process:
             self.run.rewind(self.progress.update)
@@ -172,8 +173,8 @@ class Trainer:
 
     def validate(self) -> None:
         """Measure (the averaged weights, if there are any), record, checkpoint; move `best` if this is the best."""
-        with self._published():
-            metrics = self._measured()
+        with self._published() as model:
+            metrics = self._measured(model)
         best = metrics["score"] > self.progress.best
         self.progress.best = max(metrics["score"], self.progress.best)
         self.save()
@@ -184,18 +185,24 @@ class Trainer:
             self.run.record({"update": self.progress.update, "kind": "validation", **metrics})
         self._monitor.validated(self.progress.update, metrics)
 
-    def _measured(self) -> dict[str, float]:
-        self.objective.eval()
-        losses = {f"validation_loss_k{size}": self._validation_loss(size) for size in self.config.groups.sizes}
+    def _measured(self, model: Transformer) -> dict[str, float]:
+        objective = SlotLoss(model, self.settings.label_smoothing) if self.sharded else self.objective
+        objective.eval()
+        sizes = self.config.groups.sizes
+        losses = {f"validation_loss_k{size}": self._validation_loss(objective, size) for size in sizes}
         metrics = {**losses, "score": -sum(losses.values()) / len(losses)}
         if self._validate is not None:
-            metrics.update(self._validate(self.model))
+            metrics.update(self._validate(model))
         return metrics
 
     def save(self) -> None:
         """Write a checkpoint and point `last` at it."""
-        if not self.accelerator.is_main_process:
-            return
+        optimizer = whole(self.optimizer.state_dict())
+        with self._published() as model:
+            if self.accelerator.is_main_process:
+                self._write(model, optimizer)
+
+    def _write(self, model: Transformer, optimizer: dict[str, Any]) -> None:
         place = self.run.checkpoint(self.progress.update)
         provenance = {
             "config": self.config.model_dump(mode="json"),
@@ -204,17 +211,32 @@ class Trainer:
             "seconds": round(self.progress.seconds, 1),
             "seed": self.settings.seed,
         }
-        card = model_card(self.model, self.config, self.data)
-        with self._published():
-            save_model(place, self.model, self.data.vocabulary, provenance, card, self._save_state)
+        card = model_card(model, self.config, self.data)
+
+        def write_state(inside: Path) -> None:
+            save_state(inside, optimizer, self.progress, self.average)
+
+        save_model(place, model, self.data.vocabulary, provenance, card, write_state)
         self.run.point("last", self.progress.update)
 
-    def _save_state(self, place: Path) -> None:
-        save_state(place, self.optimizer, self.progress, self.average)
+    @contextmanager
+    def _published(self) -> Iterator[Transformer]:
+        """The model with the weights that are measured and saved. All processes must ask for it."""
+        if self.copy is not None:
+            self.copy.load_state_dict(whole(self.model.state_dict()))
+            yield self.copy
+            return
+        with nullcontext() if self.average is None else self.average.in_place():
+            yield self.model
 
-    def _published(self) -> AbstractContextManager[None]:
-        """While it lasts the model has the weights that are measured and saved."""
-        return nullcontext() if self.average is None else self.average.in_place()
+    def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Objective and optimiser, ready for the devices, the precision and the processes of this run."""
+        objective = SlotLoss(self.model, self.settings.label_smoothing, self.settings.r_drop)
+        if not self.sharded:
+            prepared, optimizer = self.accelerator.prepare(objective, adamw(self.model, self.settings))
+            return prepared, optimizer
+        divide(objective.to(self.device), self.device, self.accelerator.num_processes)
+        return self.accelerator.prepare_model(objective, evaluation_mode=True), adamw(self.model, self.settings)
 
     def _check_lengths(self) -> None:
         """Refuse data the model has no positions for."""
@@ -247,7 +269,7 @@ class Trainer:
         )
 
     @torch.inference_mode()
-    def _validation_loss(self, group_size: int) -> float:
+    def _validation_loss(self, objective: nn.Module, group_size: int) -> float:
         """Cross-entropy per target token at one group size, in nats."""
         split = self.data.split("validation")
         batches = token_batches(
@@ -258,7 +280,7 @@ class Trainer:
             batch = collate(split, rows, self.data.vocabulary)
             asked = self.layouts.fixed(batch, group_size)
             batch = batch.to(self.device)
-            losses = self.objective(batch.source, batch.source_lengths, *asked.to(self.device))
+            losses = objective(batch.source, batch.source_lengths, *asked.to(self.device))
             loss += float(losses.cross_entropy)
             count += asked.labelled()
         return loss / count

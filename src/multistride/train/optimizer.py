@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from multistride.train.config import TrainingConfig
 
@@ -28,7 +29,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: TrainingConfig)
     parameters = list(parameters)
     if settings.clip_value:
         torch.nn.utils.clip_grad_value_(parameters, settings.clip_value)
-    return float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf))
+    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
