@@ -84,7 +84,11 @@ def sampled_sizes(
 
 
 def teacher_forced(
-    target: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], sizes: Int[Tensor, "B G"], start_token: int
+    target: Int[Tensor, "B T"],
+    lengths: Int[Tensor, "B"],
+    sizes: Int[Tensor, "B G"],
+    start_token: int,
+    proposals: Int[Tensor, "B G"] | None = None,
 ) -> tuple[Slots, Int[Tensor, "B N"]]:
     """The slots of whole sentences, and the token each slot is to predict.
 
@@ -98,10 +102,11 @@ def teacher_forced(
     Returns slots and labels, both [B, N]; `NO_LABEL` where nothing is to be predicted.
     """
     before = torch.nn.functional.pad(sizes[:, :-1], (1, 0)) if sizes.shape[1] else sizes
-    widths = torch.where(sizes > 0, torch.maximum(sizes, before), 0)
+    predicted = sizes if proposals is None else proposals
+    widths = torch.where(sizes > 0, torch.maximum(predicted, before), 0)
     borders = sizes.cumsum(1) - sizes
     rows, groups, offset, shape = _spread(widths)
-    border, size = borders[rows, groups], sizes[rows, groups]
+    border, size = borders[rows, groups], predicted[rows, groups]
     read = border - widths[rows, groups] + offset
     position = read + size
     token = _tokens_at(target, rows, read, start_token)

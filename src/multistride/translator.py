@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from multistride.data.vocab import Vocabulary
 from multistride.decode.corpus import decode_corpus
@@ -53,42 +54,39 @@ class Translator:
         return self.engine.config
 
     def translate(
-        self, texts: Sequence[str], group_size: int = 1, mode: str = "fast", batch_size: int = 32, beam: int = 1
+        self, texts: Sequence[str], group_size: int = 1, mode: str = "fast", **choices: Any
     ) -> list[Translation]:
         """Translate texts, `group_size` tokens per step; the n-th result belongs to the n-th text.
 
-        With `beam` above 1 each is the best of that many hypotheses. A blank text has a blank translation; one
-        that is too long has none, and says so in `problem`. Raises `UsageError` for a group size outside 1 ... the
-        largest the checkpoint was trained for, or a beam outside 1 ... the size of the vocabulary.
+        `choices` are other fields of `decode.options.DecodeOptions`: `beam`, `threshold`, `batch_size` and so on. A
+        blank text has a blank translation; one that is too long has none, and says so in `problem`. Raises
+        `UsageError` for a group size outside 1 ... the largest the checkpoint was trained for, and for any other
+        choice that is unknown, out of range, or goes with another mode.
         """
-        options = DecodeOptions.made(group_size=group_size, mode=mode, batch_size=batch_size, beam=beam)
+        options = DecodeOptions.made(group_size=group_size, mode=mode, **choices)
+        return self._translated(texts, options.checked(self.config))
+
+    def translate_lines(
+        self, lines: Iterable[bytes], options: DecodeOptions, buffer: int = 1024
+    ) -> Iterator[Translation]:
+        """Translate lines of UTF-8 as they come, `buffer` at a time: n lines in, n translations out, in order.
+
+        A line that is not UTF-8 has no translation, and says so in `problem`. Raises as `translate` does.
+        """
         options.checked(self.config)
+        for chunk in _chunks(lines, buffer):
+            texts = [_decoded(line) for line in chunk]
+            written = iter(self._translated([text for text in texts if text is not None], options))
+            for text in texts:
+                yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
+
+    def _translated(self, texts: Sequence[str], options: DecodeOptions) -> list[Translation]:
         tokens = self.vocabulary.encode(list(texts))
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
         hypotheses = decode_corpus(self.engine, [tokens[place] for place in open_places], options)
         written = iter(self._translations(hypotheses))
         return [result if result is not None else next(written) for result in results]
-
-    def translate_lines(
-        self,
-        lines: Iterable[bytes],
-        group_size: int = 1,
-        mode: str = "fast",
-        batch_size: int = 32,
-        buffer: int = 1024,
-        beam: int = 1,
-    ) -> Iterator[Translation]:
-        """Translate lines of UTF-8 as they come, `buffer` at a time: n lines in, n translations out, in order.
-
-        A line that is not UTF-8 has no translation, and says so in `problem`.
-        """
-        for chunk in _chunks(lines, buffer):
-            texts = [_decoded(line) for line in chunk]
-            readable = [text for text in texts if text is not None]
-            written = iter(self.translate(readable, group_size, mode, batch_size, beam))
-            for text in texts:
-                yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
 
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Why a source of these tokens cannot be translated; None if it can."""

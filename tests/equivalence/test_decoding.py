@@ -71,6 +71,31 @@ def test_changing_group_sizes_equal_one_parallel_pass(model, sources):
     assert greedy(model.config)(logits).tokens[labels != NO_LABEL].tolist() == written[0].tolist()
 
 
+def test_partly_kept_groups_equal_one_parallel_pass(model, sources):
+    # Guards: adaptive decoding on other slots than it was trained for.
+    kept = [1, 4, 2, 3, 1, 4, 2]
+    source = source_batch([sources[0]], model.config)
+    state = DecodeState([sum(kept)], model.config.start_token, end_token=-1)
+    proposed, places = [], iter(kept)
+
+    def accept(picked):
+        proposed.append(picked.tokens[0].tolist())
+        return torch.tensor([next(places)])
+
+    for _ in decode(EagerStepModel(model), *source, state, lambda _: 4, greedy(model.config), accept):
+        pass
+    written = torch.tensor([state.hypotheses[0].tokens])
+    sizes, lengths = torch.tensor([kept]), torch.tensor([written.shape[1]])
+    slots, labels = teacher_forced(written, lengths, sizes, model.config.start_token, torch.full_like(sizes, 4))
+    with torch.inference_mode():
+        picked = greedy(model.config)(model.project(model(*source, slots))).tokens[0]
+    for group, tokens in enumerate(proposed):
+        border = sum(kept[:group])
+        own = (slots.group[0] == group) & (slots.position[0] >= border)
+        assert picked[own].tolist() == tokens
+        assert int((labels[0][own] != NO_LABEL).sum()) == min(4, written.shape[1] - border)
+
+
 def test_steps_are_the_length_over_the_group_size(model, sources):
     # Guards: a step too many at the end, or a group that is not filled.
     for group_size in GROUP_SIZES:

@@ -38,7 +38,12 @@ def test_wrong_beams(work, multistride, beam):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--mode=sideways"], "'fast' or 'exact'"), (["--mode=exact", "--beam=2"], "choose mode fast, or beam 1")],
+    [
+        (["--mode=sideways"], "'fast', 'adaptive' or 'exact' (given: 'sideways')"),
+        (["--mode=exact", "--beam=2"], "choose mode fast, or beam 1"),
+        (["--mode=adaptive", "--threshold=1.5"], "less than or equal to 1 (given: 1.5)"),
+        (["--threshold=0.5"], "mode fast has none"),
+    ],
 )
 def test_modes_that_are_none(work, multistride, options, said):
     # Guards: an unknown mode taken for the usual one, and two ways of searching asked for at once.

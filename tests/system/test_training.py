@@ -21,6 +21,7 @@ EVERYTHING = [
     "groups.sizes={1: 0.2, 2: 0.3, 4: 0.5}",
     "groups.curriculum=[{until: 0.3, sizes: {1: 1, 2: 1}}]",
     "groups.random_borders=0.2",
+    "groups.partial_groups=0.2",
     "groups.lookahead=0.2",
     "groups.glancing=0.3",
     "groups.markov_rank=8",

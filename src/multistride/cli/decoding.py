@@ -15,6 +15,7 @@ from multistride.cli.options import (
     ModelOption,
     ModeOption,
     ThreadsOption,
+    ThresholdOption,
 )
 from multistride.console import number, numbers, print_json, reading, say, writing
 from multistride.errors import DataError
@@ -27,6 +28,7 @@ def translate(
     model: ModelOption,
     group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
     mode: ModeOption = "fast",
+    threshold: ThresholdOption = None,
     beam: BeamOption = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
     buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
@@ -54,10 +56,12 @@ def translate(
 
     set_threads(threads)
     translator = Translator.load(model, device)
-    DecodeOptions.made(group_size=size, mode=mode, beam=beam).checked(translator.config)
+    options = DecodeOptions.made(
+        group_size=size, mode=mode, threshold=threshold, beam=beam, batch_size=batch_size
+    ).checked(translator.config)
     _note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
-        results = translator.translate_lines(lines, size, mode, batch_size, buffer, beam)
+        results = translator.translate_lines(lines, options, buffer)
         failed = translate_stream(results, translator.vocabulary, text, steps, as_json, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
@@ -69,6 +73,7 @@ def evaluate(
     reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
     group_size: GroupSizesOption = "1",
     mode: ModeOption = "fast",
+    threshold: ThresholdOption = None,
     beam: BeamOption = 1,
     kind: Annotated[
         str, typer.Option(help="translation or phonemes: which measures the table shows.")
@@ -101,9 +106,10 @@ def evaluate(
     from multistride.translator import Translator
 
     files = {"model": model, "source": source, "reference": reference, "name": name or model.parent.name}
-    decoding = {"group_sizes": sizes, "mode": mode, "beam": beam, "batch_size": batch_size, "limit": limit}
+    decoding = {"group_sizes": sizes, "mode": mode, "threshold": threshold, "beam": beam}
+    amounts = {"batch_size": batch_size, "limit": limit}
     measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}
-    request = validate(EvaluationRequest, {**files, **decoding, **measures}, "evaluate")
+    request = validate(EvaluationRequest, {**files, **decoding, **amounts, **measures}, "evaluate")
     set_threads(threads)
     result = measure(request, Translator.load(model, device), say)
     if output is not None:

@@ -13,7 +13,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
 BeamOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")]
 ModeOption = Annotated[
-    str,
-    typer.Option(help="fast: every token of a group is kept; exact: drafts are checked, the text is K=1's."),
+    str, typer.Option(help="fast: all tokens of a group are kept; adaptive: the sure ones; exact: the text of K=1.")
+]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="adaptive: keep tokens while they are together this probable (0.5).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,20 @@ def accept_all(picked: Picked) -> Int[Tensor, "R"]:
     """Keep every token of the group (fast mode; the paper)."""
     rows, group_size = picked.tokens.shape
     return torch.full((rows,), group_size, device=picked.tokens.device)
+
+
+def confident_prefix(threshold: float) -> Acceptor:
+    """Keep tokens while the probability of all of them together stays at or above `threshold`; always the first.
+
+    The probability of a prefix is the product of its tokens' own, as the model gave them when it picked them.
+    """
+
+    def accept(picked: Picked) -> Int[Tensor, "R"]:
+        together = picked.log_probabilities.cumsum(dim=1)
+        sure = together >= math.log(threshold) if threshold > 0 else torch.ones_like(together, dtype=torch.bool)
+        return sure.long().cumprod(dim=1).sum(dim=1).clamp(min=1)
+
+    return accept
 
 
 def verified_prefix(

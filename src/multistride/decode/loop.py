@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from jaxtyping import Int
 from torch import Tensor
 
-from multistride.decode.accept import Acceptor, accept_all
+from multistride.decode.accept import Acceptor, accept_all, confident_prefix
 from multistride.decode.exact import decode_exact
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
@@ -53,8 +53,9 @@ def decode_batch(
     if options.mode == "exact":
         passes = decode_exact(model, source, lengths, state, options.group_size)
     else:
+        accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
         pick = greedy_for(config, model.markov)
-        passes = decode(model, source, lengths, state, lambda _: options.group_size, pick)
+        passes = decode(model, source, lengths, state, lambda _: options.group_size, pick, accept)
     for _ in passes:
         pass
     return state.hypotheses

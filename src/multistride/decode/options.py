@@ -10,7 +10,10 @@ from multistride.config import validate
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 
-Mode = Literal["fast", "exact"]
+Mode = Literal["fast", "adaptive", "exact"]
+
+THRESHOLD = 0.5
+"""Where adaptive mode stops keeping tokens if nothing else is said."""
 
 
 class DecodeOptions(BaseModel):
@@ -19,7 +22,12 @@ class DecodeOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     group_size: int = Field(1, description="tokens written per step (K); 1 is autoregressive")
-    mode: Mode = Field("fast", description="fast: every token of a group is kept; exact: the text of K=1")
+    mode: Mode = Field(
+        "fast", description="fast: every token of a group is kept; adaptive: the sure ones; exact: the text of K=1"
+    )
+    threshold: float | None = Field(
+        None, ge=0, le=1, description=f"adaptive: keep tokens while they are together this probable ({THRESHOLD})"
+    )
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     length_penalty: float = Field(
         1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
@@ -36,10 +44,14 @@ class DecodeOptions(BaseModel):
     def checked(self, config: TransformerConfig) -> DecodeOptions:
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
         check_group_size(self.group_size, config)
-        if self.mode == "exact" and self.beam > 1:
+        if self.mode != "fast" and self.beam > 1:
             raise UsageError(
-                f"mode exact writes what greedy K=1 writes, and beam {self.beam} was asked for: "
-                "choose mode fast, or beam 1"
+                f"mode {self.mode} is greedy, and beam {self.beam} was asked for: choose mode fast, or beam 1"
+            )
+        if self.mode != "adaptive" and self.threshold is not None:
+            raise UsageError(
+                f"threshold {self.threshold} was given, and mode {self.mode} has none: "
+                "choose mode adaptive, or leave the threshold out"
             )
         if self.beam > config.vocabulary_size:
             raise UsageError(
@@ -47,6 +59,11 @@ class DecodeOptions(BaseModel):
                 f"entries: choose a beam from 1 to {config.vocabulary_size}"
             )
         return self
+
+    @property
+    def sure_from(self) -> float:
+        """The probability down to which adaptive mode keeps tokens."""
+        return THRESHOLD if self.threshold is None else self.threshold
 
     def limit(self, source_tokens: int, config: TransformerConfig) -> int:
         """The most tokens, EOS included, that a source of `source_tokens` tokens may become."""

@@ -42,6 +42,7 @@ class EvaluationRequest(BaseModel):
     group_sizes: tuple[int, ...]
     name: str
     mode: Mode = "fast"
+    threshold: float | None = None
     beam: int = Field(1, ge=1)
     kind: Literal["translation", "phonemes"] = "translation"
     tokenize: str = "13a"
@@ -96,7 +97,7 @@ def evaluate(
         name=request.name,
         kind=request.kind,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=_settings(request, translator, test_set, len(chosen)),
+        settings=_settings(request, translator, test_set, choices, len(chosen)),
         results=tuple(rows),
         examples=tuple(_examples(request, translator, test_set, runs)),
         places=tuple(_by_place(request, translator, test_set)),
@@ -105,7 +106,9 @@ def evaluate(
 
 def _choices(request: EvaluationRequest, translator: Translator) -> list[DecodeOptions]:
     """One way of decoding for each group size that was asked for."""
-    shared = DecodeOptions.made(mode=request.mode, beam=request.beam, batch_size=request.batch_size)
+    shared = DecodeOptions.made(
+        mode=request.mode, threshold=request.threshold, beam=request.beam, batch_size=request.batch_size
+    )
     choices = [shared.model_copy(update={"group_size": size}) for size in request.group_sizes]
     return [choice.checked(translator.config) for choice in choices]
 
@@ -138,7 +141,7 @@ def _baseline(
     for choice, run in zip(choices, runs, strict=True):
         if choice.group_size == 1 and choice.beam == 1:
             return [hypothesis.tokens for hypothesis in run.hypotheses]
-    alone = choices[0].model_copy(update={"group_size": 1, "beam": 1})
+    alone = DecodeOptions.made(batch_size=choices[0].batch_size)
     return [hypothesis.tokens for hypothesis in measure_throughput(translator.engine, sources, alone).hypotheses]
 
 
@@ -181,7 +184,11 @@ def _measurement(
 
 
 def _settings(
-    request: EvaluationRequest, translator: Translator, test_set: TestSet, latency_sentences: int
+    request: EvaluationRequest,
+    translator: Translator,
+    test_set: TestSet,
+    choices: list[DecodeOptions],
+    latency_sentences: int,
 ) -> dict[str, Any]:
     model = translator.engine.model
     return {
@@ -195,7 +202,7 @@ def _settings(
         "reference_sha256": sha256(request.reference),
         "sentences": len(test_set.sources),
         "not_translated": len(test_set.sources) - len(test_set.places),
-        "decoding": _decoding(request),
+        "decoding": _decoding(choices[0]),
         "batch_size": request.batch_size,
         "latency_sentences": latency_sentences,
         "latency_batch_size": 1,
@@ -209,14 +216,15 @@ def _settings(
     }
 
 
-def _decoding(request: EvaluationRequest) -> str:
+def _decoding(choice: DecodeOptions) -> str:
     """How the outputs were searched for. A beam search may make more network calls than its best output has steps."""
-    if request.mode == "exact":
+    if choice.mode == "exact":
         return "greedy, drafts checked against K=1 of the same weights"
-    if request.beam == 1:
+    if choice.mode == "adaptive":
+        return f"greedy, tokens kept while together at least {choice.sure_from} probable"
+    if choice.beam == 1:
         return "greedy"
-    penalty = DecodeOptions().length_penalty
-    return f"beam search, length penalty {penalty}; steps are those of the chosen output"
+    return f"beam search, length penalty {choice.length_penalty}; steps are those of the chosen output"
 
 
 def _examples(

@@ -50,6 +50,12 @@ class GroupsConfig(BaseModel):
     sizes: Sizes = Field({1: 1.0}, description="group size (K) to its share of the sentences")
     curriculum: tuple[Stage, ...] = Field((), description="what comes before `sizes`, stage by stage")
     random_borders: float = Field(0.0, ge=0, le=1, description="share of sentences cut at random places instead")
+    partial_groups: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of sentences whose groups commit only some of their tokens",
+    )
     lookahead: float = Field(0.0, ge=0, le=1, description="share of sentences laid out as for drafting")
     glancing: float = Field(0.0, ge=0, lt=1, description="share of a group revealed at first; falls to 0 at the end")
     markov_rank: int = Field(0, ge=0, description="rank of the Markov head to train; 0 for none")

@@ -61,7 +61,8 @@ class LayoutDrawer:
         if self.groups.random_borders > 0:
             cut = sampled_sizes(batch.target_lengths, group_size, generator)
             sizes = _by_row(self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0)
-        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token)
+        sizes, proposals = self._some_partly_kept(batch.target_lengths, group_size, sizes, generator)
+        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token, proposals)
         asked = TrainingPass(slots, labels, previous_in_group(slots, labels))
         if self.groups.lookahead > 0:
             asked = self._some_look_ahead(batch, group_size, asked, generator)
@@ -88,6 +89,21 @@ class LayoutDrawer:
 
     def _chosen(self, rows: int, share: float, generator: torch.Generator) -> Bool[Tensor, "B"]:
         return torch.rand(rows, generator=generator) < share
+
+    def _some_partly_kept(
+        self,
+        lengths: Int[Tensor, "B"],
+        group_size: Int[Tensor, "B"],
+        sizes: Int[Tensor, "B G"],
+        generator: torch.Generator,
+    ) -> tuple[Int[Tensor, "B H"], Int[Tensor, "B H"]]:
+        """Sizes and proposals of the groups: some rows propose whole groups and commit a random part of each."""
+        if self.groups.partial_groups == 0:
+            return sizes, sizes
+        kept = sampled_sizes(lengths, group_size, generator)
+        chosen = self._chosen(len(sizes), self.groups.partial_groups, generator)
+        proposed = torch.where(kept > 0, group_size[:, None], 0)
+        return _by_row(chosen, kept, sizes, 0), _by_row(chosen, proposed, sizes, 0)
 
     def _some_look_ahead(
         self, batch: Batch, group_size: Int[Tensor, "B"], asked: TrainingPass, generator: torch.Generator

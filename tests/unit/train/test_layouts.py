@@ -104,6 +104,18 @@ def test_random_borders_come_in_their_share(share):
         assert sorted(labels[row][labels[row] != NO_LABEL].tolist()) == list(range(5, 29))
 
 
+def test_partly_kept_groups_come_in_their_share():
+    # Guards: rows that propose what another row keeps, and a share that is none.
+    rows = 400
+    slots, labels, _ = draw(batch_of([24] * rows), sizes={4: 1.0}, partial_groups=0.3)
+    asked = (labels != NO_LABEL).sum(1)
+    partly = asked > 24  # what is not committed is asked for again
+    assert float(partly.float().mean()) == pytest.approx(0.3, abs=0.08)
+    assert (asked[~partly] == 24).all()
+    real = slots.group != PADDING_GROUP
+    assert (slots.reach[real] == 4).all()
+
+
 def test_random_borders_leave_group_size_one_alone():
     # Guards: autoregressive sentences turned into something else.
     batch = batch_of([9, 4, 12])

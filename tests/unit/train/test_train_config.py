@@ -105,7 +105,7 @@ def test_sizes_that_are_no_table(path, sizes):
         ("modle: {}\n", "unknown key 'modle'; known here: data, groups, model, run, start_from, training"),
         (
             "groups: {size: {1: 1}}\n",
-            "unknown key 'groups.size'; known here: curriculum, glancing, lookahead, markov_rank, random_borders, s",
+            "unknown key 'groups.size'; known here: curriculum, glancing, lookahead, markov_rank, partial_groups, r",
         ),
         ("training: {lr: 1}\n", "unknown key 'training.lr'; known here: accumulate, adam_betas, clip_norm"),
         pytest.param(
