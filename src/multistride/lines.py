@@ -1,18 +1,25 @@
-"""Writing translations to a stream: one line each, whatever happens to the others."""
+"""Writing translations and scores to a stream: one line each, whatever happens to the others."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 from typing import Any, TextIO
 
+from multistride.data.corpus import Pair, Record, Unreadable, read_parallel
 from multistride.data.vocab import Vocabulary
-from multistride.translator import Translation
+from multistride.translator import Translation, Translator
 
 TELL_EVERY_SECONDS = 30.0
 """How often a long translation says how far it is."""
+
+
+SCORED_TOGETHER = 2048
+"""Pairs read before the first score is printed."""
 
 
 def translate_stream(
@@ -45,6 +52,45 @@ def translate_stream(
                 )
     output.flush()
     return failed
+
+
+def score_stream(
+    translator: Translator, source: Path, target: Path, group_size: int, as_json: bool, report: Callable[[str], None]
+) -> int:
+    """Print one line per pair on stdout: its log-probability, a tab, and the number of its tokens.
+
+    As JSON: an object with the log-probability of every token. A pair that cannot be scored is an empty line (an
+    object with `problem`), and is reported with its line number. Returns how many there were.
+    """
+    failed = 0
+    for first, records in _numbered(read_parallel(source, target)):
+        readable = [(record.source, record.target) for record in records if isinstance(record, Pair)]
+        scores = iter(translator.score(readable, group_size))
+        for line, record in enumerate(records, start=first):
+            values = next(scores) if isinstance(record, Pair) else None
+            problem = None
+            if values is None:
+                failed += 1
+                problem = record.reason if isinstance(record, Unreadable) else "it is too long"
+                report(f"line {line}: {problem}; an empty line stands in its place")
+            print(_score_line(values, problem, as_json))
+    return failed
+
+
+def _numbered(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:
+    """The records in pieces, each with the line number of its first."""
+    iterator, first = iter(records), 1
+    while piece := list(islice(iterator, SCORED_TOGETHER)):
+        yield first, piece
+        first += len(piece)
+
+
+def _score_line(values: list[float] | None, problem: str | None, as_json: bool) -> str:
+    if as_json:
+        total = None if values is None else round(sum(values), 4)
+        rounded = [round(value, 4) for value in values or ()]
+        return json.dumps({"score": total, "tokens": len(rounded), "scores": rounded, "problem": problem})
+    return "" if values is None else f"{sum(values):.4f}\t{len(values)}"
 
 
 def _facts(result: Translation, vocabulary: Vocabulary) -> dict[str, Any]:

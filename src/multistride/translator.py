@@ -10,6 +10,7 @@ from typing import Any
 from multistride.data.vocab import Vocabulary
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.device import pick_device
 from multistride.errors import DataError
@@ -87,6 +88,22 @@ class Translator:
         hypotheses = decode_corpus(self.engine, [tokens[place] for place in open_places], options)
         written = iter(self._translations(hypotheses))
         return [result if result is not None else next(written) for result in results]
+
+    def score(self, pairs: Sequence[tuple[str, str]], group_size: int = 1) -> list[list[float] | None]:
+        """The natural log-probability of every token of the second texts, EOS included, given the first.
+
+        The n-th list belongs to the n-th pair; None where a text is too long. Raises `UsageError` for a group size
+        the checkpoint cannot write.
+        """
+        sources = self.vocabulary.encode([source for source, _ in pairs])
+        targets = self.vocabulary.encode([target for _, target in pairs])
+        fits = [
+            not (self.problem(source) or self.problem(target))
+            for source, target in zip(sources, targets, strict=True)
+        ]
+        fitting = [pair for pair, fit in zip(zip(sources, targets, strict=True), fits, strict=True) if fit]
+        scores = iter(score_pairs(self.engine.model, fitting, group_size))
+        return [next(scores) if fit else None for fit in fits]
 
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Why a source of these tokens cannot be translated; None if it can."""

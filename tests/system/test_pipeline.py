@@ -172,3 +172,31 @@ def test_resume_refuses_another_configuration(work, multistride):
     # Guards: a run continued under settings it was not begun with, silently.
     done = multistride("train", work / "many.yaml", "--resume", "--set", "training.learning_rate=0.5", check=2)
     assert b"training.learning_rate was 0.01, is 0.5" in done.stderr
+
+
+def test_scores_are_those_of_the_translation(work, multistride, tmp_path):
+    # Guards: a score of another line, and n lines in that are not n lines out.
+    sources = (work / "validation.source").read_text().splitlines()[:6]
+    (tmp_path / "source").write_text("".join(f"{line}\n" for line in sources))
+    options = ["--model", work / "many/best", "--group-size", 2]
+    done = multistride("translate", *options, "--json", text=(tmp_path / "source").read_text(), check=0)
+    written = [json.loads(line) for line in done.stdout.splitlines()]
+    (tmp_path / "target").write_text("".join(f"{each['text']}\n" for each in written))
+    files = ["--source", tmp_path / "source", "--target", tmp_path / "target"]
+    scored = multistride("score", *options, *files, "--json", check=0).stdout.splitlines()
+    for one, other in zip(written, map(json.loads, scored), strict=True):
+        assert one["ending"] == "end"
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
+    plain = multistride("score", *options, *files, check=0).stdout.decode().splitlines()
+    assert [int(line.split("\t")[1]) for line in plain] == [len(each["scores"]) for each in written]
+    (tmp_path / "target").write_text("a " * 100 + "\n" + "a\n" * 5)
+    done = multistride("score", *options, *files, check=4)
+    assert [bool(line) for line in done.stdout.decode().split("\n")] == [False, *[True] * 5, False]
+    assert b"line 1: it is too long" in done.stderr
+
+
+def test_sampling_by_the_command(work, multistride):
+    # Guards: a seed that does not reach the sampler.
+    options = ["translate", "--model", work / "many/best", "--temperature", 3.0, "--group-size", 2]
+    outputs = [multistride(*options, "--seed", seed, text="a g m\n" * 2, check=0).stdout for seed in (1, 1, 2)]
+    assert outputs[0] == outputs[1] != outputs[2]

@@ -30,6 +30,11 @@ def translate(
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
     beam: BeamOption = 1,
+    temperature: Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw only from the likely tokens with this mass.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same source and seed give the same text.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
     buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
     source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
@@ -56,15 +61,45 @@ def translate(
 
     set_threads(threads)
     translator = Translator.load(model, device)
-    options = DecodeOptions.made(
-        group_size=size, mode=mode, threshold=threshold, beam=beam, batch_size=batch_size
-    ).checked(translator.config)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    search = {"group_size": size, "mode": mode, "threshold": threshold, "beam": beam, "batch_size": batch_size}
+    options = DecodeOptions.made(**search, **sampling).checked(translator.config)
     _note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
         results = translator.translate_lines(lines, options, buffer)
         failed = translate_stream(results, translator.vocabulary, text, steps, as_json, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
+
+
+def score(
+    model: ModelOption,
+    source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
+    target: Annotated[Path, typer.Option(help="Its translations, line by line.")],
+    group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: all tokens.")] = False,
+) -> None:
+    """Print how probable given translations are (natural logarithm).
+
+    One line per pair, in order: the sum over all tokens and EOS, a tab, and their number. A pair that cannot be
+    scored is an empty line; stderr names it, and the exit code is 4.
+
+    Example: multistride score --model RUN/best --source test.en --target test.de --group-size 4
+    """
+    size = number(group_size)
+
+    from multistride.device import set_threads
+    from multistride.lines import score_stream
+    from multistride.translator import Translator
+
+    set_threads(threads)
+    translator = Translator.load(model, device)
+    _note_untrained(size, translator)
+    failed = score_stream(translator, source, target, size, as_json, say)
+    if failed:
+        raise DataError(f"{failed} of the pairs could not be scored (named above); their lines are empty")
 
 
 def evaluate(

@@ -6,7 +6,7 @@ Legend for shapes: B batch, S source tokens, T target tokens, N pairs of a split
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,11 @@ from multistride.data.prepare import FORMAT, MANIFEST_FILE, array_name
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
+
+Tokens = Sequence[int] | NDArray[Any]
+
+TokenPair = tuple[Sequence[int], Sequence[int]]
+"""Source and target tokens of a sentence, without end of sentence."""
 
 # A pool is sorted by length as a whole: larger pools waste less padding, smaller ones mix better.
 _BATCHES_PER_POOL = 100
@@ -159,9 +164,20 @@ def collate(split: PairedTokens, rows: Sequence[int] | NDArray[np.int64], vocabu
 
     Raises `IndexError` for a row outside the split.
     """
-    source, source_lengths = _pad([split.source(int(row)) for row in rows], vocabulary)
-    target, target_lengths = _pad([split.target(int(row)) for row in rows], vocabulary)
-    return Batch(source, source_lengths, target, target_lengths)
+    special = vocabulary.pad, vocabulary.eos
+    sources, targets = [split.source(int(row)) for row in rows], [split.target(int(row)) for row in rows]
+    return Batch(*_padded(sources, *special), *_padded(targets, *special))
+
+
+def batches_of(
+    pairs: Sequence[TokenPair], pad: int, end: int, tokens_per_batch: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """Token pairs in batches of similar length, `end` appended to both sides, each with the places of its pairs."""
+    lengths = [np.array([len(pair[side]) + 1 for pair in pairs], dtype=np.int64) for side in (0, 1)]
+    for rows in token_batches(lengths[0], lengths[1], tokens_per_batch, seed=None, epoch=0):
+        places = [int(row) for row in rows]
+        sides = [[pairs[place][side] for place in places] for side in (0, 1)]
+        yield places, Batch(*_padded(sides[0], pad, end), *_padded(sides[1], pad, end))
 
 
 def _text(tokens: NDArray[Any], offsets: NDArray[np.int64], row: int) -> NDArray[Any]:
@@ -189,13 +205,13 @@ def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int) -> li
     return batches
 
 
-def _pad(texts: Sequence[NDArray[Any]], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(texts: Sequence[Tokens], pad: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [B, longest + 1] and lengths [B] of `texts` with end of sentence."""
     lengths = np.array([len(text) + 1 for text in texts], dtype=np.int64)
-    tokens = np.full((len(texts), lengths.max(initial=0)), vocabulary.pad, dtype=np.int64)
+    tokens = np.full((len(texts), lengths.max(initial=0)), pad, dtype=np.int64)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = text
-        tokens[row, len(text)] = vocabulary.eos
+        tokens[row, len(text)] = end
     return torch.from_numpy(tokens), torch.from_numpy(lengths)
 
 

@@ -12,6 +12,7 @@ from multistride.decode.exact import decode_exact
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picker
+from multistride.decode.sample import request_seed, sampler
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.model.step import M, StepModel
 
@@ -55,6 +56,12 @@ def decode_batch(
     else:
         accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
         pick = greedy_for(config, model.markov)
+        if options.temperature > 0:
+            seeds = [
+                request_seed(options.seed, row[:length])
+                for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
+            ]
+            pick = sampler(config, model.markov, options, state, seeds)
         passes = decode(model, source, lengths, state, lambda _: options.group_size, pick, accept)
     for _ in passes:
         pass

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.pick import Picked, Picker, greedy, shortlist
+from multistride.decode.pick import Picked, Picker, greedy, leading, shortlist, without_symbols
+from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 
@@ -75,9 +76,39 @@ def correct(
     What the candidates gain or lose is shared out among all tokens: their probabilities and those of the tokens that
     are no candidates, which keep their proportions, still add up to one.
     """
-    device = head.following.device
-    added = head.among(previous.to(device), candidates.to(device)).cpu()
-    changed = plain + added
-    others = -torch.expm1(plain.logsumexp(dim=-1).clamp(max=0))
-    total = torch.logaddexp(others.log(), changed.logsumexp(dim=-1))
+    changed, total = _changed(head, previous, candidates, plain)
     return changed - total[:, None]
+
+
+def distribution(
+    config: TransformerConfig, head: MarkovHead | None, candidates: int = CANDIDATES
+) -> Callable[[Float[Tensor, "A V"], Int[Tensor, "A"]], Float[Tensor, "A V"]]:
+    """The log-probability of every token: what greedy decoding, sampling and scoring agree on.
+
+    The second argument is the token before each slot in its own group, `groups.NO_LABEL` where there is none. The
+    result is on the CPU.
+    """
+    pickable = without_symbols(config)
+
+    def log_probabilities(logits: Float[Tensor, "A V"], previous: Int[Tensor, "A"]) -> Float[Tensor, "A V"]:
+        scores = pickable(logits).cpu()
+        plain = scores.log_softmax(dim=-1)
+        follows = previous != NO_LABEL
+        if head is None or not bool(follows.any()):
+            return plain
+        listed = leading(scores[follows], candidates)[1]
+        changed, total = _changed(head, previous[follows], listed, plain[follows].gather(1, listed))
+        plain[follows] = (plain[follows] - total[:, None]).scatter(1, listed, changed - total[:, None])
+        return plain
+
+    return log_probabilities
+
+
+def _changed(
+    head: MarkovHead, previous: Int[Tensor, "R"], candidates: Int[Tensor, "R C"], plain: Float[Tensor, "R C"]
+) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R"]]:
+    """The candidates' corrected scores, and the logarithm of what all tokens then add up to."""
+    device = head.following.device
+    changed = plain + head.among(previous.to(device), candidates.to(device)).cpu()
+    others = -torch.expm1(plain.logsumexp(dim=-1).clamp(max=0))
+    return changed, torch.logaddexp(others.log(), changed.logsumexp(dim=-1))

@@ -28,6 +28,13 @@ class DecodeOptions(BaseModel):
     threshold: float | None = Field(
         None, ge=0, le=1, description=f"adaptive: keep tokens while they are together this probable ({THRESHOLD})"
     )
+    temperature: float = Field(
+        0.0, ge=0, le=100, description="above 0 tokens are drawn by chance; 1 is the model's own distribution"
+    )
+    top_k: int = Field(0, ge=0, description="sampling: only from so many most probable tokens; 0 for all")
+    top_p: float = Field(1.0, gt=0, le=1, description="sampling: only from the most probable tokens with this mass")
+    min_p: float = Field(0.0, ge=0, le=1, description="sampling: only from tokens this probable beside the best one")
+    seed: int = Field(0, ge=0, description="sampling: the same source with the same seed gives the same text")
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     length_penalty: float = Field(
         1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
@@ -53,12 +60,30 @@ class DecodeOptions(BaseModel):
                 f"threshold {self.threshold} was given, and mode {self.mode} has none: "
                 "choose mode adaptive, or leave the threshold out"
             )
+        self._check_sampling()
         if self.beam > config.vocabulary_size:
             raise UsageError(
                 f"beam {self.beam} was asked for; the vocabulary of this checkpoint has {config.vocabulary_size} "
                 f"entries: choose a beam from 1 to {config.vocabulary_size}"
             )
         return self
+
+    def _check_sampling(self) -> None:
+        if self.temperature > 0 and (self.beam > 1 or self.mode == "exact"):
+            other = f"beam {self.beam}" if self.beam > 1 else "mode exact"
+            raise UsageError(
+                f"temperature {self.temperature} draws tokens by chance and {other} does not: choose one of them"
+            )
+        given = [
+            name
+            for name in ("top_k", "top_p", "min_p")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if given and self.temperature == 0:
+            raise UsageError(
+                f"{given[0]} {getattr(self, given[0])} was given, and at temperature 0 nothing is drawn: "
+                "give a temperature above 0, or leave it out"
+            )
 
     @property
     def sure_from(self) -> float:

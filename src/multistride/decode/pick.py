@@ -38,7 +38,7 @@ def greedy(config: TransformerConfig) -> Picker:
 
     The padding, start and mask symbols are never picked; probabilities are over what can be.
     """
-    pickable = _pickable(config)
+    pickable = without_symbols(config)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
         scores = pickable(logits)
@@ -54,7 +54,7 @@ def shortlist(config: TransformerConfig) -> Lister:
     What is never picked, and what probabilities are over, is as in `greedy`. Where fewer than `width` tokens can
     be picked the others have log-probability minus infinity. No log-probability is above 0, not even by rounding.
     """
-    pickable = _pickable(config)
+    pickable = without_symbols(config)
 
     def listed(logits: Float[Tensor, "R K V"], width: int) -> Shortlist:
         scores = pickable(logits)
@@ -83,7 +83,7 @@ def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor,
     return best, places
 
 
-def _pickable(config: TransformerConfig) -> Callable[[Float[Tensor, "R K V"]], Float[Tensor, "R K V"]]:
+def without_symbols(config: TransformerConfig) -> Callable[[Float[Tensor, "R K V"]], Float[Tensor, "R K V"]]:
     """Float32 logits in which the padding, start and mask symbols are impossible."""
     never = torch.tensor([config.pad_token, config.start_token, config.mask_token])
     return lambda logits: logits.float().index_fill(-1, never.to(logits.device), float("-inf"))

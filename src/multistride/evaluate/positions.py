@@ -6,21 +6,16 @@ Shapes: L labels, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from multistride.data.batch import Batch
+from multistride.data.batch import Batch, TokenPair, batches_of
 from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
-from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.report.results import PlaceMeasurement
 from multistride.train.loss import labelled_logits
-
-TokenPair = tuple[Sequence[int], Sequence[int]]
-"""Source and target tokens of a sentence, without EOS."""
 
 _TOKENS_PER_BATCH = 2048
 
@@ -34,11 +29,9 @@ def measure_places(
     EOS counts as a token; what stands after it in its group does not. Raises nothing: pairs must fit the model.
     """
     model.eval()
-    return [
-        measurement
-        for size in group_sizes
-        for measurement in _places(model, list(_batches(model.config, pairs)), size)
-    ]
+    special = model.config.pad_token, model.config.end_token
+    batches = [batch for _, batch in batches_of(pairs, *special, _TOKENS_PER_BATCH)]
+    return [measurement for size in group_sizes for measurement in _places(model, batches, size)]
 
 
 def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[PlaceMeasurement]:
@@ -79,27 +72,3 @@ def _facts(logits: Tensor, labels: Tensor) -> Tensor:
     right = log_probabilities.gather(1, labels[:, None]).squeeze(1)
     entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
     return torch.stack([-right, (choice == labels).float(), best.exp(), entropy], dim=1).double()
-
-
-def _batches(config: TransformerConfig, pairs: Sequence[TokenPair]) -> Iterator[Batch]:
-    """Batches of similar length, EOS added."""
-    by_length = sorted(pairs, key=lambda pair: max(map(len, pair)))
-    waiting: list[TokenPair] = []
-    for pair in by_length:
-        if waiting and (len(waiting) + 1) * (max(map(len, pair)) + 1) > _TOKENS_PER_BATCH:
-            yield _batch(config, waiting)
-            waiting = []
-        waiting.append(pair)
-    if waiting:
-        yield _batch(config, waiting)
-
-
-def _batch(config: TransformerConfig, pairs: Sequence[TokenPair]) -> Batch:
-    sides = []
-    for side in zip(*pairs, strict=True):
-        rows = [torch.tensor([*tokens, config.end_token]) for tokens in side]
-        sides += [
-            pad_sequence(rows, batch_first=True, padding_value=config.pad_token),
-            torch.tensor([len(row) for row in rows]),
-        ]
-    return Batch(*sides)

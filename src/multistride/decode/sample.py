@@ -1,0 +1,82 @@
+"""Tokens drawn by chance, from the model's distribution or from the probable part of it.
+
+Sources: top-k, Fan et al. 2018 (arXiv 1805.04833, section 5.1); top-p, Holtzman et al. 2020 (arXiv 1904.09751,
+section 3.1); min-p, Nguyen et al. 2024 (arXiv 2407.01082, section 3).
+Shapes: R rows still running, K slots of the group, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multistride.decode.markov import distribution
+from multistride.decode.options import DecodeOptions
+from multistride.decode.pick import Picked, Picker
+from multistride.decode.state import DecodeState
+from multistride.groups import NO_LABEL
+from multistride.model.config import TransformerConfig
+from multistride.model.markov import MarkovHead
+
+
+def sampler(
+    config: TransformerConfig, head: MarkovHead | None, options: DecodeOptions, state: DecodeState, seeds: list[int]
+) -> Picker:
+    """A picker that draws each token; with a Markov head each depends on the one drawn before it in its group.
+
+    Sentence n of the batch has a generator of its own, made from `seeds[n]`, so its tokens depend on no neighbour.
+    Log-probabilities are the model's own, whatever `options` cut away.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    log_probabilities = distribution(config, head)
+
+    def pick(logits: Float[Tensor, "R K V"]) -> Picked:
+        width = logits.shape[1]
+        chances = torch.stack(
+            [torch.rand(width, generator=generators[each.row], dtype=torch.float64) for each in state.running]
+        )
+        previous = torch.full((len(logits),), NO_LABEL)
+        tokens, values = [], []
+        for slot in range(width):
+            own = log_probabilities(logits[:, slot], previous)
+            previous = draw(restricted(own, options), chances[:, slot])
+            tokens.append(previous)
+            values.append(own.gather(1, previous[:, None]).squeeze(1))
+        return Picked(torch.stack(tokens, 1), torch.stack(values, 1))
+
+    return pick
+
+
+def restricted(log_probabilities: Float[Tensor, "R V"], options: DecodeOptions) -> Float[Tensor, "R V"]:
+    """Log-probabilities at the temperature asked for, minus infinity where `top_k`, `top_p` or `min_p` cut.
+
+    They are applied in this order, each to what the one before left; the most probable token always stays.
+    """
+    values = (log_probabilities / options.temperature).log_softmax(dim=-1)
+    if 0 < options.top_k < values.shape[-1]:
+        least = values.topk(options.top_k).values[:, -1:]
+        values = values.masked_fill(values < least, float("-inf")).log_softmax(dim=-1)
+    if options.top_p < 1:
+        ordered, places = values.sort(dim=-1, descending=True, stable=True)
+        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+        beyond = torch.zeros_like(values, dtype=torch.bool).scatter(1, places, before >= options.top_p)
+        beyond.scatter_(1, places[:, :1], False)
+        values = values.masked_fill(beyond, float("-inf")).log_softmax(dim=-1)
+    if options.min_p > 0:
+        least = values.max(dim=-1, keepdim=True).values + float(np.log(options.min_p))
+        values = values.masked_fill(values < least, float("-inf")).log_softmax(dim=-1)
+    return values
+
+
+def draw(log_probabilities: Float[Tensor, "R V"], chances: Float[Tensor, "R"]) -> Int[Tensor, "R"]:
+    """The token each of `chances`, uniform in [0, 1), falls on when probabilities are laid end to end by token id."""
+    ends = log_probabilities.double().exp().cumsum(dim=-1)
+    tokens = torch.searchsorted(ends, (chances * ends[:, -1])[:, None], right=True).squeeze(1)
+    return tokens.clamp(max=log_probabilities.shape[-1] - 1)
+
+
+def request_seed(seed: int, tokens: list[int]) -> int:
+    """A generator's seed that follows from a request's seed and its source alone."""
+    return int(np.random.SeedSequence([seed, *tokens]).generate_state(1, np.uint64)[0] >> np.uint64(1))
