@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from multistride.data.corpus import Pair, Record, Unreadable, read_parallel
 from multistride.data.vocab import Vocabulary
+from multistride.decode.options import DecodeOptions
+from multistride.decode.trace import trace_entries
 from multistride.translator import Translation, Translator
 
 TELL_EVERY_SECONDS = 30.0
@@ -25,6 +26,7 @@ SCORED_TOGETHER = 2048
 def translate_stream(
     results: Iterable[Translation],
     vocabulary: Vocabulary,
+    options: DecodeOptions,
     output: TextIO,
     trace: TextIO | None,
     as_json: bool,
@@ -46,10 +48,8 @@ def translate_stream(
             told = time.monotonic()
             report(f"{line:,} lines translated")
         if trace is not None:
-            for group in result.trace:
-                trace.write(
-                    json.dumps({"line": line, **asdict(group), "pieces": vocabulary.pieces(group.tokens)}) + "\n"
-                )
+            for entry in trace_entries(result.trace, result.ending, options, vocabulary.pieces):
+                trace.write(json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n")
     output.flush()
     return failed
 

@@ -67,7 +67,7 @@ def translate(
     _note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
         results = translator.translate_lines(lines, options, buffer)
-        failed = translate_stream(results, translator.vocabulary, text, steps, as_json, say)
+        failed = translate_stream(results, translator.vocabulary, options, text, steps, as_json, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
 

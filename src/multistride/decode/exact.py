@@ -11,6 +11,7 @@ Shapes: R rows still running, C clean slots, D drafts, V vocabulary.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -65,13 +66,14 @@ def decode_exact(
     memory = model.start(source, lengths)
     drafter = Drafter(model, len(state.running), group_size)
     while not state.done:
+        began = time.perf_counter()
         slots = state.draft_slots(drafter.tokens, drafter.counts, group_size, model.config.mask_token)
         logits = model.step(slots, memory)  # propose
         picked = drafter.clean(logits)
         kept = verified_prefix(picked.tokens, drafter.tokens, drafter.counts)
         memory.truncate(drafter.counts + group_size - kept)  # the masks, and the drafts that were wrong
         drafter.renew(logits, picked, kept)
-        yield state.commit(picked, kept)
+        yield state.commit(picked, kept, group_size, 1000 * (time.perf_counter() - began))
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
             drafter.leave(stay)

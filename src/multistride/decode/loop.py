@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 from jaxtyping import Int
@@ -35,11 +36,11 @@ def decode(
     """
     memory = model.start(source, lengths)
     while not state.done:
-        size = group_size(state)
+        began, size = time.perf_counter(), group_size(state)
         logits = model.step(state.slots(size), memory)  # propose
         picked = pick(logits[:, -size:])
         kept = accept(picked)
-        yield state.commit(picked, kept)
+        yield state.commit(picked, kept, size, 1000 * (time.perf_counter() - began))
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
 

@@ -8,6 +8,7 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,12 +25,21 @@ Ending = Literal["end", "limit", "cancelled"]
 
 @dataclass(frozen=True)
 class Group:
-    """What one step wrote into one sentence."""
+    """What one step wrote into one sentence: of `group_size` tokens proposed those that were kept.
+
+    `milliseconds` is the time of the whole step, which all sentences of the batch share; 0 where nobody took it.
+    """
 
     step: int
     group_size: int
     tokens: tuple[int, ...]
     log_probabilities: tuple[float, ...]
+    milliseconds: float = field(default=0.0, compare=False)
+
+    @property
+    def confidence(self) -> float:
+        """How probable the tokens are together, as the model sees it (0 to 1)."""
+        return math.exp(min(0.0, sum(self.log_probabilities)))
 
 
 @dataclass
@@ -89,8 +99,12 @@ class DecodeState:
         """The slots of the next step where the first `counts` of `drafts` are checked and new ones are drafted."""
         return draft_slots(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
 
-    def commit(self, picked: Picked, kept: Int[Tensor, "R"]) -> list[Hypothesis]:
+    def commit(
+        self, picked: Picked, kept: Int[Tensor, "R"], group_size: int | None = None, milliseconds: float = 0.0
+    ) -> list[Hypothesis]:
         """Append the first `kept` tokens of each row's group, apply the stop rules, and return the rows written to.
+
+        `group_size` and `milliseconds` are for the record; the former is the number of tokens picked if left out.
 
         A row ends at EOS (what its group holds after it is cut), else at its limit, wherever in the group either
         falls. The rows that ended are still in the batch until `leave` is called.
@@ -99,7 +113,7 @@ class DecodeState:
         self._write(picked.tokens, kept)
         values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), kept.tolist(), strict=True)
         for hypothesis, (tokens, scores, count) in zip(self.running, values, strict=True):
-            self._append(hypothesis, tokens[:count], scores[:count], len(tokens))
+            self._append(hypothesis, tokens[:count], scores[:count], group_size or len(tokens), milliseconds)
         self.step += 1
         return running
 
@@ -118,7 +132,9 @@ class DecodeState:
         self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]
         return stay
 
-    def _append(self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], group_size: int) -> None:
+    def _append(
+        self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], group_size: int, milliseconds: float
+    ) -> None:
         if hypothesis.ending is not None:
             return
         room = hypothesis.limit - sum(len(group.tokens) for group in hypothesis.groups)
@@ -128,7 +144,8 @@ class DecodeState:
             hypothesis.ending = "end"
         elif len(tokens) == room:
             hypothesis.ending = "limit"
-        hypothesis.groups.append(Group(self.step, group_size, tuple(tokens), tuple(scores[: len(tokens)])))
+        values = tuple(scores[: len(tokens)])
+        hypothesis.groups.append(Group(self.step, group_size, tuple(tokens), values, milliseconds))
 
     def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
         """Put the kept tokens behind the known ones. What falls past the widest limit belongs to rows that end."""

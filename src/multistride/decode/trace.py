@@ -1,0 +1,49 @@
+"""What a step did and why, for people: one JSON object a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from multistride.decode.options import DecodeOptions
+from multistride.decode.state import Ending, Group
+
+
+def trace_entries(
+    groups: Sequence[Group],
+    ending: Ending | None,
+    options: DecodeOptions,
+    pieces: Callable[[tuple[int, ...]], list[str]],
+) -> Iterator[dict[str, Any]]:
+    """The record of every group of a sentence that ended as `ending` says; `pieces` makes tokens readable.
+
+    `accepted` counts the tokens kept of `group_size` proposed, `confidence` is their probability together, and
+    `milliseconds` the time of the step, which all sentences of the batch share.
+    """
+    for place, group in enumerate(groups, start=1):
+        yield {
+            "step": group.step,
+            "group_size": group.group_size,
+            "mode": options.mode,
+            "why": _why(group, place == len(groups), ending, options),
+            "accepted": len(group.tokens),
+            "confidence": round(group.confidence, 6),
+            "milliseconds": round(group.milliseconds, 3),
+            "tokens": group.tokens,
+            "pieces": pieces(group.tokens),
+            "log_probabilities": [round(value, 6) for value in group.log_probabilities],
+        }
+
+
+def _why(group: Group, last: bool, ending: Ending | None, options: DecodeOptions) -> str:
+    """Why these tokens were kept and no more."""
+    kept = len(group.tokens)
+    if last and ending is not None:
+        return {"end": "the sentence is over", "limit": "the length limit", "cancelled": "cancelled"}[ending]
+    if options.mode == "exact":
+        return f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
+    if options.mode == "adaptive" and kept < group.group_size:
+        return f"with the next token less than {options.sure_from:g} probable together"
+    if options.beam > 1:
+        return "part of the best hypothesis"
+    return "the whole group"
