@@ -3,8 +3,8 @@
     python corpus.py DATA DIRECTORY
 
 DATA holds `tatoeba/` (CC BY 2.0 FR), `suttacentral/` (CC0) and `permissive-ui-strings/` (Apache-2.0, BSD-3), each
-with `train.en-de.tsv.xz` and `dev.en-de.tsv.xz`. Equal pairs are written once. Lines spread evenly over every dev file
-make the validation set; the others of Tatoeba's make a test set.
+with `train.en-de.tsv.xz` and `dev.en-de.tsv.xz`. Equal pairs are written once. Lines spread evenly over every dev
+file make the validation set; the others of Tatoeba's make a test set.
 """
 
 from __future__ import annotations
