@@ -9,7 +9,7 @@ usage: run.sh DATA [DIRECTORY]
   DATA       a folder with train.en.gz, train.de.gz, val.en.gz, val.de.gz, test_2016_flickr.en.gz and .de.gz
              (Multi30k, task 1, raw; for research use only)
   DIRECTORY  where everything is written (default: runs/multi30k)
-About three hours on two CPU cores.
+About four hours on two CPU cores.
 END
 }
 case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
@@ -35,7 +35,9 @@ run multistride train "$here/multistride.yaml" --resume --set "start_from=$direc
     --set "data=$directory/distilled-data" --set "run=$directory/multistride"
 run multistride train "$here/markov.yaml" --resume --set "start_from=$directory/multistride/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/markov"
-run multistride evaluate --model "$directory/markov/best" --group-size 1,2,4 --threads 1 \
+run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/markov/best" \
+    --set "data=$directory/distilled-data" --set "run=$directory/many-k"
+run multistride evaluate --model "$directory/many-k/best" --group-size 1,2,4,6,8 --threads 1 \
     --source "$data/test_2016_flickr.en.gz" --reference "$data/test_2016_flickr.de.gz" \
     --name "Multi30k en-de, test_2016_flickr" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --page "$directory/result.html"
