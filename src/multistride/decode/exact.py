@@ -45,7 +45,7 @@ class Drafter:
     def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
         """Draft anew where every draft was right; elsewhere there is no draft for the next pass."""
         right = kept == self.counts + 1
-        if self.group_size > 1:
+        if self.group_size > 1 and bool(right.any()):
             anchor = picked.tokens.gather(1, self.counts[:, None]).squeeze(1)
             self.tokens = self._draft(logits[:, 1 - self.group_size :], anchor).tokens
         self.counts = torch.where(right, self.group_size - 1, 0)
