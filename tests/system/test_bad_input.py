@@ -44,6 +44,7 @@ def test_wrong_beams(work, multistride, beam):
         (["--mode=adaptive", "--threshold=1.5"], "less than or equal to 1 (given: 1.5)"),
         (["--threshold=0.5"], "mode fast has none"),
         (["--top-k=5"], "at temperature 0 nothing is drawn"),
+        (["--seed=5"], "at temperature 0 nothing is drawn"),
         (["--temperature=1", "--beam=2"], "beam 2 does not"),
         (["--temperature=1", "--mode=exact"], "mode exact does not"),
     ],

@@ -76,7 +76,7 @@ class DecodeOptions(BaseModel):
             )
         given = [
             name
-            for name in ("top_k", "top_p", "min_p")
+            for name in ("top_k", "top_p", "min_p", "seed")
             if getattr(self, name) != type(self).model_fields[name].default
         ]
         if given and self.temperature == 0:
