@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from multistride.data.corpus import read_lines
-from multistride.errors import UsageError, UserError
+from multistride.errors import Interrupted, UsageError, UserError
 from multistride.files import replacing_file
 
 _COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -26,13 +26,15 @@ def run(app: Callable[..., Any]) -> NoReturn:
     try:
         outcome = app(standalone_mode=False)
         sys.stdout.flush()
+        if outcome == Interrupted.exit_code:  # some versions of typer swallow Ctrl-C and give its code back
+            raise KeyboardInterrupt
         sys.exit(outcome if isinstance(outcome, int) else 0)
     except _COMMAND_LINE_ERROR as error:
         _fail(f"{error.format_message()}{_given(error)} (see multistride --help)", UsageError.exit_code)
     except UserError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        _fail("interrupted", Interrupted.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -53,9 +53,9 @@ def distill(
     """Write `config.output` and, beside it, the manifest OUTPUT.json, which is also returned.
 
     The work is done in parts; called again after any kind of end, it goes on with them, and does nothing where all is
-    done. Raises `DataError` for files
-    that cannot be read or do not align, `UsageError` for an output that is there already or parts that other settings
-    began, `MissingExtraError` for an engine that is not installed, and `Interrupted` after Ctrl-C.
+    done. Raises `DataError` for files that cannot be read or do not align, `UsageError` for an output that is there
+    already or parts that other settings began, `MissingExtraError` for an engine that is not installed, and
+    `Interrupted` after Ctrl-C.
     """
     parts = PartsDirectory(config.output)
     _refuse_paths(config)
@@ -66,15 +66,15 @@ def distill(
     if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
         report(f"{config.output} is there already, made with these settings: nothing to do")
         return manifest
-    with parts.opened(plan):
-        try:
+    try:
+        with parts.opened(plan):
             quality = _measure_teacher(job, *validation) if validation else None
             _write_parts(job, progress or ProgressLine("distill", "sentence"))
             manifest = {**plan, **_names(config), "threads": threads, "validation": quality}
             manifest = _join(job, manifest)
-        except KeyboardInterrupt as error:
-            raise Interrupted("stopped; nothing that is done is lost: the same command goes on from here") from error
-        parts.discard()
+            parts.discard()
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped; nothing that is done is lost: the same command goes on from here") from error
     return manifest
 
 

@@ -8,6 +8,7 @@ import lzma
 import pytest
 
 from multistride.config import validate
+from multistride.distill import parts as parts_module
 from multistride.distill import run
 from multistride.distill.config import DistillConfig
 from multistride.distill.parts import PartsDirectory
@@ -96,6 +97,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, st
     distill(config, told.append)
     assert "5 of 12 lines are done already" in told
     assert config.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_ctrl_c_while_the_parts_are_opened(corpus, teacher_directory, monkeypatch):
+    # Guards: a moment in which the parts are there, but Ctrl-C does not say how to go on.
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts_module, "write_json", interrupted)
+    config = settings(corpus, teacher_directory)
+    with pytest.raises(Interrupted, match="goes on from here"):
+        distill(config)
+    monkeypatch.undo()
+    assert distill(config)["lines"] == 12
 
 
 def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping):
