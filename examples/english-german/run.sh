@@ -7,7 +7,7 @@ usage() {
 usage: run.sh DATA [DIRECTORY]
   DATA       a folder with tatoeba/, suttacentral/ and permissive-ui-strings/ (see corpus.py)
   DIRECTORY  where everything is written (default: runs/english-german)
-About four hours on two CPU cores.
+About six hours on two CPU cores.
 END
 }
 case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
@@ -25,13 +25,15 @@ run multistride prepare --output "$directory/data" --vocabulary-size 8000 \
     --validation-source "$text/validation.en" --validation-target "$text/validation.de"
 run multistride train "$here/autoregressive.yaml" --resume \
     --set "data=$directory/data" --set "run=$directory/autoregressive"
-run multistride distill --model "$directory/autoregressive/best" \
+run multistride train "$here/teacher.yaml" --resume --set "start_from=$directory/autoregressive/best" \
+    --set "data=$directory/data" --set "run=$directory/teacher"
+run multistride distill --model "$directory/teacher/best" \
     --source "$text/train.en" --target "$text/train.de" --output "$text/train.distilled.de" \
     --validation-source "$text/validation.en" --validation-reference "$text/validation.de"
 run multistride prepare --output "$directory/distilled-data" --vocabulary "$directory/data" \
     --train-source "$text/train.en" --train-target "$text/train.distilled.de" \
     --validation-source "$text/validation.en" --validation-target "$text/validation.de"
-run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/autoregressive/best" \
+run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/teacher/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/many-k"
 run multistride evaluate --model "$directory/many-k/best" --group-size 1,2,4,6,8 --threads 1 \
     --source "$text/test.en" --reference "$text/test.de" \

@@ -79,6 +79,7 @@ def in_two_processes(config, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr.count(b"best checkpoint") == 1  # one process speaks
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])

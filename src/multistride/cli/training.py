@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from multistride.cli.options import ThreadsOption
 from multistride.console import say
 from multistride.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(
@@ -40,8 +37,9 @@ def train(
     sentences = chosen.training.validate_sentences
     data = PreparedData.load(chosen.data)
     validate = validator(data, tuple(chosen.groups.sizes), sentences) if sentences else None
-    directory = train_model(chosen, validate, Monitor(chosen.run.name), resume)
-    say(f"best checkpoint: {directory.path / 'best'}")
+    monitor = Monitor(chosen.run.name)
+    directory = train_model(chosen, validate, monitor, resume)
+    monitor.say(f"best checkpoint: {directory.path / 'best'}")
 
 
 def average(

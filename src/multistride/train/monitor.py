@@ -26,6 +26,10 @@ class Monitor:
         """Say nothing from now on: of several processes, one speaks."""
         self._line.console.quiet = True
 
+    def say(self, line: str) -> None:
+        """Print a line, unless silenced."""
+        self._line.say(line)
+
     def updated(self, update: int, loss: float, tokens_per_second: float) -> None:
         """Take note of a finished update; `loss` is in nats per token."""
         self._line.reached(update, f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s")
