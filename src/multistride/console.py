@@ -24,27 +24,6 @@ _COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
 def run(app: Callable[..., Any]) -> NoReturn:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
     try:
-        _run(app)
-    except SystemExit as ended:
-        if _talks_to_other_processes():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(ended.code if isinstance(ended.code, int) else UserError.exit_code)
-        raise
-
-
-def _talks_to_other_processes() -> bool:
-    """Whether threads of a process group live.
-
-    They cannot be joined once a model was wrapped for data-parallel training (destroying the group leaves them), and
-    one that lets go of a tensor while the interpreter is being taken down aborts the process (torch 2.13, gloo).
-    """
-    distributed = sys.modules.get("torch.distributed")
-    return distributed is not None and distributed.is_available() and distributed.is_initialized()
-
-
-def _run(app: Callable[..., Any]) -> NoReturn:
-    try:
         outcome = app(standalone_mode=False)
         sys.stdout.flush()
         if outcome == Interrupted.exit_code:  # some versions of typer swallow Ctrl-C and give its code back
@@ -61,6 +40,20 @@ def _run(app: Callable[..., Any]) -> NoReturn:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'writing the output'}: {error.strerror or error}", UserError.exit_code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; all that it wrote is on its way.
+
+    Where torch was used the interpreter is not taken down. That takes most of a second in which Ctrl-C prints a
+    traceback; and gloo's threads, which nobody can join once a model was wrapped for data-parallel training, as
+    destroying the group leaves them, abort the process if they let go of a tensor meanwhile (torch 2.13).
+    """
+    if "torch" not in sys.modules:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _given(error: Exception) -> str:

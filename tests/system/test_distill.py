@@ -53,7 +53,9 @@ def test_killed_at_any_moment_it_comes_out_the_same(work, source, multistride, t
 
 def test_ctrl_c_says_how_to_go_on(work, source, tmp_path):
     # Guards: a traceback, or a code that scripts cannot tell from a failure.
-    command = [sys.executable, "-m", "multistride", *map(str, arguments(work, source, tmp_path / "output"))]
+    slowly = "--engine", "eager", "--batch-size", 1  # many seconds of work: the signal cannot come after it
+    given = map(str, (*arguments(work, source, tmp_path / "output"), *slowly))
+    command = [sys.executable, "-m", "multistride", *given]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     while not (tmp_path / "output.parts").exists() and process.poll() is None:
         time.sleep(0.01)

@@ -10,7 +10,7 @@ from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, score, translate
 from multistride.cli.showing import inspect, report
 from multistride.cli.training import average, train
-from multistride.console import run
+from multistride.console import leave, run
 from multistride.version import __version__
 
 app = typer.Typer(
@@ -47,4 +47,7 @@ for _verb in (prepare, distill, train, average, translate, score, evaluate, repo
 
 def main() -> NoReturn:
     """The entry point of the command."""
-    run(app)
+    try:
+        run(app)
+    except SystemExit as ended:
+        leave(int(ended.code or 0))
