@@ -35,7 +35,9 @@ run multistride prepare --output "$directory/distilled-data" --vocabulary "$dire
     --validation-source "$text/validation.en" --validation-target "$text/validation.de"
 run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/teacher/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/many-k"
-run multistride evaluate --model "$directory/many-k/best" --group-size 1,2,4,6,8 --threads 1 \
+run multistride train "$here/many-k-2.yaml" --resume --set "start_from=$directory/many-k/best" \
+    --set "data=$directory/distilled-data" --set "run=$directory/many-k-2"
+run multistride evaluate --model "$directory/many-k-2/best" --group-size 1,2,4,6,8 --threads 1 \
     --source "$text/test.en" --reference "$text/test.de" \
     --name "Tatoeba en-de, dev" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --page "$directory/result.html"

@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from multistride.data.corpus import Pair, Record, Unreadable, read_parallel
+from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.decode.trace import trace_entries
 from multistride.translator import Translation, Translator
+
+LineFormat = Literal["text", "groups", "json"]
+"""A translation as its text, as its text with a bar between steps, or as an object with all that is known of it."""
 
 TELL_EVERY_SECONDS = 30.0
 """How often a long translation says how far it is."""
@@ -29,10 +33,10 @@ def translate_stream(
     options: DecodeOptions,
     output: TextIO,
     trace: TextIO | None,
-    as_json: bool,
+    form: LineFormat,
     report: Callable[[str], None],
 ) -> int:
-    """Write one line per result to `output`, and one JSON line per step to `trace`.
+    """Write one line per result to `output` in the format `form`, and one JSON line per step to `trace`.
 
     A result without a translation is an empty line (as JSON: an object with `problem`), and is reported with its
     line number. Returns how many there were.
@@ -43,7 +47,7 @@ def translate_stream(
         if result.problem:
             failed += 1
             report(f"line {line}: {result.problem}; an empty line stands in its place")
-        output.write((json.dumps(_facts(result, vocabulary), ensure_ascii=False) if as_json else result.text) + "\n")
+        output.write(_line(result, vocabulary, form) + "\n")
         if line % 1000 == 0 and time.monotonic() - told > TELL_EVERY_SECONDS:
             told = time.monotonic()
             report(f"{line:,} lines translated")
@@ -52,6 +56,14 @@ def translate_stream(
                 trace.write(json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n")
     output.flush()
     return failed
+
+
+def _line(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> str:
+    if form == "json":
+        return json.dumps(_facts(result, vocabulary), ensure_ascii=False)
+    if form == "groups":
+        return GROUP_BAR.join(group_texts([vocabulary.pieces(group.tokens) for group in result.trace]))
+    return result.text
 
 
 def score_stream(

@@ -13,10 +13,10 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.device import pick_device
-from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 from multistride.model.step import EagerStepModel
 from multistride.model.weights import load_model
+from multistride.shipped import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,12 @@ class Translator:
         self.vocabulary = vocabulary
 
     @classmethod
-    def load(cls, directory: Path | str, device: str = "auto") -> Translator:
-        """Read a model directory. Raises `DataError` if it is none, `UsageError` for an unknown device."""
-        model, vocabulary = load_model(directory, pick_device(device))
+    def load(cls, directory: Path | str | None = None, device: str = "auto") -> Translator:
+        """Read a model directory; None: the one that ships.
+
+        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device.
+        """
+        model, vocabulary = load_model(DEFAULT if directory is None else directory, pick_device(device))
         return cls(EagerStepModel(model), vocabulary)
 
     @property
@@ -131,12 +134,10 @@ class Translator:
 
 
 def load(path: Path | str | None = None, device: str = "auto") -> Translator:
-    """The model in a directory that `multistride train` wrote.
+    """The model in a directory that `multistride train` wrote; None: the English-German one that ships.
 
     Raises `DataError` if the directory is no model directory.
     """
-    if path is None:
-        raise DataError("no model ships with this version: name a directory that `multistride train` wrote")
     return Translator.load(path, device)
 
 

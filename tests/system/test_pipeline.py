@@ -68,6 +68,20 @@ def test_trace_and_json_show_the_groups(work, multistride):
     assert all(score <= 0 for score in answer["scores"])
 
 
+def test_without_a_model_the_one_that_ships_translates(multistride, tmp_path):
+    # Guards: a default that only works in the source tree's directory, groups that are not the text.
+    text = "Where is the station?\n\nI do not know.\n"
+    plain = multistride("translate", "--group-size", 2, text=text, cwd=tmp_path, check=0).stdout.decode()
+    shown = multistride("translate", "--group-size", 2, "--show-groups", text=text, cwd=tmp_path, check=0)
+    assert plain.count("\n") == shown.stdout.count(b"\n") == 3
+    for line, groups in zip(plain.splitlines(), shown.stdout.decode().splitlines(), strict=True):
+        joined = groups.removesuffix(" </s>").replace("‿", "").replace(" │", "")
+        assert joined.replace(" ", "") == line.replace(" ", "")
+    both = multistride("translate", "--show-groups", "--json", text=text)
+    assert both.returncode == 2
+    assert b"two formats" in both.stderr
+
+
 def test_translate_and_evaluate_with_a_beam(work, multistride):
     # Guards: a beam that is taken and ignored, a row that does not say how it was decoded, a trace of another output.
     model, trace = work / "many/best", work / "beam.jsonl"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from multistride.cli.options import DeviceOption, JsonOption, ModelOption, ThreadsOption
+from multistride.cli.options import DeviceOption, JsonOption, ThreadsOption
 from multistride.console import print_json, say, two
-
-if TYPE_CHECKING:
-    pass
 
 
 def prepare(
@@ -76,7 +73,7 @@ def prepare(
 
 
 def distill(
-    model: ModelOption,
+    model: Annotated[Path, typer.Option(help="The teacher: a model directory, for example RUN/best.")],
     source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
     output: Annotated[Path, typer.Option(help="File to write, line by line; OUTPUT.json tells how it was made.")],
     target: Annotated[Path | None, typer.Option(help="Real translations, only to compare with.")] = None,

@@ -18,14 +18,14 @@ from multistride.cli.options import (
     ThresholdOption,
 )
 from multistride.console import number, numbers, print_json, reading, say, writing
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from multistride.translator import Translator
 
 
 def translate(
-    model: ModelOption,
+    model: ModelOption = None,
     group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
@@ -44,19 +44,24 @@ def translate(
     trace: Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    show_groups: Annotated[
+        bool, typer.Option("--show-groups", help="Text with a bar between the steps that wrote it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")] = False,
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
     A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4.
 
-    Example: echo "Two dogs run." | multistride translate --model RUN/best --group-size 4
+    Example: echo "Two dogs run." | multistride translate --group-size 4
     """
     size = number(group_size)
+    if show_groups and as_json:
+        raise UsageError("--show-groups and --json were given, which are two formats: give one (JSON has the groups)")
 
     from multistride.decode.options import DecodeOptions
     from multistride.device import set_threads
-    from multistride.lines import translate_stream
+    from multistride.lines import LineFormat, translate_stream
     from multistride.translator import Translator
 
     set_threads(threads)
@@ -67,15 +72,16 @@ def translate(
     _note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
         results = translator.translate_lines(lines, options, buffer)
-        failed = translate_stream(results, translator.vocabulary, options, text, steps, as_json, say)
+        form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
+        failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
 
 
 def score(
-    model: ModelOption,
     source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
     target: Annotated[Path, typer.Option(help="Its translations, line by line.")],
+    model: ModelOption = None,
     group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -103,9 +109,9 @@ def score(
 
 
 def evaluate(
-    model: ModelOption,
     source: Annotated[Path, typer.Option(help="Source text, one a line.")],
     reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
+    model: ModelOption = None,
     group_size: GroupSizesOption = "1",
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
@@ -138,9 +144,11 @@ def evaluate(
     from multistride.evaluate.run import evaluate as measure
     from multistride.files import write_json
     from multistride.report.tables import quality_table
+    from multistride.shipped import DEFAULT
     from multistride.translator import Translator
 
-    files = {"model": model, "source": source, "reference": reference, "name": name or model.parent.name}
+    name = name or (model.parent.name if model else DEFAULT.name)
+    files = {"model": model or DEFAULT, "source": source, "reference": reference, "name": name}
     decoding = {"group_sizes": sizes, "mode": mode, "threshold": threshold, "beam": beam}
     amounts = {"batch_size": batch_size, "limit": limit}
     measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-ModelOption = Annotated[Path, typer.Option("--model", help="Model directory, for example RUN/best.")]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", help="Model directory, for example RUN/best; left out: the English-German one we ship."),
+]
 GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from multistride.cli.options import JsonOption
 from multistride.console import print_json, say
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(
@@ -33,7 +30,7 @@ def report(
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    model: Annotated[Path | None, typer.Argument(help="Model directory; left out: the one that ships.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is in a model directory.
@@ -43,8 +40,9 @@ def inspect(
     Example: multistride inspect RUN/best
     """
     from multistride.model.inspection import inspect_model
+    from multistride.shipped import DEFAULT
 
-    facts = inspect_model(model)
+    facts = inspect_model(model or DEFAULT)
     if as_json:
         print_json(facts)
     else:

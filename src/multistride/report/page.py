@@ -12,11 +12,12 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
+from multistride.data.pieces import LINK
 from multistride.errors import MissingExtraError
 from multistride.files import replacing_file
 from multistride.report.figures import quality_latency_figure
 from multistride.report.places import MEASURES, place_rows
-from multistride.report.results import LINK, EvaluationResult, Measurement
+from multistride.report.results import EvaluationResult, Measurement
 from multistride.report.tables import (
     bleu_kept,
     columns_for,

@@ -6,13 +6,13 @@ the model. Unknown keys are errors, except under `settings`, which is a free rec
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from multistride.data.pieces import group_texts
 from multistride.errors import DataError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -20,13 +20,6 @@ Score = Annotated[float, Field(ge=0, le=100)]
 Amount = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
-
-LINK = "‿"
-"""Stands before a group that goes on with the word the group before it began."""
-
-# How a piece says "a new word starts here": our own blank, SentencePiece's U+2581, raw byte-level BPE's U+0120.
-_WORD_STARTS = (" ", "▁", "Ġ")
-_SPECIAL_PIECE = re.compile(r"<[^<>\s]+>")
 
 
 class _Record(BaseModel):
@@ -74,16 +67,8 @@ class ExampleOutput(_Record):
     groups: tuple[tuple[str, ...], ...]
 
     def group_texts(self) -> tuple[str, ...]:
-        """One readable string per group, in the order the groups were written.
-
-        Pieces that mark the start of a word are joined into words, and a group that begins inside
-        a word starts with `LINK`. Pieces without such marks (phonemes, whole words) are joined
-        with spaces.
-        """
-        marked = any(piece.startswith(_WORD_STARTS) for group in self.groups for piece in group)
-        if not marked:
-            return tuple(" ".join(group) for group in self.groups)
-        return tuple(_join_marked(group, first=index == 0) for index, group in enumerate(self.groups))
+        """One readable string per group, in the order written: see `data.pieces`."""
+        return group_texts(self.groups)
 
 
 class Example(_Record):
@@ -174,17 +159,3 @@ def _first_problem(error: ValidationError) -> str:
     message = " ".join(problems[0]["msg"].split())
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{place}: {message}{more}" if place else f"{message}{more}"
-
-
-def _join_marked(pieces: tuple[str, ...], *, first: bool) -> str:
-    """Join the pieces of one group into words, showing where it continues the word before it."""
-    joined = ""
-    for piece in pieces:
-        if piece.startswith(_WORD_STARTS):
-            joined += f" {piece[1:]}"
-        elif _SPECIAL_PIECE.fullmatch(piece):
-            joined += f" {piece}"
-        else:
-            inside_word = not joined and not first and any(map(str.isalnum, piece))
-            joined += f"{LINK}{piece}" if inside_word else piece
-    return joined.strip()

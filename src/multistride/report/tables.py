@@ -14,10 +14,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from multistride.report.results import LINK, EvaluationResult, ExampleOutput, Measurement
+from multistride.data.pieces import GROUP_BAR, LINK
+from multistride.report.results import EvaluationResult, ExampleOutput, Measurement
 
 ABSENT = "–"
-GROUP_BAR = " │ "
 
 _GROUP_STYLES = ("bold cyan", "bold yellow")
 

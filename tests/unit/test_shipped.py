@@ -1,0 +1,43 @@
+"""The model that ships: there whole, small, with its notices, and worth trying out."""
+
+import pytest
+
+import multistride
+from multistride.shipped import DEFAULT
+
+SENTENCES = {
+    "Where is the station?": "Wo ist der Bahnhof?",
+    "My sister works in a hospital.": "Meine Schwester arbeitet im Krankenhaus.",
+    "The file could not be opened.": "Die Datei konnte nicht geöffnet werden.",
+    "I do not know.": "Ich weiß es nicht.",
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return multistride.load()
+
+
+def test_the_card_names_licences_and_attribution():
+    card = (DEFAULT / "README.md").read_text(encoding="utf-8")
+    for named in ("CC BY 2.0 FR", "www.manythings.org/anki and tatoeba.org", "CC0", "Apache-2.0", "BSD-3-Clause"):
+        assert named in card
+    assert {path.name for path in DEFAULT.glob("LICENSE.*")} == {"LICENSE.django", "LICENSE.homeassistant.md"}
+
+
+def test_it_is_small_enough_to_ship():
+    assert sum(path.stat().st_size for path in DEFAULT.iterdir()) < 25e6
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_it_translates_plain_sentences(model, group_size):
+    # Guards: weights that do not fit the vocabulary or the code, which a test of shapes alone would let pass.
+    written = [each.text for each in model.translate(list(SENTENCES), group_size=group_size)]
+    right = sum(text == wanted for text, wanted in zip(written, SENTENCES.values(), strict=True))
+    assert right >= 3, written
+
+
+def test_exact_mode_writes_what_k1_writes(model):
+    sources = [*SENTENCES, "I have never seen such a beautiful garden.", "What time does the train leave tomorrow?"]
+    checked = model.translate(sources, group_size=4, mode="exact")
+    assert [each.tokens for each in checked] == [each.tokens for each in model.translate(sources)]
