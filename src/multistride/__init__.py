@@ -25,16 +25,17 @@ from multistride.version import __version__
 
 if TYPE_CHECKING:
     from multistride.errors import UserError
-    from multistride.translator import Translation, Translator, load
+    from multistride.translator import StreamedGroup, Translation, Translator, load
 
 _HOMES = {
     "load": "multistride.translator",
+    "StreamedGroup": "multistride.translator",
     "Translation": "multistride.translator",
     "Translator": "multistride.translator",
     "UserError": "multistride.errors",
 }
 
-__all__ = ["Translation", "Translator", "UserError", "__version__", "load"]
+__all__ = ["StreamedGroup", "Translation", "Translator", "UserError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

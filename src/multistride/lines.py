@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -13,7 +13,9 @@ from multistride.data.corpus import Pair, Record, Unreadable, read_parallel
 from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
+from multistride.decode.state import Ending, Group
 from multistride.decode.trace import trace_entries
+from multistride.errors import DataError
 from multistride.translator import Translation, Translator
 
 LineFormat = Literal["text", "groups", "json"]
@@ -51,11 +53,49 @@ def translate_stream(
         if line % 1000 == 0 and time.monotonic() - told > TELL_EVERY_SECONDS:
             told = time.monotonic()
             report(f"{line:,} lines translated")
-        if trace is not None:
-            for entry in trace_entries(result.trace, result.ending, options, vocabulary.pieces):
-                trace.write(json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n")
+        _write_trace(trace, line, result.trace, result.ending, options, vocabulary)
     output.flush()
     return failed
+
+
+def stream_lines(
+    translator: Translator,
+    lines: Iterable[bytes],
+    options: DecodeOptions,
+    output: TextIO,
+    trace: TextIO | None,
+    report: Callable[[str], None],
+) -> int:
+    """Write each line's translation to `output` group by group, as it comes; otherwise like `translate_stream`."""
+    failed = 0
+    for line, raw in enumerate(lines, start=1):
+        groups: list[Group] = []
+        ending: Ending | None = None
+        try:
+            for part in translator.stream_line(raw, options):
+                output.write(part.text)
+                output.flush()
+                groups, ending = [*groups, part.group], part.ending
+        except DataError as error:
+            failed += 1
+            report(f"line {line}: {error}; an empty line stands in its place")
+        output.write("\n")
+        output.flush()
+        _write_trace(trace, line, groups, ending, options, translator.vocabulary)
+    return failed
+
+
+def _write_trace(
+    trace: TextIO | None,
+    line: int,
+    groups: Sequence[Group],
+    ending: Ending | None,
+    options: DecodeOptions,
+    vocabulary: Vocabulary,
+) -> None:
+    if trace is not None:
+        for entry in trace_entries(groups, ending, options, vocabulary.pieces):
+            trace.write(json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n")
 
 
 def _line(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> str:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multistride.data.detokenize import TextStream, one_line
 from multistride.data.vocab import Vocabulary
-from multistride.decode.corpus import decode_corpus
+from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.device import pick_device
+from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 from multistride.model.step import EagerStepModel
 from multistride.model.weights import load_model
@@ -34,6 +37,19 @@ class Translation:
     trace: tuple[Group, ...] = ()
     ending: Ending | None = None
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class StreamedGroup:
+    """What one step added to a translation.
+
+    `text` is the part that is certain now: the parts of all groups joined are the translation's text. `ending` says
+    why the sentence is over; it is None for all groups but the last.
+    """
+
+    text: str
+    group: Group
+    ending: Ending | None
 
 
 class Translator:
@@ -69,6 +85,41 @@ class Translator:
         """
         options = DecodeOptions.made(group_size=group_size, mode=mode, **choices)
         return self._translated(texts, options.checked(self.config))
+
+    def stream(self, text: str, group_size: int = 1, mode: str = "fast", **choices: Any) -> Iterator[StreamedGroup]:
+        """Translate one text and yield every group as soon as it is written; stop taking them to cancel.
+
+        The text is the one `translate` gives for the same choices. A blank text has no groups. Raises as `translate`
+        does, at once; `UsageError` for a beam, whose best hypothesis is known only in the end; `DataError` for a text
+        that is too long.
+        """
+        return self._streamed(text, DecodeOptions.made(group_size=group_size, mode=mode, **choices))
+
+    def stream_line(self, line: bytes, options: DecodeOptions) -> Iterator[StreamedGroup]:
+        """`stream` for a line of UTF-8. Raises `DataError` also if it is none."""
+        text = _decoded(line)
+        if text is None:
+            raise DataError("it is not valid UTF-8")
+        return self._streamed(text, options)
+
+    def _streamed(self, text: str, options: DecodeOptions) -> Iterator[StreamedGroup]:
+        options.checked_for_streaming(self.config)
+        [tokens] = self.vocabulary.encode([text])
+        if problem := self.problem(tokens):
+            raise DataError(problem)
+        return self._groups(tokens, options) if text.strip() else iter(())
+
+    def _groups(self, tokens: list[int], options: DecodeOptions) -> Iterator[StreamedGroup]:
+        written = TextStream(self.vocabulary)
+        state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), options)
+        [hypothesis] = state.hypotheses
+        known = 0
+        for _ in passes:
+            text = written.add(hypothesis.tokens[known:])
+            known = len(hypothesis.tokens)
+            if hypothesis.ending is not None:
+                text += written.end()
+            yield StreamedGroup(text, hypothesis.groups[-1], hypothesis.ending)
 
     def translate_lines(
         self, lines: Iterable[bytes], options: DecodeOptions, buffer: int = 1024
@@ -139,11 +190,6 @@ def load(path: Path | str | None = None, device: str = "auto") -> Translator:
     Raises `DataError` if the directory is no model directory.
     """
     return Translator.load(path, device)
-
-
-def one_line(text: str) -> str:
-    """The text without any character that some reader takes for the end of a line."""
-    return " ".join(text.splitlines())
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

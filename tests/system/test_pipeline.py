@@ -79,7 +79,18 @@ def test_without_a_model_the_one_that_ships_translates(multistride, tmp_path):
         assert joined.replace(" ", "") == line.replace(" ", "")
     both = multistride("translate", "--show-groups", "--json", text=text)
     assert both.returncode == 2
-    assert b"two formats" in both.stderr
+    assert b"different formats" in both.stderr
+
+
+def test_streaming_keeps_lines_and_says_which_failed(work, multistride, tmp_path):
+    # Guards: a line without its end, a trace that is not JSON, a beam that streaming ignores.
+    command = ("translate", "--model", work / "many/best", "--group-size", 2)
+    text, trace = b"a g m\n\n\xff\nb h n\n", tmp_path / "trace.jsonl"
+    done = multistride(*command, "--stream", "--trace", trace, text=text, check=4)
+    assert done.stdout == multistride(*command, text=text, check=4).stdout
+    assert b"line 3: it is not valid UTF-8" in done.stderr
+    assert {json.loads(line)["line"] for line in trace.read_text().splitlines()} == {1, 4}
+    assert b"beam 4" in multistride(*command, "--stream", "--beam", 4, check=2).stderr
 
 
 def test_translate_and_evaluate_with_a_beam(work, multistride):

@@ -47,6 +47,9 @@ def translate(
     show_groups: Annotated[
         bool, typer.Option("--show-groups", help="Text with a bar between the steps that wrote it.")
     ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Write each group at once, one sentence after the other.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")] = False,
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
@@ -56,24 +59,30 @@ def translate(
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
     size = number(group_size)
-    if show_groups and as_json:
-        raise UsageError("--show-groups and --json were given, which are two formats: give one (JSON has the groups)")
+    formats = {"--show-groups": show_groups, "--stream": stream, "--json": as_json}
+    if sum(formats.values()) > 1:
+        given = " and ".join(name for name, chosen in formats.items() if chosen)
+        raise UsageError(f"{given} were given, which are different formats: give one (--json has the groups)")
 
     from multistride.decode.options import DecodeOptions
     from multistride.device import set_threads
-    from multistride.lines import LineFormat, translate_stream
+    from multistride.lines import LineFormat, stream_lines, translate_stream
     from multistride.translator import Translator
 
     set_threads(threads)
     translator = Translator.load(model, device)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     search = {"group_size": size, "mode": mode, "threshold": threshold, "beam": beam, "batch_size": batch_size}
-    options = DecodeOptions.made(**search, **sampling).checked(translator.config)
+    options = DecodeOptions.made(**search, **sampling)
+    (options.checked_for_streaming if stream else options.checked)(translator.config)
     _note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
-        results = translator.translate_lines(lines, options, buffer)
-        form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
-        failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
+        if stream:
+            failed = stream_lines(translator, lines, options, text, steps, say)
+        else:
+            results = translator.translate_lines(lines, options, buffer)
+            form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
+            failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
 

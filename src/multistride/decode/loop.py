@@ -45,25 +45,34 @@ def decode(
             memory.reorder(stay)
 
 
-def decode_batch(
+def begin_batch(
     model: StepModel[M], source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], options: DecodeOptions
-) -> list[Hypothesis]:
-    """Decode one batch to its end, as `options` say. Sources are padded on the right and end in EOS."""
+) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
+    """The state of a batch, and the passes that decode it as `options` say: take them one by one, or all.
+
+    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS.
+    """
     config = model.config
     limits = [options.limit(length, config) for length in lengths.tolist()]
     state = DecodeState(limits, config.start_token, config.end_token)
     if options.mode == "exact":
-        passes = decode_exact(model, source, lengths, state, options.group_size)
-    else:
-        accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
-        pick = greedy_for(config, model.markov)
-        if options.temperature > 0:
-            seeds = [
-                request_seed(options.seed, row[:length])
-                for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
-            ]
-            pick = sampler(config, model.markov, options, state, seeds)
-        passes = decode(model, source, lengths, state, lambda _: options.group_size, pick, accept)
+        return state, decode_exact(model, source, lengths, state, options.group_size)
+    accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
+    pick = greedy_for(config, model.markov)
+    if options.temperature > 0:
+        seeds = [
+            request_seed(options.seed, row[:length])
+            for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
+        ]
+        pick = sampler(config, model.markov, options, state, seeds)
+    return state, decode(model, source, lengths, state, lambda _: options.group_size, pick, accept)
+
+
+def decode_batch(
+    model: StepModel[M], source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], options: DecodeOptions
+) -> list[Hypothesis]:
+    """Decode one batch to its end, as `options` say. Sources are padded on the right and end in EOS."""
+    state, passes = begin_batch(model, source, lengths, options)
     for _ in passes:
         pass
     return state.hypotheses

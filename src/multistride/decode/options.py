@@ -68,6 +68,15 @@ class DecodeOptions(BaseModel):
             )
         return self
 
+    def checked_for_streaming(self, config: TransformerConfig) -> DecodeOptions:
+        """These options, if the model can do what they ask and show it meanwhile. Raises `UsageError` if not."""
+        if self.beam > 1:
+            raise UsageError(
+                f"beam {self.beam} was asked for, and its best text is known only in the end: "
+                "choose beam 1, or translate without streaming"
+            )
+        return self.checked(config)
+
     def _check_sampling(self) -> None:
         if self.temperature > 0 and (self.beam > 1 or self.mode == "exact"):
             other = f"beam {self.beam}" if self.beam > 1 else "mode exact"

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 
 from multistride.data.corpus import INVALID_UTF8
+from multistride.data.detokenize import one_line
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.device import pick_device
 from multistride.distill.config import DistillConfig
 from multistride.engines.ctranslate2 import CTranslate2Engine, installed_version
 from multistride.errors import MissingExtraError, UsageError
-from multistride.translator import Translator, one_line
+from multistride.translator import Translator
 
 BLANK, TOO_LONG, EMPTY = "blank source", "too long", "empty translation"
 """Why a line is empty, beside `INVALID_UTF8`."""
