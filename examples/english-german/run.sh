@@ -7,7 +7,7 @@ usage() {
 usage: run.sh DATA [DIRECTORY]
   DATA       a folder with tatoeba/, suttacentral/ and permissive-ui-strings/ (see corpus.py)
   DIRECTORY  where everything is written (default: runs/english-german)
-About six hours on two CPU cores.
+About four and a half hours on two CPU cores.
 END
 }
 case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
