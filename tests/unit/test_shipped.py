@@ -1,8 +1,12 @@
 """The model that ships: there whole, small, with its notices, and worth trying out."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 import multistride
+from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.shipped import DEFAULT
 
 SENTENCES = {
@@ -35,6 +39,14 @@ def test_it_translates_plain_sentences(model, group_size):
     written = [each.text for each in model.translate(list(SENTENCES), group_size=group_size)]
     right = sum(text == wanted for text, wanted in zip(written, SENTENCES.values(), strict=True))
     assert right >= 3, written
+
+
+def test_the_readme_shows_what_it_writes(model):
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    command = re.search(r'echo "(.+)" \| multistride translate --group-size (\d+) --show-groups\n(.+)\n', page)
+    source, group_size, shown = command.groups()
+    [result] = model.translate([source], group_size=int(group_size))
+    assert GROUP_BAR.join(group_texts([model.vocabulary.pieces(group.tokens) for group in result.trace])) == shown
 
 
 def test_exact_mode_writes_what_k1_writes(model):
