@@ -132,7 +132,8 @@ def test_closed_pipe(work):
 def test_command_line_typos(multistride):
     # Guards: a usage error without the right exit code.
     assert "transalte" in one_line(multistride("transalte"), 2)
-    assert "--model" in one_line(multistride("translate"), 2)
+    assert "config" in one_line(multistride("train"), 2)
+    assert "--no-such-option" in one_line(multistride("translate", "--no-such-option"), 2)
 
 
 def test_help_is_quick_and_does_not_import_torch(multistride):
