@@ -21,7 +21,7 @@ from multistride.evaluate.positions import measure_places
 from multistride.evaluate.quality import identical_share, measure_quality, repetition_rate
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
-from multistride.model.weights import WEIGHTS
+from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.results import EvaluationResult, Example, ExampleOutput, Measurement, PlaceMeasurement
 from multistride.translator import Translator
 from multistride.version import __version__
@@ -196,6 +196,7 @@ def _settings(
         "model_sha256": sha256(request.model / WEIGHTS),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
+        "provenance": load_provenance(request.model),
         "source": str(request.source),
         "source_sha256": sha256(request.source),
         "reference": str(request.reference),
