@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.device import pick_device
+from multistride.engines.open import Engine, check_engine, open_engine
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.weights import load_model
 from multistride.shipped import DEFAULT
 
@@ -55,18 +55,26 @@ class StreamedGroup:
 class Translator:
     """A model with its vocabulary."""
 
-    def __init__(self, engine: EagerStepModel, vocabulary: Vocabulary) -> None:
+    def __init__(self, engine: Engine[Any], vocabulary: Vocabulary) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
 
     @classmethod
-    def load(cls, directory: Path | str | None = None, device: str = "auto") -> Translator:
-        """Read a model directory; None: the one that ships.
+    def load(
+        cls,
+        directory: Path | str | None = None,
+        device: str = "auto",
+        engine: str = "eager",
+        report: Callable[[str], None] = lambda line: None,
+    ) -> Translator:
+        """Read a model directory; None: the one that ships. `report` hears what engine `auto` picked.
 
-        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device.
+        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or engine, and
+        `MissingExtraError` for an engine that needs a library that is not installed.
         """
+        check_engine(engine)
         model, vocabulary = load_model(DEFAULT if directory is None else directory, pick_device(device))
-        return cls(EagerStepModel(model), vocabulary)
+        return cls(open_engine(model, engine, report=report), vocabulary)
 
     @property
     def config(self) -> TransformerConfig:
@@ -184,12 +192,12 @@ class Translator:
             )
 
 
-def load(path: Path | str | None = None, device: str = "auto") -> Translator:
+def load(path: Path | str | None = None, device: str = "auto", engine: str = "eager") -> Translator:
     """The model in a directory that `multistride train` wrote; None: the English-German one that ships.
 
-    Raises `DataError` if the directory is no model directory.
+    Raises as `Translator.load` does.
     """
-    return Translator.load(path, device)
+    return Translator.load(path, device, engine)
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
