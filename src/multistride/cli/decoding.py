@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multistride.cli.options import (
+    BanOption,
+    BanTokenOption,
     BeamOption,
     DeviceOption,
     GroupSizesOption,
     JsonOption,
+    MaxLengthOption,
+    MinLengthOption,
     ModelOption,
     ModeOption,
+    NoRepeatOption,
+    PrefixOption,
+    StopOption,
     ThreadsOption,
     ThresholdOption,
 )
@@ -35,6 +42,13 @@ def translate(
     top_p: Annotated[float, typer.Option(help="Draw only from the likely tokens with this mass.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same source and seed give the same text.")] = 0,
+    min_length: MinLengthOption = 0,
+    max_length: MaxLengthOption = None,
+    prefix: PrefixOption = "",
+    ban: BanOption = None,
+    ban_token: BanTokenOption = None,
+    no_repeat_ngram: NoRepeatOption = 0,
+    stop: StopOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
     buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
     source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
@@ -73,8 +87,10 @@ def translate(
     translator = Translator.load(model, device)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     search = {"group_size": size, "mode": mode, "threshold": threshold, "beam": beam, "batch_size": batch_size}
-    options = DecodeOptions.made(**search, **sampling)
-    (options.checked_for_streaming if stream else options.checked)(translator.config)
+    lengths = {"min_length": min_length, "max_length": max_length, "no_repeat_ngram": no_repeat_ngram}
+    texts = {"prefix": prefix, "banned": ban or (), "banned_tokens": ban_token or (), "stop": stop or ()}
+    options = DecodeOptions.made(**search, **sampling, **lengths, **texts)
+    translator.checked(options, streaming=stream)
     _note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
         if stream:
