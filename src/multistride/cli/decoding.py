@@ -24,7 +24,7 @@ from multistride.cli.options import (
     ThreadsOption,
     ThresholdOption,
 )
-from multistride.console import number, numbers, print_json, reading, say, writing
+from multistride.console import number, numbers, print_json, reading, say, tracing, writing
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def translate(
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
-    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4.
+    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4. With --input and
+    --output the same command goes on where it stopped, after Ctrl-C or a crash.
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
@@ -81,6 +82,8 @@ def translate(
     from multistride.decode.options import DecodeOptions
     from multistride.device import set_threads
     from multistride.lines import LineFormat, stream_lines, translate_stream
+    from multistride.resumable import FileRequest, translate_file
+    from multistride.shipped import DEFAULT
     from multistride.translator import Translator
 
     set_threads(threads)
@@ -92,13 +95,16 @@ def translate(
     options = DecodeOptions.made(**search, **sampling, **lengths, **texts)
     translator.checked(options, streaming=stream)
     _note_untrained(size, translator)
-    with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
-        if stream:
-            failed = stream_lines(translator, lines, options, text, steps, say)
-        else:
-            results = translator.translate_lines(lines, options, buffer)
-            form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
-            failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
+    form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
+    if source and output and not (stream or trace):
+        failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
+    else:
+        with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
+            if stream:
+                failed = stream_lines(translator, lines, options, text, steps, say)
+            else:
+                results = translator.translate_lines(lines, options, buffer)
+                failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
 
