@@ -1,7 +1,7 @@
 """Peak memory of every way of decoding against K=1 of the same batch and length, as one Markdown table.
 
 PyTorch's allocator is watched, so every tensor counts; the sentences are made to run to the same length. A beam of B
-is compared with B times as many sentences.
+is compared with B times as many sentences, sampling with sampling.
 
 Example: python examples/memory.py --batch-size 32 --length 32
 """
@@ -93,7 +93,8 @@ def measure(
     decoding_peak(engine, source, 1, 4, {})  # what is allocated once
     rows = {}
     for name, choices in ways.items():
-        alike = decoding_peak(engine, source, batch * choices.get("beam", 1), length, {})
+        same = {"temperature": choices.get("temperature", 0.0)}
+        alike = decoding_peak(engine, source, batch * choices.get("beam", 1), length, same)
         found = decoding_peak(engine, source, batch, length, choices)
         rows[name] = (found, found / alike, (found + weights) / (alike + weights))
     return rows

@@ -207,6 +207,7 @@ def search(
     while not state.done:
         logits = model.step(state.slots(config.start_token), memory)
         state.commit(continuing(logits[:, -size:], state.width))
+        del logits  # they are large: those of two steps are never there together
         heirs = state.leave()
         if not state.done:
             memory.reorder(heirs)

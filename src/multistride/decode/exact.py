@@ -105,6 +105,7 @@ def decode_exact(
         picked, kept = drafter.verify(logits)
         memory.truncate(drafter.counts + group_size - kept)  # the masks, and the drafts that were wrong
         drafter.renew(logits, picked, kept)
+        del logits  # they are large: those of two passes are never there together
         yield state.commit(picked, kept, group_size, 1000 * (time.perf_counter() - began))
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)

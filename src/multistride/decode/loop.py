@@ -49,6 +49,7 @@ def decode(
         began, size = time.perf_counter(), group_size(state)
         logits = model.step(state.slots(size), memory)  # propose
         picked = pick(logits[:, -size:])
+        del logits  # they are large: those of two steps are never there together
         kept = accept(picked)
         yield state.commit(picked, kept, size, 1000 * (time.perf_counter() - began))
         if (stay := state.leave()) is not None and not state.done:
