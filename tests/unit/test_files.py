@@ -205,11 +205,15 @@ def test_sha256_of_known_bytes(tmp_path):
 @pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt()])
 def test_a_journal_keeps_whole_pieces(tmp_path, failure):
     # Guards: a log that is lost, or ends in half a line, when the work it tells of ends early.
-    with pytest.raises(type(failure)), journal(tmp_path / "log") as log:
-        log.write("one\n")
-        assert (tmp_path / "log").read_text() == "one\n", "it is there at once"
-        log.write("zwölf\n")
-        raise failure
+    def work():
+        with journal(tmp_path / "log") as log:
+            log.write("one\n")
+            assert (tmp_path / "log").read_text() == "one\n", "it is there at once"
+            log.write("zwölf\n")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        work()
     assert (tmp_path / "log").read_text() == "one\nzwölf\n"
 
 
