@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multistride.data.detokenize import TextStream, one_line
+from multistride.data.detokenize import TextStream, one_line, until
 from multistride.data.vocab import Vocabulary
+from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
@@ -27,7 +28,8 @@ class Translation:
     """One text's translation.
 
     `tokens` are ids without EOS; `scores` the natural log-probability of every token written, EOS included;
-    `trace` what each step wrote; `ending` why it stopped; `problem` why there is no translation (then `text` is
+    `trace` what each step wrote; `ending` why it stopped (by a stop text: `text` is cut before it, the tokens that
+    hold it stay in `tokens`); `problem` why there is no translation (then `text` is
     empty), else None.
     """
 
@@ -86,13 +88,18 @@ class Translator:
     ) -> list[Translation]:
         """Translate texts, `group_size` tokens per step; the n-th result belongs to the n-th text.
 
-        `choices` are other fields of `decode.options.DecodeOptions`: `beam`, `threshold`, `batch_size` and so on. A
-        blank text has a blank translation; one that is too long has none, and says so in `problem`. Raises
+        `choices` are other fields of `decode.options.DecodeOptions`: `beam`, `threshold`, `prefix`, `stop` and so on.
+        A blank text has a blank translation; one that is too long has none, and says so in `problem`. Raises
         `UsageError` for a group size outside 1 ... the largest the checkpoint was trained for, and for any other
         choice that is unknown, out of range, or goes with another mode.
         """
         options = DecodeOptions.made(group_size=group_size, mode=mode, **choices)
-        return self._translated(texts, options.checked(self.config))
+        return self._translated(texts, options, self.checked(options))
+
+    def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
+        """The constraints of `options`, if the model can do what they ask. Raises `UsageError` if it cannot."""
+        (options.checked_for_streaming if streaming else options.checked)(self.config)
+        return constraints_of(options, self.config, self.vocabulary)
 
     def stream(self, text: str, group_size: int = 1, mode: str = "fast", **choices: Any) -> Iterator[StreamedGroup]:
         """Translate one text and yield every group as soon as it is written; stop taking them to cancel.
@@ -111,15 +118,15 @@ class Translator:
         return self._streamed(text, options)
 
     def _streamed(self, text: str, options: DecodeOptions) -> Iterator[StreamedGroup]:
-        options.checked_for_streaming(self.config)
+        constraints = self.checked(options, streaming=True)
         [tokens] = self.vocabulary.encode([text])
         if problem := self.problem(tokens):
             raise DataError(problem)
-        return self._groups(tokens, options) if text.strip() else iter(())
+        return self._groups(tokens, options, constraints) if text.strip() else iter(())
 
-    def _groups(self, tokens: list[int], options: DecodeOptions) -> Iterator[StreamedGroup]:
-        written = TextStream(self.vocabulary)
-        state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), options)
+    def _groups(self, tokens: list[int], options: DecodeOptions, constraints: Constraints) -> Iterator[StreamedGroup]:
+        written = TextStream(self.vocabulary, options.stop)
+        state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), options, constraints)
         [hypothesis] = state.hypotheses
         known = 0
         for _ in passes:
@@ -136,19 +143,22 @@ class Translator:
 
         A line that is not UTF-8 has no translation, and says so in `problem`. Raises as `translate` does.
         """
-        options.checked(self.config)
+        constraints = self.checked(options)
         for chunk in _chunks(lines, buffer):
             texts = [_decoded(line) for line in chunk]
-            written = iter(self._translated([text for text in texts if text is not None], options))
+            written = iter(self._translated([text for text in texts if text is not None], options, constraints))
             for text in texts:
                 yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
 
-    def _translated(self, texts: Sequence[str], options: DecodeOptions) -> list[Translation]:
+    def _translated(
+        self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
+    ) -> list[Translation]:
         tokens = self.vocabulary.encode(list(texts))
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
-        hypotheses = decode_corpus(self.engine, [tokens[place] for place in open_places], options)
-        written = iter(self._translations(hypotheses))
+        sources = [tokens[place] for place in open_places]
+        hypotheses = decode_corpus(self.engine, sources, options, constraints=constraints)
+        written = iter(self._translations(hypotheses, options.stop))
         return [result if result is not None else next(written) for result in results]
 
     def score(self, pairs: Sequence[tuple[str, str]], group_size: int = 1) -> list[list[float] | None]:
@@ -180,11 +190,11 @@ class Translator:
         problem = self.problem(tokens)
         return Translation("", problem=problem) if problem else None
 
-    def _translations(self, hypotheses: Sequence[Hypothesis]) -> Iterator[Translation]:
+    def _translations(self, hypotheses: Sequence[Hypothesis], stops: Sequence[str]) -> Iterator[Translation]:
         texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
         for text, hypothesis in zip(texts, hypotheses, strict=True):
             yield Translation(
-                one_line(text),
+                one_line(until(text, stops)),
                 tuple(hypothesis.tokens),
                 tuple(hypothesis.log_probabilities),
                 tuple(hypothesis.groups),

@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multistride.cli.options import (
+    BanOption,
+    BanTokenOption,
     BeamOption,
     DeviceOption,
     EngineOption,
     GroupSizesOption,
     JsonOption,
+    MaxLengthOption,
+    MinLengthOption,
     ModelOption,
     ModeOption,
+    NoRepeatOption,
+    PrefixOption,
+    StopOption,
     ThreadsOption,
     ThresholdOption,
 )
-from multistride.console import number, numbers, print_json, reading, say, writing
+from multistride.console import number, numbers, print_json, reading, say, tracing, writing
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +43,13 @@ def translate(
     top_p: Annotated[float, typer.Option(help="Draw only from the likely tokens with this mass.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same source and seed give the same text.")] = 0,
+    min_length: MinLengthOption = 0,
+    max_length: MaxLengthOption = None,
+    prefix: PrefixOption = "",
+    ban: BanOption = None,
+    ban_token: BanTokenOption = None,
+    no_repeat_ngram: NoRepeatOption = 0,
+    stop: StopOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
     buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
     source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
@@ -56,7 +70,8 @@ def translate(
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
-    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4.
+    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4. With --input and
+    --output the same command goes on where it stopped, after Ctrl-C or a crash.
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
@@ -69,22 +84,29 @@ def translate(
     from multistride.decode.options import DecodeOptions
     from multistride.device import set_threads
     from multistride.lines import LineFormat, stream_lines, translate_stream
+    from multistride.resumable import FileRequest, translate_file
+    from multistride.shipped import DEFAULT
     from multistride.translator import Translator
 
     set_threads(threads)
     translator = Translator.load(model, device, engine, say)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     search = {"group_size": size, "mode": mode, "threshold": threshold, "beam": beam, "batch_size": batch_size}
-    options = DecodeOptions.made(**search, **sampling)
-    (options.checked_for_streaming if stream else options.checked)(translator.config)
+    lengths = {"min_length": min_length, "max_length": max_length, "no_repeat_ngram": no_repeat_ngram}
+    texts = {"prefix": prefix, "banned": ban or (), "banned_tokens": ban_token or (), "stop": stop or ()}
+    options = DecodeOptions.made(**search, **sampling, **lengths, **texts)
+    translator.checked(options, streaming=stream)
     _note_untrained(size, translator)
-    with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
-        if stream:
-            failed = stream_lines(translator, lines, options, text, steps, say)
-        else:
-            results = translator.translate_lines(lines, options, buffer)
-            form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
-            failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
+    form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
+    if source and output and not (stream or trace):
+        failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
+    else:
+        with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
+            if stream:
+                failed = stream_lines(translator, lines, options, text, steps, say)
+            else:
+                results = translator.translate_lines(lines, options, buffer)
+                failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from multistride.config import validate
 from multistride.errors import UsageError
@@ -39,9 +39,25 @@ class DecodeOptions(BaseModel):
     length_penalty: float = Field(
         1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
     )
+    min_length: int = Field(0, ge=0, description="no EOS before so many tokens; stop texts end all the same")
+    max_length: int | None = Field(
+        None, ge=1, description="most tokens, EOS included; instead of the limit that follows from the source"
+    )
+    prefix: str = Field("", description="text every translation begins with")
+    banned: tuple[str, ...] = Field((), description="texts that are never written, not even within a word")
+    banned_tokens: tuple[int, ...] = Field((), description="tokens that are never written")
+    no_repeat_ngram: int = Field(0, ge=0, description="no so many tokens in a row are written twice; 0 for no rule")
+    stop: tuple[str, ...] = Field((), description="texts that end a translation, which is cut before them")
     batch_size: int = Field(32, ge=1, description="sentences decoded together (each with `beam` hypotheses)")
     limit_ratio: float = Field(2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra")
     limit_extra: int = Field(16, ge=1, description="target tokens allowed whatever the source")
+
+    @field_validator("banned", "stop")
+    @classmethod
+    def _not_empty(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in texts:
+            raise ValueError("an empty text stands everywhere: give at least one character")
+        return texts
 
     @classmethod
     def made(cls, **choices: Any) -> DecodeOptions:
@@ -61,6 +77,8 @@ class DecodeOptions(BaseModel):
                 "choose mode adaptive, or leave the threshold out"
             )
         self._check_sampling()
+        self._check_lengths(config)
+        self._check_tokens(config)
         if self.beam > config.vocabulary_size:
             raise UsageError(
                 f"beam {self.beam} was asked for; the vocabulary of this checkpoint has {config.vocabulary_size} "
@@ -78,10 +96,10 @@ class DecodeOptions(BaseModel):
         return self.checked(config)
 
     def _check_sampling(self) -> None:
-        if self.temperature > 0 and (self.beam > 1 or self.mode == "exact"):
-            other = f"beam {self.beam}" if self.beam > 1 else "mode exact"
+        if self.temperature > 0 and self.beam > 1:
             raise UsageError(
-                f"temperature {self.temperature} draws tokens by chance and {other} does not: choose one of them"
+                f"temperature {self.temperature} draws tokens by chance and beam {self.beam} does not: "
+                "choose one of them"
             )
         given = [
             name
@@ -94,14 +112,49 @@ class DecodeOptions(BaseModel):
                 "give a temperature above 0, or leave it out"
             )
 
+    def _check_lengths(self, config: TransformerConfig) -> None:
+        longest = config.max_positions
+        if self.max_length is not None and self.max_length > longest:
+            raise UsageError(
+                f"max_length {self.max_length} was given; this checkpoint has {longest} positions: "
+                f"choose one from 1 to {longest}"
+            )
+        if self.min_length > (self.max_length or longest):
+            raise UsageError(
+                f"min_length {self.min_length} was given, and a translation has at most {self.max_length or longest} "
+                "tokens: choose a smaller one"
+            )
+
+    def _check_tokens(self, config: TransformerConfig) -> None:
+        for token in self.banned_tokens:
+            if not 0 <= token < config.vocabulary_size:
+                raise UsageError(
+                    f"token {token} was banned; this checkpoint has 0 to {config.vocabulary_size - 1}: choose one"
+                )
+            if token == config.end_token:
+                raise UsageError(f"token {token} ends a sentence and cannot be banned: give min_length instead")
+
+    @property
+    def constrained(self) -> bool:
+        """Whether anything but the model and the limit decides what is written."""
+        lengths = self.min_length or self.no_repeat_ngram
+        return bool(lengths or self.prefix or self.banned or self.banned_tokens or self.stop)
+
     @property
     def sure_from(self) -> float:
         """The probability down to which adaptive mode keeps tokens."""
         return THRESHOLD if self.threshold is None else self.threshold
 
-    def limit(self, source_tokens: int, config: TransformerConfig) -> int:
-        """The most tokens, EOS included, that a source of `source_tokens` tokens may become."""
-        return min(int(source_tokens * self.limit_ratio) + self.limit_extra, config.max_positions)
+    def limit(self, source_tokens: int, config: TransformerConfig, prefix_tokens: int = 0) -> int:
+        """The most tokens, EOS included, that a source of `source_tokens` tokens may become.
+
+        Without `max_length` it holds at least `min_length` and EOS, and `limit_extra` tokens after a prefix.
+        """
+        if self.max_length is not None:
+            return self.max_length
+        by_source = int(source_tokens * self.limit_ratio) + self.limit_extra
+        after_prefix = prefix_tokens + self.limit_extra if prefix_tokens else 0
+        return min(max(by_source, self.min_length + 1, after_prefix), config.max_positions)
 
 
 def check_group_size(group_size: int, config: TransformerConfig) -> None:

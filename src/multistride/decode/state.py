@@ -9,6 +9,7 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,8 +20,11 @@ from torch import Tensor
 from multistride.decode.pick import Picked
 from multistride.groups import Slots, draft_slots, step_slots
 
-Ending = Literal["end", "limit", "cancelled"]
-"""Why a hypothesis is over: it wrote EOS, it reached its length limit, or it was told to stop."""
+Ending = Literal["end", "stop", "limit", "cancelled"]
+"""Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was told to stop."""
+
+StopRule = Callable[[list[int], list[int]], int | None]
+"""Tokens known and new, to how many of the new ones belong to a sentence that a stop text ends; None: it goes on."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ class Group:
 
 @dataclass
 class Hypothesis:
-    """One sentence as it is written: its groups, in order. `tokens` never contains EOS."""
+    """One sentence as it is written: its groups, in order. `tokens` never contains EOS.
+
+    Where a stop text ended it, they go on to the token that completed that text.
+    """
 
     row: int
     limit: int
@@ -71,12 +78,15 @@ class Hypothesis:
 class DecodeState:
     """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits it."""
 
-    def __init__(self, limits: list[int], start_token: int, end_token: int) -> None:
+    def __init__(
+        self, limits: list[int], start_token: int, end_token: int, stopped: StopRule = lambda known, new: None
+    ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
-        self._start, self._end = start_token, end_token
+        self._start, self._end, self._stopped = start_token, end_token, stopped
+        self._group = 0
         rows = len(limits)
         self._known = torch.zeros(rows, max(limits, default=0), dtype=torch.long)
         self._border = torch.zeros(rows, dtype=torch.long)
@@ -90,7 +100,7 @@ class DecodeState:
     def slots(self, group_size: int) -> Slots:
         """The slots of the next step; the group's own are the last `group_size` columns."""
         sizes = torch.full_like(self._border, group_size)
-        group = torch.full_like(self._border, self.step)
+        group = torch.full_like(self._border, self._group)
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
     def draft_slots(
@@ -106,8 +116,9 @@ class DecodeState:
 
         `group_size` and `milliseconds` are for the record; the former is the number of tokens picked if left out.
 
-        A row ends at EOS (what its group holds after it is cut), else at its limit, wherever in the group either
-        falls. The rows that ended are still in the batch until `leave` is called.
+        A row ends at EOS or with the token that completes a stop text, whichever comes first (what its group holds
+        after it is cut), else at its limit, wherever in the group they fall. The rows that ended are still in the
+        batch until `leave` is called.
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         self._write(picked.tokens, kept)
@@ -115,6 +126,19 @@ class DecodeState:
         for hypothesis, (tokens, scores, count) in zip(self.running, values, strict=True):
             self._append(hypothesis, tokens[:count], scores[:count], group_size or len(tokens), milliseconds)
         self.step += 1
+        self._group += 1
+        return running
+
+    def begin(self, prefix: Picked, groups: int, unread: int, milliseconds: float = 0.0) -> list[Hypothesis]:
+        """Write a given prefix into every row before the first step, as one group of the record.
+
+        One pass laid it out in `groups` groups, the last of which has `unread` tokens. It is shorter than every limit
+        and completes no stop text.
+        """
+        counts = torch.full_like(self._border, prefix.tokens.shape[1])
+        running = self.commit(prefix, counts, milliseconds=milliseconds)
+        self._group = groups
+        self._unread = torch.full_like(counts, unread)
         return running
 
     def cancel(self, row: int) -> None:
@@ -137,13 +161,17 @@ class DecodeState:
     ) -> None:
         if hypothesis.ending is not None:
             return
-        room = hypothesis.limit - sum(len(group.tokens) for group in hypothesis.groups)
+        known = hypothesis.tokens
+        room = hypothesis.limit - len(known)
         tokens = tokens[:room]
         if self._end in tokens:
             tokens = tokens[: tokens.index(self._end) + 1]
             hypothesis.ending = "end"
         elif len(tokens) == room:
             hypothesis.ending = "limit"
+        if (count := self._stopped(known, tokens)) is not None:
+            tokens = tokens[:count]
+            hypothesis.ending = "stop"
         values = tuple(scores[: len(tokens)])
         hypothesis.groups.append(Group(self.step, group_size, tuple(tokens), values, milliseconds))
 

@@ -8,6 +8,13 @@ from typing import Any
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Ending, Group
 
+WHY_OVER: dict[Ending, str] = {
+    "end": "the sentence is over",
+    "stop": "a stop text",
+    "limit": "the length limit",
+    "cancelled": "cancelled",
+}
+
 
 def trace_entries(
     groups: Sequence[Group],
@@ -25,7 +32,7 @@ def trace_entries(
             "step": group.step,
             "group_size": group.group_size,
             "mode": options.mode,
-            "why": _why(group, place == len(groups), ending, options),
+            "why": _why(group, place == 1, place == len(groups), ending, options),
             "accepted": len(group.tokens),
             "confidence": round(group.confidence, 6),
             "milliseconds": round(group.milliseconds, 3),
@@ -35,11 +42,13 @@ def trace_entries(
         }
 
 
-def _why(group: Group, last: bool, ending: Ending | None, options: DecodeOptions) -> str:
+def _why(group: Group, first: bool, last: bool, ending: Ending | None, options: DecodeOptions) -> str:
     """Why these tokens were kept and no more."""
     kept = len(group.tokens)
+    if first and options.prefix:
+        return "the prefix that was given"
     if last and ending is not None:
-        return {"end": "the sentence is over", "limit": "the length limit", "cancelled": "cancelled"}[ending]
+        return WHY_OVER[ending]
     if options.mode == "exact":
         return f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
     if options.mode == "adaptive" and kept < group.group_size:

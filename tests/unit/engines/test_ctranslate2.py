@@ -190,3 +190,11 @@ def test_missing_package_is_named(monkeypatch):
         CTranslate2Engine(decisive_model())
     assert caught.value.exit_code == 3
     assert engine_module.installed_version() is None
+
+
+def test_constraints_are_refused():
+    # Guards: rules that this engine silently ignores.
+    engine = CTranslate2Engine(decisive_model(), "float32")
+    for rule in ({"min_length": 3}, {"banned_tokens": (7,)}, {"prefix": "a"}, {"stop": ("a",)}):
+        with pytest.raises(UsageError, match="choose the engine eager"):
+            engine.decode(some_sources(), DecodeOptions.made(**rule))
