@@ -21,4 +21,11 @@ ModeOption = Annotated[
 ThresholdOption = Annotated[
     float | None, typer.Option(help="adaptive: keep tokens while they are together this probable (0.5).")
 ]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(help="How many tokens a step proposes: fixed, confidence, cost-model, phase, autoregressive."),
+]
+LayoutOption = Annotated[
+    str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -89,7 +89,7 @@ class Calibration(BaseModel):
     kept: tuple[KeptShares, ...]
 
     def sureness(self, layout: Layout) -> Sureness | None:
-        """Corrects log-probabilities in this layout, a size not measured as the next larger one; None if not known."""
+        """Corrects log-probabilities in this layout, a size not measured as the next larger; None if not known."""
         table = {
             size: [row.temperature for row in self.places if (row.layout, row.group_size) == (layout, size)]
             for size in {row.group_size for row in self.places if row.layout == layout}
