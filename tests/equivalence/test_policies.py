@@ -87,7 +87,7 @@ def test_batch_equals_single_and_cached_equals_uncached(drafter, sources, choice
     st.sampled_from(["sat", "lookahead"]),
 )
 def test_every_step_writes_and_every_sentence_ends(drafter, sources, threshold, largest, way, layout):
-    # Guards: a threshold that no token passes (an endless loop), a size outside 1 ... largest, tokens lost or doubled.
+    # Guards: a threshold that no token passes (an endless loop), a size outside 1 ... largest, tokens lost.
     mode, policy = way
     choices = {"group_size": largest, "mode": mode, "policy": policy, "threshold": threshold, "layout": layout}
     for hypothesis in written(EagerStepModel(drafter), sources[:6], **choices):

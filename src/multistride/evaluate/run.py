@@ -18,7 +18,7 @@ from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.errors import DataError
 from multistride.evaluate.positions import measure_places
-from multistride.evaluate.quality import identical_share, measure_quality, repetition_rate
+from multistride.evaluate.quality import identical_share, measure_quality, repetition_by_border, repetition_rate
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
 from multistride.model.weights import WEIGHTS
@@ -161,6 +161,7 @@ def _measurement(
     quality = measure_quality(texts, test_set.references, request.tokenize)
     steps = sum(hypothesis.steps for hypothesis in run.hypotheses)
     written = sum(len(hypothesis.log_probabilities) for hypothesis in run.hypotheses)
+    borders, inside = repetition_by_border([[group.tokens for group in each.groups] for each in run.hypotheses])
     return Measurement(
         group_size=group_size,
         mode=request.mode,
@@ -180,6 +181,8 @@ def _measurement(
         repetition_rate=repetition_rate(tokens),
         length_ratio=quality.length_ratio,
         identical_to_k1=identical_share(tokens, baseline),
+        repetition_at_borders=borders,
+        repetition_inside=inside,
     )
 
 
