@@ -31,7 +31,7 @@ from multistride.report.frontier import frontier_figure
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator
 
-THRESHOLDS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def ways(largest: int, sizes: tuple[int, ...], lookahead: bool) -> list[tuple[str, dict[str, Any], bool]]:
@@ -40,9 +40,10 @@ def ways(largest: int, sizes: tuple[int, ...], lookahead: bool) -> list[tuple[st
     if not lookahead:
         return found + [adaptive(largest, threshold, False) for threshold in THRESHOLDS]
     found += [("fixed K, lookahead", {"group_size": size, "layout": "lookahead"}, False) for size in sizes[1:]]
-    found += [adaptive(size, each, False) for size in (largest // 2, largest) for each in THRESHOLDS]
-    found += [adaptive(largest, each, True) for each in THRESHOLDS]
-    found += [("phase", {"group_size": largest, "policy": "phase", "threshold": each}, False) for each in THRESHOLDS]
+    found += [adaptive(largest // 2, each, False) for each in THRESHOLDS]
+    found += [adaptive(largest, each, used) for used in (False, True) for each in THRESHOLDS]
+    phased = {"group_size": largest, "policy": "phase"}
+    found += [("phase", {**phased, "threshold": each}, False) for each in (0.1, 0.3, 0.6)]
     sat = {"group_size": largest // 2, "mode": "adaptive", "layout": "sat"}
     found += [("confidence, sat layout", {**sat, "threshold": each}, False) for each in (0.1, 0.3, 0.5)]
     found += [("exact", {"group_size": size, "mode": "exact"}, False) for size in sizes[1:]]

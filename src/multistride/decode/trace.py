@@ -46,7 +46,7 @@ def _why(group: Group, last: bool, ending: Ending | None, options: DecodeOptions
     if options.mode == "exact":
         return f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
     if options.mode == "adaptive" and kept < group.group_size:
-        return f"with the next token less than {options.sure_from:g} probable together"
+        return f"with the next token less than {options.sure_from:g} sure"
     if options.beam > 1:
         return "part of the best hypothesis"
     return "the whole group"

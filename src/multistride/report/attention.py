@@ -27,7 +27,9 @@ def draw_attention(figure: Any, facts: Mapping[str, Any]) -> None:
     caption = f"K={facts['group_size']}: a line ends a step; mean attention over all layers and heads"
     figure.text(0.02, 1 - 0.52 / height, caption, fontsize=9, color=FAINT, va="center")
     axes.imshow(facts["attention"], cmap="Blues", vmin=0, aspect="auto")
-    axes.set_xticks(range(len(columns)), [readable(piece) for piece in columns], rotation=45, ha="left")
+    axes.set_xticks(
+        range(len(columns)), [readable(piece) for piece in columns], rotation=45, ha="left", rotation_mode="anchor"
+    )
     axes.set_yticks(range(len(rows)), [readable(piece) for piece in rows])
     axes.xaxis.tick_top()
     tidy(axes)
