@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--name", default="Tatoeba English-German, dev")
     parser.add_argument("--latency", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", action="append", help="measure this series (may be repeated), keep the others")
     parser.add_argument("--only-picture", action="store_true")
     chosen = parser.parse_args()
     if not chosen.only_picture:
@@ -87,6 +88,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     asked = ways(max(config.group_sizes), config.group_sizes, config.lookahead)
     if translator.measured.calibration is None:
         asked = [way for way in asked if not way[2]]
+    asked = [way for way in asked if way[0] in (chosen.only or [way[0]])]
     points = [point(translator, sources, references, *way) for way in asked]
     if chosen.latency:
         step = max(1, len(sources) // chosen.latency)
@@ -105,6 +107,9 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "multistride": multistride.__version__,
     }
+    if chosen.only and chosen.output.exists():
+        before = json.loads(chosen.output.read_text())["points"]
+        points = [each for each in before if each["series"] not in chosen.only] + points
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return {"name": chosen.name, "created": created, "settings": settings, "points": points}
 

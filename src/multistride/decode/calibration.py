@@ -1,10 +1,11 @@
 """How sure a model may be: its confidence in the tokens of a group against how often they are right.
 
-The later a token stands in its group, the less its probability says: the model does not see what it has written
-before it. So every place of every group size has a temperature of its own, which divides the log-odds of the token
-that was picked: sure = sigmoid(log-odds / temperature). That is temperature scaling (Guo et al. 2017, arXiv
-1706.04599, section 4.2) of the two outcomes "this token is right" and "it is not", for which the probability of the
-token alone is enough.
+How sure a model is of the token it picked is not how often it is right, and how far the two lie apart depends on the
+place in the group. So every place of every group size has a temperature and a shift of its own, for the log-odds of
+the token that was picked: sure = sigmoid(log-odds / temperature + shift). That is temperature scaling (Guo et al.
+2017, arXiv 1706.04599, section 4.2) of the two outcomes "this token is right" and "it is not", for which the
+probability of the token alone is enough, with the constant of Platt (1999, "Probabilistic outputs for support vector
+machines"): a temperature cannot make a token of 30 % that is mostly right more probable than 50 %.
 
 A place is judged where all places of its group before it were right, so the product over a prefix is how probable the
 whole prefix is right: what adaptive mode asks.
@@ -14,7 +15,6 @@ Shapes: R rows, K tokens of a group, N groups.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -30,9 +30,16 @@ from multistride.decode.options import Layout
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(ge=0)]
+Scale = tuple[float, float]
+"""A temperature and a shift."""
 
 CERTAIN = 0.0
 """The temperature of a place that was never wrong: the first of a group in the lookahead layout, judged by K=1."""
+
+NEWTON_STEPS = 30
+
+HOTTEST = 20.0
+"""The largest temperature, and its inverse the smallest: a place beyond it says nothing, or is certain."""
 
 BINS = 15
 """Equal bins of confidence in the expected calibration error, as in Guo et al. 2017, section 5."""
@@ -46,7 +53,7 @@ class PlaceCalibration(BaseModel):
 
     `right` is the share of right tokens and `confidence` their mean probability, over `tokens` groups whose places
     before were right. The errors are expected calibration errors; they and the shares are those of sentences that the
-    temperature was not fitted on.
+    temperature and the shift were not fitted on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +62,7 @@ class PlaceCalibration(BaseModel):
     group_size: int
     place: int
     temperature: Temperature
+    shift: float
     tokens: int
     right: Share
     confidence: Share
@@ -91,10 +99,12 @@ class Calibration(BaseModel):
     def sureness(self, layout: Layout) -> Sureness | None:
         """Corrects log-probabilities in this layout, a size not measured as the next larger; None if not known."""
         table = {
-            size: [row.temperature for row in self.places if (row.layout, row.group_size) == (layout, size)]
+            size: [
+                (row.temperature, row.shift) for row in self.places if (row.layout, row.group_size) == (layout, size)
+            ]
             for size in {row.group_size for row in self.places if row.layout == layout}
         }
-        return temperate(table) if table else None
+        return corrector(table) if table else None
 
     def right_shares(self, layout: Layout, group_size: int) -> list[float]:
         """The share of right tokens at places 2 ... `group_size`, given that those before are; [] if not known."""
@@ -109,46 +119,51 @@ class Calibration(BaseModel):
         return list(min(rows, key=lambda row: abs(row.threshold - threshold)).shares)
 
 
-def temperate(temperatures: Mapping[int, Sequence[float]]) -> Sureness:
-    """Correct log-probabilities by the temperatures of their group's size and their place in it."""
-    largest = max(temperatures)
-    table = torch.ones(largest + 1, largest)
+def corrector(scales: Mapping[int, Sequence[Scale]]) -> Sureness:
+    """Correct log-probabilities by the temperature and shift of their group's size and their place in it."""
+    largest = max(scales)
+    table = torch.zeros(largest + 1, largest, 2)
     for size in range(1, largest + 1):
-        measured = temperatures[min(known for known in temperatures if known >= size)]
+        measured = scales[min(known for known in scales if known >= size)]
         table[size, :size] = torch.tensor(measured[:size])
 
     def correct(log_probabilities: Float[Tensor, "R K"], sizes: Int[Tensor, "R"]) -> Float[Tensor, "R K"]:
-        return scaled(log_probabilities, table[sizes, : log_probabilities.shape[1]])
+        temperatures, shifts = table[sizes, : log_probabilities.shape[1]].unbind(-1)
+        return scaled(log_probabilities, temperatures, shifts)
 
     return correct
 
 
-def scaled(log_probabilities: Float[Tensor, "R K"], temperatures: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
-    """The logarithm of sigmoid(log-odds / temperature); 0 where the temperature is `CERTAIN`."""
+def scaled(
+    log_probabilities: Float[Tensor, "R K"], temperatures: Float[Tensor, "R K"], shifts: Float[Tensor, "R K"]
+) -> Float[Tensor, "R K"]:
+    """The logarithm of sigmoid(log-odds / temperature + shift); 0 where the temperature is `CERTAIN`."""
     least = torch.finfo(torch.float32).eps
-    odds = log_probabilities - torch.log(-torch.expm1(log_probabilities.clamp(max=-least)))
-    corrected = torch.nn.functional.logsigmoid(odds / temperatures.clamp(min=least))
+    inner = log_probabilities.clamp(max=-least)
+    odds = inner - torch.log(-torch.expm1(inner))
+    corrected = torch.nn.functional.logsigmoid(odds / temperatures.clamp(min=least) + shifts)
     return corrected.masked_fill(temperatures == CERTAIN, 0.0)
 
 
-def fitted_temperature(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """The temperature under which tokens of these probabilities [N] are most probably right just where they are.
+def fitted(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Scale:
+    """The temperature and shift under which tokens of these probabilities [N] are most probably right where they are.
 
-    The negative log-likelihood is convex in 1 / temperature, which a golden-section search finds between 1/20 and 20.
-    `CERTAIN` if no token is wrong; 1 if there is no token.
+    Newton's method on the negative log-likelihood, which is convex in (1 / temperature, shift); one token's worth of
+    doubt pulls both towards (1, 0), so a few tokens, or none, give no extremes. `CERTAIN` if no token is wrong.
     """
-    if right.all():
-        return CERTAIN if len(right) else 1.0
+    if len(right) and right.all():
+        return CERTAIN, 0.0
     inner = np.clip(confidence, 1e-7, 1 - 1e-7)
-    signed = np.log(inner / (1 - inner)) * np.where(right, 1.0, -1.0)
-    low, high, golden = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
-    for _ in range(60):
-        left, right_side = high - golden * (high - low), low + golden * (high - low)
-        if _cost(signed, left) < _cost(signed, right_side):
-            high = right_side
-        else:
-            low = left
-    return round(math.exp(-(low + high) / 2), 4)
+    features = np.stack([np.log(inner / (1 - inner)), np.ones(len(inner))], axis=1)
+    start = np.array([1.0, 0.0])
+    weights = start.copy()
+    for _ in range(NEWTON_STEPS):
+        sure = 1 / (1 + np.exp(-np.clip(features @ weights, -30, 30)))
+        gradient = features.T @ (sure - right) + weights - start
+        curvature = (features * (sure * (1 - sure))[:, None]).T @ features + np.eye(2)
+        weights = weights - np.linalg.solve(curvature, gradient)
+        weights[0] = np.clip(weights[0], 1 / HOTTEST, HOTTEST)
+    return round(float(1 / weights[0]), 4), round(float(weights[1]), 4)
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
@@ -159,8 +174,3 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     counts = np.bincount(bins, minlength=BINS)
     distances = np.bincount(bins, confidence - right, minlength=BINS)
     return float(np.abs(distances).sum() / counts.sum())
-
-
-def _cost(signed: NDArray[np.float64], log_inverse: float) -> float:
-    """Mean negative log-likelihood of log-odds, signed by what was right, at a temperature of exp(-`log_inverse`)."""
-    return float(np.logaddexp(0, -signed * math.exp(log_inverse)).mean())

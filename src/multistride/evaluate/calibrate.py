@@ -25,9 +25,10 @@ from multistride.decode.calibration import (
     Calibration,
     KeptShares,
     PlaceCalibration,
+    Scale,
     calibration_error,
-    fitted_temperature,
-    temperate,
+    corrector,
+    fitted,
 )
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.markov import greedy_for
@@ -43,7 +44,7 @@ from multistride.translator import Translator
 MOST_SENTENCES = 2000
 """Lines that are read; more would not change a temperature that matters."""
 
-LEAST_SENTENCES = 20
+LEAST_SENTENCES = 10
 
 
 class Judged(NamedTuple):
@@ -66,8 +67,8 @@ def calibrate(
 ) -> Calibration:
     """Measure a model on `source`; right is what `reference` says, or without one what the model's own K=1 writes.
 
-    Temperatures are fitted on every other sentence and judged on the rest. Raises `DataError` for files that cannot
-    be read, do not align, or hold fewer than 20 sentences that fit the model.
+    Temperatures and shifts are fitted on every other sentence and judged on the rest. Raises `DataError` for files
+    that cannot be read, do not align, or hold fewer than 10 sentences that fit the model.
     """
     sources, targets = _text(translator, source, reference)
     if not targets:
@@ -84,7 +85,7 @@ def calibrate(
             judged = judge(translator.engine, sources, targets, layout, size)
             rows = fit(judged, layout, size)
             places += rows
-            kept += kept_shares(judged, layout, size, [row.temperature for row in rows])
+            kept += kept_shares(judged, layout, size, [(row.temperature, row.shift) for row in rows])
     return Calibration(
         model_sha256=sha256(directory / WEIGHTS),
         truth="own-k1" if reference is None else "reference",
@@ -149,22 +150,23 @@ def _led(
 
 
 def fit(judged: Judged, layout: Layout, group_size: int) -> list[PlaceCalibration]:
-    """The temperature of every place of these groups, fitted on even sentences and judged on odd ones."""
+    """The temperature and shift of every place of these groups, fitted on even sentences and judged on odd ones."""
     rows = []
     before = np.ones(len(judged.sentence), dtype=bool)
     confidence = np.exp(judged.log_probabilities)
     for place in range(group_size):
         asked = before & judged.there[:, place]
-        fitted, tested = asked & (judged.sentence % 2 == 0), asked & (judged.sentence % 2 == 1)
-        temperature = fitted_temperature(confidence[fitted, place], judged.right[fitted, place])
+        known, tested = asked & (judged.sentence % 2 == 0), asked & (judged.sentence % 2 == 1)
+        scale = fitted(confidence[known, place], judged.right[known, place])
         scores, right = confidence[tested, place], judged.right[tested, place]
-        corrected = _corrected(judged.log_probabilities[tested, place : place + 1], [temperature])[:, 0]
+        corrected = _corrected(judged.log_probabilities[tested, place : place + 1], [scale])[:, 0]
         rows.append(
             PlaceCalibration(
                 layout=layout,
                 group_size=group_size,
                 place=place + 1,
-                temperature=temperature,
+                temperature=scale[0],
+                shift=scale[1],
                 tokens=len(right),
                 right=float(right.mean()) if len(right) else 0.0,
                 confidence=min(1.0, float(scores.mean())) if len(right) else 0.0,
@@ -176,15 +178,13 @@ def fit(judged: Judged, layout: Layout, group_size: int) -> list[PlaceCalibratio
     return rows
 
 
-def kept_shares(
-    judged: Judged, layout: Layout, group_size: int, temperatures: Sequence[float]
-) -> Iterator[KeptShares]:
+def kept_shares(judged: Judged, layout: Layout, group_size: int, scales: Sequence[Scale]) -> Iterator[KeptShares]:
     """How much of these groups adaptive mode keeps at several thresholds, but for those that end a sentence."""
     whole = judged.there.all(axis=1)
     scores = torch.from_numpy(judged.log_probabilities[whole]).float()
     sizes = torch.full((len(scores),), group_size)
     picked = Picked(torch.zeros_like(scores, dtype=torch.long), scores)
-    sureness = temperate({group_size: temperatures})
+    sureness = corrector({group_size: scales})
     for threshold in THRESHOLDS:
         kept = confident_prefix(threshold, sureness)(picked, sizes)
         reached = [int((kept >= place).sum()) for place in range(1, group_size + 1)]
@@ -192,10 +192,10 @@ def kept_shares(
         yield KeptShares(layout=layout, group_size=group_size, threshold=threshold, shares=shares)
 
 
-def _corrected(log_probabilities: NDArray[np.float64], temperatures: Sequence[float]) -> NDArray[np.float64]:
+def _corrected(log_probabilities: NDArray[np.float64], scales: Sequence[Scale]) -> NDArray[np.float64]:
     values = torch.from_numpy(log_probabilities).float()
     size = values.shape[1]
-    corrected = temperate({size: temperatures})(values, torch.full((len(values),), size))
+    corrected = corrector({size: scales})(values, torch.full((len(values),), size))
     return corrected.double().exp().numpy()
 
 

@@ -17,7 +17,7 @@ RIGHT = {"sat": 0.5, "lookahead": 0.75}
 def measured():
     places = [
         PlaceCalibration(
-            layout=layout, group_size=size, place=place, temperature=1.0, tokens=9, confidence=0.5,
+            layout=layout, group_size=size, place=place, temperature=1.0, shift=0.0, tokens=9, confidence=0.5,
             right=1.0 if place == 1 else right, error_before=0.0, error_after=0.0,
         )
         for layout, right in RIGHT.items() for size in (2, 4) for place in range(1, size + 1)

@@ -15,9 +15,9 @@ from multistride.decode.calibration import (
     KeptShares,
     PlaceCalibration,
     calibration_error,
-    fitted_temperature,
+    corrector,
+    fitted,
     scaled,
-    temperate,
 )
 from multistride.decode.pick import Picked
 
@@ -28,17 +28,16 @@ def sigmoid(odds):
     return 1 / (1 + np.exp(-odds))
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_the_temperature_is_found_again(temperature):
+@pytest.mark.parametrize(("temperature", "shift"), [(0.4, 0.0), (1.0, 1.2), (2.5, -0.7)])
+def test_temperature_and_shift_are_found_again(temperature, shift):
     # Guards: a fit of the inverse, a search that stops at its border, an error that does not fall.
     random = np.random.default_rng(1)
     odds = random.normal(0.5, 2, 40_000)
-    right = random.random(40_000) < sigmoid(odds / temperature)
-    found = fitted_temperature(sigmoid(odds), right)
-    assert found == pytest.approx(temperature, rel=0.05)
-    before, after = (calibration_error(sigmoid(odds / each), right) for each in (1.0, found))
-    assert after < 0.02
-    assert temperature == 1.0 or before > 2 * after
+    right = random.random(40_000) < sigmoid(odds / temperature + shift)
+    hot, moved = fitted(sigmoid(odds), right)
+    assert (hot, moved) == (pytest.approx(temperature, rel=0.05), pytest.approx(shift, abs=0.06))
+    assert calibration_error(sigmoid(odds / hot + moved), right) < 0.02
+    assert calibration_error(sigmoid(odds), right) > 0.05
 
 
 @quick
@@ -46,8 +45,10 @@ def test_the_temperature_is_found_again(temperature):
 def test_any_counts_give_a_temperature(rows):
     # Guards: a probability of 0 or 1, no tokens, all right or all wrong.
     confidence, right = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=bool)
-    found = fitted_temperature(confidence, right)
-    assert found == CERTAIN or 0.04 <= found <= 21
+    temperature, shift = fitted(confidence, right)
+    assert temperature == CERTAIN or 0.05 <= temperature <= 20
+    assert math.isfinite(shift)
+    assert rows or (temperature, shift) == (1.0, 0.0)
     assert 0 <= calibration_error(confidence, right) <= 1
 
 
@@ -58,19 +59,24 @@ def test_calibration_error_by_hand():
 
 
 @quick
-@given(st.floats(-20, 0), st.floats(0.1, 10))
-def test_scaled_is_the_sigmoid_of_the_odds(log_probability, temperature):
+@given(st.floats(-20, 0), st.floats(0.1, 10), st.floats(-3, 3))
+def test_scaled_is_the_sigmoid_of_the_odds(log_probability, temperature, shift):
     # Guards: odds that overflow where a probability is 1 or all but 0.
-    result = scaled(torch.tensor([[log_probability]]), torch.tensor([[temperature]])).exp().item()
+    result = scaled(*(torch.tensor([[value]]) for value in (log_probability, temperature, shift))).exp().item()
     probability = min(math.exp(log_probability), 1 - 1.2e-7)
     odds = math.log(probability) - math.log1p(-probability)
-    assert result == pytest.approx(sigmoid(odds / temperature), abs=1e-3)
+    assert result == pytest.approx(sigmoid(odds / temperature + shift), abs=1e-3)
     assert 0 <= result <= 1
+
+
+def plain(*temperatures):
+    """Temperatures without shifts."""
+    return [(temperature, 0.0) for temperature in temperatures]
 
 
 def test_each_row_has_the_temperatures_of_its_size():
     # Guards: temperatures of another size or place; a size that was not measured left without any.
-    correct = temperate({2: [CERTAIN, 1.0], 4: [CERTAIN, 2.0, 4.0, 8.0]})
+    correct = corrector({2: plain(CERTAIN, 1.0), 4: plain(CERTAIN, 2.0, 4.0, 8.0)})
     values = torch.full((3, 4), 0.8).log()
     rows = correct(values, torch.tensor([2, 3, 4])).exp()
     expected = [float(sigmoid(math.log(4) / each)) for each in (1.0, 2.0, 4.0, 8.0)]
@@ -85,13 +91,20 @@ def test_adaptive_mode_uses_them():
     sizes = torch.tensor([3])
     assert confident_prefix(0.5)(picked, sizes).tolist() == [1]
     assert confident_prefix(0.5, first_certain)(picked, sizes).tolist() == [3]
-    assert confident_prefix(0.5, temperate({3: [CERTAIN, 0.2, 1.0]}))(picked, sizes).tolist() == [3]
-    assert confident_prefix(0.8, temperate({3: [CERTAIN, 0.2, 8.0]}))(picked, sizes).tolist() == [2]
+    assert confident_prefix(0.5, corrector({3: plain(CERTAIN, 0.2, 1.0)}))(picked, sizes).tolist() == [3]
+    assert confident_prefix(0.8, corrector({3: plain(CERTAIN, 0.2, 8.0)}))(picked, sizes).tolist() == [2]
 
 
 def test_what_was_measured_is_found():
     # Guards: shares of another layout or size, a threshold that is not the nearest.
-    place = {"temperature": 1.0, "tokens": 9, "confidence": 0.5, "error_before": 0.1, "error_after": 0.1}
+    place = {
+        "temperature": 1.0,
+        "shift": 0.0,
+        "tokens": 9,
+        "confidence": 0.5,
+        "error_before": 0.1,
+        "error_after": 0.1,
+    }
     rows = [
         PlaceCalibration(layout="lookahead", group_size=2, place=number, right=share, **place)
         for number, share in ((1, 1.0), (2, 0.75))
