@@ -29,7 +29,7 @@ def frontier_figure(result: Mapping[str, Any]) -> str:
             _line(axes, name, points, colour, dashes, named=fixed)
         axes.set_xlabel("Steps per sentence — further left is fewer", fontsize=10)
         axes.set_ylabel("BLEU (0–100)", fontsize=10)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=0, right=1.03 * axes.get_xlim()[1])
         axes.grid(color=GRID, linewidth=0.8)
         tidy(axes)
         axes.legend(fontsize=8, frameon=False, loc="lower right")
@@ -44,4 +44,5 @@ def _line(axes: Any, name: str, points: Sequence[Mapping[str, Any]], colour: str
     for point, place in zip(ordered, places, strict=True):
         if named:
             text = f"K={point['group_size']}"
-            axes.annotate(text, place, xytext=(5, -11), textcoords="offset points", fontsize=8, color=colour)
+            beside = {"xytext": (5, -11), "ha": "left"} if dashes == "-" else {"xytext": (-5, 5), "ha": "right"}
+            axes.annotate(text, place, textcoords="offset points", fontsize=8, color=colour, **beside)
