@@ -18,9 +18,9 @@ from multistride.decode.beam import search
 from multistride.decode.corpus import source_batch
 from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import Slots
 from multistride.model.cache import DecoderCache
-from multistride.model.step import EagerStepModel
 
 TEXT = "I have never seen such a beautiful garden as the one behind the old house of my grandmother."
 

@@ -11,8 +11,9 @@ from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
+from multistride.engines.eager import EagerStepModel
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel, UncachedStepModel
+from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}

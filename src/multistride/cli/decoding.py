@@ -15,11 +15,13 @@ from multistride.cli.options import (
     EngineOption,
     GroupSizesOption,
     JsonOption,
+    LayoutOption,
     MaxLengthOption,
     MinLengthOption,
     ModelOption,
     ModeOption,
     NoRepeatOption,
+    PolicyOption,
     PrefixOption,
     StopOption,
     ThreadsOption,
@@ -34,9 +36,13 @@ if TYPE_CHECKING:
 
 def translate(
     model: ModelOption = None,
-    group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
+    group_size: Annotated[
+        str, typer.Option(help="Tokens per step (K); 1 is autoregressive, auto the fastest.")
+    ] = "1",
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
+    policy: PolicyOption = None,
+    layout: LayoutOption = None,
     beam: BeamOption = 1,
     temperature: Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")] = 0,
@@ -75,13 +81,12 @@ def translate(
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
-    size = number(group_size)
+    size = group_size if group_size == "auto" else number(group_size)
     formats = {"--show-groups": show_groups, "--stream": stream, "--json": as_json}
     if sum(formats.values()) > 1:
         given = " and ".join(name for name, chosen in formats.items() if chosen)
         raise UsageError(f"{given} were given, which are different formats: give one (--json has the groups)")
 
-    from multistride.decode.options import DecodeOptions
     from multistride.device import set_threads
     from multistride.lines import LineFormat, stream_lines, translate_stream
     from multistride.resumable import FileRequest, translate_file
@@ -91,12 +96,13 @@ def translate(
     set_threads(threads)
     translator = Translator.load(model, device, engine, say)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    search = {"group_size": size, "mode": mode, "threshold": threshold, "beam": beam, "batch_size": batch_size}
+    search = {"mode": mode, "threshold": threshold, "policy": policy, "layout": layout, "beam": beam}
     lengths = {"min_length": min_length, "max_length": max_length, "no_repeat_ngram": no_repeat_ngram}
     texts = {"prefix": prefix, "banned": ban or (), "banned_tokens": ban_token or (), "stop": stop or ()}
-    options = DecodeOptions.made(**search, **sampling, **lengths, **texts)
+    together = 1 if stream else batch_size
+    options = translator.settled(size, say, batch_size=together, **search, **sampling, **lengths, **texts)
     translator.checked(options, streaming=stream)
-    _note_untrained(size, translator)
+    _note_untrained(options.group_size, translator)
     form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
     if source and output and not (stream or trace):
         failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
@@ -148,6 +154,8 @@ def evaluate(
     group_size: GroupSizesOption = "1",
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
+    policy: PolicyOption = None,
+    layout: LayoutOption = None,
     beam: BeamOption = 1,
     kind: Annotated[
         str, typer.Option(help="translation or phonemes: which measures the table shows.")
@@ -184,6 +192,7 @@ def evaluate(
     name = name or (model.parent.name if model else DEFAULT.name)
     files = {"model": model or DEFAULT, "source": source, "reference": reference, "name": name}
     decoding = {"group_sizes": sizes, "mode": mode, "threshold": threshold, "beam": beam}
+    decoding |= {"policy": policy, "layout": layout}
     amounts = {"batch_size": batch_size, "limit": limit}
     measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}
     request = validate(EvaluationRequest, {**files, **decoding, **amounts, **measures}, "evaluate")

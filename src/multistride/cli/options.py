@@ -37,4 +37,11 @@ NoRepeatOption = Annotated[
 StopOption = Annotated[
     list[str] | None, typer.Option("--stop", help="A text that ends a translation and is cut off; may be repeated.")
 ]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(help="How many tokens a step proposes: fixed, confidence, cost-model, phase, autoregressive."),
+]
+LayoutOption = Annotated[
+    str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from jaxtyping import Int
 from torch import Tensor
 
-from multistride.decode.accept import Acceptor, accept_all, confident_prefix
+from multistride.decode.accept import Acceptor, accept_all
 from multistride.decode.constraints import Constraints, constraints_of, most_probable, one_by_one
 from multistride.decode.exact import Drafter, decode_exact
 from multistride.decode.markov import distribution, greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.pick import Picker
+from multistride.decode.pick import Picker, left_aligned
+from multistride.decode.policy import Policy
 from multistride.decode.prefix import read_prefix
 from multistride.decode.sample import request_seed, sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
 from multistride.model.step import M, StepModel
-
-GroupSize = Callable[[DecodeState], int]
-"""How many tokens to write in the next step, given the state."""
 
 
 def decode(
@@ -29,29 +28,34 @@ def decode(
     source: Int[Tensor, "B S"] | None,
     lengths: Int[Tensor, "B"] | None,
     state: DecodeState,
-    group_size: GroupSize,
+    policy: Policy,
     pick: Picker,
     accept: Acceptor = accept_all,
+    lookahead: bool = False,
     prefix: tuple[int, ...] = (),
 ) -> Iterator[list[Hypothesis]]:
     """Write groups until every sentence is over; after each step, yield the sentences it wrote into.
 
-    `source` is None for a causal model. Sentences begin with `prefix`. The result is in `state.hypotheses`.
+    `source` is None for a causal model. With `lookahead` known tokens are read as at K=1 and masks stand for those
+    that a group writes behind its first; the masks are forgotten, so no step depends on where earlier ones ended.
+    Sentences begin with `prefix`. The result is in `state.hypotheses`.
     """
     memory = model.start(source, lengths)
     if prefix and not state.done:
         began = time.perf_counter()
-        given = read_prefix(model, memory, len(state.running), prefix, group_size(state))
+        size = 1 if lookahead else int(policy(state).sizes.max())
+        given = read_prefix(model, memory, len(state.running), prefix, size)
         yield state.begin(*given, 1000 * (time.perf_counter() - began))
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
     while not state.done:
-        began, size = time.perf_counter(), group_size(state)
-        logits = model.step(state.slots(size), memory)  # propose
-        picked = pick(logits[:, -size:])
-        del logits  # they are large: those of two steps are never there together
-        kept = accept(picked)
-        yield state.commit(picked, kept, size, 1000 * (time.perf_counter() - began))
+        began, (sizes, reasons) = time.perf_counter(), policy(state)
+        slots = state.clean_slots(sizes, model.config.mask_token) if lookahead else state.slots(sizes)
+        picked = pick(left_aligned(model.step(slots, memory), sizes))  # propose, pick
+        kept = accept(picked, sizes)
+        if lookahead:
+            memory.truncate(sizes - 1)
+        yield state.commit(picked, kept, sizes, 1000 * (time.perf_counter() - began), reasons)
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
 
@@ -62,11 +66,13 @@ def begin_batch(
     lengths: Int[Tensor, "B"],
     options: DecodeOptions,
     constraints: Constraints | None = None,
+    measured: Measured | None = None,
 ) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
     """The state of a batch, and the passes that decode it as `options` say: take them one by one, or all.
 
     Each gives the sentences it wrote into. Sources are padded on the right and end in EOS. `constraints` are those of
-    the options where they are left out, which can say nothing about text.
+    the options where they are left out, which can say nothing about text. `measured` is what is known of the model; a
+    way of decoding that needs more than there is raises `UsageError`.
     """
     config, rules = model.config, constraints or constraints_of(options, model.config)
     limits = [options.limit(length, config, len(rules.prefix)) for length in lengths.tolist()]
@@ -79,9 +85,11 @@ def begin_batch(
     if options.mode == "exact":
         drafter = _drafter(model, options, rules, state, seeds)
         return state, decode_exact(model, source, lengths, state, options.group_size, drafter, rules.prefix)
-    accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
+    measured = measured or Measured()
+    policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
     pick = _picker(model, options, rules, state, seeds)
-    return state, decode(model, source, lengths, state, lambda _: options.group_size, pick, accept, rules.prefix)
+    lookahead = layout_for(options, config) == "lookahead"
+    return state, decode(model, source, lengths, state, policy, pick, accept, lookahead, rules.prefix)
 
 
 def _picker(
@@ -119,9 +127,10 @@ def decode_batch(
     lengths: Int[Tensor, "B"],
     options: DecodeOptions,
     constraints: Constraints | None = None,
+    measured: Measured | None = None,
 ) -> list[Hypothesis]:
     """Decode one batch to its end, as `options` say. Sources are padded on the right and end in EOS."""
-    state, passes = begin_batch(model, source, lengths, options, constraints)
+    state, passes = begin_batch(model, source, lengths, options, constraints, measured)
     for _ in passes:
         pass
     return state.hypotheses

@@ -11,6 +11,19 @@ from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 
 Mode = Literal["fast", "adaptive", "exact"]
+PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
+Layout = Literal["sat", "lookahead"]
+
+POLICIES: dict[PolicyName, tuple[Mode, ...]] = {
+    "fixed": ("fast",),
+    "confidence": ("adaptive",),
+    "cost-model": ("adaptive",),
+    "phase": ("fast", "adaptive"),
+    "autoregressive": ("fast",),
+}
+"""The modes that each policy goes with. `fixed` keeps whole groups and `confidence` parts of them, which is what
+tells fast from adaptive; `cost-model` weighs what is kept, so something must not be. Exact mode writes the same
+whatever is proposed: there `--group-size auto` chooses."""
 
 THRESHOLD = 0.5
 """Where adaptive mode stops keeping tokens if nothing else is said."""
@@ -27,6 +40,12 @@ class DecodeOptions(BaseModel):
     )
     threshold: float | None = Field(
         None, ge=0, le=1, description=f"adaptive: keep tokens while they are together this probable ({THRESHOLD})"
+    )
+    policy: PolicyName | None = Field(
+        None, description="how many tokens a step proposes, group_size at most: see decode.policy"
+    )
+    layout: Layout | None = Field(
+        None, description="sat: groups as in the paper; lookahead: masks behind known tokens; left out: what suits"
     )
     temperature: float = Field(
         0.0, ge=0, le=100, description="above 0 tokens are drawn by chance; 1 is the model's own distribution"
@@ -71,7 +90,8 @@ class DecodeOptions(BaseModel):
             raise UsageError(
                 f"mode {self.mode} is greedy, and beam {self.beam} was asked for: choose mode fast, or beam 1"
             )
-        if self.mode != "adaptive" and self.threshold is not None:
+        self._check_policy()
+        if self.mode != "adaptive" and self.policy != "phase" and self.threshold is not None:
             raise UsageError(
                 f"threshold {self.threshold} was given, and mode {self.mode} has none: "
                 "choose mode adaptive, or leave the threshold out"
@@ -94,6 +114,36 @@ class DecodeOptions(BaseModel):
                 "choose beam 1, or translate without streaming"
             )
         return self.checked(config)
+
+    def _check_policy(self) -> None:
+        """Raise `UsageError` for a policy or a layout that does not go with the rest."""
+        other = f"beam {self.beam}" if self.beam > 1 else f"mode {self.mode}"
+        if self.layout is not None and (self.beam > 1 or self.mode == "exact"):
+            raise UsageError(
+                f"layout {self.layout} was given, and {other} has its own: leave it out, or choose another way"
+            )
+        if self.policy is None:
+            return
+        if self.beam > 1:
+            raise UsageError(
+                f"policy {self.policy} was given, and all hypotheses of {other} are in one step, which has one size: "
+                "leave the policy out, or choose beam 1"
+            )
+        if self.mode not in (modes := POLICIES[self.policy]):
+            raise UsageError(
+                f"policy {self.policy} was given with mode {self.mode}, and it goes with mode {' or '.join(modes)}: "
+                "choose that mode, or leave the policy out"
+            )
+        if self.policy == "autoregressive" and self.group_size > 1:
+            raise UsageError(
+                f"policy autoregressive writes one token a step, and group size {self.group_size} was asked for: "
+                "leave one of them out"
+            )
+        if self.policy in ("phase", "cost-model") and self.temperature > 0:
+            raise UsageError(
+                f"policy {self.policy} was given with temperature {self.temperature}, and what is drawn would depend "
+                "on the rest of the batch: choose temperature 0, or leave the policy out"
+            )
 
     def _check_sampling(self) -> None:
         if self.temperature > 0 and self.beam > 1:
@@ -142,7 +192,7 @@ class DecodeOptions(BaseModel):
 
     @property
     def sure_from(self) -> float:
-        """The probability down to which adaptive mode keeps tokens."""
+        """The probability down to which adaptive mode keeps tokens, and from which the policy `phase` writes more."""
         return THRESHOLD if self.threshold is None else self.threshold
 
     def limit(self, source_tokens: int, config: TransformerConfig, prefix_tokens: int = 0) -> int:

@@ -79,6 +79,19 @@ def in_pieces(logits: Float[Tensor, "R K V"]) -> Sequence[Float[Tensor, "P K V"]
     return logits.split(max(1, PIECE // max(1, logits[0].numel()))) if len(logits) else (logits,)
 
 
+def left_aligned(logits: Float[Tensor, "R N V"], sizes: Int[Tensor, "R"]) -> Float[Tensor, "R K V"]:
+    """The last `sizes` columns of each row, its group, aligned on the left; behind a smaller group stands its last.
+
+    K is the largest group.
+    """
+    widest = int(sizes.max())
+    if int(sizes.min()) == widest:
+        return logits[:, -widest:]
+    columns = logits.shape[1] - sizes[:, None] + torch.arange(widest)
+    columns = columns.clamp(max=logits.shape[1] - 1).to(logits.device)
+    return logits[torch.arange(len(logits), device=logits.device)[:, None], columns]
+
+
 def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor, "*rows W"], Int[Tensor, "*rows W"]]:
     """The `count` largest values of each row (all N if there are fewer), largest first, and their places.
 

@@ -9,8 +9,8 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -32,6 +32,7 @@ class Group:
     """What one step wrote into one sentence: of `group_size` tokens proposed those that were kept.
 
     `milliseconds` is the time of the whole step, which all sentences of the batch share; 0 where nobody took it.
+    `reason` says why so many were proposed; empty where nobody chose.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Group:
     tokens: tuple[int, ...]
     log_probabilities: tuple[float, ...]
     milliseconds: float = field(default=0.0, compare=False)
+    reason: str = field(default="", compare=False)
 
     @property
     def confidence(self) -> float:
@@ -97,11 +99,22 @@ class DecodeState:
         """Whether every sentence is over."""
         return all(hypothesis.ending is not None for hypothesis in self.running)
 
-    def slots(self, group_size: int) -> Slots:
-        """The slots of the next step; the group's own are the last `group_size` columns."""
-        sizes = torch.full_like(self._border, group_size)
+    def slots(self, group_size: int | Int[Tensor, "R"]) -> Slots:
+        """The slots of the next step; a row's own are its last `group_size` columns."""
+        sizes = torch.as_tensor(group_size).expand_as(self._border)
         group = torch.full_like(self._border, self._group)
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
+
+    def clean_slots(self, group_size: int | Int[Tensor, "R"], mask_token: int) -> Slots:
+        """The same in the lookahead layout: what the last step kept is read clean, masks stand for what comes next.
+
+        The first of the group's own slots is clean and autoregressive; the masks are to be forgotten after the step.
+        """
+        kept = (self._unread - 1).clamp(min=0)
+        border = self._border - kept
+        places = border[:, None] + torch.arange(max(int(kept.max()), 1))
+        drafts = self._known.gather(1, places.clamp(max=self._known.shape[1] - 1))
+        return draft_slots(self._known, border, drafts, kept, group_size, self._start, mask_token)
 
     def draft_slots(
         self, drafts: Int[Tensor, "R D"], counts: Int[Tensor, "R"], group_size: int, mask_token: int
@@ -110,11 +123,17 @@ class DecodeState:
         return draft_slots(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
 
     def commit(
-        self, picked: Picked, kept: Int[Tensor, "R"], group_size: int | None = None, milliseconds: float = 0.0
+        self,
+        picked: Picked,
+        kept: Int[Tensor, "R"],
+        group_size: int | Int[Tensor, "R"] | None = None,
+        milliseconds: float = 0.0,
+        reasons: Sequence[str] = (),
     ) -> list[Hypothesis]:
         """Append the first `kept` tokens of each row's group, apply the stop rules, and return the rows written to.
 
-        `group_size` and `milliseconds` are for the record; the former is the number of tokens picked if left out.
+        The last three are for the record: the number of tokens proposed (those picked if left out), the time of the
+        step, and why each row was proposed so many.
 
         A row ends at EOS or with the token that completes a stop text, whichever comes first (what its group holds
         after it is cut), else at its limit, wherever in the group they fall. The rows that ended are still in the
@@ -122,9 +141,13 @@ class DecodeState:
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         self._write(picked.tokens, kept)
+        sizes = torch.as_tensor(picked.tokens.shape[1] if group_size is None else group_size).expand_as(kept)
         values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), kept.tolist(), strict=True)
-        for hypothesis, (tokens, scores, count) in zip(self.running, values, strict=True):
-            self._append(hypothesis, tokens[:count], scores[:count], group_size or len(tokens), milliseconds)
+        facts = zip(sizes.tolist(), reasons or [""] * len(kept), strict=True)
+        for hypothesis, (tokens, scores, count), (size, reason) in zip(self.running, values, facts, strict=True):
+            self._append(
+                hypothesis, tokens[:count], scores[:count], Group(self.step, size, (), (), milliseconds, reason)
+            )
         self.step += 1
         self._group += 1
         return running
@@ -156,9 +179,7 @@ class DecodeState:
         self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]
         return stay
 
-    def _append(
-        self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], group_size: int, milliseconds: float
-    ) -> None:
+    def _append(self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], record: Group) -> None:
         if hypothesis.ending is not None:
             return
         known = hypothesis.tokens
@@ -173,7 +194,7 @@ class DecodeState:
             tokens = tokens[:count]
             hypothesis.ending = "stop"
         values = tuple(scores[: len(tokens)])
-        hypothesis.groups.append(Group(self.step, group_size, tuple(tokens), values, milliseconds))
+        hypothesis.groups.append(replace(record, tokens=tuple(tokens), log_probabilities=values))
 
     def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
         """Put the kept tokens behind the known ones. What falls past the widest limit belongs to rows that end."""

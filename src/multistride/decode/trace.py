@@ -24,7 +24,8 @@ def trace_entries(
 ) -> Iterator[dict[str, Any]]:
     """The record of every group of a sentence that ended as `ending` says; `pieces` makes tokens readable.
 
-    `accepted` counts the tokens kept of `group_size` proposed, `confidence` is their probability together, and
+    `accepted` counts the tokens kept of `group_size` proposed; `why_group_size` says why so many were proposed, `why`
+    why no more were kept. `confidence` is their probability together, and
     `milliseconds` the time of the step, which all sentences of the batch share.
     """
     for place, group in enumerate(groups, start=1):
@@ -32,6 +33,8 @@ def trace_entries(
             "step": group.step,
             "group_size": group.group_size,
             "mode": options.mode,
+            "policy": options.policy or ("confidence" if options.mode == "adaptive" else "fixed"),
+            "why_group_size": group.reason or "as asked for",
             "why": _why(group, place == 1, place == len(groups), ending, options),
             "accepted": len(group.tokens),
             "confidence": round(group.confidence, 6),
@@ -52,7 +55,7 @@ def _why(group: Group, first: bool, last: bool, ending: Ending | None, options: 
     if options.mode == "exact":
         return f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
     if options.mode == "adaptive" and kept < group.group_size:
-        return f"with the next token less than {options.sure_from:g} probable together"
+        return f"with the next token less than {options.sure_from:g} sure"
     if options.beam > 1:
         return "part of the best hypothesis"
     return "the whole group"

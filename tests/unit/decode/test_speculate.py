@@ -14,9 +14,9 @@ from multistride.decode.sample import restricted
 from multistride.decode.score import score_pairs
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 SAMPLES, LIMIT = 5000, 4
