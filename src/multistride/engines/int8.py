@@ -1,27 +1,28 @@
 """The int8 engine: ONNX Runtime runs graphs that were built from the weights, one call for the whole step.
 
-Keys and values live in two sets of buffers; a step reads one and writes the other, grown by its slots, so nothing is
-allocated while the sentences fit. Everything an activation is rounded by belongs to its own row (`onnx_graph.py`), so
+The keys and values that a step gives are the next one's past: arrays that ONNX Runtime made and reads where they lie.
+Everything an activation is rounded by belongs to its own row (`onnx_graph.py`), so
 a sentence does not depend on the others in its batch beyond the rounding of float32 sums.
 
-Shapes: B sentences, S source tokens, N new slots, M cached slots, H heads, E width of a head, V vocabulary.
+Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens asked, H heads, D = H E, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
+from multistride.decode.markov import greedy_for
 from multistride.device import multiplies_int8
-from multistride.engines.int8_graphs import decoder_graph, encoder_graph, logits_graph
+from multistride.engines.int8_graphs import decoder_graph, encoder_graph, greedy_graph, logits_graph
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
-from multistride.model.cache import FIRST_CAPACITY, CachedGroups
+from multistride.model.cache import CachedGroups
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
@@ -31,110 +32,57 @@ try:
 except ImportError:  # Int8StepModel says so
     onnxruntime = None
 
-_KINDS = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32}
-
 MASKED = float(torch.finfo(torch.float32).min)
 """What is added to the score of a slot that is not seen."""
 
+Array = NDArray[Any]
+
 
 class Network:
-    """One graph in ONNX Runtime. Tensors are bound where they lie; nothing is copied on the way in or out."""
+    """One graph in ONNX Runtime: named arrays in, all outputs out."""
 
     def __init__(self, graph: bytes, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors
         self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._binding: Any = self._session.io_binding()
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def read(self, name: str, tensor: Tensor) -> None:
-        """The next run reads `tensor`, which must be contiguous and live until then."""
-        kind, shape = _KINDS[tensor.dtype], tuple(tensor.shape)
-        self._binding.bind_input(name, "cpu", 0, kind, shape, tensor.data_ptr())
-
-    def write(self, name: str, tensor: Tensor) -> None:
-        """The next run writes into `tensor`, which must have the size of the output and be contiguous."""
-        kind, shape = _KINDS[tensor.dtype], tuple(tensor.shape)
-        self._binding.bind_output(name, "cpu", 0, kind, shape, tensor.data_ptr())
-
-    def run(self) -> None:
-        """Compute what is bound."""
-        self._session.run_with_iobinding(self._binding)
+    def __call__(self, inputs: dict[str, Array]) -> list[Array]:
+        """Compute all outputs, in the order in which the graph was given them."""
+        outputs: list[Array] = self._session.run(self._outputs, inputs)
+        return outputs
 
 
 class Int8Memory:
-    """Keys and values of the slots so far and of the source, for all layers together.
+    """Keys and values of the slots so far and of the source, by their names in the graph of a step."""
 
-    The slots' stand in one of two buffers [2, 2 L, capacity]: `past` reads them, `grown` is the place of the next
-    step's. Dropping and sorting rows moves them to the other buffer.
-    """
-
-    def __init__(
-        self, rows: int, sizes: tuple[int, int, int], source: list[Tensor], real: Int[Tensor, "B S"] | None
-    ) -> None:
-        """`sizes` are the layers, the heads and the width of a head; `real` says which source tokens are there."""
-        self.rows, self.length = rows, 0
-        self.source, self.real = source, real
+    def __init__(self, past: dict[str, Array], source: dict[str, Array]) -> None:
+        """`past` [B, H, M, E] is empty at first (M = 0); `source` [B, H, S, E] and `real` [B, S] stay as they are."""
+        self.past, self.source = past, source
         self.groups = CachedGroups()
-        self._layers, self._heads, self._width = sizes
-        self._side = 0
-        self._buffer = torch.empty(2, 2 * self._layers, rows * self._heads * FIRST_CAPACITY * self._width)
 
     @property
-    def past(self) -> Float[Tensor, "L2 B H M E"]:
-        """Keys and values of all layers, in turns: `past[0]` keys and `past[1]` values of the first."""
-        return self._view(self._side, self.rows, self.length)
+    def length(self) -> int:
+        """Slots in the cache, padding included (M)."""
+        return self.groups.length
 
-    def grown(self, new: int) -> Float[Tensor, "L2 B H M E"]:
-        """Where the next step writes keys and values of the slots so far and of `new` more."""
-        needed = self.rows * self._heads * (self.length + new) * self._width
-        if needed > self._buffer.shape[2]:
-            larger = self._buffer.new_empty(2, self._buffer.shape[1], 2 * needed)
-            larger[self._side, :, : self._buffer.shape[2]] = self._buffer[self._side]
-            self._buffer = larger
-        return self._view(1 - self._side, self.rows, self.length + new)
-
-    def advance(self, new: int) -> None:
-        """What was written into `grown` is the past from now on."""
-        self._side, self.length = 1 - self._side, self.length + new
-
-    @torch.inference_mode()
     def truncate(self, counts: Int[Tensor, "B"]) -> None:
         """Forget the last `counts` slots of each row."""
-        past = self.past
         order = self.groups.truncate(counts)
         if order is None:
-            self._move(past[:, :, :, : self.groups.length])
+            self.past = {name: part[:, :, : self.length] for name, part in self.past.items()}
         else:
-            places = order[None, :, None, :, None].expand(*past.shape[:1], -1, *past.shape[2:3], -1, *past.shape[4:])
-            self._move(past.gather(3, places))
+            places = order.numpy()[:, None, :, None]
+            self.past = {name: np.take_along_axis(part, places, 2) for name, part in self.past.items()}
 
-    @torch.inference_mode()
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
-        past = self.past
         self.groups.reorder(rows)
-        self.source = [part.index_select(0, rows) for part in self.source]
-        if self.real is not None:
-            self.real = self.real.index_select(0, rows)
-        self._move(past.index_select(1, rows))
-
-    def _move(self, kept: Float[Tensor, "L2 R H M E"]) -> None:
-        """Make `kept` the past; it may be a part of the past as it was."""
-        self.rows, self.length = kept.shape[1], kept.shape[3]
-        needed = kept[0].numel()
-        if needed > self._buffer.shape[2]:
-            self._buffer = self._buffer.new_empty(2, self._buffer.shape[1], needed)
-        self._side = 1 - self._side
-        self.past.copy_(kept)
-
-    def _view(self, side: int, rows: int, length: int) -> Tensor:
-        """The beginning of one buffer as [2 L, rows, H, length, E]; each of the 2 L parts is contiguous."""
-        shape = (rows, self._heads, length, self._width)
-        size = rows * self._heads * length * self._width
-        view: Tensor = self._buffer[side, :, :size].unflatten(1, shape)
-        return view
+        kept = rows.numpy()
+        self.past = {name: part.take(kept, 0) for name, part in self.past.items()}
+        self.source = {name: part.take(kept, 0) for name, part in self.source.items()}
 
 
 class Int8StepModel:
@@ -152,17 +100,9 @@ class Int8StepModel:
         """
         check_int8()
         self.model = model.eval()
-        graphs = {"decoder": decoder_graph(model, {}), "logits": logits_graph(model, {})}
-        if model.config.encoder_layers:
-            graphs["encoder"] = encoder_graph(model, {})
-        self._open({name: graph.SerializeToString() for name, graph in graphs.items()}, threads)
-
-    def _open(self, graphs: Mapping[str, bytes], threads: int | None) -> None:
         count = torch.get_num_threads() if threads is None else threads
-        networks = {name: Network(graph, count) for name, graph in graphs.items()}
-        self._encoder = networks.get("encoder")
-        self._decoder, self._logits = networks["decoder"], networks["logits"]
-        self._zeros = torch.zeros(FIRST_CAPACITY * FIRST_CAPACITY)
+        self._networks = {name: Network(graph, count) for name, graph in graphs_of(model).items()}
+        self._parts = [f"{part}{index}" for index in range(self.config.decoder_layers) for part in ("key", "value")]
 
     @property
     def config(self) -> TransformerConfig:
@@ -174,68 +114,57 @@ class Int8StepModel:
         """What corrects the tokens of a group by each other; None for a model without."""
         return self.model.markov
 
-    @torch.inference_mode()
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> Int8Memory:
         """Encode a batch of sources once."""
-        config = self.config
-        width = config.hidden_size // config.heads
-        sizes = config.decoder_layers, config.heads, width
         if source is None or lengths is None:
-            return Int8Memory(1, sizes, [], None)
-        assert self._encoder is not None, "a causal model has no source"
-        rows, longest = source.shape
-        real = (torch.arange(longest) < lengths[:, None]).int()
-        encoded = [torch.empty(rows, config.heads, longest, width) for _ in range(2 * config.decoder_layers)]
-        source = source.contiguous()
-        self._encoder.read("source", source)
-        self._encoder.read("real", real)
-        for index, part in enumerate(encoded):
-            self._encoder.write(f"cross_{_part(index)}", part)
-        self._encoder.run()
-        return Int8Memory(rows, sizes, encoded, real)
+            assert not self.config.encoder_layers, "an encoder-decoder model needs a source"
+            return Int8Memory({}, {})
+        real = (torch.arange(source.shape[1]) < lengths[:, None]).int().numpy()
+        encoded = self._networks["encoder"]({"source": source.numpy(), "real": real})
+        cross = {f"cross_{part}": array for part, array in zip(self._parts, encoded, strict=True)}
+        return Int8Memory({}, {"real": real, **cross})
 
-    @torch.inference_mode()
     def step(self, slots: Slots, memory: Int8Memory) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
         hidden = self._hidden(slots, memory)
-        logits = torch.empty(*hidden.shape[:2], self.config.vocabulary_size)
-        self._logits.read("hidden", hidden.flatten(0, 1))
-        self._logits.write("logits", logits.flatten(0, 1))
-        self._logits.run()
-        return logits
+        [logits] = self._networks["logits"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
+        return torch.from_numpy(logits).view(*hidden.shape[:2], -1)
 
-    def _hidden(self, slots: Slots, memory: Int8Memory) -> Float[Tensor, "B N D"]:
+    def step_greedy(
+        self, slots: Slots, memory: Int8Memory, size: int
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+        """The token that greedy decoding picks in each of the last `size` slots, and its log-probability."""
+        if self.markov is not None and size > 1:
+            return greedy_for(self.config, self.markov)(self.step(slots, memory)[:, -size:])
+        hidden = self._hidden(slots, memory)[:, -size:]
+        found = self._networks["greedy"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
+        tokens, log_probabilities = (torch.from_numpy(each).view(-1, size) for each in found)
+        return tokens, log_probabilities
+
+    def _hidden(self, slots: Slots, memory: Int8Memory) -> Array:
+        """Final hidden states of the new slots [B, N, D]; their keys and values join the memory."""
         rows, new = slots.token.shape
-        if memory.length == 0:
-            memory.rows = rows
         visible = memory.groups.extend(slots.group)
-        grown = memory.grown(new)
-        past = memory.past
-        hidden = torch.empty(rows, new, self.config.hidden_size)
-        inputs = [slots.token.contiguous(), slots.position.contiguous(), slots.reach.contiguous()]
-        inputs.append(self._bias(visible, new, memory.length + new))
-        decoder = self._decoder
-        for name, tensor in zip(("token", "position", "reach", "bias"), inputs, strict=True):
-            decoder.read(name, tensor)
-        for index, part in enumerate(memory.source):
-            decoder.read(f"cross_{_part(index)}", part)
-        if memory.real is not None:
-            decoder.read("real", memory.real)
-        for index in range(len(past)):
-            decoder.read(_part(index), past[index])
-            decoder.write(f"new_{_part(index)}", grown[index])
-        decoder.write("hidden", hidden)
-        decoder.run()
-        memory.advance(new)
+        if visible is None:
+            bias = np.zeros((1, 1, new, memory.length), np.float32)
+        else:
+            bias = np.where(visible.numpy()[:, None], np.float32(0), np.float32(MASKED))
+        if not memory.past:
+            width = self.config.hidden_size // self.config.heads
+            nothing = np.empty((rows, self.config.heads, 0, width), np.float32)
+            memory.past = dict.fromkeys(self._parts, nothing)
+        read = {"token": slots.token.numpy(), "position": slots.position.numpy(), "reach": slots.reach.numpy()}
+        *grown, hidden = self._networks["decoder"]({**read, "bias": bias, **memory.source, **memory.past})
+        memory.past = dict(zip(self._parts, grown, strict=True))
         return hidden
 
-    def _bias(self, visible: Bool[Tensor, "B N M"] | None, new: int, length: int) -> Float[Tensor, "B 1 N M"]:
-        """What is added to the attention scores; the same zeros for all rows where everything is seen."""
-        if visible is not None:
-            return torch.zeros(visible.shape).masked_fill_(~visible, MASKED)[:, None]
-        if new * length > len(self._zeros):
-            self._zeros = torch.zeros(2 * new * length)
-        return self._zeros[: new * length].view(1, 1, new, length)
+
+def graphs_of(model: Transformer) -> dict[str, bytes]:
+    """The graphs that the engine runs, by name."""
+    makers = {"decoder": decoder_graph, "logits": logits_graph, "greedy": greedy_graph}
+    if model.config.encoder_layers:
+        makers["encoder"] = encoder_graph
+    return {name: make(model, {}).SerializeToString() for name, make in makers.items()}
 
 
 def check_int8() -> None:
@@ -250,8 +179,3 @@ def check_int8() -> None:
             "the engine int8 was asked for; it needs a CPU that multiplies 8-bit integers without overflow (VNNI on "
             "x86), and this one does not: choose --engine eager"
         )
-
-
-def _part(index: int) -> str:
-    """The name of the `index`-th of keys and values, in turns."""
-    return f"{('key', 'value')[index % 2]}{index // 2}"

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto
 from torch import nn
 
-from multistride.engines.onnx_graph import Graph, Rows, quantised
+from multistride.engines.onnx_graph import Graph, Quantised, Rows, quantised
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, Residual
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
@@ -23,7 +23,7 @@ from multistride.model.transformer import DecoderLayer, EncoderLayer, Transforme
 BLOCK = 64
 """Columns of the logits that are searched together for their largest."""
 
-CHUNK = 128 * BLOCK
+CHUNK = 256 * BLOCK
 """Columns of the vocabulary that are projected together."""
 
 
@@ -88,6 +88,35 @@ def decoder_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
         hidden = _residual(graph, hidden, layer.around_feedforward, _Widened(layer.feedforward))
     hidden = graph.norm(hidden, model.decoder_norm)
     graph.output("hidden", hidden, np.float32, ["B", "N", config.hidden_size])
+    return graph.model(facts)
+
+
+def greedy_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
+    """`hidden` float32 [R, D] to the most probable `tokens` int64 [R], and their `log_probabilities` float32 [R].
+
+    The vocabulary is projected in chunks, of each of which only the largest logit, its place and the sum of the
+    exponentials are kept (the last as one over the largest share, since the operator for shares is the fast one).
+    What is never picked is left out of the product; of equal logits the lowest id is taken.
+    """
+    config = model.config
+    graph = Graph("greedy")
+    rows = graph.rounded(graph.input("hidden", np.float32, ["R", config.hidden_size]))
+    never = {config.pad_token, config.start_token, config.mask_token}
+    ids = np.array([token for token in range(config.vocabulary_size) if token not in never])
+    weight = quantised(_output(model))
+    best, places, sums = [], [], []
+    for first in range(0, len(ids), CHUNK):
+        chosen = ids[first : first + CHUNK]
+        part = Quantised(weight.integers[:, chosen], weight.scale[chosen])
+        logits = graph.add("Mul", graph.product(rows, part), rows.factor)
+        largest, place = _largest(graph, logits, len(chosen))
+        share = graph.add("ReduceMax", graph.add("Softmax", logits, axis=-1), axes=[-1], keepdims=1)
+        sums.append(graph.add("Reciprocal", share))
+        best.append(largest)
+        places.append(graph.add("Gather", graph.constant(chosen), place))
+    token, log_probability = _over_chunks(graph, best, places, sums)
+    graph.output("tokens", token, np.int64, ["R"])
+    graph.output("log_probabilities", log_probability, np.float32, ["R"])
     return graph.model(facts)
 
 
@@ -157,6 +186,41 @@ def _residual(graph: Graph, hidden: str, around: Residual, sublayer: Any) -> str
     if around.before:
         return graph.add("Add", hidden, sublayer(graph, graph.rounded(graph.norm(hidden, around.norm))))
     return graph.norm(graph.add("Add", hidden, sublayer(graph, graph.rounded(hidden))), around.norm)
+
+
+def _largest(graph: Graph, logits: str, width: int) -> tuple[str, str]:
+    """The largest of each row [R, 1], and the first place where it stands [R, 1].
+
+    The place is looked for in two steps, in the first block that holds the largest: the operator that finds places
+    is many times slower than the one that finds values.
+    """
+    whole = -(-width // BLOCK)
+    if whole * BLOCK > width:
+        amount = graph.constant(np.array([0, 0, 0, whole * BLOCK - width]))
+        logits = graph.add("Pad", logits, amount, graph.constant(np.array(-np.inf, np.float32)))
+    blocks = graph.add("Reshape", logits, graph.constant(np.array([0, whole, BLOCK])))
+    best = graph.add("ReduceMax", blocks, axes=[-1], keepdims=0)
+    largest = graph.add("ReduceMax", best, axes=[-1], keepdims=1)
+    block = graph.add("ArgMax", best, axis=-1, keepdims=1)
+    one = graph.constant(np.array([1]))
+    row = graph.add("GatherND", blocks, graph.add("Unsqueeze", block, one), batch_dims=1)
+    inside = graph.add("ArgMax", graph.add("Squeeze", row, one), axis=-1, keepdims=1)
+    start = graph.add("Mul", block, graph.constant(np.array(BLOCK)))
+    return largest, graph.add("Add", start, inside)
+
+
+def _over_chunks(graph: Graph, best: list[str], places: list[str], sums: list[str]) -> tuple[str, str]:
+    """The token and its log-probability [R], from what was kept of each chunk [R, 1]."""
+    last, every = graph.constant(np.array([-1])), graph.constant(np.array([-1]))
+    bests = graph.add("Concat", *best, axis=-1)
+    largest = graph.add("ReduceMax", bests, axes=[-1], keepdims=1)
+    chunk = graph.add("ArgMax", bests, axis=-1, keepdims=1)
+    token = graph.add("GatherElements", graph.add("Concat", *places, axis=-1), chunk, axis=-1)
+    share = graph.add("Exp", graph.add("Sub", bests, largest))
+    parts = graph.add("Mul", graph.add("Concat", *sums, axis=-1), share)
+    total = graph.add("ReduceSum", parts, last, keepdims=1)
+    log_probability = graph.add("Neg", graph.add("Log", total))
+    return graph.add("Reshape", token, every), graph.add("Reshape", log_probability, every)
 
 
 def _attention(heads: int) -> dict[str, Any]:

@@ -24,9 +24,6 @@ from torch import Tensor, nn
 NORM_EPSILON = 1e-5
 """PyTorch's default for `nn.LayerNorm`, which all of ours have."""
 
-_SMALLEST = np.array(1e-20, np.float32)
-"""What a row of zeros is divided by."""
-
 Shape = Sequence[str | int | None]
 
 
@@ -100,19 +97,19 @@ class Graph:
         return model
 
     def rounded(self, rows: str, *, positive: bool = False) -> Rows:
-        """Rows in 8 bits. Those that are never negative have the whole range for themselves."""
+        """Rows in 8 bits. Those that are never negative have the whole range for themselves.
+
+        A row of zeros is divided by zero and rounded to anything; the product of that with its factor is zero again.
+        """
         top, zero = (255, 0) if positive else (127, 128)
         size = rows if positive else self.add("Abs", rows)
-        largest = self.add("ReduceMax", size, axes=[-1], keepdims=1)
-        factor = self.add("Max", largest, self.constant(_SMALLEST))
+        factor = self.add("ReduceMax", size, axes=[-1], keepdims=1)
         shared = self.constant(np.array(1 / top, np.float32)), self.constant(np.array(zero, np.uint8))
         return Rows(self.add("QuantizeLinear", self.add("Div", rows, factor), *shared), factor, *shared)
 
-    def product(self, rows: Rows, weight: Quantised, bias: NDArray[np.float32] | None = None) -> str:
-        """Rows times weights, still to be multiplied by the factor of each row; `bias` is added before that."""
-        parts = [rows.integers, self.constant(weight.integers), rows.scale, self.constant(weight.scale), rows.zero]
-        if bias is not None:
-            parts += ["", self.constant(bias)]
+    def product(self, rows: Rows, weight: Quantised) -> str:
+        """Rows times weights, still to be multiplied by the factor of each row."""
+        parts = rows.integers, self.constant(weight.integers), rows.scale, self.constant(weight.scale), rows.zero
         return self.add("MatMulIntegerToFloat", *parts, domain="com.microsoft")
 
     def linear(self, rows: Rows, layer: nn.Linear) -> str:
