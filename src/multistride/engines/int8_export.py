@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
@@ -89,7 +88,6 @@ def _manifest(directory: Path) -> dict[str, Any]:
 def _markov(directory: Path, config: TransformerConfig) -> MarkovHead | None:
     if not config.markov_rank:
         return None
-    with torch.device("meta"):
-        head = MarkovHead(config)
+    head = MarkovHead(config)
     head.load_state_dict(load_file(directory / MARKOV), assign=True)
     return head.eval().requires_grad_(False)
