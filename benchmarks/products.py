@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/products.py [--json FILE]
 
-Every candidate computes float32 rows x weight + bias to float32, whatever happens in between. The candidates are timed
-in turns, many times; the figure is the 20th percentile, since other work on the machine can only make a call slower.
+Every candidate computes float32 rows x weight + bias to float32, whatever happens in between. The candidates are
+timed in turns, many times; the figure is the 20th percentile, since other work on the machine can only slow a call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
@@ -69,7 +71,9 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
     }
     for engine in ("fbgemm", "x86", "onednn"):
         packed = fbgemm_packed(weight, bias, engine)
-        found[f"{engine} dynamic, per tensor"] = lambda x, packed=packed: torch.ops.quantized.linear_dynamic(x, packed)
+        found[f"{engine} dynamic, per tensor"] = lambda x, packed=packed: torch.ops.quantized.linear_dynamic(
+            x, packed
+        )
     bare = fbgemm_packed(weight, None, "fbgemm")
     full = fbgemm_packed(weight, bias, "fbgemm")
     static = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
@@ -81,7 +85,6 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
 
     found["fbgemm per row"] = per_row
     prepacked = torch.ops.onednn.qlinear_prepack(integers, None)
-    one, zero = torch.tensor(1.0), torch.tensor(0)
     w_zeros = torch.zeros(len(scale), dtype=torch.int32)
 
     def onednn_row(x: Tensor) -> Tensor:
@@ -106,15 +109,11 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
         torch._weight_int8pack_mm(x.bfloat16(), integers, half_scale).float() + bias
     )
     found.update(onnx_runtime(weight, bias, integers, scale))
-    del one, zero
     return found
 
 
 def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) -> dict[str, Product]:
     """DynamicQuantizeMatMul and MatMulNBits as graphs of one node; the time includes the call of `run`."""
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     features, width = weight.shape[1], weight.shape[0]
@@ -125,9 +124,7 @@ def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) 
         graph = helper.make_graph([node], "product", [rows], [product], constants)
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-        runner = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        runner = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return lambda x: runner.run(None, {"x": x.numpy()})[0]
 
     def constant(array: np.ndarray, name: str) -> object:
@@ -148,8 +145,6 @@ def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) 
 
 def n_bits(weight: Tensor, bits: int, session: Callable, constant: Callable) -> Product:
     """Weights in blocks of 32 with a scale each, computed in int8 (accuracy level 4), without bias."""
-    from onnx import helper
-
     width, features = weight.shape
     block, middle = 32, 2 ** (bits - 1)
     blocks = weight.view(width, features // block, block)

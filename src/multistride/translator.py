@@ -21,7 +21,7 @@ from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.decode.strategy import Measured
 from multistride.device import pick_device
-from multistride.engines.open import Engine, check_engine, open_engine
+from multistride.engines.open import Engine, check_engine, open_engine, open_export
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
@@ -83,6 +83,8 @@ class Translator:
         """
         check_engine(engine)
         place = DEFAULT if directory is None else Path(directory)
+        if exported := open_export(place, engine, report=report):
+            return cls(*exported, place)
         model, vocabulary = load_model(place, pick_device(device))
         return cls(open_engine(model, engine, report=report), vocabulary, place)
 

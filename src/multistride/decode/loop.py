@@ -11,9 +11,9 @@ from torch import Tensor
 from multistride.decode.accept import Acceptor, accept_all
 from multistride.decode.constraints import Constraints, constraints_of, most_probable, one_by_one
 from multistride.decode.exact import Drafter, decode_exact
-from multistride.decode.markov import distribution, greedy_for
+from multistride.decode.markov import distribution, proposer
 from multistride.decode.options import DecodeOptions
-from multistride.decode.pick import Picker, left_aligned
+from multistride.decode.pick import Picker
 from multistride.decode.policy import Policy
 from multistride.decode.prefix import read_prefix
 from multistride.decode.sample import request_seed, sampler
@@ -29,17 +29,18 @@ def decode(
     lengths: Int[Tensor, "B"] | None,
     state: DecodeState,
     policy: Policy,
-    pick: Picker,
+    pick: Picker | None = None,
     accept: Acceptor = accept_all,
     lookahead: bool = False,
     prefix: tuple[int, ...] = (),
 ) -> Iterator[list[Hypothesis]]:
     """Write groups until every sentence is over; after each step, yield the sentences it wrote into.
 
-    `source` is None for a causal model. With `lookahead` known tokens are read as at K=1 and masks stand for those
-    that a group writes behind its first; the masks are forgotten, so no step depends on where earlier ones ended.
-    Sentences begin with `prefix`. The result is in `state.hypotheses`.
+    `source` is None for a causal model, `pick` for the most probable tokens. With `lookahead` known tokens are read
+    as at K=1 and masks stand for those that a group writes behind its first; the masks are forgotten, so no step
+    depends on where earlier ones ended. Sentences begin with `prefix`. The result is in `state.hypotheses`.
     """
+    propose = proposer(model, pick)
     memory = model.start(source, lengths)
     if prefix and not state.done:
         began = time.perf_counter()
@@ -51,7 +52,7 @@ def decode(
     while not state.done:
         began, (sizes, reasons) = time.perf_counter(), policy(state)
         slots = state.clean_slots(sizes, model.config.mask_token) if lookahead else state.slots(sizes)
-        picked = pick(left_aligned(model.step(slots, memory), sizes))  # propose, pick
+        picked = propose(slots, memory, sizes)  # propose and pick
         kept = accept(picked, sizes)
         if lookahead:
             memory.truncate(sizes - 1)
@@ -94,12 +95,13 @@ def begin_batch(
 
 def _picker(
     model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
-) -> Picker:
+) -> Picker | None:
+    """What picks tokens where it is not plain greedy decoding."""
     config, head = model.config, model.markov
     if options.temperature > 0:
         return sampler(config, head, options, state, seeds, rules.permitted)
     if rules.permitted is None:
-        return greedy_for(config, head)
+        return None
     walk = one_by_one(distribution(config, head), rules.permitted, state)
     return lambda logits: walk(logits, most_probable, None)
 

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
-from multistride.groups import Slots, draft_slots, step_slots
+from multistride.groups import Slots, draft_slots, even_step_slots, step_slots
 
 Ending = Literal["end", "stop", "limit", "cancelled"]
 """Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was told to stop."""
@@ -93,6 +93,7 @@ class DecodeState:
         self._known = torch.zeros(rows, max(limits, default=0), dtype=torch.long)
         self._border = torch.zeros(rows, dtype=torch.long)
         self._unread = torch.zeros(rows, dtype=torch.long)
+        self._even: tuple[int, int] | None = (0, 0)  # border and unread where all rows have the same
 
     @property
     def done(self) -> bool:
@@ -102,6 +103,9 @@ class DecodeState:
     def slots(self, group_size: int | Int[Tensor, "R"]) -> Slots:
         """The slots of the next step; a row's own are its last `group_size` columns."""
         sizes = torch.as_tensor(group_size).expand_as(self._border)
+        smallest, largest = int(sizes.min()), int(sizes.max())
+        if self._even is not None and smallest == largest:
+            return even_step_slots(self._known, *self._even, largest, self._group, self._start)
         group = torch.full_like(self._border, self._group)
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
@@ -140,9 +144,10 @@ class DecodeState:
         batch until `leave` is called.
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
-        self._write(picked.tokens, kept)
+        counts = kept.tolist()
+        self._write(picked.tokens, kept, counts)
         sizes = torch.as_tensor(picked.tokens.shape[1] if group_size is None else group_size).expand_as(kept)
-        values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), kept.tolist(), strict=True)
+        values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), counts, strict=True)
         facts = zip(sizes.tolist(), reasons or [""] * len(kept), strict=True)
         for hypothesis, (tokens, scores, count), (size, reason) in zip(self.running, values, facts, strict=True):
             self._append(
@@ -162,6 +167,7 @@ class DecodeState:
         running = self.commit(prefix, counts, milliseconds=milliseconds)
         self._group = groups
         self._unread = torch.full_like(counts, unread)
+        self._even = self._even and (self._even[0], unread)
         return running
 
     def cancel(self, row: int) -> None:
@@ -196,11 +202,21 @@ class DecodeState:
         values = tuple(scores[: len(tokens)])
         hypothesis.groups.append(replace(record, tokens=tuple(tokens), log_probabilities=values))
 
-    def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
+    def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"], counts: list[int]) -> None:
         """Put the kept tokens behind the known ones. What falls past the widest limit belongs to rows that end."""
+        if self._even is not None and len(set(counts)) == 1:
+            border, count = self._even[0], counts[0]
+            room = self._known[:, border : border + count]
+            room.copy_(tokens[:, : room.shape[1]])
+            self._even = border + count, count
+        else:
+            self._even = None
+            self._scatter(tokens, kept)
+        self._border = self._border + kept
+        self._unread = kept
+
+    def _scatter(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
         place = self._border[:, None] + torch.arange(tokens.shape[1])
         counts = torch.arange(tokens.shape[1]) < kept[:, None]
         rows, columns = torch.nonzero(counts & (place < self._known.shape[1]), as_tuple=True)
         self._known[rows, place[rows, columns]] = tokens[rows, columns]
-        self._border = self._border + kept
-        self._unread = kept

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,6 +129,16 @@ class CTranslate2Engine:
         tokens = [int(piece) for piece in result.hypotheses[0]]
         ended = tokens[-1:] == [self.config.end_token]
         return Written(tokens[:-1] if ended else tokens, ended, float(result.scores[0]))
+
+
+def save_ctranslate2(model: Transformer, place: Path) -> None:
+    """Write `model` into the directory `place`, in float32; whoever loads it chooses the precision.
+
+    Raises `MissingExtraError` without CTranslate2 and `UsageError` for a model it cannot express.
+    """
+    if ctranslate2 is None:
+        raise MissingExtraError("--to ctranslate2 needs CTranslate2, not installed: pip install 'multistride[bench]'")
+    _specification(model).save(str(place))
 
 
 def installed_version() -> str | None:

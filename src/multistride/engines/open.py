@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from multistride.data.vocab import Vocabulary
 from multistride.engines.eager import EagerStepModel
-from multistride.errors import UsageError
+from multistride.errors import MissingExtraError, UsageError
 from multistride.model.step import M, StepModel
 from multistride.model.transformer import Transformer
+from multistride.model.weights import is_export
 
-ENGINES = ("eager",)
+ENGINES = ("eager", "int8", "auto")
 """The names that `open_engine` knows."""
 
 
@@ -36,14 +39,55 @@ def open_engine(
 ) -> Engine[Any]:
     """The engine called `name`, with the weights of `model` on the device where they are.
 
-    `report` hears, in one line, what `auto` picked. Raises `UsageError` for an unknown name, or an engine that cannot
-    run this model or on this machine; `MissingExtraError` if the engine needs a library that is not installed.
+    `auto` is the fastest that runs here; `report` hears in one line which one it is, and why. Raises `UsageError`
+    for an unknown name, or an engine that cannot run this model or on this machine; `MissingExtraError` if the engine
+    needs a library that is not installed.
     """
     check_engine(name)
-    return EagerStepModel(model)
+    if name == "int8":
+        return _int8(model)
+    return _fastest(model, report) if name == "auto" else EagerStepModel(model)
+
+
+def open_export(
+    directory: Path | str, name: str, *, report: Callable[[str], None] = lambda line: None
+) -> tuple[Engine[Any], Vocabulary] | None:
+    """The engine and vocabulary in a directory that `multistride export` wrote; None if it is none, or not asked for.
+
+    Raises `DataError` for a damaged export or one for another version; otherwise as `open_engine` does.
+    """
+    if name not in ("int8", "auto") or not is_export(directory):
+        return None
+    from multistride.engines.int8_export import read_int8
+
+    engine, vocabulary = read_int8(directory)
+    if name == "auto":
+        report(f"engine: {engine.name}, {engine.precision}")
+    return engine, vocabulary
 
 
 def check_engine(name: str) -> None:
     """Raise `UsageError` unless there is an engine of this name."""
     if name not in ENGINES:
         raise UsageError(f"engine {name!r} was asked for; allowed are {', '.join(ENGINES)}: choose one of them")
+
+
+def _int8(model: Transformer) -> Engine[Any]:
+    from multistride.engines.int8 import check_int8, quantise
+
+    check_int8()
+    if model.target_embedding.weight.device.type != "cpu":
+        raise UsageError(
+            "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or --engine eager"
+        )
+    return quantise(model)
+
+
+def _fastest(model: Transformer, report: Callable[[str], None]) -> Engine[Any]:
+    try:
+        engine = _int8(model)
+    except (MissingExtraError, UsageError) as error:
+        report(f"engine: eager, because {error}")
+        return EagerStepModel(model)
+    report(f"engine: {engine.name}, {engine.precision}")
+    return engine

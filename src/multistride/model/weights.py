@@ -30,6 +30,9 @@ CALIBRATION = "calibration.json"
 
 Stored = TypeVar("Stored", bound=BaseModel)
 
+INT8_MANIFEST = "int8.json"
+"""What marks a directory as an int8 export, which holds no float32 weights."""
+
 
 def save_model(
     directory: Path | str,
@@ -65,6 +68,11 @@ def save_model(
         beside(place)
 
 
+def is_export(directory: Path | str) -> bool:
+    """Whether a directory holds an int8 export, and no float32 weights."""
+    return (Path(directory) / INT8_MANIFEST).is_file() and not (Path(directory) / WEIGHTS).is_file()
+
+
 def load_config(directory: Path | str) -> TransformerConfig:
     """The configuration of a model directory. Raises `DataError` if it is none."""
     path = Path(directory) / CONFIG
@@ -93,11 +101,17 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
     try:
         tensors = load_file(path)
     except FileNotFoundError as error:
+        if (path.parent / INT8_MANIFEST).is_file():
+            raise DataError(
+                f"{directory} is an int8 export, which holds no float32 weights: give --engine int8, "
+                "or the model directory it was exported from"
+            ) from error
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+    _check_width(path, config, tensors)
+    model = Transformer(config)  # not on the device "meta", which would import all of torch's compiler
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -105,7 +119,6 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing')}: use the two files of one model"
         )
-    model = Transformer(config)
     model.load_state_dict(tensors)
     vocabulary = Vocabulary.load(directory)
     if len(vocabulary) != config.vocabulary_size:
@@ -114,6 +127,16 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             "use the files of one model"
         )
     return model.float().to(device).eval(), vocabulary
+
+
+def _check_width(path: Path, config: TransformerConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse a configuration that is far from the weights before a model of its size is made."""
+    name, expected = "target_embedding.weight", (config.vocabulary_size, config.hidden_size)
+    found = tuple(tensors[name].shape) if name in tensors else "missing"
+    if found != expected:
+        raise DataError(
+            f"{path} does not fit {CONFIG}: {name} is {found}, expected {expected}: use the two files of one model"
+        )
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:
