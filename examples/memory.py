@@ -3,11 +3,11 @@
 PyTorch's allocator is watched, so every tensor counts; the sentences are made to run to the same length. A beam of B
 is compared with B times as many sentences, sampling with sampling.
 
-Example: python examples/memory.py --batch-size 32 --length 32
+Example: python examples/memory.py --batch-size 32 --length 40
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -85,30 +85,28 @@ def weight_bytes(engine: Endless) -> int:
 
 
 def measure(
-    model: multistride.Translator, batch: int, length: int, ways: dict[str, dict[str, Any]] = WAYS
-) -> dict[str, tuple[int, float, float]]:
-    """For each way: peak bytes, and its ratio to K=1 of the same batch and length without and with the weights."""
+    model: multistride.Translator, batch: int, length: int, ways: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, int, float, float]]:
+    """For each way: peak bytes, and their ratio to K=1 of the same batch and length without and with the weights."""
     engine = Endless(model.engine.model)
     weights, [source] = weight_bytes(engine), model.vocabulary.encode([TEXT])
     decoding_peak(engine, source, 1, 4, {})  # what is allocated once
-    rows = {}
+    alike: dict[tuple[int, float], int] = {}
     for name, choices in ways.items():
-        same = {"temperature": choices.get("temperature", 0.0)}
-        alike = decoding_peak(engine, source, batch * choices.get("beam", 1), length, same)
-        found = decoding_peak(engine, source, batch, length, choices)
-        rows[name] = (found, found / alike, (found + weights) / (alike + weights))
-    return rows
+        rows, temperature = batch * choices.get("beam", 1), choices.get("temperature", 0.0)
+        if (rows, temperature) not in alike:
+            alike[rows, temperature] = decoding_peak(engine, source, rows, length, {"temperature": temperature})
+        one, found = alike[rows, temperature], decoding_peak(engine, source, batch, length, choices)
+        yield name, found, found / one, (found + weights) / (one + weights)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--length", type=int, default=40)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print("| way | peak MB beyond the weights | to K=1 | to K=1, with the weights |\n| --- | --: | --: | --: |")
-    for name, (found, alone, together) in measure(
-        multistride.load(asked.model), asked.batch_size, asked.length
-    ).items():
-        print(f"| {name} | {found / 1e6:.1f} | {alone:.2f} | {together:.2f} |")
+    for name, found, alone, together in measure(multistride.load(asked.model), asked.batch_size, asked.length, WAYS):
+        print(f"| {name} | {found / 1e6:.1f} | {alone:.2f} | {together:.2f} |", flush=True)

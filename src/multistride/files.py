@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,14 +90,15 @@ class Journal:
 
     def write(self, piece: str) -> None:
         """Append a piece, at once. A disk that fills up in the middle of it leaves the file without it."""
-        rest = piece.encode("utf-8")
+        rest = whole = piece.encode("utf-8")
         with _write_errors(self._path, kept="what was written before is whole"):
             try:
                 while rest:
                     rest = rest[self._file.write(rest) :]
-                self._whole = self._file.tell()
+                self._whole += len(whole)
             except BaseException:
-                self._file.truncate(self._whole)
+                with suppress(OSError):  # a pipe or a terminal cannot be cut
+                    self._file.truncate(self._whole)
                 raise
 
 

@@ -82,7 +82,7 @@ def begun(command, parts):
 @pytest.fixture
 def source(work, tmp_path):
     """Many lines, one of them no UTF-8."""
-    lines = (work / "train.source").read_bytes().splitlines() * 8
+    lines = (work / "train.source").read_bytes().splitlines() * 3
     lines[1] = b"\xff\xfe"
     (tmp_path / "source").write_bytes(b"".join(line + b"\n" for line in lines))
     return tmp_path / "source"

@@ -38,7 +38,7 @@ from multistride.decode.markov import CANDIDATES, correct, distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.prefix import Prefix, read_prefix
-from multistride.decode.state import Group, Hypothesis, StopRule
+from multistride.decode.state import Group, Hypothesis, StopRule, goes_on
 from multistride.groups import NO_LABEL, Slots, step_slots
 from multistride.model.step import M, StepModel
 
@@ -68,7 +68,7 @@ class BeamState:
         options: DecodeOptions,
         wanted: int,
         end_token: int,
-        stopped: StopRule = lambda known, new: None,
+        stopped: StopRule = goes_on,
     ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
         self.finished: list[list[Ranked]] = [[] for _ in limits]
@@ -162,6 +162,8 @@ class BeamState:
 
     def _stopping(self, going: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
         """Which of the hypotheses `going` on have just completed a stop text."""
+        if self._stopped is goes_on:
+            return torch.zeros_like(going)
         written = self._tokens[going].tolist()
         stops = [self._stopped(tokens[:-1], tokens[-1:]) is not None for tokens in written]
         return torch.zeros_like(going).masked_scatter(going, torch.tensor(stops, dtype=torch.bool))

@@ -20,7 +20,7 @@ from torch import Tensor
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
-from multistride.decode.state import DecodeState, StopRule
+from multistride.decode.state import DecodeState, StopRule, goes_on
 from multistride.decode.wording import Barring, banned_texts, no_repeat, stop_texts
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL
@@ -44,7 +44,7 @@ class Constraints:
     """
 
     prefix: tuple[int, ...] = ()
-    stopped: StopRule = lambda known, new: None
+    stopped: StopRule = goes_on
     permitted: Permitted | None = None
 
 

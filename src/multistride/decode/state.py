@@ -27,6 +27,11 @@ StopRule = Callable[[list[int], list[int]], int | None]
 """Tokens known and new, to how many of the new ones belong to a sentence that a stop text ends; None: it goes on."""
 
 
+def goes_on(known: list[int], new: list[int]) -> int | None:
+    """The stop rule where there is no stop text."""
+    return None
+
+
 @dataclass(frozen=True)
 class Group:
     """What one step wrote into one sentence: of `group_size` tokens proposed those that were kept.
@@ -80,9 +85,7 @@ class Hypothesis:
 class DecodeState:
     """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits it."""
 
-    def __init__(
-        self, limits: list[int], start_token: int, end_token: int, stopped: StopRule = lambda known, new: None
-    ) -> None:
+    def __init__(self, limits: list[int], start_token: int, end_token: int, stopped: StopRule = goes_on) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
