@@ -20,10 +20,10 @@ from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.decode.strategy import Measured
 from multistride.device import pick_device
+from multistride.engines.open import Engine, check_engine, open_engine
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.weights import WEIGHTS, load_calibration, load_model
 from multistride.shipped import DEFAULT
 
@@ -61,20 +61,28 @@ class StreamedGroup:
 class Translator:
     """A model with its vocabulary."""
 
-    def __init__(self, engine: EagerStepModel, vocabulary: Vocabulary, directory: Path | None = None) -> None:
+    def __init__(self, engine: Engine[Any], vocabulary: Vocabulary, directory: Path | None = None) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
         self.directory = directory
 
     @classmethod
-    def load(cls, directory: Path | str | None = None, device: str = "auto") -> Translator:
-        """Read a model directory; None: the one that ships.
+    def load(
+        cls,
+        directory: Path | str | None = None,
+        device: str = "auto",
+        engine: str = "eager",
+        report: Callable[[str], None] = lambda line: None,
+    ) -> Translator:
+        """Read a model directory; None: the one that ships. `report` hears what engine `auto` picked.
 
-        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device.
+        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or engine, and
+        `MissingExtraError` for an engine that needs a library that is not installed.
         """
+        check_engine(engine)
         place = DEFAULT if directory is None else Path(directory)
         model, vocabulary = load_model(place, pick_device(device))
-        return cls(EagerStepModel(model), vocabulary, place)
+        return cls(open_engine(model, engine, report=report), vocabulary, place)
 
     @property
     def config(self) -> TransformerConfig:
@@ -103,8 +111,7 @@ class Translator:
             layout = costly_layout(options, self.config)
             if layout not in self.measured.costs:
                 digest = sha256(self.directory / WEIGHTS) if self.directory else ""
-                engine = type(self.engine).__name__
-                costs = cached_costs(self.engine, engine, layout, options.batch_size, digest, report)
+                costs = cached_costs(self.engine, self.engine.name, layout, options.batch_size, digest, report)
                 self.measured.costs[layout] = costs
         if not auto or options.policy == "cost-model":  # the policy chooses anew in every step
             return options
@@ -232,12 +239,12 @@ class Translator:
             )
 
 
-def load(path: Path | str | None = None, device: str = "auto") -> Translator:
+def load(path: Path | str | None = None, device: str = "auto", engine: str = "eager") -> Translator:
     """The model in a directory that `multistride train` wrote; None: the English-German one that ships.
 
-    Raises `DataError` if the directory is no model directory.
+    Raises as `Translator.load` does.
     """
-    return Translator.load(path, device)
+    return Translator.load(path, device, engine)
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -6,8 +6,8 @@ import pytest
 from multistride.decode.calibration import CERTAIN
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.engines.eager import EagerStepModel
 from multistride.evaluate.calibrate import fit, judge, kept_shares
-from multistride.model.step import EagerStepModel
 
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}
 

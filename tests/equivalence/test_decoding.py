@@ -9,8 +9,9 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
 from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
-from multistride.model.step import EagerStepModel, UncachedStepModel
+from multistride.model.step import UncachedStepModel
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 

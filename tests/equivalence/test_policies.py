@@ -8,8 +8,9 @@ from multistride.decode.corpus import decode_corpus
 from multistride.decode.cost import StepCosts
 from multistride.decode.options import DecodeOptions
 from multistride.decode.strategy import Measured
+from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
-from multistride.model.step import EagerStepModel, UncachedStepModel
+from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 few = settings(max_examples=12, deadline=None, derandomize=True)

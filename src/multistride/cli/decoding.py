@@ -10,6 +10,7 @@ import typer
 from multistride.cli.options import (
     BeamOption,
     DeviceOption,
+    EngineOption,
     GroupSizesOption,
     JsonOption,
     LayoutOption,
@@ -48,6 +49,7 @@ def translate(
         Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")] = None,
+    engine: EngineOption = "eager",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     show_groups: Annotated[
@@ -75,7 +77,7 @@ def translate(
     from multistride.translator import Translator
 
     set_threads(threads)
-    translator = Translator.load(model, device)
+    translator = Translator.load(model, device, engine, say)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     search = {"mode": mode, "threshold": threshold, "policy": policy, "layout": layout, "beam": beam}
     together = 1 if stream else batch_size
@@ -144,6 +146,7 @@ def evaluate(
     examples: Annotated[int, typer.Option(min=0, help="Worked examples kept in the result.")] = 3,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first lines.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the result object to this file as well.")] = None,
+    engine: EngineOption = "eager",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -173,7 +176,7 @@ def evaluate(
     measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}
     request = validate(EvaluationRequest, {**files, **decoding, **amounts, **measures}, "evaluate")
     set_threads(threads)
-    result = measure(request, Translator.load(model, device), say)
+    result = measure(request, Translator.load(model, device, engine, say), say)
     if output is not None:
         write_json(output, result.model_dump(mode="json"))
         say(f"written: {output}")

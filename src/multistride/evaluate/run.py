@@ -21,7 +21,7 @@ from multistride.evaluate.positions import measure_places
 from multistride.evaluate.quality import identical_share, measure_quality, repetition_by_border, repetition_rate
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
-from multistride.model.weights import WEIGHTS
+from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.results import EvaluationResult, Example, ExampleOutput, Measurement, PlaceMeasurement
 from multistride.translator import Translator
 from multistride.version import __version__
@@ -166,7 +166,7 @@ def _measurement(
         group_size=group_size,
         mode=request.mode,
         beam=request.beam,
-        engine="eager",
+        engine=translator.engine.name,
         bleu=quality.bleu,
         bleu_signature=quality.bleu_signature,
         chrf=quality.chrf,
@@ -199,6 +199,7 @@ def _settings(
         "model_sha256": sha256(request.model / WEIGHTS),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
+        "provenance": load_provenance(request.model),
         "source": str(request.source),
         "source_sha256": sha256(request.source),
         "reference": str(request.reference),
@@ -212,7 +213,7 @@ def _settings(
         "threads": torch.get_num_threads(),
         "device": str(translator.engine.device),
         "cpu": cpu_name(),
-        "precision": "float32",
+        "precision": translator.engine.precision,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "multistride": __version__,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from multistride.decode.profile import cached_costs, profile
+from multistride.engines.eager import EagerStepModel
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 

@@ -10,10 +10,10 @@ from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines import ctranslate2 as engine_module
 from multistride.engines.ctranslate2 import CTranslate2Engine
+from multistride.engines.eager import EagerStepModel
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 VOCABULARY = 40

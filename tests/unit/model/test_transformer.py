@@ -9,9 +9,9 @@ from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
 from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, lookahead, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 START, END = 1, 2
