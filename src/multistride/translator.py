@@ -10,7 +10,7 @@ from typing import Any
 
 from multistride.data.detokenize import TextStream, one_line
 from multistride.data.vocab import Vocabulary
-from multistride.decode.auto import best, costly_layout, explained, offers
+from multistride.decode.auto import best, check_auto, costly_layout, explained, offers
 from multistride.decode.calibration import Calibration
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.loop import begin_batch
@@ -107,6 +107,8 @@ class Translator:
         largest = max(self.config.group_sizes)
         auto = group_size == "auto"
         options = DecodeOptions.made(group_size=largest if auto else group_size, **choices).checked(self.config)
+        if auto and options.policy != "cost-model":
+            check_auto(options, self.measured)
         if auto or options.policy == "cost-model":
             layout = costly_layout(options, self.config)
             if layout not in self.measured.costs:
