@@ -10,7 +10,7 @@ from typing import Any
 
 from multistride.data.detokenize import TextStream, one_line, until
 from multistride.data.vocab import Vocabulary
-from multistride.decode.auto import best, costly_layout, explained, offers
+from multistride.decode.auto import best, check_auto, costly_layout, explained, offers
 from multistride.decode.calibration import Calibration
 from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
@@ -111,12 +111,13 @@ class Translator:
         largest = max(self.config.group_sizes)
         auto = group_size == "auto"
         options = DecodeOptions.made(group_size=largest if auto else group_size, **choices).checked(self.config)
+        if auto and options.policy != "cost-model":
+            check_auto(options, self.measured)
         if auto or options.policy == "cost-model":
             layout = costly_layout(options, self.config)
             if layout not in self.measured.costs:
                 digest = sha256(self.directory / WEIGHTS) if self.directory else ""
-                engine = self.engine.name
-                costs = cached_costs(self.engine, engine, layout, options.batch_size, digest, report)
+                costs = cached_costs(self.engine, self.engine.name, layout, options.batch_size, digest, report)
                 self.measured.costs[layout] = costs
         if not auto or options.policy == "cost-model":  # the policy chooses anew in every step
             return options

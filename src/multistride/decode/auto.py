@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from multistride.decode.calibration import Calibration
 from multistride.decode.options import DecodeOptions, Layout
 from multistride.decode.strategy import Measured, layout_for
 from multistride.errors import UsageError
@@ -30,21 +31,26 @@ class Offer(NamedTuple):
         return self.tokens / self.milliseconds
 
 
-def offers(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> list[Offer]:
-    """Every trained group size as an offer, for batches of `options.batch_size` decoded as the other options say.
-
-    Raises `UsageError` with a beam or with sampling, and for a model that was not calibrated.
-    """
+def check_auto(options: DecodeOptions, measured: Measured) -> Calibration:
+    """The calibration that the choice needs. Raises `UsageError` if there is none, with a beam, or with sampling."""
     if options.beam > 1 or options.temperature > 0:
         other = f"beam {options.beam}" if options.beam > 1 else f"temperature {options.temperature}"
         raise UsageError(f"group size auto is measured on greedy decoding, and {other} was asked for: give a number")
-    layout = costly_layout(options, config)
-    calibration, costs = measured.calibration, measured.costs.get(layout)
-    if calibration is None or costs is None:
+    if measured.calibration is None:
         raise UsageError(
             "group size auto needs to know how often groups are right, and this model was not calibrated: "
             "run `multistride calibrate` on it, or give a number"
         )
+    return measured.calibration
+
+
+def offers(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> list[Offer]:
+    """Every trained group size as an offer, for batches of `options.batch_size` decoded as the other options say.
+
+    The costs of the layout must have been measured. Raises `UsageError` as `check_auto` does.
+    """
+    calibration, layout = check_auto(options, measured), costly_layout(options, config)
+    costs = measured.costs[layout]
     found = []
     for size in config.group_sizes:
         right = calibration.right_shares(layout, size)
