@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Literal
@@ -48,10 +49,16 @@ def cpu_name() -> str:
 def set_threads(count: int | None) -> int:
     """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use."""
     if count is not None:
-        if count < 1:
-            raise UsageError(f"--threads is {count}; give 1 or more")
+        check_threads(count)
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def check_threads(count: int) -> None:
+    """Raise `UsageError` unless this process has so many processors."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not 1 <= count <= cores:
+        raise UsageError(f"--threads is {count}; this machine has {cores} cores: give 1 to {cores}")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -8,6 +8,7 @@ import typer
 
 from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, score, translate
+from multistride.cli.measuring import bench
 from multistride.cli.showing import inspect, report
 from multistride.cli.training import average, train
 from multistride.console import leave, run
@@ -41,7 +42,7 @@ def _options(
         typer.echo(context.get_help())
 
 
-for _verb in (prepare, distill, train, average, translate, score, evaluate, report, inspect):
+for _verb in (prepare, distill, train, average, translate, score, evaluate, bench, report, inspect):
     app.command()(_verb)
 
 

@@ -12,7 +12,7 @@ from multistride.console import print_json, say
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="A result file that `evaluate --output` wrote.")],
+    results: Annotated[Path, typer.Argument(help="A result file of `evaluate` or `bench`.")],
     page: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Write the quality-latency picture (SVG).")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -23,10 +23,9 @@ def report(
 
     Example: multistride report results/multi30k-foundation.json --page multi30k.html
     """
-    from multistride.report.results import read_results
-    from multistride.report.show import show
+    from multistride.report.show import show_file
 
-    show(read_results(results), page, figure, markdown, say)
+    show_file(results, page, figure, markdown, say)
 
 
 def inspect(

@@ -68,7 +68,8 @@ def _converted(model: Transformer) -> Any:
     config = model.config
     if not config.encoder_layers:
         raise UsageError(
-            "the baseline transformers-float32 was asked for, but this model has no encoder: leave it out of --against"
+            "the baseline transformers-float32 was asked for, but this model has no encoder: "
+            "leave it out of --against"
         )
     before = config.norm == "pre"
     names = ("PegasusConfig", "PegasusForConditionalGeneration") if before else ("MarianConfig", "MarianMTModel")
