@@ -25,10 +25,10 @@ class Timing(Decoding):
     """One contender at one batch size.
 
     `ms_per_sentence` is that of the median round, its spread the fastest and the slowest; the percentiles are over
-    batches, each the median of its rounds over its sentences. Quality is that of the sentences that were timed, None without a reference.
-    `memory_peak_mb` is the size of the contender's process while it decoded, `memory_libraries_mb` its size before
-    a model was opened (2**20 bytes). `bandwidth_fraction` is the share of the measured memory bandwidth that reading
-    the weights took; above 1 they were read from a cache.
+    batches, each the median of its rounds over its sentences. Quality is that of the sentences that were timed, None
+    without a reference. `memory_peak_mb` is the size of the contender's process while it decoded,
+    `memory_libraries_mb` its size before a model was opened (2**20 bytes). `bandwidth_fraction` is the share of the
+    measured memory bandwidth that reading the weights took; above 1 they were read from a cache.
     """
 
     batch_size: Count

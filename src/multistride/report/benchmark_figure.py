@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from multistride.errors import UsageError
-from multistride.report.benchmark import BenchmarkResult, Timing
+from multistride.report.benchmark import OWN, BenchmarkResult, Timing
 from multistride.report.figures import (
     COLOURS,
     FAINT,
     INK,
     STYLE,
     blank_figure,
+    box_around,
     check_drawing,
     drawing,
     quiet_axes,
+    settle,
     svg_text,
 )
 
@@ -52,7 +54,7 @@ def benchmark_figure(result: BenchmarkResult) -> str:
         _draw_words(figure, result)
         width = 0.93 / len(sizes)
         for number, size in enumerate(sizes):
-            axes = figure.add_axes((0.06 + number * width, 0.3, width - 0.045, 0.5))
+            axes = figure.add_axes((0.075 + number * width, 0.31, width - 0.06, 0.49))
             _draw_panel(axes, result, size, first=number == 0)
         _draw_legend(figure)
         return svg_text(figure)
@@ -88,13 +90,10 @@ def _draw_words(figure: Any, result: BenchmarkResult) -> None:
 def _draw_panel(axes: Any, result: BenchmarkResult, batch_size: int, first: bool) -> None:
     """One batch size: our lines, joined in order of K, and the baselines."""
     own = [row for row in result.results if row.batch_size == batch_size and row.bleu is not None]
-    others = [
-        row
-        for row in result.baselines
-        if row.batch_size == batch_size and row.bleu is not None and row.name != "own-k1"
-    ]
-    everything: list[Timing] = [*own, *others]
+    others = [row for row in result.baselines if row.batch_size == batch_size and row.name != OWN]
+    everything: list[Timing] = [*own, *(row for row in others if row.bleu is not None)]
     front = dict(zip(map(id, everything), pareto(everything), strict=True))
+    labels = []
     for index, (engine, mode) in enumerate(dict.fromkeys((row.engine, row.mode) for row in own)):
         rows = sorted(
             (row for row in own if (row.engine, row.mode) == (engine, mode)), key=lambda row: row.group_size
@@ -103,17 +102,38 @@ def _draw_panel(axes: Any, result: BenchmarkResult, batch_size: int, first: bool
         label = f"{mode}, {engine}"
         axes.plot([row.ms_per_sentence for row in rows], [row.bleu for row in rows], color=colour, label=label)
         for row in rows:
-            _point(axes, row, colour, "o", front[id(row)], f"{row.group_size}")
-    for other in others:
-        _point(axes, other, INK, "s", front[id(other)], other.name)
+            _point(axes, row, colour, "o", front[id(row)])
+            labels.append((f"K={row.group_size}", row, colour))
+    for place, name in enumerate(name for name in result.baseline_names if name != OWN):
+        for other in (row for row in others if row.name == name and row.bleu is not None):
+            _point(axes, other, INK, _MARKERS[place % len(_MARKERS)], front[id(other)], name)
+    _dress(axes, batch_size, [row.ms_per_sentence for row in everything], first)
+    _draw_labels(axes, labels, everything)
+
+
+_MARKERS = "sD^vP"
+"""Of the baselines, in order."""
+
+
+def _dress(axes: Any, batch_size: int, times: Sequence[float], first: bool) -> None:
     axes.set_xscale("log")
     axes.set_title(f"batch {batch_size}", fontsize=10, loc="left", color=INK)
     axes.set_xlabel("ms per sentence — further left is faster", fontsize=9)
     if first:
         axes.set_ylabel("BLEU (0–100)", fontsize=10)
     quiet_axes(axes)
-    _plain_ticks(axes, [row.ms_per_sentence for row in everything])
-    axes.margins(x=0.18, y=0.16)
+    _plain_ticks(axes, times)
+    axes.margins(x=0.12, y=0.16)
+
+
+def _draw_labels(axes: Any, labels: Sequence[tuple[str, Timing, str]], points: Sequence[Timing]) -> None:
+    """Write "K=…" beside our points, where it covers no point and no other label."""
+    places = axes.transData.transform([(row.ms_per_sentence, row.bleu) for row in points])
+    taken = [box_around(x, y, 12) for x, y in places]
+    for text, row, colour in labels:
+        place = (row.ms_per_sentence, row.bleu)
+        label = axes.annotate(text, place, xytext=(0, 8), textcoords="offset points", fontsize=8, color=colour)
+        taken.append(settle(label, taken, axes.bbox))
 
 
 def _plain_ticks(axes: Any, values: Sequence[float]) -> None:
@@ -124,14 +144,18 @@ def _plain_ticks(axes: Any, values: Sequence[float]) -> None:
     axes.minorticks_off()
 
 
-def _point(axes: Any, row: Timing, colour: str, marker: str, filled: bool, label: str) -> None:
+def _point(axes: Any, row: Timing, colour: str, marker: str, filled: bool, label: str | None = None) -> None:
     face = colour if filled else "white"
-    axes.plot([row.ms_per_sentence], [row.bleu], marker, color=colour, markerfacecolor=face, markersize=6)
-    name = f"K={label}" if label.isdigit() else label
-    axes.annotate(
-        name, (row.ms_per_sentence, row.bleu), xytext=(0, 8), textcoords="offset points", fontsize=7.5, color=colour,
-        ha="center",
-    )  # fmt: skip
+    axes.plot(
+        [row.ms_per_sentence],
+        [row.bleu],
+        marker,
+        color=colour,
+        markerfacecolor=face,
+        markersize=6.5,
+        zorder=3,
+        label=label,
+    )
 
 
 def _draw_legend(figure: Any) -> None:
@@ -140,7 +164,14 @@ def _draw_legend(figure: Any) -> None:
     for axes in figure.axes:
         found.update(dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True)))
     figure.legend(
-        list(found.values()), list(found), fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.015, 0.09),
-        ncols=4,
-        title="filled: on the Pareto front; squares: other programs", title_fontsize=8, alignment="left",
-    )  # fmt: skip
+        list(found.values()),
+        list(found),
+        fontsize=8,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0.01, 0.075),
+        ncols=2 * len(figure.axes),
+        title="filled: on the Pareto front of this picture",
+        title_fontsize=8,
+        alignment="left",
+    )
