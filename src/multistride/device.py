@@ -46,6 +46,16 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def multiplies_int8() -> bool:
+    """Whether the CPU adds up products of 8-bit integers without overflow; x86 without VNNI does not.
+
+    Older x86 instructions add two products in 16 bits, which saturate. ARM has no such trap.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return True
+    return "avx512_vnni" in _cpu_info() or "avx_vnni" in _cpu_info()
+
+
 def set_threads(count: int | None) -> int:
     """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use."""
     if count is not None:

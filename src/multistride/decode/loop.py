@@ -10,7 +10,7 @@ from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all, confident_prefix
 from multistride.decode.exact import decode_exact
-from multistride.decode.markov import greedy_for
+from multistride.decode.markov import proposer
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picker
 from multistride.decode.sample import request_seed, sampler
@@ -27,18 +27,18 @@ def decode(
     lengths: Int[Tensor, "B"] | None,
     state: DecodeState,
     group_size: GroupSize,
-    pick: Picker,
+    pick: Picker | None = None,
     accept: Acceptor = accept_all,
 ) -> Iterator[list[Hypothesis]]:
     """Write groups until every sentence is over; after each step, yield the sentences it wrote into.
 
-    `source` is None for a causal model. The result is in `state.hypotheses`.
+    `source` is None for a causal model, `pick` for the most probable tokens. The result is in `state.hypotheses`.
     """
+    propose = proposer(model, pick)
     memory = model.start(source, lengths)
     while not state.done:
         began, size = time.perf_counter(), group_size(state)
-        logits = model.step(state.slots(size), memory)  # propose
-        picked = pick(logits[:, -size:])
+        picked = propose(state.slots(size), memory, size)  # propose and pick
         kept = accept(picked)
         yield state.commit(picked, kept, size, 1000 * (time.perf_counter() - began))
         if (stay := state.leave()) is not None and not state.done:
@@ -58,7 +58,7 @@ def begin_batch(
     if options.mode == "exact":
         return state, decode_exact(model, source, lengths, state, options.group_size)
     accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
-    pick = greedy_for(config, model.markov)
+    pick: Picker | None = None
     if options.temperature > 0:
         seeds = [
             request_seed(options.seed, row[:length])

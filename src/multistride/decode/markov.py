@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked, Picker, greedy, leading, shortlist, without_symbols
-from multistride.groups import NO_LABEL
+from multistride.groups import NO_LABEL, Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
+from multistride.model.step import GreedyStepModel, M, StepModel
 
 ChainedPicker = Callable[[Float[Tensor, "R K V"], Int[Tensor, "R"]], Picked]
 """Logits of slots in a row, and the token before the first of them, to tokens."""
@@ -29,6 +30,17 @@ CANDIDATES = 32
 def greedy_for(config: TransformerConfig, head: MarkovHead | None) -> Picker:
     """The greedy picker of a model: with its Markov head where it has one."""
     return greedy(config) if head is None else markov_greedy(config, head)
+
+
+def proposer(model: StepModel[M], pick: Picker | None) -> Callable[[Slots, M, int], Picked]:
+    """What makes tokens of slots, given how many of the last slots are asked.
+
+    `pick` of the logits; None for the most probable tokens, which an engine may have a way of its own to.
+    """
+    if pick is None and isinstance(model, GreedyStepModel):
+        return lambda slots, memory, size: Picked(*model.step_greedy(slots, memory, size))
+    picker = greedy_for(model.config, model.markov) if pick is None else pick
+    return lambda slots, memory, size: picker(model.step(slots, memory)[:, -size:])
 
 
 def markov_greedy(config: TransformerConfig, head: MarkovHead, candidates: int = CANDIDATES) -> Picker:
@@ -52,20 +64,32 @@ def chained(config: TransformerConfig, head: MarkovHead | None, candidates: int 
         return lambda logits, previous: alone(logits)
     listed = shortlist(config)
 
-    @torch.inference_mode()
     def pick(logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"]) -> Picked:
-        tokens: list[Tensor] = []
-        chosen: list[Tensor] = []
-        candidate, plain = listed(logits, candidates)
-        for slot in range(logits.shape[1]):
-            before = tokens[-1] if tokens else previous
-            corrected = correct(head, before, candidate[:, slot], plain[:, slot])
-            best, index = corrected.max(dim=-1)
-            tokens.append(candidate[:, slot].gather(1, index[:, None]).squeeze(1))
-            chosen.append(best)
-        return Picked(torch.stack(tokens, 1), torch.stack(chosen, 1))
+        return follow(head, *listed(logits, candidates), previous)
 
     return pick
+
+
+@torch.inference_mode()
+def follow(
+    head: MarkovHead,
+    candidates: Int[Tensor, "R K C"],
+    plain: Float[Tensor, "R K C"],
+    previous: Int[Tensor, "R"] | None,
+) -> Picked:
+    """The best of the candidates of each slot, corrected by the token picked before; the first by `previous`.
+
+    Without a previous token (None) the first slot is not corrected. `plain` are log-probabilities, best first.
+    """
+    tokens: list[Tensor] = []
+    chosen: list[Tensor] = []
+    for slot in range(candidates.shape[1]):
+        before = tokens[-1] if tokens else previous
+        scores = plain[:, slot] if before is None else correct(head, before, candidates[:, slot], plain[:, slot])
+        best, index = scores.max(dim=-1)
+        tokens.append(candidates[:, slot].gather(1, index[:, None]).squeeze(1))
+        chosen.append(best)
+    return Picked(torch.stack(tokens, 1), torch.stack(chosen, 1))
 
 
 def correct(

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import torch
 
 from multistride.engines.eager import EagerStepModel
-from multistride.errors import UsageError
+from multistride.errors import MissingExtraError, UsageError
 from multistride.model.step import M, StepModel
 from multistride.model.transformer import Transformer
 
-ENGINES = ("eager",)
+ENGINES = ("eager", "int8", "gpu", "auto")
 """The names that `open_engine` knows."""
 
 
@@ -36,14 +36,48 @@ def open_engine(
 ) -> Engine[Any]:
     """The engine called `name`, with the weights of `model` on the device where they are.
 
-    `report` hears, in one line, what `auto` picked. Raises `UsageError` for an unknown name, or an engine that cannot
-    run this model or on this machine; `MissingExtraError` if the engine needs a library that is not installed.
+    `auto` is the fastest that runs here; `report` hears in one line which one it is, and why. Raises `UsageError`
+    for an unknown name, or an engine that cannot run this model or on this machine; `MissingExtraError` if the engine
+    needs a library that is not installed.
     """
     check_engine(name)
-    return EagerStepModel(model)
+    if name == "int8":
+        return _int8(model)
+    if name == "gpu":
+        return _gpu(model)
+    return _fastest(model, report) if name == "auto" else EagerStepModel(model)
 
 
 def check_engine(name: str) -> None:
     """Raise `UsageError` unless there is an engine of this name."""
     if name not in ENGINES:
         raise UsageError(f"engine {name!r} was asked for; allowed are {', '.join(ENGINES)}: choose one of them")
+
+
+def _int8(model: Transformer) -> Engine[Any]:
+    from multistride.engines.int8 import Int8StepModel, check_int8
+
+    check_int8()
+    if model.target_embedding.weight.device.type != "cpu":
+        raise UsageError(
+            "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or --engine eager"
+        )
+    return Int8StepModel(model)
+
+
+def _gpu(model: Transformer) -> Engine[Any]:
+    from multistride.engines.gpu import GpuStepModel, check_gpu
+
+    check_gpu(model)
+    return GpuStepModel(model)
+
+
+def _fastest(model: Transformer, report: Callable[[str], None]) -> Engine[Any]:
+    on_gpu = model.target_embedding.weight.device.type == "cuda"
+    try:
+        engine = _gpu(model) if on_gpu else _int8(model)
+    except (MissingExtraError, UsageError) as error:
+        report(f"engine: eager, because {error}")
+        return EagerStepModel(model)
+    report(f"engine: {engine.name}, {engine.precision}")
+    return engine

@@ -72,6 +72,48 @@ class LayerCache:
         return larger
 
 
+class CachedGroups:
+    """The groups of the slots in a cache, which say who sees whom, and where the holes in its rows are."""
+
+    def __init__(self) -> None:
+        self.table: Int[Tensor, "B M"] | None = None
+
+    @property
+    def length(self) -> int:
+        """Slots in the cache, padding included (M)."""
+        return 0 if self.table is None else self.table.shape[1]
+
+    def extend(self, group: Int[Tensor, "B N"]) -> Bool[Tensor, "B N M"] | None:
+        """Announce N new slots; return what they see of all slots, themselves included (None: all of it)."""
+        self.table = group if self.table is None else torch.cat([self.table, group], dim=1)
+        visible = visibility(group, self.table)
+        return None if visible.device.type == "cpu" and bool(visible.all()) else visible
+
+    def truncate(self, counts: Int[Tensor, "B"]) -> Int[Tensor, "B L"] | None:
+        """Forget the last `counts` slots of each row; `length` is then that of the longest row.
+
+        Rows that keep more leave holes in the others. Where holes are more than a few the rows are pushed together,
+        so that memory follows the longest row: returned are the places of the slots to keep, in their new order.
+        """
+        assert self.table is not None
+        kept = self.length - counts.to(self.table.device)
+        longest = int(kept.max())
+        past = torch.arange(longest, device=kept.device) >= kept[:, None]
+        self.table = self.table[:, :longest].masked_fill(past, PADDING_GROUP)
+        hole = self.table == PADDING_GROUP
+        needed = longest - int(hole.sum(1).min())
+        if longest - needed <= HOLES:
+            return None
+        order = hole.to(torch.uint8).sort(dim=1, stable=True).indices[:, :needed]
+        self.table = self.table.gather(1, order)
+        return order
+
+    def reorder(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep the given rows, in the given order."""
+        if self.table is not None:
+            self.table = self.table.index_select(0, rows.to(self.table.device))
+
+
 class DecoderCache:
     """The memory of one batch while it is decoded: a `LayerCache` a layer, the groups, and the source.
 
@@ -83,55 +125,36 @@ class DecoderCache:
         self.layers = [LayerCache() for _ in range(layers)]
         self.source = source
         self.source_mask = source_mask
-        self.group: Int[Tensor, "B M"] | None = None
+        self.groups = CachedGroups()
 
     @property
     def length(self) -> int:
         """Slots in the cache, padding included (M)."""
-        return 0 if self.group is None else self.group.shape[1]
+        return self.groups.length
 
     def extend(self, group: Int[Tensor, "B N"]) -> Bool[Tensor, "B 1 N M"] | None:
         """Announce N new slots; return what they see of all slots, themselves included (None: all of it)."""
-        self.group = group if self.group is None else torch.cat([self.group, group], dim=1)
-        visible = visibility(group, self.group)
-        if visible.device.type == "cpu" and bool(visible.all()):
-            return None
-        return visible[:, None]
+        visible = self.groups.extend(group)
+        return None if visible is None else visible[:, None]
 
     def truncate(self, counts: Int[Tensor, "B"]) -> None:
-        """Forget the last `counts` slots of each row. Rows that keep more leave holes in the others.
-
-        Where holes are more than a few the rows are pushed together, so that memory follows the longest row.
-        """
-        if self.group is None:
+        """Forget the last `counts` slots of each row."""
+        if self.groups.table is None:
             return
-        kept = self.length - counts.to(self.group.device)
-        longest = int(kept.max())
-        past = torch.arange(longest, device=kept.device) >= kept[:, None]
-        self.group = self.group[:, :longest].masked_fill(past, PADDING_GROUP)
+        order = self.groups.truncate(counts)
         for layer in self.layers:
-            layer.truncate(longest)
-        self._push_together()
-
-    def _push_together(self) -> None:
-        assert self.group is not None
-        hole = self.group == PADDING_GROUP
-        needed = self.length - int(hole.sum(1).min())
-        if self.length - needed <= HOLES:
-            return
-        order = hole.to(torch.uint8).sort(dim=1, stable=True).indices[:, :needed]
-        self.group = self.group.gather(1, order)
-        for layer in self.layers:
-            layer.rearrange(order)
+            if order is None:
+                layer.truncate(self.length)
+            else:
+                layer.rearrange(order)
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
-        if self.group is not None:
-            rows = rows.to(self.group.device)
+        if self.groups.table is not None:
+            rows = rows.to(self.groups.table.device)
+        self.groups.reorder(rows)
         for layer in self.layers:
             layer.reorder(rows)
         self.source = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in self.source]
         if self.source_mask is not None:
             self.source_mask = self.source_mask.index_select(0, rows)
-        if self.group is not None:
-            self.group = self.group.index_select(0, rows)

@@ -50,6 +50,18 @@ class StepModel(Protocol[M]):
         """Logits of the new slots, which join the memory."""
 
 
+@runtime_checkable
+class GreedyStepModel(StepModel[M], Protocol[M]):
+    """A model with a way of its own to the most probable tokens, cheaper than by logits of the whole vocabulary."""
+
+    def step_greedy(self, slots: Slots, memory: M, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+        """The token that greedy decoding picks in each of the last `size` slots, and its log-probability.
+
+        All slots join the memory. Tokens and numbers are those that `step` and the greedy picker give, but for
+        rounding.
+        """
+
+
 class UncachedMemory:
     """The oracle's memory: the source, and every slot so far."""
 

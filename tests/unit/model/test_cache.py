@@ -95,8 +95,8 @@ def test_decoder_cache_against_lists(sequence, batch, with_source):
             rows, names = [rows[row] for row in keep], [names[row] for row in keep]
             cache.reorder(torch.tensor(keep))
         assert cache.length == len(rows[0])
-        if cache.group is not None:
-            assert cache.group.tolist() == [[group for _, group in row] for row in rows]
+        if cache.groups.table is not None:
+            assert cache.groups.table.tolist() == [[group for _, group in row] for row in rows]
             assert {layer.length for layer in cache.layers} == {len(rows[0])}
     if with_source:
         assert cache.source_mask[:, 0, 0].tolist() == [[number % 2 == 0 for number in row] for row in names]
@@ -183,7 +183,7 @@ def test_ragged_truncation_does_not_waste_memory():
         cache.extend(torch.full((2, 5), step))
         cache.layers[0].append(new, new)
         cache.truncate(torch.tensor([4, 0] if step % 2 else [0, 4]))
-    real = int((cache.group != PADDING_GROUP).sum(1).max())
+    real = int((cache.groups.table != PADDING_GROUP).sum(1).max())
     assert real == 20 * 6
     assert cache.length <= real + HOLES
     assert cache.layers[0]._key.shape[2] <= 2 * FIRST_CAPACITY * 4

@@ -1,0 +1,150 @@
+"""The int8 engine says what the reference says, as nearly as 8 bits allow, and says it whatever the batch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.options import DecodeOptions
+from multistride.engines.eager import EagerStepModel
+from multistride.groups import PADDING_GROUP, Slots
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+
+int8 = pytest.importorskip("multistride.engines.int8", reason="the extra [int8] is not installed")
+
+TOLERANCE = 0.12
+"""The most by which logits may be off, on average, as a share of what they are on average."""
+
+GROUP_SIZES = (1, 2, 3, 4, 8)
+LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    return int8.Int8StepModel(model, threads=1)
+
+
+@pytest.fixture(scope="module")
+def causal():
+    """A decoder-only model with the other choices: GELU, untied, no encoder."""
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 2}
+    choices = {"activation": "gelu", "tie_embeddings": False, "group_sizes": GROUP_SIZES, "max_positions": 64}
+    return Transformer(TransformerConfig(vocabulary_size=40, **sizes, **choices)).eval()
+
+
+def off(found, expected):
+    """How far logits are from others, as a share of their size."""
+    return float((found - expected).abs().mean() / expected.abs().mean())
+
+
+def slots_at(generator, rows, width, border, group):
+    token = torch.randint(4, 40, (rows, width), generator=generator)
+    position = (border + torch.arange(width)).expand(rows, width)
+    return Slots(token, position, torch.full_like(token, width), torch.full_like(token, group))
+
+
+class Both:
+    """The reference and the int8 engine, led through the same steps."""
+
+    def __init__(self, model, engine, source, lengths):
+        self.engines = EagerStepModel(model), engine
+        self.memories = [each.start(source, lengths) for each in self.engines]
+
+    def step(self, slots):
+        pairs = zip(self.engines, self.memories, strict=True)
+        expected, found = (engine.step(slots, memory) for engine, memory in pairs)
+        real = slots.group != PADDING_GROUP
+        assert off(found[real], expected[real]) < TOLERANCE
+
+    def each(self, verb, rows):
+        for memory in self.memories:
+            getattr(memory, verb)(rows)
+
+
+@settings(deadline=None, max_examples=12)
+@given(data=st.data())
+def test_any_life_of_the_memory(model, engine, data):
+    # Guards: a cache that loses, doubles or mixes up slots when steps, truncations and reorderings follow each other.
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    rows = data.draw(st.integers(1, 4))
+    lengths = torch.randint(1, 8, (rows,), generator=generator)
+    source = torch.randint(4, 40, (rows, int(lengths.max())), generator=generator)
+    both = Both(model, engine, source, lengths)
+    cached = 0
+    for group in range(data.draw(st.integers(1, 8))):
+        width = data.draw(st.sampled_from((1, 2, 5)))
+        slots = slots_at(generator, rows, width, cached, group)
+        if data.draw(st.booleans()) and width > 1:  # padding on the left, as in a batch whose rows accept differently
+            slots = slots._replace(group=slots.group.index_fill(1, torch.tensor([0]), PADDING_GROUP))
+        both.step(slots)
+        cached += width
+        if data.draw(st.booleans()):
+            counts = torch.tensor([data.draw(st.integers(0, width - 1)) for _ in range(rows)])
+            both.each("truncate", counts)
+            cached -= int(counts.min())
+        if data.draw(st.booleans()):
+            kept = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=5))
+            both.each("reorder", torch.tensor(kept))
+            rows = len(kept)
+
+
+def test_a_causal_model(causal):
+    # Guards: an engine that needs a source, or reads the wrong output matrix where it is not tied.
+    both = Both(causal, int8.Int8StepModel(causal, threads=1), None, None)
+    generator = torch.Generator().manual_seed(1)
+    for group in range(3):
+        both.step(slots_at(generator, 3, 4, 4 * group, group))
+
+
+def test_the_cache_outgrows_its_buffers(model, engine):
+    # Guards: keys lost when the buffers are made larger.
+    source = torch.randint(4, 40, (2, 5), generator=torch.Generator().manual_seed(1))
+    both = Both(model, engine, source, torch.tensor([5, 3]))
+    generator = torch.Generator().manual_seed(2)
+    for group in range(12):
+        both.step(slots_at(generator, 2, 8, 8 * group, group))
+    assert both.memories[1].length == 96
+
+
+def tokens_of(engine, sources, **choices):
+    options = DecodeOptions.made(**LIMITS, **choices)
+    return [hypothesis.tokens for hypothesis in decode_corpus(engine, sources, options)]
+
+
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_batch_equals_single(engine, sources, group_size):
+    # Guards: one scale for the whole batch, padding that leaks into attention.
+    batched = tokens_of(engine, sources, group_size=group_size, batch_size=24)
+    assert batched == tokens_of(engine, sources, group_size=group_size, batch_size=1)
+    assert len({len(tokens) for tokens in batched}) > 3, "the outputs are too alike to prove anything"
+
+
+@pytest.mark.parametrize("batch_size", [1, 24])
+@pytest.mark.parametrize("group_size", [2, 4, 8])
+def test_exact_equals_autoregressive(engine, sources, group_size, batch_size):
+    # Guards: exact mode that is exact only where a row does not depend on the rows beside it.
+    alone = tokens_of(engine, sources, group_size=1)
+    assert tokens_of(engine, sources, group_size=group_size, mode="exact", batch_size=batch_size) == alone
+
+
+def test_logits_do_not_depend_on_the_batch(model, engine, sources):
+    # Guards: activations scaled by what stands in other rows: that error is far above this tolerance.
+    source, lengths = source_batch(sources, model.config)
+    memory = engine.start(source, lengths)
+    slots = slots_at(torch.Generator().manual_seed(3), len(sources), 4, 0, 0)
+    together = engine.step(slots, memory)
+    for row in range(len(sources)):
+        one = slice(row, row + 1)
+        alone = engine.start(source[one, : lengths[row]], lengths[one])
+        logits = engine.step(Slots(*(field[one] for field in slots)), alone)
+        assert off(logits, together[one]) < 1e-3
+
+
+@pytest.mark.parametrize("beam", [2, 4])
+def test_beam_search_runs(engine, sources, beam):
+    # Guards: rows repeated by a beam that the buffers have no room for.
+    found = tokens_of(engine, sources, beam=beam, group_size=2)
+    assert len(found) == len(sources)
