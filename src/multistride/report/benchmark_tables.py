@@ -17,9 +17,10 @@ from rich.text import Text
 
 from multistride.errors import DataError
 from multistride.report.benchmark import BaselineRow, BenchmarkResult, BenchmarkRow, Timing, read_benchmark
+from multistride.report.profile import profile_markdown, read_profile
 from multistride.report.tables import ABSENT, markdown_line, milliseconds, narrow
 
-_MARK = re.compile(r"(<!-- (bench|ratios|baselines) (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARK = re.compile(r"(<!-- (bench|ratios|baselines|parts) (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,17 @@ def benchmark_tables(result: BenchmarkResult) -> Group:
 def filled(page: str, root: Path) -> str:
     """A page with every marked table made anew from its result file, whose path is relative to `root`.
 
-    Marks are `<!-- bench FILE -->`, `<!-- baselines FILE -->` and `<!-- ratios FILE BASELINE -->`, each up to
-    `<!-- end -->`. Raises `DataError` for a file that is missing or none.
+    Marks are `<!-- bench FILE -->`, `<!-- baselines FILE -->`, `<!-- ratios FILE BASELINE -->` and, of a profile,
+    `<!-- parts FILE -->`, each up to `<!-- end -->`. Where a file is missing the page says so. Raises `DataError` for
+    one that is no such result.
     """
 
     def table(mark: re.Match[str]) -> str:
         begin, kind, path, baseline, end = mark.groups()
+        if not (root / path).exists():
+            return f"{begin}Not measured yet: `benchmarks/run.sh` writes `{path}`.\n{end}"
+        if kind == "parts":
+            return begin + profile_markdown(read_profile(root / path)) + end
         result = read_benchmark(root / path)
         if kind == "bench":
             return begin + benchmark_markdown(result) + end

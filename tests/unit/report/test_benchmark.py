@@ -9,6 +9,7 @@ from multistride.errors import DataError, UsageError
 from multistride.report.benchmark import BenchmarkResult, crossings, is_benchmark, read_benchmark
 from multistride.report.benchmark_figure import benchmark_figure, check_picture, pareto
 from multistride.report.benchmark_tables import benchmark_markdown, filled, heading, ratios_table, rows_table
+from multistride.report.profile import profile_markdown, read_profile
 from multistride.report.show import show_benchmark, show_file
 
 _TIMING = {
@@ -131,8 +132,20 @@ def test_marked_tables_are_made_anew(result, tmp_path):
     assert filled(new, tmp_path) == new
     with pytest.raises(DataError, match="has no baseline nobody; it has own-k1"):
         filled("<!-- ratios one.json nobody -->\n<!-- end -->", tmp_path)
-    with pytest.raises(DataError, match=r"could not read .*two\.json"):
-        filled("<!-- bench two.json -->\n<!-- end -->", tmp_path)
+    assert "Not measured yet" in filled("<!-- bench two.json -->\n<!-- end -->", tmp_path)
+
+
+def test_profile(tmp_path):
+    # Guards: shares of something else than the whole.
+    parts = {"network decoder": 6.0, "host": 2.0, "all": 8.0}
+    settings = {"model": "small", "engine": "int8", "precision": "int8", "threads": 1, "cpu": "Some CPU"}
+    row = {"batch_size": 8, "group_size": 4, "ms_per_sentence": parts}
+    (tmp_path / "p.json").write_text(json.dumps({"settings": settings, "parts": [row]}))
+    text = profile_markdown(read_profile(tmp_path / "p.json"))
+    assert text.startswith("small: engine int8 (int8), 1 thread(s), Some CPU.")
+    assert "| batch | K | network decoder | host | all |" in text
+    assert "| 8 | 4 | 6.00 (75) | 2.00 (25) | 8.00 |" in text
+    assert text in filled("<!-- parts p.json -->\n<!-- end -->", tmp_path)
 
 
 def test_reading(result, tmp_path):
