@@ -83,46 +83,17 @@ def test_another_model_without_references(command, work, multistride):
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--threads=0"], 2, "--threads is 0"),
         (["--threads=4096"], 2, "--threads is 4096; this machine has"),
-        (["--batch-size=0"], 2, "(given: 0)"),
         (["--batch-size=some"], 2, "--batch-size takes whole numbers"),
-        (["--batch-size=64"], 2, "a batch of 64 was asked for, and 6 sentences are timed"),
-        (["--group-size=16"], 2, "group size 16 was asked for; this checkpoint was trained for"),
         (["--against=ctranslate"], 2, "'ctranslate'; allowed are own-k1"),
-        (["--engine=steam"], 2, "engine 'steam' was asked for"),
-        (["--mode=sideways"], 2, "'fast', 'adaptive' or 'exact' (given: 'sideways')"),
-        (["--threshold=0.5"], 2, "add mode adaptive"),
-        (["--require=own-k1"], 2, "it takes [k=K,]"),
-        (["--require=ctranslate2-int8>=1"], 2, "which is not measured"),
-        (["--rounds=0"], 2, "greater than or equal to 1 (given: 0)"),
         (["--against-model=nowhere"], 4, "no model directory"),
-        (["--source=nowhere.txt"], 4, "nowhere.txt does not exist"),
-        (["--device=cuda:99"], 2, "cuda:99"),
     ],
 )
 def test_bad_input(command, multistride, options, code, said):
-    # Guards: minutes of measuring before a mistake is named, or something else measured than was asked for.
+    # Guards: a mistake that is no line on stderr; all others are in tests/unit/evaluate/test_bench_request.py.
     done = multistride(*command, *options)
     assert said in one_line(done, code)
     assert done.stdout == b""
-
-
-def test_no_lines(command, multistride, tmp_path):
-    # Guards: a division by zero sentences.
-    (tmp_path / "blank").write_text("\n\n")
-    (tmp_path / "empty").write_text("")
-    arguments = [*command, "--source", tmp_path / "blank", "--reference", tmp_path / "blank"]
-    assert "no line that can be translated" in one_line(multistride(*arguments), 4)
-    arguments[-1] = arguments[-3] = tmp_path / "empty"
-    assert "is empty" in one_line(multistride(*arguments), 4)
-
-
-def test_picture_without_reference(command, multistride, tmp_path):
-    # Guards: a measurement of minutes that ends without the picture it was made for.
-    arguments = [*command[: command.index("--reference")], *command[command.index("--reference") + 2 :]]
-    done = multistride(*arguments, "--picture", tmp_path / "b.svg")
-    assert "no --reference was given" in one_line(done, 2)
 
 
 def test_ctrl_c_leaves_nothing(command, tmp_path):

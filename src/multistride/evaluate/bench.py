@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.decode.options import DecodeOptions, Mode
@@ -95,10 +96,10 @@ def bench(request: BenchRequest, report: Callable[[str], None] = lambda line: No
     ways = [way.checked(translator.config) for way in request.ways()]
     test_set = read_test_set(translator, request.source, request.reference, None, report)
     chosen = _chosen(request, test_set)
-    bandwidth = read_bandwidth(request.threads)
-    report(f"{cpu_name()}, {request.threads} thread(s): memory is read at {bandwidth / 1e9:.1f} GB/s")
+    machine, bandwidth = machine_name(pick_device(request.device)), read_bandwidth(request.threads)
+    report(f"{machine}, {request.threads} thread(s): memory is read at {bandwidth / 1e9:.1f} GB/s")
     references = [test_set.references[place] for place in chosen] if test_set.references else []
-    conditions = Conditions(cpu_name(), request.threads, bandwidth, references, request.tokenize)
+    conditions = Conditions(machine, request.threads, bandwidth, references, request.tokenize)
     rows: list[BenchmarkRow] = []
     others: list[BaselineRow] = []
     with ExitStack() as stack:
@@ -118,6 +119,11 @@ def bench(request: BenchRequest, report: Callable[[str], None] = lambda line: No
         baselines=tuple(others),
         crossings=crossings(tuple(rows)),
     )
+
+
+def machine_name(device: torch.device) -> str:
+    """What computes: the processor, and a GPU's name before it."""
+    return f"{torch.cuda.get_device_name(device)}, {cpu_name()}" if device.type == "cuda" else cpu_name()
 
 
 def _check(request: BenchRequest) -> None:
