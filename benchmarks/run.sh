@@ -5,7 +5,8 @@
 #
 # SOURCE and REFERENCE are text, line by line (English and German for the model that ships). The base model is the one
 # that ships, grown (benchmarks/grow.py); SMALL_MODEL is another model directory for the small rows, the one that ships
-# if left out. AGAINST_MODEL may name a deep-shallow autoregressive model for the base rows. SENTENCES, ROUNDS and
+# if left out. QUALITY_MODEL, QUALITY_SOURCE and QUALITY_REFERENCE (all of them or none) are a model and a test set on
+# which int8 is compared with float32, such as the Multi30k example. AGAINST_MODEL may name a deep-shallow autoregressive model for the base rows. SENTENCES, ROUNDS and
 # ENGINE change how long it takes and what is measured. Nothing else should run meanwhile.
 set -eu
 
@@ -46,4 +47,12 @@ if [ "$(nproc)" -gt 1 ]; then
 fi
 python "$here/benchmarks/profile_parts.py" "$base" "$source" --engine "$engine" --output "$here/results/profile-base.json"
 python "$here/benchmarks/profile_parts.py" "$small" "$source" --engine "$engine" --output "$here/results/profile-small.json"
+python "$here/benchmarks/startup.py" --engine "eager,$engine" --output "$here/results/startup.json"
+if [ -n "${QUALITY_MODEL:-}" ]; then
+    for kind in eager "$engine"; do
+        multistride evaluate --model "$QUALITY_MODEL" --source "$QUALITY_SOURCE" --reference "$QUALITY_REFERENCE" \
+            --group-size 1,2,4,8 --engine "$kind" --threads 1 --latency-sentences 100 --examples 0 \
+            --name "Quality, $kind" --output "$here/results/quality-$kind.json"
+    done
+fi
 python "$here/benchmarks/tables.py"

@@ -18,9 +18,13 @@ from rich.text import Text
 from multistride.errors import DataError
 from multistride.report.benchmark import BaselineRow, BenchmarkResult, BenchmarkRow, Timing, read_benchmark
 from multistride.report.profile import profile_markdown, read_profile
-from multistride.report.tables import ABSENT, markdown_line, milliseconds, narrow
+from multistride.report.results import read_results
+from multistride.report.startup import read_startups, startup_markdown
+from multistride.report.tables import ABSENT, markdown_line, markdown_table, milliseconds, narrow
 
-_MARK = re.compile(r"(<!-- (bench|ratios|baselines|parts) (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARK = re.compile(
+    r"(<!-- (bench|ratios|baselines|table|parts|startup) (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,9 @@ def benchmark_tables(result: BenchmarkResult) -> Group:
 def filled(page: str, root: Path) -> str:
     """A page with every marked table made anew from its result file, whose path is relative to `root`.
 
-    Marks are `<!-- bench FILE -->`, `<!-- baselines FILE -->`, `<!-- ratios FILE BASELINE -->` and, of a profile,
-    `<!-- parts FILE -->`, each up to `<!-- end -->`. Where a file is missing the page says so. Raises `DataError` for
+    Marks are `<!-- bench FILE -->`, `<!-- baselines FILE -->`, `<!-- ratios FILE BASELINE -->`, of an evaluation
+    `<!-- table FILE -->`, of a profile `<!-- parts FILE -->`, of start-up times `<!-- startup FILE -->`, each up to
+    `<!-- end -->`. Where a file is missing the page says so. Raises `DataError` for
     one that is no such result.
     """
 
@@ -156,8 +161,8 @@ def filled(page: str, root: Path) -> str:
         begin, kind, path, baseline, end = mark.groups()
         if not (root / path).exists():
             return f"{begin}Not measured yet: `benchmarks/run.sh` writes `{path}`.\n{end}"
-        if kind == "parts":
-            return begin + profile_markdown(read_profile(root / path)) + end
+        if kind in _WHOLE:
+            return begin + _WHOLE[kind](root / path) + end
         result = read_benchmark(root / path)
         if kind == "bench":
             return begin + benchmark_markdown(result) + end
@@ -171,6 +176,14 @@ def filled(page: str, root: Path) -> str:
         return f"{begin}{heading(result)}\n\n{cells.markdown()}{end}"
 
     return _MARK.sub(table, page)
+
+
+_WHOLE: dict[str, Callable[[Path], str]] = {
+    "table": lambda path: markdown_table(read_results(path)),
+    "parts": lambda path: profile_markdown(read_profile(path)),
+    "startup": lambda path: startup_markdown(read_startups(path)),
+}
+"""Files that are shown in one way only."""
 
 
 def _baseline_name(row: BaselineRow, result: BenchmarkResult) -> str:

@@ -192,3 +192,13 @@ def test_shown(result, tmp_path, capsys):
     assert capsys.readouterr().out == benchmark_markdown(result)
     with pytest.raises(UsageError, match="which has none: choose --markdown or --figure"):
         show_file(files[0], tmp_path / "page.html", None, False, lambda line: None)
+
+
+def test_startup(tmp_path):
+    # Guards: seconds and megabytes in each other's column.
+    settings = {"runs": 5, "threads": 1, "group_size": 4, "caches": "warm", "cpu": "Some CPU"}
+    row = {"engine": "int8", "seconds": 1.5, "seconds_spread": [1.25, 2.0], "memory_peak_mb": 412.0}
+    (tmp_path / "s.json").write_text(json.dumps({"settings": settings, "startups": [row]}))
+    text = filled("<!-- startup s.json -->\n<!-- end -->", tmp_path)
+    assert "K=4: 1 thread(s), Some CPU, file caches warm. Median of 5 runs." in text
+    assert "| int8 | 1.50 (1.25–2.00) | 412 |" in text
