@@ -142,6 +142,23 @@ def step_slots(
     return Slots(token, position, reach, torch.where(real, group[:, None], PADDING_GROUP))
 
 
+def even_step_slots(
+    known: Int[Tensor, "B T"], border: int, unread: int, group_size: int, group: int, start_token: int
+) -> Slots:
+    """`step_slots` of rows that all stand at the same border, in a few operations: the usual case."""
+    width = max(group_size, unread)
+    token = known[:, max(border - width, 0) : border]
+    if width > border:
+        token = torch.nn.functional.pad(token, (width - border, 0), value=start_token)
+    position = torch.arange(border - width, border, device=known.device) + group_size
+    return Slots(
+        token,
+        position.expand_as(token),
+        torch.full_like(token, group_size),
+        torch.full_like(token, group),
+    )
+
+
 def lookahead(
     target: Int[Tensor, "B T"],
     lengths: Int[Tensor, "B"],

@@ -15,7 +15,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.device import pick_device
-from multistride.engines.open import Engine, check_engine, open_engine
+from multistride.engines.open import Engine, check_engine, open_engine, open_export
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 from multistride.model.weights import load_model
@@ -73,7 +73,10 @@ class Translator:
         `MissingExtraError` for an engine that needs a library that is not installed.
         """
         check_engine(engine)
-        model, vocabulary = load_model(DEFAULT if directory is None else directory, pick_device(device))
+        directory = DEFAULT if directory is None else directory
+        if exported := open_export(directory, engine, report=report):
+            return cls(*exported)
+        model, vocabulary = load_model(directory, pick_device(device))
         return cls(open_engine(model, engine, report=report), vocabulary)
 
     @property

@@ -23,7 +23,7 @@ LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}
 
 @pytest.fixture(scope="module")
 def engine(model):
-    return int8.Int8StepModel(model, threads=1)
+    return int8.quantise(model, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_any_life_of_the_memory(model, engine, data):
 
 def test_a_causal_model(causal):
     # Guards: an engine that needs a source, or reads the wrong output matrix where it is not tied.
-    both = Both(causal, int8.Int8StepModel(causal, threads=1), None, None)
+    both = Both(causal, int8.quantise(causal, threads=1), None, None)
     generator = torch.Generator().manual_seed(1)
     for group in range(3):
         both.step(slots_at(generator, 3, 4, 4 * group, group))

@@ -14,6 +14,7 @@ from multistride.groups import (
     Slots,
     draft_slots,
     equal_sizes,
+    even_step_slots,
     lookahead,
     sampled_sizes,
     step_slots,
@@ -433,3 +434,14 @@ def test_slots_keep_their_values_on_another_device():
     # Guards: fields exchanged when slots move.
     slots = Slots(*(torch.full((1, 2), value) for value in range(4)))
     assert all(torch.equal(one, other) for one, other in zip(slots, slots.to("cpu"), strict=True))
+
+
+@given(border=st.integers(0, 9), unread=st.integers(0, 5), group_size=st.integers(1, 8), rows=st.integers(1, 3))
+def test_even_rows_have_the_slots_of_any_rows(border, unread, group_size, rows):
+    # Guards: the short way laying out other slots than the general one, above all at the beginning of a sentence.
+    unread = min(unread, border)
+    known = torch.arange(1, 1 + rows * 12).view(rows, 12)
+    many = [torch.full((rows,), value) for value in (border, unread, group_size, 3)]
+    general = step_slots(known, *many, start_token=99)
+    for short, long in zip(even_step_slots(known, border, unread, group_size, 3, 99), general, strict=True):
+        assert short.tolist() == long.tolist()

@@ -8,6 +8,7 @@ import typer
 
 from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, score, translate
+from multistride.cli.exporting import export
 from multistride.cli.measuring import bench
 from multistride.cli.showing import inspect, report
 from multistride.cli.training import average, train
@@ -42,7 +43,7 @@ def _options(
         typer.echo(context.get_help())
 
 
-for _verb in (prepare, distill, train, average, translate, score, evaluate, bench, report, inspect):
+for _verb in (prepare, distill, train, average, translate, score, evaluate, bench, report, inspect, export):
     app.command()(_verb)
 
 

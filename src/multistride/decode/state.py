@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
-from multistride.groups import Slots, draft_slots, step_slots
+from multistride.groups import Slots, draft_slots, even_step_slots, step_slots
 
 Ending = Literal["end", "limit", "cancelled"]
 """Why a hypothesis is over: it wrote EOS, it reached its length limit, or it was told to stop."""
@@ -81,6 +81,7 @@ class DecodeState:
         self._known = torch.zeros(rows, max(limits, default=0), dtype=torch.long)
         self._border = torch.zeros(rows, dtype=torch.long)
         self._unread = torch.zeros(rows, dtype=torch.long)
+        self._even: tuple[int, int] | None = (0, 0)  # border and unread where all rows have the same
 
     @property
     def done(self) -> bool:
@@ -89,6 +90,8 @@ class DecodeState:
 
     def slots(self, group_size: int) -> Slots:
         """The slots of the next step; the group's own are the last `group_size` columns."""
+        if self._even is not None:
+            return even_step_slots(self._known, *self._even, group_size, self.step, self._start)
         sizes = torch.full_like(self._border, group_size)
         group = torch.full_like(self._border, self.step)
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
@@ -110,8 +113,9 @@ class DecodeState:
         falls. The rows that ended are still in the batch until `leave` is called.
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
-        self._write(picked.tokens, kept)
-        values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), kept.tolist(), strict=True)
+        counts = kept.tolist()
+        self._write(picked.tokens, kept, counts)
+        values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), counts, strict=True)
         for hypothesis, (tokens, scores, count) in zip(self.running, values, strict=True):
             self._append(hypothesis, tokens[:count], scores[:count], group_size or len(tokens), milliseconds)
         self.step += 1
@@ -147,11 +151,21 @@ class DecodeState:
         values = tuple(scores[: len(tokens)])
         hypothesis.groups.append(Group(self.step, group_size, tuple(tokens), values, milliseconds))
 
-    def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
+    def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"], counts: list[int]) -> None:
         """Put the kept tokens behind the known ones. What falls past the widest limit belongs to rows that end."""
+        if self._even is not None and len(set(counts)) == 1:
+            border, count = self._even[0], counts[0]
+            room = self._known[:, border : border + count]
+            room.copy_(tokens[:, : room.shape[1]])
+            self._even = border + count, count
+        else:
+            self._even = None
+            self._scatter(tokens, kept)
+        self._border = self._border + kept
+        self._unread = kept
+
+    def _scatter(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
         place = self._border[:, None] + torch.arange(tokens.shape[1])
         counts = torch.arange(tokens.shape[1]) < kept[:, None]
         rows, columns = torch.nonzero(counts & (place < self._known.shape[1]), as_tuple=True)
         self._known[rows, place[rows, columns]] = tokens[rows, columns]
-        self._border = self._border + kept
-        self._unread = kept

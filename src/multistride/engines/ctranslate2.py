@@ -62,7 +62,7 @@ class CTranslate2Engine:
         threads: int = 1,
         converted: Path | None = None,
     ) -> None:
-        """Convert `model`, whose weights are left as they are; or open what `convert` wrote to `converted`.
+        """Convert `model`, whose weights are left as they are; or open what `save_ctranslate2` wrote to `converted`.
 
         In the second case the configuration is enough of the model. Raises `MissingExtraError` without CTranslate2
         and `UsageError` for a model it cannot express.
@@ -74,7 +74,7 @@ class CTranslate2Engine:
         with tempfile.TemporaryDirectory(prefix="multistride-") as place:
             if converted is None:
                 assert isinstance(model, Transformer)
-                convert(model, Path(place))
+                save_ctranslate2(model, Path(place))
             self._translator: Any = ctranslate2.Translator(
                 str(converted or place),
                 device="cpu",
@@ -163,9 +163,13 @@ def check_installed() -> None:
         )
 
 
-def convert(model: Transformer, place: Path) -> None:
-    """Write the converted weights into the directory `place`. Raises as the engine does."""
-    check_installed()
+def save_ctranslate2(model: Transformer, place: Path) -> None:
+    """Write `model` into the directory `place`, in float32; whoever loads it chooses the precision.
+
+    Raises `MissingExtraError` without CTranslate2 and `UsageError` for a model it cannot express.
+    """
+    if ctranslate2 is None:
+        raise MissingExtraError("--to ctranslate2 needs CTranslate2, not installed: pip install 'multistride[bench]'")
     _specification(model).save(str(place))
 
 

@@ -9,6 +9,7 @@ Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens aske
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from torch import Tensor
 
 from multistride.decode.markov import greedy_for
 from multistride.device import multiplies_int8
-from multistride.engines.int8_graphs import decoder_graph, encoder_graph, greedy_graph, logits_graph
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.cache import CachedGroups
@@ -29,7 +29,9 @@ from multistride.model.transformer import Transformer
 
 try:
     import onnxruntime
-except ImportError:  # Int8StepModel says so
+
+    from multistride.engines.int8_graphs import graphs_of
+except ImportError:  # check_int8 says so
     onnxruntime = None
 
 MASKED = float(torch.finfo(torch.float32).min)
@@ -53,6 +55,19 @@ class Network:
         """Compute all outputs, in the order in which the graph was given them."""
         outputs: list[Array] = self._session.run(self._outputs, inputs)
         return outputs
+
+
+class Networks:
+    """The graphs of a model by name, each handed to ONNX Runtime when it is first needed."""
+
+    def __init__(self, graphs: Mapping[str, bytes], threads: int) -> None:
+        self._graphs, self._threads = dict(graphs), threads
+        self._open: dict[str, Network] = {}
+
+    def __getitem__(self, name: str) -> Network:
+        if name not in self._open:
+            self._open[name] = Network(self._graphs.pop(name), self._threads)
+        return self._open[name]
 
 
 class Int8Memory:
@@ -92,27 +107,43 @@ class Int8StepModel:
     precision = "int8 weights, int8 activations scaled by row"
     device = torch.device("cpu")
 
-    def __init__(self, model: Transformer, threads: int | None = None) -> None:
-        """Quantise `model`, whose weights are left as they are. `threads`: None for as many as PyTorch uses.
+    def __init__(
+        self,
+        config: TransformerConfig,
+        markov: MarkovHead | None,
+        graphs: Mapping[str, bytes],
+        weights: Transformer | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """`graphs` as `int8_graphs.graphs_of` makes them; `weights` those they were made of, None for an export.
 
-        Raises `MissingExtraError` without ONNX Runtime, `UsageError` on a CPU that cannot multiply 8-bit integers
-        without overflow.
+        `threads`: None for as many as PyTorch uses. Raises `MissingExtraError` without ONNX Runtime, `UsageError` on
+        a CPU that cannot multiply 8-bit integers without overflow.
         """
         check_int8()
-        self.model = model.eval()
-        count = torch.get_num_threads() if threads is None else threads
-        self._networks = {name: Network(graph, count) for name, graph in graphs_of(model).items()}
-        self._parts = [f"{part}{index}" for index in range(self.config.decoder_layers) for part in ("key", "value")]
+        self._config, self._markov, self._weights = config, markov, weights
+        self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
+        self._parts = [f"{part}{index}" for index in range(config.decoder_layers) for part in ("key", "value")]
 
     @property
     def config(self) -> TransformerConfig:
         """The sizes, special tokens and group sizes of the model."""
-        return self.model.config
+        return self._config
 
     @property
     def markov(self) -> MarkovHead | None:
         """What corrects the tokens of a group by each other; None for a model without."""
-        return self.model.markov
+        return self._markov
+
+    @property
+    def model(self) -> Transformer:
+        """The weights in float32. Raises `UsageError` for an exported model, which holds none."""
+        if self._weights is None:
+            raise UsageError(
+                "this needs the weights in float32, and an int8 export holds none: "
+                "give the model directory it was exported from"
+            )
+        return self._weights
 
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> Int8Memory:
         """Encode a batch of sources once."""
@@ -159,12 +190,15 @@ class Int8StepModel:
         return hidden
 
 
-def graphs_of(model: Transformer) -> dict[str, bytes]:
-    """The graphs that the engine runs, by name."""
-    makers = {"decoder": decoder_graph, "logits": logits_graph, "greedy": greedy_graph}
-    if model.config.encoder_layers:
-        makers["encoder"] = encoder_graph
-    return {name: make(model, {}).SerializeToString() for name, make in makers.items()}
+def quantise(model: Transformer, threads: int | None = None) -> Int8StepModel:
+    """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel` does."""
+    return Int8StepModel(model.config, model.markov, int8_graphs(model), model, threads)
+
+
+def int8_graphs(model: Transformer) -> dict[str, bytes]:
+    """The graphs of a model, by name, as ONNX files. Raises as `check_int8` does."""
+    check_int8()
+    return graphs_of(model.eval())
 
 
 def check_int8() -> None:

@@ -27,7 +27,15 @@ CHUNK = 256 * BLOCK
 """Columns of the vocabulary that are projected together."""
 
 
-def encoder_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
+def graphs_of(model: Transformer) -> dict[str, bytes]:
+    """All graphs of a model, by name, as the bytes of ONNX files."""
+    makers = {"decoder": decoder_graph, "logits": logits_graph, "greedy": greedy_graph}
+    if model.config.encoder_layers:
+        makers["encoder"] = encoder_graph
+    return {name: make(model).SerializeToString() for name, make in makers.items()}
+
+
+def encoder_graph(model: Transformer) -> ModelProto:
     """`source` int64 [B, S] and `real` int32 [B, S] (1: a token, 0: padding) to the keys and values of every layer.
 
     Outputs `cross_key0`, `cross_value0`, `cross_key1` ... float32 [B, H, S, E].
@@ -52,10 +60,10 @@ def encoder_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
         both = graph.many("Split", graph.linear(rows, layer.cross.key_value), outputs=2, axis=-1)
         for name, part in zip(("key", "value"), both, strict=True):
             graph.output(f"cross_{name}{index}", _heads(graph, part, config), np.float32, shape)
-    return graph.model(facts)
+    return graph.model()
 
 
-def decoder_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
+def decoder_graph(model: Transformer) -> ModelProto:
     """One step: N slots after M cached ones. Output `hidden` float32 [B, N, D], and the cache grown by the slots.
 
     Inputs: `token`, `position`, `reach` int64 [B, N]; `bias` float32 [1 or B, 1, N, M + N], added to the attention
@@ -88,10 +96,10 @@ def decoder_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
         hidden = _residual(graph, hidden, layer.around_feedforward, _Widened(layer.feedforward))
     hidden = graph.norm(hidden, model.decoder_norm)
     graph.output("hidden", hidden, np.float32, ["B", "N", config.hidden_size])
-    return graph.model(facts)
+    return graph.model()
 
 
-def greedy_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
+def greedy_graph(model: Transformer) -> ModelProto:
     """`hidden` float32 [R, D] to the most probable `tokens` int64 [R], and their `log_probabilities` float32 [R].
 
     The vocabulary is projected in chunks, of each of which only the largest logit, its place and the sum of the
@@ -117,17 +125,17 @@ def greedy_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
     token, log_probability = _over_chunks(graph, best, places, sums)
     graph.output("tokens", token, np.int64, ["R"])
     graph.output("log_probabilities", log_probability, np.float32, ["R"])
-    return graph.model(facts)
+    return graph.model()
 
 
-def logits_graph(model: Transformer, facts: dict[str, str]) -> ModelProto:
+def logits_graph(model: Transformer) -> ModelProto:
     """`hidden` float32 [R, D] to `logits` float32 [R, V]."""
     config = model.config
     graph = Graph("logits")
     rows = graph.rounded(graph.input("hidden", np.float32, ["R", config.hidden_size]))
     logits = graph.add("Mul", graph.product(rows, quantised(_output(model))), rows.factor)
     graph.output("logits", logits, np.float32, ["R", config.vocabulary_size])
-    return graph.model(facts)
+    return graph.model()
 
 
 class _SelfAttention:

@@ -87,14 +87,12 @@ class Graph:
         self._nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **choices))
         return names
 
-    def model(self, facts: dict[str, str]) -> ModelProto:
-        """The finished graph, with `facts` in its metadata."""
+    def model(self) -> ModelProto:
+        """The finished graph."""
         constants = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="multistride")
-        helper.set_model_props(model, facts)
-        return model
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="multistride")
 
     def rounded(self, rows: str, *, positive: bool = False) -> Rows:
         """Rows in 8 bits. Those that are never negative have the whole range for themselves.

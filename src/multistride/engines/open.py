@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from multistride.data.vocab import Vocabulary
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.step import M, StepModel
 from multistride.model.transformer import Transformer
+from multistride.model.weights import is_export
 
 ENGINES = ("eager", "int8", "gpu", "auto")
 """The names that `open_engine` knows."""
@@ -48,6 +51,23 @@ def open_engine(
     return _fastest(model, report) if name == "auto" else EagerStepModel(model)
 
 
+def open_export(
+    directory: Path | str, name: str, *, report: Callable[[str], None] = lambda line: None
+) -> tuple[Engine[Any], Vocabulary] | None:
+    """The engine and vocabulary in a directory that `multistride export` wrote; None if it is none, or not asked for.
+
+    Raises `DataError` for a damaged export or one for another version; otherwise as `open_engine` does.
+    """
+    if name not in ("int8", "auto") or not is_export(directory):
+        return None
+    from multistride.engines.int8_export import read_int8
+
+    engine, vocabulary = read_int8(directory)
+    if name == "auto":
+        report(f"engine: {engine.name}, {engine.precision}")
+    return engine, vocabulary
+
+
 def check_engine(name: str) -> None:
     """Raise `UsageError` unless there is an engine of this name."""
     if name not in ENGINES:
@@ -55,14 +75,14 @@ def check_engine(name: str) -> None:
 
 
 def _int8(model: Transformer) -> Engine[Any]:
-    from multistride.engines.int8 import Int8StepModel, check_int8
+    from multistride.engines.int8 import check_int8, quantise
 
     check_int8()
     if model.target_embedding.weight.device.type != "cpu":
         raise UsageError(
             "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or --engine eager"
         )
-    return Int8StepModel(model)
+    return quantise(model)
 
 
 def _gpu(model: Transformer) -> Engine[Any]:

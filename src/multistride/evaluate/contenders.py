@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from multistride.decode.options import DecodeOptions
-from multistride.engines.ctranslate2 import convert
+from multistride.engines.ctranslate2 import save_ctranslate2
 from multistride.errors import DataError, MissingExtraError, UsageError
 from multistride.evaluate.processes import Worker
 from multistride.evaluate.rounds import Entry
@@ -101,7 +101,7 @@ class Contenders:
             if package == "ctranslate2":
                 if not converted.exists():
                     converted.mkdir()
-                    convert(self._translator.engine.model, converted)
+                    save_ctranslate2(self._translator.engine.model, converted)
                 setup = setup.model_copy(update={"converted": converted, "compute_type": precision})
             report(f"opening {name}")
             worker = self._opened(package, setup)

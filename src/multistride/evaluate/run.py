@@ -59,6 +59,7 @@ def evaluate(
     was not trained for, or a beam wider than its vocabulary.
     """
     choices = _choices(request, translator)
+    assert translator.engine.model.config == translator.config, "refused here, not after decoding, for an export"
     test_set = read_test_set(translator, request.source, request.reference, request.limit, report)
     sources = test_set.decodable()
     runs: list[Throughput] = []

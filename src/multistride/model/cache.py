@@ -77,6 +77,7 @@ class CachedGroups:
 
     def __init__(self) -> None:
         self.table: Int[Tensor, "B M"] | None = None
+        self._latest = 0  # no group in the table is later than this one
 
     @property
     def length(self) -> int:
@@ -86,8 +87,14 @@ class CachedGroups:
     def extend(self, group: Int[Tensor, "B N"]) -> Bool[Tensor, "B N M"] | None:
         """Announce N new slots; return what they see of all slots, themselves included (None: all of it)."""
         self.table = group if self.table is None else torch.cat([self.table, group], dim=1)
+        if group.device.type != "cpu":  # to look at the groups would be to wait for the GPU
+            return visibility(group, self.table)
+        earliest, latest = (int(bound) for bound in group.aminmax())
+        before, self._latest = self._latest, max(self._latest, latest)
+        if earliest == latest >= before:
+            return None
         visible = visibility(group, self.table)
-        return None if visible.device.type == "cpu" and bool(visible.all()) else visible
+        return None if bool(visible.all()) else visible
 
     def truncate(self, counts: Int[Tensor, "B"]) -> Int[Tensor, "B L"] | None:
         """Forget the last `counts` slots of each row; `length` is then that of the longest row.
@@ -100,6 +107,7 @@ class CachedGroups:
         longest = int(kept.max())
         past = torch.arange(longest, device=kept.device) >= kept[:, None]
         self.table = self.table[:, :longest].masked_fill(past, PADDING_GROUP)
+        self._latest = PADDING_GROUP if bool(past.any()) else self._latest
         hole = self.table == PADDING_GROUP
         needed = longest - int(hole.sum(1).min())
         if longest - needed <= HOLES:

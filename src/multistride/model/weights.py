@@ -26,6 +26,9 @@ from multistride.version import __version__
 
 CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
 
+INT8_MANIFEST = "int8.json"
+"""What marks a directory as an int8 export, which holds no float32 weights."""
+
 
 def save_model(
     directory: Path | str,
@@ -61,6 +64,11 @@ def save_model(
         beside(place)
 
 
+def is_export(directory: Path | str) -> bool:
+    """Whether a directory holds an int8 export, and no float32 weights."""
+    return (Path(directory) / INT8_MANIFEST).is_file() and not (Path(directory) / WEIGHTS).is_file()
+
+
 def load_config(directory: Path | str) -> TransformerConfig:
     """The configuration of a model directory. Raises `DataError` if it is none."""
     path = Path(directory) / CONFIG
@@ -89,6 +97,11 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
     try:
         tensors = load_file(path)
     except FileNotFoundError as error:
+        if (path.parent / INT8_MANIFEST).is_file():
+            raise DataError(
+                f"{directory} is an int8 export, which holds no float32 weights: give --engine int8, "
+                "or the model directory it was exported from"
+            ) from error
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error

@@ -1,0 +1,100 @@
+"""Random weights, forced length: what each engine costs a sentence, against CTranslate2 int8 from the same weights.
+
+    OMP_NUM_THREADS=1 python benchmarks/forced.py base --batch-size 1 8 32 --engine int8
+
+Every sentence has 31 source tokens and EOS, and writes 32, so that all engines do the same work. They take turns.
+The figure is the median of the processor time: other work on the machine disturbs it less than the clock on the wall,
+and on one thread of an idle machine both are the same. For real text use `multistride bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from multistride.decode.loop import decode
+from multistride.decode.state import DecodeState
+from multistride.engines.ctranslate2 import CTranslate2Engine
+from multistride.engines.open import Engine, open_engine
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+
+LENGTH = 32
+GROUP_SIZES = (1, 2, 4, 8)
+BASE = {"vocabulary_size": 32000, "hidden_size": 512, "feedforward_size": 2048, "heads": 8, "tie_embeddings": False}
+SMALL = {"vocabulary_size": 8000, "hidden_size": 256, "feedforward_size": 1024, "heads": 4}
+SHAPES = {
+    "base": {**BASE, "encoder_layers": 6, "decoder_layers": 6},
+    "small": {**SMALL, "encoder_layers": 3, "decoder_layers": 3},
+    "base 12-1": {**BASE, "encoder_layers": 12, "decoder_layers": 1},
+    "small 6-1": {**SMALL, "encoder_layers": 6, "decoder_layers": 1},
+    "base, vocabulary of 8,000": {**BASE, "vocabulary_size": 8000, "encoder_layers": 6, "decoder_layers": 6},
+}
+
+
+def ours(engine: Engine, source: torch.Tensor, group_size: int) -> None:
+    """Write LENGTH tokens a sentence; no token is EOS."""
+    rows = len(source)
+    state = DecodeState([LENGTH] * rows, start_token=1, end_token=-1)
+    for _ in decode(engine, source, torch.full((rows,), LENGTH), state, lambda _: group_size):
+        pass
+    assert all(len(each.tokens) == LENGTH for each in state.hypotheses)
+
+
+def theirs(engine: CTranslate2Engine, source: torch.Tensor) -> None:
+    """The same with CTranslate2, which wants pieces and adds no EOS."""
+    batch = [[str(token) for token in row] for row in source.tolist()]
+    lengths = {"min_decoding_length": LENGTH, "max_decoding_length": LENGTH, "max_input_length": 0}
+    found = engine._translator.translate_batch(batch, beam_size=1, return_scores=True, **lengths)
+    assert all(len(each.hypotheses[0]) == LENGTH for each in found)
+
+
+def measure(shape: str, batch_size: int, names: list[str], seconds: float) -> dict[str, float]:
+    """Milliseconds of processor time a sentence."""
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(**SHAPES[shape], group_sizes=GROUP_SIZES)).eval()
+    source = torch.randint(5, SHAPES[shape]["vocabulary_size"], (batch_size, LENGTH))
+    source[:, -1] = model.config.end_token
+    reference = CTranslate2Engine(model)
+    ways: dict[str, Callable[[], None]] = {"ctranslate2 int8": lambda: theirs(reference, source)}
+    for name in names:
+        engine = open_engine(model, name)
+        for size in GROUP_SIZES:
+            ways[f"{name} K={size}"] = lambda engine=engine, size=size: ours(engine, source, size)
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for way in ways.values():
+        way()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times["ctranslate2 int8"]) < 3:
+        for way, run in ways.items():
+            began = time.process_time()
+            run()
+            times[way].append(1000 * (time.process_time() - began) / batch_size)
+    return {way: round(float(np.median(each)), 2) for way, each in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shapes", nargs="+", choices=list(SHAPES))
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--engine", nargs="+", default=["int8"])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for shape in arguments.shapes:
+        for batch_size in arguments.batch_size:
+            found = measure(shape, batch_size, arguments.engine, arguments.seconds)
+            bar = found["ctranslate2 int8"]
+            ratios = {way: round(bar / each, 2) for way, each in found.items()}
+            print(
+                json.dumps({"shape": shape, "batch": batch_size, "milliseconds": found, "times": ratios}), flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A model directory in the form that another program, or a leaner start, wants: what `multistride export` does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from multistride.data.vocab import VOCABULARY_FILES
+from multistride.engines.ctranslate2 import save_ctranslate2
+from multistride.engines.int8 import check_int8, int8_graphs
+from multistride.engines.int8_export import write_int8
+from multistride.errors import UsageError
+from multistride.files import replacing_directory, sha256
+from multistride.model.transformer import Transformer
+from multistride.model.weights import CONFIG, PROVENANCE, WEIGHTS, load_model
+
+GENERATION = "generation_config.json"
+
+
+def export(directory: Path, kind: str, output: Path) -> None:
+    """Write the model of `directory` as `kind` ("int8" or "ctranslate2") into the directory `output`, atomically.
+
+    Raises `UsageError` for another kind, for a place that is the model directory itself, or for a model that the
+    other program cannot express; `DataError` for a bad model directory; `MissingExtraError` without the library.
+    """
+    writers: dict[str, Callable[[Path, Path, Transformer], None]] = {"int8": _int8, "ctranslate2": _ctranslate2}
+    if kind not in writers:
+        raise UsageError(f"--to {kind} was asked for; allowed are {' and '.join(writers)}: choose one of them")
+    if output.resolve() == directory.resolve():
+        raise UsageError(
+            f"{output} is the model directory itself, which an export would replace: choose another place"
+        )
+    if kind == "int8":
+        check_int8()
+    model, _ = load_model(directory)
+    with replacing_directory(output) as place:
+        for name in (*VOCABULARY_FILES, PROVENANCE):
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, place / name)
+        writers[kind](directory, place, model)
+
+
+def _int8(directory: Path, place: Path, model: Transformer) -> None:
+    for name in (CONFIG, GENERATION):
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, place / name)
+    write_int8(place, model, int8_graphs(model), sha256(directory / WEIGHTS))
+    (place / "README.md").write_text(_INT8_NOTE, encoding="utf-8")
+
+
+def _ctranslate2(directory: Path, place: Path, model: Transformer) -> None:
+    save_ctranslate2(model, place)
+    (place / "README.md").write_text(_CTRANSLATE2_NOTE.format(end=model.config.end_token), encoding="utf-8")
+
+
+_INT8_NOTE = """\
+# An int8 export of a multistride model
+
+```sh
+echo "Where is the station?" | multistride translate --model THIS_DIRECTORY --engine int8 --group-size 4
+```
+
+8-bit weights with a scale for each output, 8-bit activations with a scale for each row. The `.onnx` files run in ONNX
+Runtime without PyTorch: `encoder` makes keys and values of a source, `decoder` one step's hidden states, `logits` and
+`greedy` what follows from them. `int8.json` names the weights they were made of and the hash of every file.
+"""
+
+_CTRANSLATE2_NOTE = """\
+# A multistride model for CTranslate2
+
+CTranslate2 writes one token a step (K=1). Its tokens are the ids of `tokenizer.json`, written as strings, and every
+source ends in {end}:
+
+```python
+import ctranslate2
+from tokenizers import Tokenizer
+
+place = "THIS_DIRECTORY"
+tokenizer = Tokenizer.from_file(place + "/tokenizer.json")
+translator = ctranslate2.Translator(place, compute_type="int8", intra_threads=1)
+source = [str(token) for token in tokenizer.encode("Where is the station?", add_special_tokens=False).ids]
+[result] = translator.translate_batch([[*source, "{end}"]], beam_size=1)
+print(tokenizer.decode([int(token) for token in result.hypotheses[0]]))
+```
+"""

@@ -1,0 +1,95 @@
+"""Directories with an exported int8 model: what is written, and what is checked when one is read.
+
+Such a directory holds the graphs of `int8_graphs.py` as ONNX files, the Markov head if there is one, configuration
+and tokenizer, and `int8.json`, which says what the graphs were made of and gives the hash of every file. The graphs
+run in ONNX Runtime alone; this package's loop around them needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
+from multistride.engines.int8 import Int8StepModel, check_int8
+from multistride.errors import DataError
+from multistride.files import sha256
+from multistride.model.config import TransformerConfig
+from multistride.model.markov import MarkovHead
+from multistride.model.transformer import Transformer
+from multistride.model.weights import CONFIG, INT8_MANIFEST, load_config
+from multistride.version import __version__
+
+FORMAT = 1
+"""Raised when the graphs change so that an engine can no longer run older ones."""
+
+MARKOV = "markov.safetensors"
+
+
+def write_int8(place: Path, model: Transformer, graphs: dict[str, bytes], weights: str) -> None:
+    """Write graphs, Markov head and `int8.json` beside the configuration and tokenizer that are in `place` already.
+
+    `weights` is the SHA-256 of the weights that the graphs were made of.
+    """
+    names = [f"{name}.onnx" for name in graphs]
+    for name, graph in zip(names, graphs.values(), strict=True):
+        (place / name).write_bytes(graph)
+    if model.markov is not None:
+        tensors = {name: tensor.contiguous() for name, tensor in model.markov.state_dict().items()}
+        save_file(tensors, place / MARKOV)
+        names.append(MARKOV)
+    hashes = {name: sha256(place / name) for name in sorted([*names, CONFIG, *VOCABULARY_FILES])}
+    manifest = {"format": FORMAT, "multistride": __version__, "source_weights_sha256": weights, "files": hashes}
+    (place / INT8_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
+    """The engine and the vocabulary of an export.
+
+    Raises `DataError` for a file that is missing, damaged, of another model or for another version.
+    """
+    check_int8()
+    directory = Path(directory)
+    names = list(_manifest(directory)["files"])
+    config = load_config(directory)
+    graphs = {Path(name).stem: (directory / name).read_bytes() for name in names if name.endswith(".onnx")}
+    vocabulary = Vocabulary.load(directory)
+    return Int8StepModel(config, _markov(directory, config), graphs), vocabulary
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    """What `int8.json` says, after checking every file against it."""
+    path = directory / INT8_MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, files = manifest["format"], dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is missing or damaged: export the model again") from error
+    if version != FORMAT:
+        raise DataError(
+            f"{directory} is an export of format {version}, and this version of multistride reads format {FORMAT}: "
+            "export the model again"
+        )
+    for name, expected in files.items():
+        place = directory / name
+        if not place.is_file():
+            raise DataError(f"{directory} has no {name}: export the model again")
+        if sha256(place) != expected:
+            raise DataError(
+                f"{place} is damaged or belongs to another model ({INT8_MANIFEST} gives another hash): "
+                "export the model again"
+            )
+    return manifest
+
+
+def _markov(directory: Path, config: TransformerConfig) -> MarkovHead | None:
+    if not config.markov_rank:
+        return None
+    with torch.device("meta"):
+        head = MarkovHead(config)
+    head.load_state_dict(load_file(directory / MARKOV), assign=True)
+    return head.eval().requires_grad_(False)
