@@ -7,6 +7,7 @@ The pipeline, from raw text to a measured many-stride model:
     translate  the training sources with it: distilled targets                      decode/corpus.py
     train      one checkpoint for every K, started from the teacher's weights       groups.py, train/layouts.py
     evaluate   quality, steps and latency by K                                      evaluate/run.py
+    bench      speed against other programs that run the same weights               evaluate/bench.py
     report     a table, a picture, a page                                           report/
 
     >>> model = multistride.load("runs/multi30k/multistride/best")

@@ -77,12 +77,17 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str, option: str = "--group-size") -> tuple[int, ...]:
     """The values of --group-size 1,2,4. Raises `UsageError` with what was given."""
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as error:
-        raise UsageError(f"--group-size takes whole numbers such as 1,2,4; {text!r} was given") from error
+        raise UsageError(f"{option} takes whole numbers such as 1,2,4; {text!r} was given") from error
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The values of --mode fast,exact, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def number(text: str) -> int:

@@ -59,10 +59,16 @@ def multiplies_int8() -> bool:
 def set_threads(count: int | None) -> int:
     """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use."""
     if count is not None:
-        if count < 1:
-            raise UsageError(f"--threads is {count}; give 1 or more")
+        check_threads(count)
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def check_threads(count: int) -> None:
+    """Raise `UsageError` unless this process has so many processors."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not 1 <= count <= cores:
+        raise UsageError(f"--threads is {count}; this machine has {cores} cores: give 1 to {cores}")
 
 
 def keep_few_kernels() -> None:

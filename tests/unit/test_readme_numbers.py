@@ -1,10 +1,11 @@
-"""Every table in the README is the one its result file makes."""
+"""Every table in the README and in docs/speed.md is the one its result file makes."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from multistride.report.benchmark_tables import filled
 from multistride.report.results import read_results
 from multistride.report.tables import markdown_table
 
@@ -22,3 +23,10 @@ def test_tables_come_from_result_files(path, table):
 def test_there_is_a_table():
     # Guards: the check above passing because it found nothing to check.
     assert TABLES
+
+
+def test_tables_of_the_speed_page_come_from_result_files():
+    # Guards: a speed that no recorded run supports. `python benchmarks/tables.py` makes the tables anew.
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    assert filled(page, ROOT) == page
+    assert page.count("<!-- end -->") >= 8

@@ -9,7 +9,7 @@ import typer
 from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, score, translate
 from multistride.cli.exporting import export
-from multistride.cli.measuring import calibrate
+from multistride.cli.measuring import bench, calibrate
 from multistride.cli.showing import inspect, report
 from multistride.cli.training import average, train
 from multistride.console import leave, run
@@ -43,7 +43,20 @@ def _options(
         typer.echo(context.get_help())
 
 
-for _verb in (prepare, distill, train, average, translate, score, evaluate, calibrate, report, inspect, export):
+for _verb in (
+    prepare,
+    distill,
+    train,
+    average,
+    translate,
+    score,
+    evaluate,
+    bench,
+    calibrate,
+    report,
+    inspect,
+    export,
+):
     app.command()(_verb)
 
 

@@ -1,4 +1,4 @@
-"""The verb that measures what decoding may rely on: `calibrate`."""
+"""The verbs that measure: `bench` compares, `calibrate` finds out what decoding may rely on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from multistride.cli.options import DeviceOption, JsonOption, ThreadsOption
-from multistride.console import print_json, say
+from multistride.cli.options import (
+    DeviceOption,
+    GroupSizesOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    ThresholdOption,
+)
+from multistride.console import numbers, print_json, say, words
 
 
 def calibrate(
@@ -45,3 +52,64 @@ def calibrate(
         print_json(measured)
     else:
         Console().print(calibration_table(measured))
+
+
+def bench(
+    source: Annotated[Path, typer.Option(help="Source text, one a line.")],
+    reference: Annotated[Path | None, typer.Option(help="Its translations, for BLEU beside the speed.")] = None,
+    model: ModelOption = None,
+    group_size: GroupSizesOption = "1,2,4,8",
+    batch_size: Annotated[str, typer.Option(help="Sentences decoded together, comma-separated.")] = "1,8,32",
+    mode: Annotated[str, typer.Option(help="fast, adaptive, exact; comma-separated.")] = "fast",
+    threshold: ThresholdOption = None,
+    engine: Annotated[str, typer.Option(help="Our engines, comma-separated; see translate.")] = "eager",
+    device: Annotated[str, typer.Option(help="Where our engines compute: cpu, cuda or auto.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads of every contender.")] = 1,
+    against: Annotated[
+        str,
+        typer.Option(help="own-k1, ctranslate2-int8, ctranslate2-float32, transformers-float32; comma-separated."),
+    ] = "own-k1",
+    against_model: Annotated[Path | None, typer.Option(help="Another model, at K=1 on the same engines.")] = None,
+    sentences: Annotated[int, typer.Option(help="Lines that are timed, spread over the file.")] = 100,
+    rounds: Annotated[int, typer.Option(help="Times everything is measured; medians are taken.")] = 3,
+    tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
+    require: Annotated[
+        list[str] | None, typer.Option(help="Exit with 5 unless, say, k=4,batch=1,ctranslate2-int8>=5. Repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the result object to this file as well.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables in Markdown to this file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write quality against speed to this file (SVG).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure speed against other programs, in turns.
+
+    Every contender gets the same sentences in the same batches and decodes greedily until EOS. A ratio above 1 means
+    that we are faster.
+
+    Example: multistride bench --source test.en --reference test.de --against own-k1,ctranslate2-int8
+    """
+    sizes, batches = numbers(group_size), numbers(batch_size, "--batch-size")
+
+    from multistride.config import validate
+    from multistride.evaluate.bench import BenchRequest
+    from multistride.evaluate.bench import bench as measure
+    from multistride.evaluate.gate import check_met
+    from multistride.report.benchmark_figure import check_picture
+    from multistride.report.show import show_benchmark
+    from multistride.shipped import DEFAULT
+
+    if picture is not None:
+        check_picture(reference)
+    name = name or (model.parent.name if model else DEFAULT.name)
+    files = {"model": model or DEFAULT, "source": source, "reference": reference, "name": name}
+    decoding = {"group_sizes": sizes, "batch_sizes": batches, "modes": words(mode), "threshold": threshold}
+    machine = {"engines": words(engine), "device": device, "threads": threads}
+    others = {"against": words(against), "against_model": against_model, "require": tuple(require or ())}
+    amounts = {"sentences": sentences, "rounds": rounds, "tokenize": tokenize}
+    request = validate(BenchRequest, {**files, **decoding, **machine, **others, **amounts}, "bench")
+    result = measure(request, say)
+    show_benchmark(result, output, markdown, picture, table=not as_json, report=say)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    check_met(request.requirements(), result)

@@ -14,7 +14,7 @@ ModelOption = Annotated[
 GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 EngineOption = Annotated[
-    str, typer.Option(help="What computes: eager (PyTorch, float32), int8 (CPU, extra [int8]), auto.")
+    str, typer.Option(help="What computes: eager (PyTorch, float32), int8 (CPU, extra [int8]), gpu (CUDA), auto.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
 BeamOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")]

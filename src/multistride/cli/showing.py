@@ -13,7 +13,7 @@ from multistride.errors import UsageError
 
 
 def report(
-    results: Annotated[Path | None, typer.Argument(help="A result file that `evaluate --output` wrote.")] = None,
+    results: Annotated[Path | None, typer.Argument(help="A result file of `evaluate` or `bench`.")] = None,
     page: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Write the picture (.svg; of a trace also .png).")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -33,16 +33,12 @@ def report(
             "report shows either a result file (with --page, --figure, --markdown) or a --trace (with --line, "
             "--figure): give one of them with its options"
         )
+    from multistride.report.show import show_file, show_trace
+
     if trace is not None:
-        from multistride.report.show import show_trace
-
         show_trace(trace, line or 1, figure, say)
-        return
-    from multistride.report.results import read_results
-    from multistride.report.show import show
-
-    assert results is not None
-    show(read_results(results), page, figure, markdown, say)
+    elif results is not None:
+        show_file(results, page, figure, markdown, say)
 
 
 def inspect(

@@ -69,20 +69,32 @@ def chained(config: TransformerConfig, head: MarkovHead | None, candidates: int 
         return lambda logits, previous: alone(logits)
     listed = shortlist(config)
 
-    @torch.inference_mode()
     def pick(logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"]) -> Picked:
-        tokens: list[Tensor] = []
-        chosen: list[Tensor] = []
-        candidate, plain = listed(logits, candidates)
-        for slot in range(logits.shape[1]):
-            before = tokens[-1] if tokens else previous
-            corrected = correct(head, before, candidate[:, slot], plain[:, slot])
-            best, index = corrected.max(dim=-1)
-            tokens.append(candidate[:, slot].gather(1, index[:, None]).squeeze(1))
-            chosen.append(best)
-        return Picked(torch.stack(tokens, 1), torch.stack(chosen, 1))
+        return follow(head, *listed(logits, candidates), previous)
 
     return pick
+
+
+@torch.inference_mode()
+def follow(
+    head: MarkovHead,
+    candidates: Int[Tensor, "R K C"],
+    plain: Float[Tensor, "R K C"],
+    previous: Int[Tensor, "R"] | None,
+) -> Picked:
+    """The best of the candidates of each slot, corrected by the token picked before; the first by `previous`.
+
+    Without a previous token (None) the first slot is not corrected. `plain` are log-probabilities, best first.
+    """
+    tokens: list[Tensor] = []
+    chosen: list[Tensor] = []
+    for slot in range(candidates.shape[1]):
+        before = tokens[-1] if tokens else previous
+        scores = plain[:, slot] if before is None else correct(head, before, candidates[:, slot], plain[:, slot])
+        best, index = scores.max(dim=-1)
+        tokens.append(candidates[:, slot].gather(1, index[:, None]).squeeze(1))
+        chosen.append(best)
+    return Picked(torch.stack(tokens, 1), torch.stack(chosen, 1))
 
 
 def correct(

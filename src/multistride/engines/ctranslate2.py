@@ -52,25 +52,35 @@ class Written(NamedTuple):
 
 
 class CTranslate2Engine:
-    """A model converted and loaded. Each of the `workers` decodes one batch at a time, on one thread."""
+    """A model converted and loaded. Each of the `workers` decodes one batch at a time, on `threads` threads."""
 
-    def __init__(self, model: Transformer, compute_type: str = "int8", workers: int = 1) -> None:
-        """Convert `model`, whose weights are left as they are.
+    def __init__(
+        self,
+        model: Transformer | TransformerConfig,
+        compute_type: str = "int8",
+        workers: int = 1,
+        threads: int = 1,
+        converted: Path | None = None,
+    ) -> None:
+        """Convert `model`, whose weights are left as they are; or open what `save_ctranslate2` wrote to `converted`.
 
-        Raises `MissingExtraError` without CTranslate2 and `UsageError` for a model it cannot express.
+        In the second case the configuration is enough of the model. Raises `MissingExtraError` without CTranslate2
+        and `UsageError` for a model it cannot express.
         """
-        if ctranslate2 is None:
-            raise MissingExtraError(
-                "the engine ctranslate2 was asked for and is not installed: pip install 'multistride[bench]', "
-                "or choose --engine eager"
-            )
-        self.config = model.config
+        check_installed()
+        self.config = model.config if isinstance(model, Transformer) else model
         self.compute_type = compute_type
         self.workers = workers
         with tempfile.TemporaryDirectory(prefix="multistride-") as place:
-            _specification(model).save(place)
+            if converted is None:
+                assert isinstance(model, Transformer)
+                save_ctranslate2(model, Path(place))
             self._translator: Any = ctranslate2.Translator(
-                place, device="cpu", compute_type=compute_type, inter_threads=workers, intra_threads=1
+                str(converted or place),
+                device="cpu",
+                compute_type=compute_type,
+                inter_threads=workers,
+                intra_threads=threads,
             )
 
     def decode(
@@ -107,6 +117,22 @@ class CTranslate2Engine:
             collect()
         return [results[index] for index in range(len(sources))]
 
+    def greedy(self, sources: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
+        """Decode one batch of sources (no EOS) at once, at most `limit` tokens each, as fast as this program can.
+
+        Nothing is asked that costs time: no scores, no symbols forbidden (a trained model does not write them), no
+        division of the batch. EOS is among the tokens returned where it was written.
+        """
+        answers = self._translator.translate_batch(
+            [[*map(str, source), str(self.config.end_token)] for source in sources],
+            beam_size=1,
+            max_input_length=0,
+            min_decoding_length=0,
+            max_decoding_length=limit,
+            return_end_token=True,
+        )
+        return [[int(piece) for piece in answer.hypotheses[0]] for answer in answers]
+
     def _begin(self, batch: list[list[str]], limit: int, beam: int, length_penalty: float) -> list[Any]:
         config = self.config
         never = [[str(token)] for token in (config.pad_token, config.start_token, config.mask_token)]
@@ -129,6 +155,15 @@ class CTranslate2Engine:
         tokens = [int(piece) for piece in result.hypotheses[0]]
         ended = tokens[-1:] == [self.config.end_token]
         return Written(tokens[:-1] if ended else tokens, ended, float(result.scores[0]))
+
+
+def check_installed() -> None:
+    """Raise `MissingExtraError` unless CTranslate2 can be imported."""
+    if ctranslate2 is None:
+        raise MissingExtraError(
+            "the engine ctranslate2 was asked for and is not installed: pip install 'multistride[bench]', "
+            "or choose --engine eager"
+        )
 
 
 def save_ctranslate2(model: Transformer, place: Path) -> None:

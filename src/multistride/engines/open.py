@@ -15,7 +15,7 @@ from multistride.model.step import M, StepModel
 from multistride.model.transformer import Transformer
 from multistride.model.weights import is_export
 
-ENGINES = ("eager", "int8", "auto")
+ENGINES = ("eager", "int8", "gpu", "auto")
 """The names that `open_engine` knows."""
 
 
@@ -46,6 +46,8 @@ def open_engine(
     check_engine(name)
     if name == "int8":
         return _int8(model)
+    if name == "gpu":
+        return _gpu(model)
     return _fastest(model, report) if name == "auto" else EagerStepModel(model)
 
 
@@ -83,9 +85,17 @@ def _int8(model: Transformer) -> Engine[Any]:
     return quantise(model)
 
 
+def _gpu(model: Transformer) -> Engine[Any]:
+    from multistride.engines.gpu import GpuStepModel, check_gpu
+
+    check_gpu(model)
+    return GpuStepModel(model)
+
+
 def _fastest(model: Transformer, report: Callable[[str], None]) -> Engine[Any]:
+    on_gpu = model.target_embedding.weight.device.type == "cuda"
     try:
-        engine = _int8(model)
+        engine = _gpu(model) if on_gpu else _int8(model)
     except (MissingExtraError, UsageError) as error:
         report(f"engine: eager, because {error}")
         return EagerStepModel(model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +11,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.data.corpus import Pair, Unreadable, read_parallel
 from multistride.decode.options import DecodeOptions, Layout, Mode, PolicyName
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
-from multistride.errors import DataError
 from multistride.evaluate.positions import measure_places
 from multistride.evaluate.quality import identical_share, measure_quality, repetition_by_border, repetition_rate
+from multistride.evaluate.sentences import TestSet, read_test_set, spread
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
 from multistride.model.weights import WEIGHTS, load_provenance
@@ -54,24 +52,6 @@ class EvaluationRequest(BaseModel):
     limit: int | None = None
 
 
-@dataclass(frozen=True)
-class TestSet:
-    """Sources and references, line by line, with the tokens of the sources that can be decoded (else None)."""
-
-    sources: list[str]
-    references: list[str]
-    tokens: list[list[int] | None]
-
-    @property
-    def places(self) -> list[int]:
-        """The lines that are decoded."""
-        return [place for place, tokens in enumerate(self.tokens) if tokens is not None]
-
-    def decodable(self) -> list[list[int]]:
-        """The source tokens of those lines."""
-        return [tokens for tokens in self.tokens if tokens is not None]
-
-
 def evaluate(
     request: EvaluationRequest, translator: Translator, report: Callable[[str], None] = lambda line: None
 ) -> EvaluationResult:
@@ -82,14 +62,14 @@ def evaluate(
     """
     choices = _choices(request, translator)
     assert translator.engine.model.config == translator.config, "refused here, not after decoding, for an export"
-    test_set = _read(request, translator, report)
+    test_set = read_test_set(translator, request.source, request.reference, request.limit, report)
     sources = test_set.decodable()
     runs: list[Throughput] = []
     for choice in choices:
         report(f"decoding {len(sources)} sentences at K={choice.group_size}")
         runs.append(measure_throughput(translator.engine, sources, choice, translator.measured_for(choice)))
     report(f"timing {min(request.latency_sentences, len(sources))} sentences at batch 1")
-    chosen = _spread(len(sources), request.latency_sentences)
+    chosen = spread(len(sources), request.latency_sentences)
     timed = [sources[place] for place in chosen]
     latencies = measure_latency(translator.engine, timed, choices, translator.measured_for(choices[0]))
     baseline = _baseline(translator, sources, choices, runs)
@@ -112,27 +92,6 @@ def _choices(request: EvaluationRequest, translator: Translator) -> list[DecodeO
     """One way of decoding for each group size that was asked for."""
     ways = request.model_dump(include={"mode", "threshold", "policy", "layout", "beam", "batch_size"})
     return [translator.settled(size, **ways) for size in request.group_sizes]
-
-
-def _read(request: EvaluationRequest, translator: Translator, report: Callable[[str], None]) -> TestSet:
-    sources, references = [], []
-    for line, record in enumerate(read_parallel(request.source, request.reference), start=1):
-        if isinstance(record, Unreadable):
-            raise DataError(f"{request.source} and {request.reference}: line {line}: {record.reason}: repair it")
-        assert isinstance(record, Pair)
-        sources.append(record.source)
-        references.append(record.target)
-        if len(sources) == request.limit:
-            break
-    tokens: list[list[int] | None] = []
-    for line, (text, ids) in enumerate(zip(sources, translator.vocabulary.encode(sources), strict=True), start=1):
-        problem = translator.problem(ids)
-        if problem:
-            report(f"line {line}: {problem}; it counts as an empty translation")
-        tokens.append(ids if text.strip() and not problem else None)
-    if all(ids is None for ids in tokens):
-        raise DataError(f"{request.source} holds no line that can be translated: give a file with text")
-    return TestSet(sources, references, tokens)
 
 
 def _baseline(
@@ -239,7 +198,7 @@ def _examples(
     request: EvaluationRequest, translator: Translator, test_set: TestSet, runs: Sequence[Throughput]
 ) -> list[Example]:
     """Test lines, spread evenly over the set, with what every group size wrote step by step."""
-    chosen = _spread(len(test_set.places), request.examples)
+    chosen = spread(len(test_set.places), request.examples)
     return [
         Example(
             source=test_set.sources[test_set.places[place]],
@@ -268,9 +227,3 @@ def _output(translator: Translator, group_size: int, hypothesis: Hypothesis) -> 
     vocabulary = translator.vocabulary
     groups = tuple(tuple(vocabulary.pieces(group.tokens)) for group in hypothesis.groups)
     return ExampleOutput(group_size=group_size, text=vocabulary.decode(hypothesis.tokens), groups=groups)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` places, evenly spread over 0 ... count - 1."""
-    wanted = min(count, wanted)
-    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]

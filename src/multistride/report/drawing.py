@@ -43,13 +43,18 @@ STYLE = {
 }
 
 
-@contextmanager
-def drawing(width: float, height: float) -> Iterator[Any]:
-    """A figure of so many inches, in the style of the project. Raises `MissingExtraError` without matplotlib."""
+def check_drawing() -> None:
+    """Raise `MissingExtraError` without matplotlib."""
     if matplotlib is None:
         raise MissingExtraError(
             "the picture needs matplotlib, which is not installed; install it with: pip install 'multistride[report]'"
         )
+
+
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[Any]:
+    """A figure of so many inches, in the style of the project. Raises `MissingExtraError` without matplotlib."""
+    check_drawing()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A name in a script DejaVu lacks costs a box in the picture, not a warning on the terminal.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -39,6 +39,11 @@ def quality_latency_figure(result: EvaluationResult) -> str:
         return svg_text(figure)
 
 
+def box_around(x: float, y: float, size: float) -> Any:
+    """A square of a size in pixels around a point."""
+    return Bbox.from_bounds(x - size / 2, y - size / 2, size, size)
+
+
 def settings_caption(result: EvaluationResult) -> str:
     """What the times were measured on, in one line; settings that were not recorded are left out."""
     settings = result.settings
@@ -115,7 +120,7 @@ def _drawn(axes: Any, result: EvaluationResult) -> list[Any]:
     boxes = [legend.get_window_extent()] if legend else []
     for rows in _series(result).values():
         places = axes.transData.transform([(row.ms_per_sentence_p50, quality(row)) for row in rows])
-        boxes += [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in places]
+        boxes += [box_around(x, y, 12) for x, y in places]
         for (left, low), (right, high) in itertools.pairwise(places):
             steps = 1 + int(math.hypot(right - left, high - low) / 4)
             boxes += [
@@ -142,10 +147,10 @@ def _draw_labels(axes: Any, result: EvaluationResult) -> None:
                 weight="bold",
                 color=COLOURS[index % len(COLOURS)],
             )
-            taken.append(_settle(label, taken, axes.bbox))
+            taken.append(settle(label, taken, axes.bbox))
 
 
-def _settle(label: Any, taken: Sequence[Any], area: Any) -> Any:
+def settle(label: Any, taken: Sequence[Any], area: Any) -> Any:
     """Move a label to its first free place, or back to the first of all; its box in pixels."""
     for place in (*_PLACES, _PLACES[0]):
         label.set_position(place)

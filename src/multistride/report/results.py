@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
@@ -20,38 +20,33 @@ Score = Annotated[float, Field(ge=0, le=100)]
 Amount = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+R = TypeVar("R", bound=BaseModel)
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What all records of a result file have in common: frozen, no unknown keys, no infinities."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Measurement(_Record):
-    """One row: what one group size, decoded one way, is worth and what it costs.
+class Decoding(Record):
+    """One group size, decoded one way: steps and time, without quality.
 
-    Shares and rates are 0–1, BLEU and chrF 0–100, times milliseconds. A "sentence" is one line of
-    the source file, so one word when the kind is phonemes. `identical_to_k1` is None when there
-    was no K=1 output to compare with. `repetition_at_borders` is the share of groups' first tokens that repeat the
-    token before them, `repetition_inside` that of all their other tokens; None where there are none of them.
+    Shares and rates are 0–1, times milliseconds. `identical_to_k1` is None when there was no K=1 output to compare
+    with. `repetition_at_borders` is the share of groups' first tokens that repeat the token before them,
+    `repetition_inside` that of all their other tokens; None where there are none of them.
     """
 
     group_size: Count
     mode: Name
     beam: Count
     engine: Name
-    bleu: Score
-    bleu_signature: Name
-    chrf: Score
-    chrf_signature: Name
-    exact_match: Share
-    token_error_rate: Amount
     steps_per_sentence: Amount
     tokens_per_step: Amount
     ms_per_sentence_p50: Amount
     ms_per_sentence_p95: Amount
     tokens_per_second: Amount
     repetition_rate: Share
-    length_ratio: Amount
     identical_to_k1: Share | None
     repetition_at_borders: Share | None = None
     repetition_inside: Share | None = None
@@ -62,7 +57,22 @@ class Measurement(_Record):
         return self.mode, self.beam, self.engine
 
 
-class ExampleOutput(_Record):
+class Measurement(Decoding):
+    """One row: what one group size, decoded one way, is worth and what it costs.
+
+    BLEU and chrF are 0–100. A "sentence" is one line of the source file, so one word when the kind is phonemes.
+    """
+
+    bleu: Score
+    bleu_signature: Name
+    chrf: Score
+    chrf_signature: Name
+    exact_match: Share
+    token_error_rate: Amount
+    length_ratio: Amount
+
+
+class ExampleOutput(Record):
     """What one group size wrote for one example: the text, and its pieces step by step."""
 
     group_size: Count
@@ -74,7 +84,7 @@ class ExampleOutput(_Record):
         return group_texts(self.groups)
 
 
-class Example(_Record):
+class Example(Record):
     """One source text, its reference, and what each group size made of it."""
 
     source: str
@@ -82,7 +92,7 @@ class Example(_Record):
     outputs: tuple[ExampleOutput, ...]
 
 
-class PlaceMeasurement(_Record):
+class PlaceMeasurement(Record):
     """How well one place of the groups of one size is predicted, given the reference before the group.
 
     `place` counts from 1. `cross_entropy` and `entropy` are in nats, `accuracy` and `confidence` (the mean of the
@@ -100,7 +110,7 @@ class PlaceMeasurement(_Record):
     calibration_error: Share | None = None
 
 
-class EvaluationResult(_Record):
+class EvaluationResult(Record):
     """One evaluation of one model on one test set; `created` is an ISO 8601 date and time."""
 
     name: Name
@@ -142,16 +152,21 @@ def read_results(path: Path | str) -> EvaluationResult:
 
     Raises `DataError`, in one line, when the file is missing, is not JSON, or has another shape.
     """
+    return read_record(path, EvaluationResult, "an evaluation result", _WAY_OUT)
+
+
+def read_record(path: Path | str, kind: type[R], what: str, way_out: str) -> R:
+    """Read a file of one kind of result. Raises `DataError`, in one line that ends in `way_out`, if it is none."""
     try:
         text = Path(path).read_bytes()
     except OSError as error:
         raise DataError(
-            f"could not read {path}: {error.strerror or error}; a result file is needed: {_WAY_OUT}"
+            f"could not read {path}: {error.strerror or error}; a result file is needed: {way_out}"
         ) from error
     try:
-        return EvaluationResult.model_validate_json(text, strict=True)
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise DataError(f"{path} is not an evaluation result: {_first_problem(error)}; {_WAY_OUT}") from error
+        raise DataError(f"{path} is not {what}: {_first_problem(error)}; {way_out}") from error
 
 
 _WAY_OUT = "write one with: multistride evaluate --json > result.json"

@@ -9,15 +9,60 @@ from typing import Any
 
 from rich.console import Console
 
-from multistride.files import replacing_file
+from multistride.errors import UsageError
+from multistride.files import replacing_file, write_json
 from multistride.report.attention import attention_size, draw_attention, sentence_table
+from multistride.report.benchmark import BenchmarkResult, is_benchmark, read_benchmark
+from multistride.report.benchmark_figure import benchmark_figure
+from multistride.report.benchmark_tables import benchmark_markdown, benchmark_tables
 from multistride.report.drawing import drawing, save
 from multistride.report.figures import quality_latency_figure
 from multistride.report.page import write_page
 from multistride.report.places import places_table
-from multistride.report.results import EvaluationResult
+from multistride.report.results import EvaluationResult, read_results
 from multistride.report.tables import examples_table, markdown_table, quality_table
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
+
+
+def show_file(
+    path: Path, page: Path | None, figure: Path | None, markdown: bool, report: Callable[[str], None]
+) -> None:
+    """Show a result file of either kind.
+
+    Raises `DataError` if it is none, and `UsageError` for the page of a benchmark, which has none.
+    """
+    if not is_benchmark(path):
+        show(read_results(path), page, figure, markdown, report)
+        return
+    if page is not None:
+        raise UsageError(
+            f"--page was given, and {path} is a benchmark, which has none: choose --markdown or --figure"
+        )
+    result = read_benchmark(path)
+    if markdown:
+        print(benchmark_markdown(result), end="")
+    show_benchmark(result, None, None, figure, table=not markdown, report=report)
+
+
+def show_benchmark(
+    result: BenchmarkResult,
+    output: Path | None,
+    markdown: Path | None,
+    picture: Path | None,
+    table: bool,
+    report: Callable[[str], None],
+) -> None:
+    """Print the tables of a benchmark on stdout if `table`; write the object, the tables, the picture where asked."""
+    if output is not None:
+        write_json(output, result.model_dump(mode="json"))
+        report(f"written: {output}")
+    for path, text in ((markdown, benchmark_markdown), (picture, benchmark_figure)):
+        if path is not None:
+            with replacing_file(path) as temporary:
+                temporary.write_text(text(result), encoding="utf-8")
+            report(f"written: {path}")
+    if table:
+        Console().print(benchmark_tables(result))
 
 
 def show(

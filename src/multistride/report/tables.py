@@ -84,7 +84,7 @@ def quality_table(result: EvaluationResult) -> Table:
     )
     rows = table_rows(result)
     for column, *cells in zip(columns_for(result), *rows, strict=True):
-        heading = Text(_narrow(column.heading, max(len(cell) for cell in cells)))
+        heading = Text(narrow(column.heading, max(len(cell) for cell in cells)))
         table.add_column(heading, justify="right" if column.numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
@@ -98,9 +98,9 @@ def markdown_table(result: EvaluationResult) -> str:
     """
     columns = columns_for(result)
     lines = [
-        _markdown_line([column.heading for column in columns]),
-        _markdown_line(["--:" if column.numeric else ":--" for column in columns]),
-        *(_markdown_line(row) for row in table_rows(result)),
+        markdown_line([column.heading for column in columns]),
+        markdown_line(["--:" if column.numeric else ":--" for column in columns]),
+        *(markdown_line(row) for row in table_rows(result)),
         "",
         *(f"BLEU `{signature}`" for signature in signatures(result)),
     ]
@@ -133,7 +133,7 @@ def examples_table(result: EvaluationResult) -> Table:
     return table
 
 
-def _narrow(heading: str, width: int) -> str:
+def narrow(heading: str, width: int) -> str:
     """Break a heading at spaces and slashes to the width of its cells, to fit 80 columns of terminal."""
     words = heading.replace("/", "/ ").split()
     lines = textwrap.wrap(" ".join(words), max(width, *map(len, words)), break_on_hyphens=False)
@@ -150,7 +150,8 @@ def _grouped(output: ExampleOutput) -> Text:
     return text
 
 
-def _markdown_line(cells: list[str]) -> str:
+def markdown_line(cells: list[str]) -> str:
+    """One row of a Markdown table."""
     escaped = [cell.replace("|", "\\|") for cell in cells]
     return f"| {' | '.join(escaped)} |"
 

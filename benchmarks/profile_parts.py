@@ -1,0 +1,128 @@
+"""Where the time of decoding goes: the encoder, the decoder, choosing tokens, and the host between the steps.
+
+    python benchmarks/profile_parts.py MODEL SOURCE [--engine int8] [--batch-size 1,8,32] [--group-size 1,4]
+        [--output FILE]
+
+Every call of the engine is timed, and on the int8 engine every call of a network within it. What is left of the
+engine's calls are masks, arrays and the Markov head; what is left of all is the host: slots, committing, batches that
+shrink. Milliseconds per sentence, medians of rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from multistride.console import numbers, say
+from multistride.decode.corpus import source_batch
+from multistride.decode.loop import decode_batch
+from multistride.decode.options import DecodeOptions
+from multistride.device import check_threads, cpu_name, set_threads
+from multistride.evaluate.rounds import batches_by_length
+from multistride.evaluate.sentences import read_test_set, spread
+from multistride.files import write_json
+from multistride.translator import Translator
+
+SENTENCES, ROUNDS = 64, 3
+
+
+class Clock:
+    """Adds up the seconds of the calls that it is put around, by name; of calls within each other, the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inside: set[str] = set()
+
+    def around(self, kind: str, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, timed under `kind` and `name`."""
+
+        def timed(*arguments: Any) -> Any:
+            if kind in self._inside:
+                return call(*arguments)
+            self._inside.add(kind)
+            began = time.perf_counter()
+            try:
+                return call(*arguments)
+            finally:
+                self.seconds[f"{kind} {name}"] += time.perf_counter() - began
+                self._inside.remove(kind)
+
+        return timed
+
+    def parts(self, whole: float) -> dict[str, float]:
+        """Seconds of parts that do not overlap and add up to `whole`, which is `all`."""
+        engine = {name: seconds for name, seconds in self.seconds.items() if name.startswith("engine")}
+        networks = {name: seconds for name, seconds in self.seconds.items() if name.startswith("network")}
+        inside = sum(engine.values())
+        if networks:
+            engine = {**networks, "rest of the engine": max(0.0, inside - sum(networks.values()))}
+        return {**engine, "host": max(0.0, whole - inside), "all": whole}
+
+
+def watch(engine: Any, clock: Clock) -> None:
+    """Put the clock around every call of an engine, and around its networks where it has some."""
+    for name in ("start", "step", "step_greedy"):
+        if hasattr(engine, name):
+            setattr(engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name)))
+    networks = getattr(engine, "_networks", {})
+    for name, network in networks.items():
+        networks[name] = clock.around("network", name, network)
+
+
+def profile(
+    engine: Any, clock: Clock, sources: list[list[int]], batch_size: int, group_size: int
+) -> dict[str, float]:
+    """Milliseconds per sentence of each part; `host` is what no engine call took."""
+    options = DecodeOptions(group_size=group_size, batch_size=batch_size)
+    batches = [[sources[place] for place in rows] for rows in batches_by_length(list(map(len, sources)), batch_size)]
+    rounds: defaultdict[str, list[float]] = defaultdict(list)
+    for number in range(ROUNDS + 1):
+        clock.seconds.clear()
+        began = time.perf_counter()
+        for batch in batches if number else batches[:1]:
+            decode_batch(engine, *source_batch(batch, engine.config), options)
+        for name, seconds in clock.parts(time.perf_counter() - began).items():
+            if number:  # the first round warms up
+                rounds[name].append(1000 * seconds / len(sources))
+    return {name: round(statistics.median(each), 3) for name, each in rounds.items()}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--engine", default="int8")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch-size", default="1,8,32")
+    parser.add_argument("--group-size", default="1,4")
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    check_threads(given.threads)
+    set_threads(given.threads)
+    translator = Translator.load(given.model, "cpu", given.engine, say)
+    test_set = read_test_set(translator, given.source, None, None, say)
+    sources = test_set.decodable()
+    sources = [sources[place] for place in spread(len(sources), SENTENCES)]
+    clock = Clock()
+    watch(translator.engine, clock)
+    rows = []
+    for batch_size in numbers(given.batch_size, "--batch-size"):
+        for group_size in numbers(given.group_size):
+            parts = profile(translator.engine, clock, sources, batch_size, group_size)
+            rows.append({"batch_size": batch_size, "group_size": group_size, "ms_per_sentence": parts})
+            say(f"batch {batch_size}, K={group_size}: {parts}")
+    engine = translator.engine
+    settings = {"engine": engine.name, "precision": engine.precision, "threads": given.threads, "cpu": cpu_name()}
+    amounts = {"model": given.model.name, "sentences": len(sources), "rounds": ROUNDS}
+    if given.output:
+        write_json(given.output, {"settings": {**settings, **amounts}, "parts": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Where the GPU engine keeps a batch: arrays whose place and size never change, so that a recorded step stays valid.
+
+A CUDA graph repeats kernels on the addresses they were recorded with. So rows, cached slots and source tokens are
+rounded up to sizes of which there are few (buckets); what is beyond the real ones is there and never seen. When rows
+leave, slots come or a batch ends, the contents move to an arena of another size, or stay.
+
+Shapes: B rows of the bucket, R real rows, M slots of the bucket, N new slots, S source tokens of the bucket, H heads,
+E width of a head.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from multistride.groups import PADDING_GROUP, Slots
+from multistride.model.cache import CachedGroups, KeyValue, LayerCache
+from multistride.model.config import TransformerConfig
+
+SMALLEST_CACHE, SMALLEST_SOURCE = 32, 16
+
+
+class Size(NamedTuple):
+    """Rows, cached slots and source tokens that an arena has room for."""
+
+    rows: int
+    slots: int
+    source: int
+
+
+def bucket(count: int, smallest: int = 1) -> int:
+    """The smallest power of two that is at least `count` and `smallest`."""
+    size = smallest
+    while size < count:
+        size *= 2
+    return size
+
+
+class StaticLayerCache(LayerCache):
+    """Keys and values of one decoder layer in an array of fixed size; all of it is given out, seen or not."""
+
+    def __init__(self, key: Tensor, value: Tensor, columns: Callable[[int], Tensor]) -> None:
+        super().__init__()
+        self._key, self._value = key, value
+        self._columns = columns
+
+    def append(self, key: Tensor, value: Tensor) -> KeyValue:
+        """Write the keys and values of N new slots to the columns that were announced; return the whole array."""
+        assert self._key is not None
+        assert self._value is not None
+        columns = self._columns(key.shape[2])
+        self._key.index_copy_(2, columns, key)
+        self._value.index_copy_(2, columns, value)
+        return self._key, self._value
+
+
+class Arena:
+    """The arrays of one batch at one size, and the steps that were recorded on them (by whoever runs them)."""
+
+    def __init__(self, config: TransformerConfig, size: Size, device: torch.device, dtype: torch.dtype) -> None:
+        self.size = size
+        width = config.hidden_size // config.heads
+
+        def array(length: int) -> Tensor:
+            return torch.zeros(size.rows, config.heads, length, width, device=device, dtype=dtype)
+
+        layers = range(config.decoder_layers)
+        self.past = [(array(size.slots), array(size.slots)) for _ in layers]
+        self.source = [(array(size.source), array(size.source)) for _ in layers] if config.encoder_layers else []
+        self.real = torch.ones(size.rows, 1, 1, size.source, device=device, dtype=torch.bool)
+        self.recorded: dict[tuple[str, int, int], Callable[[], Tensor]] = {}
+        self._inputs: dict[int, Tensor] = {}
+        self._device = device
+        self.caches = [StaticLayerCache(*pair, self._columns) for pair in self.past]
+
+    def load(self, slots: Slots, table: Int[Tensor, "R M"]) -> None:
+        """Send new slots, and the groups of all slots with them, to the arena: one transfer.
+
+        `table` ends with the new slots. Rows that are not real read the start of nothing and are seen by nobody.
+        """
+        rows, new = slots.token.shape
+        packed = torch.full((self.size.rows, 4 * new + new + self.size.slots), PADDING_GROUP, dtype=torch.int32)
+        packed[:, : 3 * new] = 0
+        for place, field in enumerate((slots.token, slots.position, slots.reach - 1, slots.group)):
+            packed[:rows, place * new : (place + 1) * new] = field
+        packed[:, 4 * new : 5 * new] = torch.arange(table.shape[1] - new, table.shape[1])
+        packed[:rows, 5 * new : 5 * new + table.shape[1]] = table
+        self._input(new).copy_(packed, non_blocking=True)
+
+    def loaded(self, new: int) -> tuple[Slots, Tensor]:
+        """The slots that were sent, and what they see of the cache [B, 1, N, M]; all on the device."""
+        token, position, reach, group, _, table = self._input(new).long().split([new] * 5 + [self.size.slots], dim=1)
+        visible = table[:, None, None, :] <= group[:, None, :, None]
+        return Slots(token, position, reach + 1, group), visible
+
+    def fill_source(self, source: list[KeyValue], lengths: Int[Tensor, "R"]) -> None:
+        """Write the cross-attention keys and values of a batch [R, H, T, E], T at most S."""
+        for stored, new in zip(self.source, source, strict=True):
+            for array, part in zip(stored, new, strict=True):
+                array[: part.shape[0], :, : part.shape[2]] = part
+        rows = len(lengths)
+        self.real[:rows, 0, 0] = (
+            torch.arange(self.size.source, device=self._device) < lengths.to(self._device)[:, None]
+        )
+
+    @torch.inference_mode()
+    def take(self, other: Arena, rows: Int[Tensor, "R"]) -> None:
+        """Copy the given rows of another arena (or of this one) to the first rows of this one, in that order."""
+        slots = min(self.size.slots, other.size.slots)
+        source = min(self.size.source, other.size.source)
+        rows = rows.to(self._device)
+        for mine, theirs in ((self.past, other.past), (self.source, other.source)):
+            length = slots if mine is self.past else source
+            for pair, old in zip(mine, theirs, strict=True):
+                for array, part in zip(pair, old, strict=True):
+                    array[: len(rows), :, :length] = part[:, :, :length].index_select(0, rows)
+        self.real[: len(rows), ..., :source] = other.real[..., :source].index_select(0, rows)
+
+    @torch.inference_mode()
+    def rearrange(self, order: Int[Tensor, "R L"]) -> None:
+        """Keep, in each of the first rows, the slots at the given places in the given order."""
+        rows, length = order.shape
+        for array in (array for pair in self.past for array in pair):
+            places = order.to(self._device)[:, None, :, None].expand(-1, array.shape[1], -1, array.shape[3])
+            array[:rows, :, :length] = array[:rows].gather(2, places)
+
+    def _input(self, new: int) -> Tensor:
+        """The array that slots arrive in, [B, 5N + M]: token, position, reach - 1, group, columns, groups of all."""
+        if new not in self._inputs:
+            shape = (self.size.rows, 5 * new + self.size.slots)
+            self._inputs[new] = torch.zeros(shape, dtype=torch.int32, device=self._device)
+        return self._inputs[new]
+
+    def _columns(self, new: int) -> Tensor:
+        return self._input(new)[0, 4 * new : 5 * new].long()
+
+
+class Arenas:
+    """All arenas of an engine. One is lent to one batch at a time and kept for the next, with what was recorded."""
+
+    def __init__(self, config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self._make = lambda size: Arena(config, size, device, dtype)
+        self._free: defaultdict[Size, list[Arena]] = defaultdict(list)
+
+    def borrow(self, size: Size) -> Arena:
+        """An arena of this size; it holds what the batch before left."""
+        return self._free[size].pop() if self._free[size] else self._make(size)
+
+    def give_back(self, arena: Arena) -> None:
+        """Let others have it."""
+        self._free[arena.size].append(arena)
+
+
+class GpuMemory:
+    """One batch while it is decoded. Groups are kept on the CPU, where the slots come from."""
+
+    def __init__(self, arenas: Arenas, rows: int, source_tokens: int) -> None:
+        """Borrow an arena; a causal model has no source tokens, and as many rows as its first slots."""
+        self._arenas = arenas
+        self.rows = rows
+        self.groups = CachedGroups()
+        size = Size(bucket(rows), SMALLEST_CACHE, bucket(source_tokens, SMALLEST_SOURCE))
+        self._borrow(size)
+
+    @property
+    def length(self) -> int:
+        """Slots in the cache, padding included (M)."""
+        return self.groups.length
+
+    def announce(self, slots: Slots) -> None:
+        """Make room for new slots and send them to the arena."""
+        if self.groups.table is None and len(slots.token) != self.rows:
+            self.rows = len(slots.token)
+            self._move(self.arena.size._replace(rows=bucket(self.rows)), torch.arange(0))
+        self.groups.extend(slots.group)
+        if self.length > self.arena.size.slots:
+            self._move(self.arena.size._replace(slots=bucket(self.length, SMALLEST_CACHE)), torch.arange(self.rows))
+        assert self.groups.table is not None
+        self.arena.load(slots, self.groups.table)
+
+    def truncate(self, counts: Int[Tensor, "B"]) -> None:
+        """Forget the last `counts` slots of each row."""
+        order = self.groups.truncate(counts)
+        if order is not None:
+            self.arena.rearrange(order)
+
+    def reorder(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep the given rows, in the given order; a row may be dropped or repeated."""
+        self.groups.reorder(rows)
+        self._move(self.arena.size._replace(rows=bucket(max(len(rows), 1))), rows)
+        self.rows = len(rows)
+
+    def _move(self, size: Size, rows: Int[Tensor, "R"]) -> None:
+        """Take the rows to an arena of this size, which may be the one they are in."""
+        before = self.arena
+        if size == before.size:
+            before.take(before, rows)
+            return
+        self._lease.detach()
+        self._borrow(size)
+        self.arena.take(before, rows)
+        self._arenas.give_back(before)
+
+    def _borrow(self, size: Size) -> None:
+        """An arena, until this memory is gone."""
+        self.arena = self._arenas.borrow(size)
+        self._lease = weakref.finalize(self, self._arenas.give_back, self.arena)
+        self._lease.atexit = False

@@ -1,0 +1,212 @@
+"""`multistride bench`: our engines and others on the same sentences, in turns, on one machine.
+
+Every contender is a process (`evaluate/processes.py`) and decodes greedily until each sentence has written EOS or
+reached its limit. The same batches of the same sentences go to all of them, a few sentences a turn, beginning with
+another contender each time; whole rounds of that are repeated, and medians are taken over the rounds.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from multistride.decode.options import DecodeOptions, Mode
+from multistride.device import check_threads, cpu_name, pick_device
+from multistride.engines.open import check_engine
+from multistride.errors import UsageError
+from multistride.evaluate.bandwidth import read_bandwidth
+from multistride.evaluate.contenders import LIBRARIES, OTHER_MODEL, Contenders, baselines, installed
+from multistride.evaluate.gate import Requirement, check_measured
+from multistride.evaluate.processes import environment
+from multistride.evaluate.rounds import SENTENCES_A_TURN, Entry, time_entries
+from multistride.evaluate.rows import Conditions, rows_of
+from multistride.evaluate.sentences import TestSet, read_test_set, spread
+from multistride.evaluate.workers.memory import METHOD
+from multistride.files import sha256
+from multistride.model.config import TransformerConfig
+from multistride.model.weights import WEIGHTS
+from multistride.report.benchmark import OWN, BaselineRow, BenchmarkResult, BenchmarkRow, crossings
+from multistride.translator import Translator
+from multistride.version import __version__
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class BenchRequest(BaseModel):
+    """What to measure. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path
+    source: Path
+    reference: Path | None = None
+    name: str
+    group_sizes: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1, description="K, one or more")
+    batch_sizes: tuple[Size, ...] = Field((1, 8, 32), min_length=1, description="sentences decoded together")
+    modes: tuple[Mode, ...] = Field(("fast",), min_length=1, description="fast, adaptive, exact")
+    threshold: float | None = Field(None, description="of adaptive mode")
+    engines: tuple[str, ...] = Field(("eager",), min_length=1, description="our engines")
+    device: str = Field("cpu", description="where our engines compute")
+    threads: int = Field(1, description="CPU threads of every contender")
+    against: tuple[str, ...] = Field((OWN,), description="baselines")
+    against_model: Path | None = Field(None, description="another model, decoded at K=1 on the same engines")
+    require: tuple[str, ...] = Field((), description="least ratios, such as k=4,batch=1,ctranslate2-int8>=5")
+    sentences: int = Field(100, ge=1, description="lines that are timed, spread over the file")
+    rounds: int = Field(3, ge=1, description="times each sentence is decoded by each contender")
+    tokenize: str = Field("13a", description="sacreBLEU's tokenizer")
+
+    def ways(self) -> list[DecodeOptions]:
+        """One way of decoding for each mode and group size. Raises `UsageError` for a threshold nobody takes."""
+        if self.threshold is not None and "adaptive" not in self.modes:
+            raise UsageError(
+                f"threshold {self.threshold} was given, and none of the modes asked for ({', '.join(self.modes)}) "
+                "has one: add mode adaptive, or leave the threshold out"
+            )
+        return [
+            DecodeOptions.made(group_size=size, mode=mode, threshold=self.threshold if mode == "adaptive" else None)
+            for mode in self.modes
+            for size in self.group_sizes
+        ]
+
+    def requirements(self) -> list[Requirement]:
+        """What `require` says. Raises `UsageError` for what is not measured."""
+        found = [Requirement.parsed(text) for text in self.require]
+        names = [*baselines(self.against), *([OTHER_MODEL] if self.against_model else [])]
+        check_measured(found, names, self.group_sizes, self.batch_sizes, self.modes)
+        return found
+
+
+def bench(request: BenchRequest, report: Callable[[str], None] = lambda line: None) -> BenchmarkResult:
+    """Measure every engine, mode, group size and batch size, and every baseline, in turns.
+
+    Raises `UsageError` for what cannot be measured, `MissingExtraError` for a baseline that is not installed,
+    `DataError` for bad files or a bad model, and what a contender raises when it is opened.
+    """
+    _check(request)
+    translator = Translator.load(request.model, "cpu")
+    ways = [way.checked(translator.config) for way in request.ways()]
+    test_set = read_test_set(translator, request.source, request.reference, None, report)
+    chosen = _chosen(request, test_set)
+    machine, bandwidth = machine_name(pick_device(request.device)), read_bandwidth(request.threads)
+    report(f"{machine}, {request.threads} thread(s): memory is read at {bandwidth / 1e9:.1f} GB/s")
+    references = [test_set.references[place] for place in chosen] if test_set.references else []
+    conditions = Conditions(machine, request.threads, bandwidth, references, request.tokenize)
+    rows: list[BenchmarkRow] = []
+    others: list[BaselineRow] = []
+    with ExitStack() as stack:
+        texts = [test_set.sources[place] for place in chosen]
+        contenders = Contenders(request.model, translator, texts, request.threads, request.device, stack)
+        entries = _entries(request, contenders, ways, stack, report)
+        for batch_size in request.batch_sizes:
+            timings = time_entries(entries, contenders.lengths, batch_size, request.rounds, report)
+            new, compared = rows_of(timings, batch_size, conditions)
+            rows.extend(new)
+            others.extend(compared)
+    return BenchmarkResult(
+        name=request.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=_settings(request, translator, len(chosen), bandwidth),
+        results=tuple(rows),
+        baselines=tuple(others),
+        crossings=crossings(tuple(rows)),
+    )
+
+
+def machine_name(device: torch.device) -> str:
+    """What computes: the processor, and a GPU's name before it."""
+    return f"{torch.cuda.get_device_name(device)}, {cpu_name()}" if device.type == "cuda" else cpu_name()
+
+
+def _check(request: BenchRequest) -> None:
+    """Everything that can be said before a model is read. Raises `UsageError`, `MissingExtraError`."""
+    check_threads(request.threads)
+    for engine in request.engines:
+        check_engine(engine)
+    request.requirements()
+    others = [name for name in baselines(request.against) if name in LIBRARIES]
+    device = pick_device(request.device)
+    if device.type != "cpu" and others:
+        raise UsageError(
+            f"device {device} was asked for, and the baseline {others[0]} runs on the CPU: "
+            f"leave it out of --against, or choose device cpu"
+        )
+
+
+def _chosen(request: BenchRequest, test_set: TestSet) -> list[int]:
+    """The lines that are timed. Raises `UsageError` where a batch would not be full."""
+    places = [test_set.places[place] for place in spread(len(test_set.places), request.sentences)]
+    largest = max(request.batch_sizes)
+    if largest > len(places):
+        raise UsageError(
+            f"a batch of {largest} was asked for, and {len(places)} sentences are timed: "
+            "give a source with more lines, more --sentences, or a smaller --batch-size"
+        )
+    return places
+
+
+def _entries(
+    request: BenchRequest,
+    contenders: Contenders,
+    ways: Sequence[DecodeOptions],
+    stack: ExitStack,
+    report: Callable[[str], None],
+) -> list[Entry]:
+    """Open everyone who takes part."""
+    against = baselines(request.against)
+    entries: list[Entry] = []
+    for engine in request.engines:
+        report(f"opening {engine}")
+        entries += contenders.own(engine, ways, OWN in against)
+        if request.against_model is not None:
+            entries.append(contenders.other_model(request.against_model, engine))
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="multistride-")))
+    return entries + contenders.libraries([name for name in against if name in LIBRARIES], place, report)
+
+
+def _settings(request: BenchRequest, translator: Translator, sentences: int, bandwidth: float) -> dict[str, Any]:
+    model = translator.engine.model
+    packages = [
+        "torch",
+        *(package for package in ("ctranslate2", "transformers", "onnxruntime") if installed(package)),
+    ]
+    return {
+        "model": str(request.model),
+        "model_sha256": sha256(request.model / WEIGHTS),
+        "shape": shape(translator.config),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_group_sizes": list(translator.config.group_sizes),
+        "against_model": str(request.against_model) if request.against_model else None,
+        "source": str(request.source),
+        "source_sha256": sha256(request.source),
+        "reference": str(request.reference) if request.reference else None,
+        "sentences": sentences,
+        "rounds": request.rounds,
+        "sentences_a_turn": SENTENCES_A_TURN,
+        "decoding": "greedy, every contender; each sentence until EOS or its own limit; tokens in, tokens out",
+        "device": request.device,
+        "cpu": cpu_name(),
+        "threads": request.threads,
+        "omp_wait_policy": environment(request.threads).get("OMP_WAIT_POLICY", "default"),
+        "read_bandwidth_gb_per_second": round(bandwidth / 1e9, 2),
+        "memory_method": METHOD,
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+        "multistride": __version__,
+    }
+
+
+def shape(config: TransformerConfig) -> str:
+    """The sizes of a model in a few words."""
+    return (
+        f"{config.encoder_layers}+{config.decoder_layers} layers, width {config.hidden_size}, "
+        f"feed-forward {config.feedforward_size}, vocabulary {config.vocabulary_size}"
+    )

@@ -1,0 +1,81 @@
+"""The sentences of a test set, and which of them are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
+from multistride.errors import DataError
+from multistride.translator import Translator
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Sources and references, line by line, with the tokens of the sources that can be decoded (else None).
+
+    Without a reference file `references` is empty.
+    """
+
+    sources: list[str]
+    references: list[str]
+    tokens: list[list[int] | None]
+
+    @property
+    def places(self) -> list[int]:
+        """The lines that are decoded."""
+        return [place for place, tokens in enumerate(self.tokens) if tokens is not None]
+
+    def decodable(self) -> list[list[int]]:
+        """The source tokens of those lines."""
+        return [tokens for tokens in self.tokens if tokens is not None]
+
+
+def read_test_set(
+    translator: Translator, source: Path, reference: Path | None, limit: int | None, report: Callable[[str], None]
+) -> TestSet:
+    """The first `limit` lines (None: all) of a source file and its reference file.
+
+    `report` hears of lines that cannot be decoded. Raises `DataError` for files that cannot be read, do not align, or
+    hold no line that can be decoded.
+    """
+    sources, references = _texts(source, reference, limit)
+    tokens: list[list[int] | None] = []
+    for line, (text, ids) in enumerate(zip(sources, translator.vocabulary.encode(sources), strict=True), start=1):
+        problem = translator.problem(ids)
+        if problem:
+            report(f"line {line}: {problem}; it counts as an empty translation")
+        tokens.append(ids if text.strip() and not problem else None)
+    if all(ids is None for ids in tokens):
+        raise DataError(f"{source} holds no line that can be translated: give a file with text")
+    return TestSet(sources, references, tokens)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` places, evenly spread over 0 ... count - 1."""
+    wanted = min(count, wanted)
+    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
+
+
+def _texts(source: Path, reference: Path | None, limit: int | None) -> tuple[list[str], list[str]]:
+    sources: list[str] = []
+    references: list[str] = []
+    if reference is None:
+        for line, data in enumerate(read_lines(source), start=1):
+            try:
+                sources.append(data.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{source}: line {line}: invalid utf-8: repair it") from error
+            if len(sources) == limit:
+                break
+        return sources, references
+    for line, record in enumerate(read_parallel(source, reference), start=1):
+        if isinstance(record, Unreadable):
+            raise DataError(f"{source} and {reference}: line {line}: {record.reason}: repair it")
+        assert isinstance(record, Pair)
+        sources.append(record.source)
+        references.append(record.target)
+        if len(sources) == limit:
+            break
+    return sources, references

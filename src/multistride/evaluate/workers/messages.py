@@ -1,0 +1,63 @@
+"""What a benchmark and its workers say to each other, one JSON object a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multistride.decode.options import DecodeOptions
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Setup(_Message):
+    """First line to a worker: what to open, and all sentences it may be asked for."""
+
+    model: Path = Field(description="model directory")
+    sources: tuple[tuple[int, ...], ...] = Field(description="tokens of each sentence, without EOS")
+    threads: int = Field(1, ge=1, description="CPU threads")
+    engine: str = Field("eager", description="of our own contenders")
+    device: str = Field("cpu", description="of our own contenders")
+    converted: Path | None = Field(None, description="what CTranslate2 reads")
+    compute_type: str = Field("int8", description="of CTranslate2")
+
+
+class Ready(_Message):
+    """First line of a worker: what it opened, and how large it was before it did."""
+
+    engine: str
+    precision: str
+    libraries_mb: float | None
+
+
+class Turn(_Message):
+    """Decode these batches (places in `Setup.sources`), one after the other."""
+
+    batches: tuple[tuple[int, ...], ...]
+    options: DecodeOptions
+
+
+class Sentence(_Message):
+    """What became of one sentence: its tokens without EOS, how many were written with it, and in how many passes."""
+
+    tokens: tuple[int, ...]
+    written: int
+    steps: int
+
+
+class Answer(_Message):
+    """What became of a turn: milliseconds of each batch, its sentences in order, and the largest size meanwhile."""
+
+    milliseconds: tuple[float, ...]
+    sentences: tuple[Sentence, ...]
+    peak_mb: float | None
+
+
+class Failure(_Message):
+    """Why a worker gave up: the message and the exit code of the error."""
+
+    message: str
+    exit_code: int
