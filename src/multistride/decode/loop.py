@@ -35,6 +35,8 @@ def decode(
     `source` is None for a causal model. The result is in `state.hypotheses`.
     """
     memory = model.start(source, lengths)
+    for prompt in state.prompt_slots():
+        model.step(prompt, memory)
     while not state.done:
         began, size = time.perf_counter(), group_size(state)
         logits = model.step(state.slots(size), memory)  # propose
