@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from multistride.data.corpus import Pair, Record, Unreadable, read_jsonl, read_parallel, read_table
+from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import (
     TOKENIZER_FILE,
     VOCABULARY_FILES,
@@ -198,7 +199,7 @@ def _refuse_foreign(output: Path) -> None:
 
 def _vocabulary(config: PrepareConfig, report: Callable[[str], None]) -> Vocabulary:
     if config.vocabulary_from is not None:
-        vocabulary = Vocabulary.load(config.vocabulary_from)
+        vocabulary = load_vocabulary(config.vocabulary_from)
         report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
         return vocabulary
     pairs = _clean_texts(_records(config.train), config.cleaning, _Split(), strict=True)

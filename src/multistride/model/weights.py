@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multistride.config import first_problem
+from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory
@@ -103,7 +104,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
         )
     model = Transformer(config)
     model.load_state_dict(tensors)
-    vocabulary = Vocabulary.load(directory)
+    vocabulary = load_vocabulary(directory)
     if len(vocabulary) != config.vocabulary_size:
         raise DataError(
             f"the tokenizer in {directory} has {len(vocabulary)} entries, the model {config.vocabulary_size}: "
