@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from originals import assert_same_causal_model, converted_model, randomised
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
-from conftest import assert_same_causal_model, converted_model, randomised
 
 SIZES = {
     "hidden_size": 32,

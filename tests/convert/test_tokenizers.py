@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import sentencepiece
+from originals import small_tokenizer
 from transformers import AutoTokenizer, MarianTokenizer
 
-from conftest import small_tokenizer
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.tokenizer import foreign_vocabulary
 from multistride.data.foreign import ForeignVocabulary, load_vocabulary
