@@ -71,6 +71,16 @@ def test_a_converted_translator_translates(tmp_path):
     assert started_from == f"{tmp_path / 'theirs'} (bart)"
 
 
+def test_a_mask_that_was_there_is_kept(tmp_path):
+    """BART has a mask, and its vector is trained."""
+    size = small_tokenizer(tmp_path / "theirs", "$A </s>", **SPECIAL, mask_token="<mask>")
+    theirs = randomised(BartForConditionalGeneration(BartConfig(vocab_size=size, **SIZES, **BART)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, vocabulary = converted_model(tmp_path / "theirs", tmp_path / "ours")
+    assert len(vocabulary) == size
+    assert ours.target_embedding.weight.equal(theirs.model.shared.weight)
+
+
 def test_stored_sinusoids_that_are_none_are_refused(tmp_path):
     """A table that is not the one computed here would be left out silently."""
     size = small_tokenizer(tmp_path / "theirs", "$A </s>", **SPECIAL)

@@ -45,6 +45,18 @@ def test_a_converted_model_is_the_original(kind, letters, tmp_path):
     assert_same_causal_model(theirs, ours, size)
 
 
+def test_rows_that_no_token_stands_for_are_left_out(letters, tmp_path):
+    """A mask whose vector is one of the rows that were never trained, and a head that can write them."""
+    directory, size = letters
+    theirs = randomised(LlamaForCausalLM(LlamaConfig(vocab_size=size + 7, **SIZES)))
+    theirs.save_pretrained(directory)
+    ours, vocabulary = converted_model(directory, tmp_path / "ours")
+    table, original = ours.target_embedding.weight, theirs.model.embed_tokens.weight
+    assert len(table) == len(vocabulary) == size + 1
+    assert table[:size].equal(original[:size])
+    torch.testing.assert_close(table[size], original[:size].mean(0))
+
+
 def test_the_precision_of_the_original_is_kept(letters, tmp_path):
     """A checkpoint that doubles its size, or loses bits, on the way."""
     directory, size = letters
