@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from multistride.data.corpus import read_lines
 from multistride.errors import Interrupted, UsageError, UserError
-from multistride.files import replacing_file
+from multistride.files import Journal, journal, replacing_file
 
 _COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
 """What typer raises for anything wrong with the command line; its home has moved between versions of typer."""
@@ -111,10 +111,20 @@ def reading(path: Path | None) -> Iterator[Any]:
 
 
 @contextmanager
-def writing(path: Path | None, optional: bool = False) -> Iterator[Any]:
-    """A text stream: stdout, a file that appears when it is complete, or None."""
+def writing(path: Path | None) -> Iterator[Any]:
+    """A text stream: stdout, or a file that appears when it is complete."""
     if path is None:
-        yield None if optional else sys.stdout
+        yield sys.stdout
         return
     with replacing_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def tracing(path: Path | None) -> Iterator[Journal | None]:
+    """A file that grows by whole lines while the work goes on, and keeps them however it ends; or None."""
+    if path is None:
+        yield None
+        return
+    with journal(path) as file:
         yield file

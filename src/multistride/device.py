@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,15 @@ def set_threads(count: int | None) -> int:
             raise UsageError(f"--threads is {count}; give 1 or more")
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep 64 compiled kernels instead of 1,024, unless the environment says how many.
+
+    It compiles one for every shape it meets and hardly any shape of a training batch comes twice: after 45 updates a
+    training held 2.6 GB, with few kernels 1.6 GB, in the same time. Call it before the first product.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

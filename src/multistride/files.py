@@ -82,6 +82,35 @@ def replacing_directory(destination: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+class Journal:
+    """A file that grows by whole pieces, to be read while it is written: after any end it holds whole pieces only."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file, self._whole = path, file, 0
+
+    def write(self, piece: str) -> None:
+        """Append a piece, at once. A disk that fills up in the middle of it leaves the file without it."""
+        rest = piece.encode("utf-8")
+        with _write_errors(self._path, kept="what was written before is whole"):
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                self._whole = self._file.tell()
+            except BaseException:
+                self._file.truncate(self._whole)
+                raise
+
+
+@contextmanager
+def journal(path: Path) -> Iterator[Journal]:
+    """Begin a file anew that is written piece by piece. Raises `UserError` where it cannot be written."""
+    with _write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "wb", buffering=0)  # noqa: SIM115, closed below: what happens in between has other errors
+    with file:
+        yield Journal(path, file)
+
+
 def write_json(destination: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with replacing_file(destination) as temporary:
@@ -112,7 +141,7 @@ def sha256(path: Path | str) -> str:
 
 
 @contextmanager
-def _write_errors(destination: Path) -> Iterator[None]:
+def _write_errors(destination: Path, kept: str = "nothing was changed there") -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -120,7 +149,7 @@ def _write_errors(destination: Path) -> Iterator[None]:
             raise
         reason = error.strerror or str(error)
         raise UserError(
-            f"could not write {destination}: {reason}; nothing was changed there: free space or choose another place"
+            f"could not write {destination}: {reason}; {kept}: free space or choose another place"
         ) from error
 
 

@@ -207,7 +207,7 @@ def draft_slots(
     border: Int[Tensor, "B"],
     drafts: Int[Tensor, "B D"],
     counts: Int[Tensor, "B"],
-    group_size: int,
+    group_size: Int[Tensor, "B"] | int,
     start_token: int,
     mask_token: int,
 ) -> Slots:
@@ -215,11 +215,12 @@ def draft_slots(
 
     `border` tokens of `known` are committed and all but the last of them were read. Clean slots read that one and the
     first `counts` of the `drafts` behind it, so they say what really follows each of them; `group_size` - 1 masks
-    draft further, as if all drafts were right. Rows with fewer drafts are padded on the left: the last `group_size`
-    columns are the last clean slot and the masks in every row.
+    draft further, as if all drafts were right. Rows with fewer slots are padded on the left: the last `group_size`
+    columns of a row are its last clean slot and its masks.
     """
-    most = int(counts.max()) if len(counts) else 0
-    offset = torch.arange(most + group_size, device=known.device) - (most - counts)[:, None]
+    widths = counts + torch.as_tensor(group_size, device=known.device)
+    most = int(widths.max()) if len(counts) else 0
+    offset = torch.arange(most, device=known.device) - (most - widths)[:, None]
     rows = torch.arange(len(known), device=known.device)[:, None].expand_as(offset)
     real, masked = offset >= 0, offset > counts[:, None]
     last = _tokens_at(known, rows, (border - 1)[:, None].expand_as(offset), start_token)

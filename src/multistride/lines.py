@@ -16,6 +16,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Ending, Group
 from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
+from multistride.files import Journal
 from multistride.translator import Translation, Translator
 
 LineFormat = Literal["text", "groups", "json"]
@@ -34,7 +35,7 @@ def translate_stream(
     vocabulary: Vocabulary,
     options: DecodeOptions,
     output: TextIO,
-    trace: TextIO | None,
+    trace: Journal | None,
     form: LineFormat,
     report: Callable[[str], None],
 ) -> int:
@@ -49,7 +50,7 @@ def translate_stream(
         if result.problem:
             failed += 1
             report(f"line {line}: {result.problem}; an empty line stands in its place")
-        output.write(_line(result, vocabulary, form) + "\n")
+        output.write(line_of(result, vocabulary, form) + "\n")
         if line % 1000 == 0 and time.monotonic() - told > TELL_EVERY_SECONDS:
             told = time.monotonic()
             report(f"{line:,} lines translated")
@@ -63,7 +64,7 @@ def stream_lines(
     lines: Iterable[bytes],
     options: DecodeOptions,
     output: TextIO,
-    trace: TextIO | None,
+    trace: Journal | None,
     report: Callable[[str], None],
 ) -> int:
     """Write each line's translation to `output` group by group, as it comes; otherwise like `translate_stream`."""
@@ -79,6 +80,9 @@ def stream_lines(
         except DataError as error:
             failed += 1
             report(f"line {line}: {error}; an empty line stands in its place")
+        except KeyboardInterrupt:
+            _write_trace(trace, line, groups, "cancelled", options, translator.vocabulary)
+            raise
         output.write("\n")
         output.flush()
         _write_trace(trace, line, groups, ending, options, translator.vocabulary)
@@ -86,7 +90,7 @@ def stream_lines(
 
 
 def _write_trace(
-    trace: TextIO | None,
+    trace: Journal | None,
     line: int,
     groups: Sequence[Group],
     ending: Ending | None,
@@ -94,11 +98,12 @@ def _write_trace(
     vocabulary: Vocabulary,
 ) -> None:
     if trace is not None:
-        for entry in trace_entries(groups, ending, options, vocabulary.pieces):
-            trace.write(json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n")
+        entries = trace_entries(groups, ending, options, vocabulary.pieces)
+        trace.write("".join(json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n" for entry in entries))
 
 
-def _line(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> str:
+def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> str:
+    """A translation as one line of the format `form`."""
     if form == "json":
         return json.dumps(_facts(result, vocabulary), ensure_ascii=False)
     if form == "groups":

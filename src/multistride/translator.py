@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from multistride.data.detokenize import TextStream, one_line
+from multistride.data.detokenize import TextStream, one_line, until
 from multistride.data.vocab import Vocabulary
+from multistride.decode.auto import best, costly_layout, explained, offers
+from multistride.decode.calibration import Calibration
+from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
+from multistride.decode.profile import cached_costs
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
+from multistride.decode.strategy import Measured
 from multistride.device import pick_device
+from multistride.engines.open import Engine, check_engine, open_engine
 from multistride.errors import DataError
+from multistride.files import sha256
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
-from multistride.model.weights import load_model
+from multistride.model.weights import WEIGHTS, load_calibration, load_model
 from multistride.shipped import DEFAULT
 
 
@@ -27,7 +34,8 @@ class Translation:
     """One text's translation.
 
     `tokens` are ids without EOS; `scores` the natural log-probability of every token written, EOS included;
-    `trace` what each step wrote; `ending` why it stopped; `problem` why there is no translation (then `text` is
+    `trace` what each step wrote; `ending` why it stopped (by a stop text: `text` is cut before it, the tokens that
+    hold it stay in `tokens`); `problem` why there is no translation (then `text` is
     empty), else None.
     """
 
@@ -55,45 +63,97 @@ class StreamedGroup:
 class Translator:
     """A model with its vocabulary."""
 
-    def __init__(self, engine: EagerStepModel, vocabulary: Vocabulary) -> None:
+    def __init__(self, engine: Engine[Any], vocabulary: Vocabulary, directory: Path | None = None) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
+        self.directory = directory
 
     @classmethod
-    def load(cls, directory: Path | str | None = None, device: str = "auto") -> Translator:
-        """Read a model directory; None: the one that ships.
+    def load(
+        cls,
+        directory: Path | str | None = None,
+        device: str = "auto",
+        engine: str = "eager",
+        report: Callable[[str], None] = lambda line: None,
+    ) -> Translator:
+        """Read a model directory; None: the one that ships. `report` hears what engine `auto` picked.
 
-        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device.
+        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or engine, and
+        `MissingExtraError` for an engine that needs a library that is not installed.
         """
-        model, vocabulary = load_model(DEFAULT if directory is None else directory, pick_device(device))
-        return cls(EagerStepModel(model), vocabulary)
+        check_engine(engine)
+        place = DEFAULT if directory is None else Path(directory)
+        model, vocabulary = load_model(place, pick_device(device))
+        return cls(open_engine(model, engine, report=report), vocabulary, place)
 
     @property
     def config(self) -> TransformerConfig:
         """The model's sizes, special tokens and group sizes."""
         return self.engine.config
 
+    @cached_property
+    def measured(self) -> Measured:
+        """What is known of the model: its calibration, if it has one; it learns while decoding goes on.
+
+        Raises `DataError` if the calibration is damaged or belongs to other weights.
+        """
+        return Measured(None if self.directory is None else load_calibration(self.directory, Calibration))
+
+    def settled(
+        self, group_size: int | str, report: Callable[[str], None] = lambda line: None, **choices: Any
+    ) -> DecodeOptions:
+        """Options whose group size is a number, chosen by the cost model where `group_size` is "auto" (and reported).
+
+        What the policy asked for needs to know is measured meanwhile. Raises `UsageError` as `translate` does.
+        """
+        largest = max(self.config.group_sizes)
+        auto = group_size == "auto"
+        options = DecodeOptions.made(group_size=largest if auto else group_size, **choices).checked(self.config)
+        if auto or options.policy == "cost-model":
+            layout = costly_layout(options, self.config)
+            if layout not in self.measured.costs:
+                digest = sha256(self.directory / WEIGHTS) if self.directory else ""
+                engine = self.engine.name
+                costs = cached_costs(self.engine, engine, layout, options.batch_size, digest, report)
+                self.measured.costs[layout] = costs
+        if not auto or options.policy == "cost-model":  # the policy chooses anew in every step
+            return options
+        offered = offers(options, self.config, self.measured)
+        report(explained(offered))
+        return options.model_copy(update={"group_size": best(offered).group_size})
+
+    def measured_for(self, options: DecodeOptions) -> Measured | None:
+        """What is known of the model, where `options` ask for a way of decoding that uses it."""
+        return self.measured if options.mode == "adaptive" else None
+
     def translate(
-        self, texts: Sequence[str], group_size: int = 1, mode: str = "fast", **choices: Any
+        self, texts: Sequence[str], group_size: int | str = 1, mode: str = "fast", **choices: Any
     ) -> list[Translation]:
         """Translate texts, `group_size` tokens per step; the n-th result belongs to the n-th text.
 
-        `choices` are other fields of `decode.options.DecodeOptions`: `beam`, `threshold`, `batch_size` and so on. A
-        blank text has a blank translation; one that is too long has none, and says so in `problem`. Raises
-        `UsageError` for a group size outside 1 ... the largest the checkpoint was trained for, and for any other
-        choice that is unknown, out of range, or goes with another mode.
+        `group_size` may be "auto": see `settled`. `choices` are other fields of `decode.options.DecodeOptions`:
+        `beam`, `threshold`, `prefix`, `stop` and so on. A blank text has a blank translation; one that is too long
+        has none, and says so in `problem`. Raises `UsageError` for a group size outside 1 ... the largest the
+        checkpoint was trained for, and for any other choice that is unknown, out of range, or goes with another mode.
         """
-        options = DecodeOptions.made(group_size=group_size, mode=mode, **choices)
-        return self._translated(texts, options.checked(self.config))
+        options = self.settled(group_size, mode=mode, **choices)
+        return self._translated(texts, options, self.checked(options))
 
-    def stream(self, text: str, group_size: int = 1, mode: str = "fast", **choices: Any) -> Iterator[StreamedGroup]:
+    def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
+        """The constraints of `options`, if the model can do what they ask. Raises `UsageError` if it cannot."""
+        (options.checked_for_streaming if streaming else options.checked)(self.config)
+        return constraints_of(options, self.config, self.vocabulary)
+
+    def stream(
+        self, text: str, group_size: int | str = 1, mode: str = "fast", **choices: Any
+    ) -> Iterator[StreamedGroup]:
         """Translate one text and yield every group as soon as it is written; stop taking them to cancel.
 
         The text is the one `translate` gives for the same choices. A blank text has no groups. Raises as `translate`
         does, at once; `UsageError` for a beam, whose best hypothesis is known only in the end; `DataError` for a text
         that is too long.
         """
-        return self._streamed(text, DecodeOptions.made(group_size=group_size, mode=mode, **choices))
+        return self._streamed(text, self.settled(group_size, mode=mode, **{**choices, "batch_size": 1}))
 
     def stream_line(self, line: bytes, options: DecodeOptions) -> Iterator[StreamedGroup]:
         """`stream` for a line of UTF-8. Raises `DataError` also if it is none."""
@@ -103,15 +163,16 @@ class Translator:
         return self._streamed(text, options)
 
     def _streamed(self, text: str, options: DecodeOptions) -> Iterator[StreamedGroup]:
-        options.checked_for_streaming(self.config)
+        constraints = self.checked(options, streaming=True)
         [tokens] = self.vocabulary.encode([text])
         if problem := self.problem(tokens):
             raise DataError(problem)
-        return self._groups(tokens, options) if text.strip() else iter(())
+        return self._groups(tokens, options, constraints) if text.strip() else iter(())
 
-    def _groups(self, tokens: list[int], options: DecodeOptions) -> Iterator[StreamedGroup]:
-        written = TextStream(self.vocabulary)
-        state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), options)
+    def _groups(self, tokens: list[int], options: DecodeOptions, constraints: Constraints) -> Iterator[StreamedGroup]:
+        written = TextStream(self.vocabulary, options.stop)
+        batch = source_batch([tokens], self.config)
+        state, passes = begin_batch(self.engine, *batch, options, constraints, self.measured_for(options))
         [hypothesis] = state.hypotheses
         known = 0
         for _ in passes:
@@ -128,19 +189,24 @@ class Translator:
 
         A line that is not UTF-8 has no translation, and says so in `problem`. Raises as `translate` does.
         """
-        options.checked(self.config)
+        constraints = self.checked(options)
         for chunk in _chunks(lines, buffer):
             texts = [_decoded(line) for line in chunk]
-            written = iter(self._translated([text for text in texts if text is not None], options))
+            written = iter(self._translated([text for text in texts if text is not None], options, constraints))
             for text in texts:
                 yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
 
-    def _translated(self, texts: Sequence[str], options: DecodeOptions) -> list[Translation]:
+    def _translated(
+        self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
+    ) -> list[Translation]:
         tokens = self.vocabulary.encode(list(texts))
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
-        hypotheses = decode_corpus(self.engine, [tokens[place] for place in open_places], options)
-        written = iter(self._translations(hypotheses))
+        sources = [tokens[place] for place in open_places]
+        hypotheses = decode_corpus(
+            self.engine, sources, options, constraints=constraints, measured=self.measured_for(options)
+        )
+        written = iter(self._translations(hypotheses, options.stop))
         return [result if result is not None else next(written) for result in results]
 
     def score(self, pairs: Sequence[tuple[str, str]], group_size: int = 1) -> list[list[float] | None]:
@@ -172,11 +238,11 @@ class Translator:
         problem = self.problem(tokens)
         return Translation("", problem=problem) if problem else None
 
-    def _translations(self, hypotheses: Sequence[Hypothesis]) -> Iterator[Translation]:
+    def _translations(self, hypotheses: Sequence[Hypothesis], stops: Sequence[str]) -> Iterator[Translation]:
         texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
         for text, hypothesis in zip(texts, hypotheses, strict=True):
             yield Translation(
-                one_line(text),
+                one_line(until(text, stops)),
                 tuple(hypothesis.tokens),
                 tuple(hypothesis.log_probabilities),
                 tuple(hypothesis.groups),
@@ -184,12 +250,12 @@ class Translator:
             )
 
 
-def load(path: Path | str | None = None, device: str = "auto") -> Translator:
+def load(path: Path | str | None = None, device: str = "auto", engine: str = "eager") -> Translator:
     """The model in a directory that `multistride train` wrote; None: the English-German one that ships.
 
-    Raises `DataError` if the directory is no model directory.
+    Raises as `Translator.load` does.
     """
-    return Translator.load(path, device)
+    return Translator.load(path, device, engine)
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

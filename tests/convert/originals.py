@@ -12,9 +12,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from multistride.convert.run import convert
 from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
+from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots
-from multistride.model.step import EagerStepModel
 from multistride.model.weights import load_model
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?"
@@ -89,7 +90,7 @@ def compare_causal(theirs, ours, size, rows, new_tokens=24):
     found = ours.project(ours(None, None, slots)[real])[:, :size]
     config = ours.config
     state = DecodeState([new_tokens] * len(rows), config.start_token, config.end_token, rows, config.start_symbol)
-    for _ in decode(EagerStepModel(ours), None, None, state, lambda _: 1, greedy(config)):
+    for _ in decode(EagerStepModel(ours), None, None, state, fixed(1), greedy(config)):
         pass
     width = slots.token.shape[1]
     left = torch.tensor([[config.pad_token] * (width - len(row)) + row for row in rows])
@@ -116,7 +117,7 @@ def compare_translators(theirs, ours, size, rows, new_tokens=24):
     expected = theirs(input_ids=source, attention_mask=read.long(), decoder_input_ids=tokens).logits[real]
     found = ours.project(ours(source, lengths, slots)[real])[:, :size]
     state = DecodeState([new_tokens] * len(rows), config.start_token, config.end_token)
-    for _ in decode(EagerStepModel(ours), source, lengths, state, lambda _: 1, greedy(config)):
+    for _ in decode(EagerStepModel(ours), source, lengths, state, fixed(1), greedy(config)):
         pass
     written = theirs.generate(
         source, attention_mask=read.long(), max_new_tokens=new_tokens, do_sample=False, num_beams=1

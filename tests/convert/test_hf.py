@@ -19,6 +19,7 @@ import multistride
 import multistride.hf
 from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
+from multistride.decode.policy import fixed
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -192,11 +193,13 @@ def test_a_policy_chooses_every_step(translator):
 
     def alternating(state):
         steps.append(state.step)
-        return 1 + state.step % 2
+        return fixed(1 + state.step % 2)(state)
 
     written = model.generate(**inputs, max_new_tokens=9, policy=alternating)
     assert steps == list(range(len(steps)))
     assert len(steps) < written.shape[1] - 1
+    by_name = model.generate(**inputs, max_new_tokens=9, policy="autoregressive")
+    assert by_name.equal(model.generate(**inputs, max_new_tokens=9))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ def test_a_policy_chooses_every_step(translator):
     [
         ({"group_size": 9}, "group size 9 was asked for"),
         ({"repetition_penalty": 1.5}, "RepetitionPenaltyLogitsProcessor, which sees one token at a time"),
-        ({"mode": "exact", "policy": lambda state: 1}, "a policy was given, and mode exact has its own"),
+        ({"mode": "exact", "policy": fixed(1)}, "a policy was given, and mode exact has its own"),
         ({"num_beams": 2, "num_return_sequences": 2}, "num_return_sequences is 2"),
     ],
 )

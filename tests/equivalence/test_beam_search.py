@@ -9,9 +9,10 @@ from multistride.decode.beam import search, search_batch
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel, UncachedStepModel
+from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 GROUP_SIZES = (1, 2, 3, 4)

@@ -7,9 +7,11 @@ from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
+from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
-from multistride.model.step import EagerStepModel, UncachedStepModel
+from multistride.model.step import UncachedStepModel
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 
@@ -61,7 +63,7 @@ def test_changing_group_sizes_equal_one_parallel_pass(model, sources):
     source = source_batch([sources[0]], model.config)
     state = DecodeState([sum(sequence)], model.config.start_token, end_token=-1)
     engine = EagerStepModel(model)
-    for _ in decode(engine, *source, state, lambda state: sequence[state.step], greedy(model.config)):
+    for _ in decode(engine, *source, state, lambda state: fixed(sequence[state.step])(state), greedy(model.config)):
         pass
     written = torch.tensor([state.hypotheses[0].tokens])
     lengths = torch.tensor([written.shape[1]])
@@ -78,11 +80,11 @@ def test_partly_kept_groups_equal_one_parallel_pass(model, sources):
     state = DecodeState([sum(kept)], model.config.start_token, end_token=-1)
     proposed, places = [], iter(kept)
 
-    def accept(picked):
+    def accept(picked, sizes):
         proposed.append(picked.tokens[0].tolist())
         return torch.tensor([next(places)])
 
-    for _ in decode(EagerStepModel(model), *source, state, lambda _: 4, greedy(model.config), accept):
+    for _ in decode(EagerStepModel(model), *source, state, fixed(4), greedy(model.config), accept):
         pass
     written = torch.tensor([state.hypotheses[0].tokens])
     sizes, lengths = torch.tensor([kept]), torch.tensor([written.shape[1]])

@@ -7,7 +7,8 @@ from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.exact import decode_exact
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import DecodeState
-from multistride.model.step import EagerStepModel, UncachedStepModel
+from multistride.engines.eager import EagerStepModel
+from multistride.model.step import UncachedStepModel
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}

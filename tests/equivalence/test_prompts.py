@@ -7,10 +7,12 @@ from multistride.decode.accept import accept_all
 from multistride.decode.exact import decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
+from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced, without_start
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel, UncachedStepModel
+from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 NEW = 9
@@ -43,7 +45,7 @@ def written(engine, given, group_size, exact=False):
     if exact:
         passes = decode_exact(engine, None, None, state, group_size)
     else:
-        passes = decode(engine, None, None, state, lambda _: group_size, greedy(config), accept_all)
+        passes = decode(engine, None, None, state, fixed(group_size), greedy(config), accept_all)
     for _ in passes:
         pass
     return [hypothesis.tokens for hypothesis in state.hypotheses]

@@ -6,8 +6,8 @@ import torch
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
+from multistride.engines.eager import EagerStepModel
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}

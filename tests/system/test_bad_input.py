@@ -46,7 +46,6 @@ def test_wrong_beams(work, multistride, beam):
         (["--top-k=5"], "at temperature 0 nothing is drawn"),
         (["--seed=5"], "at temperature 0 nothing is drawn"),
         (["--temperature=1", "--beam=2"], "beam 2 does not"),
-        (["--temperature=1", "--mode=exact"], "mode exact does not"),
     ],
 )
 def test_modes_that_are_none(work, multistride, options, said):

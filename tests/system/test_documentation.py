@@ -22,10 +22,13 @@ def test_every_command_of_the_page_runs(work, tmp_path):
     assert len(COMMANDS) >= 9
     for name in ("source", "target"):
         shutil.copy(work / f"validation.{name}", tmp_path / f"{name}.txt")
+    model = tmp_path / "model"
+    shutil.copytree(work / "many/best", model)
     binaries = Path(sys.executable).parent
     environment = {
         **os.environ,
-        "MODEL": str(work / "many/best"),
+        "MODEL": str(model),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": "1",
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
     }
@@ -37,3 +40,5 @@ def test_every_command_of_the_page_runs(work, tmp_path):
             assert len(done.stdout.decode().splitlines()) == lines, command
     assert (tmp_path / "trace.jsonl").stat().st_size
     assert "<html" in (tmp_path / "result.html").read_text()
+    assert (model / "calibration.json").stat().st_size
+    assert all((tmp_path / name).read_text().startswith("<svg") for name in ("look.svg", "why.svg"))

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from multistride.errors import UserError
-from multistride.files import replacing_directory, replacing_file, sha256, write_json
+from multistride.files import journal, replacing_directory, replacing_file, sha256, write_json
 
 ANY_FAILURE = [OSError(errno.ENOSPC, "No space left on device"), ValueError("no"), KeyboardInterrupt()]
 
@@ -200,3 +200,41 @@ def test_sha256_of_known_bytes(tmp_path):
     assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     (tmp_path / "file").write_bytes(b"")
     assert sha256(str(tmp_path / "file")).startswith("e3b0c44298fc1c149afbf4c8996fb924")
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt()])
+def test_a_journal_keeps_whole_pieces(tmp_path, failure):
+    # Guards: a log that is lost, or ends in half a line, when the work it tells of ends early.
+    def work():
+        with journal(tmp_path / "log") as log:
+            log.write("one\n")
+            assert (tmp_path / "log").read_text() == "one\n", "it is there at once"
+            log.write("zwölf\n")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        work()
+    assert (tmp_path / "log").read_text() == "one\nzwölf\n"
+
+
+def test_a_journal_on_a_full_disk_ends_with_a_whole_piece(tmp_path):
+    # Guards: half a piece left by a disk that fills up, or a traceback.
+    with journal(tmp_path / "log") as log:
+        log.write("one\n")
+        real, parts = log._file, iter([2, OSError(errno.ENOSPC, "No space left on device")])
+
+        class Full:
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+            def write(self, data):
+                if isinstance(count := next(parts), OSError):
+                    raise count
+                return real.write(data[:count])
+
+        log._file = Full()
+        with pytest.raises(UserError) as caught:
+            log.write("twelve\n")
+        log._file = real
+    one_line(caught, "could not write", "No space left on device", "what was written before is whole")
+    assert (tmp_path / "log").read_text() == "one\n"

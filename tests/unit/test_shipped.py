@@ -53,3 +53,23 @@ def test_exact_mode_writes_what_k1_writes(model):
     sources = [*SENTENCES, "I have never seen such a beautiful garden.", "What time does the train leave tomorrow?"]
     checked = model.translate(sources, group_size=4, mode="exact")
     assert [each.tokens for each in checked] == [each.tokens for each in model.translate(sources)]
+
+
+@pytest.mark.parametrize(
+    ("source", "choices"),
+    [
+        ("Where is the station?", {"min_length": 8}),
+        ("Where is the station?", {"max_length": 4}),
+        ("I have never seen such a beautiful garden.", {"prefix": "Noch nie"}),
+        ("Where is the station?", {"banned": ["Bahn"]}),
+        ("The old man and the old woman bought the old house.", {"group_size": 4}),
+        ("The old man and the old woman bought the old house.", {"group_size": 4, "no_repeat_ngram": 1}),
+        ("I have never seen such a beautiful garden.", {"stop": [" so"]}),
+    ],
+    ids=str,
+)
+def test_the_page_on_decoding_shows_what_constraints_write(model, source, choices):
+    page = (Path(__file__).parents[2] / "docs/decoding.md").read_text(encoding="utf-8")
+    [result] = model.translate([source], **choices)
+    shown = [line.split("    ")[-1].strip() for line in page.splitlines() if line.startswith(("--", "K="))]
+    assert result.text in shown

@@ -9,6 +9,7 @@ import typer
 from multistride.cli.converting import convert
 from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, score, translate
+from multistride.cli.measuring import calibrate
 from multistride.cli.showing import inspect, report
 from multistride.cli.training import average, train
 from multistride.console import leave, run
@@ -42,7 +43,7 @@ def _options(
         typer.echo(context.get_help())
 
 
-for _verb in (prepare, convert, distill, train, average, translate, score, evaluate, report, inspect):
+for _verb in (prepare, convert, distill, train, average, translate, score, evaluate, calibrate, report, inspect):
     app.command()(_verb)
 
 

@@ -13,6 +13,7 @@ ModelOption = Annotated[
 ]
 GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+EngineOption = Annotated[str, typer.Option(help="What computes: eager (PyTorch, float32).")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
 BeamOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")]
 ModeOption = Annotated[
@@ -20,5 +21,27 @@ ModeOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="adaptive: keep tokens while they are together this probable (0.5).")
+]
+MinLengthOption = Annotated[int, typer.Option(help="No end before so many tokens.")]
+MaxLengthOption = Annotated[
+    int | None, typer.Option(help="Most tokens, the end included; left out: it follows from the source.")
+]
+PrefixOption = Annotated[str, typer.Option(help="Text that every translation begins with.")]
+BanOption = Annotated[list[str] | None, typer.Option("--ban", help="A text that is never written; may be repeated.")]
+BanTokenOption = Annotated[
+    list[int] | None, typer.Option("--ban-token", help="The id of a token that is never written; may be repeated.")
+]
+NoRepeatOption = Annotated[
+    int, typer.Option("--no-repeat-ngram", help="No so many tokens in a row are written twice; 0: no such rule.")
+]
+StopOption = Annotated[
+    list[str] | None, typer.Option("--stop", help="A text that ends a translation and is cut off; may be repeated.")
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(help="How many tokens a step proposes: fixed, confidence, cost-model, phase, autoregressive."),
+]
+LayoutOption = Annotated[
+    str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

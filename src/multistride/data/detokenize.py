@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from multistride.data.vocab import Vocabulary
 
@@ -13,28 +13,37 @@ REPLACEMENT = "\ufffd"
 class TextStream:
     """The text of a growing sequence of tokens, handed out in parts that are never taken back.
 
-    The parts joined are `one_line(vocabulary.decode(all tokens))`. A character that is spread over several tokens,
-    and so perhaps over several groups, comes whole.
+    The parts joined are `one_line(until(vocabulary.decode(all tokens), stops))`. A character that is spread over
+    several tokens, and so perhaps over several groups, comes whole; what may be the beginning of a stop text waits.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, stops: Collection[str] = ()) -> None:
         self._vocabulary = vocabulary
+        self._stops = stops
         self._tokens: list[int] = []
         self._given = 0
 
     def add(self, tokens: Sequence[int]) -> str:
         """The text that is certain now and was not before; may be empty."""
         self._tokens += tokens
-        return self._new(self._vocabulary.decode(self._tokens).rstrip(REPLACEMENT))
+        text = until(self._vocabulary.decode(self._tokens), self._stops).rstrip(REPLACEMENT)
+        beginnings = {stop[:length] for stop in self._stops for length in range(1, len(stop))}
+        waiting = max((len(begun) for begun in beginnings if text.endswith(begun)), default=0)
+        return self._new(text[: len(text) - waiting])
 
     def end(self) -> str:
         """What was held back because it could still have changed."""
-        return self._new(self._vocabulary.decode(self._tokens))
+        return self._new(until(self._vocabulary.decode(self._tokens), self._stops))
 
     def _new(self, text: str) -> str:
         line = one_line(text)
         given, self._given = self._given, max(self._given, len(line))
         return line[given:]
+
+
+def until(text: str, stops: Collection[str]) -> str:
+    """The text before the first of the stop texts in it; all of it where there is none."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def one_line(text: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +104,29 @@ class Vocabulary:
         Raises `DataError` for a token outside the vocabulary.
         """
         return [self._piece(int(token)) for token in tokens]
+
+    @cached_property
+    def spellings(self) -> list[bytes]:
+        """What each token adds to a text, in UTF-8 (perhaps a part of a character); special tokens add nothing.
+
+        In a words vocabulary every word brings the blank before it. Raises `UsageError` for a tokenizer of another
+        kind, whose tokens do not spell the text one after the other.
+        """
+        if not self._byte_level and not isinstance(self._tokenizer.model, models.WordLevel):
+            raise UsageError(
+                "this vocabulary does not say what a token spells, and rules about text need that: "
+                "leave out banned and stop texts"
+            )
+        pieces = [self._tokenizer.id_to_token(token) or "" for token in range(len(self))]
+        pieces[: len(SPECIAL_PIECES)] = [""] * len(SPECIAL_PIECES)
+        if self._byte_level:
+            return [bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece) for piece in pieces]
+        return [f" {piece}".encode() if piece else b"" for piece in pieces]
+
+    def spelled(self, tokens: Sequence[int]) -> bytes:
+        """The text of tokens in UTF-8, before `decode` replaces what is none. Raises as `spellings` does."""
+        text = b"".join(self.spellings[token] for token in tokens)
+        return text if self._byte_level else text.removeprefix(b" ")
 
     def digest(self) -> str:
         """SHA-256 of the tokenizer; equal for two vocabularies that give every text the same tokens."""

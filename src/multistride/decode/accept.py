@@ -1,4 +1,4 @@
-"""How much of a picked group is kept. An acceptor returns, for each row, a count from 1 to K."""
+"""How much of a picked group is kept. An acceptor returns, for each row, a count from 1 to the size of its group."""
 
 from __future__ import annotations
 
@@ -6,30 +6,44 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
 
-Acceptor = Callable[[Picked], Int[Tensor, "R"]]
+Acceptor = Callable[[Picked, Int[Tensor, "R"]], Int[Tensor, "R"]]
+"""What was picked, and how much of each row is its group, to how much of it is kept."""
+
+Sureness = Callable[[Float[Tensor, "R K"], Int[Tensor, "R"]], Float[Tensor, "R K"]]
+"""Log-probabilities of groups of given sizes, as the model gives them, to those one can rely on."""
 
 
-def accept_all(picked: Picked) -> Int[Tensor, "R"]:
+def as_given(log_probabilities: Float[Tensor, "R K"], sizes: Int[Tensor, "R"]) -> Float[Tensor, "R K"]:
+    """Rely on the model's own probabilities."""
+    return log_probabilities
+
+
+def first_certain(log_probabilities: Float[Tensor, "R K"], sizes: Int[Tensor, "R"]) -> Float[Tensor, "R K"]:
+    """The same, but the first token is certain: in the lookahead layout it is what K=1 writes, however sure it is."""
+    return torch.nn.functional.pad(log_probabilities[:, 1:], (1, 0))
+
+
+def accept_all(picked: Picked, sizes: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
     """Keep every token of the group (fast mode; the paper)."""
-    rows, group_size = picked.tokens.shape
-    return torch.full((rows,), group_size, device=picked.tokens.device)
+    return sizes
 
 
-def confident_prefix(threshold: float) -> Acceptor:
+def confident_prefix(threshold: float, sureness: Sureness = as_given) -> Acceptor:
     """Keep tokens while the probability of all of them together stays at or above `threshold`; always the first.
 
-    The probability of a prefix is the product of its tokens' own, as the model gave them when it picked them.
+    The probability of a prefix is the product of its tokens' own, as the model gave them when it picked them, or as
+    `sureness` corrects them.
     """
 
-    def accept(picked: Picked) -> Int[Tensor, "R"]:
-        together = picked.log_probabilities.cumsum(dim=1)
+    def accept(picked: Picked, sizes: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
+        together = sureness(picked.log_probabilities, sizes).cumsum(dim=1)
         sure = together >= math.log(threshold) if threshold > 0 else torch.ones_like(together, dtype=torch.bool)
-        return sure.long().cumprod(dim=1).sum(dim=1).clamp(min=1)
+        return torch.minimum(sure.long().cumprod(dim=1).sum(dim=1).clamp(min=1), sizes)
 
     return accept
 

@@ -26,19 +26,24 @@ sentences), K tokens in a group, T tokens written so far, W tokens listed for a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multistride.decode.markov import CANDIDATES, correct
+from multistride.decode.constraints import Constraints, Permitted, constraints_of
+from multistride.decode.markov import CANDIDATES, correct, distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
-from multistride.decode.state import Group, Hypothesis
-from multistride.groups import Slots, step_slots
-from multistride.model.markov import MarkovHead
+from multistride.decode.prefix import Prefix, read_prefix
+from multistride.decode.state import Group, Hypothesis, StopRule
+from multistride.groups import NO_LABEL, Slots, step_slots
 from multistride.model.step import M, StepModel
+
+Continuations = Callable[[int, Int[Tensor, "B P"], Int[Tensor, "B P T"]], Shortlist]
+"""The place in the group, each hypothesis's row of the memory and its tokens, to what it may go on with [B, P, W]."""
 
 NOBODY = float("-inf")
 """The sum of a place that no open hypothesis stands in."""
@@ -57,10 +62,18 @@ class BeamState:
     Open hypotheses stand in tables of [B, P]; each knows the row of the memory that holds its past.
     """
 
-    def __init__(self, limits: list[int], options: DecodeOptions, wanted: int, end_token: int) -> None:
+    def __init__(
+        self,
+        limits: list[int],
+        options: DecodeOptions,
+        wanted: int,
+        end_token: int,
+        stopped: StopRule = lambda known, new: None,
+    ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
         self.finished: list[list[Ranked]] = [[] for _ in limits]
-        self._group_size, self._wanted, self._end = options.group_size, wanted, end_token
+        self._group_size, self._wanted, self._end, self._stopped = options.group_size, wanted, end_token, stopped
+        self._group = self._unread = self._prefix = 0
         lengths = range(max(limits, default=0) + 1)
         self._divisors = torch.tensor([max(length, 1) ** options.length_penalty for length in lengths]).double()
         self._sentences = torch.arange(len(limits))
@@ -92,24 +105,23 @@ class BeamState:
         known = self._tokens[self.open]
         rows, border = known.shape
         size = torch.full((rows,), self._group_size)
-        unread = size.clamp(max=border)
-        group = torch.full_like(size, border // self._group_size)
+        unread, group = torch.full_like(size, self._unread), torch.full_like(size, self._group)
         return step_slots(known, torch.full_like(size, border), unread, size, group, start_token)
 
-    def commit(self, listed: Shortlist, head: MarkovHead | None = None) -> None:
-        """Continue the open hypotheses by a group, one place after the other; stop where nobody is open.
+    def begin(self, prefix: Prefix) -> None:
+        """Let every sentence begin with a prefix, shorter than its limit, whose log-probabilities count."""
+        given, self._group, self._unread = prefix
+        self._prefix = given.tokens.shape[1]
+        self._tokens = given.tokens[:, None].clone()
+        self._log_probabilities = given.log_probabilities[:, None].clone()
+        self._sums = given.log_probabilities.double().sum(dim=1, keepdim=True)
 
-        With a Markov head every place after the first is corrected by what each hypothesis has written before it.
-        """
+    def commit(self, continuations: Continuations) -> None:
+        """Continue the open hypotheses by a group, one place after the other; stop where nobody is open."""
         for place in range(self._group_size):
             if bool(self.open.any()):
-                tokens = listed.tokens[self._rows, place]
-                log_probabilities = listed.log_probabilities[self._rows, place]
-                if head is not None and place > 0:
-                    rows = (self._tokens[:, :, -1], tokens, log_probabilities)
-                    corrected = correct(head, *(field.flatten(0, 1) for field in rows))
-                    log_probabilities = corrected.view_as(log_probabilities).clamp(max=0)
-                self._advance(tokens, log_probabilities)
+                self._advance(*continuations(place, self._rows, self._tokens))
+        self._group, self._unread = self._group + 1, self._group_size
 
     def leave(self) -> Int[Tensor, "R"]:
         """Take out the sentences whose search is over; return the rows of the memory the others go on with.
@@ -142,20 +154,28 @@ class BeamState:
         self._log_probabilities = _appended(self._log_probabilities[sentences, parents], values)
         kept = (torch.arange(sums.shape[1]) < self._places[:, None]) & (sums > NOBODY)
         at_limit = self._tokens.shape[2] == self._limits[:, None]
-        over = kept & ((self._tokens[:, :, -1] == self._end) | at_limit)
-        self._finish(over, sums)
+        stopped = self._stopping(kept & (self._tokens[:, :, -1] != self._end))
+        over = kept & ((self._tokens[:, :, -1] == self._end) | at_limit | stopped)
+        self._finish(over, stopped, sums)
         self._sums = sums.masked_fill(~kept | over, NOBODY)
         self._places = self._places - over.sum(dim=1)
 
-    def _finish(self, over: Bool[Tensor, "B P"], sums: Float[Tensor, "B P"]) -> None:
+    def _stopping(self, going: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
+        """Which of the hypotheses `going` on have just completed a stop text."""
+        written = self._tokens[going].tolist()
+        stops = [self._stopped(tokens[:-1], tokens[-1:]) is not None for tokens in written]
+        return torch.zeros_like(going).masked_scatter(going, torch.tensor(stops, dtype=torch.bool))
+
+    def _finish(self, over: Bool[Tensor, "B P"], stopped: Bool[Tensor, "B P"], sums: Float[Tensor, "B P"]) -> None:
         """Record the hypotheses that are over, lowest beam first, and raise the bar of their sentences."""
         scores = (sums[over] / self._divisors[self._tokens.shape[2]]).tolist()
         written = zip(self._tokens[over].tolist(), self._log_probabilities[over].tolist(), strict=True)
-        for place, score, (tokens, values) in zip(over.nonzero()[:, 0].tolist(), scores, written, strict=True):
+        ended = zip(over.nonzero()[:, 0].tolist(), stopped[over].tolist(), scores, written, strict=True)
+        for place, by_text, score, (tokens, values) in ended:
             found = self.finished[int(self._sentences[place])]
             hypothesis = Hypothesis(int(self._sentences[place]), int(self._limits[place]))
-            hypothesis.ending = "end" if tokens[-1] == self._end else "limit"
-            hypothesis.groups = _grouped(tokens, values, self._group_size)
+            hypothesis.ending = "stop" if by_text else "end" if tokens[-1] == self._end else "limit"
+            hypothesis.groups = _grouped(tokens, values, self._group_size, self._prefix)
             found.append(Ranked(score, hypothesis))
             if len(found) >= self._wanted:
                 self._bar[place] = sorted(each.score for each in found)[-self._wanted]
@@ -169,6 +189,7 @@ def search(
     limits: list[int],
     options: DecodeOptions,
     wanted: int | None = None,
+    constraints: Constraints | None = None,
 ) -> list[list[Ranked]]:
     """The `wanted` best hypotheses of each sentence (None: all `options.beam`), best first.
 
@@ -177,25 +198,75 @@ def search(
     """
     assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
     config, size = model.config, options.group_size
-    listed = shortlist(config)
+    rules = constraints or constraints_of(options, config)
+    continuing = _free(model) if rules.permitted is None else _constrained(model, rules.permitted)
     memory = model.start(source, lengths)
-    state = BeamState(limits, options, wanted or options.beam, config.end_token)
+    state = BeamState(limits, options, wanted or options.beam, config.end_token, rules.stopped)
+    if rules.prefix and not state.done:
+        state.begin(read_prefix(model, memory, len(limits), rules.prefix, size))
     while not state.done:
         logits = model.step(state.slots(config.start_token), memory)
-        width = state.width if model.markov is None else max(state.width, CANDIDATES)
-        state.commit(listed(logits[:, -size:], width), model.markov)
+        state.commit(continuing(logits[:, -size:], state.width))
+        del logits  # they are large: those of two steps are never there together
         heirs = state.leave()
         if not state.done:
             memory.reorder(heirs)
     return state.ranked()
 
 
+def _free(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
+    """Continuations from one list a slot, which all hypotheses of a row share.
+
+    With a Markov head every place after the first is corrected by what each hypothesis has written before it.
+    """
+    listing, head = shortlist(model.config), model.markov
+
+    def continuing(logits: Float[Tensor, "R K V"], width: int) -> Continuations:
+        listed = listing(logits, width if head is None else max(width, CANDIDATES))
+
+        def continuations(place: int, rows: Int[Tensor, "B P"], written: Int[Tensor, "B P T"]) -> Shortlist:
+            tokens, log_probabilities = listed.tokens[rows, place], listed.log_probabilities[rows, place]
+            if head is not None and place > 0:
+                fields = (written[:, :, -1], tokens, log_probabilities)
+                corrected = correct(head, *(field.flatten(0, 1) for field in fields))
+                log_probabilities = corrected.view_as(log_probabilities).clamp(max=0)
+            return Shortlist(tokens, log_probabilities)
+
+        return continuations
+
+    return continuing
+
+
+def _constrained(model: StepModel[M], permitted: Permitted) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
+    """Continuations from a list for each hypothesis, since what may come next depends on what it has written."""
+    log_probabilities = distribution(model.config, model.markov)
+
+    def continuing(logits: Float[Tensor, "R K V"], width: int) -> Continuations:
+        def continuations(place: int, rows: Int[Tensor, "B P"], written: Int[Tensor, "B P T"]) -> Shortlist:
+            histories = written.flatten(0, 1)
+            fresh = place == 0 or model.markov is None
+            previous = torch.full((len(histories),), NO_LABEL) if fresh else histories[:, -1]
+            own = log_probabilities(logits[rows.flatten().to(logits.device), place], previous)
+            values, tokens = leading(permitted(own, histories.tolist()), width)
+            return Shortlist(tokens.view(*rows.shape, -1), values.clamp(max=0).view(*rows.shape, -1))
+
+        return continuations
+
+    return continuing
+
+
 def search_batch(
-    model: StepModel[M], source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], options: DecodeOptions
+    model: StepModel[M],
+    source: Int[Tensor, "B S"],
+    lengths: Int[Tensor, "B"],
+    options: DecodeOptions,
+    constraints: Constraints | None = None,
 ) -> list[Hypothesis]:
     """The best hypothesis of each sentence. Sources are padded on the right and end in EOS."""
-    limits = [options.limit(length, model.config) for length in lengths.tolist()]
-    return [best.hypothesis for [best] in search(model, source, lengths, limits, options, wanted=1)]
+    rules = constraints or constraints_of(options, model.config)
+    limits = [options.limit(length, model.config, len(rules.prefix)) for length in lengths.tolist()]
+    found = search(model, source, lengths, limits, options, wanted=1, constraints=rules)
+    return [best.hypothesis for [best] in found]
 
 
 def _appended(table: Tensor, column: Tensor) -> Tensor:
@@ -203,10 +274,10 @@ def _appended(table: Tensor, column: Tensor) -> Tensor:
     return torch.cat([table, column[:, :, None]], dim=2)
 
 
-def _grouped(tokens: list[int], log_probabilities: list[float], size: int) -> list[Group]:
-    """What each step wrote into a hypothesis."""
-    borders = range(0, len(tokens), size)
+def _grouped(tokens: list[int], log_probabilities: list[float], size: int, prefix: int) -> list[Group]:
+    """What each step wrote into a hypothesis: the given prefix, then `size` tokens each."""
+    starts = [*([0] if prefix else []), *range(prefix, len(tokens), size)]
     return [
-        Group(step, size, tuple(tokens[border : border + size]), tuple(log_probabilities[border : border + size]))
-        for step, border in enumerate(borders)
+        Group(step, prefix if start < prefix else size, tuple(tokens[start:end]), tuple(log_probabilities[start:end]))
+        for step, (start, end) in enumerate(zip(starts, [*starts[1:], len(tokens)], strict=True))
     ]

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from multistride.decode.beam import search_batch
+from multistride.decode.constraints import Constraints
 from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
+from multistride.decode.strategy import Measured
 from multistride.model.config import TransformerConfig
 from multistride.model.step import M, StepModel
 
@@ -19,20 +21,27 @@ def decode_corpus(
     sources: Sequence[Sequence[int]],
     options: DecodeOptions,
     progress: Callable[[int], None] = lambda count: None,
+    constraints: Constraints | None = None,
+    measured: Measured | None = None,
 ) -> list[Hypothesis]:
     """Decode token sequences (no EOS) and return their hypotheses in the same order: greedily, or the best of a beam.
 
-    `progress` is called after each batch with the number of sentences it held. Raises `UsageError` if the model
+    `progress` is called after each batch with the number of sentences it held. `constraints` are those of the options
+    (`constraints_of`); left out they can say nothing about text. `measured` is what is known of the model beforehand
+    (see `decode.strategy`). Raises `UsageError` if the model
     cannot do what `options` ask.
     """
     options.checked(model.config)
-    write = decode_batch if options.beam == 1 else search_batch
     results: dict[int, Hypothesis] = {}
     by_length = sorted(range(len(sources)), key=lambda index: (len(sources[index]), index))
     for first in range(0, len(by_length), options.batch_size):
         rows = by_length[first : first + options.batch_size]
         source, lengths = source_batch([sources[row] for row in rows], model.config)
-        results.update(zip(rows, write(model, source, lengths, options), strict=True))
+        if options.beam == 1:
+            written = decode_batch(model, source, lengths, options, constraints, measured)
+        else:
+            written = search_batch(model, source, lengths, options, constraints)
+        results.update(zip(rows, written, strict=True))
         progress(len(rows))
     return [results[index] for index in range(len(sources))]
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from jaxtyping import Int
 from torch import Tensor
 
-from multistride.decode.accept import Acceptor, accept_all, confident_prefix
-from multistride.decode.exact import decode_exact
-from multistride.decode.markov import greedy_for
+from multistride.decode.accept import Acceptor, accept_all
+from multistride.decode.constraints import Constraints, constraints_of, most_probable, one_by_one
+from multistride.decode.exact import Drafter, decode_exact
+from multistride.decode.markov import distribution, greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.pick import Picker
+from multistride.decode.pick import Picker, left_aligned
+from multistride.decode.policy import Policy
+from multistride.decode.prefix import read_prefix
 from multistride.decode.sample import request_seed, sampler
+from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
 from multistride.model.step import M, StepModel
-
-GroupSize = Callable[[DecodeState], int]
-"""How many tokens to write in the next step, given the state."""
 
 
 def decode(
@@ -26,55 +28,111 @@ def decode(
     source: Int[Tensor, "B S"] | None,
     lengths: Int[Tensor, "B"] | None,
     state: DecodeState,
-    group_size: GroupSize,
+    policy: Policy,
     pick: Picker,
     accept: Acceptor = accept_all,
+    lookahead: bool = False,
+    prefix: tuple[int, ...] = (),
 ) -> Iterator[list[Hypothesis]]:
     """Write groups until every sentence is over; after each step, yield the sentences it wrote into.
 
-    `source` is None for a causal model. The result is in `state.hypotheses`.
+    `source` is None for a causal model. With `lookahead` known tokens are read as at K=1 and masks stand for those
+    that a group writes behind its first; the masks are forgotten, so no step depends on where earlier ones ended.
+    Sentences begin with `prefix`. The result is in `state.hypotheses`.
     """
     memory = model.start(source, lengths)
     for prompt in state.prompt_slots():
         model.step(prompt, memory)
+    if prefix and not state.done:
+        began = time.perf_counter()
+        size = 1 if lookahead else int(policy(state).sizes.max())
+        given = read_prefix(model, memory, len(state.running), prefix, size)
+        yield state.begin(*given, 1000 * (time.perf_counter() - began))
+        if (stay := state.leave()) is not None and not state.done:
+            memory.reorder(stay)
     while not state.done:
-        began, size = time.perf_counter(), group_size(state)
-        logits = model.step(state.slots(size), memory)  # propose
-        picked = pick(logits[:, -size:])
-        kept = accept(picked)
-        yield state.commit(picked, kept, size, 1000 * (time.perf_counter() - began))
+        began, (sizes, reasons) = time.perf_counter(), policy(state)
+        slots = state.clean_slots(sizes, model.config.mask_token) if lookahead else state.slots(sizes)
+        picked = pick(left_aligned(model.step(slots, memory), sizes))  # propose, pick
+        kept = accept(picked, sizes)
+        if lookahead:
+            memory.truncate(sizes - 1)
+        yield state.commit(picked, kept, sizes, 1000 * (time.perf_counter() - began), reasons)
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
 
 
 def begin_batch(
-    model: StepModel[M], source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], options: DecodeOptions
+    model: StepModel[M],
+    source: Int[Tensor, "B S"],
+    lengths: Int[Tensor, "B"],
+    options: DecodeOptions,
+    constraints: Constraints | None = None,
+    measured: Measured | None = None,
 ) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
     """The state of a batch, and the passes that decode it as `options` say: take them one by one, or all.
 
-    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS.
+    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS. `constraints` are those of
+    the options where they are left out, which can say nothing about text. `measured` is what is known of the model; a
+    way of decoding that needs more than there is raises `UsageError`.
     """
-    config = model.config
-    limits = [options.limit(length, config) for length in lengths.tolist()]
-    state = DecodeState(limits, config.start_token, config.end_token)
+    config, rules = model.config, constraints or constraints_of(options, model.config)
+    limits = [options.limit(length, config, len(rules.prefix)) for length in lengths.tolist()]
+    state = DecodeState(limits, config.start_token, config.end_token, stopped=rules.stopped)
+    seeds = [
+        request_seed(options.seed, row[:length])
+        for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
+        if options.temperature > 0
+    ]
     if options.mode == "exact":
-        return state, decode_exact(model, source, lengths, state, options.group_size)
-    accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
-    pick = greedy_for(config, model.markov)
+        drafter = _drafter(model, options, rules, state, seeds)
+        return state, decode_exact(model, source, lengths, state, options.group_size, drafter, rules.prefix)
+    measured = measured or Measured()
+    policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
+    pick = _picker(model, options, rules, state, seeds)
+    lookahead = layout_for(options, config) == "lookahead"
+    return state, decode(model, source, lengths, state, policy, pick, accept, lookahead, rules.prefix)
+
+
+def _picker(
+    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
+) -> Picker:
+    config, head = model.config, model.markov
     if options.temperature > 0:
-        seeds = [
-            request_seed(options.seed, row[:length])
-            for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
-        ]
-        pick = sampler(config, model.markov, options, state, seeds)
-    return state, decode(model, source, lengths, state, lambda _: options.group_size, pick, accept)
+        return sampler(config, head, options, state, seeds, rules.permitted)
+    if rules.permitted is None:
+        return greedy_for(config, head)
+    walk = one_by_one(distribution(config, head), rules.permitted, state)
+    return lambda logits: walk(logits, most_probable, None)
+
+
+def _drafter(
+    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
+) -> Drafter | None:
+    """What drafts and checks where it is not plain greedy decoding."""
+    if options.temperature > 0:
+        return SpeculativeDrafter(model, options, state, seeds, rules.permitted)
+    if rules.permitted is None:
+        return None
+    walk = one_by_one(distribution(model.config, None), rules.permitted, state)
+    return Drafter(
+        model,
+        len(state.running),
+        options.group_size,
+        lambda logits, columns: walk(logits, most_probable, columns),
+    )
 
 
 def decode_batch(
-    model: StepModel[M], source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], options: DecodeOptions
+    model: StepModel[M],
+    source: Int[Tensor, "B S"],
+    lengths: Int[Tensor, "B"],
+    options: DecodeOptions,
+    constraints: Constraints | None = None,
+    measured: Measured | None = None,
 ) -> list[Hypothesis]:
     """Decode one batch to its end, as `options` say. Sources are padded on the right and end in EOS."""
-    state, passes = begin_batch(model, source, lengths, options)
+    state, passes = begin_batch(model, source, lengths, options, constraints, measured)
     for _ in passes:
         pass
     return state.hypotheses

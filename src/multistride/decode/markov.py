@@ -90,6 +90,7 @@ def distribution(
     """
     pickable = without_symbols(config)
 
+    @torch.no_grad()
     def log_probabilities(logits: Float[Tensor, "A V"], previous: Int[Tensor, "A"]) -> Float[Tensor, "A V"]:
         scores = pickable(logits).cpu()
         plain = scores.log_softmax(dim=-1)

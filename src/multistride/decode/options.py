@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from multistride.config import validate
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 
 Mode = Literal["fast", "adaptive", "exact"]
+PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
+Layout = Literal["sat", "lookahead"]
+
+POLICIES: dict[PolicyName, tuple[Mode, ...]] = {
+    "fixed": ("fast",),
+    "confidence": ("adaptive",),
+    "cost-model": ("adaptive",),
+    "phase": ("fast", "adaptive"),
+    "autoregressive": ("fast",),
+}
+"""The modes that each policy goes with. `fixed` keeps whole groups and `confidence` parts of them, which is what
+tells fast from adaptive; `cost-model` weighs what is kept, so something must not be. Exact mode writes the same
+whatever is proposed: there `--group-size auto` chooses."""
 
 THRESHOLD = 0.5
 """Where adaptive mode stops keeping tokens if nothing else is said."""
@@ -28,6 +41,12 @@ class DecodeOptions(BaseModel):
     threshold: float | None = Field(
         None, ge=0, le=1, description=f"adaptive: keep tokens while they are together this probable ({THRESHOLD})"
     )
+    policy: PolicyName | None = Field(
+        None, description="how many tokens a step proposes, group_size at most: see decode.policy"
+    )
+    layout: Layout | None = Field(
+        None, description="sat: groups as in the paper; lookahead: masks behind known tokens; left out: what suits"
+    )
     temperature: float = Field(
         0.0, ge=0, le=100, description="above 0 tokens are drawn by chance; 1 is the model's own distribution"
     )
@@ -39,9 +58,25 @@ class DecodeOptions(BaseModel):
     length_penalty: float = Field(
         1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
     )
+    min_length: int = Field(0, ge=0, description="no EOS before so many tokens; stop texts end all the same")
+    max_length: int | None = Field(
+        None, ge=1, description="most tokens, EOS included; instead of the limit that follows from the source"
+    )
+    prefix: str = Field("", description="text every translation begins with")
+    banned: tuple[str, ...] = Field((), description="texts that are never written, not even within a word")
+    banned_tokens: tuple[int, ...] = Field((), description="tokens that are never written")
+    no_repeat_ngram: int = Field(0, ge=0, description="no so many tokens in a row are written twice; 0 for no rule")
+    stop: tuple[str, ...] = Field((), description="texts that end a translation, which is cut before them")
     batch_size: int = Field(32, ge=1, description="sentences decoded together (each with `beam` hypotheses)")
     limit_ratio: float = Field(2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra")
     limit_extra: int = Field(16, ge=1, description="target tokens allowed whatever the source")
+
+    @field_validator("banned", "stop")
+    @classmethod
+    def _not_empty(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in texts:
+            raise ValueError("an empty text stands everywhere: give at least one character")
+        return texts
 
     @classmethod
     def made(cls, **choices: Any) -> DecodeOptions:
@@ -55,12 +90,15 @@ class DecodeOptions(BaseModel):
             raise UsageError(
                 f"mode {self.mode} is greedy, and beam {self.beam} was asked for: choose mode fast, or beam 1"
             )
-        if self.mode != "adaptive" and self.threshold is not None:
+        self._check_policy()
+        if self.mode != "adaptive" and self.policy != "phase" and self.threshold is not None:
             raise UsageError(
                 f"threshold {self.threshold} was given, and mode {self.mode} has none: "
                 "choose mode adaptive, or leave the threshold out"
             )
         self._check_sampling()
+        self._check_lengths(config)
+        self._check_tokens(config)
         if self.beam > config.vocabulary_size:
             raise UsageError(
                 f"beam {self.beam} was asked for; the vocabulary of this checkpoint has {config.vocabulary_size} "
@@ -77,11 +115,41 @@ class DecodeOptions(BaseModel):
             )
         return self.checked(config)
 
-    def _check_sampling(self) -> None:
-        if self.temperature > 0 and (self.beam > 1 or self.mode == "exact"):
-            other = f"beam {self.beam}" if self.beam > 1 else "mode exact"
+    def _check_policy(self) -> None:
+        """Raise `UsageError` for a policy or a layout that does not go with the rest."""
+        other = f"beam {self.beam}" if self.beam > 1 else f"mode {self.mode}"
+        if self.layout is not None and (self.beam > 1 or self.mode == "exact"):
             raise UsageError(
-                f"temperature {self.temperature} draws tokens by chance and {other} does not: choose one of them"
+                f"layout {self.layout} was given, and {other} has its own: leave it out, or choose another way"
+            )
+        if self.policy is None:
+            return
+        if self.beam > 1:
+            raise UsageError(
+                f"policy {self.policy} was given, and all hypotheses of {other} are in one step, which has one size: "
+                "leave the policy out, or choose beam 1"
+            )
+        if self.mode not in (modes := POLICIES[self.policy]):
+            raise UsageError(
+                f"policy {self.policy} was given with mode {self.mode}, and it goes with mode {' or '.join(modes)}: "
+                "choose that mode, or leave the policy out"
+            )
+        if self.policy == "autoregressive" and self.group_size > 1:
+            raise UsageError(
+                f"policy autoregressive writes one token a step, and group size {self.group_size} was asked for: "
+                "leave one of them out"
+            )
+        if self.policy in ("phase", "cost-model") and self.temperature > 0:
+            raise UsageError(
+                f"policy {self.policy} was given with temperature {self.temperature}, and what is drawn would depend "
+                "on the rest of the batch: choose temperature 0, or leave the policy out"
+            )
+
+    def _check_sampling(self) -> None:
+        if self.temperature > 0 and self.beam > 1:
+            raise UsageError(
+                f"temperature {self.temperature} draws tokens by chance and beam {self.beam} does not: "
+                "choose one of them"
             )
         given = [
             name
@@ -94,14 +162,49 @@ class DecodeOptions(BaseModel):
                 "give a temperature above 0, or leave it out"
             )
 
+    def _check_lengths(self, config: TransformerConfig) -> None:
+        longest = config.max_positions
+        if self.max_length is not None and self.max_length > longest:
+            raise UsageError(
+                f"max_length {self.max_length} was given; this checkpoint has {longest} positions: "
+                f"choose one from 1 to {longest}"
+            )
+        if self.min_length > (self.max_length or longest):
+            raise UsageError(
+                f"min_length {self.min_length} was given, and a translation has at most {self.max_length or longest} "
+                "tokens: choose a smaller one"
+            )
+
+    def _check_tokens(self, config: TransformerConfig) -> None:
+        for token in self.banned_tokens:
+            if not 0 <= token < config.vocabulary_size:
+                raise UsageError(
+                    f"token {token} was banned; this checkpoint has 0 to {config.vocabulary_size - 1}: choose one"
+                )
+            if token == config.end_token:
+                raise UsageError(f"token {token} ends a sentence and cannot be banned: give min_length instead")
+
+    @property
+    def constrained(self) -> bool:
+        """Whether anything but the model and the limit decides what is written."""
+        lengths = self.min_length or self.no_repeat_ngram
+        return bool(lengths or self.prefix or self.banned or self.banned_tokens or self.stop)
+
     @property
     def sure_from(self) -> float:
-        """The probability down to which adaptive mode keeps tokens."""
+        """The probability down to which adaptive mode keeps tokens, and from which the policy `phase` writes more."""
         return THRESHOLD if self.threshold is None else self.threshold
 
-    def limit(self, source_tokens: int, config: TransformerConfig) -> int:
-        """The most tokens, EOS included, that a source of `source_tokens` tokens may become."""
-        return min(int(source_tokens * self.limit_ratio) + self.limit_extra, config.max_positions)
+    def limit(self, source_tokens: int, config: TransformerConfig, prefix_tokens: int = 0) -> int:
+        """The most tokens, EOS included, that a source of `source_tokens` tokens may become.
+
+        Without `max_length` it holds at least `min_length` and EOS, and `limit_extra` tokens after a prefix.
+        """
+        if self.max_length is not None:
+            return self.max_length
+        by_source = int(source_tokens * self.limit_ratio) + self.limit_extra
+        after_prefix = prefix_tokens + self.limit_extra if prefix_tokens else 0
+        return min(max(by_source, self.min_length + 1, after_prefix), config.max_positions)
 
 
 def check_group_size(group_size: int, config: TransformerConfig) -> None:

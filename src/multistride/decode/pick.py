@@ -5,7 +5,7 @@ Shapes: R rows still running, K slots of the group, V vocabulary, W tokens liste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.model.config import TransformerConfig
+
+PIECE = 500_000
+"""Logits worked on at a time; a single sentence is one piece."""
 
 
 class Picked(NamedTuple):
@@ -41,9 +44,12 @@ def greedy(config: TransformerConfig) -> Picker:
     pickable = without_symbols(config)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        scores = pickable(logits)
-        best, tokens = scores.max(dim=-1)
-        return Picked(tokens.cpu(), (best - scores.logsumexp(dim=-1)).cpu())
+        parts = []
+        for part in in_pieces(logits):
+            scores = pickable(part)
+            best, tokens = scores.max(dim=-1)
+            parts.append((tokens.cpu(), (best - scores.logsumexp(dim=-1)).cpu()))
+        return Picked(*map(torch.cat, zip(*parts, strict=True)))
 
     return pick
 
@@ -57,12 +63,33 @@ def shortlist(config: TransformerConfig) -> Lister:
     pickable = without_symbols(config)
 
     def listed(logits: Float[Tensor, "R K V"], width: int) -> Shortlist:
-        scores = pickable(logits)
-        best, tokens = leading(scores, width)
-        log_probabilities = best - scores.logsumexp(dim=-1, keepdim=True)
-        return Shortlist(tokens.cpu(), log_probabilities.clamp(max=0).cpu())
+        parts = []
+        for part in in_pieces(logits):
+            scores = pickable(part)
+            best, tokens = leading(scores, width)
+            log_probabilities = best - scores.logsumexp(dim=-1, keepdim=True)
+            parts.append((tokens.cpu(), log_probabilities.clamp(max=0).cpu()))
+        return Shortlist(*map(torch.cat, zip(*parts, strict=True)))
 
     return listed
+
+
+def in_pieces(logits: Float[Tensor, "R K V"]) -> Sequence[Float[Tensor, "P K V"]]:
+    """The rows of large logits a few at a time, so that what is computed from them stays small beside them."""
+    return logits.split(max(1, PIECE // max(1, logits[0].numel()))) if len(logits) else (logits,)
+
+
+def left_aligned(logits: Float[Tensor, "R N V"], sizes: Int[Tensor, "R"]) -> Float[Tensor, "R K V"]:
+    """The last `sizes` columns of each row, its group, aligned on the left; behind a smaller group stands its last.
+
+    K is the largest group.
+    """
+    widest = int(sizes.max())
+    if int(sizes.min()) == widest:
+        return logits[:, -widest:]
+    columns = logits.shape[1] - sizes[:, None] + torch.arange(widest)
+    columns = columns.clamp(max=logits.shape[1] - 1).to(logits.device)
+    return logits[torch.arange(len(logits), device=logits.device)[:, None], columns]
 
 
 def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor, "*rows W"], Int[Tensor, "*rows W"]]:

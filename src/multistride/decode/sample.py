@@ -7,46 +7,54 @@ Shapes: R rows still running, K slots of the group, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multistride.decode.constraints import Permitted, one_by_one
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.state import DecodeState
-from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 
 
 def sampler(
-    config: TransformerConfig, head: MarkovHead | None, options: DecodeOptions, state: DecodeState, seeds: list[int]
+    config: TransformerConfig,
+    head: MarkovHead | None,
+    options: DecodeOptions,
+    state: DecodeState,
+    seeds: list[int],
+    permitted: Permitted | None = None,
 ) -> Picker:
     """A picker that draws each token; with a Markov head each depends on the one drawn before it in its group.
 
     Sentence n of the batch has a generator of its own, made from `seeds[n]`, so its tokens depend on no neighbour.
     Log-probabilities are the model's own, whatever `options` cut away.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    log_probabilities = distribution(config, head)
+    chance_of = chances(seeds, state)
+    walk = one_by_one(distribution(config, head), permitted, state)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        width = logits.shape[1]
-        chances = torch.stack(
-            [torch.rand(width, generator=generators[each.row], dtype=torch.float64) for each in state.running]
-        )
-        previous = torch.full((len(logits),), NO_LABEL)
-        tokens, values = [], []
-        for slot in range(width):
-            own = log_probabilities(logits[:, slot], previous)
-            previous = draw(restricted(own, options), chances[:, slot])
-            tokens.append(previous)
-            values.append(own.gather(1, previous[:, None]).squeeze(1))
-        return Picked(torch.stack(tokens, 1), torch.stack(values, 1))
+        drawn = chance_of(logits.shape[1])
+        return walk(logits, lambda values, place: draw(restricted(values, options), drawn[:, place]), None)
 
     return pick
+
+
+def chances(seeds: list[int], state: DecodeState) -> Callable[[int], Float[Tensor, "R C"]]:
+    """So many numbers, uniform in [0, 1), for each running row, from a generator of its sentence's own."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def next_chances(count: int) -> Float[Tensor, "R C"]:
+        rows = [torch.rand(count, generator=generators[each.row], dtype=torch.float64) for each in state.running]
+        return torch.stack(rows)
+
+    return next_chances
 
 
 def restricted(log_probabilities: Float[Tensor, "R V"], options: DecodeOptions) -> Float[Tensor, "R V"]:

@@ -9,8 +9,8 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -23,8 +23,11 @@ from multistride.groups import Slots, draft_slots, prompt_slots, step_slots
 PROMPT_SLOTS = 256
 """Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
 
-Ending = Literal["end", "limit", "cancelled"]
-"""Why a hypothesis is over: it wrote EOS, it reached its length limit, or it was told to stop."""
+Ending = Literal["end", "stop", "limit", "cancelled"]
+"""Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was told to stop."""
+
+StopRule = Callable[[list[int], list[int]], int | None]
+"""Tokens known and new, to how many of the new ones belong to a sentence that a stop text ends; None: it goes on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Group:
     """What one step wrote into one sentence: of `group_size` tokens proposed those that were kept.
 
     `milliseconds` is the time of the whole step, which all sentences of the batch share; 0 where nobody took it.
+    `reason` says why so many were proposed; empty where nobody chose.
     """
 
     step: int
@@ -39,6 +43,7 @@ class Group:
     tokens: tuple[int, ...]
     log_probabilities: tuple[float, ...]
     milliseconds: float = field(default=0.0, compare=False)
+    reason: str = field(default="", compare=False)
 
     @property
     def confidence(self) -> float:
@@ -48,7 +53,10 @@ class Group:
 
 @dataclass
 class Hypothesis:
-    """One sentence as it is written: its groups, in order. `tokens` never contains EOS."""
+    """One sentence as it is written: its groups, in order. `tokens` never contains EOS.
+
+    Where a stop text ended it, they go on to the token that completed that text.
+    """
 
     row: int
     limit: int
@@ -82,6 +90,7 @@ class DecodeState:
         end_token: int,
         prompts: Sequence[Sequence[int]] | None = None,
         start_symbol: bool = True,
+        stopped: StopRule = lambda known, new: None,
     ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
 
@@ -92,7 +101,7 @@ class DecodeState:
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
-        self._start, self._end = start_token, end_token
+        self._start, self._end, self._stopped = start_token, end_token, stopped
         given = [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
         wholes = [len(prompt) + limit for prompt, limit in zip(given, limits, strict=True)]
         self._known = torch.zeros(len(limits), max(wholes, default=0), dtype=torch.long)
@@ -101,7 +110,8 @@ class DecodeState:
         self._border = torch.tensor([len(prompt) for prompt in given], dtype=torch.long)
         self._unread = self._border.clamp(max=1)
         self._start_symbol = start_symbol
-        self._first_group = max(map(len, given), default=0)
+        self._prompted = max(map(len, given), default=0)
+        self._group = self._prompted
 
     @property
     def done(self) -> bool:
@@ -111,14 +121,25 @@ class DecodeState:
     def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
         """The passes that read the prompts before the first step, at most `width` slots each; none without any."""
         slots = prompt_slots(self._known, self._border, self._start, self._start_symbol)
-        if self._first_group:
+        if self._prompted:
             yield from map(Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True))
 
-    def slots(self, group_size: int) -> Slots:
-        """The slots of the next step; the group's own are the last `group_size` columns."""
-        sizes = torch.full_like(self._border, group_size)
-        group = torch.full_like(self._border, self._first_group + self.step)
+    def slots(self, group_size: int | Int[Tensor, "R"]) -> Slots:
+        """The slots of the next step; a row's own are its last `group_size` columns."""
+        sizes = torch.as_tensor(group_size).expand_as(self._border)
+        group = torch.full_like(self._border, self._group)
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
+
+    def clean_slots(self, group_size: int | Int[Tensor, "R"], mask_token: int) -> Slots:
+        """The same in the lookahead layout: what the last step kept is read clean, masks stand for what comes next.
+
+        The first of the group's own slots is clean and autoregressive; the masks are to be forgotten after the step.
+        """
+        kept = (self._unread - 1).clamp(min=0)
+        border = self._border - kept
+        places = border[:, None] + torch.arange(max(int(kept.max()), 1))
+        drafts = self._known.gather(1, places.clamp(max=self._known.shape[1] - 1))
+        return draft_slots(self._known, border, drafts, kept, group_size, self._start, mask_token)
 
     def draft_slots(
         self, drafts: Int[Tensor, "R D"], counts: Int[Tensor, "R"], group_size: int, mask_token: int
@@ -127,21 +148,45 @@ class DecodeState:
         return draft_slots(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
 
     def commit(
-        self, picked: Picked, kept: Int[Tensor, "R"], group_size: int | None = None, milliseconds: float = 0.0
+        self,
+        picked: Picked,
+        kept: Int[Tensor, "R"],
+        group_size: int | Int[Tensor, "R"] | None = None,
+        milliseconds: float = 0.0,
+        reasons: Sequence[str] = (),
     ) -> list[Hypothesis]:
         """Append the first `kept` tokens of each row's group, apply the stop rules, and return the rows written to.
 
-        `group_size` and `milliseconds` are for the record; the former is the number of tokens picked if left out.
+        The last three are for the record: the number of tokens proposed (those picked if left out), the time of the
+        step, and why each row was proposed so many.
 
-        A row ends at EOS (what its group holds after it is cut), else at its limit, wherever in the group either
-        falls. The rows that ended are still in the batch until `leave` is called.
+        A row ends at EOS or with the token that completes a stop text, whichever comes first (what its group holds
+        after it is cut), else at its limit, wherever in the group they fall. The rows that ended are still in the
+        batch until `leave` is called.
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         self._write(picked.tokens, kept)
+        sizes = torch.as_tensor(picked.tokens.shape[1] if group_size is None else group_size).expand_as(kept)
         values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), kept.tolist(), strict=True)
-        for hypothesis, (tokens, scores, count) in zip(self.running, values, strict=True):
-            self._append(hypothesis, tokens[:count], scores[:count], group_size or len(tokens), milliseconds)
+        facts = zip(sizes.tolist(), reasons or [""] * len(kept), strict=True)
+        for hypothesis, (tokens, scores, count), (size, reason) in zip(self.running, values, facts, strict=True):
+            self._append(
+                hypothesis, tokens[:count], scores[:count], Group(self.step, size, (), (), milliseconds, reason)
+            )
         self.step += 1
+        self._group += 1
+        return running
+
+    def begin(self, prefix: Picked, groups: int, unread: int, milliseconds: float = 0.0) -> list[Hypothesis]:
+        """Write a given prefix into every row before the first step, as one group of the record.
+
+        One pass laid it out in `groups` groups, the last of which has `unread` tokens. It is shorter than every limit
+        and completes no stop text.
+        """
+        counts = torch.full_like(self._border, prefix.tokens.shape[1])
+        running = self.commit(prefix, counts, milliseconds=milliseconds)
+        self._group = groups
+        self._unread = torch.full_like(counts, unread)
         return running
 
     def cancel(self, row: int) -> None:
@@ -159,20 +204,22 @@ class DecodeState:
         self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]
         return stay
 
-    def _append(
-        self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], group_size: int, milliseconds: float
-    ) -> None:
+    def _append(self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], record: Group) -> None:
         if hypothesis.ending is not None:
             return
-        room = hypothesis.limit - sum(len(group.tokens) for group in hypothesis.groups)
+        known = hypothesis.tokens
+        room = hypothesis.limit - len(known)
         tokens = tokens[:room]
         if self._end in tokens:
             tokens = tokens[: tokens.index(self._end) + 1]
             hypothesis.ending = "end"
         elif len(tokens) == room:
             hypothesis.ending = "limit"
+        if (count := self._stopped(known, tokens)) is not None:
+            tokens = tokens[:count]
+            hypothesis.ending = "stop"
         values = tuple(scores[: len(tokens)])
-        hypothesis.groups.append(Group(self.step, group_size, tuple(tokens), values, milliseconds))
+        hypothesis.groups.append(replace(record, tokens=tuple(tokens), log_probabilities=values))
 
     def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"]) -> None:
         """Put the kept tokens behind the known ones. What falls past the widest limit belongs to rows that end."""

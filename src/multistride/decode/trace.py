@@ -8,6 +8,13 @@ from typing import Any
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Ending, Group
 
+WHY_OVER: dict[Ending, str] = {
+    "end": "the sentence is over",
+    "stop": "a stop text",
+    "limit": "the length limit",
+    "cancelled": "cancelled",
+}
+
 
 def trace_entries(
     groups: Sequence[Group],
@@ -17,7 +24,8 @@ def trace_entries(
 ) -> Iterator[dict[str, Any]]:
     """The record of every group of a sentence that ended as `ending` says; `pieces` makes tokens readable.
 
-    `accepted` counts the tokens kept of `group_size` proposed, `confidence` is their probability together, and
+    `accepted` counts the tokens kept of `group_size` proposed; `why_group_size` says why so many were proposed, `why`
+    why no more were kept. `confidence` is their probability together, and
     `milliseconds` the time of the step, which all sentences of the batch share.
     """
     for place, group in enumerate(groups, start=1):
@@ -25,7 +33,9 @@ def trace_entries(
             "step": group.step,
             "group_size": group.group_size,
             "mode": options.mode,
-            "why": _why(group, place == len(groups), ending, options),
+            "policy": options.policy or ("confidence" if options.mode == "adaptive" else "fixed"),
+            "why_group_size": group.reason or "as asked for",
+            "why": _why(group, place == 1, place == len(groups), ending, options),
             "accepted": len(group.tokens),
             "confidence": round(group.confidence, 6),
             "milliseconds": round(group.milliseconds, 3),
@@ -35,15 +45,17 @@ def trace_entries(
         }
 
 
-def _why(group: Group, last: bool, ending: Ending | None, options: DecodeOptions) -> str:
+def _why(group: Group, first: bool, last: bool, ending: Ending | None, options: DecodeOptions) -> str:
     """Why these tokens were kept and no more."""
     kept = len(group.tokens)
+    if first and options.prefix:
+        return "the prefix that was given"
     if last and ending is not None:
-        return {"end": "the sentence is over", "limit": "the length limit", "cancelled": "cancelled"}[ending]
+        return WHY_OVER[ending]
     if options.mode == "exact":
         return f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
     if options.mode == "adaptive" and kept < group.group_size:
-        return f"with the next token less than {options.sure_from:g} probable together"
+        return f"with the next token less than {options.sure_from:g} sure"
     if options.beam > 1:
         return "part of the best hypothesis"
     return "the whole group"

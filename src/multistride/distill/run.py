@@ -13,13 +13,13 @@ from typing import Any
 
 from multistride.data.corpus import Unreadable, read_lines, read_parallel
 from multistride.distill.config import DistillConfig
-from multistride.distill.parts import Chunk, PartsDirectory, chunks
 from multistride.distill.tally import Tally
 from multistride.distill.teacher import Teacher, open_teacher
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.evaluate.quality import measure_quality
 from multistride.files import compressing, replacing_file, sha256, write_json
 from multistride.model.weights import CONFIG, WEIGHTS
+from multistride.parts import Chunk, PartsDirectory, chunks
 from multistride.progress import ProgressLine
 from multistride.version import __version__
 
@@ -186,7 +186,7 @@ def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> 
 
 def _write_parts(job: _Job, progress: ProgressLine) -> None:
     """Translate every chunk that has no good part yet."""
-    missing = {chunk.number: len(chunk.lines) for chunk in job.chunks() if not _is_done(job, chunk)}
+    missing = {chunk.number: len(chunk.lines) for chunk in job.chunks() if not job.parts.is_done(chunk, job.report)}
     done = job.lines - sum(missing.values())
     if done:
         job.report(f"{done:,} of {job.lines:,} lines are done already")
@@ -202,17 +202,6 @@ def _write_parts(job: _Job, progress: ProgressLine) -> None:
                 began = time.perf_counter()
                 texts, empty, unfinished = job.teacher.translate(chunk.lines, advance)
                 job.parts.write(chunk, texts, empty, unfinished, time.perf_counter() - began)
-
-
-def _is_done(job: _Job, chunk: Chunk) -> bool:
-    if not job.parts.has(chunk):
-        return False
-    try:
-        job.parts.read(chunk)
-    except DataError as error:
-        job.report(f"note: {str(error).partition(':')[0]}; it is done again")
-        return False
-    return True
 
 
 def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:

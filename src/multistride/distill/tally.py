@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from multistride.data.vocab import Vocabulary
-from multistride.distill.parts import Part
+from multistride.parts import Part
 
 
 class Tally:

@@ -84,8 +84,11 @@ class CTranslate2Engine:
         """Decode token sequences (no EOS); the n-th result belongs to the n-th source.
 
         Only sentences of equal length share a batch, so nothing is padded and each has the limit that
-        `options.limit` gives it. `progress` is called after each batch with the number of sentences it held.
+        `options.limit` gives it. `progress` is called after each batch with the number of sentences it held. Raises
+        `UsageError` for other constraints.
         """
+        if options.constrained:
+            raise UsageError("this engine knows no constraints but the limit: choose the engine eager, or drop them")
         results: dict[int, Written] = {}
         waiting: deque[tuple[list[int], list[Any]]] = deque()
 

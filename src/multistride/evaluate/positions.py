@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from multistride.data.batch import Batch, TokenPair, batches_of
+from multistride.decode.calibration import calibration_error
 from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
 from multistride.model.transformer import Transformer
 from multistride.report.results import PlaceMeasurement
@@ -24,7 +25,7 @@ _TOKENS_PER_BATCH = 2048
 def measure_places(
     model: Transformer, pairs: Sequence[TokenPair], group_sizes: Sequence[int]
 ) -> list[PlaceMeasurement]:
-    """Cross-entropy, accuracy, confidence and entropy by group size and place in the group, place 1 first.
+    """Cross-entropy, accuracy, confidence, its error, and entropy by group size and place in the group, 1 first.
 
     EOS counts as a token; what stands after it in its group does not. Raises nothing: pairs must fit the model.
     """
@@ -56,6 +57,7 @@ def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[P
             place=index + 1,
             tokens=len(row),
             **dict(zip(_MEASURES, row.mean(0).tolist(), strict=True)),
+            calibration_error=calibration_error(row[:, 2].numpy().clip(max=1), row[:, 1].numpy() > 0.5),
         )
         for index, row in enumerate(rows)
         if len(row)

@@ -13,15 +13,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.data.corpus import Pair, Unreadable, read_parallel
-from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.options import DecodeOptions, Layout, Mode, PolicyName
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.errors import DataError
 from multistride.evaluate.positions import measure_places
-from multistride.evaluate.quality import identical_share, measure_quality, repetition_rate
+from multistride.evaluate.quality import identical_share, measure_quality, repetition_by_border, repetition_rate
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
-from multistride.model.weights import WEIGHTS
+from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.results import EvaluationResult, Example, ExampleOutput, Measurement, PlaceMeasurement
 from multistride.translator import Translator
 from multistride.version import __version__
@@ -43,6 +43,8 @@ class EvaluationRequest(BaseModel):
     name: str
     mode: Mode = "fast"
     threshold: float | None = None
+    policy: PolicyName | None = None
+    layout: Layout | None = None
     beam: int = Field(1, ge=1)
     kind: Literal["translation", "phonemes"] = "translation"
     tokenize: str = "13a"
@@ -84,10 +86,11 @@ def evaluate(
     runs: list[Throughput] = []
     for choice in choices:
         report(f"decoding {len(sources)} sentences at K={choice.group_size}")
-        runs.append(measure_throughput(translator.engine, sources, choice))
+        runs.append(measure_throughput(translator.engine, sources, choice, translator.measured_for(choice)))
     report(f"timing {min(request.latency_sentences, len(sources))} sentences at batch 1")
     chosen = _spread(len(sources), request.latency_sentences)
-    latencies = measure_latency(translator.engine, [sources[place] for place in chosen], choices)
+    timed = [sources[place] for place in chosen]
+    latencies = measure_latency(translator.engine, timed, choices, translator.measured_for(choices[0]))
     baseline = _baseline(translator, sources, choices, runs)
     rows = [
         _measurement(request, translator, test_set, *each, baseline)
@@ -106,11 +109,8 @@ def evaluate(
 
 def _choices(request: EvaluationRequest, translator: Translator) -> list[DecodeOptions]:
     """One way of decoding for each group size that was asked for."""
-    shared = DecodeOptions.made(
-        mode=request.mode, threshold=request.threshold, beam=request.beam, batch_size=request.batch_size
-    )
-    choices = [shared.model_copy(update={"group_size": size}) for size in request.group_sizes]
-    return [choice.checked(translator.config) for choice in choices]
+    ways = request.model_dump(include={"mode", "threshold", "policy", "layout", "beam", "batch_size"})
+    return [translator.settled(size, **ways) for size in request.group_sizes]
 
 
 def _read(request: EvaluationRequest, translator: Translator, report: Callable[[str], None]) -> TestSet:
@@ -161,11 +161,12 @@ def _measurement(
     quality = measure_quality(texts, test_set.references, request.tokenize)
     steps = sum(hypothesis.steps for hypothesis in run.hypotheses)
     written = sum(len(hypothesis.log_probabilities) for hypothesis in run.hypotheses)
+    borders, inside = repetition_by_border([[group.tokens for group in each.groups] for each in run.hypotheses])
     return Measurement(
         group_size=group_size,
         mode=request.mode,
         beam=request.beam,
-        engine="eager",
+        engine=translator.engine.name,
         bleu=quality.bleu,
         bleu_signature=quality.bleu_signature,
         chrf=quality.chrf,
@@ -180,6 +181,8 @@ def _measurement(
         repetition_rate=repetition_rate(tokens),
         length_ratio=quality.length_ratio,
         identical_to_k1=identical_share(tokens, baseline),
+        repetition_at_borders=borders,
+        repetition_inside=inside,
     )
 
 
@@ -196,6 +199,7 @@ def _settings(
         "model_sha256": sha256(request.model / WEIGHTS),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
+        "provenance": load_provenance(request.model),
         "source": str(request.source),
         "source_sha256": sha256(request.source),
         "reference": str(request.reference),
@@ -209,7 +213,7 @@ def _settings(
         "threads": torch.get_num_threads(),
         "device": str(translator.engine.device),
         "cpu": cpu_name(),
-        "precision": "float32",
+        "precision": translator.engine.precision,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "multistride": __version__,
@@ -221,7 +225,10 @@ def _decoding(choice: DecodeOptions) -> str:
     if choice.mode == "exact":
         return "greedy, drafts checked against K=1 of the same weights"
     if choice.mode == "adaptive":
-        return f"greedy, tokens kept while together at least {choice.sure_from} probable"
+        how = f", policy {choice.policy}" if choice.policy else ""
+        return f"greedy, tokens kept while together at least {choice.sure_from} probable{how}"
+    if choice.policy == "phase":
+        return f"greedy, groups twice as large after one at least {choice.sure_from} probable, else half"
     if choice.beam == 1:
         return "greedy"
     return f"beam search, length penalty {choice.length_penalty}; steps are those of the chosen output"

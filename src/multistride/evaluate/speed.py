@@ -11,6 +11,7 @@ import numpy as np
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
+from multistride.decode.strategy import Measured
 from multistride.model.step import M, StepModel
 
 WARM_UP = 3
@@ -26,7 +27,10 @@ class Latency:
 
 
 def measure_latency(
-    model: StepModel[M], sources: Sequence[Sequence[int]], options: Sequence[DecodeOptions]
+    model: StepModel[M],
+    sources: Sequence[Sequence[int]],
+    options: Sequence[DecodeOptions],
+    measured: Measured | None = None,
 ) -> list[Latency]:
     """Decode each source alone under each of `options`, interleaved, and return one latency for each of them.
 
@@ -35,12 +39,12 @@ def measure_latency(
     times: list[list[float]] = [[] for _ in options]
     for source in sources[:WARM_UP]:
         for choice in options:
-            decode_corpus(model, [source], choice)
+            decode_corpus(model, [source], choice, measured=measured)
     for turn, source in enumerate(sources):
         for place in range(len(options)):
             index = (place + turn) % len(options)
             began = time.perf_counter()
-            decode_corpus(model, [source], options[index])
+            decode_corpus(model, [source], options[index], measured=measured)
             times[index].append(1000 * (time.perf_counter() - began))
     return [Latency(float(np.percentile(each, 50)), float(np.percentile(each, 95))) for each in times]
 
@@ -53,10 +57,12 @@ class Throughput:
     tokens_per_second: float
 
 
-def measure_throughput(model: StepModel[M], sources: Sequence[Sequence[int]], options: DecodeOptions) -> Throughput:
+def measure_throughput(
+    model: StepModel[M], sources: Sequence[Sequence[int]], options: DecodeOptions, measured: Measured | None = None
+) -> Throughput:
     """Decode a corpus once, in batches of `options.batch_size` sentences of similar length."""
     began = time.perf_counter()
-    hypotheses = decode_corpus(model, sources, options)
+    hypotheses = decode_corpus(model, sources, options, measured=measured)
     seconds = time.perf_counter() - began
     written = sum(len(hypothesis.log_probabilities) for hypothesis in hypotheses)
     return Throughput(hypotheses, written / seconds)

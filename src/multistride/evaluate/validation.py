@@ -9,8 +9,8 @@ import torch
 from multistride.data.batch import PreparedData
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.engines.eager import EagerStepModel
 from multistride.evaluate.quality import measure_quality
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from multistride.decode.accept import accept_all, confident_prefix
 from multistride.decode.beam import search
 from multistride.decode.exact import decode_exact
-from multistride.decode.loop import GroupSize, decode
+from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
+from multistride.decode.policy import Policy
 from multistride.decode.sample import sampler
 from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
+from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
 from multistride.model.cache import DecoderCache
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 _KNOWN_PROCESSORS = {
@@ -56,25 +57,26 @@ def generate(
     group_size: int = 1,
     mode: str = "fast",
     threshold: float | None = None,
-    policy: GroupSize | None = None,
+    policy: Policy | str | None = None,
     group_streamer: Any = None,
     **prepared: Any,
 ) -> Tensor:
     """Token ids [B, T] as transformers returns them: what was given, then what was written with its EOS, padded.
 
-    `group_size`, `mode` and `threshold` are those of `DecodeOptions`; a `policy` chooses the group size of every step
-    from the state. Of `generation_config` it reads `max_length` (so also `max_new_tokens`), `do_sample`,
-    `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and `length_penalty`; chance comes from torch's generator.
-    `group_streamer` is given every group of the first text as it is written; `prepared` is what transformers made
-    of the inputs (its encoder's output, the attention mask). Raises `UsageError` for what the model cannot do, and
-    for logits processors, which see one token at a time.
+    `group_size`, `mode`, `threshold` and the names of a `policy` are those of `DecodeOptions`; a policy of one's own
+    is a function (`decode.policy.Policy`). Of `generation_config` it reads `max_length` (so also `max_new_tokens`),
+    `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and `length_penalty`; chance comes from torch's
+    generator. `group_streamer` is given every group of the first text as it is written; `prepared` is what
+    transformers made of the inputs (its encoder's output, the attention mask). Raises `UsageError` for what the model
+    cannot do, and for logits processors, which see one token at a time.
     """
     encoder_outputs = prepared.get("encoder_outputs")
     assert generation_config is not None
     transformer: Transformer = model.transformer
     _check_processors(logits_processor)
-    options = _options(generation_config, group_size, mode, threshold).checked(transformer.config)
-    if policy is not None and mode != "fast":
+    named = policy if isinstance(policy, str) else None
+    options = _options(generation_config, group_size, mode, threshold, named).checked(transformer.config)
+    if callable(policy) and mode != "fast":
         raise UsageError(f"a policy was given, and mode {mode} has its own: choose mode fast, or leave it out")
     encoded, real = (None, None) if encoder_outputs is None else (encoder_outputs[0], encoder_outputs.attentions)
     engine = EncodedStepModel(transformer, encoded, real)
@@ -93,7 +95,7 @@ def generate(
 
 
 def _passes(
-    engine: EncodedStepModel, state: DecodeState, options: DecodeOptions, policy: GroupSize | None
+    engine: EncodedStepModel, state: DecodeState, options: DecodeOptions, policy: Policy | str | None
 ) -> Iterator[list[Hypothesis]]:
     if options.mode == "exact":
         return decode_exact(engine, None, None, state, options.group_size)
@@ -101,8 +103,11 @@ def _passes(
     if options.temperature > 0:
         seeds = torch.randint(2**62, (len(state.hypotheses),)).tolist()
         pick = sampler(engine.config, engine.markov, options, state, seeds)
-    accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
-    return decode(engine, None, None, state, policy or (lambda _: options.group_size), pick, accept)
+    measured = Measured()
+    accept = acceptor_for(options, engine.config, measured)
+    lookahead = layout_for(options, engine.config) == "lookahead"
+    chosen = policy if callable(policy) else policy_for(options, engine.config, measured)
+    return decode(engine, None, None, state, chosen, pick, accept, lookahead)
 
 
 def _searched(
@@ -125,8 +130,10 @@ def _searched(
     return [best.hypothesis for [best] in found]
 
 
-def _options(settings: GenerationConfig, group_size: int, mode: str, threshold: float | None) -> DecodeOptions:
-    choices: dict[str, Any] = {"group_size": group_size, "mode": mode, "threshold": threshold}
+def _options(
+    settings: GenerationConfig, group_size: int, mode: str, threshold: float | None, policy: str | None
+) -> DecodeOptions:
+    choices: dict[str, Any] = {"group_size": group_size, "mode": mode, "threshold": threshold, "policy": policy}
     if settings.do_sample:
         choices["temperature"] = 1.0 if settings.temperature is None else settings.temperature
         choices.update(

@@ -45,6 +45,7 @@ class TransformerConfig(BaseModel):
     max_group_size: int = Field(8, ge=1, description="largest K this model has reach embeddings for")
     markov_rank: int = Field(0, ge=0, description="rank of the Markov head; 0 for none")
     group_sizes: tuple[int, ...] = Field((1,), description="the K values it was trained for, K=1 first")
+    lookahead: bool = Field(False, description="it was trained to draft: with masks behind known tokens")
     pad_token: int = Field(0, ge=0)
     start_token: int = Field(1, ge=0, description="what slots before the beginning of the sentence read")
     end_token: int = Field(2, ge=0, description="EOS")

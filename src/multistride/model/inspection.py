@@ -28,6 +28,7 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "positions": f"{config.positions}, at most {config.max_positions} tokens",
         "vocabulary": len(vocabulary),
         "group_sizes": list(config.group_sizes),
+        "trained_to_draft": config.lookahead,
         "weights_megabytes": round(weights.stat().st_size / 1e6, 1),
         "weights_sha256": sha256(weights),
         "made_with": f"multistride {provenance.get('multistride', 'unknown')}",

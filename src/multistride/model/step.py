@@ -12,10 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.groups import PADDING_GROUP, Slots
-from multistride.model.cache import DecoderCache
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
-from multistride.model.packing import projection
 from multistride.model.transformer import Transformer
 
 
@@ -50,43 +48,6 @@ class StepModel(Protocol[M]):
 
     def step(self, slots: Slots, memory: M) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
-
-
-class EagerStepModel:
-    """The reference engine: PyTorch, in the precision of the weights, with a growing cache.
-
-    The output matrix is packed where that pays, so an engine is made anew when the weights have changed.
-    """
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model.eval()
-        self.device = model.target_embedding.weight.device
-        self._project = projection(model)
-
-    @property
-    def config(self) -> TransformerConfig:
-        """The sizes, special tokens and group sizes of the model."""
-        return self.model.config
-
-    @property
-    def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other; None for a model without."""
-        return self.model.markov
-
-    @torch.inference_mode()
-    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
-        """Encode a batch of sources once, on the device of the weights."""
-        if source is None or lengths is None:
-            return self.model.start(None, None)
-        return self.model.start(source.to(self.device), lengths.to(self.device))
-
-    @torch.inference_mode()
-    def step(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N V"]:
-        """Logits of the new slots, which join the memory."""
-        slots = slots.to(self.device)
-        mask = memory.extend(slots.group)
-        hidden = self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)
-        return self._project(hidden)
 
 
 class UncachedMemory:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -20,12 +20,16 @@ from multistride.config import first_problem
 from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError, UserError
-from multistride.files import replacing_directory
+from multistride.files import replacing_directory, sha256
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.version import __version__
 
 CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
+CALIBRATION = "calibration.json"
+"""Written beside the others by `multistride calibrate`; a model loads without it."""
+
+Stored = TypeVar("Stored", bound=BaseModel)
 
 
 def save_model(
@@ -123,6 +127,24 @@ def load_provenance(directory: Path | str) -> dict[str, Any]:
         return stored
     except (OSError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
+
+
+def load_calibration(directory: Path | str, kind: type[Stored]) -> Stored | None:
+    """What was measured about a model's confidence, as `kind`; None if there is no such file.
+
+    Raises `DataError` if it is damaged, or was measured on other weights.
+    """
+    path = Path(directory) / CALIBRATION
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        calibration = kind.model_validate(stored)
+    except FileNotFoundError:
+        return None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise DataError(f"{path} is damaged: delete it, or run `multistride calibrate` again") from error
+    if stored["model_sha256"] != sha256(Path(directory) / WEIGHTS):
+        raise DataError(f"{path} was measured on other weights: delete it, or run `multistride calibrate` again")
+    return calibration
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

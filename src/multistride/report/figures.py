@@ -5,41 +5,18 @@ Drawing needs matplotlib; the module imports without it.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import textwrap
-import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from multistride.errors import MissingExtraError
+from multistride.report.drawing import COLOURS, FAINT, GRID, drawing, svg_text, tidy
 from multistride.report.results import EvaluationResult, Measurement
 
-try:
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+with suppress(ImportError):  # `drawing` says so
     from matplotlib.transforms import Bbox
-except ImportError:  # quality_latency_figure says so; tables are made without it
-    matplotlib = None  # type: ignore[assignment]
-
-# After Okabe and Ito, darker: told apart by colour-blind readers, and legible as text on white.
-_COLOURS = ("#0067A3", "#B34E00", "#007A5A", "#8F5A8A", "#5B5B5B")
-_INK = "#1f2933"
-_FAINT = "#6b7785"
-
-# Text as paths looks the same everywhere; the fixed salt makes equal results give equal files.
-_STYLE = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "multistride",
-    "font.family": "DejaVu Sans",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "text.parse_math": False,
-}
 
 # Where a label may stand, in points from its point; the first place that is free is taken.
 _PLACES = ((-7, 7), (7, -16), (7, 7), (-7, -16), (0, 16), (0, -26), (-12, 24), (12, 24), (12, -34), (0, 34))
@@ -54,23 +31,12 @@ def quality_latency_figure(result: EvaluationResult) -> str:
 
     Raises `MissingExtraError` without matplotlib.
     """
-    if matplotlib is None:
-        raise MissingExtraError(
-            "the figure needs matplotlib, which is not installed; install it with: pip install 'multistride[report]'"
-        )
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # A name in a script DejaVu lacks costs a box in the title, not a warning on the terminal.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(5.6, 4.3), facecolor="white")
-        FigureCanvasSVG(figure)
+    with drawing(5.6, 4.3) as figure:
         axes = figure.add_axes((0.125, 0.215, 0.85, 0.6))
         _draw_axes(figure, axes, result)
         _draw_points(axes, result)
         _draw_labels(axes, result)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        return svg_text(figure)
 
 
 def settings_caption(result: EvaluationResult) -> str:
@@ -104,18 +70,13 @@ def _draw_axes(figure: Any, axes: Any, result: EvaluationResult) -> None:
     quality_label, _ = _quality(result)
     title = textwrap.shorten(result.name, 60, placeholder=" …")
     figure.text(0.02, 0.945, f"Quality against time per {unit}", fontsize=14, weight="bold", va="center")
-    figure.text(0.02, 0.885, title, fontsize=10, color=_FAINT, va="center")
+    figure.text(0.02, 0.885, title, fontsize=10, color=FAINT, va="center")
     caption = textwrap.fill(settings_caption(result), 80, max_lines=2, placeholder=" …")
-    figure.text(0.02, 0.015, caption, fontsize=8, color=_FAINT, va="bottom", linespacing=1.4)
+    figure.text(0.02, 0.015, caption, fontsize=8, color=FAINT, va="bottom", linespacing=1.4)
     axes.set_xlabel(f"Median time per {unit} (ms) — further left is faster", fontsize=10)
     axes.set_ylabel(quality_label, fontsize=10)
-    axes.grid(color="#e4e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#cbd2d9")
+    axes.grid(color=GRID, linewidth=0.8)
+    tidy(axes)
 
 
 def _draw_points(axes: Any, result: EvaluationResult) -> None:
@@ -129,8 +90,8 @@ def _draw_points(axes: Any, result: EvaluationResult) -> None:
             marker="o",
             markersize=7,
             linewidth=1.8,
-            color=_COLOURS[index % len(_COLOURS)],
-            linestyle=("-", "--", ":")[index // len(_COLOURS) % 3],
+            color=COLOURS[index % len(COLOURS)],
+            linestyle=("-", "--", ":")[index // len(COLOURS) % 3],
             label=f"{mode}, beam {beam}, {engine}",
             clip_on=False,
         )
@@ -179,7 +140,7 @@ def _draw_labels(axes: Any, result: EvaluationResult) -> None:
                 textcoords="offset points",
                 fontsize=11.5,
                 weight="bold",
-                color=_COLOURS[index % len(_COLOURS)],
+                color=COLOURS[index % len(COLOURS)],
             )
             taken.append(_settle(label, taken, axes.bbox))
 

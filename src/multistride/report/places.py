@@ -26,6 +26,12 @@ MEASURES: tuple[tuple[str, str, Callable[[PlaceMeasurement], str]], ...] = (
         "Nats per token of the reference; lower is better.",
         lambda row: f"{row.cross_entropy:.2f}",
     ),
+    ("entropy", "Nats; how undecided the model is between tokens.", lambda row: f"{row.entropy:.2f}"),
+    (
+        "off by %",
+        "Expected calibration error: how far sure and right lie apart, over 15 bins of confidence; 0 is calibrated.",
+        lambda row: "" if row.calibration_error is None else f"{100 * row.calibration_error:.1f}",
+    ),
 )
 """Heading, meaning and text of each measure."""
 

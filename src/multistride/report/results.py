@@ -31,7 +31,8 @@ class Measurement(_Record):
 
     Shares and rates are 0–1, BLEU and chrF 0–100, times milliseconds. A "sentence" is one line of
     the source file, so one word when the kind is phonemes. `identical_to_k1` is None when there
-    was no K=1 output to compare with.
+    was no K=1 output to compare with. `repetition_at_borders` is the share of groups' first tokens that repeat the
+    token before them, `repetition_inside` that of all their other tokens; None where there are none of them.
     """
 
     group_size: Count
@@ -52,6 +53,8 @@ class Measurement(_Record):
     repetition_rate: Share
     length_ratio: Amount
     identical_to_k1: Share | None
+    repetition_at_borders: Share | None = None
+    repetition_inside: Share | None = None
 
     @property
     def way(self) -> tuple[str, int, str]:
@@ -83,7 +86,8 @@ class PlaceMeasurement(_Record):
     """How well one place of the groups of one size is predicted, given the reference before the group.
 
     `place` counts from 1. `cross_entropy` and `entropy` are in nats, `accuracy` and `confidence` (the mean of the
-    highest probability) are 0–1. Where the model is calibrated, accuracy and confidence agree.
+    highest probability) are 0–1. Where the model is calibrated, accuracy and confidence agree; `calibration_error` is
+    the mean distance between them over bins of confidence (None in results of older versions).
     """
 
     group_size: Count
@@ -93,6 +97,7 @@ class PlaceMeasurement(_Record):
     accuracy: Share
     confidence: Share
     entropy: Amount
+    calibration_error: Share | None = None
 
 
 class EvaluationResult(_Record):

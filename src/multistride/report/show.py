@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from multistride.files import replacing_file
+from multistride.report.attention import attention_size, draw_attention, sentence_table
+from multistride.report.drawing import drawing, save
 from multistride.report.figures import quality_latency_figure
 from multistride.report.page import write_page
 from multistride.report.places import places_table
 from multistride.report.results import EvaluationResult
 from multistride.report.tables import examples_table, markdown_table, quality_table
+from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
 
 def show(
@@ -38,6 +43,32 @@ def show(
     if page is not None:
         write_page(result, page, _commands(result))
         report(f"written: {page}")
+
+
+def show_trace(trace: Path, line: int, figure: Path | None, report: Callable[[str], None]) -> None:
+    """Print the steps of one line of a trace on stdout; draw them where asked (.svg or .png)."""
+    entries = read_trace(trace, line)
+    Console().print(trace_table(entries))
+    if figure is not None:
+        with drawing(*trace_size(entries)) as canvas:
+            draw_trace(canvas, entries)
+            save(canvas, figure)
+        report(f"written: {figure}")
+
+
+def show_sentence(
+    facts: Mapping[str, Any], picture: Path | None, as_json: bool, report: Callable[[str], None]
+) -> None:
+    """Print what is known of one translation on stdout; draw its attention where asked (.svg or .png)."""
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+    else:
+        Console().print(sentence_table(facts))
+    if picture is not None:
+        with drawing(*attention_size(facts)) as canvas:
+            draw_attention(canvas, facts)
+            save(canvas, picture)
+        report(f"written: {picture}")
 
 
 def _commands(result: EvaluationResult) -> list[str]:

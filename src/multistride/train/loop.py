@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multistride.data.batch import PreparedData, collate, token_batches
-from multistride.device import is_out_of_memory, pick_device, pick_precision
+from multistride.device import is_out_of_memory, keep_few_kernels, pick_device, pick_precision
 from multistride.errors import DataError, Interrupted, UserError
 from multistride.files import write_json
 from multistride.model.transformer import Transformer
@@ -55,6 +55,7 @@ def train(config: RunConfig, validate: Validate | None, monitor: Monitor, resume
     Raises `UsageError` for a run that exists or differs, `DataError` for data or weights that do not fit,
     `Interrupted` after Ctrl-C (with a checkpoint to `resume` from), `UserError` when the loss is not finite.
     """
+    keep_few_kernels()
     trainer = Trainer(config, validate, monitor, resume)
     with (
         stop_on_signal() as stop,

@@ -54,6 +54,7 @@ def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabula
         "vocabulary_size": len(vocabulary),
         "group_sizes": sizes,
         "max_group_size": max(model.max_group_size, *sizes),
+        "lookahead": config.groups.lookahead > 0,
         "markov_rank": config.groups.markov_rank or model.markov_rank,
         "pad_token": vocabulary.pad,
         "start_token": vocabulary.bos,

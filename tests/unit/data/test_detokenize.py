@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multistride.data.detokenize import REPLACEMENT, TextStream, one_line
+from multistride.data.detokenize import REPLACEMENT, TextStream, one_line, until
 from multistride.data.vocab import train_vocabulary
 
 TEXTS = ["Grüße aus 北京", "\U0001f600 a\r\nb\u2028c", "ab ab ab"]
@@ -33,3 +33,23 @@ def test_a_character_comes_whole(size):
         parts = [stream.add(tokens[place : place + size]) for place in range(0, len(tokens), size)]
         assert not any(REPLACEMENT in part for part in parts)
         assert "".join([*parts, stream.end()]) == one_line(BPE.decode(tokens))
+
+
+@given(data=st.data())
+def test_the_parts_joined_end_before_a_stop_text(data):
+    # Guards: the beginning of a stop text handed out before the rest of it came, or held back for ever.
+    token = st.integers(0, len(BPE) - 1)
+    groups = data.draw(st.lists(st.lists(token, max_size=4), max_size=12))
+    stops = data.draw(st.lists(st.sampled_from(["a", "ab", "ü", " ab", "b a", "aus"]), max_size=3))
+    stream = TextStream(BPE, stops)
+    parts = [stream.add(group) for group in groups]
+    whole = one_line(until(BPE.decode([each for group in groups for each in group]), stops))
+    assert whole.startswith("".join(parts))
+    assert "".join([*parts, stream.end()]) == whole
+
+
+def test_what_may_begin_a_stop_text_waits():
+    [tokens] = BPE.encode(["ab ab"])
+    stream = TextStream(BPE, [" abc"])
+    assert "".join(stream.add([each]) for each in tokens) == "ab"
+    assert stream.end() == " ab"

@@ -19,11 +19,15 @@ def picked(rows):
     return Picked(torch.zeros(values.shape, dtype=torch.long), values.log().float())
 
 
+def whole(rows):
+    return torch.tensor([len(row) for row in rows])
+
+
 @quick
 @given(probabilities, st.floats(0, 1))
 def test_confident_prefix(rows, threshold):
     # Guards: a token kept behind one that was not, and a group of which nothing is kept (an endless loop).
-    for row, kept in zip(rows, confident_prefix(threshold)(picked(rows)).tolist(), strict=True):
+    for row, kept in zip(rows, confident_prefix(threshold)(picked(rows), whole(rows)).tolist(), strict=True):
         assert 1 <= kept <= 4
         together = [math.prod(row[: count + 1]) for count in range(4)]
         assert all(value >= threshold * (1 - 1e-4) for value in together[1:kept])
@@ -34,8 +38,16 @@ def test_confident_prefix(rows, threshold):
 @pytest.mark.parametrize(("threshold", "expected"), [(0.0, 4), (1.0, 1)])
 def test_the_ends_of_the_scale(threshold, expected):
     # Guards: the logarithm of zero, and certainty that rounding takes away.
-    assert confident_prefix(threshold)(picked([[0.9, 0.8, 0.7, 0.6]])).tolist() == [expected]
-    assert accept_all(picked([[0.9, 0.8, 0.7, 0.6]])).tolist() == [4]
+    rows = [[0.9, 0.8, 0.7, 0.6]]
+    assert confident_prefix(threshold)(picked(rows), whole(rows)).tolist() == [expected]
+    assert accept_all(picked(rows), whole(rows)).tolist() == [4]
+
+
+def test_a_smaller_group_ends_before_the_widest():
+    # Guards: columns behind a row's own group, which only fill the batch, kept as its tokens.
+    rows, sizes = [[0.9, 0.9, 0.9], [0.9, 0.9, 0.9]], torch.tensor([3, 2])
+    assert confident_prefix(0.1)(picked(rows), sizes).tolist() == [3, 2]
+    assert accept_all(picked(rows), sizes).tolist() == [3, 2]
 
 
 @quick

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multistride.decode.accept import accept_all
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.groups import PADDING_GROUP
@@ -21,11 +20,15 @@ def picked(rows):
     return Picked(tokens, -(tokens.float() / 8 + torch.arange(tokens.shape[1])))
 
 
+def whole(group):
+    return torch.full((len(group.tokens),), group.tokens.shape[1])
+
+
 def commit(state, rows, kept=None):
     """Commit one step the way the loop does, and let the rows that are over leave."""
     group = picked(rows)
     state.slots(group.tokens.shape[1])
-    state.commit(group, accept_all(group) if kept is None else torch.tensor(kept))
+    state.commit(group, whole(group) if kept is None else torch.tensor(kept))
     return state.leave()
 
 
@@ -137,7 +140,7 @@ def test_cancel_while_leaving_keeps_out_of_the_next_step():
     state = DecodeState([9, 9], START, END)
     group = picked([[5], [7]])
     state.slots(1)
-    state.commit(group, accept_all(group))
+    state.commit(group, whole(group))
     state.cancel(1)
     assert state.leave().tolist() == [0]
     assert state.slots(1).token.tolist() == [[5]]
@@ -180,10 +183,10 @@ def test_commit_returns_the_rows_it_wrote_into():
     state = DecodeState([9, 9], START, END)
     group = picked([[END], [5]])
     state.slots(1)
-    assert [hypothesis.row for hypothesis in state.commit(group, accept_all(group))] == [0, 1]
+    assert [hypothesis.row for hypothesis in state.commit(group, whole(group))] == [0, 1]
     state.leave()
     group = picked([[5]])
-    assert [hypothesis.row for hypothesis in state.commit(group, accept_all(group))] == [1]
+    assert [hypothesis.row for hypothesis in state.commit(group, whole(group))] == [1]
 
 
 def test_no_sentence_at_all():

@@ -19,7 +19,7 @@ def why(groups, ending, **choices):
     ("choices", "kept", "expected"),
     [
         ({}, 4, "the whole group"),
-        ({"mode": "adaptive", "threshold": 0.25}, 2, "with the next token less than 0.25 probable together"),
+        ({"mode": "adaptive", "threshold": 0.25}, 2, "with the next token less than 0.25 sure"),
         ({"mode": "adaptive"}, 4, "the whole group"),
         ({"mode": "exact"}, 3, "2 drafts were right"),
         ({"mode": "exact"}, 1, "no draft was right, or there was none"),
@@ -42,3 +42,13 @@ def test_numbers():
     assert entry["confidence"] == 0.25
     assert entry["pieces"] == ["<0>", "<1>"]
     assert entry["why"] == "cancelled"
+    assert (entry["policy"], entry["why_group_size"]) == ("fixed", "as asked for")
+
+
+def test_the_reason_of_a_policy_is_kept():
+    # Guards: a trace that names another policy than the one that chose.
+    chosen = Group(0, 2, (5,), (0.0,), reason="half")
+    options = DecodeOptions(mode="adaptive", policy="phase", group_size=2)
+    (entry,) = trace_entries([chosen], "end", options, list)
+    assert (entry["policy"], entry["why_group_size"]) == ("phase", "half")
+    assert next(trace_entries([chosen], "end", DecodeOptions(mode="adaptive"), list))["policy"] == "confidence"

@@ -10,10 +10,10 @@ from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines import ctranslate2 as engine_module
 from multistride.engines.ctranslate2 import CTranslate2Engine
+from multistride.engines.eager import EagerStepModel
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 VOCABULARY = 40
@@ -190,3 +190,11 @@ def test_missing_package_is_named(monkeypatch):
         CTranslate2Engine(decisive_model())
     assert caught.value.exit_code == 3
     assert engine_module.installed_version() is None
+
+
+def test_constraints_are_refused():
+    # Guards: rules that this engine silently ignores.
+    engine = CTranslate2Engine(decisive_model(), "float32")
+    for rule in ({"min_length": 3}, {"banned_tokens": (7,)}, {"prefix": "a"}, {"stop": ("a",)}):
+        with pytest.raises(UsageError, match="choose the engine eager"):
+            engine.decode(some_sources(), DecodeOptions.made(**rule))

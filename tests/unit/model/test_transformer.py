@@ -7,10 +7,11 @@ import torch
 
 from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
+from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
+from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, lookahead, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import EagerStepModel
 from multistride.model.transformer import Transformer
 
 START, END = 1, 2
@@ -318,7 +319,7 @@ def test_a_causal_model_learns_to_count_and_writes_it():
     assert losses[-1] < losses[0] / 10
     for group_size in (1, 2):
         state = DecodeState([20, 4, 20], START, END)
-        steps = decode(EagerStepModel(model), None, None, state, lambda _, size=group_size: size, greedy(config))
+        steps = decode(EagerStepModel(model), None, None, state, fixed(group_size), greedy(config))
         assert len(list(steps)) == len(counting) / group_size
         assert [hypothesis.tokens for hypothesis in state.hypotheses] == [
             counting[:-1],

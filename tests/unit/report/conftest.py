@@ -23,6 +23,8 @@ _ROW = {
     "repetition_rate": 0.004,
     "length_ratio": 0.98,
     "identical_to_k1": 1.0,
+    "repetition_at_borders": 0.01,
+    "repetition_inside": None,
 }
 
 _TRANSLATION = {
@@ -65,6 +67,7 @@ _TRANSLATION = {
             "accuracy": 0.625,
             "confidence": 0.5,
             "entropy": 2.0,
+            "calibration_error": 0.125,
         }
     ],
     "examples": [

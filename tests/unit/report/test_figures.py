@@ -8,7 +8,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from multistride.errors import MissingExtraError
-from multistride.report import figures
+from multistride.report import drawing
 from multistride.report.figures import quality_latency_figure, settings_caption
 from multistride.report.results import EvaluationResult
 
@@ -22,7 +22,7 @@ def _drawn_labels(monkeypatch, value):
             super().__init__(*arguments, **options)
             kept.append(self)
 
-    monkeypatch.setattr(figures, "Figure", KeptFigure)
+    monkeypatch.setattr(drawing, "Figure", KeptFigure)
     quality_latency_figure(EvaluationResult.model_validate(value))
     FigureCanvasSVG(kept[0])
     return {
@@ -97,6 +97,6 @@ def test_caption_names_the_machine(translation):
 
 def test_without_matplotlib(monkeypatch, translation):
     # guards: an ImportError traceback that does not say what to install
-    monkeypatch.setattr(figures, "matplotlib", None)
+    monkeypatch.setattr(drawing, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[report\]'"):
         quality_latency_figure(EvaluationResult.model_validate(translation))

@@ -9,7 +9,7 @@ import pytest
 
 from multistride import report
 from multistride.errors import MissingExtraError, UserError
-from multistride.report import figures, page
+from multistride.report import drawing, figures, page
 from multistride.report.page import figure_text, glance, readable_settings, readable_time, write_page
 from multistride.report.results import EvaluationResult
 
@@ -77,7 +77,7 @@ def test_accessible(tmp_path, translation):
     _, reader = _page(tmp_path, translation)
     assert ("html", {"lang": "en"}) in reader.tags
     scopes = [attributes["scope"] for tag, attributes in reader.tags if tag == "th"]
-    assert scopes == ["col"] * 11 + ["row"] * 2 + ["col"] * 3 + ["row"] * 3
+    assert scopes == ["col"] * 11 + ["row"] * 2 + ["col"] * 3 + ["row"] * 5
     figure = next(attributes for tag, attributes in reader.tags if tag == "figure")
     assert figure["role"] == "img"
     assert "K=4: 30.0 ms, 38.0 BLEU" in figure["aria-label"]
@@ -201,7 +201,7 @@ def test_without_the_extra(tmp_path, translation, monkeypatch, missing):
     # guards: an ImportError when the module is imported, or a page half made when it is used
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, missing, None)
-        for module in (figures, page):
+        for module in (drawing, figures, page):
             patch.delitem(sys.modules, module.__name__)
             patch.setattr(report, module.__name__.rpartition(".")[2], module)  # so that it is put back
         bare = importlib.import_module("multistride.report.page")

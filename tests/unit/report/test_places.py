@@ -11,7 +11,7 @@ def result(translation):
         {"group_size": 2, "place": 1, "accuracy": 0.4},
         {"group_size": 2, "place": 2, "accuracy": 0.25},
     ]
-    rest = {"tokens": 8, "cross_entropy": 1.5, "confidence": 0.625, "entropy": 1.0}
+    rest = {"tokens": 8, "cross_entropy": 1.5, "confidence": 0.625, "entropy": 1.0, "calibration_error": 0.125}
     return EvaluationResult.model_validate({**translation, "places": [{**rest, **place} for place in places]})
 
 
@@ -22,12 +22,16 @@ def test_a_column_for_each_place_and_none_beyond_the_group(result):
         ["1", "right %", "50.0", ""],
         ["1", "sure %", "62.5", ""],
         ["1", "cross-entropy", "1.50", ""],
+        ["1", "entropy", "1.00", ""],
+        ["1", "off by %", "12.5", ""],
         ["2", "right %", "40.0", "25.0"],
         ["2", "sure %", "62.5", "62.5"],
         ["2", "cross-entropy", "1.50", "1.50"],
+        ["2", "entropy", "1.00", "1.00"],
+        ["2", "off by %", "12.5", "12.5"],
     ]
 
 
 def test_the_terminal_shows_every_row(result):
     # Guards: a table that drops its last section.
-    assert places_table(result).row_count == 6
+    assert places_table(result).row_count == 10

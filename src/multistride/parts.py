@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -75,6 +75,8 @@ class PartsDirectory:
     def opened(self, plan: dict[str, Any]) -> Iterator[None]:
         """Begin, or go on with what the same plan began; nobody else can until the block ends.
 
+        A plan under which no part was finished is forgotten.
+
         Raises `UsageError` naming what differs from the plan it was begun with, or if another process is at work.
         """
         self.path.mkdir(parents=True, exist_ok=True)
@@ -91,6 +93,17 @@ class PartsDirectory:
     def has(self, chunk: Chunk) -> bool:
         """Whether there is a part of this number, good or bad."""
         return self._place(chunk).exists()
+
+    def is_done(self, chunk: Chunk, report: Callable[[str], None]) -> bool:
+        """Whether there is a good part of a chunk; a bad one is reported, since it will be made again."""
+        if not self.has(chunk):
+            return False
+        try:
+            self.read(chunk)
+        except DataError as error:
+            report(f"note: {str(error).partition(':')[0]}; it is done again")
+            return False
+        return True
 
     def write(self, chunk: Chunk, texts: list[str], empty: dict[str, int], unfinished: int, seconds: float) -> None:
         """Write one part, atomically: a text for every line of the chunk."""
@@ -135,11 +148,11 @@ class PartsDirectory:
 
     def _begin(self, plan: dict[str, Any]) -> None:
         place = self.path / "plan.json"
-        if not place.exists():
-            if any(self.path.glob("*.part")):
-                raise DataError(f"{self.path} has parts and no plan.json: delete it, or name another output")
+        if not any(self.path.glob("*.part")):
             write_json(place, plan)
             return
+        if not place.exists():
+            raise DataError(f"{self.path} has parts and no plan.json: delete it, or name another output")
         try:
             before = dict(json.loads(place.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:

@@ -1,0 +1,150 @@
+"""How much quality a step buys: every policy at every setting, against fixed group sizes.
+
+    python frontier.py --source FILE --reference FILE --output RESULT.json [--picture FILE.svg] [--model DIRECTORY]
+
+Without `--model` the model that ships is measured. A point is one decoding of the whole file. `--latency N` times
+N sentences one by one as well, all ways in turn. `--only-picture` draws a result that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import multistride
+from multistride.data.corpus import read_lines
+from multistride.decode.options import DecodeOptions
+from multistride.decode.strategy import Measured
+from multistride.device import cpu_name
+from multistride.errors import UserError
+from multistride.evaluate.quality import measure_quality, repetition_rate
+from multistride.evaluate.speed import measure_latency, measure_throughput
+from multistride.files import replacing_file, sha256, write_json
+from multistride.report.frontier import frontier_figure
+from multistride.shipped import DEFAULT
+from multistride.translator import Translator
+
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def ways(largest: int, sizes: tuple[int, ...], lookahead: bool) -> list[tuple[str, dict[str, Any], bool]]:
+    """Name of the series, choices, and whether a calibration is used."""
+    found: list[tuple[str, dict[str, Any], bool]] = [("fixed K", {"group_size": size}, False) for size in sizes]
+    if not lookahead:
+        return found + [adaptive(largest, threshold, False) for threshold in THRESHOLDS]
+    found += [("fixed K, lookahead", {"group_size": size, "layout": "lookahead"}, False) for size in sizes[1:]]
+    found += [adaptive(largest // 2, each, False) for each in THRESHOLDS]
+    found += [adaptive(largest, each, used) for used in (False, True) for each in THRESHOLDS]
+    phased = {"group_size": largest, "policy": "phase"}
+    found += [("phase", {**phased, "threshold": each}, False) for each in (0.1, 0.3, 0.6)]
+    sat = {"group_size": largest // 2, "mode": "adaptive", "layout": "sat"}
+    found += [("confidence, sat layout", {**sat, "threshold": each}, False) for each in (0.1, 0.3, 0.5)]
+    found += [("exact", {"group_size": size, "mode": "exact"}, False) for size in sizes[1:]]
+    return found
+
+
+def adaptive(size: int, threshold: float, calibrated: bool) -> tuple[str, dict[str, Any], bool]:
+    """One point of the confidence policy."""
+    name = f"confidence, K={size}" + (", calibrated" if calibrated else "")
+    return name, {"group_size": size, "mode": "adaptive", "threshold": threshold}, calibrated
+
+
+def main() -> None:
+    """Decode, measure, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=DEFAULT)
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--name", default="Tatoeba English-German, dev")
+    parser.add_argument("--latency", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", action="append", help="measure this series (may be repeated), keep the others")
+    parser.add_argument("--only-picture", action="store_true")
+    chosen = parser.parse_args()
+    if not chosen.only_picture:
+        if chosen.source is None or chosen.reference is None:
+            parser.error("--source and --reference are needed to measure")
+        write_json(chosen.output, measured(chosen))
+    if chosen.picture:
+        with replacing_file(chosen.picture) as place:
+            place.write_text(frontier_figure(json.loads(chosen.output.read_text())), encoding="utf-8")
+
+
+def measured(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The result: settings and points."""
+    torch.set_num_threads(chosen.threads)
+    translator = multistride.load(chosen.model)
+    config = translator.config
+    sources, references = ([line.decode() for line in read_lines(path)] for path in (chosen.source, chosen.reference))
+    asked = ways(max(config.group_sizes), config.group_sizes, config.lookahead)
+    if translator.measured.calibration is None:
+        asked = [way for way in asked if not way[2]]
+    asked = [way for way in asked if way[0] in (chosen.only or [way[0]])]
+    points = [point(translator, sources, references, *way) for way in asked]
+    if chosen.latency:
+        step = max(1, len(sources) // chosen.latency)
+        timed = translator.vocabulary.encode(sources[::step][: chosen.latency])
+        options = [DecodeOptions.made(**choices) for _, choices, _ in asked]
+        times = measure_latency(translator.engine, timed, options, translator.measured)
+        points = [{**each, "ms_per_sentence_p50": time.p50} for each, time in zip(points, times, strict=True)]
+    settings = {
+        "model_sha256": sha256(chosen.model / "model.safetensors"),
+        "source_sha256": sha256(chosen.source),
+        "sentences": len(sources),
+        "latency_sentences": chosen.latency,
+        "threads": chosen.threads,
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "multistride": multistride.__version__,
+    }
+    if chosen.only and chosen.output.exists():
+        before = json.loads(chosen.output.read_text())["points"]
+        points = [each for each in before if each["series"] not in chosen.only] + points
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"name": chosen.name, "created": created, "settings": settings, "points": points}
+
+
+def point(
+    translator: Translator,
+    sources: list[str],
+    references: list[str],
+    series: str,
+    choices: dict[str, Any],
+    calibrated: bool,
+) -> dict[str, Any]:
+    """One decoding of all sentences."""
+    options = DecodeOptions.made(**choices).checked(translator.config)
+    known = translator.measured if calibrated else Measured()
+    run = measure_throughput(translator.engine, translator.vocabulary.encode(sources), options, known)
+    tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
+    quality = measure_quality(translator.vocabulary.decode_all(tokens), references)
+    steps = sum(hypothesis.steps for hypothesis in run.hypotheses) / len(sources)
+    print(f"{series:28} {choices} BLEU {quality.bleu:.2f} in {steps:.2f} steps", file=sys.stderr, flush=True)
+    return {
+        "series": series,
+        **choices,
+        "calibrated": calibrated,
+        "bleu": quality.bleu,
+        "bleu_signature": quality.bleu_signature,
+        "chrf": quality.chrf,
+        "steps_per_sentence": steps,
+        "repetition_rate": repetition_rate(tokens),
+        "length_ratio": quality.length_ratio,
+    }
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"frontier: {error}")

@@ -1,0 +1,144 @@
+"""What may be written, made into closures once from what a person asked for.
+
+Constraints take effect where tokens are picked, from left to right through a group: what may stand at a place depends
+on the tokens before it, and those of its own group are among them. They choose, and do not change what is
+reported: log-probabilities stay the model's own, as `score` gives them.
+
+EOS is barred by the least length alone. Where nothing else may be written the sentence ends, whatever its length.
+Shapes: R rows still running, K slots of the group, C slots walked, V vocabulary, P prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multistride.data.vocab import Vocabulary
+from multistride.decode.options import DecodeOptions
+from multistride.decode.pick import Picked
+from multistride.decode.state import DecodeState, StopRule
+from multistride.decode.wording import Barring, banned_texts, no_repeat, stop_texts
+from multistride.errors import UsageError
+from multistride.groups import NO_LABEL
+from multistride.model.config import TransformerConfig
+
+Permitted = Callable[[Float[Tensor, "R V"], Sequence[Sequence[int]]], Float[Tensor, "R V"]]
+"""Log-probabilities and what each row has written, to the same with minus infinity for what may not come next."""
+
+Choice = Callable[[Float[Tensor, "R V"], int], Int[Tensor, "R"]]
+"""Log-probabilities of what may come, and the place in the walk, to one token a row."""
+
+Distribution = Callable[[Float[Tensor, "A V"], Int[Tensor, "A"]], Float[Tensor, "A V"]]
+"""Logits, and the token before each slot in its own group, to log-probabilities (`markov.distribution`)."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """`prefix`: tokens every sentence begins with; `stopped`: what ends one; `permitted`: what may come next.
+
+    `permitted` is None where everything may.
+    """
+
+    prefix: tuple[int, ...] = ()
+    stopped: StopRule = lambda known, new: None
+    permitted: Permitted | None = None
+
+
+def constraints_of(
+    options: DecodeOptions, config: TransformerConfig, vocabulary: Vocabulary | None = None
+) -> Constraints:
+    """The constraints that `options` ask for; those about text need the vocabulary.
+
+    Raises `UsageError` for a prefix that other options rule out, or for text that the vocabulary cannot write.
+    """
+    bars: list[Barring] = []
+    if options.banned_tokens:
+        bars.append(lambda written: options.banned_tokens)
+    if options.no_repeat_ngram:
+        bars.append(no_repeat(options.no_repeat_ngram))
+    if not (options.prefix or options.banned or options.stop):
+        return Constraints(permitted=_permission(bars, options.min_length, config.end_token))
+    assert vocabulary is not None, "rules about text need the vocabulary"
+    if options.banned:
+        bars.append(banned_texts(options.banned, vocabulary))
+    permitted = _permission(bars, options.min_length, config.end_token)
+    prefix = _prefix(options, config, vocabulary)
+    if not options.stop:
+        return Constraints(prefix, permitted=permitted)
+    return Constraints(prefix, stop_texts(options.stop, vocabulary), permitted)
+
+
+def _permission(bars: Sequence[Barring], min_length: int, end_token: int) -> Permitted | None:
+    if not bars and not min_length:
+        return None
+
+    def permitted(values: Float[Tensor, "R V"], histories: Sequence[Sequence[int]]) -> Float[Tensor, "R V"]:
+        ends, values = values[:, end_token], values.clone()
+        for row, written in enumerate(histories):
+            barred = {token for bar in bars for token in bar(written)} - {end_token}
+            if len(written) < min_length:
+                barred.add(end_token)
+            values[row, list(barred)] = float("-inf")
+        stuck = values.isneginf().all(dim=1)
+        values[stuck, end_token] = ends[stuck]
+        return values
+
+    return permitted
+
+
+def _prefix(options: DecodeOptions, config: TransformerConfig, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The tokens of the prefix, once nothing speaks against them."""
+    [tokens] = vocabulary.encode([options.prefix])
+    limit = options.max_length or config.max_positions
+    if len(tokens) >= limit:
+        raise UsageError(
+            f"the prefix has {len(tokens)} tokens and a translation at most {limit}: "
+            "give a shorter prefix, or a larger max_length where the model allows it"
+        )
+    if vocabulary.unknown in tokens:
+        raise UsageError(f"the prefix {options.prefix!r} has a word that this vocabulary lacks: choose other words")
+    if barred := [token for token in tokens if token in options.banned_tokens]:
+        raise UsageError(f"the prefix {options.prefix!r} has the banned token {barred[0]} in it: drop one of them")
+    for name, texts in (("a banned text", options.banned), ("a stop text", options.stop)):
+        for text in texts:
+            if text in options.prefix:
+                raise UsageError(f"the prefix {options.prefix!r} has {text!r} in it, {name}: drop one of them")
+    return tuple(tokens)
+
+
+def one_by_one(
+    distribution: Distribution,
+    permitted: Permitted | None,
+    state: DecodeState,
+) -> Callable[[Float[Tensor, "R K V"], Choice, Int[Tensor, "R C"] | None], Picked]:
+    """A walk through the slots of a group: each token is chosen in sight of all before it.
+
+    The third argument of the walk says which slot is each row's first, second, ... where that is not the order of the
+    slots.
+    """
+
+    def walk(logits: Float[Tensor, "R K V"], choose: Choice, columns: Int[Tensor, "R C"] | None = None) -> Picked:
+        rows = torch.arange(len(logits))
+        histories = [list(hypothesis.tokens) for hypothesis in state.running]
+        previous = torch.full((len(logits),), NO_LABEL)
+        tokens, values = [], []
+        for place in range(logits.shape[1] if columns is None else columns.shape[1]):
+            slot = logits[:, place] if columns is None else logits[rows, columns[:, place]]
+            own = distribution(slot, previous)
+            previous = choose(own if permitted is None else permitted(own, histories), place)
+            for history, token in zip(histories, previous.tolist(), strict=True):
+                history.append(token)
+            tokens.append(previous)
+            values.append(own.gather(1, previous[:, None]).squeeze(1))
+        return Picked(torch.stack(tokens, 1), torch.stack(values, 1))
+
+    return walk
+
+
+def most_probable(values: Float[Tensor, "R V"], place: int) -> Int[Tensor, "R"]:
+    """The greedy choice; of equally probable tokens the lowest id."""
+    return values.argmax(dim=1)

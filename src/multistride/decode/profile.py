@@ -1,0 +1,89 @@
+"""Timing the steps of a model on this machine, once: the table is kept in the user's cache directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from multistride.decode.cost import StepCosts
+from multistride.decode.loop import decode
+from multistride.decode.markov import greedy_for
+from multistride.decode.options import Layout
+from multistride.decode.policy import fixed
+from multistride.decode.state import DecodeState
+from multistride.device import cpu_name
+from multistride.errors import UserError
+from multistride.files import write_json
+from multistride.model.step import M, StepModel
+from multistride.version import __version__
+
+ROWS = (1, 2, 4, 8, 16, 32)
+"""Batch sizes whose steps are timed; what lies between is interpolated, larger batches cost in proportion."""
+
+SOURCE_TOKENS, STEPS, ROUNDS = 16, 6, 3
+"""What is timed: so many steps of sentences with so many source tokens, so many times; the median counts."""
+
+
+def profile(model: StepModel[M], engine: str, layout: Layout, most_rows: int) -> StepCosts:
+    """Time the steps of `model` in batches of up to `most_rows`, the trained group sizes in turn.
+
+    Sources are random tokens, every token of a group is kept, nothing ends: what a step costs depends on its shape.
+    """
+    rows = [each for each in ROWS if each < most_rows] + [min(most_rows, ROWS[-1])]
+    table = {each: _times(model, layout, each) for each in rows}
+    return StepCosts(engine=engine, layout=layout, threads=torch.get_num_threads(), cpu=cpu_name(), table=table)
+
+
+def cached_costs(
+    model: StepModel[M],
+    engine: str,
+    layout: Layout,
+    most_rows: int,
+    model_hash: str,
+    report: Callable[[str], None] = lambda line: None,
+) -> StepCosts:
+    """`profile`, or what it found before: by model, engine, layout, batch size, threads, processor and versions.
+
+    A file that cannot be read is made again, one that cannot be written is done without.
+    """
+    threads, versions = torch.get_num_threads(), [__version__, torch.__version__]
+    key = json.dumps([model_hash, engine, layout, min(most_rows, ROWS[-1]), threads, cpu_name(), versions])
+    path = cache_directory() / "step-costs" / f"{sha256(key.encode()).hexdigest()[:24]}.json"
+    try:
+        return StepCosts.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        report("timing the steps of this model on this machine, once")
+    costs = profile(model, engine, layout, most_rows)
+    with suppress(UserError, OSError):
+        write_json(path, costs.model_dump(mode="json"))
+    return costs
+
+
+def cache_directory() -> Path:
+    """Where measurements of this machine are kept: `$XDG_CACHE_HOME/multistride`, else `~/.cache/multistride`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multistride"
+
+
+def _times(model: StepModel[M], layout: Layout, rows: int) -> dict[int, float]:
+    config, pick = model.config, greedy_for(model.config, model.markov)
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randint(0, config.vocabulary_size, (rows, SOURCE_TOKENS), generator=generator)
+    lengths = torch.full((rows,), SOURCE_TOKENS)
+    given = (source, lengths) if config.encoder_layers else (None, None)
+    times: dict[int, list[float]] = {size: [] for size in config.group_sizes}
+    for turn in range(ROUNDS + 1):
+        for size, measured in times.items():
+            state = DecodeState([size * STEPS] * rows, config.start_token, end_token=-1)
+            for _ in decode(model, given[0], given[1], state, fixed(size), pick, lookahead=layout == "lookahead"):
+                pass
+            if turn:  # the first round warms up
+                measured += [group.milliseconds for group in state.hypotheses[0].groups]
+    return {size: statistics.median(measured) for size, measured in times.items()}

@@ -1,0 +1,97 @@
+"""Rules about text, on bytes: across tokens, inside them, and inside characters."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models
+
+from multistride.data.vocab import train_vocabulary
+from multistride.decode.wording import banned_texts, no_repeat, stop_texts
+from multistride.errors import UsageError
+
+BPE = train_vocabulary(["ein Haus, zwei Häuser, drei Bäume", "das Haus ist schön"] * 3, 300, "bpe")
+WORDS = train_vocabulary(["a b ab c"], 20, "words")
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def written_under(barred, texts, vocabulary, draw):
+    """Tokens taken one after another, each any that is not barred."""
+    tokens = []
+    for choice in draw:
+        allowed = sorted(set(range(5, len(vocabulary))) - set(barred(tokens)))
+        tokens.append(allowed[choice % len(allowed)])
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "texts"),
+    [(BPE, ("aus",)), (BPE, ("ä", "n H")), (BPE, (" ",)), (BPE, ("e",)), (WORDS, ("b a", "c")), (WORDS, ("a",))],
+    ids=str,
+)
+@quick
+@given(draw=st.lists(st.integers(0, 10_000), max_size=40))
+def test_a_banned_text_cannot_be_written(vocabulary, texts, draw):
+    # Guards: a text cut into other tokens than the vocabulary would cut it, or into bytes.
+    tokens = written_under(banned_texts(texts, vocabulary), texts, vocabulary, draw)
+    assert not any(text in vocabulary.decode(tokens) for text in texts)
+
+
+@quick
+@given(draw=st.lists(st.integers(0, 10_000), max_size=30))
+def test_only_what_would_complete_a_banned_text_is_barred(draw):
+    # Guards: a ban that is wider than the text.
+    barred, tokens = banned_texts(("aus", "n H"), BPE), []
+    for choice in draw:
+        now = barred(tokens)
+        for token in range(5, len(BPE)):
+            text = BPE.spelled([*tokens, token])
+            assert (token in now) == (b"aus" in text or b"n H" in text)
+        allowed = [token for token in range(5, len(BPE)) if token not in now]
+        tokens.append(allowed[choice % len(allowed)])
+
+
+@pytest.mark.parametrize("vocabulary", [BPE, WORDS], ids=["bpe", "words"])
+@quick
+@given(data=st.data())
+def test_what_tokens_spell_is_what_they_decode_to(vocabulary, data):
+    # Guards: rules that look at another text than people read.
+    tokens = data.draw(st.lists(st.integers(0, len(vocabulary) - 1), max_size=12))
+    assert vocabulary.spelled(tokens).decode("utf-8", errors="replace") == vocabulary.decode(tokens)
+
+
+@quick
+@given(text=st.sampled_from(["ein Haus, zwei Häuser", "das Häuschen ist schön", "aus"]), first=st.integers(0, 6))
+def test_a_stop_text_is_found_where_it_is_complete(text, first):
+    # Guards: a stop text missed at the border of two groups or in the middle of a token, or seen a token late.
+    [tokens] = BPE.encode([text])
+    stopped = stop_texts(("aus", "äus"), BPE)
+    known, new = tokens[:first], tokens[first:]
+    expected = next(
+        (
+            count
+            for count in range(1, len(new) + 1)
+            if any(stop in BPE.decode(tokens[: first + count]) for stop in ("aus", "äus"))
+        ),
+        None,
+    )
+    assert stopped(known, new) == expected
+
+
+@quick
+@given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 4))
+def test_no_repeat_against_counting(written, length):
+    # Guards: n-grams of n - 1 or n + 1 tokens, or those that overlap themselves.
+    def grams(tokens):
+        return [tuple(tokens[place : place + length]) for place in range(len(tokens) - length + 1)]
+
+    seen = set(grams(written))
+    barred = no_repeat(length)(written)
+    assert barred == {token for token in range(4) if seen.intersection(grams([*written, token])[-1:])}
+
+
+def test_a_vocabulary_that_spells_nothing_says_so():
+    # Guards: rules silently applied to pieces that are not text.
+    other = train_vocabulary(["a b"], 10, "words")
+    other._tokenizer.model = models.WordPiece({"<pad>": 0, "<unk>": 4, "a": 5}, unk_token="<unk>")
+    with pytest.raises(UsageError, match="leave out banned and stop texts"):
+        banned_texts(("a",), other)
