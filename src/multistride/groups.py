@@ -159,6 +159,36 @@ def even_step_slots(
     )
 
 
+def prompt_slots(
+    prompt: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], start_token: int, start_symbol: bool = True
+) -> Slots:
+    """The slots that read what is known before decoding begins, all but its last token, which the first step reads.
+
+    They are autoregressive: the layout of `lookahead` without masks. With `start_symbol` false no start symbol is
+    read before the first token, as in causal models that were trained without one. Rows are padded on the left.
+    """
+    first = 0 if start_symbol else 1
+    counts = (lengths - first).clamp(min=0)
+    most = int(counts.max()) if len(counts) else 0
+    offset = torch.arange(most, device=prompt.device) - (most - counts)[:, None]
+    rows = torch.arange(len(prompt), device=prompt.device)[:, None].expand_as(offset)
+    real, position = offset >= 0, offset + first
+    token = torch.where(real, _tokens_at(prompt, rows, position - 1, start_token), start_token)
+    position = torch.where(real, position, 0)
+    return Slots(token, position, torch.ones_like(position), torch.where(real, position, PADDING_GROUP))
+
+
+def without_start(slots: Slots, labels: Int[Tensor, "B N"]) -> tuple[Slots, Int[Tensor, "B N"]]:
+    """The same pass without the slot that reads one start symbol and predicts the first token.
+
+    For causal models whose texts begin with their own first token (`TransformerConfig.start_symbol` false): lay out
+    the text with a first group of size 1 and take that group's slot away. It becomes padding, without a label.
+    """
+    first = (slots.position == 0) & (slots.reach == 1)
+    group = slots.group.masked_fill(first, PADDING_GROUP)
+    return slots._replace(group=group), labels.masked_fill(first, NO_LABEL)
+
+
 def lookahead(
     target: Int[Tensor, "B T"],
     lengths: Int[Tensor, "B"],

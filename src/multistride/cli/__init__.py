@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from multistride.cli.converting import convert
 from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, score, translate
 from multistride.cli.exporting import export
@@ -45,6 +46,7 @@ def _options(
 
 for _verb in (
     prepare,
+    convert,
     distill,
     train,
     average,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from multistride.data.foreign import load_vocabulary
 from multistride.data.prepare import FORMAT, MANIFEST_FILE, array_name
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.errors import DataError, UsageError
@@ -80,7 +81,7 @@ class PreparedData:
         """
         directory = Path(directory)
         manifest = _read_manifest(directory)
-        vocabulary = Vocabulary.load(directory)
+        vocabulary = load_vocabulary(directory)
         if sha256(directory / TOKENIZER_FILE) != manifest["vocabulary"]["sha256"]:
             raise DataError(
                 f"{directory / TOKENIZER_FILE} is not the one the data was prepared with: prepare the data again"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from multistride.data.corpus import Pair, Record, Unreadable, read_jsonl, read_parallel, read_table
+from multistride.data.foreign import TARGET_FILE, load_vocabulary
 from multistride.data.vocab import (
     TOKENIZER_FILE,
     VOCABULARY_FILES,
@@ -186,7 +187,7 @@ def _refuse_foreign(output: Path) -> None:
         return
     if not output.is_dir():
         raise UsageError(f"{output} is a file; the output must be a directory: give another name")
-    ours = {MANIFEST_FILE, *VOCABULARY_FILES}
+    ours = {MANIFEST_FILE, *VOCABULARY_FILES, TARGET_FILE}
     ours |= {array_name(split, side, "tokens") for split in SPLITS for side in SIDES}
     ours |= {array_name(split, side, "offsets") for split in SPLITS for side in SIDES}
     foreign = sorted(path.name for path in output.iterdir() if path.name not in ours)
@@ -198,7 +199,7 @@ def _refuse_foreign(output: Path) -> None:
 
 def _vocabulary(config: PrepareConfig, report: Callable[[str], None]) -> Vocabulary:
     if config.vocabulary_from is not None:
-        vocabulary = Vocabulary.load(config.vocabulary_from)
+        vocabulary = load_vocabulary(config.vocabulary_from)
         report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
         return vocabulary
     pairs = _clean_texts(_records(config.train), config.cleaning, _Split(), strict=True)
@@ -281,7 +282,7 @@ def _encode_chunk(
     chunk: list[Pair], vocabulary: Vocabulary, cleaning: CleaningConfig, strict: bool, split: _Split
 ) -> None:
     sources = vocabulary.encode([pair.source for pair in chunk])
-    targets = vocabulary.encode([pair.target for pair in chunk])
+    targets = vocabulary.encode_targets([pair.target for pair in chunk])
     kept: dict[str, list[list[int]]] = {side: [] for side in SIDES}
     for source, target in zip(sources, targets, strict=True):
         reason = _token_fault(len(source), len(target), cleaning, strict)

@@ -90,6 +90,8 @@ def decode_exact(
     Without a `drafter` it is greedy K=1. Sentences begin with `prefix`.
     """
     memory = model.start(source, lengths)
+    for prompt in state.prompt_slots():
+        model.step(prompt, memory)
     drafter = drafter or Drafter(model, len(state.running), group_size)
     if prefix and not state.done:
         began = time.perf_counter()

@@ -42,6 +42,8 @@ def decode(
     """
     propose = proposer(model, pick)
     memory = model.start(source, lengths)
+    for prompt in state.prompt_slots():
+        model.step(prompt, memory)
     if prefix and not state.done:
         began = time.perf_counter()
         size = 1 if lookahead else int(policy(state).sizes.max())
@@ -77,7 +79,7 @@ def begin_batch(
     """
     config, rules = model.config, constraints or constraints_of(options, model.config)
     limits = [options.limit(length, config, len(rules.prefix)) for length in lengths.tolist()]
-    state = DecodeState(limits, config.start_token, config.end_token, rules.stopped)
+    state = DecodeState(limits, config.start_token, config.end_token, stopped=rules.stopped)
     seeds = [
         request_seed(options.seed, row[:length])
         for row, length in zip(source.tolist(), lengths.tolist(), strict=True)

@@ -9,7 +9,7 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,7 +18,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
-from multistride.groups import Slots, draft_slots, even_step_slots, step_slots
+from multistride.groups import Slots, draft_slots, even_step_slots, prompt_slots, step_slots
+
+PROMPT_SLOTS = 256
+"""Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
 
 Ending = Literal["end", "stop", "limit", "cancelled"]
 """Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was told to stop."""
@@ -85,23 +88,47 @@ class Hypothesis:
 class DecodeState:
     """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits it."""
 
-    def __init__(self, limits: list[int], start_token: int, end_token: int, stopped: StopRule = goes_on) -> None:
-        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
+    def __init__(
+        self,
+        limits: list[int],
+        start_token: int,
+        end_token: int,
+        prompts: Sequence[Sequence[int]] | None = None,
+        start_symbol: bool = True,
+        stopped: StopRule = goes_on,
+    ) -> None:
+        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
+
+        `prompts[b]` is what sentence b is known to begin with: it is read, and no part of the hypothesis, its limit
+        or its groups. `prompt_slots` are the passes to make before the first step. `start_symbol` says whether a
+        start symbol stands before the first token (`TransformerConfig.start_symbol`).
+        """
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
         self._start, self._end, self._stopped = start_token, end_token, stopped
-        self._group = 0
-        rows = len(limits)
-        self._known = torch.zeros(rows, max(limits, default=0), dtype=torch.long)
-        self._border = torch.zeros(rows, dtype=torch.long)
-        self._unread = torch.zeros(rows, dtype=torch.long)
-        self._even: tuple[int, int] | None = (0, 0)  # border and unread where all rows have the same
+        given = [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
+        wholes = [len(prompt) + limit for prompt, limit in zip(given, limits, strict=True)]
+        self._known = torch.zeros(len(limits), max(wholes, default=0), dtype=torch.long)
+        for row, prompt in enumerate(given):
+            self._known[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        self._border = torch.tensor([len(prompt) for prompt in given], dtype=torch.long)
+        self._unread = self._border.clamp(max=1)
+        self._start_symbol = start_symbol
+        self._group = longest = max(map(len, given), default=0)
+        alike = all(len(prompt) == longest for prompt in given)
+        self._even = (longest, min(longest, 1)) if alike else None  # border and unread where all rows have the same
 
     @property
     def done(self) -> bool:
         """Whether every sentence is over."""
         return all(hypothesis.ending is not None for hypothesis in self.running)
+
+    def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
+        """The passes that read the prompts before the first step, at most `width` slots each; none without any."""
+        slots = prompt_slots(self._known, self._border, self._start, self._start_symbol)
+        if slots.token.shape[1]:
+            yield from map(Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True))
 
     def slots(self, group_size: int | Int[Tensor, "R"]) -> Slots:
         """The slots of the next step; a row's own are its last `group_size` columns."""

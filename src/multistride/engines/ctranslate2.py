@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
+from multistride.model.layers import PositionEmbedding
 from multistride.model.transformer import Transformer
 
 try:
@@ -224,6 +225,11 @@ def _specification(model: Transformer) -> Any:
     config, weights = model.config, _Weights(model)
     if not config.encoder_layers:
         raise UsageError("the engine ctranslate2 was asked for, but this model has no encoder: choose --engine eager")
+    if config.extras:
+        raise UsageError(
+            f"the engine ctranslate2 was asked for, but it has no place for {config.extras[0]} of this model: "
+            "choose --engine eager"
+        )
     activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[config.activation]
     specification = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
@@ -233,6 +239,7 @@ def _specification(model: Transformer) -> Any:
     )
     _fill_embeddings(specification, config, weights)
     for side, stack in (("encoder", specification.encoder), ("decoder", specification.decoder)):
+        assert isinstance(model.position, PositionEmbedding)
         positions = "position.table" if config.positions == "learned" else None
         stack.position_encodings.encodings = weights.take(positions) if positions else model.position.table.numpy()
         if config.norm == "pre":

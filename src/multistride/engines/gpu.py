@@ -45,8 +45,7 @@ class GpuStepModel:
         self._network = copy.deepcopy(model).to(chosen).eval()
         self._markov = copy.deepcopy(model.markov).float().cpu() if model.markov is not None else None
         self._arenas = Arenas(model.config, self.device, chosen)
-        never = [model.config.pad_token, model.config.start_token, model.config.mask_token]
-        self._never = torch.tensor(never, device=self.device)
+        self._never = torch.tensor(model.config.unpicked, dtype=torch.long, device=self.device)
 
     @property
     def config(self) -> TransformerConfig:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto
-from torch import nn
+from torch import Tensor, nn
 
 from multistride.engines.onnx_graph import Graph, Quantised, Rows, quantised
 from multistride.model.config import TransformerConfig
-from multistride.model.layers import FeedForward, Residual
+from multistride.model.layers import FeedForward, PositionEmbedding, Residual
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 BLOCK = 64
@@ -48,7 +48,7 @@ def encoder_graph(model: Transformer) -> ModelProto:
     tokens = graph.embedding(source, table.weight, math.sqrt(config.hidden_size))
     length = graph.add("Gather", graph.add("Shape", source), graph.constant(np.array(1, np.int64)), axis=0)
     zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-    hidden = graph.add("Add", tokens, graph.table(graph.add("Range", zero, length, one), model.position.table))
+    hidden = graph.add("Add", tokens, graph.table(graph.add("Range", zero, length, one), _positions(model)))
     for layer in model.encoder:
         assert isinstance(layer, EncoderLayer)
         hidden = _residual(graph, hidden, layer.around_attention, _SelfAttention(config, layer, real))
@@ -77,7 +77,7 @@ def decoder_graph(model: Transformer) -> ModelProto:
     bias = graph.input("bias", np.float32, ["A", 1, "N", "L"])
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
     hidden = graph.embedding(token, model.target_embedding.weight, math.sqrt(config.hidden_size))
-    hidden = graph.add("Add", hidden, graph.table(position, model.position.table))
+    hidden = graph.add("Add", hidden, graph.table(position, _positions(model)))
     ahead = graph.add("Sub", reach, graph.constant(np.array(1, np.int64)))
     hidden = graph.add("Add", hidden, graph.table(ahead, model.reach.beyond_one.weight))
     for index, layer in enumerate(model.decoder):
@@ -109,7 +109,7 @@ def greedy_graph(model: Transformer) -> ModelProto:
     config = model.config
     graph = Graph("greedy")
     rows = graph.rounded(graph.input("hidden", np.float32, ["R", config.hidden_size]))
-    never = {config.pad_token, config.start_token, config.mask_token}
+    never = set(config.unpicked)
     ids = np.array([token for token in range(config.vocabulary_size) if token not in never])
     weight = quantised(_output(model))
     best, places, sums = [], [], []
@@ -136,6 +136,12 @@ def logits_graph(model: Transformer) -> ModelProto:
     logits = graph.add("Mul", graph.product(rows, quantised(_output(model))), rows.factor)
     graph.output("logits", logits, np.float32, ["R", config.vocabulary_size])
     return graph.model()
+
+
+def _positions(model: Transformer) -> Tensor:
+    """The vectors of the positions, which this engine adds to the embeddings."""
+    assert isinstance(model.position, PositionEmbedding)
+    return model.position.table
 
 
 class _SelfAttention:

@@ -78,6 +78,7 @@ def _int8(model: Transformer) -> Engine[Any]:
     from multistride.engines.int8 import check_int8, quantise
 
     check_int8()
+    _check_plain(model, "int8")
     if model.target_embedding.weight.device.type != "cpu":
         raise UsageError(
             "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or --engine eager"
@@ -89,7 +90,17 @@ def _gpu(model: Transformer) -> Engine[Any]:
     from multistride.engines.gpu import GpuStepModel, check_gpu
 
     check_gpu(model)
+    _check_plain(model, "gpu")
     return GpuStepModel(model)
+
+
+def _check_plain(model: Transformer, name: str) -> None:
+    """Raise `UsageError` for a model with parts that only converted models have."""
+    if model.config.extras:
+        raise UsageError(
+            f"the engine {name} was asked for, but it has no place for {model.config.extras[0]} of this model: "
+            "choose --engine eager"
+        )
 
 
 def _fastest(model: Transformer, report: Callable[[str], None]) -> Engine[Any]:

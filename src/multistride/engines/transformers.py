@@ -16,6 +16,7 @@ from torch import Tensor
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
+from multistride.model.layers import PositionEmbedding
 from multistride.model.transformer import Transformer
 
 try:
@@ -71,6 +72,12 @@ def _converted(model: Transformer) -> Any:
             "the baseline transformers-float32 was asked for, but this model has no encoder: "
             "leave it out of --against"
         )
+    if config.extras:
+        raise UsageError(
+            f"the baseline transformers-float32 was asked for, but it has no place for {config.extras[0]} of this "
+            "model: leave it out of --against"
+        )
+    assert isinstance(model.position, PositionEmbedding)
     before = config.norm == "pre"
     names = ("PegasusConfig", "PegasusForConditionalGeneration") if before else ("MarianConfig", "MarianMTModel")
     make_config, make_model = (getattr(transformers, name) for name in names)
@@ -106,6 +113,7 @@ def _converted(model: Transformer) -> Any:
 def _fill(model: Transformer, converted: Any) -> None:
     """Write our weights over its own; it must have a place for each that says something at K=1."""
     state = {name: torch.zeros_like(tensor) for name, tensor in converted.state_dict().items()}
+    assert isinstance(model.position, PositionEmbedding)
     target = model.target_embedding.weight
     tied = model.config.tie_embeddings
     tables = {

@@ -51,7 +51,7 @@ def explicit(
 ) -> tuple[Float[Tensor, "B H N S"], Float[Tensor, "B N D"]]:
     """The weights and the output of a cross-attention, step by step (arXiv 1706.03762, equation 1)."""
     key, value = source
-    query = split_heads(attention.query(hidden), attention.heads)
+    query = split_heads(attention.query(hidden), attention.width)
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))

@@ -17,12 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multistride.config import first_problem
+from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory, sha256
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.version import __version__
+
+LARGE = 100_000_000
+"""Bytes of weights from which on a model is made without being initialised."""
 
 CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
 CALIBRATION = "calibration.json"
@@ -48,7 +52,7 @@ def save_model(
     """
     config = model.config
     with replacing_directory(directory) as place:
-        _write(place / CONFIG, {"model_type": "multistride", **config.model_dump(mode="json")})
+        _write(place / CONFIG, {"model_type": "multistride", **config.stored()})
         try:
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, place / WEIGHTS)
         except SafetensorError as error:
@@ -110,7 +114,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error
     _check_width(path, config, tensors)
-    model = Transformer(config)  # not on the device "meta", which would import all of torch's compiler
+    model = _unfilled(config, path.stat().st_size)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
@@ -119,14 +123,28 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing')}: use the two files of one model"
         )
-    model.load_state_dict(tensors)
-    vocabulary = Vocabulary.load(directory)
+    model.load_state_dict(
+        {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+    )
+    vocabulary = load_vocabulary(directory)
     if len(vocabulary) != config.vocabulary_size:
         raise DataError(
             f"the tokenizer in {directory} has {len(vocabulary)} entries, the model {config.vocabulary_size}: "
             "use the files of one model"
         )
-    return model.float().to(device).eval(), vocabulary
+    return model.to(device).eval(), vocabulary
+
+
+def _unfilled(config: TransformerConfig, size: int) -> Transformer:
+    """A model whose weights are about to be replaced, by a file of so many bytes.
+
+    The device "meta" spares filling them first, which takes long for large models; for small ones the import of
+    PyTorch's compiler, which it brings along, would take longer.
+    """
+    if size < LARGE:
+        return Transformer(config)
+    with torch.device("meta"):
+        return Transformer(config)
 
 
 def _check_width(path: Path, config: TransformerConfig, tensors: dict[str, torch.Tensor]) -> None:

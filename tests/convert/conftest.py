@@ -1,0 +1,13 @@
+"""Where most checkpoints of these tests are saved."""
+
+import pytest
+from originals import small_tokenizer
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """Where a checkpoint is saved, with a tokenizer in it; `size` entries."""
+    size = small_tokenizer(
+        tmp_path / "theirs", unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    return tmp_path / "theirs", size
