@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Literal
@@ -56,12 +57,20 @@ def multiplies_int8() -> bool:
 
 
 def set_threads(count: int | None) -> int:
-    """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use."""
+    """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use.
+
+    Raises `UsageError` for a number below 1 or above that of the CPUs this process may use.
+    """
     if count is not None:
-        if count < 1:
-            raise UsageError(f"--threads is {count}; give 1 or more")
+        most = _usable_cpus()
+        if not 1 <= count <= most:
+            raise UsageError(f"--threads is {count}; this process may use {most} CPUs: give 1 to {most}")
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
