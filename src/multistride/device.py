@@ -57,7 +57,10 @@ def multiplies_int8() -> bool:
 
 
 def set_threads(count: int | None) -> int:
-    """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use."""
+    """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use.
+
+    Raises `UsageError` for a number below 1 or above that of the CPUs this process may use.
+    """
     if count is not None:
         check_threads(count)
         torch.set_num_threads(count)

@@ -136,7 +136,7 @@ class CTranslate2Engine:
 
     def _begin(self, batch: list[list[str]], limit: int, beam: int, length_penalty: float) -> list[Any]:
         config = self.config
-        never = [[str(token)] for token in (config.pad_token, config.start_token, config.mask_token)]
+        never = [[str(token)] for token in config.unpicked]
         answers: list[Any] = self._translator.translate_batch(
             batch,
             asynchronous=True,

@@ -66,6 +66,8 @@ def _manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version, files = manifest["format"], dict(manifest["files"])
+        if version == FORMAT and not {CONFIG, "decoder.onnx"} <= files.keys():
+            raise ValueError("no hashes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is missing or damaged: export the model again") from error
     if version != FORMAT:
