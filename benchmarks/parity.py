@@ -22,6 +22,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "convert"))
 
 import originals
+from safetensors.torch import load_file
 from test_bart import KINDS as TRANSLATORS
 from test_bart import SIZES as TRANSLATOR_SIZES
 from test_bart import SPECIAL
@@ -29,9 +30,10 @@ from test_gpt2 import SIZES as GPT2_SIZES
 from test_llama import KINDS as LLAMAS
 from test_llama import SIZES as LLAMA_SIZES
 
+import multistride.hf  # noqa: F401  (its import makes model directories known to transformers)
 from multistride.convert.run import convert
 from multistride.files import write_json
-from multistride.model.weights import load_model
+from multistride.model.weights import load_config, load_model
 from multistride.version import __version__
 
 PROMPTS, NEW_TOKENS = 20, 64
@@ -100,7 +102,7 @@ def small_causal(
     theirs.save_pretrained(place / "theirs")
     ours, _ = originals.converted_model(place / "theirs", place / "ours")
     rows = originals.sequences(size, PROMPTS)
-    return line(name, theirs, originals.compare_causal(theirs, ours, size, rows, NEW_TOKENS))
+    return line(name, theirs, originals.compare_causal(theirs, ours, size, rows, NEW_TOKENS), place / "ours")
 
 
 def small_translator(
@@ -115,7 +117,7 @@ def small_translator(
     theirs.save_pretrained(place / "theirs")
     ours, _ = originals.converted_model(place / "theirs", place / "ours")
     rows = originals.sequences(size, PROMPTS)
-    return line(name, theirs, originals.compare_translators(theirs, ours, size, rows, NEW_TOKENS))
+    return line(name, theirs, originals.compare_translators(theirs, ours, size, rows, NEW_TOKENS), place / "ours")
 
 
 def smollm2(file: Path, place: Path) -> dict[str, Any]:
@@ -139,13 +141,24 @@ def smollm2(file: Path, place: Path) -> dict[str, Any]:
     compared = originals.compare_causal(theirs, ours, theirs.config.vocab_size, rows, NEW_TOKENS)
     megabytes = (place / "model.safetensors").stat().st_size / 1e6
     return {
-        **line("SmolLM2-135M-Instruct (GGUF Q4_1)", theirs, compared),
+        **line("SmolLM2-135M-Instruct (GGUF Q4_1)", theirs, compared, place),
         "seconds_to_convert": round(seconds, 1),
         "weights_megabytes": round(megabytes, 1),
     }
 
 
-def line(name: str, theirs: Any, compared: originals.Comparison) -> dict[str, Any]:
+def survives(directory: Path) -> bool:
+    """Whether every weight is the same, bit for bit, after the way through transformers and back."""
+    causal = not load_config(directory).encoder_layers
+    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
+    again = directory.with_name(f"{directory.name}-again")
+    auto.from_pretrained(directory).save_pretrained(again)
+    first, second = (load_file(place / "model.safetensors") for place in (directory, again))
+    load_model(again)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def line(name: str, theirs: Any, compared: originals.Comparison, directory: Path) -> dict[str, Any]:
     """What the table says of one layout."""
     result = {
         "layout": name,
@@ -154,6 +167,7 @@ def line(name: str, theirs: Any, compared: originals.Comparison) -> dict[str, An
         "largest_logit_difference": compared.largest_difference,
         "identical_continuations": sum(compared.alike),
         "prompts": len(compared.alike),
+        "identical_after_round_trip": survives(directory),
     }
     print(result, file=sys.stderr)
     return result

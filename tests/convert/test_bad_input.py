@@ -9,7 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from multistride.cli import app
-from multistride.errors import DataError, UsageError
+from multistride.convert import checkpoint, sentencepiece
+from multistride.convert import gguf as gguf_module
+from multistride.errors import DataError, MissingExtraError, UsageError
 
 SIZES = {
     "hidden_size": 16,
@@ -139,6 +141,35 @@ def test_a_tensor_that_nothing_is_made_of(source):
 def test_a_name_that_is_nothing(source):
     message = refused(source.parent / "nothing here")
     assert "neither a directory nor a GGUF file nor the name of a model on the hub" in message
+
+
+class Unreachable:
+    """A hub without a network."""
+
+    @staticmethod
+    def snapshot_download(name, allow_patterns):
+        raise ConnectionError("no route\nto host")
+
+
+def test_a_hub_that_cannot_be_reached(source, monkeypatch):
+    """A traceback of three libraries where one line would do."""
+    monkeypatch.setattr(checkpoint, "huggingface_hub", Unreachable)
+    with pytest.raises(DataError, match=r"could not be fetched from the hub \(ConnectionError: no route to host\)"):
+        checkpoint.fetched("owner/model")
+
+
+def test_packages_that_are_not_installed(source, monkeypatch):
+    """An ImportError from deep inside, instead of the name of the extra."""
+    monkeypatch.setattr(checkpoint, "huggingface_hub", None)
+    monkeypatch.setattr(gguf_module, "gguf", None)
+    monkeypatch.setattr(sentencepiece, "sentencepiece_model_pb2", None)
+    for call in (
+        lambda: checkpoint.fetched("owner/model"),
+        lambda: gguf_module.read_gguf(source / "model.gguf"),
+        lambda: sentencepiece.marian_tokenizer(source, "theirs"),
+    ):
+        with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[hf\]'"):
+            call()
 
 
 def test_a_file_that_is_no_gguf(source):

@@ -43,6 +43,7 @@ def test_the_page_says_what_was_measured():
 def test_what_was_measured_is_good_enough(line):
     assert line["largest_logit_difference"] <= 1e-4
     assert line["identical_continuations"] == line["prompts"] == RESULT["settings"]["prompts"]
+    assert line["identical_after_round_trip"]
 
 
 @pytest.mark.parametrize(("verb", "rest"), COMMANDS)

@@ -154,7 +154,10 @@ def _weight_files(directory: Path, name: str) -> list[Path]:
             f"{name} has its weights in {pickles[0]}, a pickle, which can run any code when it is read: take a "
             "version with model.safetensors, or, if you trust it, load it in transformers and save_pretrained it"
         )
-    raise DataError(f"{name} has no weights: neither {WEIGHTS} nor {INDEX} is there: download it again")
+    raise DataError(
+        f"{name} has no weights: neither {WEIGHTS} nor {INDEX} is there (pickles are not read): download it again, "
+        "or take a version that has them"
+    )
 
 
 def _names_in(path: Path) -> Iterable[str]:

@@ -126,6 +126,8 @@ def _config(fields: dict[str, Any], architecture: str, tied: bool) -> dict[str, 
         "head_dim": value("attention.key_length"),
         "tie_word_embeddings": tied,
     }
+    if "general.license" in fields:
+        config["license"] = fields["general.license"]
     if value("rope.scaling.type", "none") != "none":
         config["rope_scaling"] = {"rope_type": value("rope.scaling.type")}
     return config
