@@ -31,7 +31,7 @@ def command(work):
         "--sentences",
         "6",
         "--rounds",
-        "2",
+        "1",
         "--tokenize",
         "none",
         "--group-size",
