@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
+from multistride.data.bpe import train_bpe
 
-from multistride.data.vocab import Vocabulary, train_bpe
+from multistride.data.vocab import Vocabulary
 from multistride.engines.export import export
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
