@@ -142,6 +142,32 @@ def step_slots(
     return Slots(token, position, reach, torch.where(real, group[:, None], PADDING_GROUP))
 
 
+def prompt_slots(prompts: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], start_token: int) -> Slots:
+    """The slots that read all of each prompt but its last token, which the first step reads.
+
+    They are clean (reach 1, one group each): a prompt is read as at K=1, whatever K is written with. In the terms of
+    `teacher_forced` they are groups of size 1 before the groups that are written. Shorter rows are padded on the
+    right.
+    """
+    most = int(lengths.max()) if len(lengths) else 0
+    position = torch.arange(most, device=prompts.device).expand(len(prompts), most)
+    rows = torch.arange(len(prompts), device=prompts.device)[:, None].expand_as(position)
+    real = position < lengths[:, None]
+    token = torch.where(real, _tokens_at(prompts, rows, position - 1, start_token), start_token)
+    group = torch.where(real, position, PADDING_GROUP)
+    return Slots(token, torch.where(real, position, 0), torch.ones_like(position), group)
+
+
+def after_prompts(prompts: Int[Tensor, "B"], sizes: Int[Tensor, "B G"]) -> Int[Tensor, "B H"]:
+    """The groups `sizes`, each row behind as many groups of size 1 as its prompt has tokens."""
+    counts = (sizes > 0).sum(1)
+    place = torch.arange(int((prompts + counts).max()) if len(sizes) else 0, device=sizes.device).expand(len(sizes), -1)
+    behind = (place - prompts[:, None]).clamp(0, max(sizes.shape[1] - 1, 0))
+    later = sizes.gather(1, behind) if sizes.shape[1] else torch.zeros_like(place)
+    later = torch.where(place - prompts[:, None] < sizes.shape[1], later, 0)
+    return torch.where(place < prompts[:, None], 1, later)
+
+
 def lookahead(
     target: Int[Tensor, "B T"],
     lengths: Int[Tensor, "B"],

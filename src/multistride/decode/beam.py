@@ -57,10 +57,23 @@ class BeamState:
     Open hypotheses stand in tables of [B, P]; each knows the row of the memory that holds its past.
     """
 
-    def __init__(self, limits: list[int], options: DecodeOptions, wanted: int, end_token: int) -> None:
-        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
+    def __init__(
+        self,
+        limits: list[int],
+        options: DecodeOptions,
+        wanted: int,
+        end_token: int,
+        prompts: list[list[int]] | None = None,
+    ) -> None:
+        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
+
+        `prompts[b]` stands before them in a causal model.
+        """
         self.finished: list[list[Ranked]] = [[] for _ in limits]
         self._group_size, self._wanted, self._end = options.group_size, wanted, end_token
+        prompts = prompts or [[] for _ in limits]
+        self._prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long)
+        self._prompts = prompts
         lengths = range(max(limits, default=0) + 1)
         self._divisors = torch.tensor([max(length, 1) ** options.length_penalty for length in lengths]).double()
         self._sentences = torch.arange(len(limits))
@@ -88,13 +101,23 @@ class BeamState:
         return self._sums > NOBODY
 
     def slots(self, start_token: int) -> Slots:
-        """The slots of the next step, one row for each open hypothesis."""
-        known = self._tokens[self.open]
+        """The slots of the next step, one row for each open hypothesis.
+
+        Shorter prompts are filled up with start symbols in front, which is what stands there anyway; then all rows
+        are equally long, and only positions say where each of them begins.
+        """
+        sentences = self._sentences[:, None].expand(self.open.shape)[self.open]
+        longest = max(map(len, self._prompts), default=0)
+        before = [[start_token] * (longest - len(prompt)) + prompt for prompt in self._prompts]
+        prompts = torch.tensor(before, dtype=torch.long).view(len(before), longest)[sentences]
+        known = torch.cat([prompts, self._tokens[self.open]], dim=1)
         rows, border = known.shape
         size = torch.full((rows,), self._group_size)
         unread = size.clamp(max=border)
-        group = torch.full_like(size, border // self._group_size)
-        return step_slots(known, torch.full_like(size, border), unread, size, group, start_token)
+        group = torch.full_like(size, longest + border // self._group_size)
+        slots = step_slots(known, torch.full_like(size, border), unread, size, group, start_token)
+        missing = longest - self._prompt_lengths[sentences]
+        return slots._replace(position=slots.position - missing[:, None])
 
     def commit(self, listed: Shortlist, head: MarkovHead | None = None) -> None:
         """Continue the open hypotheses by a group, one place after the other; stop where nobody is open.
@@ -172,14 +195,17 @@ def search(
 ) -> list[list[Ranked]]:
     """The `wanted` best hypotheses of each sentence (None: all `options.beam`), best first.
 
-    `source` is None for a causal model; `limits[b]` is the most tokens sentence b may have, EOS included. The
-    fewer are wanted, the earlier the search may stop; those it returns are the same.
+    `source` holds the prompts of a causal model, or is None; `limits[b]` is the most tokens sentence b may have, EOS
+    included. The fewer are wanted, the earlier the search may stop; those it returns are the same.
     """
     assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
     config, size = model.config, options.group_size
     listed = shortlist(config)
     memory = model.start(source, lengths)
-    state = BeamState(limits, options, wanted or options.beam, config.end_token)
+    prompts = None
+    if source is not None and lengths is not None and not config.encoder_layers:
+        prompts = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+    state = BeamState(limits, options, wanted or options.beam, config.end_token, prompts)
     while not state.done:
         logits = model.step(state.slots(config.start_token), memory)
         width = state.width if model.markov is None else max(state.width, CANDIDATES)
@@ -193,7 +219,7 @@ def search(
 def search_batch(
     model: StepModel[M], source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], options: DecodeOptions
 ) -> list[Hypothesis]:
-    """The best hypothesis of each sentence. Sources are padded on the right and end in EOS."""
+    """The best hypothesis of each sentence. Sources are padded on the right and end in EOS; prompts do not."""
     limits = [options.limit(length, model.config) for length in lengths.tolist()]
     return [best.hypothesis for [best] in search(model, source, lengths, limits, options, wanted=1)]
 

@@ -32,7 +32,7 @@ def decode(
 ) -> Iterator[list[Hypothesis]]:
     """Write groups until every sentence is over; after each step, yield the sentences it wrote into.
 
-    `source` is None for a causal model. The result is in `state.hypotheses`.
+    `source` is None for a causal model without prompts. The result is in `state.hypotheses`.
     """
     memory = model.start(source, lengths)
     while not state.done:
@@ -50,20 +50,20 @@ def begin_batch(
 ) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
     """The state of a batch, and the passes that decode it as `options` say: take them one by one, or all.
 
-    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS.
+    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS; those of a causal model
+    are prompts, which do not end.
     """
     config = model.config
     limits = [options.limit(length, config) for length in lengths.tolist()]
-    state = DecodeState(limits, config.start_token, config.end_token)
+    given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+    prompts = None if config.encoder_layers else given
+    state = DecodeState(limits, config.start_token, config.end_token, prompts)
     if options.mode == "exact":
         return state, decode_exact(model, source, lengths, state, options.group_size)
     accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
     pick = greedy_for(config, model.markov)
     if options.temperature > 0:
-        seeds = [
-            request_seed(options.seed, row[:length])
-            for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
-        ]
+        seeds = [request_seed(options.seed, tokens) for tokens in given]
         pick = sampler(config, model.markov, options, state, seeds)
     return state, decode(model, source, lengths, state, lambda _: options.group_size, pick, accept)
 

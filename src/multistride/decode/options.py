@@ -40,6 +40,7 @@ class DecodeOptions(BaseModel):
         1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
     )
     batch_size: int = Field(32, ge=1, description="sentences decoded together (each with `beam` hypotheses)")
+    max_tokens: int | None = Field(None, ge=1, description="most tokens written, EOS included; none: see the limits")
     limit_ratio: float = Field(2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra")
     limit_extra: int = Field(16, ge=1, description="target tokens allowed whatever the source")
 
@@ -100,8 +101,15 @@ class DecodeOptions(BaseModel):
         return THRESHOLD if self.threshold is None else self.threshold
 
     def limit(self, source_tokens: int, config: TransformerConfig) -> int:
-        """The most tokens, EOS included, that a source of `source_tokens` tokens may become."""
-        return min(int(source_tokens * self.limit_ratio) + self.limit_extra, config.max_positions)
+        """The most tokens, EOS included, that a source of `source_tokens` tokens may become.
+
+        In a causal model: that may follow a prompt of so many, in one context with it.
+        """
+        if config.encoder_layers:
+            most = min(int(source_tokens * self.limit_ratio) + self.limit_extra, config.max_positions)
+        else:
+            most = config.max_positions - source_tokens
+        return most if self.max_tokens is None else min(most, self.max_tokens)
 
 
 def check_group_size(group_size: int, config: TransformerConfig) -> None:

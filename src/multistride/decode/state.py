@@ -71,16 +71,25 @@ class Hypothesis:
 class DecodeState:
     """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits it."""
 
-    def __init__(self, limits: list[int], start_token: int, end_token: int) -> None:
-        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
+    def __init__(
+        self, limits: list[int], start_token: int, end_token: int, prompts: list[list[int]] | None = None
+    ) -> None:
+        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
+
+        `prompts[b]` is what stands before them in a causal model: known, and read by the model up to its last token.
+        """
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
         self._start, self._end = start_token, end_token
-        rows = len(limits)
-        self._known = torch.zeros(rows, max(limits, default=0), dtype=torch.long)
-        self._border = torch.zeros(rows, dtype=torch.long)
-        self._unread = torch.zeros(rows, dtype=torch.long)
+        prompts = prompts or [[] for _ in limits]
+        widest = max((len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=0)
+        self._known = torch.zeros(len(limits), widest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            self._known[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        self._prompt = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long)
+        self._border = self._prompt
+        self._unread = self._prompt.clamp(max=1)
 
     @property
     def done(self) -> bool:
@@ -90,7 +99,7 @@ class DecodeState:
     def slots(self, group_size: int) -> Slots:
         """The slots of the next step; the group's own are the last `group_size` columns."""
         sizes = torch.full_like(self._border, group_size)
-        group = torch.full_like(self._border, self.step)
+        group = self._prompt + self.step
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
     def draft_slots(
@@ -130,6 +139,7 @@ class DecodeState:
         stay = torch.tensor(places, dtype=torch.long)
         self.running = [self.running[place] for place in places]
         self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]
+        self._prompt = self._prompt[stay]
         return stay
 
     def _append(
