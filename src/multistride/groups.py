@@ -142,30 +142,45 @@ def step_slots(
     return Slots(token, position, reach, torch.where(real, group[:, None], PADDING_GROUP))
 
 
-def prompt_slots(prompts: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], start_token: int) -> Slots:
-    """The slots that read all of each prompt but its last token, which the first step reads.
+def prompt_slots(
+    prompt: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], start_token: int, start_symbol: bool = True
+) -> Slots:
+    """The slots that read what is known before decoding begins, all but its last token, which the first step reads.
 
-    They are clean (reach 1, one group each): a prompt is read as at K=1, whatever K is written with. In the terms of
-    `teacher_forced` they are groups of size 1 before the groups that are written. Shorter rows are padded on the
-    right.
+    They are autoregressive: the layout of `lookahead` without masks. With `start_symbol` false no start symbol is
+    read before the first token, as in causal models that were trained without one. Rows are padded on the left.
     """
-    most = int(lengths.max()) if len(lengths) else 0
-    position = torch.arange(most, device=prompts.device).expand(len(prompts), most)
-    rows = torch.arange(len(prompts), device=prompts.device)[:, None].expand_as(position)
-    real = position < lengths[:, None]
-    token = torch.where(real, _tokens_at(prompts, rows, position - 1, start_token), start_token)
-    group = torch.where(real, position, PADDING_GROUP)
-    return Slots(token, torch.where(real, position, 0), torch.ones_like(position), group)
+    first = 0 if start_symbol else 1
+    counts = (lengths - first).clamp(min=0)
+    most = int(counts.max()) if len(counts) else 0
+    offset = torch.arange(most, device=prompt.device) - (most - counts)[:, None]
+    rows = torch.arange(len(prompt), device=prompt.device)[:, None].expand_as(offset)
+    real, position = offset >= 0, offset + first
+    token = torch.where(real, _tokens_at(prompt, rows, position - 1, start_token), start_token)
+    position = torch.where(real, position, 0)
+    return Slots(token, position, torch.ones_like(position), torch.where(real, position, PADDING_GROUP))
+
+
+def without_start(slots: Slots, labels: Int[Tensor, "B N"]) -> tuple[Slots, Int[Tensor, "B N"]]:
+    """The same pass without the slot that reads one start symbol and predicts the first token.
+
+    For causal models whose texts begin with their own first token (`TransformerConfig.start_symbol` false): lay out
+    the text with a first group of size 1 and take that group's slot away. It becomes padding, without a label.
+    """
+    first = (slots.position == 0) & (slots.reach == 1)
+    group = slots.group.masked_fill(first, PADDING_GROUP)
+    return slots._replace(group=group), labels.masked_fill(first, NO_LABEL)
 
 
 def after_prompts(prompts: Int[Tensor, "B"], sizes: Int[Tensor, "B G"]) -> Int[Tensor, "B H"]:
-    """The groups `sizes`, each row behind as many groups of size 1 as its prompt has tokens."""
-    counts = (sizes > 0).sum(1)
-    place = torch.arange(int((prompts + counts).max()) if len(sizes) else 0, device=sizes.device).expand(len(sizes), -1)
-    behind = (place - prompts[:, None]).clamp(0, max(sizes.shape[1] - 1, 0))
-    later = sizes.gather(1, behind) if sizes.shape[1] else torch.zeros_like(place)
-    later = torch.where(place - prompts[:, None] < sizes.shape[1], later, 0)
-    return torch.where(place < prompts[:, None], 1, later)
+    """The groups `sizes`, in each row behind as many groups of size 1 as its prompt has tokens.
+
+    This is how a text whose first tokens were known is laid out: they are read as at K=1, whatever K follows.
+    """
+    counts = torch.stack([prompts, (sizes > 0).sum(1)], dim=1)
+    rows, parts, offset, shape = _spread(counts)
+    values = torch.ones_like(offset) if sizes.shape[1] == 0 else sizes[rows, offset.clamp(max=sizes.shape[1] - 1)]
+    return _fill(counts, shape, torch.where(parts == 0, 1, values), 0)
 
 
 def lookahead(
@@ -196,6 +211,37 @@ def lookahead(
     label = torch.where(position < lengths[rows], label, NO_LABEL)
     slots = _arrange(widths, shape, token, position, reach, group, start_token)
     return slots, _fill(widths, shape, label, NO_LABEL)
+
+
+def drafts(
+    target: Int[Tensor, "B T"],
+    lengths: Int[Tensor, "B"],
+    anchors: Int[Tensor, "B A"],
+    group_size: Int[Tensor, "B"] | int,
+    mask_token: int,
+) -> tuple[Slots, Int[Tensor, "B N"]]:
+    """The masks of `lookahead` behind many places of one text, and the token each is to predict.
+
+    Behind the autoregressive slot that predicts token `a`, for each `a` of `anchors`, stand K-1 masks of reach 2 ... K.
+    Their group is `a`, so they see what that slot sees, and by `draft_visibility` each other; nobody else sees them.
+    Anchors of a row differ; a negative one is none.
+    """
+    sizes = torch.as_tensor(group_size, device=lengths.device).expand_as(lengths)
+    widths = torch.where(anchors >= 0, sizes[:, None] - 1, 0)
+    rows, parts, offset, shape = _spread(widths)
+    anchor = anchors[rows, parts] if anchors.shape[1] else offset
+    position = anchor + 1 + offset
+    label = torch.where(position < lengths[rows], _tokens_at(target, rows, position, NO_LABEL), NO_LABEL)
+    slots = _arrange(widths, shape, torch.full_like(offset, mask_token), position, offset + 2, anchor, mask_token)
+    return slots, _fill(widths, shape, label, NO_LABEL)
+
+
+def draft_visibility(clean: Int[Tensor, "B N"], drafted: Int[Tensor, "B D"]) -> Bool[Tensor, "B D M"]:
+    """What the slots of `drafts` see: the clean slots up to their anchor's, then the masks of the same anchor.
+
+    Arguments are the groups of both; M is N + D.
+    """
+    return torch.cat([visibility(drafted, clean), drafted[:, None, :] == drafted[:, :, None]], dim=2)
 
 
 def draft_slots(
@@ -273,6 +319,13 @@ def previous_in_draft(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "
     """
     left = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=NO_LABEL)
     return torch.where((slots.reach > 1) & (labels != NO_LABEL), left, NO_LABEL)
+
+
+def previous_of_drafts(slots: Slots, labels: Int[Tensor, "B N"], target: Int[Tensor, "B T"]) -> Int[Tensor, "B N"]:
+    """The same for `drafts`: the token before the one each mask predicts; `NO_LABEL` where it has no label."""
+    rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+    before = _tokens_at(target, rows, slots.position - 1, NO_LABEL)
+    return torch.where(labels != NO_LABEL, before, NO_LABEL)
 
 
 def _spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:

@@ -36,7 +36,7 @@ from multistride.decode.markov import CANDIDATES, correct
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.state import Group, Hypothesis
-from multistride.groups import Slots, step_slots
+from multistride.groups import Slots, prompt_slots, step_slots
 from multistride.model.markov import MarkovHead
 from multistride.model.step import M, StepModel
 
@@ -201,10 +201,14 @@ def search(
     assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
     config, size = model.config, options.group_size
     listed = shortlist(config)
-    memory = model.start(source, lengths)
     prompts = None
     if source is not None and lengths is not None and not config.encoder_layers:
         prompts = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+        memory = model.start(None, None)
+        if (known := prompt_slots(source, lengths, config.start_token, config.start_symbol)).token.shape[1]:
+            model.step(known, memory)
+    else:
+        memory = model.start(source, lengths)
     state = BeamState(limits, options, wanted or options.beam, config.end_token, prompts)
     while not state.done:
         logits = model.step(state.slots(config.start_token), memory)

@@ -64,6 +64,8 @@ def decode_exact(
 ) -> Iterator[list[Hypothesis]]:
     """Write what greedy K=1 writes, up to `group_size` tokens a pass; after each, yield the rows it wrote into."""
     memory = model.start(source, lengths)
+    for prompt in state.prompt_slots():
+        model.step(prompt, memory)
     drafter = Drafter(model, len(state.running), group_size)
     while not state.done:
         began = time.perf_counter()

@@ -35,6 +35,8 @@ def decode(
     `source` is None for a causal model without prompts. The result is in `state.hypotheses`.
     """
     memory = model.start(source, lengths)
+    for prompt in state.prompt_slots():
+        model.step(prompt, memory)
     while not state.done:
         began, size = time.perf_counter(), group_size(state)
         logits = model.step(state.slots(size), memory)  # propose
@@ -57,15 +59,16 @@ def begin_batch(
     limits = [options.limit(length, config) for length in lengths.tolist()]
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     prompts = None if config.encoder_layers else given
-    state = DecodeState(limits, config.start_token, config.end_token, prompts)
+    state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol)
+    encoded = (source, lengths) if config.encoder_layers else (None, None)
     if options.mode == "exact":
-        return state, decode_exact(model, source, lengths, state, options.group_size)
+        return state, decode_exact(model, *encoded, state, options.group_size)
     accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
     pick = greedy_for(config, model.markov)
     if options.temperature > 0:
         seeds = [request_seed(options.seed, tokens) for tokens in given]
         pick = sampler(config, model.markov, options, state, seeds)
-    return state, decode(model, source, lengths, state, lambda _: options.group_size, pick, accept)
+    return state, decode(model, *encoded, state, lambda _: options.group_size, pick, accept)
 
 
 def decode_batch(

@@ -84,6 +84,6 @@ def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor,
 
 
 def without_symbols(config: TransformerConfig) -> Callable[[Float[Tensor, "R K V"]], Float[Tensor, "R K V"]]:
-    """Float32 logits in which the padding, start and mask symbols are impossible."""
-    never = torch.tensor([config.pad_token, config.start_token, config.mask_token])
+    """Float32 logits in which the padding, start and mask symbols, or what a model names instead, are impossible."""
+    never = torch.tensor(config.unpicked, dtype=torch.long)
     return lambda logits: logits.float().index_fill(-1, never.to(logits.device), float("-inf"))

@@ -9,6 +9,7 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +18,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
-from multistride.groups import Slots, draft_slots, step_slots
+from multistride.groups import Slots, draft_slots, prompt_slots, step_slots
+
+PROMPT_SLOTS = 256
+"""Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
 
 Ending = Literal["end", "limit", "cancelled"]
 """Why a hypothesis is over: it wrote EOS, it reached its length limit, or it was told to stop."""
@@ -72,34 +76,48 @@ class DecodeState:
     """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits it."""
 
     def __init__(
-        self, limits: list[int], start_token: int, end_token: int, prompts: list[list[int]] | None = None
+        self,
+        limits: list[int],
+        start_token: int,
+        end_token: int,
+        prompts: Sequence[Sequence[int]] | None = None,
+        start_symbol: bool = True,
     ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
 
-        `prompts[b]` is what stands before them in a causal model: known, and read by the model up to its last token.
+        `prompts[b]` is what sentence b is known to begin with: it is read, and no part of the hypothesis, its limit
+        or its groups. `prompt_slots` are the passes to make before the first step. `start_symbol` says whether a
+        start symbol stands before the first token (`TransformerConfig.start_symbol`).
         """
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
         self._start, self._end = start_token, end_token
-        prompts = prompts or [[] for _ in limits]
-        widest = max((len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=0)
-        self._known = torch.zeros(len(limits), widest, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
+        given = [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
+        wholes = [len(prompt) + limit for prompt, limit in zip(given, limits, strict=True)]
+        self._known = torch.zeros(len(limits), max(wholes, default=0), dtype=torch.long)
+        for row, prompt in enumerate(given):
             self._known[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
-        self._prompt = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long)
-        self._border = self._prompt
-        self._unread = self._prompt.clamp(max=1)
+        self._border = torch.tensor([len(prompt) for prompt in given], dtype=torch.long)
+        self._unread = self._border.clamp(max=1)
+        self._start_symbol = start_symbol
+        self._first_group = max(map(len, given), default=0)
 
     @property
     def done(self) -> bool:
         """Whether every sentence is over."""
         return all(hypothesis.ending is not None for hypothesis in self.running)
 
+    def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
+        """The passes that read the prompts before the first step, at most `width` slots each; none without any."""
+        slots = prompt_slots(self._known, self._border, self._start, self._start_symbol)
+        if self._first_group:
+            yield from map(Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True))
+
     def slots(self, group_size: int) -> Slots:
         """The slots of the next step; the group's own are the last `group_size` columns."""
         sizes = torch.full_like(self._border, group_size)
-        group = self._prompt + self.step
+        group = torch.full_like(self._border, self._first_group + self.step)
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
     def draft_slots(
@@ -139,7 +157,6 @@ class DecodeState:
         stay = torch.tensor(places, dtype=torch.long)
         self.running = [self.running[place] for place in places]
         self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]
-        self._prompt = self._prompt[stay]
         return stay
 
     def _append(

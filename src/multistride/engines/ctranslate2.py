@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
+from multistride.model.layers import PositionEmbedding
 from multistride.model.transformer import Transformer
 
 try:
@@ -175,6 +176,7 @@ def _specification(model: Transformer) -> Any:
     config, weights = model.config, _Weights(model)
     if not config.encoder_layers:
         raise UsageError("the engine ctranslate2 was asked for, but this model has no encoder: choose --engine eager")
+    _refuse_other_bricks(config)
     activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[config.activation]
     specification = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
@@ -184,6 +186,7 @@ def _specification(model: Transformer) -> Any:
     )
     _fill_embeddings(specification, config, weights)
     for side, stack in (("encoder", specification.encoder), ("decoder", specification.decoder)):
+        assert isinstance(model.position, PositionEmbedding)
         positions = "position.table" if config.positions == "learned" else None
         stack.position_encodings.encodings = weights.take(positions) if positions else model.position.table.numpy()
         if config.norm == "pre":
@@ -199,6 +202,21 @@ def _specification(model: Transformer) -> Any:
     specification.validate()
     specification.optimize()
     return specification
+
+
+def _refuse_other_bricks(config: TransformerConfig) -> None:
+    """Raise `UsageError` for choices of converted models, which have no place in the specification made here."""
+    plain = TransformerConfig(vocabulary_size=config.vocabulary_size).stored().keys()
+    others = [f"{name} {value}" for name, value in config.stored().items() if name not in plain]
+    if config.activation not in ("relu", "gelu"):
+        others.append(f"activation {config.activation}")
+    if config.positions == "rotary":
+        others.append("positions rotary")
+    if others:
+        raise UsageError(
+            f"the engine ctranslate2 was asked for, but it has no place for {others[0]} of this model: "
+            "choose --engine eager"
+        )
 
 
 def _fill_embeddings(specification: Any, config: TransformerConfig, weights: _Weights) -> None:

@@ -1,6 +1,9 @@
 """Multi-head attention, over the slots themselves and over the source.
 
-Shapes: B sentences, N slots, M keys, S source tokens, D hidden size, H heads, E = D / H.
+There may be fewer heads of keys and values than of queries: each serves several (Ainslie et al. 2023, arXiv
+2305.13245).
+
+Shapes: B sentences, N slots, M keys, S source tokens, D hidden size, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from multistride.model.cache import KeyValue, LayerCache
 from multistride.model.config import TransformerConfig
+from multistride.model.layers import Rotation, rotated
 
 
 class SelfAttention(nn.Module):
@@ -18,22 +22,34 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.attention_dropout
-        self.input = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout, self.width = config.attention_dropout, config.head_width
+        queries, keys = config.heads * self.width, config.key_value_count * self.width
+        self.sizes = (queries, keys, keys)
+        self.input = nn.Linear(config.hidden_size, sum(self.sizes), config.attention_bias != "none")
+        self.output = nn.Linear(queries, config.hidden_size, config.attention_bias == "all")
+        self.query_norm = nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
+        self.key_norm = nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
 
     def forward(
         self,
         hidden: Float[Tensor, "B N D"],
         mask: Bool[Tensor, "B 1 #N M"] | None,
         cache: LayerCache | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Attend under `mask` (true: visible; None: all visible), to the cached keys as well where there are any."""
-        query, key, value = (split_heads(part, self.heads) for part in self.input(hidden).chunk(3, dim=-1))
+        """Attend under `mask` (true: visible; None: all visible), to the cached keys as well where there are any.
+
+        Queries and keys are turned by `rotation` where positions are rotary; the cache keeps turned keys.
+        """
+        query, key, value = (split_heads(part, self.width) for part in self.input(hidden).split(self.sizes, dim=-1))
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotation is not None:
+            query, key = rotated(query, rotation), rotated(key, rotation)
         if cache is not None:
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.output(merge_heads(scaled_dot_product_attention(query, key, value, mask, dropout)))
+        output: Tensor = self.output(merge_heads(attend(query, key, value, mask, dropout)))
         return output
 
 
@@ -42,29 +58,43 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.attention_dropout
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout, self.width = config.attention_dropout, config.head_width
+        queries, keys = config.heads * self.width, config.key_value_count * self.width
+        self.query = nn.Linear(config.hidden_size, queries, config.attention_bias != "none")
+        self.key_value = nn.Linear(config.hidden_size, 2 * keys, config.attention_bias != "none")
+        self.output = nn.Linear(queries, config.hidden_size, config.attention_bias == "all")
 
     def project(self, source: Float[Tensor, "B S D"]) -> KeyValue:
         """Keys and values of the encoded source, each [B, H, S, E]."""
         key, value = self.key_value(source).chunk(2, dim=-1)
-        return split_heads(key, self.heads), split_heads(value, self.heads)
+        return split_heads(key, self.width), split_heads(value, self.width)
 
     def forward(
         self, hidden: Float[Tensor, "B N D"], source: KeyValue, mask: Bool[Tensor, "B 1 1 S"] | None
     ) -> Float[Tensor, "B N D"]:
         """Attend to the source under `mask` (true: visible; None: all visible)."""
-        query = split_heads(self.query(hidden), self.heads)
+        query = split_heads(self.query(hidden), self.width)
         dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.output(merge_heads(scaled_dot_product_attention(query, *source, mask, dropout)))
+        output: Tensor = self.output(merge_heads(attend(query, *source, mask, dropout)))
         return output
 
 
-def split_heads(hidden: Float[Tensor, "B N D"], heads: int) -> Float[Tensor, "B H N E"]:
-    """[B, N, D] as [B, H, N, E]."""
-    split: Tensor = hidden.unflatten(-1, (heads, -1)).transpose(1, 2)
+def attend(
+    query: Float[Tensor, "B H N E"],
+    key: Float[Tensor, "B G M E"],
+    value: Float[Tensor, "B G M E"],
+    mask: Bool[Tensor, "B 1 #N M"] | None,
+    dropout: float,
+) -> Float[Tensor, "B H N E"]:
+    """Scaled dot-product attention; each of the G heads of keys and values serves H / G heads of queries."""
+    shared = query.shape[1] != key.shape[1]
+    output: Tensor = scaled_dot_product_attention(query, key, value, mask, dropout, enable_gqa=shared)
+    return output
+
+
+def split_heads(hidden: Float[Tensor, "B N D"], width: int) -> Float[Tensor, "B H N E"]:
+    """[B, N, D] as [B, H, N, E], heads of the given width."""
+    split: Tensor = hidden.unflatten(-1, (-1, width)).transpose(1, 2)
     return split
 
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class RotaryScaling(BaseModel):
+    """Slower rotations for long texts, as Llama 3.1 has them (Grattafiori et al. 2024, arXiv 2407.21783)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factor: float = Field(ge=1, description="how much slower the slow rotations become")
+    low_frequency: float = Field(gt=0, description="turns in the original context up to which a rotation is slow")
+    high_frequency: float = Field(gt=0, description="turns in the original context from which on it is left alone")
+    original_positions: int = Field(ge=1, description="the context the model was first trained with")
 
 
 class TransformerConfig(BaseModel):
@@ -21,8 +32,12 @@ class TransformerConfig(BaseModel):
     encoder_layers: int = Field(3, ge=0, description="encoder depth; 0 makes a decoder-only (causal) model")
     decoder_layers: int = Field(3, ge=1, description="decoder depth")
     norm: Literal["pre", "post"] = Field("pre", description="layer normalisation before or after each sublayer")
-    activation: Literal["relu", "gelu"] = Field("relu", description="of the feed-forward layers")
-    positions: Literal["sinusoidal", "learned"] = Field("sinusoidal", description="kind of position embedding")
+    activation: Literal["relu", "gelu", "gelu-tanh", "silu"] = Field(
+        "relu", description="of the feed-forward layers; gelu-tanh is the approximation by tanh"
+    )
+    positions: Literal["sinusoidal", "learned", "rotary"] = Field(
+        "sinusoidal", description="vectors added to the embeddings, or rotations of queries and keys"
+    )
     max_positions: int = Field(256, ge=8, description="longest source and longest target, in tokens with EOS")
     tie_embeddings: bool = Field(True, description="source, target and output embedding are one matrix")
     dropout: float = Field(0.1, ge=0, lt=1, description="on embeddings and sublayer outputs")
@@ -34,14 +49,75 @@ class TransformerConfig(BaseModel):
     start_token: int = Field(1, ge=0, description="what slots before the beginning of the sentence read")
     end_token: int = Field(2, ge=0, description="EOS")
     mask_token: int = Field(3, ge=0, description="what lookahead slots read")
+    norm_kind: Literal["layer", "rms"] = Field("layer", description="LayerNorm, or RMSNorm (no mean, no bias)")
+    norm_epsilon: float = Field(1e-5, gt=0, description="added to the variance in every normalisation")
+    embedding_norm: bool = Field(False, description="normalise embeddings, positions included (BART)")
+    scale_embeddings: bool = Field(True, description="multiply token embeddings by the root of hidden_size")
+    separate_positions: bool = Field(False, description="the encoder has a learned table of positions of its own")
+    rotary_base: float = Field(10000.0, gt=1, description="base of the rotary frequencies (theta)")
+    rotary_scaling: RotaryScaling | None = Field(None, description="slower rotations for long texts")
+    head_size: int | None = Field(None, ge=1, description="width of a head (E); left out: hidden_size / heads")
+    key_value_heads: int | None = Field(None, ge=1, description="heads of keys and values; left out: heads")
+    query_key_norm: bool = Field(False, description="RMSNorm of every query and key head (Qwen3)")
+    attention_bias: Literal["all", "input", "none"] = Field(
+        "all", description="biases of attention: of all four matrices, of queries, keys and values only, or none"
+    )
+    feedforward_bias: bool = Field(True, description="biases of the feed-forward layers")
+    gated_feedforward: bool = Field(False, description="multiply by a second widening (with silu: SwiGLU)")
+    output_bias: bool = Field(False, description="a bias for every entry of the vocabulary (Marian)")
+    start_symbol: bool = Field(
+        True, description="texts begin with the start symbol; false: with their own first token, which is given"
+    )
+    never_written: tuple[int, ...] | None = Field(
+        None, description="tokens that are never picked; left out: the padding, start and mask symbols"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TransformerConfig:
-        if self.hidden_size % self.heads or self.hidden_size % 2:
+        if self.hidden_size % 2 or (self.head_size is None and self.hidden_size % self.heads):
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; it must be even and a multiple of heads ({self.heads})"
             )
+        if self.heads % self.key_value_count:
+            raise ValueError(f"key_value_heads is {self.key_value_heads}; it must divide heads ({self.heads})")
+        if self.positions == "rotary" and self.head_width % 2:
+            raise ValueError(f"a head is {self.head_width} wide; rotary positions need an even width")
+        if self.separate_positions and not (self.positions == "learned" and self.encoder_layers):
+            raise ValueError("separate_positions is true; only an encoder-decoder with learned positions has any")
+        if not self.start_symbol and self.encoder_layers:
+            raise ValueError("start_symbol is false; only a causal model (encoder_layers 0) can do without")
         sizes, largest = list(self.group_sizes), self.max_group_size
         if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > largest:
             raise ValueError(f"group_sizes is {sizes}; each must lie in 1 ... {largest}, in rising order")
         return self
+
+    @property
+    def head_width(self) -> int:
+        """The width of one attention head (E)."""
+        return self.head_size or self.hidden_size // self.heads
+
+    @property
+    def key_value_count(self) -> int:
+        """How many heads of keys and values there are; each serves `heads` divided by it queries."""
+        return self.key_value_heads or self.heads
+
+    @property
+    def unpicked(self) -> tuple[int, ...]:
+        """The tokens that are never picked; EOS is none of them, even where it is also another symbol."""
+        if self.never_written is not None:
+            return self.never_written
+        return tuple({self.pad_token, self.start_token, self.mask_token} - {self.end_token})
+
+    def stored(self) -> dict[str, Any]:
+        """What `config.json` says: every choice, less those made for converted models where they are the default.
+
+        So the file of a model that has none of them is the one that earlier versions wrote, and can read.
+        """
+        left_out = {
+            name for name in _FOR_CONVERTED if getattr(self, name) == TransformerConfig.model_fields[name].default
+        }
+        return self.model_dump(mode="json", exclude=left_out)
+
+
+_FOR_CONVERTED = list(TransformerConfig.model_fields)[list(TransformerConfig.model_fields).index("norm_kind") :]
+"""The choices that came with conversion."""

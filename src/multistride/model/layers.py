@@ -1,6 +1,6 @@
-"""The small bricks: embeddings of position and reach, the feed-forward layer, the residual wrapper.
+"""The small bricks: positions (vectors or rotations) and reach, the feed-forward layer, norms, the residual wrapper.
 
-Shapes: B sentences, N slots or S source tokens, D hidden size.
+Shapes: B sentences, N slots or S source tokens, D hidden size, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from multistride.model.config import TransformerConfig
+from multistride.model.config import RotaryScaling, TransformerConfig
+
+Rotation = tuple[Float[Tensor, "B 1 N F"], Float[Tensor, "B 1 N F"]]
+"""Cosines and sines of the angles that queries and keys are turned by; F = E / 2."""
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu-tanh": lambda: nn.GELU(approximate="tanh"),
+    "silu": nn.SiLU,
+}
 
 
 def sinusoids(positions: int, width: int) -> Float[Tensor, "positions width"]:
@@ -44,6 +54,65 @@ class PositionEmbedding(nn.Module):
         return nn.functional.embedding(position.clamp(max=len(self.table) - 1), self.table)
 
 
+class RotaryPositions(nn.Module):
+    """Positions as rotations of queries and keys (Su et al. 2021, arXiv 2104.09864, section 3.2.2).
+
+    A slot is turned by the place it predicts, less one: the place of the token that an autoregressive slot reads,
+    and of the token that a mask stands for. Attention sees differences of places only, so the slots of a group,
+    which read K tokens back, stand K - 1 places ahead of what they read. The two halves of a head are the two
+    coordinates, as in Llama.
+
+    Nothing but its place tells one start symbol from another, and a rotation does not show where all that is seen
+    is alike. So those further back than the first have a vector of their own, which is added to their embedding.
+    """
+
+    frequency: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.head_width
+        frequency = config.rotary_base ** -(torch.arange(0, width, 2, dtype=torch.float) / width)
+        if config.rotary_scaling is not None:
+            frequency = slowed(frequency, config.rotary_scaling)
+        self.register_buffer("frequency", frequency, persistent=False)
+        starts = torch.randn(config.max_group_size, config.hidden_size) * config.hidden_size**-0.5
+        self.further_start = nn.Embedding.from_pretrained(starts, freeze=False, padding_idx=0)
+        with torch.no_grad():
+            self.further_start.weight[0] = 0.0
+
+    def forward(self, position: Int[Tensor, "B N"]) -> Rotation:
+        """The rotation of each slot."""
+        angles = (position - 1)[:, None, :, None].float() * self.frequency
+        return angles.cos(), angles.sin()
+
+    def starts(self, position: Int[Tensor, "B N"], reach: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+        """What is added to the embeddings: zero but for start symbols further back than the first."""
+        back = (reach - position - 1).clamp(min=0, max=self.further_start.num_embeddings - 1)
+        vectors: Tensor = self.further_start(back)
+        return vectors
+
+
+def slowed(frequency: Float[Tensor, "F"], scaling: RotaryScaling) -> Float[Tensor, "F"]:
+    """Frequencies with the slow ones divided by `factor`, the fast ones as they were, those between interpolated."""
+    turns = scaling.original_positions * frequency / (2 * math.pi)
+    share = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
+    share = share.clamp(0, 1)
+    return (1 - share) * frequency / scaling.factor + share * frequency
+
+
+def rotated(heads: Float[Tensor, "B H N E"], rotation: Rotation) -> Float[Tensor, "B H N E"]:
+    """Queries or keys turned by the angles of their slots."""
+    cosine, sine = (part.to(heads.dtype) for part in rotation)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+def normalisation(config: TransformerConfig, width: int | None = None) -> nn.Module:
+    """LayerNorm (Ba et al. 2016, arXiv 1607.06450) or RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    make = nn.LayerNorm if config.norm_kind == "layer" else nn.RMSNorm
+    return make(width or config.hidden_size, eps=config.norm_epsilon)
+
+
 class ReachEmbedding(nn.Module):
     """A vector for every reach. Zero at the start of training, and for reach 1 for ever.
 
@@ -62,18 +131,26 @@ class ReachEmbedding(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a nonlinearity between them (arXiv 1706.03762, section 3.3)."""
+    """Two linear layers with a nonlinearity between them (arXiv 1706.03762, section 3.3).
+
+    Gated, the nonlinearity's output is multiplied by that of a third (Shazeer 2020, arXiv 2002.05202, equation 6).
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.widen = nn.Linear(config.hidden_size, config.feedforward_size)
-        self.narrow = nn.Linear(config.feedforward_size, config.hidden_size)
-        self.activation = nn.ReLU() if config.activation == "relu" else nn.GELU()
+        bias = config.feedforward_bias
+        self.widen = nn.Linear(config.hidden_size, config.feedforward_size, bias)
+        self.narrow = nn.Linear(config.feedforward_size, config.hidden_size, bias)
+        self.gate = nn.Linear(config.hidden_size, config.feedforward_size, bias) if config.gated_feedforward else None
+        self.activation = ACTIVATIONS[config.activation]()
 
     def forward(self, hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The layer's output, [B, N, D]."""
-        output: Tensor = self.narrow(self.activation(self.widen(hidden)))
-        return output
+        if self.gate is None:
+            output: Tensor = self.narrow(self.activation(self.widen(hidden)))
+            return output
+        gated: Tensor = self.narrow(self.activation(self.gate(hidden)) * self.widen(hidden))
+        return gated
 
 
 class Residual(nn.Module):
@@ -81,7 +158,7 @@ class Residual(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size)
+        self.norm = normalisation(config)
         self.dropout = nn.Dropout(config.dropout)
         self.before = config.norm == "pre"
 

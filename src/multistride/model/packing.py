@@ -49,4 +49,4 @@ def can_pack(weight: Tensor) -> bool:
 def projection(model: Transformer) -> Callable[[Float[Tensor, "*shape D"]], Float[Tensor, "*shape V"]]:
     """What makes logits of the hidden states of `model`: its own method, or the same with a packed matrix."""
     weight = model.target_embedding.weight if model.config.tie_embeddings else model.output.weight
-    return PackedLinear(weight, None) if can_pack(weight) else model.project
+    return PackedLinear(weight, model.output_bias) if can_pack(weight) else model.project

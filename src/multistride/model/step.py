@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.groups import PADDING_GROUP, Slots, prompt_slots
+from multistride.groups import PADDING_GROUP, Slots
 from multistride.model.cache import DecoderCache
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
@@ -46,11 +46,7 @@ class StepModel(Protocol[M]):
         """What corrects the tokens of a group by each other; None for a model without."""
 
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> M:
-        """Encode a batch of sources and return the memory its steps will use.
-
-        A causal model reads prompts instead, all of each but its last token (`groups.prompt_slots`), or nothing if
-        there are none (None).
-        """
+        """Encode a batch of sources (None: a causal model) and return the memory its steps will use."""
 
     def step(self, slots: Slots, memory: M) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
@@ -79,23 +75,18 @@ class EagerStepModel:
 
     @torch.inference_mode()
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
-        """Encode a batch of sources, or read a batch of prompts, once, on the device of the weights."""
-        if source is not None and lengths is not None and self.config.encoder_layers:
-            return self.model.start(source.to(self.device), lengths.to(self.device))
-        memory = self.model.start(None, None)
-        if source is not None and lengths is not None and bool((lengths > 0).any()):
-            self._hidden(prompt_slots(source, lengths, self.config.start_token), memory)
-        return memory
+        """Encode a batch of sources once, on the device of the weights."""
+        if source is None or lengths is None:
+            return self.model.start(None, None)
+        return self.model.start(source.to(self.device), lengths.to(self.device))
 
     @torch.inference_mode()
     def step(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
-        return self._project(self._hidden(slots, memory))
-
-    def _hidden(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N D"]:
         slots = slots.to(self.device)
         mask = memory.extend(slots.group)
-        return self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)
+        hidden = self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)
+        return self._project(hidden)
 
 
 class UncachedMemory:
@@ -137,13 +128,8 @@ class UncachedStepModel:
         return self.model.markov
 
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> UncachedMemory:
-        """Remember the source, or the slots of the prompts."""
-        if self.config.encoder_layers:
-            return UncachedMemory(source, lengths)
-        memory = UncachedMemory(None, None)
-        if source is not None and lengths is not None:
-            memory.slots = prompt_slots(source, lengths, self.config.start_token)
-        return memory
+        """Remember the source."""
+        return UncachedMemory(source, lengths)
 
     @torch.inference_mode()
     def step(self, slots: Slots, memory: UncachedMemory) -> Float[Tensor, "B N V"]:

@@ -12,11 +12,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multistride.groups import Slots, visibility
+from multistride.groups import Slots, draft_visibility, visibility
 from multistride.model.attention import CrossAttention, SelfAttention
-from multistride.model.cache import DecoderCache, KeyValue, LayerCache
+from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn
 from multistride.model.config import TransformerConfig
-from multistride.model.layers import FeedForward, PositionEmbedding, ReachEmbedding, Residual
+from multistride.model.layers import (
+    FeedForward,
+    PositionEmbedding,
+    ReachEmbedding,
+    Residual,
+    RotaryPositions,
+    Rotation,
+    normalisation,
+)
 from multistride.model.markov import MarkovHead
 
 
@@ -28,9 +36,11 @@ class EncoderLayer(nn.Module):
         self.attention, self.around_attention = SelfAttention(config), Residual(config)
         self.feedforward, self.around_feedforward = FeedForward(config), Residual(config)
 
-    def forward(self, hidden: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 1 S"] | None) -> Float[Tensor, "B S D"]:
+    def forward(
+        self, hidden: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 1 S"] | None, rotation: Rotation | None = None
+    ) -> Float[Tensor, "B S D"]:
         """The layer's output, [B, S, D]."""
-        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask))
+        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask, None, rotation))
         output: Tensor = self.around_feedforward(hidden, self.feedforward)
         return output
 
@@ -52,9 +62,10 @@ class DecoderLayer(nn.Module):
         source: KeyValue | None,
         source_mask: Bool[Tensor, "B 1 1 S"] | None,
         cache: LayerCache | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Tensor, "B N D"]:
         """The layer's output, [B, N, D]; `source` is what `CrossAttention.project` made, None in a causal model."""
-        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask, cache))
+        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask, cache, rotation))
         if source is not None:
             hidden = self.around_cross(hidden, lambda normed: self.cross(normed, source, source_mask))
         output: Tensor = self.around_feedforward(hidden, self.feedforward)
@@ -77,31 +88,51 @@ class Transformer(nn.Module):
             self.source_embedding = nn.Embedding(config.vocabulary_size, config.hidden_size)
         if not config.tie_embeddings:
             self.output = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size)) if config.output_bias else None
         self.markov = MarkovHead(config) if config.markov_rank else None
-        self.position = PositionEmbedding(config)
+        self.position = RotaryPositions(config) if config.positions == "rotary" else PositionEmbedding(config)
+        self.source_position = PositionEmbedding(config) if config.separate_positions else None
+        self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
         self.reach = ReachEmbedding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        final = nn.LayerNorm if config.norm == "pre" else nn.Identity
-        self.encoder_norm = final(config.hidden_size) if config.encoder_layers else nn.Identity()
-        self.decoder_norm = final(config.hidden_size)
+        final = config.norm == "pre"
+        self.encoder_norm = normalisation(config) if config.encoder_layers and final else nn.Identity()
+        self.decoder_norm = normalisation(config) if final else nn.Identity()
+        first = config.embedding_norm
+        self.source_embedding_norm = normalisation(config) if config.encoder_layers and first else nn.Identity()
+        self.target_embedding_norm = normalisation(config) if first else nn.Identity()
         self.apply(_initialise)
 
     def forward(
-        self, source: Int[Tensor, "B S"] | None, source_lengths: Int[Tensor, "B"] | None, slots: Slots
-    ) -> Float[Tensor, "B N D"]:
+        self,
+        source: Int[Tensor, "B S"] | None,
+        source_lengths: Int[Tensor, "B"] | None,
+        slots: Slots,
+        drafts: Slots | None = None,
+    ) -> Float[Tensor, "B M D"]:
         """Final hidden states of all slots in one pass (training, scoring); `project` makes logits of them.
 
-        `source` is None for a causal model.
+        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs follow.
         """
         mask = visibility(slots.group, slots.group)[:, None]
         if source is None or source_lengths is None:
             assert not self.encoder, "an encoder-decoder model needs a source"
-            return self.decode(slots, mask, [], None, None)
+            return self._with_drafts(slots, drafts, mask)
         encoded, source_mask = self.encode(source, source_lengths)
         keys_values = [layer.cross.project(encoded) for layer in self._decoder_layers()]
         return self.decode(slots, mask, keys_values, source_mask, None)
+
+    def _with_drafts(
+        self, slots: Slots, drafts: Slots | None, mask: Bool[Tensor, "B 1 N N"]
+    ) -> Float[Tensor, "B M D"]:
+        if drafts is None:
+            return self.decode(slots, mask, [], None, None)
+        passed_on: list[LayerCache] = [PassedOn() for _ in self.decoder]
+        hidden = self.decode(slots, mask, [], None, passed_on)
+        seen = draft_visibility(slots.group, drafts.group)[:, None]
+        return torch.cat([hidden, self.decode(drafts, seen, [], None, passed_on)], dim=1)
 
     def encode(
         self, source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]
@@ -112,10 +143,14 @@ class Transformer(nn.Module):
         real = positions < lengths[:, None]
         mask = None if source.device.type == "cpu" and bool(real.all()) else real[:, None, None, :]
         table = self.target_embedding if self.config.tie_embeddings else self.source_embedding
-        hidden = table(source) * math.sqrt(self.config.hidden_size) + self.position(positions)
-        hidden = self.dropout(hidden)
+        hidden, rotation = table(source) * self.scale, None
+        if isinstance(self.position, RotaryPositions):
+            rotation = self.position(positions)
+        else:
+            hidden = hidden + (self.source_position or self.position)(positions)
+        hidden = self.dropout(self.source_embedding_norm(hidden))
         for layer in self.encoder:
-            hidden = layer(hidden, mask)
+            hidden = layer(hidden, mask, rotation)
         return self.encoder_norm(hidden), mask
 
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
@@ -136,20 +171,25 @@ class Transformer(nn.Module):
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "B N D"]:
         """Run the decoder over N slots; `mask` says which of the M cached and new slots each of them sees."""
-        hidden = self.target_embedding(slots.token) * math.sqrt(self.config.hidden_size)
-        hidden = self.dropout(hidden + self.position(slots.position) + self.reach(slots.reach))
+        hidden, rotation = self.target_embedding(slots.token) * self.scale, None
+        if isinstance(self.position, RotaryPositions):
+            rotation = self.position(slots.position)
+            hidden = hidden + self.position.starts(slots.position, slots.reach)
+        else:
+            hidden = hidden + self.position(slots.position)
+        hidden = self.dropout(self.target_embedding_norm(hidden + self.reach(slots.reach)))
         for index, layer in enumerate(self.decoder):
             keys_values = source[index] if source else None
-            hidden = layer(hidden, mask, keys_values, source_mask, caches[index] if caches else None)
+            hidden = layer(hidden, mask, keys_values, source_mask, caches[index] if caches else None, rotation)
         output: Tensor = self.decoder_norm(hidden)
         return output
 
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits over the vocabulary."""
         if self.config.tie_embeddings:
-            return functional.linear(hidden, self.target_embedding.weight)
+            return functional.linear(hidden, self.target_embedding.weight, self.output_bias)
         logits: Tensor = self.output(hidden)
-        return logits
+        return logits if self.output_bias is None else logits + self.output_bias
 
     def _decoder_layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]

@@ -41,7 +41,7 @@ def save_model(
     """
     config = model.config
     with replacing_directory(directory) as place:
-        _write(place / CONFIG, {"model_type": "multistride", **config.model_dump(mode="json")})
+        _write(place / CONFIG, {"model_type": "multistride", **config.stored()})
         try:
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, place / WEIGHTS)
         except SafetensorError as error:

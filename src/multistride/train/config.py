@@ -57,6 +57,9 @@ class GroupsConfig(BaseModel):
         description="share of sentences whose groups commit only some of their tokens",
     )
     lookahead: float = Field(0.0, ge=0, le=1, description="share of sentences laid out as for drafting")
+    anchors: int = Field(
+        16, ge=1, description="texts without sources: places that one text is drafted from, where it is laid out so"
+    )
     glancing: float = Field(0.0, ge=0, lt=1, description="share of a group revealed at first; falls to 0 at the end")
     markov_rank: int = Field(0, ge=0, description="rank of the Markov head to train; 0 for none")
 
