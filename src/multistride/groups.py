@@ -222,7 +222,7 @@ def drafts(
 ) -> tuple[Slots, Int[Tensor, "B N"]]:
     """The masks of `lookahead` behind many places of one text, and the token each is to predict.
 
-    Behind the autoregressive slot that predicts token `a`, for each `a` of `anchors`, stand K-1 masks of reach 2 ... K.
+    Behind the autoregressive slot that predicts token `a`, for each `a` of `anchors`, stand K-1 masks, reach 2 ... K.
     Their group is `a`, so they see what that slot sees, and by `draft_visibility` each other; nobody else sees them.
     Anchors of a row differ; a negative one is none.
     """

@@ -15,7 +15,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.device import pick_device
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.step import EagerStepModel
 from multistride.model.weights import load_model
@@ -63,10 +63,16 @@ class Translator:
     def load(cls, directory: Path | str | None = None, device: str = "auto") -> Translator:
         """Read a model directory; None: the one that ships.
 
-        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device.
+        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device, and for a model
+        that has no encoder where one is needed.
         """
         model, vocabulary = load_model(DEFAULT if directory is None else directory, pick_device(device))
+        if not model.config.encoder_layers:
+            raise UsageError(f"{directory} is a causal model, which has no source to translate: use generate")
         return cls(EagerStepModel(model), vocabulary)
+
+    shape = staticmethod(one_line)
+    """What is made of a decoded text: a translation is one line, as its source was."""
 
     @property
     def config(self) -> TransformerConfig:
@@ -102,15 +108,21 @@ class Translator:
             raise DataError("it is not valid UTF-8")
         return self._streamed(text, options)
 
+    def generate(
+        self, prompts: Sequence[str], group_size: int = 1, mode: str = "fast", **choices: Any
+    ) -> list[Translation]:
+        """Continue prompts; only causal models do: see `generator.Generator`. Others raise `UsageError`."""
+        raise UsageError("this model has an encoder, so it translates: use translate, or load a causal model")
+
     def _streamed(self, text: str, options: DecodeOptions) -> Iterator[StreamedGroup]:
         options.checked_for_streaming(self.config)
-        [tokens] = self.vocabulary.encode([text])
+        [tokens] = self._encode([text])
         if problem := self.problem(tokens):
             raise DataError(problem)
-        return self._groups(tokens, options) if text.strip() else iter(())
+        return iter(()) if self._without_decoding(text, tokens) else self._groups(tokens, options)
 
     def _groups(self, tokens: list[int], options: DecodeOptions) -> Iterator[StreamedGroup]:
-        written = TextStream(self.vocabulary)
+        written = TextStream(self.vocabulary, self.shape)
         state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), options)
         [hypothesis] = state.hypotheses
         known = 0
@@ -136,7 +148,7 @@ class Translator:
                 yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
 
     def _translated(self, texts: Sequence[str], options: DecodeOptions) -> list[Translation]:
-        tokens = self.vocabulary.encode(list(texts))
+        tokens = self._encode(texts)
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
         hypotheses = decode_corpus(self.engine, [tokens[place] for place in open_places], options)
@@ -159,6 +171,10 @@ class Translator:
         scores = iter(score_pairs(self.engine.model, fitting, group_size))
         return [next(scores) if fit else None for fit in fits]
 
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens that decoding begins with, text by text."""
+        return self.vocabulary.encode(list(texts))
+
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Why a source of these tokens cannot be translated; None if it can."""
         longest = self.config.max_positions - 1
@@ -176,20 +192,12 @@ class Translator:
         texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
         for text, hypothesis in zip(texts, hypotheses, strict=True):
             yield Translation(
-                one_line(text),
+                self.shape(text),
                 tuple(hypothesis.tokens),
                 tuple(hypothesis.log_probabilities),
                 tuple(hypothesis.groups),
                 hypothesis.ending,
             )
-
-
-def load(path: Path | str | None = None, device: str = "auto") -> Translator:
-    """The model in a directory that `multistride train` wrote; None: the English-German one that ships.
-
-    Raises `DataError` if the directory is no model directory.
-    """
-    return Translator.load(path, device)
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from multistride.decode.corpus import decode_corpus
+from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
-from multistride.decode.corpus import source_batch
 from multistride.decode.pick import greedy
 from multistride.groups import NO_LABEL, after_prompts, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
@@ -30,7 +29,12 @@ def causal(request):
     torch.manual_seed(4)
     sizes = {"vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 64, "heads": 4, "max_positions": 48}
     config = TransformerConfig(
-        **sizes, encoder_layers=0, decoder_layers=2, positions=request.param, max_group_size=8, group_sizes=GROUP_SIZES
+        **sizes,
+        encoder_layers=0,
+        decoder_layers=2,
+        positions=request.param,
+        max_group_size=8,
+        group_sizes=GROUP_SIZES,
     )
     transformer = Transformer(config).eval()
     with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from multistride.cli.corpora import distill, prepare
-from multistride.cli.decoding import evaluate, score, translate
+from multistride.cli.decoding import evaluate, generate, score, translate
 from multistride.cli.showing import inspect, report
 from multistride.cli.training import average, train
 from multistride.console import leave, run
@@ -41,7 +41,7 @@ def _options(
         typer.echo(context.get_help())
 
 
-for _verb in (prepare, distill, train, average, translate, score, evaluate, report, inspect):
+for _verb in (prepare, distill, train, average, translate, generate, score, evaluate, report, inspect):
     app.command()(_verb)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from multistride.cli.options import DeviceOption, JsonOption, ThreadsOption
 from multistride.console import print_json, say, two
+from multistride.errors import UsageError
 
 
 def prepare(
@@ -23,6 +24,18 @@ def prepare(
     validation_source: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
     validation_target: Annotated[Path | None, typer.Option()] = None,
     validation_pairs: Annotated[Path | None, typer.Option()] = None,
+    train_text: Annotated[
+        list[Path] | None, typer.Option(help="For causal models instead: text files, or .jsonl. Repeat it.")
+    ] = None,
+    validation_text: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
+    train_written: Annotated[
+        list[Path] | None, typer.Option(help="Tokens that a causal model wrote: see `multistride distill`.")
+    ] = None,
+    validation_written: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
+    documents: Annotated[str | None, typer.Option(help="Text: a document is a file, a paragraph or a line.")] = None,
+    field: Annotated[str | None, typer.Option(help="Text: field of a .jsonl (text).")] = None,
+    window: Annotated[int | None, typer.Option(help="Text: tokens of a window, the model's context (256).")] = None,
+    carry: Annotated[int | None, typer.Option(help="Text: tokens a window has of the one before (32).")] = None,
     columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
     fields: Annotated[str, typer.Option(help="Source and target field of a .jsonl.")] = "source,target",
     vocabulary: Annotated[
@@ -34,7 +47,9 @@ def prepare(
     max_length_ratio: Annotated[float, typer.Option(help="Drop pairs of more unequal lengths.")] = 4.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Clean parallel text, build the vocabulary, write token arrays.
+    """Clean text, build the vocabulary, write token arrays.
+
+    Parallel text for translation, or (--train-text) texts for causal models, cut into windows.
 
     Example: multistride prepare --train-source train.en --train-target train.de
     --validation-source val.en --validation-target val.de --output runs/data
@@ -42,6 +57,17 @@ def prepare(
     Distilled and real translations together: --train-source train.en --train-target distilled.de
     --train-source train.en --train-target train.de
     """
+    texts = {"documents": documents, "field": field, "window": window, "carry": carry}
+    files = (train_text, train_written, validation_text, validation_written)
+    if any(files):
+        pairs = (train_source, train_target, train_pairs, validation_source, validation_target, validation_pairs)
+        if any(pairs):
+            raise UsageError("texts and pairs were given, which are for different models: prepare them apart")
+        _prepare_text(output, files, texts, vocabulary, vocabulary_size, as_json)
+        return
+    if unused := [f"--{name}" for name, value in texts.items() if value is not None]:
+        raise UsageError(f"{unused[0]} was given, which is for text: give --train-text, or leave it out")
+
     from itertools import zip_longest
 
     from multistride.config import validate
@@ -67,6 +93,33 @@ def prepare(
         "cleaning": {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio},
     }
     manifest = prepare_data(validate(PrepareConfig, tree, "prepare"), say)
+    say(f"written: {output}")
+    if as_json:
+        print_json(manifest)
+
+
+def _prepare_text(
+    output: Path,
+    files: tuple[list[Path] | None, ...],
+    texts: dict[str, Any],
+    vocabulary: Path | None,
+    vocabulary_size: int,
+    as_json: bool,
+) -> None:
+    """Texts for causal models; options that were left out have the defaults of `TextPrepareConfig`."""
+    from multistride.config import validate
+    from multistride.data.prepare_text import TextPrepareConfig, prepare_text
+
+    train, train_written, validation, validation_written = (given or () for given in files)
+    tree = {
+        "output": output,
+        "train": {"documents": train, "written": train_written},
+        "validation": {"documents": validation, "written": validation_written},
+        "vocabulary_from": vocabulary,
+        "vocabulary_size": vocabulary_size,
+        **{name: value for name, value in texts.items() if value is not None},
+    }
+    manifest = prepare_text(validate(TextPrepareConfig, tree, "prepare"), say)
     say(f"written: {output}")
     if as_json:
         print_json(manifest)

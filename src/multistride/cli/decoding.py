@@ -1,56 +1,63 @@
-"""The verbs that run a model: `translate`, `evaluate`."""
+"""The verbs that run a model: `translate`, `generate`, `score`, `evaluate`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from multistride.cli.options import (
+    BatchSizeOption,
     BeamOption,
+    BufferOption,
     DeviceOption,
+    GroupSizeOption,
     GroupSizesOption,
+    InputOption,
     JsonOption,
+    LinesOption,
+    MinPOption,
     ModelOption,
     ModeOption,
+    OutputOption,
+    SeedOption,
+    ShowGroupsOption,
+    StreamOption,
+    TemperatureOption,
     ThreadsOption,
     ThresholdOption,
+    TopKOption,
+    TopPOption,
+    TraceOption,
+    line_format,
+    note_untrained,
 )
 from multistride.console import number, numbers, print_json, reading, say, writing
 from multistride.errors import DataError, UsageError
 
-if TYPE_CHECKING:
-    from multistride.translator import Translator
-
 
 def translate(
     model: ModelOption = None,
-    group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
+    group_size: GroupSizeOption = "1",
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
     beam: BeamOption = 1,
-    temperature: Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw only from the likely tokens with this mass.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="The same source and seed give the same text.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
-    buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
-    source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")
-    ] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")] = None,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    seed: SeedOption = 0,
+    batch_size: BatchSizeOption = 32,
+    buffer: BufferOption = 1024,
+    source: InputOption = None,
+    output: OutputOption = None,
+    trace: TraceOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    show_groups: Annotated[
-        bool, typer.Option("--show-groups", help="Text with a bar between the steps that wrote it.")
-    ] = False,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Write each group at once, one sentence after the other.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")] = False,
+    show_groups: ShowGroupsOption = False,
+    stream: StreamOption = False,
+    as_json: LinesOption = False,
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
@@ -58,15 +65,11 @@ def translate(
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
-    size = number(group_size)
-    formats = {"--show-groups": show_groups, "--stream": stream, "--json": as_json}
-    if sum(formats.values()) > 1:
-        given = " and ".join(name for name, chosen in formats.items() if chosen)
-        raise UsageError(f"{given} were given, which are different formats: give one (--json has the groups)")
+    size, form = number(group_size), line_format(show_groups, stream, as_json)
 
     from multistride.decode.options import DecodeOptions
     from multistride.device import set_threads
-    from multistride.lines import LineFormat, stream_lines, translate_stream
+    from multistride.lines import write_lines
     from multistride.translator import Translator
 
     set_threads(threads)
@@ -74,24 +77,72 @@ def translate(
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     search = {"group_size": size, "mode": mode, "threshold": threshold, "beam": beam, "batch_size": batch_size}
     options = DecodeOptions.made(**search, **sampling)
-    (options.checked_for_streaming if stream else options.checked)(translator.config)
-    _note_untrained(size, translator)
+    note_untrained(size, translator)
     with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
-        if stream:
-            failed = stream_lines(translator, lines, options, text, steps, say)
-        else:
-            results = translator.translate_lines(lines, options, buffer)
-            form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
-            failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
+        failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
+
+
+def generate(
+    model: Annotated[Path, typer.Option(help="Directory of a causal model, for example RUN/best.")],
+    group_size: GroupSizeOption = "1",
+    mode: ModeOption = "fast",
+    threshold: ThresholdOption = None,
+    beam: BeamOption = 1,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens written after a prompt.")] = 128,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    seed: SeedOption = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a user's turn in the model's chat.")] = False,
+    system: Annotated[str | None, typer.Option(help="With --chat: the system's words before it.")] = None,
+    batch_size: BatchSizeOption = 32,
+    buffer: BufferOption = 1024,
+    source: InputOption = None,
+    output: OutputOption = None,
+    trace: TraceOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    show_groups: ShowGroupsOption = False,
+    stream: StreamOption = False,
+    as_json: LinesOption = False,
+) -> None:
+    """Continue prompts with a causal model: one prompt a line in, one text a line out, in order.
+
+    Line ends that the model writes become blanks, except with --stream; --json has them. A prompt that cannot be
+    continued becomes an empty line; stderr names it, and the exit code is 4.
+
+    Example: echo "It is a truth universally" | multistride generate --model RUN/best --group-size 4 --mode exact
+    """
+    size, form = number(group_size), line_format(show_groups, stream, as_json)
+    if system is not None and not chat:
+        raise UsageError("--system was given, which belongs to a conversation: add --chat, or leave it out")
+
+    from multistride.decode.options import DecodeOptions
+    from multistride.device import set_threads
+    from multistride.generator import Generator
+    from multistride.lines import write_lines
+
+    set_threads(threads)
+    generator = Generator.load(model, device)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    search = {"group_size": size, "mode": mode, "threshold": threshold, "beam": beam, "batch_size": batch_size}
+    options = DecodeOptions.made(**search, **sampling, max_tokens=max_tokens)
+    note_untrained(size, generator)
+    writer = generator.chatting(system) if chat else generator
+    with reading(source) as lines, writing(output) as text, writing(trace, optional=True) as steps:
+        failed = write_lines(writer, lines, options, text, steps, form, buffer, say)
+    if failed:
+        raise DataError(f"{failed} of the prompts could not be continued (named above); their lines are empty")
 
 
 def score(
     source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
     target: Annotated[Path, typer.Option(help="Its translations, line by line.")],
     model: ModelOption = None,
-    group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
+    group_size: GroupSizeOption = "1",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: all tokens.")] = False,
@@ -111,7 +162,7 @@ def score(
 
     set_threads(threads)
     translator = Translator.load(model, device)
-    _note_untrained(size, translator)
+    note_untrained(size, translator)
     failed = score_stream(translator, source, target, size, as_json, say)
     if failed:
         raise DataError(f"{failed} of the pairs could not be scored (named above); their lines are empty")
@@ -171,9 +222,3 @@ def evaluate(
         print_json(result.model_dump(mode="json"))
     else:
         Console().print(quality_table(result))
-
-
-def _note_untrained(group_size: int, translator: Translator) -> None:
-    trained = translator.config.group_sizes
-    if group_size not in trained:
-        say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")

@@ -43,7 +43,7 @@ def read_documents(path: Path, kind: DocumentKind, field: str) -> Iterator[str |
 
 
 def read_written(path: Path) -> Iterator[Written | Unreadable]:
-    """What `multistride distill` wrote with a causal model: one object a line, token ids in `prompt` and `written`."""
+    """What `multistride distill` wrote with a causal model: one object a line, ids in `prompt` and `written`."""
     for line in read_lines(path):
         try:
             record = json.loads(line)

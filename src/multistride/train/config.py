@@ -58,7 +58,7 @@ class GroupsConfig(BaseModel):
     )
     lookahead: float = Field(0.0, ge=0, le=1, description="share of sentences laid out as for drafting")
     anchors: int = Field(
-        16, ge=1, description="texts without sources: places that one text is drafted from, where it is laid out so"
+        16, ge=1, description="of a text without source: places that it is drafted from, where laid out so"
     )
     glancing: float = Field(0.0, ge=0, lt=1, description="share of a group revealed at first; falls to 0 at the end")
     markov_rank: int = Field(0, ge=0, description="rank of the Markov head to train; 0 for none")
@@ -112,7 +112,9 @@ class TrainingConfig(BaseModel):
     seed: int = Field(1, ge=0)
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
     validate_every: int = Field(500, ge=1, description="updates between two validations, each with a checkpoint")
-    validate_sentences: int = Field(500, ge=0, description="validation sentences decoded for BLEU; 0 for none")
+    validate_sentences: int = Field(
+        500, ge=0, description="translation: validation sentences decoded for BLEU; 0 for none"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
 
     @model_validator(mode="after")

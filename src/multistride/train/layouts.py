@@ -125,11 +125,9 @@ class LayoutDrawer:
         sizes: Int[Tensor, "B G"],
         proposals: Int[Tensor, "B G"],
     ) -> TrainingPass:
-        """Windows whose first `prompts` tokens are read as at K=1, then groups of `sizes`; known tokens have no label."""
+        """Windows with `prompts` tokens read as at K=1, then groups of `sizes`; known tokens have no label."""
         sizes, proposals = after_prompts(prompts, sizes), after_prompts(prompts, proposals)
-        slots, labels = teacher_forced(
-            batch.target, batch.target_lengths, sizes, self.model.start_token, proposals
-        )
+        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token, proposals)
         labels = labels.masked_fill(slots.position < known[:, None], NO_LABEL)
         if not self.model.start_symbol:
             slots, labels = without_start(slots, labels)

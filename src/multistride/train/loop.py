@@ -88,7 +88,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             monitor.silence()
         torch.manual_seed(settings.seed)
-        self.model = first_model(config, self.data.vocabulary)
+        self.model = first_model(config, self.data.vocabulary, self.data.causal)
         with self.accelerator.main_process_first():  # the others find the run their main process has opened
             self.run.open(
                 config.model_dump(mode="json"), resume or not self.accelerator.is_main_process, _with_new_fields
@@ -244,6 +244,11 @@ class Trainer:
         for name in self.data.manifest["splits"]:
             split = self.data.split(name)
             found = max(int(split.source_lengths.max()), int(split.target_lengths.max()))
+            if found > longest and self.data.causal:
+                raise DataError(
+                    f"{self.config.data}: a {name} window has {found} tokens, the model allows {longest}: "
+                    f"prepare with --window {longest} or raise model.max_positions"
+                )
             if found > longest:
                 raise DataError(
                     f"{self.config.data}: a {name} sentence has {found} tokens with EOS, the model allows {longest}: "

@@ -12,13 +12,18 @@ from multistride.model.weights import load_model
 from multistride.train.config import RunConfig
 
 
-def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
-    """The model at update 0. Raises `DataError` if the model to start from has another vocabulary,
-    `UsageError` for a group size larger than the longest sentence.
+def first_model(config: RunConfig, vocabulary: Vocabulary, causal: bool = False) -> Transformer:
+    """The model at update 0, decoder-only if `causal`.
+
+    Raises `DataError` if the model to start from has another vocabulary, `UsageError` for a group size larger than
+    the longest sentence, and for data of the other kind of model.
     """
     if config.start_from is None:
-        return Transformer(_completed(config.model or TransformerConfig(), config, vocabulary))
+        shape = config.model or TransformerConfig()
+        _check_kind(shape, config, causal)
+        return Transformer(_completed(shape, config, vocabulary))
     start, known = load_model(config.start_from)
+    _check_kind(start.config, config, causal)
     if known.digest() != vocabulary.digest():
         raise DataError(
             f"{config.start_from} was trained with another vocabulary than {config.data}: "
@@ -40,6 +45,20 @@ def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
                 shared = min(len(weights), len(inherited[name]))
                 weights[:shared] = inherited[name][:shared]
     return model
+
+
+def _check_kind(model: TransformerConfig, config: RunConfig, causal: bool) -> None:
+    """Raise `UsageError` unless the model has a source exactly where the data have one."""
+    if causal and model.encoder_layers:
+        raise UsageError(
+            f"{config.data} holds texts without sources and the model has {model.encoder_layers} encoder layers: "
+            "set model.encoder_layers to 0, or prepare pairs"
+        )
+    if not causal and not model.encoder_layers:
+        raise UsageError(
+            f"{config.data} holds pairs and the model has no encoder: set model.encoder_layers to 1 or more, or "
+            "prepare texts with --train-text"
+        )
 
 
 def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabulary) -> TransformerConfig:

@@ -1,0 +1,116 @@
+"""A causal model one can talk to: prompts in, what follows them out. Also `load`, for models of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multistride.data.chat import rendered
+from multistride.data.detokenize import as_it_is
+from multistride.data.vocab import Vocabulary
+from multistride.decode.options import DecodeOptions
+from multistride.device import pick_device
+from multistride.errors import UsageError
+from multistride.model.step import EagerStepModel
+from multistride.model.weights import load_model
+from multistride.shipped import DEFAULT
+from multistride.translator import Translation, Translator
+
+
+class Generator(Translator):
+    """A causal model with its vocabulary. It streams and takes lines as a translator does."""
+
+    shape = staticmethod(as_it_is)
+
+    def __init__(self, engine: EagerStepModel, vocabulary: Vocabulary) -> None:
+        super().__init__(engine, vocabulary)
+        self._chat: tuple[str, str | None] | None = None
+
+    @classmethod
+    def load(cls, directory: Path | str | None = None, device: str = "auto") -> Generator:
+        """Read the directory of a causal model.
+
+        Raises `DataError` if it is no model directory, `UsageError` for an unknown device or a model with an encoder.
+        """
+        if directory is None:
+            raise UsageError("no causal model ships with the package: give --model DIRECTORY")
+        model, vocabulary = load_model(directory, pick_device(device))
+        if model.config.encoder_layers:
+            raise UsageError(f"{directory} has an encoder, so it translates: use translate, or name a causal model")
+        return cls(EagerStepModel(model), vocabulary)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        group_size: int = 1,
+        mode: str = "fast",
+        *,
+        chat: bool = False,
+        system: str | None = None,
+        **choices: Any,
+    ) -> list[Translation]:
+        """Continue prompts, `group_size` tokens per step; the n-th result belongs to the n-th prompt.
+
+        `text` and `tokens` of a result are what was written, without the prompt. `chat` makes each prompt the turn
+        of a user in the model's chat template, after `system` if that is given. `choices` are other fields of
+        `decode.options.DecodeOptions`: `max_tokens`, `temperature`, `batch_size` and so on; without `max_tokens` a
+        text ends by itself, or where the context is full. A prompt that leaves no room in it has no text, and says
+        so in `problem`. Raises `UsageError` for choices that are unknown, out of range, or exclude each other.
+        """
+        if system is not None and not chat:
+            raise UsageError("system was given, which belongs to a conversation: set chat, or leave it out")
+        options = DecodeOptions.made(group_size=group_size, mode=mode, **choices)
+        talking = self.chatting(system) if chat else self
+        return talking._translated(prompts, options.checked(self.config))
+
+    def translate(
+        self, texts: Sequence[str], group_size: int = 1, mode: str = "fast", **choices: Any
+    ) -> list[Translation]:
+        """A causal model has no source: raises `UsageError`."""
+        raise UsageError("this is a causal model, which has no source to translate: use generate")
+
+    def chatting(self, system: str | None = None) -> Generator:
+        """The same model, for which every prompt is the turn of a user, after the `system` text if there is one.
+
+        Raises `UsageError` for a model without a chat template.
+        """
+        template = self.vocabulary.chat_template
+        if template is None:
+            raise UsageError("this model has no chat template: leave --chat out, or use a model made for chat")
+        talking = Generator(self.engine, self.vocabulary)
+        talking._chat = template, system
+        return talking
+
+    def problem(self, tokens: Sequence[int]) -> str | None:
+        """Why a prompt of these tokens cannot be continued; None if it can."""
+        room = self.config.max_positions
+        if len(tokens) >= room:
+            return f"the prompt has {len(tokens):,} tokens, the context holds {room} with what follows: shorten it"
+        if not tokens and not self.config.start_symbol:
+            return "the prompt is empty, and this model goes on from a first token: write something"
+        return None
+
+    def _without_decoding(self, text: str, tokens: Sequence[int]) -> Translation | None:
+        problem = self.problem(tokens)
+        return Translation("", problem=problem) if problem else None
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._chat is None:
+            return self.vocabulary.encode(list(texts))
+        template, system = self._chat
+        before = [] if system is None else [{"role": "system", "content": system}]
+        symbols = self.vocabulary.symbols()
+        turns = [[*before, {"role": "user", "content": text}] for text in texts]
+        return self.vocabulary.encode_rendered([rendered(template, messages, symbols) for messages in turns])
+
+
+def load(path: Path | str | None = None, device: str = "auto") -> Translator:
+    """The model in a directory; None: the English-German one that ships.
+
+    A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a `Translator`.
+    Raises `DataError` if the directory is no model directory.
+    """
+    model, vocabulary = load_model(DEFAULT if path is None else path, pick_device(device))
+    kind = Translator if model.config.encoder_layers else Generator
+    return kind(EagerStepModel(model), vocabulary)
