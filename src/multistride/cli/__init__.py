@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from multistride.cli.converting import convert
 from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, generate, score, translate
 from multistride.cli.showing import inspect, report
@@ -41,7 +42,7 @@ def _options(
         typer.echo(context.get_help())
 
 
-for _verb in (prepare, distill, train, average, translate, generate, score, evaluate, report, inspect):
+for _verb in (prepare, convert, distill, train, average, translate, generate, score, evaluate, report, inspect):
     app.command()(_verb)
 
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name
+from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
@@ -112,7 +113,7 @@ class PreparedData:
         """
         directory = Path(directory)
         manifest = _read_manifest(directory)
-        vocabulary = Vocabulary.load(directory)
+        vocabulary = load_vocabulary(directory)
         if sha256(directory / TOKENIZER_FILE) != manifest["vocabulary"]["sha256"]:
             raise DataError(
                 f"{directory / TOKENIZER_FILE} is not the one the data was prepared with: prepare the data again"

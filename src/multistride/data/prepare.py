@@ -28,6 +28,7 @@ from multistride.data.arrays import (
     write_prepared,
 )
 from multistride.data.corpus import Pair, Record, Unreadable, read_jsonl, read_parallel, read_table
+from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary, VocabularyKind, train_vocabulary
 from multistride.errors import DataError
 from multistride.files import sha256
@@ -162,7 +163,7 @@ def _layout(path: Path) -> str:
 
 def _vocabulary(config: PrepareConfig, report: Callable[[str], None]) -> Vocabulary:
     if config.vocabulary_from is not None:
-        vocabulary = Vocabulary.load(config.vocabulary_from)
+        vocabulary = load_vocabulary(config.vocabulary_from)
         report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
         return vocabulary
     pairs = _clean_texts(_records(config.train), config.cleaning, _Split(), strict=True)

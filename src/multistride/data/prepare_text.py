@@ -30,6 +30,7 @@ from multistride.data.arrays import (
 )
 from multistride.data.corpus import Unreadable
 from multistride.data.documents import DocumentKind, Written, read_documents, read_written
+from multistride.data.foreign import load_vocabulary
 from multistride.data.prepare import DUPLICATE, TOO_LONG
 from multistride.data.vocab import Vocabulary, train_vocabulary
 from multistride.errors import DataError
@@ -148,7 +149,7 @@ def windows(tokens: list[int], size: int, carry: int) -> Iterator[tuple[list[int
 
 def _vocabulary(config: TextPrepareConfig, report: Callable[[str], None]) -> Vocabulary:
     if config.vocabulary_from is not None:
-        vocabulary = Vocabulary.load(config.vocabulary_from)
+        vocabulary = load_vocabulary(config.vocabulary_from)
         report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
         return vocabulary
     texts = (line for text in _clean(config, "train", _Split()) for line in text.splitlines(keepends=True))

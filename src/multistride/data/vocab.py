@@ -57,6 +57,9 @@ class Vocabulary:
                     f"the tokenizer gives {piece} the id {found}; it must be {token}: "
                     "use a tokenizer written by `multistride prepare`"
                 )
+        self._take(tokenizer)
+
+    def _take(self, tokenizer: Tokenizer) -> None:
         # Not stored in tokenizer.json, so it is set again for every loaded tokenizer: without it
         # a sentence that contains "</s>" would end in its middle.
         tokenizer.encode_special_tokens = True
@@ -74,7 +77,7 @@ class Vocabulary:
         try:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError as error:
-            raise DataError(_unencodable(texts)) from error
+            raise DataError(unencodable(texts)) from error
         return [self._without_special(encoding.ids) for encoding in encodings]
 
     @property
@@ -128,21 +131,7 @@ class Vocabulary:
 
         Raises `DataError` when `tokenizer.json` is missing, broken, or has other special tokens.
         """
-        path = Path(directory) / TOKENIZER_FILE
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise DataError(
-                f"no vocabulary in {directory}: cannot read {TOKENIZER_FILE} ({reason}); "
-                "give a directory written by `multistride prepare`"
-            ) from error
-        try:
-            tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the tokenizers library raises nothing more precise
-            reason = " ".join(str(error).split())
-            raise DataError(f"{path} is not a tokenizer: {reason}; restore it or prepare the data again") from error
-        return cls(tokenizer)
+        return cls(read_tokenizer(directory))
 
     def _serialized(self) -> str:
         return str(self._tokenizer.to_str(pretty=True)) + "\n"
@@ -159,9 +148,31 @@ class Vocabulary:
             raise DataError(
                 f"token {token} is outside the vocabulary, which has 0 to {len(self) - 1}: check its origin"
             )
-        if token < len(SPECIAL_PIECES) or not self._byte_level:
+        if self._is_special(token) or not self._byte_level:
             return str(piece)
         return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece).decode("utf-8", errors="backslashreplace")
+
+    def _is_special(self, token: int) -> bool:
+        return token < len(SPECIAL_PIECES)
+
+
+def read_tokenizer(directory: Path | str) -> Tokenizer:
+    """The tokenizer in a directory. Raises `DataError` when `tokenizer.json` is missing or broken."""
+    path = Path(directory) / TOKENIZER_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise DataError(
+            f"no vocabulary in {directory}: cannot read {TOKENIZER_FILE} ({reason}); "
+            "give a directory written by `multistride prepare`"
+        ) from error
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is not a tokenizer: {reason}; restore it or prepare the data again") from error
+    return tokenizer
 
 
 def train_vocabulary(texts: Iterable[str], size: int, kind: VocabularyKind) -> Vocabulary:
@@ -225,7 +236,8 @@ def _byte_symbols() -> dict[str, int]:
 _BYTE_OF_SYMBOL = _byte_symbols()
 
 
-def _unencodable(texts: Sequence[str]) -> str:
+def unencodable(texts: Sequence[str]) -> str:
+    """Why the texts cannot be encoded, as a person can act on it."""
     for number, text in enumerate(texts):
         try:
             text.encode("utf-8")

@@ -17,6 +17,9 @@ from multistride.model.config import RotaryScaling, TransformerConfig
 Rotation = tuple[Float[Tensor, "B 1 N F"], Float[Tensor, "B 1 N F"]]
 """Cosines and sines of the angles that queries and keys are turned by; F = E / 2."""
 
+TABLES = "cpu"
+"""Where what is computed and not learned is made: there even while a model is made on no device, to be filled."""
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
@@ -27,8 +30,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 def sinusoids(positions: int, width: int) -> Float[Tensor, "positions width"]:
     """Fixed position vectors (Vaswani et al. 2017, arXiv 1706.03762, section 3.5), sines then cosines."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    angles = torch.arange(positions)[:, None] * rates
+    rates = torch.exp(torch.arange(0, width, 2, device=TABLES) * (-math.log(10000.0) / width))
+    angles = torch.arange(positions, device=TABLES)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -71,7 +74,8 @@ class RotaryPositions(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         width = config.head_width
-        frequency = config.rotary_base ** -(torch.arange(0, width, 2, dtype=torch.float) / width)
+        places = torch.arange(0, width, 2, dtype=torch.float, device=TABLES)
+        frequency = config.rotary_base ** -(places / width)
         if config.rotary_scaling is not None:
             frequency = slowed(frequency, config.rotary_scaling)
         self.register_buffer("frequency", frequency, persistent=False)

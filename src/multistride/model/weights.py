@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multistride.config import first_problem
+from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory
@@ -93,7 +94,8 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+        model = Transformer(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -101,15 +103,16 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing')}: use the two files of one model"
         )
-    model = Transformer(config)
-    model.load_state_dict(tensors)
-    vocabulary = Vocabulary.load(directory)
+    model.load_state_dict(
+        {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+    )
+    vocabulary = load_vocabulary(directory)
     if len(vocabulary) != config.vocabulary_size:
         raise DataError(
             f"the tokenizer in {directory} has {len(vocabulary)} entries, the model {config.vocabulary_size}: "
             "use the files of one model"
         )
-    return model.float().to(device).eval(), vocabulary
+    return model.to(device).eval(), vocabulary
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""What is converted: the configuration, tensors and tokenizer files of a checkpoint. No code of it is ever run.
+
+A source is a directory as transformers writes it, or a model on the Hugging Face hub; `convert/gguf.py` makes the
+same of a GGUF file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from multistride.errors import DataError, MissingExtraError
+from multistride.files import sha256
+
+try:
+    import huggingface_hub
+except ImportError:  # fetched says so
+    huggingface_hub = None
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_FETCHED = ["*.json", "*.safetensors", "*.spm", "*.jinja", "README.md", "LICENSE*"]
+
+Reader = Callable[[str], Tensor]
+"""Gives the tensor of a name."""
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint in the terms of transformers: `config` as in its config.json, tensors by the names it has there.
+
+    `tokenizer` is the text of a tokenizer.json (None: there is none), `tokenizer_config` what stands beside it;
+    `generation` is generation_config.json. `directory` is where other files of it may lie.
+    """
+
+    name: str
+    config: dict[str, Any]
+    names: frozenset[str]
+    read: Reader
+    tokenizer: str | None
+    tokenizer_config: dict[str, Any]
+    generation: dict[str, Any] = field(default_factory=dict)
+    directory: Path | None = None
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str:
+        """What transformers calls the layout."""
+        return str(self.config.get("model_type", ""))
+
+
+def read_directory(directory: Path, name: str) -> Checkpoint:
+    """The checkpoint in a directory.
+
+    Raises `DataError` if it is incomplete or broken, has its weights in pickles, or needs its own code to run.
+    """
+    config = read_json(directory / "config.json", f"{name} is no checkpoint of transformers")
+    if "auto_map" in config:
+        raise DataError(
+            f"{name} brings its own program code (auto_map in config.json), which is never executed here: "
+            "convert a model whose architecture transformers itself has"
+        )
+    weights = _weight_files(directory, name)
+    places = {}
+    for path in weights:
+        places.update(dict.fromkeys(_names_in(path), path))
+    template = directory / "chat_template.jinja"
+    settings = _optional_json(directory / "tokenizer_config.json")
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    tokenizer = directory / "tokenizer.json"
+    return Checkpoint(
+        name=name,
+        config=config,
+        names=frozenset(places),
+        read=lambda tensor: _tensor(places[tensor], tensor),
+        tokenizer=tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None,
+        tokenizer_config={**_special_tokens(directory), **settings},
+        generation=_optional_json(directory / "generation_config.json"),
+        directory=directory,
+        hashes={path.name: sha256(path) for path in [directory / "config.json", *weights]},
+    )
+
+
+def fetched(name: str) -> Path:
+    """The directory of a model on the hub: from the cache where it is complete there, else downloaded.
+
+    Raises `MissingExtraError` without huggingface_hub and `DataError` if the name is none or nothing can be had.
+    """
+    if not _HUB_NAME.fullmatch(name):
+        raise DataError(
+            f"{name} is neither a directory nor a GGUF file nor the name of a model on the hub (like "
+            "owner/model): give one of these"
+        )
+    if huggingface_hub is None:
+        raise MissingExtraError(f"{name} is not a directory, and the hub needs pip install 'multistride[hf]'")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED))
+    except Exception as error:  # the library raises its own, those of its HTTP client and of the system
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{name} is no directory here and could not be fetched from the hub ({type(error).__name__}: {reason}): "
+            "give a directory that holds the model"
+        ) from error
+
+
+def read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises `DataError`, which begins with `otherwise`, if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{otherwise}: {path.name} cannot be read ({error.strerror}): download it again") from error
+    except ValueError as error:
+        raise DataError(f"{otherwise}: {path.name} is not JSON ({error}): download it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{otherwise}: {path.name} does not hold an object: download it again")
+    return value
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path, f"{path.parent} is damaged") if path.is_file() else {}
+
+
+def _special_tokens(directory: Path) -> dict[str, Any]:
+    """What older versions of transformers kept in a file of its own."""
+    return _optional_json(directory / "special_tokens_map.json")
+
+
+def _weight_files(directory: Path, name: str) -> list[Path]:
+    if (directory / INDEX).is_file():
+        index = read_json(directory / INDEX, f"{name} is damaged").get("weight_map", {})
+        paths = [directory / shard for shard in sorted(set(index.values()))]
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{name} lacks {len(missing)} of its {len(paths)} weight files, the first is {missing[0]}: "
+                "download it again"
+            )
+        return paths
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    pickles = [pickle for pickle in PICKLES if (directory / pickle).is_file()]
+    if pickles:
+        raise DataError(
+            f"{name} has its weights in {pickles[0]}, a pickle, which can run any code when it is read: take a "
+            "version with model.safetensors, or, if you trust it, load it in transformers and save_pretrained it"
+        )
+    raise DataError(f"{name} has no weights: neither {WEIGHTS} nor {INDEX} is there: download it again")
+
+
+def _names_in(path: Path) -> Iterable[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is truncated or corrupt ({error}): download it again") from error
+
+
+def _tensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    if not tensor.is_floating_point():
+        raise DataError(f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted")
+    return tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.float()

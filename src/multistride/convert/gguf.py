@@ -1,0 +1,155 @@
+"""GGUF files (llama.cpp) of the Llama layout, read through the package `gguf`: tensors made float32 again.
+
+Two things differ from the checkpoint that such a file was made of: the names; and, in files of the architecture
+`llama`, the order of the rows of queries and keys. It suits rotations of neighbouring coordinates, where transformers
+(and we) rotate the two halves of a head.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multistride.convert.bytelevel import byte_level_tokenizer
+from multistride.convert.checkpoint import Checkpoint
+from multistride.errors import DataError, MissingExtraError
+from multistride.files import sha256
+
+try:
+    import gguf
+except ImportError:  # read_gguf says so
+    gguf = None
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_CONTROL, _USER_DEFINED = 3, 4
+"""Types of tokens in `tokenizer.ggml.token_type`."""
+
+_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+
+
+def read_gguf(path: Path) -> Checkpoint:
+    """The checkpoint in a GGUF file.
+
+    Raises `MissingExtraError` without the package and `DataError` for a file that is broken, or of another layout.
+    """
+    if gguf is None:
+        raise MissingExtraError(f"{path} is a GGUF file, which needs pip install 'multistride[hf]'")
+    try:
+        reader = gguf.GGUFReader(path)
+        fields = {name: found.contents() for name, found in reader.fields.items()}
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise DataError(f"{path} is truncated or no GGUF file ({error}): download it again") from error
+    architecture = fields.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise DataError(
+            f"{path} is of the architecture {architecture}; GGUF files are converted for {', '.join(ARCHITECTURES)}: "
+            "convert the checkpoint it was made of"
+        )
+    stored = {_their_name(tensor.name, path): tensor for tensor in reader.tensors}
+    config = _config(fields, architecture, tied="lm_head.weight" not in stored)
+
+    def read(name: str) -> Tensor:
+        tensor = torch.from_numpy(gguf.quants.dequantize(stored[name].data, stored[name].tensor_type).copy())
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        part = name.split(".")[-2]
+        return _halves(tensor, heads[part]) if architecture == "llama" and part in heads else tensor
+
+    tokenizer, tokenizer_config = _tokenizer(fields, path)
+    return Checkpoint(
+        name=str(path),
+        config=config,
+        names=frozenset(stored),
+        read=read,
+        tokenizer=tokenizer,
+        tokenizer_config=tokenizer_config,
+        hashes={path.name: sha256(path)},
+    )
+
+
+def _their_name(name: str, path: Path) -> str:
+    """The name that transformers has for a tensor."""
+    found = _LAYER.fullmatch(name)
+    if found and found[2] in _LAYER_NAMES:
+        return f"model.layers.{found[1]}.{_LAYER_NAMES[found[2]]}.{found[3]}"
+    if name not in _NAMES:
+        raise DataError(f"{path} has the tensor {name}, for which there is no place: convert what it was made of")
+    return _NAMES[name]
+
+
+def _halves(rows: Tensor, heads: int) -> Tensor:
+    """Rows in which neighbours were a coordinate pair, with the first of all pairs before the second of all pairs."""
+    pairs = rows.unflatten(0, (heads, -1, 2))
+    halves: Tensor = pairs.transpose(1, 2).flatten(0, 2)
+    return halves
+
+
+def _config(fields: dict[str, Any], architecture: str, tied: bool) -> dict[str, Any]:
+    """What config.json would say."""
+
+    def value(name: str, otherwise: Any = None) -> Any:
+        return fields.get(f"{architecture}.{name}", otherwise)
+
+    heads = value("attention.head_count")
+    config = {
+        "model_type": architecture,
+        "vocab_size": len(fields["tokenizer.ggml.tokens"]),
+        "hidden_size": value("embedding_length"),
+        "intermediate_size": value("feed_forward_length"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": value("attention.head_count_kv", heads),
+        "num_hidden_layers": value("block_count"),
+        "rms_norm_eps": value("attention.layer_norm_rms_epsilon", 1e-6),
+        "rope_theta": value("rope.freq_base", 10000.0),
+        "max_position_embeddings": value("context_length"),
+        "head_dim": value("attention.key_length"),
+        "tie_word_embeddings": tied,
+    }
+    if value("rope.scaling.type", "none") != "none":
+        config["rope_scaling"] = {"rope_type": value("rope.scaling.type")}
+    return config
+
+
+def _tokenizer(fields: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    """tokenizer.json and tokenizer_config.json, of a byte-level tokenizer."""
+    kind, cutting = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt-2")
+    if kind != "gpt2":
+        raise DataError(
+            f"{path} has a tokenizer of the kind {kind}, only byte-level ones (gpt2) are made anew here: "
+            "convert the checkpoint it was made of"
+        )
+    pieces: list[str] = fields["tokenizer.ggml.tokens"]
+    types = fields.get("tokenizer.ggml.token_type", [])
+    special = {piece: True for piece, of in zip(pieces, types, strict=False) if of == _CONTROL}
+    special.update({piece: False for piece, of in zip(pieces, types, strict=False) if of == _USER_DEFINED})
+    merges = [(left, right) for left, right in map(str.split, fields["tokenizer.ggml.merges"])]
+    settings: dict[str, Any] = {}
+    for role, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
+        token = fields.get(f"tokenizer.ggml.{name}_token_id")
+        if token is not None:
+            settings[f"{role}_token"] = pieces[token]
+    if "tokenizer.chat_template" in fields:
+        settings["chat_template"] = fields["tokenizer.chat_template"]
+    first = settings["bos_token"] if fields.get("tokenizer.ggml.add_bos_token") else None
+    return byte_level_tokenizer(pieces, merges, special, cutting, first, str(path)), settings

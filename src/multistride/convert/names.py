@@ -1,0 +1,99 @@
+"""Name maps: which of their tensors make one of ours, and that none is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multistride.convert.checkpoint import Checkpoint
+from multistride.errors import DataError
+from multistride.model.config import TransformerConfig
+
+Change = Callable[[Tensor], Tensor]
+
+
+def unchanged(tensor: Tensor) -> Tensor:
+    """The tensor as it is."""
+    return tensor
+
+
+class Entry(NamedTuple):
+    """One of our tensors: theirs, one below the other, each changed first."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    change: Change = unchanged
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of checkpoint becomes a model of ours.
+
+    `configure` reads its config.json into ours (less what the tokenizer decides) and raises `DataError` for what we
+    have no brick for; `entries` maps the tensors; `ignored` says which of theirs hold nothing that is learned.
+    """
+
+    configure: Callable[[Checkpoint], TransformerConfig]
+    entries: Callable[[TransformerConfig, Checkpoint], Sequence[Entry]]
+    ignored: Callable[[str], bool] = lambda name: False
+
+
+def linear(ours: str, *theirs: str, bias: bool = True, change: Change = unchanged) -> list[Entry]:
+    """The weight of a linear layer, and its bias where it has one."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return [Entry(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), change) for part in parts]
+
+
+def mapped(layout: Layout, config: TransformerConfig, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Our tensors, made of theirs as the layout says.
+
+    Raises `DataError` for a tensor that is not there, and for one that nothing was made of.
+    """
+    result: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for entry in layout.entries(config, checkpoint):
+        missing = [name for name in entry.theirs if name not in checkpoint.names]
+        if missing:
+            raise DataError(
+                f"{checkpoint.name} lacks the tensor {missing[0]}, which its config.json asks for: "
+                "download it again, or correct config.json"
+            )
+        parts = [entry.change(checkpoint.read(name)) for name in entry.theirs]
+        result[entry.ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        used.update(entry.theirs)
+    left = sorted(name for name in checkpoint.names - used if not layout.ignored(name))
+    if left:
+        raise DataError(
+            f"{checkpoint.name} has the tensor {left[0]}, for which the layout {checkpoint.model_type} has no place: "
+            "it cannot be converted"
+        )
+    return result
+
+
+def check_head(checkpoint: Checkpoint, tied: bool, head: str, embedding: str) -> None:
+    """Raise `DataError` unless the output matrix is where config.json says it is.
+
+    Tied, there may be a copy of the embedding under the name of the output matrix, and of nothing else.
+    """
+    if embedding not in checkpoint.names:
+        said = "tie_word_embeddings true, so output and embedding are one" if tied else "an embedding"
+        raise DataError(f"{checkpoint.name} declares {said}, but {embedding} is not there: download it again")
+    if not tied and head not in checkpoint.names:
+        raise DataError(
+            f"{checkpoint.name} declares an output matrix of its own (tie_word_embeddings false), but {head} is not "
+            "there: download it again, or correct config.json"
+        )
+    if tied and head in checkpoint.names and not torch.equal(checkpoint.read(head), checkpoint.read(embedding)):
+        raise DataError(
+            f"{checkpoint.name} declares output and embedding to be one (tie_word_embeddings true), but {head} is "
+            f"not equal to {embedding}: correct config.json"
+        )
+
+
+def refuse(checkpoint: Checkpoint, what: str) -> DataError:
+    """The error for a choice of theirs that we have no brick for."""
+    return DataError(f"{checkpoint.name} has {what}, for which there is no brick here: it cannot be converted")

@@ -1,0 +1,205 @@
+"""Converting a checkpoint: read, map, write. Nothing is written unless all of it could be converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from multistride.config import first_problem
+from multistride.convert import llama
+from multistride.convert.card import model_card
+from multistride.convert.checkpoint import Checkpoint, fetched, read_directory
+from multistride.convert.gguf import read_gguf
+from multistride.convert.names import Layout, mapped
+from multistride.convert.tokenizer import foreign_vocabulary
+from multistride.data.foreign import ForeignVocabulary
+from multistride.errors import DataError, UsageError
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.model.weights import save_model
+
+LAYOUTS: dict[str, Layout] = {
+    "llama": llama.LAYOUT,
+    "mistral": llama.LAYOUT,
+    "qwen2": llama.LAYOUT,
+    "qwen3": llama.LAYOUT,
+}
+"""The layouts that can be converted, by the `model_type` of their config.json."""
+
+WHY_NOT = {
+    "t5": "it adds a learned bias to attention for every distance of two tokens, and attention here has masks only",
+}
+WHY_NOT["mt5"] = WHY_NOT["umt5"] = WHY_NOT["t5"]
+"""Layouts that were tried, and the reason why they are refused."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model made of a checkpoint, and what did not come along."""
+
+    model: Transformer
+    vocabulary: ForeignVocabulary
+    checkpoint: Checkpoint
+    lost: tuple[str, ...]
+
+
+def convert(source: str, directory: Path, say: Callable[[str], None]) -> Converted:
+    """Read `source` (a directory, a GGUF file, or a name on the hub) and write a model directory.
+
+    Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if `directory` is the source.
+    """
+    if Path(source).exists() and Path(source).resolve() == directory.resolve():
+        raise UsageError(f"{source} is the source and the place to write: choose another directory")
+    result = converted(open_source(source))
+    checkpoint = result.checkpoint
+    provenance = {
+        "converted_from": {
+            "source": checkpoint.name,
+            "model_type": checkpoint.model_type,
+            "sha256": checkpoint.hashes,
+        },
+        "original_config": checkpoint.config,
+        "lost": list(result.lost),
+    }
+    card = model_card(checkpoint, result.model.config, result.lost)
+    save_model(directory, result.model, result.vocabulary, provenance, card)
+    for line in result.lost:
+        say(f"not kept: {line}")
+    return result
+
+
+def open_source(source: str) -> Checkpoint:
+    """The checkpoint that a person names. Raises `DataError` if there is none."""
+    path = Path(source)
+    if path.is_dir():
+        ours = sorted(path.glob("*.gguf"))
+        if ours and not (path / "config.json").is_file():
+            return read_gguf(_only(ours, path))
+        return read_directory(path, source)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise DataError(f"{source} is a file and no .gguf: give the directory of a checkpoint, or a GGUF file")
+        return read_gguf(path)
+    return read_directory(fetched(source), source)
+
+
+def converted(checkpoint: Checkpoint) -> Converted:
+    """The model of a checkpoint, in evaluation mode and in the precision it is stored in.
+
+    Raises `DataError` if its layout is unknown or has a part we have no brick for, or if a tensor is missing.
+    """
+    layout = _layout(checkpoint)
+    try:
+        config = layout.configure(checkpoint)
+        vocabulary = foreign_vocabulary(checkpoint, config)
+        config = _completed(config, checkpoint, vocabulary)
+    except KeyError as error:
+        raise DataError(f"{checkpoint.name}: config.json does not say {error}: download it again") from error
+    except ValidationError as error:
+        problem = first_problem(error, TransformerConfig)
+        raise DataError(f"{checkpoint.name} cannot be converted: {problem}") from error
+    with torch.device("meta"):
+        model = Transformer(config)
+    tensors = _with_own(mapped(layout, config, checkpoint), model)
+    model.load_state_dict(_fitting(tensors, model, checkpoint), assign=True)
+    return Converted(model.eval(), vocabulary, checkpoint, _lost(checkpoint, vocabulary))
+
+
+def _layout(checkpoint: Checkpoint) -> Layout:
+    kind = checkpoint.model_type
+    if kind in WHY_NOT:
+        raise DataError(f"{checkpoint.name} is of the layout {kind}, which cannot be converted: {WHY_NOT[kind]}")
+    if kind not in LAYOUTS:
+        given = f"the model_type {kind}" if kind else "no model_type in its config.json"
+        raise DataError(f"{checkpoint.name} has {given}; what can be converted is {', '.join(sorted(LAYOUTS))}")
+    return LAYOUTS[kind]
+
+
+def _completed(config: TransformerConfig, checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> TransformerConfig:
+    """The configuration with what the tokenizer decides. Rows of the tables that no token stands for are left out."""
+    theirs, added = config.vocabulary_size, int(vocabulary.mask == len(vocabulary) - 1)
+    if len(vocabulary) - added > theirs:
+        raise DataError(
+            f"{checkpoint.name} has a tokenizer of {len(vocabulary) - added} entries and a model for {theirs}: "
+            "use the files of one model"
+        )
+    forbidden = {row[0] for row in checkpoint.generation.get("bad_words_ids") or () if len(row) == 1}
+    forbidden |= {token for token in checkpoint.generation.get("suppress_tokens") or () if token >= 0}
+    decided = {
+        "vocabulary_size": len(vocabulary),
+        "pad_token": vocabulary.pad,
+        "start_token": vocabulary.bos,
+        "end_token": vocabulary.eos,
+        "mask_token": vocabulary.mask,
+        "never_written": tuple(sorted({vocabulary.mask, *forbidden})),
+    }
+    return TransformerConfig.model_validate({**config.model_dump(), **decided})
+
+
+def _with_own(tensors: dict[str, Tensor], model: Transformer) -> dict[str, Tensor]:
+    """Their tensors with ours beside them: reach vectors of zero, so that K=1 is the original, and start symbols."""
+    config = model.config
+    like = tensors["target_embedding.weight"]
+    tensors["reach.beyond_one.weight"] = torch.zeros(config.max_group_size, config.hidden_size, dtype=like.dtype)
+    if config.positions == "rotary":
+        generator = torch.Generator().manual_seed(_SEED)
+        far = torch.randn(config.max_group_size, config.hidden_size, generator=generator)
+        far[0] = 0
+        tensors["position.further_start.weight"] = (far * like.float().std()).to(like.dtype)
+    for name in ("target_embedding.weight", "source_embedding.weight", "output.weight", "output_bias"):
+        if name in tensors:
+            tensors[name] = _with_mask(tensors[name], config.vocabulary_size)
+    return tensors
+
+
+def _with_mask(table: Tensor, size: int) -> Tensor:
+    """`size` rows of a table over the vocabulary: a mask that was added begins as the mean of all tokens."""
+    if len(table) >= size:
+        return table[:size]
+    mean = table.float().mean(dim=0, keepdim=True).to(table.dtype)
+    return torch.cat([table, mean.expand(size - len(table), *mean.shape[1:])])
+
+
+def _fitting(tensors: dict[str, Tensor], model: Transformer, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors, if they are those of the model. Raises `DataError` for one of another shape."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    assert expected.keys() == found.keys(), expected.keys() ^ found.keys()
+    for name, shape in found.items():
+        if shape != expected[name]:
+            raise DataError(
+                f"{checkpoint.name} does not fit its config.json: what makes {name} is {shape}, expected "
+                f"{expected[name]}: use the files of one model"
+            )
+    return tensors
+
+
+def _lost(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tuple[str, ...]:
+    """What decoding here does not do although the checkpoint asks for it."""
+    lost = []
+    ends: Any = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    others = [token for token in (ends if isinstance(ends, list) else ()) if token != vocabulary.eos]
+    if others:
+        lost.append(f"the end tokens {others}: a text ends at {vocabulary.eos} alone")
+    forced = checkpoint.generation.get("forced_bos_token_id")
+    if forced is not None:
+        lost.append(f"the first token {forced} is not forced: the model writes it itself, or a prompt begins with it")
+    for name in ("no_repeat_ngram_size", "repetition_penalty", "length_penalty", "num_beams"):
+        value = checkpoint.generation.get(name)
+        if value not in (None, 0, 1, 1.0):
+            lost.append(f"{name} {value} of generation_config.json: ask for what you want when decoding")
+    return tuple(lost)
+
+
+def _only(files: list[Path], place: Path) -> Path:
+    if len(files) > 1:
+        raise DataError(f"{place} holds {len(files)} GGUF files: name one of them, such as {files[0].name}")
+    return files[0]

@@ -1,0 +1,136 @@
+"""The tokenizer comes along: its ids stay, its special tokens get the roles they have here, and a mask is added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from multistride.convert.checkpoint import Checkpoint
+from multistride.convert.sentencepiece import marian_tokenizer
+from multistride.data.foreign import ROLES, ForeignVocabulary
+from multistride.errors import DataError
+from multistride.model.config import TransformerConfig
+
+MASK = "<mask>"
+KEPT_SETTINGS = (
+    "pad_token",
+    "bos_token",
+    "eos_token",
+    "mask_token",
+    "unk_token",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "chat_template",
+    "padding_side",
+    "clean_up_tokenization_spaces",
+    "src_lang",
+    "tgt_lang",
+)
+"""What `tokenizer_config.json` keeps; the rest are settings of classes that read other files than ours."""
+
+
+def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> ForeignVocabulary:
+    """The tokenizer of a checkpoint with its special tokens by role.
+
+    Where no token is a mask one is added, which takes the id behind all others. Padding is never read, so where
+    there is none EOS stands in. Raises `DataError` without tokenizer or EOS, and where sources do not end in EOS.
+    """
+    tokenizer = _read(checkpoint)
+    given = checkpoint.tokenizer_config
+    settings = {name: _piece(given[name]) for name in KEPT_SETTINGS if given.get(name) is not None}
+    end = _end(checkpoint, tokenizer, settings)
+    start = _start(checkpoint, tokenizer, settings, end)
+    pad = _id(tokenizer, settings.get("pad_token"))
+    unknown = _id(tokenizer, settings.get("unk_token"))
+    mask = _mask(tokenizer, settings)
+    settings.setdefault("pad_token", tokenizer.id_to_token(end))
+    roles = {
+        "pad": end if pad is None else pad,
+        "bos": start,
+        "eos": end,
+        "mask": mask,
+        "unknown": mask if unknown is None else unknown,
+    }
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **settings,
+        "model_max_length": config.max_positions,
+        ROLES: roles,
+    }
+    vocabulary = ForeignVocabulary(tokenizer, settings)
+    [nothing] = vocabulary.encode([""])
+    if end in nothing:
+        raise DataError(
+            f"{checkpoint.name} has a tokenizer that writes tokens after the end of sentence, and sources end in it "
+            "here: it cannot be converted"
+        )
+    return vocabulary
+
+
+def _read(checkpoint: Checkpoint) -> Tokenizer:
+    text = checkpoint.tokenizer
+    if text is None and checkpoint.model_type == "marian" and checkpoint.directory is not None:
+        return marian_tokenizer(checkpoint.directory, checkpoint.name)
+    if text is None:
+        raise DataError(
+            f"{checkpoint.name} has no tokenizer.json: load its tokenizer in transformers (AutoTokenizer) and "
+            "save_pretrained it into the same directory"
+        )
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        reason = " ".join(str(error).split())
+        raise DataError(f"{checkpoint.name}: tokenizer.json is broken ({reason}): download it again") from error
+
+
+def _piece(value: Any) -> Any:
+    """A special token as a string; older files hold an object with its content."""
+    return value["content"] if isinstance(value, dict) and "content" in value else value
+
+
+def _id(tokenizer: Tokenizer, piece: str | None) -> int | None:
+    return None if piece is None else tokenizer.token_to_id(piece)
+
+
+def _end(checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any]) -> int:
+    """EOS as the tokenizer names it, else the first that the model names."""
+    found = _id(tokenizer, settings.get("eos_token"))
+    if found is not None:
+        return found
+    named = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    first = named[0] if isinstance(named, list) and named else named
+    piece = tokenizer.id_to_token(first) if isinstance(first, int) else None
+    if piece is None:
+        raise DataError(
+            f"{checkpoint.name} has no end-of-sentence token: name it in tokenizer_config.json (eos_token)"
+        )
+    settings["eos_token"] = piece
+    assert isinstance(first, int)
+    return first
+
+
+def _start(checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any], end: int) -> int:
+    """What the decoder begins with: a token of its own in encoder-decoders, BOS (or EOS) in causal models."""
+    config = checkpoint.config
+    if config.get("is_encoder_decoder"):
+        named = checkpoint.generation.get("decoder_start_token_id", config.get("decoder_start_token_id"))
+        if not isinstance(named, int):
+            raise DataError(f"{checkpoint.name} does not say decoder_start_token_id: name it in config.json")
+        return named
+    found = _id(tokenizer, settings.get("bos_token"))
+    return end if found is None else found
+
+
+def _mask(tokenizer: Tokenizer, settings: dict[str, Any]) -> int:
+    found = _id(tokenizer, settings.get("mask_token"))
+    if found is None:
+        found = _id(tokenizer, MASK)
+    if found is None:
+        tokenizer.add_special_tokens([AddedToken(MASK, normalized=False, special=True)])
+        found = _id(tokenizer, MASK)
+        settings["mask_token"] = MASK
+    assert found is not None
+    return found

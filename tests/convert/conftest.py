@@ -1,0 +1,113 @@
+"""Small random checkpoints, made by the real classes of transformers, and what both sides make of them."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from multistride.convert.run import convert
+from multistride.decode.loop import decode
+from multistride.decode.pick import greedy
+from multistride.decode.state import DecodeState
+from multistride.groups import Slots
+from multistride.model.step import EagerStepModel
+from multistride.model.weights import load_model
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?"
+NEW_TOKENS = 24
+PROMPTS = 8
+
+
+def small_tokenizer(directory, template="$A", **special):
+    """A tokenizer of letters with the given special tokens (role: piece), in the form that transformers writes."""
+    pieces = list(dict.fromkeys(special.values()))
+    vocabulary = {piece: token for token, piece in enumerate([*pieces, *LETTERS.replace(" ", "▁")])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=special.get("unk_token")))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in pieces])
+    named = [(piece, vocabulary[piece]) for piece in pieces if piece in template]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return len(vocabulary)
+
+
+def randomised(model, seed=3):
+    """The model with every parameter moved, so that no norm, bias or table is at a value that hides mistakes."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.25 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def sequences(size, seed=5, shortest=2, longest=14):
+    """Random tokens in rows of random lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(shortest, longest, (PROMPTS,), generator=generator).tolist()
+    return [torch.randint(6, size, (length,), generator=generator).tolist() for length in lengths]
+
+
+def padded(rows, value):
+    """Rows padded on the right, and which entries are real."""
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, value)
+    lengths = torch.tensor([len(row) for row in rows])
+    return tokens, lengths, torch.arange(tokens.shape[1]) < lengths[:, None]
+
+
+def converted_model(directory, place):
+    """The converted model as it is read from its directory, and its vocabulary."""
+    convert(str(directory), place, lambda line: None)
+    return load_model(place)
+
+
+def causal_slots(rows):
+    """Every token of every row, read in autoregressive order."""
+    tokens, _, real = padded(rows, 0)
+    position = torch.arange(1, tokens.shape[1] + 1).expand_as(tokens)
+    return Slots(tokens, position, torch.ones_like(tokens), torch.where(real, position, 2**30)), real
+
+
+def assert_same_causal_model(theirs, ours, size):
+    """Logits with padding agree to 1e-4, and every prompt is continued alike: cached and in a batch."""
+    rows = sequences(size)
+    slots, real = causal_slots(rows)
+    with torch.inference_mode():
+        expected = theirs(input_ids=slots.token, attention_mask=real.long()).logits
+        found = ours.project(ours(None, None, slots))[:, :, :size]
+    torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)
+    config = ours.config
+    state = DecodeState([NEW_TOKENS] * PROMPTS, config.start_token, config.end_token, rows, config.start_symbol)
+    for _ in decode(EagerStepModel(ours), None, None, state, lambda _: 1, greedy(config)):
+        pass
+    width = slots.token.shape[1]
+    left = torch.tensor([[config.pad_token] * (width - len(row)) + row for row in rows])
+    written = theirs.generate(
+        left,
+        attention_mask=real.flip(1).long(),
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=config.end_token,
+        pad_token_id=config.pad_token,
+    )[:, width:].tolist()
+    assert [hypothesis.tokens for hypothesis in state.hypotheses] == [
+        before(row, config.end_token) for row in written
+    ]
+
+
+def before(tokens, end):
+    """What stands before the first EOS."""
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """Where a checkpoint is saved, with a tokenizer in it; `size` entries."""
+    size = small_tokenizer(
+        tmp_path / "theirs", unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    return tmp_path / "theirs", size

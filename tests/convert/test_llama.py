@@ -1,0 +1,57 @@
+"""The Llama layout against the classes of transformers."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from conftest import assert_same_causal_model, converted_model, randomised
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+KINDS = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
+    "llama-biases": (LlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True, "head_dim": 16}),
+    "llama-3.1": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_converted_model_is_the_original(kind, letters, tmp_path):
+    """A wrong half of a rotation, order of heads, norm, bias or base shows in logits or in the tokens written."""
+    directory, size = letters
+    model, config, changes = KINDS[kind]
+    theirs = randomised(model(config(vocab_size=size, **{**SIZES, **changes})))
+    theirs.save_pretrained(directory)
+    ours, vocabulary = converted_model(directory, tmp_path / "ours")
+    assert ours.config.mask_token == vocabulary.mask == size
+    assert_same_causal_model(theirs, ours, size)
+
+
+def test_the_precision_of_the_original_is_kept(letters, tmp_path):
+    """A checkpoint that doubles its size, or loses bits, on the way."""
+    directory, size = letters
+    theirs = randomised(LlamaForCausalLM(LlamaConfig(vocab_size=size, **SIZES))).to(torch.bfloat16)
+    theirs.save_pretrained(directory)
+    ours, _ = converted_model(directory, tmp_path / "ours")
+    assert torch.equal(ours.decoder_norm.weight, theirs.model.norm.weight.float())
+    stored = (tmp_path / "ours" / "model.safetensors").stat().st_size
+    assert stored < 2.5 * sum(parameter.numel() for parameter in theirs.parameters())
