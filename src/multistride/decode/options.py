@@ -52,6 +52,8 @@ class DecodeOptions(BaseModel):
     def checked(self, config: TransformerConfig) -> DecodeOptions:
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
         check_group_size(self.group_size, config)
+        if self.mode != "exact":
+            check_writes_groups(self.group_size, config)
         if self.mode != "fast" and self.beam > 1:
             raise UsageError(
                 f"mode {self.mode} is greedy, and beam {self.beam} was asked for: choose mode fast, or beam 1"
@@ -110,6 +112,15 @@ class DecodeOptions(BaseModel):
         else:
             most = config.max_positions - source_tokens
         return most if self.max_tokens is None else min(most, self.max_tokens)
+
+
+def check_writes_groups(group_size: int, config: TransformerConfig) -> None:
+    """Raise `UsageError` where groups are asked of a checkpoint that can only draft them (see `model.adapters`)."""
+    if config.adapter is not None and group_size > 1:
+        raise UsageError(
+            f"group size {group_size} was asked for without checking; the adapters of this checkpoint only write "
+            "drafts: choose mode exact, or group size 1"
+        )
 
 
 def check_group_size(group_size: int, config: TransformerConfig) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from multistride.data.batch import TokenPair, batches_of
 from multistride.decode.markov import distribution
-from multistride.decode.options import check_group_size
+from multistride.decode.options import check_group_size, check_writes_groups
 from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
 from multistride.model.transformer import Transformer
 
@@ -26,6 +26,7 @@ def score_pairs(
     """
     config = model.config
     check_group_size(group_size, config)
+    check_writes_groups(group_size, config)
     model.eval()
     log_probabilities = distribution(config, model.markov)
     device = next(model.parameters()).device

@@ -111,7 +111,7 @@ class DecodeState:
     def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
         """The passes that read the prompts before the first step, at most `width` slots each; none without any."""
         slots = prompt_slots(self._known, self._border, self._start, self._start_symbol)
-        if self._first_group:
+        if slots.token.shape[1]:
             yield from map(Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True))
 
     def slots(self, group_size: int) -> Slots:

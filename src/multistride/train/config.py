@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from multistride.device import Precision
-from multistride.model.config import TransformerConfig
+from multistride.model.config import AdapterConfig, TransformerConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -133,6 +133,9 @@ class RunConfig(BaseModel):
     run: Path = Field(description="directory for checkpoints and metrics")
     start_from: Path | None = Field(None, description="model directory whose weights (all of them) are the start")
     model: TransformerConfig | None = Field(None, description="left out with start_from: that model's own")
+    adapter: AdapterConfig | None = Field(
+        None, description="train nothing but these, which draft: the model started from stays what it was"
+    )
     groups: GroupsConfig = GroupsConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -140,4 +143,6 @@ class RunConfig(BaseModel):
     def _one_model(self) -> RunConfig:
         if self.model is not None and self.start_from is not None:
             raise ValueError("model and start_from exclude each other: the model started from fixes the sizes")
+        if self.adapter is not None and self.start_from is None:
+            raise ValueError("adapter is added to a trained model: name it in start_from")
         return self

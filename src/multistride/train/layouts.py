@@ -115,6 +115,8 @@ class LayoutDrawer:
         asked = self._harder(self._behind_prompts(batch, known, prompts, sizes, proposals), generator, progress)
         if not bool(drafting.any()):
             return asked
+        if self.model.adapter is not None:  # the slots of the text itself have nothing that could learn
+            asked = asked._replace(labels=torch.full_like(asked.labels, NO_LABEL))
         return _with_drafts(asked, batch, self._anchors(least, lengths, drafting, generator), group_size, self.model)
 
     def _behind_prompts(

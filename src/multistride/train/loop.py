@@ -25,6 +25,7 @@ from multistride.data.batch import PreparedData, collate, token_batches
 from multistride.device import is_out_of_memory, pick_device, pick_precision
 from multistride.errors import DataError, Interrupted, UserError
 from multistride.files import write_json
+from multistride.model.adapters import freeze_all_but_drafting
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
 from multistride.rundir import RunDirectory
@@ -97,6 +98,8 @@ class Trainer:
         if last is not None:
             self.model = load_model(last)[0]
         self._check_lengths()
+        if self.model.config.adapter is not None:
+            freeze_all_but_drafting(self.model)
         self.average = MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
         self.sharded = settings.sharding == "full" and self.accelerator.num_processes > 1
         self.copy = copy.deepcopy(self.model) if self.sharded else None
