@@ -82,6 +82,10 @@ class Generator(Translator):
         talking._chat = template, system
         return talking
 
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The tokens that the model reads of each prompt."""
+        return self._encode(prompts)
+
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Why a prompt of these tokens cannot be continued; None if it can."""
         room = self.config.max_positions

@@ -132,11 +132,17 @@ def distill(
     target: Annotated[Path | None, typer.Option(help="Real translations, only to compare with.")] = None,
     validation_source: Annotated[Path | None, typer.Option(help="Measure the teacher on this text ...")] = None,
     validation_reference: Annotated[Path | None, typer.Option(help="... against these references.")] = None,
-    beam: Annotated[int, typer.Option(help="Hypotheses kept while searching; 1 is greedy.")] = 4,
+    beam: Annotated[
+        int | None, typer.Option(help="Hypotheses kept while searching (4); 1 is greedy, as causal models are.")
+    ] = None,
     length_penalty: Annotated[float, typer.Option(help="Rank by log-probability / length ** this.")] = 1.0,
     engine: Annotated[
         str, typer.Option(help="ctranslate2 (int8, extra [bench]), eager, or auto: the first that works.")
     ] = "auto",
+    max_tokens: Annotated[int, typer.Option(help="Causal: most tokens written after a prompt.")] = 128,
+    temperature: Annotated[float, typer.Option(help="Causal: above 0, tokens are drawn by chance.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Causal: seed of the draws.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Causal: each line is a user's turn in a chat.")] = False,
     batch_size: Annotated[int, typer.Option(help="Sentences decoded together, at most.")] = 64,
     chunk: Annotated[int, typer.Option(help="Lines of a part: the work that a crash can lose.")] = 2000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
@@ -145,6 +151,9 @@ def distill(
     as_json: JsonOption = False,
 ) -> None:
     """Translate a training corpus with a teacher (distillation).
+
+    A causal model continues prompts instead, for learning to draft its own text: the output has one JSON object of
+    token ids a line, which `prepare --train-written` reads.
 
     Line n of the output belongs to line n of the source, always. The same command goes on where it stopped, after
     Ctrl-C or a crash, and does nothing where all is done. A line that cannot be translated is empty.
@@ -158,12 +167,13 @@ def distill(
     checks = {"validation_source": validation_source, "validation_reference": validation_reference}
     search = {"beam": beam, "length_penalty": length_penalty, "engine": engine}
     sizes = {"batch_size": batch_size, "chunk": chunk}
-    config = validate(DistillConfig, {**files, **checks, **search, **sizes}, "distill")
+    causal = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "chat": chat}
+    config = validate(DistillConfig, {**files, **checks, **search, **sizes, **causal}, "distill")
 
     from multistride.device import set_threads
     from multistride.distill.run import distill as distill_corpus
 
     manifest = distill_corpus(config, say, device=device, threads=set_threads(threads))
-    say(f"written: {output}, {manifest['translated_lines']:,} of {manifest['lines']:,} lines translated")
+    say(f"written: {output}, {manifest['translated_lines']:,} of {manifest['lines']:,} lines done")
     if as_json:
         print_json(manifest)

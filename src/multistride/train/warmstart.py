@@ -68,7 +68,7 @@ def _check_adapter(start: TransformerConfig, config: RunConfig) -> None:
     if groups.lookahead < 1 or 1 in groups.sizes:
         raise UsageError(
             f"groups.lookahead is {groups.lookahead} and the smallest of groups.sizes {min(groups.sizes)}; adapters "
-            "write drafts and nothing else: set groups.lookahead to 1, and leave K=1, which stays as it was, out of sizes"
+            "write drafts and nothing else: set groups.lookahead to 1, and leave K=1, which stays as it was, out"
         )
 
 
