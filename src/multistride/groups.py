@@ -213,37 +213,6 @@ def lookahead(
     return slots, _fill(widths, shape, label, NO_LABEL)
 
 
-def drafts(
-    target: Int[Tensor, "B T"],
-    lengths: Int[Tensor, "B"],
-    anchors: Int[Tensor, "B A"],
-    group_size: Int[Tensor, "B"] | int,
-    mask_token: int,
-) -> tuple[Slots, Int[Tensor, "B N"]]:
-    """The masks of `lookahead` behind many places of one text, and the token each is to predict.
-
-    Behind the autoregressive slot that predicts token `a`, for each `a` of `anchors`, stand K-1 masks, reach 2 ... K.
-    Their group is `a`, so they see what that slot sees, and by `draft_visibility` each other; nobody else sees them.
-    Anchors of a row differ; a negative one is none.
-    """
-    sizes = torch.as_tensor(group_size, device=lengths.device).expand_as(lengths)
-    widths = torch.where(anchors >= 0, sizes[:, None] - 1, 0)
-    rows, parts, offset, shape = _spread(widths)
-    anchor = anchors[rows, parts] if anchors.shape[1] else offset
-    position = anchor + 1 + offset
-    label = torch.where(position < lengths[rows], _tokens_at(target, rows, position, NO_LABEL), NO_LABEL)
-    slots = _arrange(widths, shape, torch.full_like(offset, mask_token), position, offset + 2, anchor, mask_token)
-    return slots, _fill(widths, shape, label, NO_LABEL)
-
-
-def draft_visibility(clean: Int[Tensor, "B N"], drafted: Int[Tensor, "B D"]) -> Bool[Tensor, "B D M"]:
-    """What the slots of `drafts` see: the clean slots up to their anchor's, then the masks of the same anchor.
-
-    Arguments are the groups of both; M is N + D.
-    """
-    return torch.cat([visibility(drafted, clean), drafted[:, None, :] == drafted[:, :, None]], dim=2)
-
-
 def draft_slots(
     known: Int[Tensor, "B T"],
     border: Int[Tensor, "B"],
@@ -319,13 +288,6 @@ def previous_in_draft(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "
     """
     left = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=NO_LABEL)
     return torch.where((slots.reach > 1) & (labels != NO_LABEL), left, NO_LABEL)
-
-
-def previous_of_drafts(slots: Slots, labels: Int[Tensor, "B N"], target: Int[Tensor, "B T"]) -> Int[Tensor, "B N"]:
-    """The same for `drafts`: the token before the one each mask predicts; `NO_LABEL` where it has no label."""
-    rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
-    before = _tokens_at(target, rows, slots.position - 1, NO_LABEL)
-    return torch.where(labels != NO_LABEL, before, NO_LABEL)
 
 
 def _spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multistride.groups import Slots, draft_visibility, visibility
+from multistride.drafts import draft_visibility
+from multistride.groups import Slots, visibility
 from multistride.model.adapters import DraftGate, adapt
 from multistride.model.attention import CrossAttention, SelfAttention
 from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn

@@ -13,17 +13,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multistride.data.batch import Batch
+from multistride.drafts import drafts, previous_of_drafts
 from multistride.groups import (
     NO_LABEL,
     PADDING_GROUP,
     Slots,
     after_prompts,
-    drafts,
     equal_sizes,
     lookahead,
     previous_in_draft,
     previous_in_group,
-    previous_of_drafts,
     reveal,
     sampled_sizes,
     teacher_forced,

@@ -6,8 +6,9 @@ from pydantic import ValidationError
 
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.drafts import drafts
 from multistride.errors import UsageError
-from multistride.groups import draft_slots, drafts, equal_sizes, teacher_forced
+from multistride.groups import draft_slots, equal_sizes, teacher_forced
 from multistride.model.adapters import AdaptedLinear, DraftGate, freeze_all_but_drafting
 from multistride.model.config import AdapterConfig, TransformerConfig
 from multistride.model.step import EagerStepModel
