@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -169,16 +169,20 @@ def score(
 
 
 def evaluate(
-    source: Annotated[Path, typer.Option(help="Source text, one a line.")],
-    reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
+    source: Annotated[Path, typer.Option(help="Source text (or prompts), one a line.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
+    ] = None,
     model: ModelOption = None,
     group_size: GroupSizesOption = "1",
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
     beam: BeamOption = 1,
     kind: Annotated[
-        str, typer.Option(help="translation or phonemes: which measures the table shows.")
+        str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
     ] = "translation",
+    max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")] = False,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
@@ -192,9 +196,24 @@ def evaluate(
 ) -> None:
     """Measure quality, steps and latency by group size.
 
+    Causal models (--kind generation): perplexity of the references given the prompts, repetition, distinct words,
+    steps and latency of what is written; --mode may name several, such as fast,exact.
+
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
     """
     sizes = numbers(group_size)
+    if kind == "generation":
+        if beam > 1 or tokenize != "13a":
+            raise UsageError("--beam and --tokenize are not for --kind generation: leave them out")
+        own = {"model": model, "source": source, "reference": reference, "chat": chat, "threshold": threshold}
+        amounts = {"batch_size": batch_size, "limit": limit, "latency_texts": latency_sentences, "examples": examples}
+        ways = {"group_sizes": sizes, "modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64}
+        _evaluate_generation({**own, **amounts, **ways, "name": name}, output, device, threads, as_json)
+        return
+    if reference is None:
+        raise UsageError("--reference is missing: give the reference translations, line by line")
+    if chat or max_tokens is not None:
+        raise UsageError("--chat and --max-tokens are for --kind generation: leave them out")
 
     from rich.console import Console
 
@@ -222,3 +241,29 @@ def evaluate(
         print_json(result.model_dump(mode="json"))
     else:
         Console().print(quality_table(result))
+
+
+def _evaluate_generation(
+    tree: dict[str, Any], output: Path | None, device: str, threads: int | None, as_json: bool
+) -> None:
+    """`evaluate` for a causal model."""
+    from rich.console import Console
+
+    from multistride.config import validate
+    from multistride.device import set_threads
+    from multistride.evaluate.generation import GenerationRequest, evaluate_generation
+    from multistride.files import write_json
+    from multistride.generator import Generator
+    from multistride.report.generation import generation_table
+
+    generator = Generator.load(tree["model"], device)
+    tree["name"] = tree["name"] or tree["model"].parent.name
+    set_threads(threads)
+    result = evaluate_generation(validate(GenerationRequest, tree, "evaluate"), generator, say)
+    if output is not None:
+        write_json(output, result.model_dump(mode="json"))
+        say(f"written: {output}")
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        Console().print(generation_table(result))

@@ -9,6 +9,7 @@ import typer
 
 from multistride.cli.options import JsonOption
 from multistride.console import print_json, say
+from multistride.errors import UsageError
 
 
 def report(
@@ -23,9 +24,17 @@ def report(
 
     Example: multistride report results/multi30k-foundation.json --page multi30k.html
     """
+    from multistride.report.generation import read_generation, show_generation
     from multistride.report.results import read_results
     from multistride.report.show import show
 
+    if (generation := read_generation(results)) is not None:
+        if page or figure:
+            raise UsageError(
+                f"{results} is about a causal model, which has a table only: leave --page and --figure out"
+            )
+        show_generation(generation, markdown)
+        return
     show(read_results(results), page, figure, markdown, say)
 
 

@@ -247,6 +247,18 @@ def batches_of(
         yield places, Batch(*_padded(sides[0], pad, end), *_padded(sides[1], pad, end))
 
 
+def continuations_of(
+    pairs: Sequence[TokenPair], pad: int, tokens_per_batch: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """Prompts and what follows them as windows, in batches of similar length, each with the places of its pairs."""
+    lengths = np.array([len(prompt) + len(text) for prompt, text in pairs], dtype=np.int64)
+    for rows in token_batches(lengths, lengths, tokens_per_batch, seed=None, epoch=0):
+        places = [int(row) for row in rows]
+        known = torch.tensor([len(pairs[place][0]) for place in places], dtype=torch.long)
+        texts = [[*pairs[place][0], *pairs[place][1]] for place in places]
+        yield places, Batch(None, None, *_padded(texts, pad), known)
+
+
 def _text(tokens: NDArray[Any], offsets: NDArray[np.int64], row: int) -> NDArray[Any]:
     if not 0 <= row < len(offsets) - 1:
         raise IndexError(f"row {row} is outside 0 to {len(offsets) - 2}")
