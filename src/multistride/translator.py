@@ -162,7 +162,7 @@ class Translator:
         the checkpoint cannot write.
         """
         sources = self.vocabulary.encode([source for source, _ in pairs])
-        targets = self.vocabulary.encode([target for _, target in pairs])
+        targets = self.vocabulary.encode_targets([target for _, target in pairs])
         fits = [
             not (self.problem(source) or self.problem(target))
             for source, target in zip(sources, targets, strict=True)

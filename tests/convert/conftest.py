@@ -41,7 +41,8 @@ def randomised(model, seed=3):
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.25 * torch.randn_like(parameter))
+            if parameter.requires_grad:  # sinusoids are parameters in transformers
+                parameter.add_(0.25 * torch.randn_like(parameter))
     return model.eval()
 
 
@@ -94,6 +95,30 @@ def assert_same_causal_model(theirs, ours, size):
         eos_token_id=config.end_token,
         pad_token_id=config.pad_token,
     )[:, width:].tolist()
+    assert [hypothesis.tokens for hypothesis in state.hypotheses] == [
+        before(row, config.end_token) for row in written
+    ]
+
+
+def assert_same_translator(theirs, ours, size):
+    """The same for an encoder-decoder: logits with both sides padded, and the greedy translation of every source."""
+    config = ours.config
+    sources = [[*row, config.end_token] for row in sequences(size)]
+    source, lengths, read = padded(sources, config.pad_token)
+    targets = [[config.start_token, *row] for row in sequences(size, seed=6)]
+    tokens, _, real = padded(targets, config.pad_token)
+    position = torch.arange(tokens.shape[1]).expand_as(tokens)
+    slots = Slots(tokens, position, torch.ones_like(tokens), torch.where(real, position, 2**30))
+    with torch.inference_mode():
+        expected = theirs(input_ids=source, attention_mask=read.long(), decoder_input_ids=tokens).logits
+        found = ours.project(ours(source, lengths, slots))[:, :, :size]
+    torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)
+    state = DecodeState([NEW_TOKENS] * PROMPTS, config.start_token, config.end_token)
+    for _ in decode(EagerStepModel(ours), source, lengths, state, lambda _: 1, greedy(config)):
+        pass
+    written = theirs.generate(
+        source, attention_mask=read.long(), max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1
+    )[:, 1:].tolist()
     assert [hypothesis.tokens for hypothesis in state.hypotheses] == [
         before(row, config.end_token) for row in written
     ]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from multistride.config import first_problem
-from multistride.convert import llama
+from multistride.convert import bart, gpt2, llama
 from multistride.convert.card import model_card
 from multistride.convert.checkpoint import Checkpoint, fetched, read_directory
 from multistride.convert.gguf import read_gguf
@@ -25,6 +25,10 @@ from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
 
 LAYOUTS: dict[str, Layout] = {
+    "bart": bart.LAYOUT,
+    "gpt2": gpt2.LAYOUT,
+    "marian": bart.LAYOUT,
+    "mbart": bart.LAYOUT,
     "llama": llama.LAYOUT,
     "mistral": llama.LAYOUT,
     "qwen2": llama.LAYOUT,

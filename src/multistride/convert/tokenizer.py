@@ -40,14 +40,14 @@ def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> For
     given = checkpoint.tokenizer_config
     settings = {name: _piece(given[name]) for name in KEPT_SETTINGS if given.get(name) is not None}
     end = _end(checkpoint, tokenizer, settings)
-    start = _start(checkpoint, tokenizer, settings, end)
+    start = _decoder_start(checkpoint) if config.encoder_layers else _id(tokenizer, settings.get("bos_token"))
     pad = _id(tokenizer, settings.get("pad_token"))
     unknown = _id(tokenizer, settings.get("unk_token"))
     mask = _mask(tokenizer, settings)
     settings.setdefault("pad_token", tokenizer.id_to_token(end))
     roles = {
         "pad": end if pad is None else pad,
-        "bos": start,
+        "bos": end if start is None else start,
         "eos": end,
         "mask": mask,
         "unknown": mask if unknown is None else unknown,
@@ -60,7 +60,7 @@ def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> For
         "model_max_length": config.max_positions,
         ROLES: roles,
     }
-    vocabulary = ForeignVocabulary(tokenizer, settings)
+    vocabulary = ForeignVocabulary(tokenizer, settings, _target(checkpoint, settings))
     [nothing] = vocabulary.encode([""])
     if end in nothing:
         raise DataError(
@@ -84,6 +84,15 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
     except Exception as error:  # the tokenizers library raises nothing more precise
         reason = " ".join(str(error).split())
         raise DataError(f"{checkpoint.name}: tokenizer.json is broken ({reason}): download it again") from error
+
+
+def _target(checkpoint: Checkpoint, settings: dict[str, Any]) -> Tokenizer | None:
+    """The tokenizer of the target language, where Marian's two SentencePiece files are what there is."""
+    if checkpoint.tokenizer is not None or checkpoint.directory is None:
+        return None
+    tokenizer = marian_tokenizer(checkpoint.directory, checkpoint.name, "target")
+    _mask(tokenizer, settings)
+    return tokenizer
 
 
 def _piece(value: Any) -> Any:
@@ -112,16 +121,12 @@ def _end(checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any])
     return first
 
 
-def _start(checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any], end: int) -> int:
-    """What the decoder begins with: a token of its own in encoder-decoders, BOS (or EOS) in causal models."""
-    config = checkpoint.config
-    if config.get("is_encoder_decoder"):
-        named = checkpoint.generation.get("decoder_start_token_id", config.get("decoder_start_token_id"))
-        if not isinstance(named, int):
-            raise DataError(f"{checkpoint.name} does not say decoder_start_token_id: name it in config.json")
-        return named
-    found = _id(tokenizer, settings.get("bos_token"))
-    return end if found is None else found
+def _decoder_start(checkpoint: Checkpoint) -> int:
+    """What the decoder of an encoder-decoder begins with."""
+    named = checkpoint.generation.get("decoder_start_token_id", checkpoint.config.get("decoder_start_token_id"))
+    if not isinstance(named, int):
+        raise DataError(f"{checkpoint.name} does not say decoder_start_token_id: name it in config.json")
+    return named
 
 
 def _mask(tokenizer: Tokenizer, settings: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multistride.data.foreign import TARGET_FILE
 from multistride.data.vocab import TOKENIZER_FILE, VOCABULARY_FILES, Vocabulary
 from multistride.errors import UsageError
 from multistride.files import replacing_directory, sha256, write_json
@@ -44,7 +45,7 @@ def refuse_foreign(output: Path) -> None:
         return
     if not output.is_dir():
         raise UsageError(f"{output} is a file; the output must be a directory: give another name")
-    ours = {MANIFEST_FILE, *VOCABULARY_FILES}
+    ours = {MANIFEST_FILE, *VOCABULARY_FILES, TARGET_FILE}
     ours |= {
         array_name(split, side, content)
         for split in SPLITS

@@ -6,6 +6,7 @@ program did it, with whatever it puts in front of a text; only the end of senten
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenizers import Tokenizer
 
-from multistride.data.vocab import TOKENIZER_CONFIG_FILE, Vocabulary, read_tokenizer, unencodable
+from multistride.data.vocab import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Vocabulary, read_tokenizer, unencodable
 from multistride.errors import DataError
 from multistride.files import replacing_file, write_json
+
+UNWRITTEN = "\0"
+"""What pieces begin with that a tokenizer reads but never writes: those of the other language."""
+
+TARGET_FILE = "target_tokenizer.json"
+"""The tokenizer of the target language, where it is one of its own."""
 
 ROLES = "multistride"
 """The key of `tokenizer_config.json` that makes a vocabulary a foreign one: its special tokens by role."""
@@ -37,8 +44,11 @@ class TokenRoles(BaseModel):
 class ForeignVocabulary(Vocabulary):
     """A tokenizer with ids of its own for the special tokens: `pad`, `bos`, `eos`, `mask` and `unknown`."""
 
-    def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
-        """`settings` is what `tokenizer_config.json` says. Raises `DataError` if its roles are not there or wrong."""
+    def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any], target: Tokenizer | None = None) -> None:
+        """`settings` is what `tokenizer_config.json` says; `target` encodes targets, where another tokenizer does.
+
+        Raises `DataError` if the roles are not there or wrong.
+        """
         try:
             roles = TokenRoles.model_validate(settings[ROLES])
         except (KeyError, ValidationError) as error:
@@ -55,6 +65,7 @@ class ForeignVocabulary(Vocabulary):
                 f"{self._size}: convert the model again"
             )
         self._take(tokenizer)
+        self._target = None if target is None else ForeignVocabulary(target, settings)
 
     def __len__(self) -> int:
         return self._size
@@ -72,6 +83,10 @@ class ForeignVocabulary(Vocabulary):
         """
         return [self._without_end(tokens) for tokens in self._encoded(texts)]
 
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for texts of the target language."""
+        return self.encode(texts) if self._target is None else self._target.encode(texts)
+
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of texts in which special tokens are spelled out, as a chat template writes them.
 
@@ -86,9 +101,20 @@ class ForeignVocabulary(Vocabulary):
     def save(self, directory: Path | str) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers can also load."""
         directory = Path(directory)
-        with replacing_file(directory / "tokenizer.json") as temporary:
-            temporary.write_text(self._serialized(), encoding="utf-8", newline="\n")
+        self.tokenizer_to(directory / TOKENIZER_FILE)
         write_json(directory / TOKENIZER_CONFIG_FILE, self.settings)
+        if self._target is not None:
+            self._target.tokenizer_to(directory / TARGET_FILE)
+
+    def tokenizer_to(self, path: Path) -> None:
+        """Write the tokenizer alone."""
+        with replacing_file(path) as temporary:
+            temporary.write_text(self._serialized(), encoding="utf-8", newline="\n")
+
+    def digest(self) -> str:
+        """SHA-256 of the tokenizer, and of that for targets; equal where every text gets the same tokens."""
+        own = super().digest()
+        return own if self._target is None else hashlib.sha256((own + self._target.digest()).encode()).hexdigest()
 
     def _encoded(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         try:
@@ -99,6 +125,9 @@ class ForeignVocabulary(Vocabulary):
 
     def _without_end(self, tokens: list[int]) -> list[int]:
         return tokens[:-1] if tokens[-1:] == [self.eos] else tokens
+
+    def _piece(self, token: int) -> str:
+        return super()._piece(token).removeprefix(UNWRITTEN)
 
     def _is_special(self, token: int) -> bool:
         return token in self._special
@@ -112,7 +141,8 @@ def load_vocabulary(directory: Path | str) -> Vocabulary:
     settings = _settings(Path(directory) / TOKENIZER_CONFIG_FILE)
     if ROLES not in settings:
         return Vocabulary.load(directory)
-    return ForeignVocabulary(read_tokenizer(directory), settings)
+    target = read_tokenizer(directory, TARGET_FILE) if (Path(directory) / TARGET_FILE).is_file() else None
+    return ForeignVocabulary(read_tokenizer(directory), settings, target)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -94,6 +94,10 @@ class Vocabulary:
         roles = {"pad_token": self.pad, "bos_token": self.bos, "eos_token": self.eos}
         return {name: str(self._tokenizer.id_to_token(token) or "") for name, token in roles.items()}
 
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for texts of the target language: the same, unless a converted model has two tokenizers."""
+        return self.encode(texts)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of one sequence of tokens; special tokens are dropped.
 
@@ -156,15 +160,15 @@ class Vocabulary:
         return token < len(SPECIAL_PIECES)
 
 
-def read_tokenizer(directory: Path | str) -> Tokenizer:
-    """The tokenizer in a directory. Raises `DataError` when `tokenizer.json` is missing or broken."""
-    path = Path(directory) / TOKENIZER_FILE
+def read_tokenizer(directory: Path | str, name: str = TOKENIZER_FILE) -> Tokenizer:
+    """The tokenizer in a directory. Raises `DataError` when its file is missing or broken."""
+    path = Path(directory) / name
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise DataError(
-            f"no vocabulary in {directory}: cannot read {TOKENIZER_FILE} ({reason}); "
+            f"no vocabulary in {directory}: cannot read {name} ({reason}); "
             "give a directory written by `multistride prepare`"
         ) from error
     try:

@@ -247,7 +247,7 @@ def _examples(
 
 def _by_place(request: EvaluationRequest, translator: Translator, test_set: TestSet) -> list[PlaceMeasurement]:
     """What each place of a group is worth, on the pairs whose references fit the model."""
-    references = translator.vocabulary.encode([test_set.references[place] for place in test_set.places])
+    references = translator.vocabulary.encode_targets([test_set.references[place] for place in test_set.places])
     fitting = [
         (source, reference)
         for source, reference in zip(test_set.decodable(), references, strict=True)

@@ -127,8 +127,7 @@ class Transformer(nn.Module):
             assert not self.encoder, "an encoder-decoder model needs a source"
             return self._with_drafts(slots, drafts, mask)
         encoded, source_mask = self.encode(source, source_lengths)
-        keys_values = [layer.cross.project(encoded) for layer in self._decoder_layers()]
-        return self.decode(slots, mask, keys_values, source_mask, None)
+        return self.decode(slots, mask, self.project_source(encoded), source_mask, None)
 
     def _with_drafts(
         self, slots: Slots, drafts: Slots | None, mask: Bool[Tensor, "B 1 N N"]
@@ -173,8 +172,11 @@ class Transformer(nn.Module):
             assert not self.encoder, "an encoder-decoder model needs a source"
             return DecoderCache(self.config.decoder_layers, [], None)
         encoded, mask = self.encode(source, lengths)
-        keys_values = [layer.cross.project(encoded) for layer in self._decoder_layers()]
-        return DecoderCache(self.config.decoder_layers, keys_values, mask)
+        return DecoderCache(self.config.decoder_layers, self.project_source(encoded), mask)
+
+    def project_source(self, encoded: Float[Tensor, "B S D"]) -> list[KeyValue]:
+        """Keys and values of the encoded source for every decoder layer."""
+        return [layer.cross.project(encoded) for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
     def decode(
         self,
@@ -258,9 +260,6 @@ class Transformer(nn.Module):
             return functional.linear(hidden, self.target_embedding.weight, self.output_bias)
         logits: Tensor = self.output(hidden)
         return logits if self.output_bias is None else logits + self.output_bias
-
-    def _decoder_layers(self) -> list[DecoderLayer]:
-        return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,0 +1,154 @@
+"""What cannot be converted is refused with the reason, by exit code 4, and nothing is written."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+from conftest import small_tokenizer
+from multistride.cli import app
+from multistride.errors import DataError, UsageError
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    place = tmp_path / "theirs"
+    size = small_tokenizer(place, bos_token="<s>", eos_token="</s>")
+    LlamaForCausalLM(LlamaConfig(vocab_size=size, **SIZES)).save_pretrained(place)
+    return place
+
+
+def refused(source, error=DataError):
+    """The one line that `convert` ends with; asserts that it wrote nothing."""
+    target = source.parent / "ours"
+    result = CliRunner().invoke(app, ["convert", str(source), str(target)])
+    assert isinstance(result.exception, error), result.exception
+    assert result.exception.exit_code == (4 if error is DataError else 2)
+    assert not target.exists()
+    assert not [path for path in source.parent.iterdir() if path.name.startswith(".ours")]
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+def configured(source, **changes):
+    path = source / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def without(source, *names, **more):
+    path = source / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(path).items() if name not in names}
+    save_file({**tensors, **more}, path)
+
+
+def test_pickles(source):
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    message = refused(source)
+    assert "pytorch_model.bin, a pickle" in message
+    assert "model.safetensors" in message
+
+
+def test_a_missing_shard(source):
+    (source / "model.safetensors").rename(source / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert "lacks 1 of its 2 weight files, the first is model-00002-of-00002.safetensors" in refused(source)
+
+
+def test_no_weights(source):
+    (source / "model.safetensors").unlink()
+    assert "has no weights" in refused(source)
+
+
+def test_a_truncated_file(source):
+    path = source / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "truncated or corrupt" in refused(source)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba"}, "has the model_type mamba; what can be converted is bart, gpt2, llama"),
+        ({"model_type": None}, "has the model_type None"),
+        ({"model_type": "t5"}, "of the layout t5, which cannot be converted: it adds a learned bias"),
+        ({"auto_map": {"AutoModel": "modeling.My"}}, "its own program code (auto_map in config.json)"),
+        ({"hidden_act": "tanh"}, "has the activation tanh"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary positions of the kind yarn"),
+        ({"hidden_size": 15}, "hidden_size is 15"),
+        ({"intermediate_size": 24}, "does not fit its config.json"),
+        ({"num_hidden_layers": 2}, "lacks the tensor model.layers.1"),
+        ({"num_hidden_layers": 0}, "decoder_layers"),
+        ({"vocab_size": 3, "tie_word_embeddings": False}, "a tokenizer of 43 entries and a model for 3"),
+    ],
+)
+def test_configurations(source, changes, message):
+    configured(source, **changes)
+    assert message in refused(source)
+
+
+def test_a_configuration_that_lacks_something(source):
+    path = source / "config.json"
+    config = json.loads(path.read_text())
+    del config["hidden_size"]
+    path.write_text(json.dumps(config))
+    assert "config.json does not say 'hidden_size'" in refused(source)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "does not hold an object")])
+def test_a_broken_configuration(source, text, message):
+    (source / "config.json").write_text(text)
+    assert message in refused(source)
+
+
+def test_tied_weights_that_are_not_there(source):
+    configured(source, tie_word_embeddings=True)
+    without(source, "lm_head.weight", "model.embed_tokens.weight")
+    assert "declares tie_word_embeddings true" in refused(source)
+
+
+def test_an_output_matrix_that_is_not_there(source):
+    without(source, "lm_head.weight")
+    assert "an output matrix of its own (tie_word_embeddings false), but lm_head.weight is not there" in refused(
+        source
+    )
+
+
+def test_tied_weights_that_differ(source):
+    configured(source, tie_word_embeddings=True)
+    assert "lm_head.weight is not equal to model.embed_tokens.weight" in refused(source)
+
+
+def test_a_tensor_that_nothing_is_made_of(source):
+    """A part of the model that is left out silently."""
+    extra = load_file(source / "model.safetensors")["model.norm.weight"]
+    without(source, **{"model.layers.0.adapter.weight": extra})
+    assert "has the tensor model.layers.0.adapter.weight, for which the layout llama has no place" in refused(source)
+
+
+def test_a_name_that_is_nothing(source):
+    message = refused(source.parent / "nothing here")
+    assert "neither a directory nor a GGUF file nor the name of a model on the hub" in message
+
+
+def test_a_file_that_is_no_gguf(source):
+    (source / "model.gguf").write_bytes(b"nothing")
+    (source / "config.json").unlink()
+    assert "is truncated or no GGUF file" in refused(source)
+
+
+def test_the_source_is_not_overwritten(source):
+    result = CliRunner().invoke(app, ["convert", str(source), str(source)])
+    assert isinstance(result.exception, UsageError)
+    assert "choose another directory" in str(result.exception)
+    assert (source / "model.safetensors").is_file()

@@ -1,0 +1,152 @@
+"""Tokenizers come along: the same text has the same tokens as with the class of transformers."""
+
+import json
+import warnings
+
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer, MarianTokenizer
+
+from conftest import small_tokenizer
+from multistride.convert.checkpoint import Checkpoint
+from multistride.convert.tokenizer import foreign_vocabulary
+from multistride.data.foreign import ForeignVocabulary, load_vocabulary
+from multistride.errors import DataError
+from multistride.model.config import TransformerConfig
+
+ENGLISH = [
+    "the cat sat on the mat .",
+    "a dog and a cat",
+    "the dog ran to the mat",
+    "Two dogs run , and a cat sits !",
+] * 9
+GERMAN = ["die Katze saß auf der Matte .", "ein Hund und eine Katze", "der Hund lief zur Matte", "zwei Hunde"] * 9
+TEXTS = ["the cat and the dogs", " two  dogs ", "Two dogs ran!", ">>deu<< a cat", "ﬁne", "☃ a dog", "saß", ""]
+CAUSAL = TransformerConfig(encoder_layers=0, start_symbol=False)
+
+
+def checkpoint(directory, **changes):
+    file = directory / "tokenizer.json"
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    parts = {"name": "theirs", "config": {}, "names": frozenset(), "read": None, "directory": directory}
+    text = file.read_text() if file.is_file() else None
+    return Checkpoint(**{**parts, "tokenizer": text, "tokenizer_config": settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory):
+    """A directory with the files of a Marian tokenizer: one SentencePiece model a language, one joint vocabulary."""
+    place = tmp_path_factory.mktemp("marian")
+    pieces = {}
+    for side, texts in (("source", ENGLISH), ("target", GERMAN)):
+        file = place / "text"
+        file.write_text("\n".join(texts))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(file), model_prefix=str(place / side), vocab_size=48, hard_vocab_limit=False, minloglevel=2
+        )
+        (place / f"{side}.model").rename(place / f"{side}.spm")
+        model = sentencepiece.SentencePieceProcessor(model_file=str(place / f"{side}.spm"))
+        pieces.update(dict.fromkeys(model.id_to_piece(token) for token in range(3, model.vocab_size())))
+    names = ["</s>", "<unk>", *sorted(pieces), ">>deu<<", ">>nld<<", "<pad>"]
+    (place / "vocab.json").write_text(json.dumps({piece: token for token, piece in enumerate(names)}))
+    settings = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    return place
+
+
+def marian_vocabulary(place):
+    size = len(json.loads((place / "vocab.json").read_text()))
+    config = {"model_type": "marian", "decoder_start_token_id": size - 1}
+    return foreign_vocabulary(checkpoint(place, config=config), TransformerConfig(vocabulary_size=size)), size
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_marian_texts_have_the_tokens_they_had(marian, text):
+    """Pieces of the other language, blanks, language tags and unknown characters, cut as SentencePiece cuts them."""
+    vocabulary, _ = marian_vocabulary(marian)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it recommends a package for punctuation
+        theirs = MarianTokenizer.from_pretrained(marian)
+    expected = theirs(text)["input_ids"]
+    assert [*vocabulary.encode([text])[0], vocabulary.eos] == expected
+
+
+def test_marian_tokens_are_read_as_they_were(marian):
+    vocabulary, size = marian_vocabulary(marian)
+    assert (vocabulary.pad, vocabulary.bos, vocabulary.eos, vocabulary.mask) == (size - 1, size - 1, 0, size)
+    tokens = vocabulary.encode(["the cat and a dog"])[0]
+    assert vocabulary.decode([*tokens, vocabulary.eos]) == "the cat and a dog"
+
+
+@pytest.mark.parametrize("text", [*GERMAN[:4], "the cat", "Wand"])
+def test_marian_targets_are_cut_by_their_own_pieces(marian, text, tmp_path):
+    """Targets cut by the pieces of the source language: a fine-tune that teaches to write letters."""
+    marian_vocabulary(marian)[0].save(tmp_path)
+    vocabulary = load_vocabulary(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = MarianTokenizer.from_pretrained(marian)
+    expected = theirs(text_target=text)["input_ids"]
+    assert [*vocabulary.encode_targets([text])[0], vocabulary.eos] == expected
+    if vocabulary.unknown not in expected:
+        assert vocabulary.decode(expected) == text
+        assert "".join(vocabulary.pieces(expected[:-1])).replace("▁", " ").strip() == text
+
+
+def test_a_chat_template_is_kept_and_its_special_tokens_are_read(tmp_path):
+    """A template whose marks are cut into letters; a person's text that can spell them."""
+    small_tokenizer(tmp_path, bos_token="<s>", eos_token="</s>")
+    source = checkpoint(tmp_path)
+    source.tokenizer_config["chat_template"] = "<s>{{ messages }}"
+    foreign_vocabulary(source, CAUSAL).save(tmp_path / "ours")
+    vocabulary = load_vocabulary(tmp_path / "ours")
+    assert isinstance(vocabulary, ForeignVocabulary)
+    assert vocabulary.chat_template == "<s>{{ messages }}"
+    assert vocabulary.encode_rendered(["<s>ab"])[0][0] == vocabulary.bos
+    assert vocabulary.bos not in vocabulary.encode(["<s>ab"])[0]
+    assert vocabulary.pieces(vocabulary.encode_rendered(["<s>ab"])[0]) == ["<s>", "a", "b"]
+
+
+def test_what_stands_before_every_text_is_kept(tmp_path):
+    small_tokenizer(tmp_path, "<s> $A </s>", bos_token="<s>", eos_token="</s>")
+    vocabulary = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+    assert vocabulary.encode(["a"])[0] == [vocabulary.bos, *vocabulary.encode_rendered(["a"])[0]]
+
+
+def test_where_there_is_no_padding_symbol_eos_stands_in(tmp_path):
+    """Nobody reads padding, so a model without one can be converted."""
+    small_tokenizer(tmp_path, bos_token="<s>", eos_token="</s>")
+    vocabulary = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+    assert vocabulary.pad == vocabulary.eos
+
+
+def test_transformers_reads_what_is_written(tmp_path):
+    small_tokenizer(tmp_path, "<s> $A", bos_token="<s>", eos_token="</s>")
+    vocabulary = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+    vocabulary.save(tmp_path / "ours")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert theirs("a cat")["input_ids"] == vocabulary.encode(["a cat"])[0]
+    assert (theirs.eos_token_id, theirs.pad_token_id, theirs.mask_token_id) == (
+        vocabulary.eos,
+        vocabulary.pad,
+        vocabulary.mask,
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "special", "message"),
+    [
+        ("$A", {"bos_token": "<s>"}, "has no end-of-sentence token"),
+        ("$A </s> <s>", {"bos_token": "<s>", "eos_token": "</s>"}, "writes tokens after the end of sentence"),
+    ],
+)
+def test_tokenizers_that_do_not_fit_are_refused(template, special, message, tmp_path):
+    small_tokenizer(tmp_path, template, **special)
+    with pytest.raises(DataError, match=message):
+        foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+
+
+def test_without_tokenizer_the_way_to_one_is_said(tmp_path):
+    small_tokenizer(tmp_path, eos_token="</s>")
+    with pytest.raises(DataError, match=r"no tokenizer.json: load its tokenizer in transformers"):
+        foreign_vocabulary(checkpoint(tmp_path, tokenizer=None), CAUSAL)
