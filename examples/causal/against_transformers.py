@@ -61,7 +61,7 @@ def theirs(source: Path, model: Generator, most: int) -> Write:
 
 
 def margin(model: Generator, prompt: list[int], one: list[int], other: list[int]) -> float:
-    """How far apart the two tokens are for K=1, in logits, where the texts part; 0 if one is a prefix of the other."""
+    """The distance of the two tokens in K=1 logits where the texts part; 0 if one is the beginning of the other."""
     places = [place for place, (first, second) in enumerate(zip(one, other, strict=False)) if first != second]
     if not places:
         return 0.0
