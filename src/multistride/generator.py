@@ -10,6 +10,7 @@ from multistride.data.chat import rendered
 from multistride.data.detokenize import as_it_is
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
+from multistride.decode.score import score_continuations
 from multistride.device import pick_device
 from multistride.errors import UsageError
 from multistride.model.step import EagerStepModel
@@ -69,6 +70,21 @@ class Generator(Translator):
     ) -> list[Translation]:
         """A causal model has no source: raises `UsageError`."""
         raise UsageError("this is a causal model, which has no source to translate: use generate")
+
+    def score(self, pairs: Sequence[tuple[str, str]], group_size: int = 1) -> list[list[float] | None]:
+        """The natural log-probability of every token of the second texts after the first ones; no EOS is added.
+
+        The n-th list belongs to the n-th pair; None where the context does not hold both. Raises `UsageError` for a
+        group size the checkpoint cannot write.
+        """
+        prompts = self._encode([prompt for prompt, _ in pairs])
+        texts = self.vocabulary.encode([text for _, text in pairs])
+        both = list(zip(prompts, texts, strict=True))
+        fits = [len(prompt) + len(text) <= self.config.max_positions for prompt, text in both]
+        fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit and pair[1]]
+        scores = iter(score_continuations(self.engine.model, fitting, group_size))
+        found = ((next(scores) if text else []) if fit else None for (_, text), fit in zip(both, fits, strict=True))
+        return list(found)
 
     def chatting(self, system: str | None = None) -> Generator:
         """The same model, for which every prompt is the turn of a user, after the `system` text if there is one.

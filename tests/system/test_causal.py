@@ -1,7 +1,9 @@
 """Causal models as their user has them: prepare, train, go on, generate, evaluate, distil, draft."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +185,19 @@ def test_a_model_learns_to_draft_its_own_text(causal, multistride, tmp_path):
             assert json.loads(one)["tokens"] == json.loads(other)["tokens"]
     done = multistride("generate", "--model", tmp_path / "drafts/best", "--group-size", 2, text=text, check=2)
     assert b"only write drafts" in done.stderr
+
+
+def test_the_commands_of_the_page_run(causal, multistride, tmp_path):
+    # Guards: an option renamed, a way of decoding that no longer goes with another.
+    text = (Path(__file__).parents[2] / "docs/generation.md").read_text()
+    commands = [line for line in text.splitlines() if line.startswith("multistride") and "$MODEL" in line]
+    assert len(commands) >= 5
+    (tmp_path / "prompts.txt").write_text("The cat\nThe dog sees\n")
+    (tmp_path / "continuations.txt").write_text(" sees the dog\n the cat.\n")
+    for command in commands:
+        plain, _, source = command.partition(" < ")
+        words = shlex.split(plain.replace("$MODEL", str(causal / "many/best")))[1:]
+        given = (tmp_path / source).read_text() if source else ""
+        done = multistride(*words, text=given, cwd=tmp_path, check=0)
+        if words[0] in ("generate", "score"):
+            assert len(done.stdout.decode().splitlines()) == 2, command

@@ -149,6 +149,8 @@ def score(
 ) -> None:
     """Print how probable given translations are (natural logarithm).
 
+    With a causal model: how probable given texts are after given prompts, EOS not counted.
+
     One line per pair, in order: the sum over all tokens and EOS, a tab, and their number. A pair that cannot be
     scored is an empty line; stderr names it, and the exit code is 4.
 
@@ -157,11 +159,11 @@ def score(
     size = number(group_size)
 
     from multistride.device import set_threads
+    from multistride.generator import load
     from multistride.lines import score_stream
-    from multistride.translator import Translator
 
     set_threads(threads)
-    translator = Translator.load(model, device)
+    translator = load(model, device)
     note_untrained(size, translator)
     failed = score_stream(translator, source, target, size, as_json, say)
     if failed:
