@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from originals import small_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from conftest import small_tokenizer
 from multistride.cli import app
 from multistride.errors import DataError, UsageError
 

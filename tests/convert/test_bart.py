@@ -1,8 +1,10 @@
 """BART, mBART and Marian against the classes of transformers."""
 
 import pytest
+from originals import assert_same_translator, converted_model, randomised, small_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     MarianConfig,
@@ -11,8 +13,9 @@ from transformers import (
     MBartForConditionalGeneration,
 )
 
-from conftest import assert_same_translator, converted_model, randomised, small_tokenizer
+import multistride
 from multistride.errors import DataError
+from multistride.model.inspection import inspect_model
 
 SIZES = {
     "d_model": 32,
@@ -47,6 +50,35 @@ def test_a_converted_model_is_the_original(kind, tmp_path):
     ours, vocabulary = converted_model(tmp_path / "theirs", tmp_path / "ours")
     assert_same_translator(theirs, ours, size)
     assert vocabulary.decode(vocabulary.encode(["a b"])[0]) == "a b"
+
+
+def test_a_converted_translator_translates(tmp_path):
+    """Texts in, texts out: the beginning and end of sources and the special tokens of a foreign tokenizer."""
+    size = small_tokenizer(tmp_path / "theirs", "<s> $A </s>", **SPECIAL)
+    theirs = randomised(BartForConditionalGeneration(BartConfig(vocab_size=size, **SIZES, **BART)))
+    theirs.generation_config.forced_eos_token_id = None
+    theirs.save_pretrained(tmp_path / "theirs")
+    converted_model(tmp_path / "theirs", tmp_path / "ours")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    texts = ["a cat sat.", "dogs"]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    written = theirs.generate(**inputs, max_new_tokens=20, do_sample=False, num_beams=1)
+    expected = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+    found = multistride.load(tmp_path / "ours").translate(texts, limit_ratio=0.01, limit_extra=20)
+    assert [each.text.strip() for each in found] == expected
+    assert any(expected)
+    started_from = inspect_model(tmp_path / "ours")["started_from"]
+    assert started_from == f"{tmp_path / 'theirs'} (bart)"
+
+
+def test_a_mask_that_was_there_is_kept(tmp_path):
+    """BART has a mask, and its vector is trained."""
+    size = small_tokenizer(tmp_path / "theirs", "$A </s>", **SPECIAL, mask_token="<mask>")
+    theirs = randomised(BartForConditionalGeneration(BartConfig(vocab_size=size, **SIZES, **BART)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, vocabulary = converted_model(tmp_path / "theirs", tmp_path / "ours")
+    assert len(vocabulary) == size
+    assert ours.target_embedding.weight.equal(theirs.model.shared.weight)
 
 
 def test_stored_sinusoids_that_are_none_are_refused(tmp_path):

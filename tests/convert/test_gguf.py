@@ -3,10 +3,10 @@
 import gguf
 import pytest
 import torch
+from originals import assert_same_causal_model, converted_model, randomised
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from conftest import assert_same_causal_model, converted_model, randomised
 from multistride.convert import bytelevel
 from multistride.convert.gguf import read_gguf
 from multistride.convert.run import converted

@@ -1,10 +1,9 @@
 """The GPT-2 layout against the class of transformers."""
 
 import pytest
+from originals import assert_same_causal_model, converted_model, randomised
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
-
-from conftest import assert_same_causal_model, converted_model, randomised
 
 SIZES = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "bos_token_id": 2, "eos_token_id": 2}
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from originals import causal_slots, sequences, small_tokenizer
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -16,7 +17,6 @@ from transformers import (
 
 import multistride
 import multistride.hf
-from conftest import causal_slots, sequences, small_tokenizer
 from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
 from multistride.errors import UsageError

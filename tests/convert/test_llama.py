@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from originals import assert_same_causal_model, converted_model, randomised
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
-from conftest import assert_same_causal_model, converted_model, randomised
 
 SIZES = {
     "hidden_size": 32,
@@ -44,6 +43,18 @@ def test_a_converted_model_is_the_original(kind, letters, tmp_path):
     ours, vocabulary = converted_model(directory, tmp_path / "ours")
     assert ours.config.mask_token == vocabulary.mask == size
     assert_same_causal_model(theirs, ours, size)
+
+
+def test_rows_that_no_token_stands_for_are_left_out(letters, tmp_path):
+    """A mask whose vector is one of the rows that were never trained, and a head that can write them."""
+    directory, size = letters
+    theirs = randomised(LlamaForCausalLM(LlamaConfig(vocab_size=size + 7, **SIZES)))
+    theirs.save_pretrained(directory)
+    ours, vocabulary = converted_model(directory, tmp_path / "ours")
+    table, original = ours.target_embedding.weight, theirs.model.embed_tokens.weight
+    assert len(table) == len(vocabulary) == size + 1
+    assert table[:size].equal(original[:size])
+    torch.testing.assert_close(table[size], original[:size].mean(0))
 
 
 def test_the_precision_of_the_original_is_kept(letters, tmp_path):

@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import sentencepiece
+from originals import small_tokenizer
 from transformers import AutoTokenizer, MarianTokenizer
 
-from conftest import small_tokenizer
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.tokenizer import foreign_vocabulary
 from multistride.data.foreign import ForeignVocabulary, load_vocabulary
@@ -57,7 +57,8 @@ def marian(tmp_path_factory):
 def marian_vocabulary(place):
     size = len(json.loads((place / "vocab.json").read_text()))
     config = {"model_type": "marian", "decoder_start_token_id": size - 1}
-    return foreign_vocabulary(checkpoint(place, config=config), TransformerConfig(vocabulary_size=size)), size
+    vocabulary, _ = foreign_vocabulary(checkpoint(place, config=config), TransformerConfig(vocabulary_size=size))
+    return vocabulary, size
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -98,7 +99,7 @@ def test_a_chat_template_is_kept_and_its_special_tokens_are_read(tmp_path):
     small_tokenizer(tmp_path, bos_token="<s>", eos_token="</s>")
     source = checkpoint(tmp_path)
     source.tokenizer_config["chat_template"] = "<s>{{ messages }}"
-    foreign_vocabulary(source, CAUSAL).save(tmp_path / "ours")
+    foreign_vocabulary(source, CAUSAL)[0].save(tmp_path / "ours")
     vocabulary = load_vocabulary(tmp_path / "ours")
     assert isinstance(vocabulary, ForeignVocabulary)
     assert vocabulary.chat_template == "<s>{{ messages }}"
@@ -109,20 +110,20 @@ def test_a_chat_template_is_kept_and_its_special_tokens_are_read(tmp_path):
 
 def test_what_stands_before_every_text_is_kept(tmp_path):
     small_tokenizer(tmp_path, "<s> $A </s>", bos_token="<s>", eos_token="</s>")
-    vocabulary = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+    vocabulary, _ = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
     assert vocabulary.encode(["a"])[0] == [vocabulary.bos, *vocabulary.encode_rendered(["a"])[0]]
 
 
 def test_where_there_is_no_padding_symbol_eos_stands_in(tmp_path):
     """Nobody reads padding, so a model without one can be converted."""
     small_tokenizer(tmp_path, bos_token="<s>", eos_token="</s>")
-    vocabulary = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+    vocabulary, _ = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
     assert vocabulary.pad == vocabulary.eos
 
 
 def test_transformers_reads_what_is_written(tmp_path):
     small_tokenizer(tmp_path, "<s> $A", bos_token="<s>", eos_token="</s>")
-    vocabulary = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+    vocabulary, _ = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
     vocabulary.save(tmp_path / "ours")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert theirs("a cat")["input_ids"] == vocabulary.encode(["a cat"])[0]

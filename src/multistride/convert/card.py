@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from multistride.convert.checkpoint import Checkpoint
 from multistride.model.config import TransformerConfig
@@ -14,17 +15,23 @@ def model_card(checkpoint: Checkpoint, config: TransformerConfig, lost: tuple[st
     """The text of the card. The licence is the one that the original's README.md names."""
     kind = "encoder-decoder" if config.encoder_layers else "causal"
     lines = [
-        f"# {checkpoint.name}, converted",
+        f"# {_short(checkpoint)}, converted",
         "",
         f"A {kind} model of the layout `{checkpoint.model_type}`, made by `multistride convert`. At K=1 it writes "
         "what the original writes; for larger groups it has to be trained first.",
         "",
         f"- Licence: {_licence(checkpoint)}",
-        f"- Original: `{checkpoint.name}`; SHA-256 of its files in `provenance.json`",
+        f"- Original: `{_short(checkpoint)}`; SHA-256 of its files in `provenance.json`",
         f"- Vocabulary: {config.vocabulary_size:,} entries, tokenizer and special tokens of the original",
         *(f"- Not kept: {line}" for line in lost),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _short(checkpoint: Checkpoint) -> str:
+    """The name of a model on the hub, or of the file or directory without the way to it."""
+    path = Path(checkpoint.name)
+    return path.name if path.exists() else checkpoint.name
 
 
 def _licence(checkpoint: Checkpoint) -> str:

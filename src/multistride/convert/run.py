@@ -103,8 +103,8 @@ def converted(checkpoint: Checkpoint) -> Converted:
     layout = _layout(checkpoint)
     try:
         config = layout.configure(checkpoint)
-        vocabulary = foreign_vocabulary(checkpoint, config)
-        config = _completed(config, checkpoint, vocabulary)
+        vocabulary, mask_added = foreign_vocabulary(checkpoint, config)
+        config = _completed(config, checkpoint, vocabulary, mask_added)
     except KeyError as error:
         raise DataError(f"{checkpoint.name}: config.json does not say {error}: download it again") from error
     except ValidationError as error:
@@ -112,7 +112,7 @@ def converted(checkpoint: Checkpoint) -> Converted:
         raise DataError(f"{checkpoint.name} cannot be converted: {problem}") from error
     with torch.device("meta"):
         model = Transformer(config)
-    tensors = _with_own(mapped(layout, config, checkpoint), model)
+    tensors = _with_own(mapped(layout, config, checkpoint), config, mask_added)
     model.load_state_dict(_fitting(tensors, model, checkpoint), assign=True)
     return Converted(model.eval(), vocabulary, checkpoint, _lost(checkpoint, vocabulary))
 
@@ -127,12 +127,14 @@ def _layout(checkpoint: Checkpoint) -> Layout:
     return LAYOUTS[kind]
 
 
-def _completed(config: TransformerConfig, checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> TransformerConfig:
+def _completed(
+    config: TransformerConfig, checkpoint: Checkpoint, vocabulary: ForeignVocabulary, mask_added: bool
+) -> TransformerConfig:
     """The configuration with what the tokenizer decides. Rows of the tables that no token stands for are left out."""
-    theirs, added = config.vocabulary_size, int(vocabulary.mask == len(vocabulary) - 1)
-    if len(vocabulary) - added > theirs:
+    entries = len(vocabulary) - int(mask_added)
+    if entries > config.vocabulary_size:
         raise DataError(
-            f"{checkpoint.name} has a tokenizer of {len(vocabulary) - added} entries and a model for {theirs}: "
+            f"{checkpoint.name} has a tokenizer of {entries} entries and a model for {config.vocabulary_size}: "
             "use the files of one model"
         )
     forbidden = {row[0] for row in checkpoint.generation.get("bad_words_ids") or () if len(row) == 1}
@@ -148,9 +150,8 @@ def _completed(config: TransformerConfig, checkpoint: Checkpoint, vocabulary: Fo
     return TransformerConfig.model_validate({**config.model_dump(), **decided})
 
 
-def _with_own(tensors: dict[str, Tensor], model: Transformer) -> dict[str, Tensor]:
+def _with_own(tensors: dict[str, Tensor], config: TransformerConfig, mask_added: bool) -> dict[str, Tensor]:
     """Their tensors with ours beside them: reach vectors of zero, so that K=1 is the original, and start symbols."""
-    config = model.config
     like = tensors["target_embedding.weight"]
     tensors["reach.beyond_one.weight"] = torch.zeros(config.max_group_size, config.hidden_size, dtype=like.dtype)
     if config.positions == "rotary":
@@ -160,16 +161,17 @@ def _with_own(tensors: dict[str, Tensor], model: Transformer) -> dict[str, Tenso
         tensors["position.further_start.weight"] = (far * like.float().std()).to(like.dtype)
     for name in ("target_embedding.weight", "source_embedding.weight", "output.weight", "output_bias"):
         if name in tensors:
-            tensors[name] = _with_mask(tensors[name], config.vocabulary_size)
+            tensors[name] = _table(tensors[name], config, mask_added)
     return tensors
 
 
-def _with_mask(table: Tensor, size: int) -> Tensor:
-    """`size` rows of a table over the vocabulary: a mask that was added begins as the mean of all tokens."""
-    if len(table) >= size:
-        return table[:size]
-    mean = table.float().mean(dim=0, keepdim=True).to(table.dtype)
-    return torch.cat([table, mean.expand(size - len(table), *mean.shape[1:])])
+def _table(table: Tensor, config: TransformerConfig, mask_added: bool) -> Tensor:
+    """A table over the vocabulary as long as that; a mask that was added begins as the mean of all other tokens."""
+    if not mask_added:
+        return table[: config.vocabulary_size]
+    others = table[: config.mask_token]
+    mean = others.float().mean(dim=0, keepdim=True).to(table.dtype)
+    return torch.cat([others, mean, table[config.mask_token + 1 : config.vocabulary_size]])
 
 
 def _fitting(tensors: dict[str, Tensor], model: Transformer, checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -30,8 +30,8 @@ KEPT_SETTINGS = (
 """What `tokenizer_config.json` keeps; the rest are settings of classes that read other files than ours."""
 
 
-def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> ForeignVocabulary:
-    """The tokenizer of a checkpoint with its special tokens by role.
+def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> tuple[ForeignVocabulary, bool]:
+    """The tokenizer of a checkpoint with its special tokens by role, and whether a mask was added to it.
 
     Where no token is a mask one is added, which takes the id behind all others. Padding is never read, so where
     there is none EOS stands in. Raises `DataError` without tokenizer or EOS, and where sources do not end in EOS.
@@ -43,7 +43,7 @@ def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> For
     start = _decoder_start(checkpoint) if config.encoder_layers else _id(tokenizer, settings.get("bos_token"))
     pad = _id(tokenizer, settings.get("pad_token"))
     unknown = _id(tokenizer, settings.get("unk_token"))
-    mask = _mask(tokenizer, settings)
+    mask, added = _mask(tokenizer, settings)
     settings.setdefault("pad_token", tokenizer.id_to_token(end))
     roles = {
         "pad": end if pad is None else pad,
@@ -67,7 +67,7 @@ def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> For
             f"{checkpoint.name} has a tokenizer that writes tokens after the end of sentence, and sources end in it "
             "here: it cannot be converted"
         )
-    return vocabulary
+    return vocabulary, added
 
 
 def _read(checkpoint: Checkpoint) -> Tokenizer:
@@ -129,13 +129,15 @@ def _decoder_start(checkpoint: Checkpoint) -> int:
     return named
 
 
-def _mask(tokenizer: Tokenizer, settings: dict[str, Any]) -> int:
+def _mask(tokenizer: Tokenizer, settings: dict[str, Any]) -> tuple[int, bool]:
+    """The mask, and whether there was none before."""
     found = _id(tokenizer, settings.get("mask_token"))
     if found is None:
         found = _id(tokenizer, MASK)
-    if found is None:
-        tokenizer.add_special_tokens([AddedToken(MASK, normalized=False, special=True)])
-        found = _id(tokenizer, MASK)
-        settings["mask_token"] = MASK
+    if found is not None:
+        return found, False
+    tokenizer.add_special_tokens([AddedToken(MASK, normalized=False, special=True)])
+    settings["mask_token"] = MASK
+    found = _id(tokenizer, MASK)
     assert found is not None
-    return found
+    return found, True

@@ -15,6 +15,7 @@ def inspect_model(directory: Path) -> dict[str, Any]:
     config, provenance = model.config, load_provenance(directory)
     weights = directory / WEIGHTS
     training = provenance.get("config") or {}
+    original = provenance.get("converted_from")
     return {
         "directory": str(directory),
         "kind": "encoder-decoder" if config.encoder_layers else "decoder-only (causal)",
@@ -30,7 +31,9 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "weights_megabytes": round(weights.stat().st_size / 1e6, 1),
         "weights_sha256": sha256(weights),
         "made_with": f"multistride {provenance.get('multistride', 'unknown')}",
-        "started_from": training.get("start_from") or "random weights",
+        "started_from": f"{original['source']} ({original['model_type']})"
+        if original
+        else training.get("start_from") or "random weights",
         "updates": provenance.get("update"),
         "data_hash": provenance.get("data_hash"),
     }
