@@ -65,20 +65,27 @@ class TextPrepareConfig(BaseModel):
     documents: DocumentKind = Field("file", description="what a document is in a plain file")
     field: str = Field("text", description="field of a .jsonl that holds the text")
     window: int = Field(256, ge=8, description="most tokens of a window, EOS included: the model's max_positions")
-    carry: int = Field(32, ge=0, description="tokens of the window before that a window begins with, only to be read")
+    carry: int | None = Field(
+        None, ge=0, description="tokens a window has of the one before, only to be read; left out: window / 8"
+    )
     vocabulary_size: int = Field(8000, ge=6, description="most tokens")
     vocabulary_from: Path | None = Field(None, description="use the tokenizer of this directory instead")
     drop_duplicates: bool = Field(True, description="keep an identical document once")
 
     @model_validator(mode="after")
     def _consistent(self) -> TextPrepareConfig:
-        if self.carry >= self.window:
+        if self.carried >= self.window:
             raise ValueError(f"carry is {self.carry}; it must be smaller than window ({self.window})")
         if not self.train.paths():
             raise ValueError("give a text to train on")
         if not self.train.documents and self.vocabulary_from is None:
             raise ValueError("token files need the vocabulary they were written with: give its directory")
         return self
+
+    @property
+    def carried(self) -> int:
+        """Tokens that a window has of the one before."""
+        return self.window // 8 if self.carry is None else self.carry
 
     def files(self, split: str) -> TextFiles:
         """The files of one split."""
@@ -182,7 +189,7 @@ def _read_split(config: TextPrepareConfig, name: str, vocabulary: Vocabulary) ->
     for document in _clean(config, name, split):
         [tokens] = vocabulary.encode([document])
         split.kept += 1
-        for window, known in windows([*tokens, vocabulary.eos], config.window, config.carry):
+        for window, known in windows([*tokens, vocabulary.eos], config.window, config.carried):
             split.add(window, known)
     for path in config.files(name).written:
         for record in read_written(path):

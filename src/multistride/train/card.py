@@ -17,9 +17,7 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
     verb, source = ("translate", "source") if shape.encoder_layers else ("generate --mode exact", "prompts")
     task = f"trained to write K tokens per step for K in {{{sizes}}}"
     if shape.adapter is not None:
-        task = (
-            f"with adapters of rank {shape.adapter.rank} that draft, K in {{{sizes}}}; its text is unchanged"
-        )
+        task = f"with adapters of rank {shape.adapter.rank} that draft, K in {{{sizes}}}; its text is unchanged"
     start = f"the weights of `{config.start_from}`" if config.start_from else "random weights"
     lines = [
         "# A multistride model",
