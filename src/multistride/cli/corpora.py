@@ -35,9 +35,7 @@ def prepare(
     documents: Annotated[str | None, typer.Option(help="Text: a document is a file, a paragraph or a line.")] = None,
     field: Annotated[str | None, typer.Option(help="Text: field of a .jsonl (text).")] = None,
     window: Annotated[int | None, typer.Option(help="Text: tokens of a window, the model's context (256).")] = None,
-    carry: Annotated[
-        int | None, typer.Option(help="Text: tokens a window has of the one before (an eighth).")
-    ] = None,
+    carry: Annotated[int | None, typer.Option(help="Text: tokens a window has of the one before it (1/8).")] = None,
     columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
     fields: Annotated[str, typer.Option(help="Source and target field of a .jsonl.")] = "source,target",
     vocabulary: Annotated[
