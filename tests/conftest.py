@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-SHAPED = ["multistride.groups", "multistride.model", "multistride.decode", "multistride.train"]
+SHAPED = ["multistride.groups", "multistride.drafts", "multistride.model", "multistride.decode", "multistride.train"]
 install_import_hook(SHAPED, "beartype.beartype")
 
 import torch  # noqa: E402

@@ -26,17 +26,19 @@ from multistride.version import __version__
 
 if TYPE_CHECKING:
     from multistride.errors import UserError
-    from multistride.translator import StreamedGroup, Translation, Translator, load
+    from multistride.generator import Generator, load
+    from multistride.translator import StreamedGroup, Translation, Translator
 
 _HOMES = {
-    "load": "multistride.translator",
+    "Generator": "multistride.generator",
+    "load": "multistride.generator",
     "StreamedGroup": "multistride.translator",
     "Translation": "multistride.translator",
     "Translator": "multistride.translator",
     "UserError": "multistride.errors",
 }
 
-__all__ = ["StreamedGroup", "Translation", "Translator", "UserError", "__version__", "load"]
+__all__ = ["Generator", "StreamedGroup", "Translation", "Translator", "UserError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

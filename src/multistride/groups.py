@@ -189,6 +189,17 @@ def without_start(slots: Slots, labels: Int[Tensor, "B N"]) -> tuple[Slots, Int[
     return slots._replace(group=group), labels.masked_fill(first, NO_LABEL)
 
 
+def after_prompts(prompts: Int[Tensor, "B"], sizes: Int[Tensor, "B G"]) -> Int[Tensor, "B H"]:
+    """The groups `sizes`, in each row behind as many groups of size 1 as its prompt has tokens.
+
+    This is how a text whose first tokens were known is laid out: they are read as at K=1, whatever K follows.
+    """
+    counts = torch.stack([prompts, (sizes > 0).sum(1)], dim=1)
+    rows, parts, offset, shape = _spread(counts)
+    values = torch.ones_like(offset) if sizes.shape[1] == 0 else sizes[rows, offset.clamp(max=sizes.shape[1] - 1)]
+    return _fill(counts, shape, torch.where(parts == 0, 1, values), 0)
+
+
 def lookahead(
     target: Int[Tensor, "B T"],
     lengths: Int[Tensor, "B"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from multistride.data.corpus import Pair, Record, Unreadable, read_parallel
+from multistride.data.detokenize import one_line
 from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
@@ -19,8 +20,8 @@ from multistride.errors import DataError
 from multistride.files import Journal
 from multistride.translator import Translation, Translator
 
-LineFormat = Literal["text", "groups", "json"]
-"""A translation as its text, as its text with a bar between steps, or as an object with all that is known of it."""
+LineFormat = Literal["text", "groups", "json", "stream"]
+"""A result as its text, with a bar between steps, as an object with all that is known of it, or as it comes."""
 
 TELL_EVERY_SECONDS = 30.0
 """How often a long translation says how far it is."""
@@ -28,6 +29,27 @@ TELL_EVERY_SECONDS = 30.0
 
 SCORED_TOGETHER = 2048
 """Pairs read before the first score is printed."""
+
+
+def write_lines(
+    translator: Translator,
+    lines: Iterable[bytes],
+    options: DecodeOptions,
+    output: TextIO,
+    trace: Journal | None,
+    form: LineFormat,
+    buffer: int,
+    report: Callable[[str], None],
+) -> int:
+    """Decode lines, `buffer` at a time, and write one result for each in the format `form`; returns how many failed.
+
+    Raises `UsageError` for options that the model cannot follow, before anything is read.
+    """
+    translator.checked(options, streaming=form == "stream")
+    if form == "stream":
+        return stream_lines(translator, lines, options, output, trace, report)
+    results = translator.translate_lines(lines, options, buffer)
+    return translate_stream(results, translator.vocabulary, options, output, trace, form, report)
 
 
 def translate_stream(
@@ -53,7 +75,7 @@ def translate_stream(
         output.write(line_of(result, vocabulary, form) + "\n")
         if line % 1000 == 0 and time.monotonic() - told > TELL_EVERY_SECONDS:
             told = time.monotonic()
-            report(f"{line:,} lines translated")
+            report(f"{line:,} lines done")
         _write_trace(trace, line, result.trace, result.ending, options, vocabulary)
     output.flush()
     return failed
@@ -108,7 +130,7 @@ def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> st
         return json.dumps(_facts(result, vocabulary), ensure_ascii=False)
     if form == "groups":
         return GROUP_BAR.join(group_texts([vocabulary.pieces(group.tokens) for group in result.trace]))
-    return result.text
+    return one_line(result.text)
 
 
 def score_stream(

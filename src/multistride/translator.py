@@ -22,7 +22,7 @@ from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.decode.strategy import Measured
 from multistride.device import pick_device
 from multistride.engines.open import Engine, check_engine, open_engine, open_export
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
 from multistride.model.weights import WEIGHTS, load_calibration, load_model
@@ -78,15 +78,17 @@ class Translator:
     ) -> Translator:
         """Read a model directory; None: the one that ships. `report` hears what engine `auto` picked.
 
-        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or engine, and
-        `MissingExtraError` for an engine that needs a library that is not installed.
+        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or engine and
+        for a model that has no encoder, `MissingExtraError` for an engine that needs a library that is not there.
         """
-        check_engine(engine)
         place = DEFAULT if directory is None else Path(directory)
-        if exported := open_export(place, engine, report=report):
-            return cls(*exported, place)
-        model, vocabulary = load_model(place, pick_device(device))
-        return cls(open_engine(model, engine, report=report), vocabulary, place)
+        opened = opened_model(place, device, engine, report)
+        if not opened[0].config.encoder_layers:
+            raise UsageError(f"{place} is a causal model, which has no source to translate: use generate")
+        return cls(*opened, place)
+
+    shape = staticmethod(one_line)
+    """What is made of a decoded text: a translation is one line, as its source was."""
 
     @property
     def config(self) -> TransformerConfig:
@@ -165,15 +167,21 @@ class Translator:
             raise DataError("it is not valid UTF-8")
         return self._streamed(text, options)
 
+    def generate(
+        self, prompts: Sequence[str], group_size: int | str = 1, mode: str = "fast", **choices: Any
+    ) -> list[Translation]:
+        """Continue prompts; only causal models do: see `generator.Generator`. Others raise `UsageError`."""
+        raise UsageError("this model has an encoder, so it translates: use translate, or load a causal model")
+
     def _streamed(self, text: str, options: DecodeOptions) -> Iterator[StreamedGroup]:
         constraints = self.checked(options, streaming=True)
-        [tokens] = self.vocabulary.encode([text])
+        [tokens] = self._encode([text])
         if problem := self.problem(tokens):
             raise DataError(problem)
-        return self._groups(tokens, options, constraints) if text.strip() else iter(())
+        return iter(()) if self._without_decoding(text, tokens) else self._groups(tokens, options, constraints)
 
     def _groups(self, tokens: list[int], options: DecodeOptions, constraints: Constraints) -> Iterator[StreamedGroup]:
-        written = TextStream(self.vocabulary, options.stop)
+        written = TextStream(self.vocabulary, options.stop, self.shape)
         batch = source_batch([tokens], self.config)
         state, passes = begin_batch(self.engine, *batch, options, constraints, self.measured_for(options))
         [hypothesis] = state.hypotheses
@@ -202,7 +210,7 @@ class Translator:
     def _translated(
         self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
     ) -> list[Translation]:
-        tokens = self.vocabulary.encode(list(texts))
+        tokens = self._encode(texts)
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
         sources = [tokens[place] for place in open_places]
@@ -228,6 +236,10 @@ class Translator:
         scores = iter(score_pairs(self.engine.model, fitting, group_size))
         return [next(scores) if fit else None for fit in fits]
 
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens that decoding begins with, text by text."""
+        return self.vocabulary.encode(list(texts))
+
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Why a source of these tokens cannot be translated; None if it can."""
         longest = self.config.max_positions - 1
@@ -245,7 +257,7 @@ class Translator:
         texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
         for text, hypothesis in zip(texts, hypotheses, strict=True):
             yield Translation(
-                one_line(until(text, stops)),
+                self.shape(until(text, stops)),
                 tuple(hypothesis.tokens),
                 tuple(hypothesis.log_probabilities),
                 tuple(hypothesis.groups),
@@ -253,12 +265,15 @@ class Translator:
             )
 
 
-def load(path: Path | str | None = None, device: str = "auto", engine: str = "eager") -> Translator:
-    """The model in a directory that `multistride train` wrote; None: the English-German one that ships.
-
-    Raises as `Translator.load` does.
-    """
-    return Translator.load(path, device, engine)
+def opened_model(
+    directory: Path, device: str, engine: str, report: Callable[[str], None] = lambda line: None
+) -> tuple[Engine[Any], Vocabulary]:
+    """The engine of a model directory (or of an export), and its vocabulary. Raises as `Translator.load` does."""
+    check_engine(engine)
+    if exported := open_export(directory, engine, report=report):
+        return exported
+    model, vocabulary = load_model(directory, pick_device(device))
+    return open_engine(model, engine, report=report), vocabulary
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -8,7 +8,7 @@ import typer
 
 from multistride.cli.converting import convert
 from multistride.cli.corpora import distill, prepare
-from multistride.cli.decoding import evaluate, score, translate
+from multistride.cli.decoding import evaluate, generate, score, translate
 from multistride.cli.exporting import export
 from multistride.cli.measuring import bench, calibrate
 from multistride.cli.showing import inspect, report
@@ -51,6 +51,7 @@ for _verb in (
     train,
     average,
     translate,
+    generate,
     score,
     evaluate,
     bench,

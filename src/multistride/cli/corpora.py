@@ -9,6 +9,7 @@ import typer
 
 from multistride.cli.options import DeviceOption, JsonOption, ThreadsOption
 from multistride.console import print_json, say, two
+from multistride.errors import UsageError
 
 
 def prepare(
@@ -23,6 +24,18 @@ def prepare(
     validation_source: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
     validation_target: Annotated[Path | None, typer.Option()] = None,
     validation_pairs: Annotated[Path | None, typer.Option()] = None,
+    train_text: Annotated[
+        list[Path] | None, typer.Option(help="For causal models instead: text files, or .jsonl. Repeat it.")
+    ] = None,
+    validation_text: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
+    train_written: Annotated[
+        list[Path] | None, typer.Option(help="Tokens that a causal model wrote: see `multistride distill`.")
+    ] = None,
+    validation_written: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
+    documents: Annotated[str | None, typer.Option(help="Text: a document is a file, a paragraph or a line.")] = None,
+    field: Annotated[str | None, typer.Option(help="Text: field of a .jsonl (text).")] = None,
+    window: Annotated[int | None, typer.Option(help="Text: tokens of a window, the model's context (256).")] = None,
+    carry: Annotated[int | None, typer.Option(help="Text: tokens a window has of the one before it (1/8).")] = None,
     columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
     fields: Annotated[str, typer.Option(help="Source and target field of a .jsonl.")] = "source,target",
     vocabulary: Annotated[
@@ -34,7 +47,9 @@ def prepare(
     max_length_ratio: Annotated[float, typer.Option(help="Drop pairs of more unequal lengths.")] = 4.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Clean parallel text, build the vocabulary, write token arrays.
+    """Clean text, build the vocabulary, write token arrays.
+
+    Parallel text for translation, or (--train-text) texts for causal models, cut into windows.
 
     Example: multistride prepare --train-source train.en --train-target train.de
     --validation-source val.en --validation-target val.de --output runs/data
@@ -42,6 +57,17 @@ def prepare(
     Distilled and real translations together: --train-source train.en --train-target distilled.de
     --train-source train.en --train-target train.de
     """
+    texts = {"documents": documents, "field": field, "window": window, "carry": carry}
+    files = (train_text, train_written, validation_text, validation_written)
+    if any(files):
+        pairs = (train_source, train_target, train_pairs, validation_source, validation_target, validation_pairs)
+        if any(pairs):
+            raise UsageError("texts and pairs were given, which are for different models: prepare them apart")
+        _prepare_text(output, files, texts, vocabulary, vocabulary_size, as_json)
+        return
+    if unused := [f"--{name}" for name, value in texts.items() if value is not None]:
+        raise UsageError(f"{unused[0]} was given, which is for text: give --train-text, or leave it out")
+
     from itertools import zip_longest
 
     from multistride.config import validate
@@ -72,6 +98,33 @@ def prepare(
         print_json(manifest)
 
 
+def _prepare_text(
+    output: Path,
+    files: tuple[list[Path] | None, ...],
+    texts: dict[str, Any],
+    vocabulary: Path | None,
+    vocabulary_size: int,
+    as_json: bool,
+) -> None:
+    """Texts for causal models; options that were left out have the defaults of `TextPrepareConfig`."""
+    from multistride.config import validate
+    from multistride.data.prepare_text import TextPrepareConfig, prepare_text
+
+    train, train_written, validation, validation_written = (given or () for given in files)
+    tree = {
+        "output": output,
+        "train": {"documents": train, "written": train_written},
+        "validation": {"documents": validation, "written": validation_written},
+        "vocabulary_from": vocabulary,
+        "vocabulary_size": vocabulary_size,
+        **{name: value for name, value in texts.items() if value is not None},
+    }
+    manifest = prepare_text(validate(TextPrepareConfig, tree, "prepare"), say)
+    say(f"written: {output}")
+    if as_json:
+        print_json(manifest)
+
+
 def distill(
     model: Annotated[Path, typer.Option(help="The teacher: a model directory, for example RUN/best.")],
     source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
@@ -79,11 +132,17 @@ def distill(
     target: Annotated[Path | None, typer.Option(help="Real translations, only to compare with.")] = None,
     validation_source: Annotated[Path | None, typer.Option(help="Measure the teacher on this text ...")] = None,
     validation_reference: Annotated[Path | None, typer.Option(help="... against these references.")] = None,
-    beam: Annotated[int, typer.Option(help="Hypotheses kept while searching; 1 is greedy.")] = 4,
+    beam: Annotated[
+        int | None, typer.Option(help="Hypotheses kept while searching (4); 1 is greedy, as causal models are.")
+    ] = None,
     length_penalty: Annotated[float, typer.Option(help="Rank by log-probability / length ** this.")] = 1.0,
     engine: Annotated[
         str, typer.Option(help="ctranslate2 (int8, extra [bench]), eager, or auto: the first that works.")
     ] = "auto",
+    max_tokens: Annotated[int, typer.Option(help="Causal: most tokens written after a prompt.")] = 128,
+    temperature: Annotated[float, typer.Option(help="Causal: above 0, tokens are drawn by chance.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Causal: seed of the draws.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Causal: each line is a user's turn in a chat.")] = False,
     batch_size: Annotated[int, typer.Option(help="Sentences decoded together, at most.")] = 64,
     chunk: Annotated[int, typer.Option(help="Lines of a part: the work that a crash can lose.")] = 2000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
@@ -92,6 +151,9 @@ def distill(
     as_json: JsonOption = False,
 ) -> None:
     """Translate a training corpus with a teacher (distillation).
+
+    A causal model continues prompts instead, for learning to draft its own text: the output has one JSON object of
+    token ids a line, which `prepare --train-written` reads.
 
     Line n of the output belongs to line n of the source, always. The same command goes on where it stopped, after
     Ctrl-C or a crash, and does nothing where all is done. A line that cannot be translated is empty.
@@ -105,12 +167,13 @@ def distill(
     checks = {"validation_source": validation_source, "validation_reference": validation_reference}
     search = {"beam": beam, "length_penalty": length_penalty, "engine": engine}
     sizes = {"batch_size": batch_size, "chunk": chunk}
-    config = validate(DistillConfig, {**files, **checks, **search, **sizes}, "distill")
+    causal = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "chat": chat}
+    config = validate(DistillConfig, {**files, **checks, **search, **sizes, **causal}, "distill")
 
     from multistride.device import set_threads
     from multistride.distill.run import distill as distill_corpus
 
     manifest = distill_corpus(config, say, device=device, threads=set_threads(threads))
-    say(f"written: {output}, {manifest['translated_lines']:,} of {manifest['lines']:,} lines translated")
+    say(f"written: {output}, {manifest['translated_lines']:,} of {manifest['lines']:,} lines done")
     if as_json:
         print_json(manifest)

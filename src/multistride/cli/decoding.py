@@ -1,54 +1,65 @@
-"""The verbs that run a model: `translate`, `evaluate`."""
+"""The verbs that run a model: `translate`, `generate`, `score`, `evaluate`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from multistride.cli.options import (
     BanOption,
     BanTokenOption,
+    BatchSizeOption,
     BeamOption,
+    BufferOption,
     DeviceOption,
     EngineOption,
+    GroupSizeOption,
     GroupSizesOption,
+    InputOption,
     JsonOption,
     LayoutOption,
+    LinesOption,
     MaxLengthOption,
     MinLengthOption,
+    MinPOption,
     ModelOption,
     ModeOption,
     NoRepeatOption,
+    OutputOption,
     PolicyOption,
     PrefixOption,
+    SeedOption,
+    ShowGroupsOption,
     StopOption,
+    StreamOption,
+    TemperatureOption,
     ThreadsOption,
     ThresholdOption,
+    TopKOption,
+    TopPOption,
+    TraceOption,
+    line_format,
+    note_untrained,
 )
 from multistride.console import number, numbers, print_json, reading, say, tracing, writing
 from multistride.errors import DataError, UsageError
 
-if TYPE_CHECKING:
-    from multistride.translator import Translator
-
 
 def translate(
     model: ModelOption = None,
-    group_size: Annotated[
-        str, typer.Option(help="Tokens per step (K); 1 is autoregressive, auto the fastest.")
-    ] = "1",
+    group_size: GroupSizeOption = "1",
     mode: ModeOption = "fast",
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
     beam: BeamOption = 1,
-    temperature: Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw only from the likely tokens with this mass.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="The same source and seed give the same text.")] = 0,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    seed: SeedOption = 0,
     min_length: MinLengthOption = 0,
     max_length: MaxLengthOption = None,
     prefix: PrefixOption = "",
@@ -56,23 +67,17 @@ def translate(
     ban_token: BanTokenOption = None,
     no_repeat_ngram: NoRepeatOption = 0,
     stop: StopOption = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 32,
-    buffer: Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")] = 1024,
-    source: Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")
-    ] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")] = None,
+    batch_size: BatchSizeOption = 32,
+    buffer: BufferOption = 1024,
+    source: InputOption = None,
+    output: OutputOption = None,
+    trace: TraceOption = None,
     engine: EngineOption = "eager",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    show_groups: Annotated[
-        bool, typer.Option("--show-groups", help="Text with a bar between the steps that wrote it.")
-    ] = False,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Write each group at once, one sentence after the other.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")] = False,
+    show_groups: ShowGroupsOption = False,
+    stream: StreamOption = False,
+    as_json: LinesOption = False,
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
@@ -82,13 +87,10 @@ def translate(
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
     size = group_size if group_size == "auto" else number(group_size)
-    formats = {"--show-groups": show_groups, "--stream": stream, "--json": as_json}
-    if sum(formats.values()) > 1:
-        given = " and ".join(name for name, chosen in formats.items() if chosen)
-        raise UsageError(f"{given} were given, which are different formats: give one (--json has the groups)")
+    form = line_format(show_groups, stream, as_json)
 
     from multistride.device import set_threads
-    from multistride.lines import LineFormat, stream_lines, translate_stream
+    from multistride.lines import write_lines
     from multistride.resumable import FileRequest, translate_file
     from multistride.shipped import DEFAULT
     from multistride.translator import Translator
@@ -102,31 +104,94 @@ def translate(
     together = 1 if stream else batch_size
     options = translator.settled(size, say, batch_size=together, **search, **sampling, **lengths, **texts)
     translator.checked(options, streaming=stream)
-    _note_untrained(options.group_size, translator)
-    form: LineFormat = "json" if as_json else "groups" if show_groups else "text"
+    note_untrained(options.group_size, translator)
     if source and output and not (stream or trace):
         failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
     else:
         with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
-            if stream:
-                failed = stream_lines(translator, lines, options, text, steps, say)
-            else:
-                results = translator.translate_lines(lines, options, buffer)
-                failed = translate_stream(results, translator.vocabulary, options, text, steps, form, say)
+            failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
     if failed:
         raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
+
+
+def generate(
+    model: Annotated[Path, typer.Option(help="Directory of a causal model, for example RUN/best.")],
+    group_size: GroupSizeOption = "1",
+    mode: ModeOption = "fast",
+    threshold: ThresholdOption = None,
+    policy: PolicyOption = None,
+    layout: LayoutOption = None,
+    beam: BeamOption = 1,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens written after a prompt.")] = 128,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    seed: SeedOption = 0,
+    min_length: MinLengthOption = 0,
+    ban: BanOption = None,
+    ban_token: BanTokenOption = None,
+    no_repeat_ngram: NoRepeatOption = 0,
+    stop: StopOption = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a user's turn in the model's chat.")] = False,
+    system: Annotated[str | None, typer.Option(help="With --chat: the system's words before it.")] = None,
+    batch_size: BatchSizeOption = 32,
+    buffer: BufferOption = 1024,
+    source: InputOption = None,
+    output: OutputOption = None,
+    trace: TraceOption = None,
+    engine: EngineOption = "eager",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    show_groups: ShowGroupsOption = False,
+    stream: StreamOption = False,
+    as_json: LinesOption = False,
+) -> None:
+    """Continue prompts with a causal model: one prompt a line in, one text a line out, in order.
+
+    Line ends that the model writes become blanks, except with --stream; --json has them. A prompt that cannot be
+    continued becomes an empty line; stderr names it, and the exit code is 4.
+
+    Example: echo "It is a truth universally" | multistride generate --model RUN/best --group-size 4 --mode exact
+    """
+    size = group_size if group_size == "auto" else number(group_size)
+    form = line_format(show_groups, stream, as_json)
+    if system is not None and not chat:
+        raise UsageError("--system was given, which belongs to a conversation: add --chat, or leave it out")
+
+    from multistride.device import set_threads
+    from multistride.generator import Generator
+    from multistride.lines import write_lines
+
+    set_threads(threads)
+    generator = Generator.load(model, device, engine, say)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    search = {"mode": mode, "threshold": threshold, "policy": policy, "layout": layout, "beam": beam}
+    lengths = {"min_length": min_length, "max_length": max_tokens, "no_repeat_ngram": no_repeat_ngram}
+    texts = {"banned": ban or (), "banned_tokens": ban_token or (), "stop": stop or ()}
+    together = 1 if stream else batch_size
+    options = generator.settled(size, say, batch_size=together, **search, **sampling, **lengths, **texts)
+    generator.checked(options, streaming=stream)
+    note_untrained(options.group_size, generator)
+    writer = generator.chatting(system) if chat else generator
+    with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
+        failed = write_lines(writer, lines, options, text, steps, form, buffer, say)
+    if failed:
+        raise DataError(f"{failed} of the prompts could not be continued (named above); their lines are empty")
 
 
 def score(
     source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
     target: Annotated[Path, typer.Option(help="Its translations, line by line.")],
     model: ModelOption = None,
-    group_size: Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive.")] = "1",
+    group_size: GroupSizeOption = "1",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: all tokens.")] = False,
 ) -> None:
     """Print how probable given translations are (natural logarithm).
+
+    With a causal model: how probable given texts are after given prompts, EOS not counted.
 
     One line per pair, in order: the sum over all tokens and EOS, a tab, and their number. A pair that cannot be
     scored is an empty line; stderr names it, and the exit code is 4.
@@ -136,20 +201,22 @@ def score(
     size = number(group_size)
 
     from multistride.device import set_threads
+    from multistride.generator import load
     from multistride.lines import score_stream
-    from multistride.translator import Translator
 
     set_threads(threads)
-    translator = Translator.load(model, device)
-    _note_untrained(size, translator)
+    translator = load(model, device)
+    note_untrained(size, translator)
     failed = score_stream(translator, source, target, size, as_json, say)
     if failed:
         raise DataError(f"{failed} of the pairs could not be scored (named above); their lines are empty")
 
 
 def evaluate(
-    source: Annotated[Path, typer.Option(help="Source text, one a line.")],
-    reference: Annotated[Path, typer.Option(help="Reference text, line by line.")],
+    source: Annotated[Path, typer.Option(help="Source text (or prompts), one a line.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
+    ] = None,
     model: ModelOption = None,
     group_size: GroupSizesOption = "1",
     mode: ModeOption = "fast",
@@ -158,8 +225,10 @@ def evaluate(
     layout: LayoutOption = None,
     beam: BeamOption = 1,
     kind: Annotated[
-        str, typer.Option(help="translation or phonemes: which measures the table shows.")
+        str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
     ] = "translation",
+    max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")] = False,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
@@ -174,9 +243,24 @@ def evaluate(
 ) -> None:
     """Measure quality, steps and latency by group size.
 
+    Causal models (--kind generation): perplexity of the references given the prompts, repetition, distinct words,
+    steps and latency of what is written; --mode may name several, such as fast,exact.
+
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
     """
     sizes = numbers(group_size)
+    if kind == "generation":
+        if beam > 1 or tokenize != "13a":
+            raise UsageError("--beam and --tokenize are not for --kind generation: leave them out")
+        own = {"model": model, "source": source, "reference": reference, "chat": chat, "threshold": threshold}
+        amounts = {"batch_size": batch_size, "limit": limit, "latency_texts": latency_sentences, "examples": examples}
+        ways = {"group_sizes": sizes, "modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64}
+        _evaluate_generation({**own, **amounts, **ways, "name": name}, output, device, threads, as_json)
+        return
+    if reference is None:
+        raise UsageError("--reference is missing: give the reference translations, line by line")
+    if chat or max_tokens is not None:
+        raise UsageError("--chat and --max-tokens are for --kind generation: leave them out")
 
     from rich.console import Console
 
@@ -207,7 +291,27 @@ def evaluate(
         Console().print(quality_table(result))
 
 
-def _note_untrained(group_size: int, translator: Translator) -> None:
-    trained = translator.config.group_sizes
-    if group_size not in trained:
-        say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")
+def _evaluate_generation(
+    tree: dict[str, Any], output: Path | None, device: str, threads: int | None, as_json: bool
+) -> None:
+    """`evaluate` for a causal model."""
+    from rich.console import Console
+
+    from multistride.config import validate
+    from multistride.device import set_threads
+    from multistride.evaluate.generation import GenerationRequest, evaluate_generation
+    from multistride.files import write_json
+    from multistride.generator import Generator
+    from multistride.report.generation import generation_table
+
+    generator = Generator.load(tree["model"], device)
+    tree["name"] = tree["name"] or tree["model"].parent.name
+    set_threads(threads)
+    result = evaluate_generation(validate(GenerationRequest, tree, "evaluate"), generator, say)
+    if output is not None:
+        write_json(output, result.model_dump(mode="json"))
+        say(f"written: {output}")
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        Console().print(generation_table(result))

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from multistride.console import say
+from multistride.errors import UsageError
+
+if TYPE_CHECKING:
+    from multistride.lines import LineFormat
+    from multistride.translator import Translator
 
 ModelOption = Annotated[
     Path | None,
     typer.Option("--model", help="Model directory, for example RUN/best; left out: the English-German one we ship."),
 ]
+GroupSizeOption = Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive, auto the fastest.")]
 GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 EngineOption = Annotated[
@@ -47,3 +55,36 @@ LayoutOption = Annotated[
     str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+TemperatureOption = Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")]
+TopKOption = Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")]
+TopPOption = Annotated[float, typer.Option(help="Draw only from the likely tokens with this mass.")]
+MinPOption = Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")]
+SeedOption = Annotated[int, typer.Option(help="The same source and seed give the same text.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Sentences decoded together.")]
+BufferOption = Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")]
+InputOption = Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")]
+OutputOption = Annotated[Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")]
+TraceOption = Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")]
+ShowGroupsOption = Annotated[
+    bool, typer.Option("--show-groups", help="Text with a bar between the steps that wrote it.")
+]
+StreamOption = Annotated[
+    bool, typer.Option("--stream", help="Write each group at once, one sentence after the other.")
+]
+LinesOption = Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")]
+
+
+def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
+    """The one format that was asked for. Raises `UsageError` for more than one."""
+    formats = {"--show-groups": show_groups, "--stream": stream, "--json": as_json}
+    if sum(formats.values()) > 1:
+        given = " and ".join(name for name, chosen in formats.items() if chosen)
+        raise UsageError(f"{given} were given, which are different formats: give one (--json has the groups)")
+    return "json" if as_json else "groups" if show_groups else "stream" if stream else "text"
+
+
+def note_untrained(group_size: int, translator: Translator) -> None:
+    """Say so if the model was not trained for this group size."""
+    trained = translator.config.group_sizes
+    if group_size not in trained:
+        say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")

@@ -36,7 +36,8 @@ def train(
     set_threads(threads)
     sentences = chosen.training.validate_sentences
     data = PreparedData.load(chosen.data)
-    validate = validator(data, tuple(chosen.groups.sizes), sentences) if sentences else None
+    decoded = sentences and not data.causal  # texts without sources are judged by their loss
+    validate = validator(data, tuple(chosen.groups.sizes), sentences) if decoded else None
     monitor = Monitor(chosen.run.name)
     directory = train_model(chosen, validate, monitor, resume)
     monitor.say(f"best checkpoint: {directory.path / 'best'}")

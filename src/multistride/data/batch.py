@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name
 from multistride.data.foreign import load_vocabulary
-from multistride.data.prepare import FORMAT, MANIFEST_FILE, array_name
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
@@ -66,6 +66,38 @@ class PairedTokens:
 
 
 @dataclass(frozen=True, eq=False)
+class TextWindows:
+    """The N windows of one split of texts without sources, in files mapped into memory.
+
+    Tokens are [total tokens], offsets [N + 1], known [N]: how many tokens of a window are read and not predicted.
+    """
+
+    tokens: NDArray[Any]
+    offsets: NDArray[np.int64]
+    known: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def window(self, row: int) -> NDArray[Any]:
+        """The tokens of window `row`, with EOS where its text ends. Raises `IndexError` outside 0 to N-1."""
+        return _text(self.tokens, self.offsets, row)
+
+    @cached_property
+    def target_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each window [N]."""
+        return np.diff(self.offsets)
+
+    @property
+    def source_lengths(self) -> NDArray[np.int64]:
+        """The same: there is no other side to be longer."""
+        return self.target_lengths
+
+
+Split = PairedTokens | TextWindows
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedData:
     """A directory written by `prepare`: its vocabulary, and its splits opened when asked for."""
 
@@ -93,14 +125,40 @@ class PreparedData:
         """SHA-256 over all arrays, as `prepare` wrote it."""
         return str(self.manifest["data_hash"])
 
-    def split(self, name: str) -> PairedTokens:
-        """The pairs of split `name`. Raises `DataError` when there is none, or its files are damaged."""
+    @property
+    def causal(self) -> bool:
+        """Whether these are texts without sources, for a decoder-only model."""
+        return self.manifest.get("kind") == TEXT
+
+    def split(self, name: str) -> Split:
+        """The pairs or windows of split `name`. Raises `DataError` when there is none, or its files are damaged."""
         available = list(self.manifest["splits"])
         if name not in available:
             raise DataError(
                 f"{self.directory} has no {name} split, it has {', '.join(available)}: "
                 "name one of these, or prepare the data again"
             )
+        if self.causal:
+            return self._windows(name)
+        return self._pairs(name)
+
+    def pairs(self, name: str) -> PairedTokens:
+        """The pairs of split `name`. Raises `DataError` also where the data are texts without sources."""
+        split = self.split(name)
+        if isinstance(split, TextWindows):
+            raise DataError(f"{self.directory} holds texts without translations: prepare pairs instead")
+        return split
+
+    def _windows(self, name: str) -> TextWindows:
+        known = _map(self.directory / array_name(name, TEXT, "known"))
+        split = TextWindows(*_side(self.directory, name, TEXT), known)
+        if not len(split) == len(split.offsets) - 1 == self.manifest["splits"][name]["windows"]:
+            raise DataError(f"{self.directory}: the {name} arrays do not fit each other: prepare the data again")
+        if (known < 0).any() or (known >= split.target_lengths).any():
+            raise DataError(f"{self.directory}: a {name} window has nothing to predict: prepare the data again")
+        return split
+
+    def _pairs(self, name: str) -> PairedTokens:
         split = PairedTokens(*_side(self.directory, name, "source"), *_side(self.directory, name, "target"))
         expected = self.manifest["splits"][name]["kept"]
         if not len(split) == len(split.target_offsets) - 1 == expected:
@@ -115,17 +173,21 @@ class PreparedData:
 class Batch:
     """Some pairs as tensors of int64, padded on the right; each side ends in end of sentence.
 
-    source [B, S], source_lengths [B], target [B, T], target_lengths [B]; lengths include that end.
+    source [B, S], source_lengths [B], target [B, T], target_lengths [B]; lengths include that end. A batch of windows
+    has no source (None) but `known` [B], how many of the first target tokens are only read, and only texts that end
+    in their window have EOS.
     """
 
-    source: torch.Tensor
-    source_lengths: torch.Tensor
+    source: torch.Tensor | None
+    source_lengths: torch.Tensor | None
     target: torch.Tensor
     target_lengths: torch.Tensor
+    known: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
+        there = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in there.items() if value is not None})
 
 
 def token_batches(
@@ -160,11 +222,15 @@ def token_batches(
     return [batches[place] for place in generator.permutation(len(batches))]
 
 
-def collate(split: PairedTokens, rows: Sequence[int] | NDArray[np.int64], vocabulary: Vocabulary) -> Batch:
-    """The pairs `rows` [B] of `split` as one batch; appends end of sentence to both sides.
+def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: Vocabulary) -> Batch:
+    """The pairs or windows `rows` [B] of `split` as one batch; appends end of sentence to both sides of pairs.
 
     Raises `IndexError` for a row outside the split.
     """
+    if isinstance(split, TextWindows):
+        texts = [split.window(int(row)) for row in rows]
+        known = torch.from_numpy(split.known[np.asarray(rows)].astype(np.int64))
+        return Batch(None, None, *_padded(texts, vocabulary.pad), known)
     special = vocabulary.pad, vocabulary.eos
     sources, targets = [split.source(int(row)) for row in rows], [split.target(int(row)) for row in rows]
     return Batch(*_padded(sources, *special), *_padded(targets, *special))
@@ -179,6 +245,18 @@ def batches_of(
         places = [int(row) for row in rows]
         sides = [[pairs[place][side] for place in places] for side in (0, 1)]
         yield places, Batch(*_padded(sides[0], pad, end), *_padded(sides[1], pad, end))
+
+
+def continuations_of(
+    pairs: Sequence[TokenPair], pad: int, tokens_per_batch: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """Prompts and what follows them as windows, in batches of similar length, each with the places of its pairs."""
+    lengths = np.array([len(prompt) + len(text) for prompt, text in pairs], dtype=np.int64)
+    for rows in token_batches(lengths, lengths, tokens_per_batch, seed=None, epoch=0):
+        places = [int(row) for row in rows]
+        known = torch.tensor([len(pairs[place][0]) for place in places], dtype=torch.long)
+        texts = [[*pairs[place][0], *pairs[place][1]] for place in places]
+        yield places, Batch(None, None, *_padded(texts, pad), known)
 
 
 def _text(tokens: NDArray[Any], offsets: NDArray[np.int64], row: int) -> NDArray[Any]:
@@ -206,13 +284,14 @@ def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int) -> li
     return batches
 
 
-def _padded(texts: Sequence[Tokens], pad: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [B, longest + 1] and lengths [B] of `texts` with end of sentence."""
-    lengths = np.array([len(text) + 1 for text in texts], dtype=np.int64)
+def _padded(texts: Sequence[Tokens], pad: int, end: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B, longest (+ 1)] and lengths [B] of `texts`, with end of sentence if there is one to add."""
+    lengths = np.array([len(text) + (end is not None) for text in texts], dtype=np.int64)
     tokens = np.full((len(texts), lengths.max(initial=0)), pad, dtype=np.int64)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = text
-        tokens[row, len(text)] = end
+        if end is not None:
+            tokens[row, len(text)] = end
     return torch.from_numpy(tokens), torch.from_numpy(lengths)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from multistride.data.vocab import Vocabulary
 
@@ -10,16 +10,27 @@ REPLACEMENT = "\ufffd"
 """What bytes that are not UTF-8 become, among them a character whose last bytes have not come yet."""
 
 
+def one_line(text: str) -> str:
+    """The text without any character that some reader takes for the end of a line."""
+    return " ".join(text.splitlines())
+
+
+def as_it_is(text: str) -> str:
+    """The text, line ends included."""
+    return text
+
+
 class TextStream:
     """The text of a growing sequence of tokens, handed out in parts that are never taken back.
 
-    The parts joined are `one_line(until(vocabulary.decode(all tokens), stops))`. A character that is spread over
+    The parts joined are `shape(until(vocabulary.decode(all tokens), stops))`. A character that is spread over
     several tokens, and so perhaps over several groups, comes whole; what may be the beginning of a stop text waits.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stops: Collection[str] = ()) -> None:
-        self._vocabulary = vocabulary
-        self._stops = stops
+    def __init__(
+        self, vocabulary: Vocabulary, stops: Collection[str] = (), shape: Callable[[str], str] = one_line
+    ) -> None:
+        self._vocabulary, self._stops, self._shape = vocabulary, stops, shape
         self._tokens: list[int] = []
         self._given = 0
 
@@ -36,7 +47,7 @@ class TextStream:
         return self._new(until(self._vocabulary.decode(self._tokens), self._stops))
 
     def _new(self, text: str) -> str:
-        line = one_line(text)
+        line = self._shape(text)
         given, self._given = self._given, max(self._given, len(line))
         return line[given:]
 
@@ -44,8 +55,3 @@ class TextStream:
 def until(text: str, stops: Collection[str]) -> str:
     """The text before the first of the stop texts in it; all of it where there is none."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
-
-
-def one_line(text: str) -> str:
-    """The text without any character that some reader takes for the end of a line."""
-    return " ".join(text.splitlines())

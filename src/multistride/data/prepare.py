@@ -12,29 +12,27 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from multistride.data.corpus import Pair, Record, Unreadable, read_jsonl, read_parallel, read_table
-from multistride.data.foreign import TARGET_FILE, load_vocabulary
-from multistride.data.vocab import (
-    TOKENIZER_FILE,
-    VOCABULARY_FILES,
-    Vocabulary,
-    VocabularyKind,
-    train_vocabulary,
+from multistride.data.arrays import (
+    FORMAT,
+    SIDES,
+    SPLITS,
+    array_name,
+    refuse_foreign,
+    token_type,
+    write_prepared,
 )
-from multistride.errors import DataError, UsageError
-from multistride.files import replacing_directory, sha256, write_json
+from multistride.data.corpus import Pair, Record, Unreadable, read_jsonl, read_parallel, read_table
+from multistride.data.foreign import load_vocabulary
+from multistride.data.vocab import Vocabulary, VocabularyKind, train_vocabulary
+from multistride.errors import DataError
+from multistride.files import sha256
 from multistride.version import __version__
-
-MANIFEST_FILE = "prepare.json"
-FORMAT = 1
-SPLITS = ("train", "validation")
-SIDES = ("source", "target")
 
 EMPTY_SIDE = "empty side"
 TOO_LONG = "too long"
@@ -145,7 +143,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None] = lambda _: Non
     Raises `DataError` when a file cannot be read or no pair is left, and `UsageError` when
     `config.output` holds something else or the vocabulary size is too small.
     """
-    _refuse_foreign(config.output)
+    refuse_foreign(config.output)
     vocabulary = _vocabulary(config, report)
     arrays: dict[str, NDArray[Any]] = {}
     manifest: dict[str, Any] = {"format": FORMAT, "multistride": __version__, "splits": {}}
@@ -156,45 +154,11 @@ def prepare(config: PrepareConfig, report: Callable[[str], None] = lambda _: Non
             arrays.update(_split_arrays(name, split, token_type(vocabulary)))
             manifest["splits"][name] = _split_manifest(config, name, split)
     manifest["settings"] = config.model_dump(mode="json")
-    manifest["data_hash"] = _hash_arrays(arrays)
-    with replacing_directory(config.output) as directory:
-        vocabulary.save(directory)
-        manifest["vocabulary"] = {"size": len(vocabulary), "sha256": sha256(directory / TOKENIZER_FILE)}
-        for file_name, array in arrays.items():
-            np.save(directory / file_name, array, allow_pickle=False)
-        write_json(directory / MANIFEST_FILE, manifest)
-    report(f"wrote {config.output}, data {manifest['data_hash'][:12]}")
-    return manifest
-
-
-def array_name(split: str, side: str, content: Literal["tokens", "offsets"]) -> str:
-    """The file that holds the tokens [N] of one side of a split, or where its texts begin [texts + 1]."""
-    return f"{split}.{side}.{content}.npy"
-
-
-def token_type(vocabulary: Vocabulary) -> type[np.uint16] | type[np.int32]:
-    """The smallest type of ours that holds every token."""
-    return np.uint16 if len(vocabulary) < 65536 else np.int32
+    return write_prepared(config.output, vocabulary, arrays, manifest, report)
 
 
 def _layout(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in (".gz", ".xz") else path.suffix
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Replacing a directory deletes what it holds, so only what `prepare` writes may be there."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise UsageError(f"{output} is a file; the output must be a directory: give another name")
-    ours = {MANIFEST_FILE, *VOCABULARY_FILES, TARGET_FILE}
-    ours |= {array_name(split, side, "tokens") for split in SPLITS for side in SIDES}
-    ours |= {array_name(split, side, "offsets") for split in SPLITS for side in SIDES}
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in ours)
-    if foreign:
-        raise UsageError(
-            f"{output} holds {foreign[0]}, which `prepare` did not write and would delete: give another directory"
-        )
 
 
 def _vocabulary(config: PrepareConfig, report: Callable[[str], None]) -> Vocabulary:
@@ -317,12 +281,3 @@ def _split_manifest(config: PrepareConfig, name: str, split: _Split) -> dict[str
         "source_tokens": sum(split.lengths["source"]),
         "target_tokens": sum(split.lengths["target"]),
     }
-
-
-def _hash_arrays(arrays: dict[str, NDArray[Any]]) -> str:
-    """SHA-256 over the names, types and contents of all arrays."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.size}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

@@ -81,6 +81,20 @@ class Vocabulary:
             raise DataError(unencodable(texts)) from error
         return [self._without_special(encoding.ids) for encoding in encodings]
 
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that makes one text of a conversation; None if there is none."""
+        return None
+
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of texts that a chat template wrote; in those special tokens are spelled out."""
+        raise DataError("this vocabulary has no chat template, so nothing can be written by it: encode plain text")
+
+    def symbols(self) -> dict[str, str]:
+        """The special tokens as chat templates name them: `bos_token` and so on, with their spelling."""
+        roles = {"pad_token": self.pad, "bos_token": self.bos, "eos_token": self.eos}
+        return {name: str(self._tokenizer.id_to_token(token) or "") for name, token in roles.items()}
+
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for texts of the target language: the same, unless a converted model has two tokenizers."""
         return self.encode(texts)

@@ -33,13 +33,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multistride.decode.constraints import Constraints, Permitted, constraints_of
+from multistride.decode.constraints import Constraints, Permitted, check_prompted, constraints_of
 from multistride.decode.markov import CANDIDATES, correct, distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.prefix import Prefix, read_prefix
 from multistride.decode.state import Group, Hypothesis, StopRule, goes_on
-from multistride.groups import NO_LABEL, Slots, step_slots
+from multistride.groups import NO_LABEL, Slots, prompt_slots, step_slots
 from multistride.model.step import M, StepModel
 
 Continuations = Callable[[int, Int[Tensor, "B P"], Int[Tensor, "B P T"]], Shortlist]
@@ -69,11 +69,17 @@ class BeamState:
         wanted: int,
         end_token: int,
         stopped: StopRule = goes_on,
+        prompts: list[list[int]] | None = None,
     ) -> None:
-        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1)."""
+        """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
+
+        `prompts[b]` stands before them in a causal model.
+        """
         self.finished: list[list[Ranked]] = [[] for _ in limits]
         self._group_size, self._wanted, self._end, self._stopped = options.group_size, wanted, end_token, stopped
         self._group = self._unread = self._prefix = 0
+        self._prompts = prompts or [[] for _ in limits]
+        self._prompt_lengths = torch.tensor([len(prompt) for prompt in self._prompts], dtype=torch.long)
         lengths = range(max(limits, default=0) + 1)
         self._divisors = torch.tensor([max(length, 1) ** options.length_penalty for length in lengths]).double()
         self._sentences = torch.arange(len(limits))
@@ -101,12 +107,22 @@ class BeamState:
         return self._sums > NOBODY
 
     def slots(self, start_token: int) -> Slots:
-        """The slots of the next step, one row for each open hypothesis."""
-        known = self._tokens[self.open]
+        """The slots of the next step, one row for each open hypothesis.
+
+        Shorter prompts are filled up with start symbols in front, which is what stands there anyway; then all rows
+        are equally long, and only positions say where each of them begins.
+        """
+        sentences = self._sentences[:, None].expand(self.open.shape)[self.open]
+        longest = max(map(len, self._prompts), default=0)
+        before = [[start_token] * (longest - len(prompt)) + prompt for prompt in self._prompts]
+        prompts = torch.tensor(before, dtype=torch.long).view(len(before), longest)[sentences]
+        known = torch.cat([prompts, self._tokens[self.open]], dim=1)
         rows, border = known.shape
         size = torch.full((rows,), self._group_size)
-        unread, group = torch.full_like(size, self._unread), torch.full_like(size, self._group)
-        return step_slots(known, torch.full_like(size, border), unread, size, group, start_token)
+        unread, group = torch.full_like(size, self._unread), torch.full_like(size, longest + self._group)
+        slots = step_slots(known, torch.full_like(size, border), unread, size, group, start_token)
+        missing = longest - self._prompt_lengths[sentences]
+        return slots._replace(position=slots.position - missing[:, None])
 
     def begin(self, prefix: Prefix) -> None:
         """Let every sentence begin with a prefix, shorter than its limit, whose log-probabilities count."""
@@ -195,15 +211,23 @@ def search(
 ) -> list[list[Ranked]]:
     """The `wanted` best hypotheses of each sentence (None: all `options.beam`), best first.
 
-    `source` is None for a causal model; `limits[b]` is the most tokens sentence b may have, EOS included. The
-    fewer are wanted, the earlier the search may stop; those it returns are the same.
+    `source` holds the prompts of a causal model, or is None; `limits[b]` is the most tokens sentence b may have, EOS
+    included. The fewer are wanted, the earlier the search may stop; those it returns are the same.
     """
     assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
     config, size = model.config, options.group_size
     rules = constraints or constraints_of(options, config)
     continuing = _free(model) if rules.permitted is None else _constrained(model, rules.permitted)
-    memory = model.start(source, lengths)
-    state = BeamState(limits, options, wanted or options.beam, config.end_token, rules.stopped)
+    prompts = None
+    if source is not None and lengths is not None and not config.encoder_layers:
+        check_prompted(rules)
+        prompts = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+        memory = model.start(None, None)
+        if (known := prompt_slots(source, lengths, config.start_token, config.start_symbol)).token.shape[1]:
+            model.step(known, memory)
+    else:
+        memory = model.start(source, lengths)
+    state = BeamState(limits, options, wanted or options.beam, config.end_token, rules.stopped, prompts)
     if rules.prefix and not state.done:
         state.begin(read_prefix(model, memory, len(limits), rules.prefix, size))
     while not state.done:
@@ -264,7 +288,7 @@ def search_batch(
     options: DecodeOptions,
     constraints: Constraints | None = None,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each sentence. Sources are padded on the right and end in EOS."""
+    """The best hypothesis of each sentence. Sources are padded on the right and end in EOS; prompts do not."""
     rules = constraints or constraints_of(options, model.config)
     limits = [options.limit(length, model.config, len(rules.prefix)) for length in lengths.tolist()]
     found = search(model, source, lengths, limits, options, wanted=1, constraints=rules)

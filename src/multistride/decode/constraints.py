@@ -72,6 +72,12 @@ def constraints_of(
     return Constraints(prefix, stop_texts(options.stop, vocabulary), permitted)
 
 
+def check_prompted(constraints: Constraints) -> None:
+    """Raise `UsageError` for a prefix where every text has a beginning of its own, the prompt of a causal model."""
+    if constraints.prefix:
+        raise UsageError("a prefix was given, and a causal model goes on from its prompt: put it at the prompt's end")
+
+
 def _permission(bars: Sequence[Barring], min_length: int, end_token: int) -> Permitted | None:
     if not bars and not min_length:
         return None

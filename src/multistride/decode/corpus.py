@@ -47,8 +47,9 @@ def decode_corpus(
 
 
 def source_batch(sources: Sequence[Sequence[int]], config: TransformerConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sources with EOS, padded on the right [B, S], and their lengths [B]."""
-    rows = [torch.tensor([*source, config.end_token]) for source in sources]
-    lengths = torch.tensor([len(row) for row in rows])
+    """Sources with EOS (prompts of a causal model without), padded on the right [B, S], and their lengths [B]."""
+    end = [config.end_token] if config.encoder_layers else []
+    rows = [torch.tensor([*source, *end], dtype=torch.long) for source in sources]
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token)
     return padded, lengths

@@ -9,7 +9,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
-from multistride.decode.constraints import Constraints, constraints_of, most_probable, one_by_one
+from multistride.decode.constraints import (
+    Constraints,
+    check_prompted,
+    constraints_of,
+    most_probable,
+    one_by_one,
+)
 from multistride.decode.exact import Drafter, decode_exact
 from multistride.decode.markov import distribution, proposer
 from multistride.decode.options import DecodeOptions
@@ -73,26 +79,27 @@ def begin_batch(
 ) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
     """The state of a batch, and the passes that decode it as `options` say: take them one by one, or all.
 
-    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS. `constraints` are those of
-    the options where they are left out, which can say nothing about text. `measured` is what is known of the model; a
-    way of decoding that needs more than there is raises `UsageError`.
+    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS; those of a causal model
+    are prompts, which do not end. `constraints` are those of the options where they are left out, which can say
+    nothing about text. `measured` is what is known of the model; a way of decoding that needs more than there is
+    raises `UsageError`.
     """
     config, rules = model.config, constraints or constraints_of(options, model.config)
     limits = [options.limit(length, config, len(rules.prefix)) for length in lengths.tolist()]
-    state = DecodeState(limits, config.start_token, config.end_token, stopped=rules.stopped)
-    seeds = [
-        request_seed(options.seed, row[:length])
-        for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
-        if options.temperature > 0
-    ]
+    given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+    if not config.encoder_layers:
+        check_prompted(rules)
+    prompts, encoded = (None, source) if config.encoder_layers else (given, None)
+    state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol, rules.stopped)
+    seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
         drafter = _drafter(model, options, rules, state, seeds)
-        return state, decode_exact(model, source, lengths, state, options.group_size, drafter, rules.prefix)
+        return state, decode_exact(model, encoded, lengths, state, options.group_size, drafter, rules.prefix)
     measured = measured or Measured()
     policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
     pick = _picker(model, options, rules, state, seeds)
     lookahead = layout_for(options, config) == "lookahead"
-    return state, decode(model, source, lengths, state, policy, pick, accept, lookahead, rules.prefix)
+    return state, decode(model, encoded, lengths, state, policy, pick, accept, lookahead, rules.prefix)
 
 
 def _picker(

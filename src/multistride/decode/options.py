@@ -86,6 +86,8 @@ class DecodeOptions(BaseModel):
     def checked(self, config: TransformerConfig) -> DecodeOptions:
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
         check_group_size(self.group_size, config)
+        if self.mode != "exact":
+            check_writes_groups(self.group_size, config)
         if self.mode != "fast" and self.beam > 1:
             raise UsageError(
                 f"mode {self.mode} is greedy, and beam {self.beam} was asked for: choose mode fast, or beam 1"
@@ -198,13 +200,26 @@ class DecodeOptions(BaseModel):
     def limit(self, source_tokens: int, config: TransformerConfig, prefix_tokens: int = 0) -> int:
         """The most tokens, EOS included, that a source of `source_tokens` tokens may become.
 
-        Without `max_length` it holds at least `min_length` and EOS, and `limit_extra` tokens after a prefix.
+        Without `max_length` it holds at least `min_length` and EOS, and `limit_extra` tokens after a prefix. In a
+        causal model: that may follow a prompt of so many, in one context with it.
         """
+        if not config.encoder_layers:
+            room = config.max_positions - source_tokens
+            return room if self.max_length is None else min(room, self.max_length)
         if self.max_length is not None:
             return self.max_length
         by_source = int(source_tokens * self.limit_ratio) + self.limit_extra
         after_prefix = prefix_tokens + self.limit_extra if prefix_tokens else 0
         return min(max(by_source, self.min_length + 1, after_prefix), config.max_positions)
+
+
+def check_writes_groups(group_size: int, config: TransformerConfig) -> None:
+    """Raise `UsageError` where groups are asked of a checkpoint that can only draft them (see `model.adapters`)."""
+    if config.adapter is not None and group_size > 1:
+        raise UsageError(
+            f"group size {group_size} was asked for without checking; the adapters of this checkpoint only write "
+            "drafts: choose mode exact, or group size 1"
+        )
 
 
 def check_group_size(group_size: int, config: TransformerConfig) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 from multistride.data.corpus import Unreadable, read_lines, read_parallel
 from multistride.distill.config import DistillConfig
-from multistride.distill.tally import Tally
+from multistride.distill.continuing import continuer
 from multistride.distill.teacher import Teacher, open_teacher
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.evaluate.quality import measure_quality
 from multistride.files import compressing, replacing_file, sha256, write_json
-from multistride.model.weights import CONFIG, WEIGHTS
+from multistride.model.weights import CONFIG, WEIGHTS, load_config
 from multistride.parts import Chunk, PartsDirectory, chunks
 from multistride.progress import ProgressLine
 from multistride.version import __version__
@@ -57,11 +57,14 @@ def distill(
     already or parts that other settings began, `MissingExtraError` for an engine that is not installed, and
     `Interrupted` after Ctrl-C.
     """
+    causal = not load_config(config.model).encoder_layers
+    config = config.for_model(causal)
     parts = PartsDirectory(config.output)
     _refuse_paths(config)
     lines = _count_lines(config)
     validation = _read_validation(config)
-    job = _Job(config, open_teacher(config, device, threads, report), parts, lines, report)
+    teacher = continuer(config, device) if causal else open_teacher(config, device, threads, report)
+    job = _Job(config, teacher, parts, lines, report)
     plan = _plan(job)
     if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
         report(f"{config.output} is there already, made with these settings: nothing to do")
@@ -154,6 +157,7 @@ def _plan(job: _Job) -> dict[str, Any]:
         "length_penalty": config.length_penalty,
         "batch_size": config.batch_size,
         "chunk": config.chunk,
+        **job.teacher.choices(config),
     }
 
 
@@ -210,7 +214,7 @@ def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:
     Both are written among the parts first, so that a crash leaves nothing half written beside the output.
     """
     config, place = job.config, job.parts.path
-    tally = Tally(job.teacher.translator.vocabulary)
+    tally = job.teacher.tally()
     targets = read_lines(config.target) if config.target is not None else None
     joined = 0
     with (

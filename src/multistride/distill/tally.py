@@ -22,17 +22,23 @@ class Tally:
 
     def add(self, part: Part, sources: Sequence[bytes], targets: Sequence[bytes] | None) -> None:
         """Count one part, with its source lines and, if there are any, the real translations of those."""
+        places = self._count_lines(part, sources)
+        self._count("output", [part.lines[place] for place in places])
+        self._count("source", [sources[place] for place in places])
+        if targets is not None:
+            self._count("target", [targets[place] for place in places])
+            self._changed += sum(part.lines[place] != targets[place].strip() for place in places)
+
+    def _count_lines(self, part: Part, sources: Sequence[bytes]) -> list[int]:
+        """Count the lines of a part; return the places of those that have a text."""
+        assert len(part.lines) == len(sources)
         places = [place for place, line in enumerate(part.lines) if line]
         self._lines += len(part.lines)
         self._translated += len(places)
         self._unfinished += part.header.unfinished
         self._empty.update(part.header.empty)
         self._seconds += part.header.seconds
-        self._count("output", [part.lines[place] for place in places])
-        self._count("source", [sources[place] for place in places])
-        if targets is not None:
-            self._count("target", [targets[place] for place in places])
-            self._changed += sum(part.lines[place] != targets[place].strip() for place in places)
+        return places
 
     def facts(self, compared: bool) -> dict[str, Any]:
         """The counts, seconds and ratios; `compared` says whether the real translations were there."""

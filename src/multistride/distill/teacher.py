@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,7 @@ from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.device import pick_device
 from multistride.distill.config import DistillConfig
+from multistride.distill.tally import Tally
 from multistride.engines.ctranslate2 import CTranslate2Engine, installed_version
 from multistride.errors import MissingExtraError, UsageError
 from multistride.translator import Translator
@@ -52,6 +53,14 @@ class Teacher:
         self.translator = translator
         self.engine, self.compute_type, self.library = engine, compute_type, library
         self._decode = decode
+
+    def choices(self, config: DistillConfig) -> dict[str, Any]:
+        """What else decides what is written, beside what decides it for every teacher."""
+        return {}
+
+    def tally(self) -> Tally:
+        """What counts the parts that this teacher wrote."""
+        return Tally(self.translator.vocabulary)
 
     def translate(self, lines: list[bytes], progress: Callable[[int], None] = lambda count: None) -> Translations:
         """Translate lines of UTF-8; the n-th text belongs to the n-th line, and is empty if there is none.
@@ -115,16 +124,18 @@ def open_teacher(
 
 def _fast_teacher(config: DistillConfig, translator: Translator, threads: int) -> Teacher:
     engine = CTranslate2Engine(translator.engine.model, workers=threads)
-    options = DecodeOptions.made(batch_size=config.batch_size)
+    options, beam = DecodeOptions.made(batch_size=config.batch_size), config.beam
+    assert beam is not None
 
     def decode(sources: list[list[int]], progress: Callable[[int], None]) -> list[Decoded]:
-        results = engine.decode(sources, options, config.beam, config.length_penalty, progress)
+        results = engine.decode(sources, options, beam, config.length_penalty, progress)
         return [Decoded(result.tokens, result.ended) for result in results]
 
     return Teacher(translator, decode, "ctranslate2", engine.compute_type, f"ctranslate2 {installed_version()}")
 
 
 def _eager_teacher(config: DistillConfig, translator: Translator) -> Teacher:
+    assert config.beam is not None
     options = DecodeOptions.made(
         batch_size=config.batch_size, beam=config.beam, length_penalty=config.length_penalty
     ).checked(translator.config)

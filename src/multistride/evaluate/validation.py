@@ -21,7 +21,7 @@ def validator(
 
     It returns BLEU by group size, and their mean as `score`.
     """
-    split = data.split("validation")
+    split = data.pairs("validation")
     rows = range(min(sentences, len(split)))
     sources = [split.source(row).tolist() for row in rows]
     references = data.vocabulary.decode_all([split.target(row).tolist() for row in rows])

@@ -122,6 +122,17 @@ class CachedGroups:
             self.table = self.table.index_select(0, rows.to(self.table.device))
 
 
+class PassedOn(LayerCache):
+    """Keys and values of one pass, handed on to a second one that is trained together with it: nothing is copied."""
+
+    def append(self, key: Float[Tensor, "B H N E"], value: Float[Tensor, "B H N E"]) -> KeyValue:
+        """Keep those of the first pass; return those of both, [B, H, M, E], in the second."""
+        if self._key is None or self._value is None:
+            self._key, self._value = key, value
+            return key, value
+        return torch.cat([self._key, key], dim=2), torch.cat([self._value, value], dim=2)
+
+
 class DecoderCache:
     """The memory of one batch while it is decoded: a `LayerCache` a layer, the groups, and the source.
 

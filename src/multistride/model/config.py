@@ -18,6 +18,20 @@ class RotaryScaling(BaseModel):
     original_positions: int = Field(ge=1, description="the context the model was first trained with")
 
 
+class AdapterConfig(BaseModel):
+    """What is added to a causal model, for mask slots alone, so that it drafts and its own text stays what it was."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rank: int = Field(64, ge=1, description="inner width of each low-rank addition")
+    alpha: float = Field(64.0, gt=0, description="additions are multiplied by alpha / rank")
+    layers: int = Field(
+        4,
+        ge=1,
+        description="how many of the last decoder layers mask slots pass through: few are cheap",
+    )
+
+
 class TransformerConfig(BaseModel):
     """The sizes and choices of one Transformer. Frozen; unknown keys are errors."""
 
@@ -72,6 +86,7 @@ class TransformerConfig(BaseModel):
     never_written: tuple[int, ...] | None = Field(
         None, description="tokens that are never picked; left out: the padding, start and mask symbols"
     )
+    adapter: AdapterConfig | None = Field(None, description="adapters that write drafts; left out: none")
 
     @model_validator(mode="after")
     def _consistent(self) -> TransformerConfig:
@@ -87,6 +102,11 @@ class TransformerConfig(BaseModel):
             raise ValueError("separate_positions is true; only an encoder-decoder with learned positions has any")
         if not self.start_symbol and self.encoder_layers:
             raise ValueError("start_symbol is false; only a causal model (encoder_layers 0) can do without")
+        if self.adapter is not None and (self.encoder_layers or self.adapter.layers > self.decoder_layers):
+            raise ValueError(
+                f"adapter.layers is {self.adapter.layers}; adapters are for causal models (encoder_layers 0), in at "
+                f"most all of their decoder_layers ({self.decoder_layers})"
+            )
         sizes, largest = list(self.group_sizes), self.max_group_size
         if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > largest:
             raise ValueError(f"group_sizes is {sizes}; each must lie in 1 ... {largest}, in rising order")

@@ -25,6 +25,7 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "feedforward_size": config.feedforward_size,
         "heads": config.heads,
         "norm": config.norm,
+        "adapter": config.adapter and f"rank {config.adapter.rank}, last {config.adapter.layers} layers, for drafts",
         "positions": f"{config.positions}, at most {config.max_positions} tokens",
         "vocabulary": len(vocabulary),
         "group_sizes": list(config.group_sizes),

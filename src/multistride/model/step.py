@@ -102,7 +102,7 @@ class UncachedStepModel:
 
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> UncachedMemory:
         """Remember the source."""
-        return UncachedMemory(source, lengths)
+        return UncachedMemory(source, None if source is None else lengths)
 
     @torch.inference_mode()
     def step(self, slots: Slots, memory: UncachedMemory) -> Float[Tensor, "B N V"]:

@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from multistride.drafts import draft_visibility
 from multistride.groups import Slots, visibility
+from multistride.model.adapters import DraftGate, adapt
 from multistride.model.attention import CrossAttention, SelfAttention
-from multistride.model.cache import DecoderCache, KeyValue, LayerCache
+from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import (
     FeedForward,
@@ -103,21 +105,47 @@ class Transformer(nn.Module):
         first = config.embedding_norm
         self.source_embedding_norm = normalisation(config) if config.encoder_layers and first else nn.Identity()
         self.target_embedding_norm = normalisation(config) if first else nn.Identity()
+        self._gate = DraftGate()
+        if config.adapter is not None:
+            for layer in self.decoder[-config.adapter.layers :]:
+                adapt(layer, config.adapter, self._gate)
         self.apply(_initialise)
 
     def forward(
-        self, source: Int[Tensor, "B S"] | None, source_lengths: Int[Tensor, "B"] | None, slots: Slots
-    ) -> Float[Tensor, "B N D"]:
+        self,
+        source: Int[Tensor, "B S"] | None,
+        source_lengths: Int[Tensor, "B"] | None,
+        slots: Slots,
+        drafts: Slots | None = None,
+    ) -> Float[Tensor, "B M D"]:
         """Final hidden states of all slots in one pass (training, scoring); `project` makes logits of them.
 
-        `source` is None for a causal model.
+        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs follow.
         """
         mask = visibility(slots.group, slots.group)[:, None]
         if source is None or source_lengths is None:
             assert not self.encoder, "an encoder-decoder model needs a source"
-            return self.decode(slots, mask, [], None, None)
+            return self._with_drafts(slots, drafts, mask)
         encoded, source_mask = self.encode(source, source_lengths)
         return self.decode(slots, mask, self.project_source(encoded), source_mask, None)
+
+    def _with_drafts(
+        self, slots: Slots, drafts: Slots | None, mask: Bool[Tensor, "B 1 N N"]
+    ) -> Float[Tensor, "B M D"]:
+        if drafts is None:
+            return self.decode(slots, mask, [], None, None)
+        passed_on: list[LayerCache] = [PassedOn() for _ in self.decoder]
+        seen = draft_visibility(slots.group, drafts.group)[:, None]
+        if self.config.adapter is None:
+            hidden = self.decode(slots, mask, [], None, passed_on)
+            return torch.cat([hidden, self.decode(drafts, seen, [], None, passed_on)], dim=1)
+        with torch.no_grad():  # nothing that is trained acts on these slots
+            entering = self._before_adapters(slots, mask, passed_on)
+            hidden = self._with_adapters(entering, slots, mask, passed_on, 0)
+        anchors = drafts.group.clamp(max=slots.group.shape[1] - 1)  # a text laid out for drafts is clean all through
+        first = entering.gather(1, anchors[:, :, None].expand(-1, -1, entering.shape[2])) + self.reach(drafts.reach)
+        drafted = self._with_adapters(first, drafts, seen, passed_on, drafts.token.shape[1])
+        return torch.cat([hidden, drafted], dim=1)
 
     def encode(
         self, source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]
@@ -159,18 +187,72 @@ class Transformer(nn.Module):
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "B N D"]:
         """Run the decoder over N slots; `mask` says which of the M cached and new slots each of them sees."""
-        hidden, rotation = self.target_embedding(slots.token) * self.scale, None
-        if isinstance(self.position, RotaryPositions):
-            rotation = self.position(slots.position)
-            hidden = hidden + self.position.starts(slots.position, slots.reach)
-        else:
-            hidden = hidden + self.position(slots.position)
-        hidden = self.dropout(self.target_embedding_norm(hidden + self.reach(slots.reach)))
+        if self.config.adapter is not None:
+            return self._decode_adapted(slots, mask, caches)
+        hidden = self._enter(slots)
+        rotation = self._rotation(slots)
         for index, layer in enumerate(self.decoder):
             keys_values = source[index] if source else None
             hidden = layer(hidden, mask, keys_values, source_mask, caches[index] if caches else None, rotation)
         output: Tensor = self.decoder_norm(hidden)
         return output
+
+    def _decode_adapted(
+        self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
+    ) -> Float[Tensor, "B N D"]:
+        """Masks (the last columns) begin where adapters do: as the clean slot before them, plus their reach vector.
+
+        In the layers below there are clean slots only, and masks cost nothing.
+        """
+        columns = int(slots.reach[0, -1]) - 1
+        clean = Slots(*(field[:, : slots.token.shape[1] - columns] for field in slots))
+        without = mask if mask is None or not columns else mask[:, :, :-columns, :-columns]
+        hidden = self._before_adapters(clean, without, caches)
+        if columns:
+            masks = hidden[:, -1:] + self.reach(slots.reach[:, -columns:])
+            hidden = torch.cat([hidden, masks], dim=1)
+        return self._with_adapters(hidden, slots, mask, caches, columns)
+
+    def _before_adapters(
+        self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
+    ) -> Float[Tensor, "B N D"]:
+        assert self.config.adapter is not None
+        hidden, rotation = self._enter(slots), self._rotation(slots)
+        for index in range(len(self.decoder) - self.config.adapter.layers):
+            cache = caches[index] if caches else None
+            hidden = self.decoder[index](hidden, mask, None, None, cache, rotation)
+        return hidden
+
+    def _with_adapters(
+        self,
+        hidden: Float[Tensor, "B N D"],
+        slots: Slots,
+        mask: Bool[Tensor, "B 1 N M"] | None,
+        caches: list[LayerCache] | None,
+        columns: int,
+    ) -> Float[Tensor, "B N D"]:
+        """The layers with adapters, of which the last `columns` slots make use."""
+        assert self.config.adapter is not None
+        rotation = self._rotation(slots)
+        self._gate.columns = columns
+        for index in range(len(self.decoder) - self.config.adapter.layers, len(self.decoder)):
+            cache = caches[index] if caches else None
+            hidden = self.decoder[index](hidden, mask, None, None, cache, rotation)
+        output: Tensor = self.decoder_norm(hidden)
+        return output
+
+    def _enter(self, slots: Slots) -> Float[Tensor, "B N D"]:
+        """What the first layer reads."""
+        hidden = self.target_embedding(slots.token) * self.scale
+        if isinstance(self.position, RotaryPositions):
+            hidden = hidden + self.position.starts(slots.position, slots.reach)
+        else:
+            hidden = hidden + self.position(slots.position)
+        output: Tensor = self.dropout(self.target_embedding_norm(hidden + self.reach(slots.reach)))
+        return output
+
+    def _rotation(self, slots: Slots) -> Rotation | None:
+        return self.position(slots.position) if isinstance(self.position, RotaryPositions) else None
 
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits over the vocabulary."""

@@ -14,18 +14,22 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
     parameters = sum(parameter.numel() for parameter in model.parameters())
     sizes = ", ".join(str(size) for size in shape.group_sizes)
     files = [entry["path"] for split in data.manifest["splits"].values() for entry in split["files"]]
+    verb, source = ("translate", "source") if shape.encoder_layers else ("generate --mode exact", "prompts")
+    task = f"trained to write K tokens per step for K in {{{sizes}}}"
+    if shape.adapter is not None:
+        task = f"with adapters of rank {shape.adapter.rank} that draft, K in {{{sizes}}}; its text is unchanged"
     start = f"the weights of `{config.start_from}`" if config.start_from else "random weights"
     lines = [
         "# A multistride model",
         "",
         f"A Transformer of {parameters / 1e6:.1f} million parameters ({shape.encoder_layers} encoder and "
         f"{shape.decoder_layers} decoder layers, width {shape.hidden_size}, vocabulary {shape.vocabulary_size}) "
-        f"trained to write K tokens per step for K in {{{sizes}}}.",
+        f"{task}.",
         "",
         "## How to run it",
         "",
         "```sh",
-        f"multistride translate --model . --group-size {max(shape.group_sizes)} < source.txt",
+        f"multistride {verb} --model . --group-size {max(shape.group_sizes)} < {source}.txt",
         "```",
         "",
         "## How it was made",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from multistride.device import Precision
-from multistride.model.config import TransformerConfig
+from multistride.model.config import AdapterConfig, TransformerConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -57,6 +57,9 @@ class GroupsConfig(BaseModel):
         description="share of sentences whose groups commit only some of their tokens",
     )
     lookahead: float = Field(0.0, ge=0, le=1, description="share of sentences laid out as for drafting")
+    anchors: int = Field(
+        16, ge=1, description="of a text without source: places that it is drafted from, where laid out so"
+    )
     glancing: float = Field(0.0, ge=0, lt=1, description="share of a group revealed at first; falls to 0 at the end")
     markov_rank: int = Field(0, ge=0, description="rank of the Markov head to train; 0 for none")
 
@@ -109,7 +112,9 @@ class TrainingConfig(BaseModel):
     seed: int = Field(1, ge=0)
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
     validate_every: int = Field(500, ge=1, description="updates between two validations, each with a checkpoint")
-    validate_sentences: int = Field(500, ge=0, description="validation sentences decoded for BLEU; 0 for none")
+    validate_sentences: int = Field(
+        500, ge=0, description="translation: validation sentences decoded for BLEU; 0 for none"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
 
     @model_validator(mode="after")
@@ -128,6 +133,9 @@ class RunConfig(BaseModel):
     run: Path = Field(description="directory for checkpoints and metrics")
     start_from: Path | None = Field(None, description="model directory whose weights (all of them) are the start")
     model: TransformerConfig | None = Field(None, description="left out with start_from: that model's own")
+    adapter: AdapterConfig | None = Field(
+        None, description="train nothing but these, which draft: the model started from stays what it was"
+    )
     groups: GroupsConfig = GroupsConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -135,4 +143,6 @@ class RunConfig(BaseModel):
     def _one_model(self) -> RunConfig:
         if self.model is not None and self.start_from is not None:
             raise ValueError("model and start_from exclude each other: the model started from fixes the sizes")
+        if self.adapter is not None and self.start_from is None:
+            raise ValueError("adapter is added to a trained model: name it in start_from")
         return self

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multistride.data.batch import Batch, PairedTokens, collate, token_batches
+from multistride.data.batch import Batch, Split, collate, token_batches
 from multistride.data.vocab import Vocabulary
 from multistride.train.checkpoint import Progress
 
@@ -25,7 +25,7 @@ class Piece:
 class Feed:
     """Hands out the batches of one update after another and counts them in a `Progress`."""
 
-    def __init__(self, split: PairedTokens, vocabulary: Vocabulary, tokens_per_batch: int, seed: int) -> None:
+    def __init__(self, split: Split, vocabulary: Vocabulary, tokens_per_batch: int, seed: int) -> None:
         self._split, self._vocabulary = split, vocabulary
         self._budget, self._seed = tokens_per_batch, seed
         self._epoch = -1

@@ -1,6 +1,6 @@
 """Which slots a batch is trained on: every sentence draws a group size, and perhaps a layout of its own.
 
-Shapes: B sentences, N slots.
+Shapes: B sentences, N slots, M slots and drafts, G and H groups, A places to draft from.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multistride.data.batch import Batch
+from multistride.drafts import drafts, previous_of_drafts
 from multistride.groups import (
     NO_LABEL,
     PADDING_GROUP,
     Slots,
+    after_prompts,
     equal_sizes,
     lookahead,
     previous_in_draft,
@@ -24,6 +26,7 @@ from multistride.groups import (
     reveal,
     sampled_sizes,
     teacher_forced,
+    without_start,
 )
 from multistride.model.config import TransformerConfig
 from multistride.train.config import GroupsConfig
@@ -32,16 +35,19 @@ from multistride.train.config import GroupsConfig
 class TrainingPass(NamedTuple):
     """A decoder pass and what it is to predict.
 
-    `previous` is what `groups.previous_in_group` says, or `groups.previous_in_draft` where a draft is laid out.
+    `previous` is what `groups.previous_in_group` says, or `groups.previous_in_draft` where a draft is laid out. In
+    texts without sources many drafts are laid out at once: their slots are `drafts`, their labels the last ones.
     """
 
     slots: Slots
-    labels: Int[Tensor, "B N"]
-    previous: Int[Tensor, "B N"]
+    labels: Int[Tensor, "B M"]
+    previous: Int[Tensor, "B M"]
+    drafts: Slots | None = None
 
     def to(self, device: torch.device | str) -> TrainingPass:
         """The same pass on another device."""
-        return TrainingPass(self.slots.to(device), self.labels.to(device), self.previous.to(device))
+        drafts = None if self.drafts is None else self.drafts.to(device)
+        return TrainingPass(self.slots.to(device), self.labels.to(device), self.previous.to(device), drafts)
 
     def labelled(self) -> int:
         """The number of tokens to predict."""
@@ -57,6 +63,8 @@ class LayoutDrawer:
     def draw(self, batch: Batch, generator: torch.Generator, progress: float = 1.0) -> TrainingPass:
         """The pass of one batch; `progress` is the share of all updates that are done (0 to 1)."""
         group_size = self._group_sizes(len(batch.target_lengths), generator, progress)
+        if batch.known is not None:
+            return self._of_texts(batch, batch.known, group_size, generator, progress)
         sizes = equal_sizes(batch.target_lengths, group_size)
         if self.groups.random_borders > 0:
             cut = sampled_sizes(batch.target_lengths, group_size, generator)
@@ -66,7 +74,11 @@ class LayoutDrawer:
         asked = TrainingPass(slots, labels, previous_in_group(slots, labels))
         if self.groups.lookahead > 0:
             asked = self._some_look_ahead(batch, group_size, asked, generator)
-        slots, labels, previous = asked
+        return self._harder(asked, generator, progress)
+
+    def _harder(self, asked: TrainingPass, generator: torch.Generator, progress: float) -> TrainingPass:
+        """The same pass with some tokens of groups revealed, and some of the words that are read left out."""
+        slots, labels, previous, _ = asked
         glancing = self.groups.glancing * (1 - progress)
         if self.groups.glancing > 0:
             shown = torch.rand(labels.shape, generator=generator) < glancing
@@ -76,8 +88,87 @@ class LayoutDrawer:
             slots = self._without_some_words(slots, generator)
         return TrainingPass(slots, labels, previous)
 
+    def _of_texts(
+        self,
+        batch: Batch,
+        known: Int[Tensor, "B"],
+        group_size: Int[Tensor, "B"],
+        generator: torch.Generator,
+        progress: float,
+    ) -> TrainingPass:
+        """The pass of a batch of windows: each begins with a prompt of random length, read and learned as at K=1.
+
+        It holds the known tokens and up to half of the others; the rest is laid out in groups. Some rows are prompts
+        as a whole, and are drafted from in many places.
+        """
+        lengths = batch.target_lengths
+        least = known.clamp(min=0 if self.model.start_symbol else 1)
+        prompts = least + (torch.rand(len(lengths), generator=generator) * (lengths - least) / 2).long()
+        drafting = self._chosen(len(lengths), self.groups.lookahead, generator) & (group_size > 1)
+        prompts = torch.where(drafting, lengths, prompts)
+        sizes = equal_sizes(lengths - prompts, group_size)
+        if self.groups.random_borders > 0:
+            cut = sampled_sizes(lengths - prompts, group_size, generator)
+            sizes = _by_row(self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0)
+        sizes, proposals = self._some_partly_kept(lengths - prompts, group_size, sizes, generator)
+        asked = self._harder(self._behind_prompts(batch, known, prompts, sizes, proposals), generator, progress)
+        if not bool(drafting.any()):
+            return asked
+        if self.model.adapter is not None:  # the slots of the text itself have nothing that could learn
+            asked = asked._replace(labels=torch.full_like(asked.labels, NO_LABEL))
+        return _with_drafts(asked, batch, self._anchors(least, lengths, drafting, generator), group_size, self.model)
+
+    def _behind_prompts(
+        self,
+        batch: Batch,
+        known: Int[Tensor, "B"],
+        prompts: Int[Tensor, "B"],
+        sizes: Int[Tensor, "B G"],
+        proposals: Int[Tensor, "B G"],
+    ) -> TrainingPass:
+        """Windows with `prompts` tokens read as at K=1, then groups of `sizes`; known tokens have no label."""
+        sizes, proposals = after_prompts(prompts, sizes), after_prompts(prompts, proposals)
+        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token, proposals)
+        labels = labels.masked_fill(slots.position < known[:, None], NO_LABEL)
+        if not self.model.start_symbol:
+            slots, labels = without_start(slots, labels)
+        return TrainingPass(slots, labels, previous_in_group(slots, labels))
+
+    def _anchors(
+        self,
+        least: Int[Tensor, "B"],
+        lengths: Int[Tensor, "B"],
+        drafting: Bool[Tensor, "B"],
+        generator: torch.Generator | None,
+    ) -> Int[Tensor, "B A"]:
+        """Places to draft from, different ones in each row: drawn by chance, or spread evenly without a generator.
+
+        Rows that do not draft, and texts too short for so many, have negative ones.
+        """
+        place = torch.arange(int(lengths.max()))
+        allowed = (place >= least[:, None]) & (place < lengths[:, None] - 1) & drafting[:, None]
+        most = min(self.groups.anchors, int(allowed.sum(1).max()))
+        order = torch.rand(allowed.shape, generator=generator)
+        if generator is None:
+            stride = (lengths - least).clamp(min=1)[:, None] / max(most, 1)
+            order = 1 - ((place - least[:, None]) % stride) / stride
+        values, anchors = order.masked_fill(~allowed, -1).topk(most, dim=1)
+        return torch.where(values >= 0, anchors, -1)
+
     def fixed(self, batch: Batch, group_size: int) -> TrainingPass:
         """The pass of a batch with one group size for all and nothing left to chance."""
+        lengths = batch.target_lengths
+        if batch.known is not None:
+            least = batch.known.clamp(min=0 if self.model.start_symbol else 1)
+            drafting = torch.full_like(lengths, group_size > 1 and self.groups.lookahead == 1).bool()
+            prompts = torch.where(drafting, lengths, least)
+            sizes = equal_sizes(lengths - prompts, group_size)
+            asked = self._behind_prompts(batch, batch.known, prompts, sizes, sizes)
+            if not bool(drafting.any()):
+                return asked
+            asked = asked._replace(labels=torch.full_like(asked.labels, NO_LABEL))
+            anchors = self._anchors(least, lengths, drafting, None)
+            return _with_drafts(asked, batch, anchors, torch.full_like(lengths, group_size), self.model)
         sizes = equal_sizes(batch.target_lengths, group_size)
         slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token)
         return TrainingPass(slots, labels, previous_in_group(slots, labels))
@@ -126,6 +217,21 @@ class LayoutDrawer:
         dropped = torch.rand(slots.token.shape, generator=generator) < self.word_dropout
         dropped &= slots.token != self.model.start_token
         return slots._replace(token=torch.where(dropped, self.model.mask_token, slots.token))
+
+
+def _with_drafts(
+    asked: TrainingPass,
+    batch: Batch,
+    anchors: Int[Tensor, "B A"],
+    group_size: Int[Tensor, "B"],
+    model: TransformerConfig,
+) -> TrainingPass:
+    """The pass, and drafts from the anchors behind it."""
+    slots, labels = drafts(batch.target, batch.target_lengths, anchors, group_size, model.mask_token)
+    previous = previous_of_drafts(slots, labels, batch.target)
+    return TrainingPass(
+        asked.slots, torch.cat([asked.labels, labels], 1), torch.cat([asked.previous, previous], 1), slots
+    )
 
 
 def _by_row(chosen: Bool[Tensor, "B"], first: Tensor, second: Tensor, padding: int) -> Tensor:

@@ -25,6 +25,7 @@ from multistride.data.batch import PreparedData, collate, token_batches
 from multistride.device import is_out_of_memory, keep_few_kernels, pick_device, pick_precision
 from multistride.errors import DataError, Interrupted, UserError
 from multistride.files import write_json
+from multistride.model.adapters import freeze_all_but_drafting
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
 from multistride.rundir import RunDirectory
@@ -89,7 +90,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             monitor.silence()
         torch.manual_seed(settings.seed)
-        self.model = first_model(config, self.data.vocabulary)
+        self.model = first_model(config, self.data.vocabulary, self.data.causal)
         with self.accelerator.main_process_first():  # the others find the run their main process has opened
             self.run.open(
                 config.model_dump(mode="json"), resume or not self.accelerator.is_main_process, _with_new_fields
@@ -98,6 +99,8 @@ class Trainer:
         if last is not None:
             self.model = load_model(last)[0]
         self._check_lengths()
+        if self.model.config.adapter is not None:
+            freeze_all_but_drafting(self.model)
         self.average = MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
         self.sharded = settings.sharding == "full" and self.accelerator.num_processes > 1
         self.copy = copy.deepcopy(self.model) if self.sharded else None
@@ -245,6 +248,11 @@ class Trainer:
         for name in self.data.manifest["splits"]:
             split = self.data.split(name)
             found = max(int(split.source_lengths.max()), int(split.target_lengths.max()))
+            if found > longest and self.data.causal:
+                raise DataError(
+                    f"{self.config.data}: a {name} window has {found} tokens, the model allows {longest}: "
+                    f"prepare with --window {longest} or raise model.max_positions"
+                )
             if found > longest:
                 raise DataError(
                     f"{self.config.data}: a {name} sentence has {found} tokens with EOS, the model allows {longest}: "

@@ -1,6 +1,6 @@
 """The training objective: cross-entropy of the labelled slots.
 
-Shapes: B sentences, S source tokens, N slots, L labelled slots.
+Shapes: B sentences, S source tokens, N slots, M slots and drafts, L labelled ones.
 """
 
 from __future__ import annotations
@@ -43,16 +43,20 @@ class SlotLoss(nn.Module):
         source: Int[Tensor, "B S"] | None,
         source_lengths: Int[Tensor, "B"] | None,
         slots: Slots,
-        labels: Int[Tensor, "B N"],
-        previous: Int[Tensor, "B N"],
+        labels: Int[Tensor, "B M"],
+        previous: Int[Tensor, "B M"],
+        drafts: Slots | None = None,
     ) -> Losses:
-        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says."""
-        first = labelled_logits(self.model, source, source_lengths, slots, labels, previous)
+        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says.
+
+        The last labels are those of the `drafts`, where there are any.
+        """
+        first = labelled_logits(self.model, source, source_lengths, slots, labels, previous, drafts)
         wanted = labels[labels != NO_LABEL]
         losses = self._losses(first, wanted)
         if not (self.r_drop and self.training):
             return losses
-        second = labelled_logits(self.model, source, source_lengths, slots, labels, previous)
+        second = labelled_logits(self.model, source, source_lengths, slots, labels, previous, drafts)
         again = self._losses(second, wanted)
         smoothed = (losses.smoothed + again.smoothed) / 2 + self.r_drop / 4 * _divergences(first, second)
         return Losses(smoothed, (losses.cross_entropy + again.cross_entropy) / 2, losses.correct)
@@ -74,11 +78,12 @@ def labelled_logits(
     source: Int[Tensor, "B S"] | None,
     source_lengths: Int[Tensor, "B"] | None,
     slots: Slots,
-    labels: Int[Tensor, "B N"],
-    previous: Int[Tensor, "B N"],
+    labels: Int[Tensor, "B M"],
+    previous: Int[Tensor, "B M"],
+    drafts: Slots | None = None,
 ) -> Float[Tensor, "L V"]:
-    """The logits of the slots that have a label, row by row, what the Markov head adds included."""
-    hidden = model(source, source_lengths, slots)
+    """The logits of the slots (and drafts) that have a label, row by row, what the Markov head adds included."""
+    hidden = model(source, source_lengths, slots, drafts)
     asked = labels != NO_LABEL
     logits: Tensor = model.project(hidden[asked]).float()
     if model.markov is None:

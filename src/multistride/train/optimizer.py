@@ -34,11 +34,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: TrainingConfig)
 
 
 def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms and embeddings without."""
+    """Matrices with weight decay; biases, norms and embeddings without. What is frozen is in neither."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed = [p for p in model.parameters() if p.dim() > 1 and id(p) not in embeddings]
+    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1 and id(p) not in embeddings]
     chosen = {id(parameter) for parameter in decayed}
-    others = [p for p in model.parameters() if id(p) not in chosen]
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     return [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},

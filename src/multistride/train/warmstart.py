@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError, UsageError
@@ -12,13 +13,18 @@ from multistride.model.weights import load_model
 from multistride.train.config import RunConfig
 
 
-def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
-    """The model at update 0. Raises `DataError` if the model to start from has another vocabulary,
-    `UsageError` for a group size larger than the longest sentence.
+def first_model(config: RunConfig, vocabulary: Vocabulary, causal: bool = False) -> Transformer:
+    """The model at update 0, decoder-only if `causal`.
+
+    Raises `DataError` if the model to start from has another vocabulary, `UsageError` for a group size larger than
+    the longest sentence, and for data of the other kind of model.
     """
     if config.start_from is None:
-        return Transformer(_completed(config.model or TransformerConfig(), config, vocabulary))
+        shape = config.model or TransformerConfig()
+        _check_kind(shape, config, causal)
+        return Transformer(_completed(shape, config, vocabulary))
     start, known = load_model(config.start_from)
+    _check_kind(start.config, config, causal)
     if known.digest() != vocabulary.digest():
         raise DataError(
             f"{config.start_from} was trained with another vocabulary than {config.data}: "
@@ -30,6 +36,7 @@ def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
             f"groups.markov_rank is {config.groups.markov_rank}, that of {config.start_from} is "
             f"{start.config.markov_rank}: leave it out or name the same"
         )
+    _check_adapter(start.config, config)
     model = Transformer(_completed(start.config, config, vocabulary))
     inherited = start.state_dict()
     with torch.no_grad():
@@ -39,12 +46,50 @@ def first_model(config: RunConfig, vocabulary: Vocabulary) -> Transformer:
             ):  # tables of reaches and positions may have grown: what is new keeps its first values
                 shared = min(len(weights), len(inherited[name]))
                 weights[:shared] = inherited[name][:shared]
+    if model.markov is not None and start.markov is None:
+        _resemble(model.markov.previous.weight, model.target_embedding.weight)
     return model
+
+
+def _resemble(table: Tensor, embeddings: Tensor) -> None:
+    """Let the rows of a new table be as similar to each other as embeddings are: a random projection of those."""
+    with torch.no_grad():
+        projection = torch.randn(embeddings.shape[1], table.shape[1])
+        table.copy_(torch.nn.functional.normalize((embeddings - embeddings.mean(0)) @ projection, dim=1))
+
+
+def _check_adapter(start: TransformerConfig, config: RunConfig) -> None:
+    """Raise `UsageError` for other adapters than those that are there, and for layouts that they cannot write."""
+    if config.adapter is None and start.adapter is None:
+        return
+    if config.adapter is not None and start.adapter is not None and config.adapter != start.adapter:
+        raise UsageError(f"{config.start_from} has other adapters than those of adapter: leave it out")
+    groups = config.groups
+    if groups.lookahead < 1 or 1 in groups.sizes:
+        raise UsageError(
+            f"groups.lookahead is {groups.lookahead} and the smallest of groups.sizes {min(groups.sizes)}; adapters "
+            "write drafts and nothing else: set groups.lookahead to 1, and leave K=1, which stays as it was, out"
+        )
+
+
+def _check_kind(model: TransformerConfig, config: RunConfig, causal: bool) -> None:
+    """Raise `UsageError` unless the model has a source exactly where the data have one."""
+    if causal and model.encoder_layers:
+        raise UsageError(
+            f"{config.data} holds texts without sources and the model has {model.encoder_layers} encoder layers: "
+            "set model.encoder_layers to 0, or prepare pairs"
+        )
+    if not causal and not model.encoder_layers:
+        raise UsageError(
+            f"{config.data} holds pairs and the model has no encoder: set model.encoder_layers to 1 or more, or "
+            "prepare texts with --train-text"
+        )
 
 
 def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabulary) -> TransformerConfig:
     """The model's configuration with what the data and the group sizes decide."""
-    sizes = tuple(config.groups.sizes)
+    adapter = config.adapter or model.adapter
+    sizes = tuple(sorted({*config.groups.sizes, *((1,) if adapter else ())}))
     if sizes[-1] > model.max_positions:
         raise UsageError(
             f"groups.sizes names K={sizes[-1]}; the model writes at most {model.max_positions} tokens: "
@@ -55,6 +100,7 @@ def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabula
         "group_sizes": sizes,
         "max_group_size": max(model.max_group_size, *sizes),
         "lookahead": config.groups.lookahead > 0,
+        "adapter": adapter,
         "markov_rank": config.groups.markov_rank or model.markov_rank,
         "pad_token": vocabulary.pad,
         "start_token": vocabulary.bos,

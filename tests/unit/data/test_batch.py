@@ -111,7 +111,7 @@ def test_collate(prepared):
     assert batch.source_lengths.tolist() == [2, 4]
     assert batch.target.tolist() == [[x, y, z, z, 2], [x, 2, 0, 0, 0]]
     assert batch.target_lengths.tolist() == [5, 2]
-    assert {tensor.dtype for tensor in vars(batch).values()} == {torch.int64}
+    assert {tensor.dtype for tensor in vars(batch).values() if tensor is not None} == {torch.int64}
     assert split.source_lengths[[1, 0]].tolist() == batch.source_lengths.tolist()
     assert split.target_lengths[[1, 0]].tolist() == batch.target_lengths.tolist()
     assert split.source_lengths.dtype == np.int64

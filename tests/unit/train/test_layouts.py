@@ -53,7 +53,7 @@ def assert_same(one, other):
 def test_shares_follow_the_weights(scale):
     # Guards: one draw for the whole batch, equal shares, or weights that must sum to one.
     rows = 2000
-    slots, _, _ = draw(batch_of([3] * rows), sizes={4: scale, 1: scale, 2: 2 * scale})
+    slots, *_ = draw(batch_of([3] * rows), sizes={4: scale, 1: scale, 2: 2 * scale})
     drawn = slots.reach[:, 0].bincount(minlength=5) / rows
     assert drawn[[0, 3]].sum() == 0
     assert drawn[[1, 2, 4]].tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
@@ -76,7 +76,7 @@ def test_draws_follow_from_the_generator():
 def test_every_sentence_is_a_layout_of_its_own_size():
     # Guards: a sentence laid out with the group size of another one.
     batch = batch_of([9, 4, 12, 1] * 5)
-    slots, labels, _ = draw(batch, sizes={1: 1.0, 3: 1.0, 5: 1.0})
+    slots, labels, *_ = draw(batch, sizes={1: 1.0, 3: 1.0, 5: 1.0})
     seen = set()
     for row in range(20):
         (size,) = set(sizes_of(slots, row))
@@ -94,7 +94,7 @@ def test_every_sentence_is_a_layout_of_its_own_size():
 def test_random_borders_come_in_their_share(share):
     # Guards: borders always, or never, at multiples of K; groups larger than the size that was drawn.
     rows = 400
-    slots, labels, _ = draw(batch_of([24] * rows), sizes={4: 1.0}, random_borders=share)
+    slots, labels, *_ = draw(batch_of([24] * rows), sizes={4: 1.0}, random_borders=share)
     sizes = [sizes_of(slots, row) for row in range(rows)]
     assert all(1 <= size <= 4 for row in sizes for size in row)
     # Six groups or more of random size are all of size 4 once in 4 ** 6 sentences.
@@ -107,7 +107,7 @@ def test_random_borders_come_in_their_share(share):
 def test_partly_kept_groups_come_in_their_share():
     # Guards: rows that propose what another row keeps, and a share that is none.
     rows = 400
-    slots, labels, _ = draw(batch_of([24] * rows), sizes={4: 1.0}, partial_groups=0.3)
+    slots, labels, *_ = draw(batch_of([24] * rows), sizes={4: 1.0}, partial_groups=0.3)
     asked = (labels != NO_LABEL).sum(1)
     partly = asked > 24  # what is not committed is asked for again
     assert float(partly.float().mean()) == pytest.approx(0.3, abs=0.08)
@@ -151,7 +151,7 @@ def test_a_curriculum_changes_the_sizes_where_it_says():
 def test_lookahead_sentences_come_in_their_share():
     # Guards: a draft layout with the sizes or labels of another sentence.
     batch = batch_of([9, 4, 12, 7] * 100)
-    slots, labels, previous = draw(batch, sizes={4: 1.0}, lookahead=0.4)
+    slots, labels, previous, _ = draw(batch, sizes={4: 1.0}, lookahead=0.4)
     drafts = [row for row in range(400) if slots.reach[row, 0] == 1]
     assert len(drafts) / 400 == pytest.approx(0.4, abs=0.08)
     for row in drafts:
@@ -175,7 +175,7 @@ def test_glancing_reveals_less_and_less(progress, share):
     # Guards: tokens revealed and still asked for, revealed to an earlier group, or revealed at the end of training.
     batch = batch_of([24] * 200)
     plain = draw(batch, sizes={4: 1.0}, progress=progress)
-    slots, labels, previous = draw(batch, sizes={4: 1.0}, progress=progress, glancing=0.6)
+    slots, labels, previous, _ = draw(batch, sizes={4: 1.0}, progress=progress, glancing=0.6)
     width = plain.labels.shape[1]
     hidden = (plain.labels != NO_LABEL) & (labels[:, :width] == NO_LABEL)
     assert hidden.sum() / (plain.labels != NO_LABEL).sum() == pytest.approx(share, abs=0.03)
@@ -200,7 +200,7 @@ def test_no_slot_sees_its_own_label():
     batch = batch_of([13, 5, 9])
     everything = {"sizes": {1: 1.0, 2: 1.0, 4: 1.0}, "random_borders": 0.5, "lookahead": 0.3, "glancing": 0.8}
     for seed in range(20):
-        slots, labels, _ = draw(batch, seed=seed, progress=0.0, **everything)
+        slots, labels, *_ = draw(batch, seed=seed, progress=0.0, **everything)
         seen = visibility(slots.group, slots.group)
         for row in range(3):
             for place in torch.nonzero(labels[row] != NO_LABEL).flatten().tolist():
@@ -230,7 +230,7 @@ def test_word_dropout_hides_what_is_read_and_nothing_else():
 def test_the_token_before_is_of_the_same_group():
     # Guards: a Markov head trained on tokens that decoding has not yet picked, or picked a step ago.
     batch = batch_of([6, 3])
-    _, labels, previous = fixed(batch, 4)
+    _, labels, previous, _ = fixed(batch, 4)
     none = NO_LABEL
     assert labels.tolist() == [[5, 6, 7, 8, 9, 10, none, none], [5, 6, 7, none] + [none] * 4]
     assert previous.tolist() == [[none, 5, 6, 7, none, 9, none, none], [none, 5, 6, none] + [none] * 4]

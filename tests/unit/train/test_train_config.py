@@ -102,15 +102,15 @@ def test_sizes_that_are_no_table(path, sizes):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("modle: {}\n", "unknown key 'modle'; known here: data, groups, model, run, start_from, training"),
+        ("modle: {}\n", "unknown key 'modle'; known here: adapter, data, groups, model, run, start_from, training"),
         (
             "groups: {size: {1: 1}}\n",
-            "unknown key 'groups.size'; known here: curriculum, glancing, lookahead, markov_rank, partial_groups, r",
+            "unknown key 'groups.size'; known here: anchors, curriculum, glancing, lookahead, markov_rank, partial",
         ),
         ("training: {lr: 1}\n", "unknown key 'training.lr'; known here: accumulate, adam_betas, clip_norm"),
         pytest.param(
             "model: {hiden_size: 64}\n",
-            "unknown key 'model.hiden_size'; known here: activation, attention_dropout",
+            "unknown key 'model.hiden_size'; known here: activation, adapter, attention_bias",
         ),
         ("training: {updates: 0}\n", "training.updates: Input should be greater than or equal to 1 (given: 0)"),
         ("training: {label_smoothing: 1}\n", "training.label_smoothing: Input should be less than 1 (given: 1)"),

@@ -1,0 +1,83 @@
+"""What every prepared directory has in common: the names of its files, and how they come into it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistride.data.foreign import TARGET_FILE
+from multistride.data.vocab import TOKENIZER_FILE, VOCABULARY_FILES, Vocabulary
+from multistride.errors import UsageError
+from multistride.files import replacing_directory, sha256, write_json
+
+MANIFEST_FILE = "prepare.json"
+FORMAT = 1
+SPLITS = ("train", "validation")
+SIDES = ("source", "target")
+TEXT = "text"
+
+Arrays = dict[str, NDArray[Any]]
+"""File names and what they hold."""
+
+
+def array_name(split: str, side: str, content: str) -> str:
+    """The file of a split that holds `content`.
+
+    `tokens` [total] and `offsets` [texts + 1], where each text begins, of a side (source, target, text); for text
+    also `known` [texts], how many tokens of each are read and not predicted.
+    """
+    return f"{split}.{side}.{content}.npy"
+
+
+def token_type(vocabulary: Vocabulary) -> type[np.uint16] | type[np.int32]:
+    """The smallest type of ours that holds every token."""
+    return np.uint16 if len(vocabulary) < 65536 else np.int32
+
+
+def refuse_foreign(output: Path) -> None:
+    """Replacing a directory deletes what it holds, so only what `prepare` writes may be there. Else `UsageError`."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise UsageError(f"{output} is a file; the output must be a directory: give another name")
+    ours = {MANIFEST_FILE, *VOCABULARY_FILES, TARGET_FILE}
+    ours |= {
+        array_name(split, side, content)
+        for split in SPLITS
+        for side in (*SIDES, TEXT)
+        for content in ("tokens", "offsets", "known")
+    }
+    foreign = sorted(path.name for path in output.iterdir() if path.name not in ours)
+    if foreign:
+        raise UsageError(
+            f"{output} holds {foreign[0]}, which `prepare` did not write and would delete: give another directory"
+        )
+
+
+def write_prepared(
+    output: Path, vocabulary: Vocabulary, arrays: Arrays, manifest: dict[str, Any], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write vocabulary, arrays and the completed manifest to `output`, all or nothing; return the manifest."""
+    manifest = {**manifest, "data_hash": _hash_arrays(arrays)}
+    with replacing_directory(output) as directory:
+        vocabulary.save(directory)
+        manifest["vocabulary"] = {"size": len(vocabulary), "sha256": sha256(directory / TOKENIZER_FILE)}
+        for file_name, array in arrays.items():
+            np.save(directory / file_name, array, allow_pickle=False)
+        write_json(directory / MANIFEST_FILE, manifest)
+    report(f"wrote {output}, data {manifest['data_hash'][:12]}")
+    return manifest
+
+
+def _hash_arrays(arrays: Arrays) -> str:
+    """SHA-256 over the names, types and contents of all arrays."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.size}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
