@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
-int8 = pytest.importorskip("multistride.engines.int8", reason="the extra [int8] is not installed")
+pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+from multistride.engines import int8, int8_graphs
 
 TOLERANCE = 0.12
 """The most by which logits may be off, on average, as a share of what they are on average."""
@@ -107,6 +109,42 @@ def test_the_cache_outgrows_its_buffers(model, engine):
     for group in range(12):
         both.step(slots_at(generator, 2, 8, 8 * group, group))
     assert both.memories[1].length == 96
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_greedy_tokens_are_those_of_the_logits(rank, size):
+    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, candidates, the head.
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
+    choices = {"vocabulary_size": 300, "group_sizes": GROUP_SIZES, "markov_rank": rank}
+    model = Transformer(TransformerConfig(**sizes, **choices)).eval()
+    if model.markov is not None:
+        with torch.no_grad():
+            model.markov.following.normal_(std=2)
+    engine, generator = int8.quantise(model, threads=1), torch.Generator().manual_seed(1)
+    slots = slots_at(generator, 9, 5, 0, 0)
+    expected = greedy_for(model.config, model.markov)(engine.step(slots, engine.start(None, None))[:, -size:])
+    tokens, log_probabilities = engine.step_greedy(slots, engine.start(None, None), size)
+    assert tokens.tolist() == expected.tokens.tolist()
+    torch.testing.assert_close(log_probabilities, expected.log_probabilities, atol=1e-4, rtol=0)
+
+
+def test_a_vocabulary_of_several_chunks(monkeypatch):
+    # Guards: a running maximum or sum that forgets a chunk; ties that are not broken by the lowest id.
+    monkeypatch.setattr(int8_graphs, "CHUNK", 2 * int8_graphs.BLOCK)
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
+    model = Transformer(TransformerConfig(vocabulary_size=500, **sizes, tie_embeddings=False)).eval()
+    with torch.no_grad():
+        model.output.weight[250:] = model.output.weight[:250]  # every logit stands there twice
+    engine = int8.quantise(model, threads=1)
+    slots = slots_at(torch.Generator().manual_seed(1), 40, 2, 0, 0)
+    expected = greedy_for(model.config, None)(engine.step(slots, engine.start(None, None)))
+    tokens, log_probabilities = engine.step_greedy(slots, engine.start(None, None), 2)
+    assert tokens.tolist() == expected.tokens.tolist()
+    assert int(tokens.max()) < 250
+    torch.testing.assert_close(log_probabilities, expected.log_probabilities, atol=1e-4, rtol=0)
 
 
 def tokens_of(engine, sources, **choices):

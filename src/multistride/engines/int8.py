@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistride.decode.markov import greedy_for
 from multistride.device import multiplies_int8
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
@@ -165,10 +164,11 @@ class Int8StepModel:
         self, slots: Slots, memory: Int8Memory, size: int
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The token that greedy decoding picks in each of the last `size` slots, and its log-probability."""
-        if self.markov is not None and size > 1:
-            return greedy_for(self.config, self.markov)(self.step(slots, memory)[:, -size:])
         hidden = self._hidden(slots, memory)[:, -size:]
-        found = self._networks["greedy"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
+        if self.markov is not None and size > 1:
+            found = self._networks["chained"]({"hidden": hidden})
+        else:
+            found = self._networks["greedy"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
         tokens, log_probabilities = (torch.from_numpy(each).view(-1, size) for each in found)
         return tokens, log_probabilities
 

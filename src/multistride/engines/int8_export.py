@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
@@ -67,6 +66,8 @@ def _manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version, files = manifest["format"], dict(manifest["files"])
+        if version == FORMAT and not {CONFIG, "decoder.onnx"} <= files.keys():
+            raise ValueError("no hashes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is missing or damaged: export the model again") from error
     if version != FORMAT:
@@ -89,7 +90,6 @@ def _manifest(directory: Path) -> dict[str, Any]:
 def _markov(directory: Path, config: TransformerConfig) -> MarkovHead | None:
     if not config.markov_rank:
         return None
-    with torch.device("meta"):
-        head = MarkovHead(config)
+    head = MarkovHead(config)
     head.load_state_dict(load_file(directory / MARKOV), assign=True)
     return head.eval().requires_grad_(False)

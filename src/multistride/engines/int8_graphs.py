@@ -12,9 +12,11 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import nn
 
+from multistride.decode.markov import CANDIDATES
 from multistride.engines.onnx_graph import Graph, Quantised, Rows, quantised
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, Residual
@@ -32,6 +34,8 @@ def graphs_of(model: Transformer) -> dict[str, bytes]:
     makers = {"decoder": decoder_graph, "logits": logits_graph, "greedy": greedy_graph}
     if model.config.encoder_layers:
         makers["encoder"] = encoder_graph
+    if model.markov is not None:
+        makers["chained"] = chained_graph
     return {name: make(model).SerializeToString() for name, make in makers.items()}
 
 
@@ -109,9 +113,7 @@ def greedy_graph(model: Transformer) -> ModelProto:
     config = model.config
     graph = Graph("greedy")
     rows = graph.rounded(graph.input("hidden", np.float32, ["R", config.hidden_size]))
-    never = {config.pad_token, config.start_token, config.mask_token}
-    ids = np.array([token for token in range(config.vocabulary_size) if token not in never])
-    weight = quantised(_output(model))
+    ids, weight = _pickable(config), quantised(_output(model))
     best, places, sums = [], [], []
     for first in range(0, len(ids), CHUNK):
         chosen = ids[first : first + CHUNK]
@@ -126,6 +128,59 @@ def greedy_graph(model: Transformer) -> ModelProto:
     graph.output("tokens", token, np.int64, ["R"])
     graph.output("log_probabilities", log_probability, np.float32, ["R"])
     return graph.model()
+
+
+def chained_graph(model: Transformer) -> ModelProto:
+    """`hidden` float32 [B, K, D] to `tokens` int64 [B, K] and `log_probabilities` float32 [B, K], by the Markov head.
+
+    The first token of a group is the most probable one; every other the best of its slot's candidates once they are
+    corrected by the token before (`decode/markov.py`, whose sums these are).
+    """
+    config, head = model.config, model.markov
+    assert head is not None
+    graph = Graph("chained")
+    rows = graph.rounded(graph.input("hidden", np.float32, ["B", "K", config.hidden_size]))
+    ids, weight = _pickable(config), quantised(_output(model))
+    part = Quantised(weight.integers[:, ids], weight.scale[ids])
+    logits = graph.add("Mul", graph.product(rows, part), rows.factor)
+    share = graph.add("ReduceMax", graph.add("Softmax", logits, axis=-1), axes=[-1], keepdims=1)
+    best, places = graph.many("TopK", logits, graph.constant(np.array([min(CANDIDATES, len(ids))])), outputs=2)
+    largest = graph.add("ReduceMax", best, axes=[-1], keepdims=1)
+    plain = graph.add("Add", graph.add("Sub", best, largest), graph.add("Log", share))
+    listed = graph.add("Gather", graph.constant(ids), places)
+    tables = [graph.constant(table.detach().numpy()) for table in (head.previous.weight, head.following)]
+    first = [_columns(graph, each, 0, 1) for each in (listed, plain)]
+    token, certain = (graph.add("Squeeze", _columns(graph, each, 0, 1, 2), _last(graph)) for each in first)
+    others = [_columns(graph, each, 1, _END) for each in (listed, plain)]
+    carried = graph.add("Squeeze", token, _last(graph))
+    found = graph.scan(_correction(tables), carried, *others, outputs=2)
+    graph.output("tokens", graph.add("Concat", token, found[0], axis=1), np.int64, ["B", "K"])
+    log_probabilities = graph.add("Concat", certain, found[1], axis=1)
+    graph.output("log_probabilities", log_probabilities, np.float32, ["B", "K"])
+    return graph.model()
+
+
+def _correction(tables: list[str]) -> Graph:
+    """One slot: the token before, the candidates and their log-probabilities to the best token and its own."""
+    body = Graph("slot")
+    before = body.input("before", np.int64, ["B"])
+    listed, plain = body.input("listed", np.int64, ["B", "C"]), body.input("plain", np.float32, ["B", "C"])
+    last = _last(body)
+    previous = body.add("Unsqueeze", body.add("Gather", tables[0], before), last)
+    added = body.add("Squeeze", body.add("MatMul", body.add("Gather", tables[1], listed), previous), last)
+    changed = body.add("Add", plain, added)
+    one = body.constant(np.array(1, np.float32))
+    among = body.add("ReduceSum", body.add("Exp", plain), last, keepdims=1)
+    others = body.add("Relu", body.add("Sub", one, among))
+    highest = body.add("ReduceMax", changed, axes=[-1], keepdims=1)
+    sums = body.add("ReduceSum", body.add("Exp", body.add("Sub", changed, highest)), last, keepdims=1)
+    total = body.add("Log", body.add("Add", sums, body.add("Mul", others, body.add("Exp", body.add("Neg", highest)))))
+    chosen = body.add("GatherElements", listed, body.add("ArgMax", changed, axis=-1, keepdims=1), axis=-1)
+    token = body.add("Squeeze", chosen, last)
+    body.output("next", token, np.int64, ["B"])
+    body.output("token", token, np.int64, ["B"])
+    body.output("certain", body.add("Neg", body.add("Squeeze", total, last)), np.float32, ["B"])
+    return body
 
 
 def logits_graph(model: Transformer) -> ModelProto:
@@ -229,6 +284,25 @@ def _over_chunks(graph: Graph, best: list[str], places: list[str], sums: list[st
     total = graph.add("ReduceSum", parts, last, keepdims=1)
     log_probability = graph.add("Neg", graph.add("Log", total))
     return graph.add("Reshape", token, every), graph.add("Reshape", log_probability, every)
+
+
+_END = np.iinfo(np.int64).max
+"""The end of a dimension, for a slice."""
+
+
+def _columns(graph: Graph, values: str, first: int, end: int, axis: int = 1) -> str:
+    parts = (graph.constant(np.array([number])) for number in (first, end, axis))
+    return graph.add("Slice", values, *parts)
+
+
+def _last(graph: Graph) -> str:
+    return graph.constant(np.array([-1]))
+
+
+def _pickable(config: TransformerConfig) -> NDArray[np.int64]:
+    """The ids that may be written."""
+    never = {config.pad_token, config.start_token, config.mask_token}
+    return np.array([token for token in range(config.vocabulary_size) if token not in never])
 
 
 def _attention(heads: int) -> dict[str, Any]:

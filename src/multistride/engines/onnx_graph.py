@@ -55,6 +55,7 @@ class Graph:
     """Nodes, constants, inputs and outputs, by name. Every method that computes returns the name of its result."""
 
     def __init__(self, name: str) -> None:
+        """The name stands in those of all results, so that a graph inside another shadows nothing."""
         self._name = name
         self._nodes: list[Any] = []
         self._constants: dict[str, NDArray[Any]] = {}
@@ -73,7 +74,8 @@ class Graph:
 
     def constant(self, value: NDArray[Any]) -> str:
         """A constant; a single number is stored once."""
-        name = f"{value.dtype}_{value}" if value.ndim == 0 else f"constant{len(self._constants)}"
+        kind = f"{value.dtype}_{value}" if value.ndim == 0 else f"constant{len(self._constants)}"
+        name = f"{self._name}.{kind}"
         self._constants[name] = np.ascontiguousarray(value)
         return name
 
@@ -83,14 +85,27 @@ class Graph:
 
     def many(self, operator: str, *inputs: str, outputs: int, domain: str = "", **choices: Any) -> list[str]:
         """A node with several results."""
-        names = [f"value{len(self._nodes)}.{place}" for place in range(outputs)]
+        names = [f"{self._name}{len(self._nodes)}.{place}" for place in range(outputs)]
         self._nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **choices))
         return names
 
+    def scan(self, body: Graph, carried: str, *sequences: str, outputs: int) -> list[str]:
+        """Run `body` along axis 1 of the `sequences`; returns what it gave at each place, stacked along axis 1.
+
+        Its inputs are what the place before gave out first, `carried` at the beginning, and one place of each
+        sequence; its outputs the carried value and those that are stacked. It may read values of this graph.
+        """
+        choices: dict[str, Any] = {"num_scan_inputs": len(sequences), "scan_input_axes": [1] * len(sequences)}
+        found = self.many("Scan", carried, *sequences, outputs=1 + outputs, body=body._finished(), **choices)
+        return [self.add("Transpose", each, perm=[1, 0]) for each in found[1:]]
+
+    def _finished(self) -> Any:
+        constants = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
+        return helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
+
     def model(self) -> ModelProto:
         """The finished graph."""
-        constants = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
-        graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
+        graph = self._finished()
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="multistride")
 

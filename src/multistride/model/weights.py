@@ -105,8 +105,9 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+    _check_width(path, config, tensors)
+    model = Transformer(config)  # not on the device "meta", which would import all of torch's compiler
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -114,7 +115,6 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing')}: use the two files of one model"
         )
-    model = Transformer(config)
     model.load_state_dict(tensors)
     vocabulary = Vocabulary.load(directory)
     if len(vocabulary) != config.vocabulary_size:
@@ -123,6 +123,16 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             "use the files of one model"
         )
     return model.float().to(device).eval(), vocabulary
+
+
+def _check_width(path: Path, config: TransformerConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse a configuration that is far from the weights before a model of its size is made."""
+    name, expected = "target_embedding.weight", (config.vocabulary_size, config.hidden_size)
+    found = tuple(tensors[name].shape) if name in tensors else "missing"
+    if found != expected:
+        raise DataError(
+            f"{path} does not fit {CONFIG}: {name} is {found}, expected {expected}: use the two files of one model"
+        )
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:

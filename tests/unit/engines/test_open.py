@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from multistride import device
+from multistride.engines import int8
 from multistride.engines.open import ENGINES, open_engine
-from multistride.errors import UsageError
+from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -26,3 +28,59 @@ def test_eager_says_what_it_is(model):
     # Guards: results that name another engine or precision than the one that ran.
     engine = open_engine(model, "eager")
     assert (engine.name, engine.precision, engine.model) == ("eager", "float32", model)
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(model, monkeypatch):
+    # Guards: a traceback out of an import, or an engine that is silently another one.
+    monkeypatch.setattr(int8, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[int8\]'") as caught:
+        open_engine(model, "int8")
+    assert caught.value.exit_code == 3
+    lines = []
+    assert open_engine(model, "auto", report=lines.append).name == "eager"
+    [line] = lines
+    assert line.startswith("engine: eager, because the engine int8 was asked for and ONNX Runtime is not installed")
+
+
+def test_a_cpu_that_overflows_is_refused(model, monkeypatch):
+    # Guards: products of 8-bit integers that saturate in silence on older CPUs.
+    monkeypatch.setattr(int8, "onnxruntime", object())
+    monkeypatch.setattr(int8, "multiplies_int8", lambda: False)
+    with pytest.raises(UsageError, match="needs a CPU that multiplies 8-bit integers without overflow"):
+        open_engine(model, "int8")
+    lines = []
+    assert open_engine(model, "auto", report=lines.append).name == "eager"
+    assert "VNNI" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "flags: avx2 avx512f", False),
+        ("x86_64", "flags: avx512_vnni", True),
+        ("AMD64", "flags: avx_vnni", True),
+        ("aarch64", "", True),
+    ],
+)
+def test_which_cpus_multiply_int8(monkeypatch, machine, flags, expected):
+    # Guards: an old x86 taken for a new one; ARM, which has no such flag, refused.
+    monkeypatch.setattr(device.platform, "machine", lambda: machine)
+    monkeypatch.setattr(device, "_cpu_info", lambda: flags)
+    assert device.multiplies_int8() is expected
+
+
+def test_auto_takes_int8_where_it_runs(model):
+    # Guards: an auto that says nothing, or takes the slow engine.
+    pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+    if not device.multiplies_int8():
+        pytest.skip("this CPU has no VNNI")
+    lines = []
+    assert open_engine(model, "auto", report=lines.append).name == "int8"
+    assert lines == ["engine: int8, int8 weights, int8 activations scaled by row"]
+
+
+@pytest.mark.parametrize("count", [0, -1, 100_000])
+def test_threads_that_are_not_there(count):
+    # Guards: more threads than CPUs, which make everything slower without a word.
+    with pytest.raises(UsageError, match=rf"--threads is {count}; this process may use \d+ CPUs: give 1 to \d+"):
+        device.set_threads(count)

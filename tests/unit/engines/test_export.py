@@ -1,0 +1,148 @@
+"""Exports: what is written runs as the model it was made of, and nothing else is taken for it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from multistride.data.vocab import Vocabulary, train_bpe
+from multistride.engines.export import export
+from multistride.errors import DataError, UsageError
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.model.weights import save_model
+from multistride.translator import Translator
+
+pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+
+TEXTS = ["a b c", "c b a b", "d"]
+
+
+def saved(place, seed):
+    torch.manual_seed(seed)
+    vocabulary = train_bpe(["a b c d e f"] * 3, 300)
+    sizes = {"hidden_size": 16, "feedforward_size": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+    config = TransformerConfig(vocabulary_size=len(vocabulary), **sizes, markov_rank=4, group_sizes=(1, 2, 4))
+    model = Transformer(config).eval()
+    with torch.no_grad():
+        model.markov.following.normal_()
+    save_model(place, model, vocabulary, {}, "A card.")
+    return place
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("models") / "one", 1)
+
+
+@pytest.fixture(scope="module")
+def exported(directory):
+    output = directory.parent / "one.int8"
+    export(directory, "int8", output)
+    return output
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_an_export_writes_what_the_model_does(directory, exported, group_size):
+    # Guards: a graph, a Markov head or a tokenizer that is not that of the model.
+    [expected, found] = (
+        Translator.load(place, "cpu", "int8").translate(TEXTS, group_size) for place in (directory, exported)
+    )
+    assert found == expected
+    assert any(each.tokens for each in found)
+
+
+def test_an_export_is_smaller_and_says_what_it_was_made_of(directory, exported):
+    # Guards: float32 weights that travel along, a manifest that names no source.
+    manifest = json.loads((exported / "int8.json").read_text())
+    assert manifest["source_weights_sha256"]
+    assert not (exported / "model.safetensors").exists()
+    assert {"encoder.onnx", "decoder.onnx", "config.json", "tokenizer.json"} <= manifest["files"].keys()
+
+
+def refusal(place, engine="int8"):
+    with pytest.raises(DataError) as caught:
+        Translator.load(place, "cpu", engine)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "config.json", "tokenizer.json", "markov.safetensors"])
+def test_a_damaged_file_is_refused(copy, name):
+    # Guards: a flipped bit that changes translations in silence, or a traceback out of ONNX Runtime.
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    assert f"{name} is damaged or belongs to another model" in refusal(copy)
+
+
+def test_a_file_of_another_model_is_refused(copy, tmp_path):
+    # Guards: one model's decoder behind another one's encoder.
+    export(saved(tmp_path / "two", 2), "int8", tmp_path / "two.int8")
+    shutil.copyfile(tmp_path / "two.int8" / "decoder.onnx", copy / "decoder.onnx")
+    assert "decoder.onnx is damaged or belongs to another model" in refusal(copy)
+
+
+def test_a_missing_file_is_named(copy):
+    # Guards: a traceback from deep inside.
+    (copy / "encoder.onnx").unlink()
+    assert "has no encoder.onnx: export the model again" in refusal(copy)
+
+
+def test_another_version_is_refused(copy):
+    # Guards: graphs of another layout fed with the inputs of this one.
+    manifest = json.loads((copy / "int8.json").read_text())
+    (copy / "int8.json").write_text(json.dumps(manifest | {"format": 99}))
+    assert "is an export of format 99, and this version of multistride reads format 1" in refusal(copy)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "files": 3}', '{"format": 1, "files": {}}'])
+def test_a_damaged_manifest_is_refused(copy, content):
+    # Guards: an export without hashes taken for one whose hashes are right.
+    (copy / "int8.json").write_text(content)
+    assert "int8.json is missing or damaged: export the model again" in refusal(copy)
+
+
+def test_an_export_has_no_float32_weights(exported):
+    # Guards: a message that sends people to copy weights that never were there.
+    assert "is an int8 export, which holds no float32 weights: give --engine int8" in refusal(exported, "eager")
+    with pytest.raises(UsageError, match="give the model directory it was exported from"):
+        Translator.load(exported, "cpu", "int8").score([("a", "b")])
+
+
+def test_what_cannot_be_exported_is_refused(directory, exported, tmp_path):
+    # Guards: an export that replaces its own source; an export of an export.
+    with pytest.raises(UsageError, match="--to fp4 was asked for; allowed are int8 and ctranslate2"):
+        export(directory, "fp4", tmp_path / "new")
+    with pytest.raises(UsageError, match="is the model directory itself"):
+        export(directory, "int8", directory)
+    with pytest.raises(DataError, match="is an int8 export"):
+        export(exported, "int8", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_ctranslate2_directory_translates_at_k1(directory, tmp_path):
+    # Guards: an export that CTranslate2 cannot read, or whose note tells the wrong way to use it.
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="the extra [bench] is not installed")
+    export(directory, "ctranslate2", tmp_path / "ct2")
+    vocabulary = Vocabulary.load(tmp_path / "ct2")
+    program = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32", intra_threads=1)
+    translator = Translator.load(directory, "cpu")
+    [expected] = translator.translate(["a b c"])
+    source = [str(token) for token in [*vocabulary.encode(["a b c"])[0], translator.config.end_token]]
+    never = [["0"], ["1"], ["3"]]
+    [found] = program.translate_batch(
+        [source],
+        beam_size=1,
+        suppress_sequences=never,
+        max_decoding_length=len(expected.tokens),
+        min_decoding_length=0,
+    )
+    assert tuple(int(token) for token in found.hypotheses[0]) == expected.tokens
