@@ -69,9 +69,18 @@ def watch(engine: Any, clock: Clock) -> None:
     for name in ("start", "step", "step_greedy"):
         if hasattr(engine, name):
             setattr(engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name)))
-    networks = getattr(engine, "_networks", {})
-    for name, network in networks.items():
-        networks[name] = clock.around("network", name, network)
+    if hasattr(engine, "_networks"):
+        engine._networks = WatchedNetworks(engine._networks, clock)
+
+
+class WatchedNetworks:
+    """The networks of the int8 engine by name, each call timed."""
+
+    def __init__(self, networks: Any, clock: Clock) -> None:
+        self._networks, self._clock = networks, clock
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return self._clock.around("network", name, self._networks[name])
 
 
 def profile(

@@ -41,7 +41,7 @@ picture small
 measure modes "$base" --name "Transformer-base, exact and adaptive" --engine "$engine" --batch-size 1,8,32 \
     --mode exact,adaptive --group-size 2,4,8 --against own-k1,ctranslate2-int8
 measure eager "$base" --name "Transformer-base, eager" --engine eager --batch-size 1,8,32 --against own-k1,ctranslate2-int8
-if [ "$(nproc)" -gt 1 ]; then
+if [ "$(getconf _NPROCESSORS_ONLN)" -gt 1 ]; then # not nproc, which heeds OMP_NUM_THREADS
     measure threads "$base" --name "Transformer-base, two threads" --engine "$engine" --batch-size 1,8,32 \
         --group-size 1,4 --against own-k1,ctranslate2-int8 --threads 2
 fi

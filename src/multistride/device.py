@@ -68,10 +68,10 @@ def set_threads(count: int | None) -> int:
 
 
 def check_threads(count: int) -> None:
-    """Raise `UsageError` unless this process has so many processors."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not 1 <= count <= cores:
-        raise UsageError(f"--threads is {count}; this machine has {cores} cores: give 1 to {cores}")
+    """Raise `UsageError` for a number of threads below 1 or above that of the CPUs this process may use."""
+    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not 1 <= count <= most:
+        raise UsageError(f"--threads is {count}; this process may use {most} CPUs: give 1 to {most}")
 
 
 def keep_few_kernels() -> None:

@@ -83,7 +83,7 @@ def test_another_model_without_references(command, work, multistride):
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--threads=4096"], 2, "--threads is 4096; this machine has"),
+        (["--threads=4096"], 2, "--threads is 4096; this process may use"),
         (["--batch-size=some"], 2, "--batch-size takes whole numbers"),
         (["--against=ctranslate"], 2, "'ctranslate'; allowed are own-k1"),
         (["--against-model=nowhere"], 4, "no model directory"),

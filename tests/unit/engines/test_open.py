@@ -82,5 +82,5 @@ def test_auto_takes_int8_where_it_runs(model):
 @pytest.mark.parametrize("count", [0, -1, 100_000])
 def test_threads_that_are_not_there(count):
     # Guards: more threads than CPUs, which make everything slower without a word.
-    with pytest.raises(UsageError, match=rf"--threads is {count}; this machine has \d+ cores: give 1 to \d+"):
+    with pytest.raises(UsageError, match=rf"--threads is {count}; this process may use \d+ CPUs: give 1 to \d+"):
         device.set_threads(count)

@@ -48,8 +48,8 @@ def no_workers(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"threads": 0}, "--threads is 0; this machine has"),
-        ({"threads": 4096}, "--threads is 4096; this machine has"),
+        ({"threads": 0}, "--threads is 0; this process may use"),
+        ({"threads": 4096}, "--threads is 4096; this process may use"),
         ({"batch_sizes": (1, 0)}, r"batch_sizes\.1: .* \(given: 0\)"),
         ({"batch_sizes": (64,)}, "a batch of 64 was asked for, and 3 sentences are timed"),
         ({"batch_sizes": ()}, "batch_sizes: "),
