@@ -1,0 +1,56 @@
+"""Measures of generated text, on texts small enough to count by hand."""
+
+import pytest
+
+from multistride.errors import DataError
+from multistride.evaluate.generation import distinct, repeated
+from multistride.report.generation import (
+    COLUMNS,
+    GenerationMeasurement,
+    GenerationResult,
+    generation_markdown,
+    read_generation,
+)
+
+
+def test_distinct_counts_over_all_texts():
+    # Guards: shares taken text by text, which long and short texts would change.
+    assert distinct([[1, 2, 1], [1, 3]], 1) == pytest.approx(3 / 5)
+    assert distinct([[1, 2, 1], [1, 2]], 2) == pytest.approx(2 / 3)
+    assert distinct([[1]], 2) == 0.0
+
+
+def test_repeated_counts_inside_one_text():
+    # Guards: a run that stands in two texts taken for a loop.
+    assert repeated([[1, 2, 1, 2, 1], [1, 2]], 2) == pytest.approx(2 / 5)
+    assert repeated([[1, 2], [1, 2]], 2) == 0.0
+    assert repeated([[]], 4) == 0.0
+
+
+def row(**changes):
+    shares = dict.fromkeys(("repetition_rate", "repeated_4_grams", "distinct_1", "distinct_2", "distinct_3"), 0.5)
+    times = {"ms_per_text_p50": 20.0, "ms_per_text_p95": 30.0, "tokens_per_second": 100.0}
+    counts = {"steps_per_text": 5.0, "tokens_per_text": 10.0, "tokens_per_step": 2.0}
+    rest = {"group_size": 1, "mode": "greedy", "engine": "eager", "perplexity": 12.5, "identical_to_k1": 1.0}
+    return GenerationMeasurement(**{**shares, **times, **counts, **rest, **changes})
+
+
+def test_the_table_compares_with_its_first_row(tmp_path):
+    result = GenerationResult(
+        name="x",
+        created="2026-01-01",
+        settings={},
+        results=(row(), row(group_size=4, mode="exact", ms_per_text_p50=10.0)),
+    )
+    lines = generation_markdown(result).splitlines()
+    assert len(lines) == 4
+    assert "2.00×" in lines[3]
+    assert lines[0].count("|") == len(COLUMNS) + 1
+    path = tmp_path / "result.json"
+    path.write_text(result.model_dump_json())
+    assert read_generation(path) == result
+    path.write_text(result.model_dump_json().replace('"group_size":4', '"group_size":0'))
+    with pytest.raises(DataError, match=r"results\.1\.group_size"):
+        read_generation(path)
+    path.write_text('{"kind": "translation"}')
+    assert read_generation(path) is None
