@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from multistride.data.vocab import Vocabulary, train_bpe
+from multistride.data.vocab import Vocabulary, train_vocabulary
 from multistride.engines.export import export
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
@@ -21,7 +21,7 @@ TEXTS = ["a b c", "c b a b", "d"]
 
 def saved(place, seed):
     torch.manual_seed(seed)
-    vocabulary = train_bpe(["a b c d e f"] * 3, 300)
+    vocabulary = train_vocabulary(["a b c d e f"] * 3, 300, "bpe")
     sizes = {"hidden_size": 16, "feedforward_size": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
     config = TransformerConfig(vocabulary_size=len(vocabulary), **sizes, markov_rank=4, group_sizes=(1, 2, 4))
     model = Transformer(config).eval()
