@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from multistride.console import numbers, say
+from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
-from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
 from multistride.device import check_threads, cpu_name, set_threads
 from multistride.evaluate.rounds import batches_by_length

@@ -14,9 +14,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import multistride
+from multistride.decode.batch import begin_batch
 from multistride.decode.beam import search
 from multistride.decode.corpus import source_batch
-from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import Slots

@@ -11,10 +11,10 @@ from typing import Any
 from multistride.data.detokenize import TextStream, one_line, until
 from multistride.data.vocab import Vocabulary
 from multistride.decode.auto import best, check_auto, costly_layout, explained, offers
+from multistride.decode.batch import begin_batch
 from multistride.decode.calibration import Calibration
 from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.profile import cached_costs
 from multistride.decode.score import score_pairs

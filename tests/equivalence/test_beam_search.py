@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
+from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search, search_batch
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced

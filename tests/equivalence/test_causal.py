@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from multistride.decode.batch import begin_batch
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
 from multistride.engines.eager import EagerStepModel

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search_batch
 from multistride.decode.constraints import Constraints
-from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
 from multistride.decode.strategy import Measured

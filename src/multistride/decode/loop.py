@@ -9,23 +9,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
-from multistride.decode.constraints import (
-    Constraints,
-    check_prompted,
-    constraints_of,
-    most_probable,
-    one_by_one,
-)
-from multistride.decode.exact import Drafter, decode_exact
-from multistride.decode.markov import distribution, proposer
-from multistride.decode.options import DecodeOptions
+from multistride.decode.markov import proposer
 from multistride.decode.pick import Picker
 from multistride.decode.policy import Policy
 from multistride.decode.prefix import read_prefix
-from multistride.decode.sample import request_seed, sampler
-from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
 from multistride.model.step import M, StepModel
 
 
@@ -67,81 +55,3 @@ def decode(
         yield state.commit(picked, kept, sizes, 1000 * (time.perf_counter() - began), reasons)
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
-
-
-def begin_batch(
-    model: StepModel[M],
-    source: Int[Tensor, "B S"],
-    lengths: Int[Tensor, "B"],
-    options: DecodeOptions,
-    constraints: Constraints | None = None,
-    measured: Measured | None = None,
-) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
-    """The state of a batch, and the passes that decode it as `options` say: take them one by one, or all.
-
-    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS; those of a causal model
-    are prompts, which do not end. `constraints` are those of the options where they are left out, which can say
-    nothing about text. `measured` is what is known of the model; a way of decoding that needs more than there is
-    raises `UsageError`.
-    """
-    config, rules = model.config, constraints or constraints_of(options, model.config)
-    limits = [options.limit(length, config, len(rules.prefix)) for length in lengths.tolist()]
-    given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
-    if not config.encoder_layers:
-        check_prompted(rules)
-    prompts, encoded = (None, source) if config.encoder_layers else (given, None)
-    state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol, rules.stopped)
-    seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
-    if options.mode == "exact":
-        drafter = _drafter(model, options, rules, state, seeds)
-        return state, decode_exact(model, encoded, lengths, state, options.group_size, drafter, rules.prefix)
-    measured = measured or Measured()
-    policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
-    pick = _picker(model, options, rules, state, seeds)
-    lookahead = layout_for(options, config) == "lookahead"
-    return state, decode(model, encoded, lengths, state, policy, pick, accept, lookahead, rules.prefix)
-
-
-def _picker(
-    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
-) -> Picker | None:
-    """What picks tokens where it is not plain greedy decoding."""
-    config, head = model.config, model.markov
-    if options.temperature > 0:
-        return sampler(config, head, options, state, seeds, rules.permitted)
-    if rules.permitted is None:
-        return None
-    walk = one_by_one(distribution(config, head), rules.permitted, state)
-    return lambda logits: walk(logits, most_probable, None)
-
-
-def _drafter(
-    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
-) -> Drafter | None:
-    """What drafts and checks where it is not plain greedy decoding."""
-    if options.temperature > 0:
-        return SpeculativeDrafter(model, options, state, seeds, rules.permitted)
-    if rules.permitted is None:
-        return None
-    walk = one_by_one(distribution(model.config, None), rules.permitted, state)
-    return Drafter(
-        model,
-        len(state.running),
-        options.group_size,
-        lambda logits, columns: walk(logits, most_probable, columns),
-    )
-
-
-def decode_batch(
-    model: StepModel[M],
-    source: Int[Tensor, "B S"],
-    lengths: Int[Tensor, "B"],
-    options: DecodeOptions,
-    constraints: Constraints | None = None,
-    measured: Measured | None = None,
-) -> list[Hypothesis]:
-    """Decode one batch to its end, as `options` say. Sources are padded on the right and end in EOS."""
-    state, passes = begin_batch(model, source, lengths, options, constraints, measured)
-    for _ in passes:
-        pass
-    return state.hypotheses

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search, search_batch
 from multistride.decode.corpus import decode_corpus
-from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import leading, shortlist
 from multistride.errors import UsageError

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from multistride.data.vocab import train_vocabulary
+from multistride.decode.batch import begin_batch
 from multistride.decode.corpus import decode_corpus
-from multistride.decode.loop import begin_batch
 from multistride.decode.options import DecodeOptions
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig

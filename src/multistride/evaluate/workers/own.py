@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
-from multistride.decode.loop import decode_batch
 from multistride.decode.options import DecodeOptions
 from multistride.device import pick_device, set_threads
 from multistride.engines.open import Engine, open_engine
