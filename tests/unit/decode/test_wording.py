@@ -26,7 +26,7 @@ def written_under(barred, texts, vocabulary, draw):
 @pytest.mark.parametrize(
     ("vocabulary", "texts"),
     [(BPE, ("aus",)), (BPE, ("ä", "n H")), (BPE, (" ",)), (BPE, ("e",)), (WORDS, ("b a", "c")), (WORDS, ("a",))],
-    ids=str,
+    ids=["a piece", "two texts", "a blank", "a letter", "two words", "a word"],
 )
 @quick
 @given(draw=st.lists(st.integers(0, 10_000), max_size=40))
