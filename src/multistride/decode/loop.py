@@ -60,15 +60,15 @@ def begin_batch(
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     prompts = None if config.encoder_layers else given
     state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol)
-    encoded = source if config.encoder_layers else None
+    encoded, counts = (source, lengths) if config.encoder_layers else (None, None)
     if options.mode == "exact":
-        return state, decode_exact(model, encoded, lengths, state, options.group_size)
+        return state, decode_exact(model, encoded, counts, state, options.group_size)
     accept = confident_prefix(options.sure_from) if options.mode == "adaptive" else accept_all
     pick = greedy_for(config, model.markov)
     if options.temperature > 0:
         seeds = [request_seed(options.seed, tokens) for tokens in given]
         pick = sampler(config, model.markov, options, state, seeds)
-    return state, decode(model, encoded, lengths, state, lambda _: options.group_size, pick, accept)
+    return state, decode(model, encoded, counts, state, lambda _: options.group_size, pick, accept)
 
 
 def decode_batch(
