@@ -46,17 +46,17 @@ def begin_batch(
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     if not config.encoder_layers:
         check_prompted(rules)
-    prompts, encoded = (None, source) if config.encoder_layers else (given, None)
+    prompts, encoded, counts = (None, source, lengths) if config.encoder_layers else (given, None, None)
     state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol, rules.stopped)
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
         drafter = _drafter(model, options, rules, state, seeds)
-        return state, decode_exact(model, encoded, lengths, state, options.group_size, drafter, rules.prefix)
+        return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
     measured = measured or Measured()
     policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
     pick = _picker(model, options, rules, state, seeds)
     lookahead = layout_for(options, config) == "lookahead"
-    return state, decode(model, encoded, lengths, state, policy, pick, accept, lookahead, rules.prefix)
+    return state, decode(model, encoded, counts, state, policy, pick, accept, lookahead, rules.prefix)
 
 
 def _picker(

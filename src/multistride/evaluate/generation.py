@@ -22,7 +22,7 @@ from multistride.evaluate.quality import identical_share, repetition_rate
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
 from multistride.generator import Generator
-from multistride.model.weights import WEIGHTS
+from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.generation import Continuation, GenerationMeasurement, GenerationResult
 from multistride.version import __version__
 
@@ -189,6 +189,7 @@ def _settings(request: GenerationRequest, generator: Generator, texts: int, time
         "model_sha256": sha256(request.model / WEIGHTS),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
+        "provenance": load_provenance(request.model),
         **{name: None if path is None else str(path) for name, path in files.items()},
         **{f"{name}_sha256": None if path is None else sha256(path) for name, path in files.items()},
         "prompts": texts,
