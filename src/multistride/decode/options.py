@@ -166,7 +166,8 @@ class DecodeOptions(BaseModel):
 
     def _check_lengths(self, config: TransformerConfig) -> None:
         longest = config.max_positions
-        if self.max_length is not None and self.max_length > longest:
+        bounded = config.encoder_layers > 0  # a causal model writes as much as its context has room for
+        if bounded and self.max_length is not None and self.max_length > longest:
             raise UsageError(
                 f"max_length {self.max_length} was given; this checkpoint has {longest} positions: "
                 f"choose one from 1 to {longest}"

@@ -17,6 +17,7 @@ from multistride.report.benchmark_figure import benchmark_figure
 from multistride.report.benchmark_tables import benchmark_markdown, benchmark_tables
 from multistride.report.drawing import drawing, save
 from multistride.report.figures import quality_latency_figure
+from multistride.report.generation import read_generation, show_generation
 from multistride.report.page import write_page
 from multistride.report.places import places_table
 from multistride.report.results import EvaluationResult, read_results
@@ -27,10 +28,15 @@ from multistride.report.trace import draw_trace, read_trace, trace_size, trace_t
 def show_file(
     path: Path, page: Path | None, figure: Path | None, markdown: bool, report: Callable[[str], None]
 ) -> None:
-    """Show a result file of either kind.
+    """Show a result file of any kind.
 
-    Raises `DataError` if it is none, and `UsageError` for the page of a benchmark, which has none.
+    Raises `DataError` if it is none, and `UsageError` for a page or picture that this kind of result has not.
     """
+    if (generation := read_generation(path)) is not None:
+        if page or figure:
+            raise UsageError(f"{path} is about a causal model, which has a table only: leave --page and --figure out")
+        show_generation(generation, markdown)
+        return
     if not is_benchmark(path):
         show(read_results(path), page, figure, markdown, report)
         return
