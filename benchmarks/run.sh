@@ -14,7 +14,7 @@ source=$1 reference=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
 shipped=$here/src/multistride/shipped/english-german
 small=${3:-$shipped}
-engine=${ENGINE:-int8} sentences=${SENTENCES:-64} rounds=${ROUNDS:-3}
+engine=${ENGINE:-int8} sentences=${SENTENCES:-64} rounds=${ROUNDS:-3} batches=${BATCHES:-1,2,4,8,16,32,64}
 base=${BASE:-$here/runs/base-grown}
 others=own-k1,ctranslate2-int8,ctranslate2-float32,transformers-float32
 
@@ -33,10 +33,10 @@ picture() { # NAME
     multistride report "$here/results/bench-$1.json" --markdown --figure "$here/docs/pictures/bench-$1.svg" >/dev/null
 }
 
-measure base "$base" --name "Transformer-base" --engine "$engine" --batch-size 1,2,4,8,16,32,64 --against "$others" \
+measure base "$base" --name "Transformer-base" --engine "$engine" --batch-size "$batches" --against "$others" \
     ${AGAINST_MODEL:+--against-model "$AGAINST_MODEL"}
 picture base
-measure small "$small" --name "Small" --engine "$engine" --batch-size 1,2,4,8,16,32,64 --against "$others"
+measure small "$small" --name "Small" --engine "$engine" --batch-size "$batches" --against "$others"
 picture small
 measure modes "$base" --name "Transformer-base, exact and adaptive" --engine "$engine" --batch-size 1,8,32 \
     --mode exact,adaptive --group-size 2,4,8 --against own-k1,ctranslate2-int8
