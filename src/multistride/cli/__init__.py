@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Take your translation model, make it write K tokens per step, prove what that costs.",
+    help="Take your translation or text model, make it write K tokens per step, prove what that costs.",
     epilog="Exit codes: 0 ok, 1 run-time failure, 2 usage or configuration, 3 missing optional extra, "
     "4 bad data or checkpoint, 5 a gate failed, 130 interrupted (resumable).",
 )
