@@ -105,7 +105,7 @@ def teacher_forced(
     predicted = sizes if proposals is None else proposals
     widths = torch.where(sizes > 0, torch.maximum(predicted, before), 0)
     borders = sizes.cumsum(1) - sizes
-    rows, groups, offset, shape = _spread(widths)
+    rows, groups, offset, shape = spread(widths)
     border, size = borders[rows, groups], predicted[rows, groups]
     read = border - widths[rows, groups] + offset
     position = read + size
@@ -113,7 +113,7 @@ def teacher_forced(
     asked = (position >= border) & (position < lengths[rows])
     label = torch.where(asked, _tokens_at(target, rows, position, NO_LABEL), NO_LABEL)
     slots = _arrange(widths, shape, token, position, size, groups, start_token)
-    return slots, _fill(widths, shape, label, NO_LABEL)
+    return slots, fill(widths, shape, label, NO_LABEL)
 
 
 def step_slots(
@@ -178,28 +178,6 @@ def prompt_slots(
     return Slots(token, position, torch.ones_like(position), torch.where(real, position, PADDING_GROUP))
 
 
-def without_start(slots: Slots, labels: Int[Tensor, "B N"]) -> tuple[Slots, Int[Tensor, "B N"]]:
-    """The same pass without the slot that reads one start symbol and predicts the first token.
-
-    For causal models whose texts begin with their own first token (`TransformerConfig.start_symbol` false): lay out
-    the text with a first group of size 1 and take that group's slot away. It becomes padding, without a label.
-    """
-    first = (slots.position == 0) & (slots.reach == 1)
-    group = slots.group.masked_fill(first, PADDING_GROUP)
-    return slots._replace(group=group), labels.masked_fill(first, NO_LABEL)
-
-
-def after_prompts(prompts: Int[Tensor, "B"], sizes: Int[Tensor, "B G"]) -> Int[Tensor, "B H"]:
-    """The groups `sizes`, in each row behind as many groups of size 1 as its prompt has tokens.
-
-    This is how a text whose first tokens were known is laid out: they are read as at K=1, whatever K follows.
-    """
-    counts = torch.stack([prompts, (sizes > 0).sum(1)], dim=1)
-    rows, parts, offset, shape = _spread(counts)
-    values = torch.ones_like(offset) if sizes.shape[1] == 0 else sizes[rows, offset.clamp(max=sizes.shape[1] - 1)]
-    return _fill(counts, shape, torch.where(parts == 0, 1, values), 0)
-
-
 def lookahead(
     target: Int[Tensor, "B T"],
     lengths: Int[Tensor, "B"],
@@ -218,7 +196,7 @@ def lookahead(
     """
     sizes = torch.as_tensor(group_size, device=lengths.device).expand_as(lengths)
     widths = torch.stack([anchors + 1, sizes - 1], dim=1)
-    rows, parts, offset, shape = _spread(widths)
+    rows, parts, offset, shape = spread(widths)
     masked = parts == 1
     position = torch.where(masked, anchors[rows] + 1 + offset, offset)
     token = torch.where(masked, mask_token, _tokens_at(target, rows, position - 1, start_token))
@@ -227,7 +205,7 @@ def lookahead(
     label = _tokens_at(target, rows, position, NO_LABEL)
     label = torch.where(position < lengths[rows], label, NO_LABEL)
     slots = _arrange(widths, shape, token, position, reach, group, start_token)
-    return slots, _fill(widths, shape, label, NO_LABEL)
+    return slots, fill(widths, shape, label, NO_LABEL)
 
 
 def draft_slots(
@@ -277,7 +255,7 @@ def reveal(
     shape = (len(labels), int(counts.max()) if len(labels) else 0)
 
     def appended(field: Tensor, values: Tensor, padding: int) -> Tensor:
-        return torch.cat([field, _fill(counts, shape, values, padding)], dim=1)
+        return torch.cat([field, fill(counts, shape, values, padding)], dim=1)
 
     longer = Slots(
         appended(slots.token, labels[rows, places], start_token),
@@ -308,7 +286,7 @@ def previous_in_draft(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "
     return torch.where((slots.reach > 1) & (labels != NO_LABEL), left, NO_LABEL)
 
 
-def _spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+def spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
     """For every slot of a layout in reading order: its row, its group, its place in the group; and [B, N]."""
     batch, count = widths.shape
     flat = widths.flatten()
@@ -320,7 +298,7 @@ def _spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[i
     return owner // columns, owner % columns, offset, (batch, longest)
 
 
-def _fill(widths: Int[Tensor, "B G"], shape: tuple[int, int], values: Tensor, padding: int) -> Tensor:
+def fill(widths: Int[Tensor, "B G"], shape: tuple[int, int], values: Tensor, padding: int) -> Tensor:
     """Values in reading order as a [B, N] tensor, padded on the right."""
     table = torch.full(shape, padding, dtype=torch.long, device=values.device)
     table[torch.arange(shape[1], device=values.device) < widths.sum(1)[:, None]] = values
@@ -337,10 +315,10 @@ def _arrange(
     start_token: int,
 ) -> Slots:
     return Slots(
-        _fill(widths, shape, token, start_token),
-        _fill(widths, shape, position, 0),
-        _fill(widths, shape, reach, 1),
-        _fill(widths, shape, group, PADDING_GROUP),
+        fill(widths, shape, token, start_token),
+        fill(widths, shape, position, 0),
+        fill(widths, shape, reach, 1),
+        fill(widths, shape, group, PADDING_GROUP),
     )
 
 

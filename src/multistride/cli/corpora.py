@@ -59,12 +59,22 @@ def prepare(
     """
     texts = {"documents": documents, "field": field, "window": window, "carry": carry}
     files = (train_text, train_written, validation_text, validation_written)
+    pairs = (train_source, train_target, train_pairs, validation_source, validation_target, validation_pairs)
+    if any(files) and any(pairs):
+        raise UsageError("texts and pairs were given, which are for different models: prepare them apart")
     if any(files):
-        pairs = (train_source, train_target, train_pairs, validation_source, validation_target, validation_pairs)
-        if any(pairs):
-            raise UsageError("texts and pairs were given, which are for different models: prepare them apart")
         _prepare_text(output, files, texts, vocabulary, vocabulary_size, as_json)
         return
+    sizes = {"vocabulary_size": vocabulary_size, "vocabulary_kind": vocabulary_kind, "vocabulary_from": vocabulary}
+    cleaning = {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio}
+    tree = {"output": output, **sizes, "cleaning": cleaning}
+    _prepare_pairs(tree, pairs, texts, columns, fields, as_json)
+
+
+def _prepare_pairs(
+    tree: dict[str, Any], pairs: tuple[Any, ...], texts: dict[str, Any], columns: str, fields: str, as_json: bool
+) -> None:
+    """`prepare` for parallel text; `texts` are options that do not belong to it."""
     if unused := [f"--{name}" for name, value in texts.items() if value is not None]:
         raise UsageError(f"{unused[0]} was given, which is for text: give --train-text, or leave it out")
 
@@ -74,26 +84,19 @@ def prepare(
     from multistride.data.prepare import PrepareConfig
     from multistride.data.prepare import prepare as prepare_data
 
-    def corpus(source: Path | None, target: Path | None, pairs: Path | None) -> dict[str, Any]:
+    def corpus(source: Path | None, target: Path | None, both: Path | None) -> dict[str, Any]:
         first, second = two(columns, "--columns"), two(fields, "--fields")
         places = {"source_column": first[0], "target_column": first[1]}
         names = {"source_field": second[0], "target_field": second[1]}
-        return {"source": source, "target": target, "pairs": pairs, **places, **names}
+        return {"source": source, "target": target, "pairs": both, **places, **names}
 
-    training = [corpus(*both, None) for both in zip_longest(train_source or (), train_target or ())]
-    training += [corpus(None, None, pairs) for pairs in train_pairs or ()]
-    validation = (validation_source, validation_target, validation_pairs)
-    tree = {
-        "output": output,
-        "train": training or [corpus(None, None, None)],
-        "validation": [corpus(*validation)] if any(validation) else [],
-        "vocabulary_size": vocabulary_size,
-        "vocabulary_kind": vocabulary_kind,
-        "vocabulary_from": vocabulary,
-        "cleaning": {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio},
-    }
+    sources, targets, tables, *validation = pairs
+    training = [corpus(*both, None) for both in zip_longest(sources or (), targets or ())]
+    training += [corpus(None, None, table) for table in tables or ()]
+    tree["train"] = training or [corpus(None, None, None)]
+    tree["validation"] = [corpus(*validation)] if any(validation) else []
     manifest = prepare_data(validate(PrepareConfig, tree, "prepare"), say)
-    say(f"written: {output}")
+    say(f"written: {tree['output']}")
     if as_json:
         print_json(manifest)
 

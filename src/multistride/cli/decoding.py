@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,8 +87,8 @@ def translate(
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
-    size = group_size if group_size == "auto" else number(group_size)
-    form = line_format(show_groups, stream, as_json)
+    ways = _ways(locals())
+    size, form = _size(group_size), line_format(show_groups, stream, as_json)
 
     from multistride.device import set_threads
     from multistride.lines import write_lines
@@ -97,12 +98,7 @@ def translate(
 
     set_threads(threads)
     translator = Translator.load(model, device, engine, say)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    search = {"mode": mode, "threshold": threshold, "policy": policy, "layout": layout, "beam": beam}
-    lengths = {"min_length": min_length, "max_length": max_length, "no_repeat_ngram": no_repeat_ngram}
-    texts = {"prefix": prefix, "banned": ban or (), "banned_tokens": ban_token or (), "stop": stop or ()}
-    together = 1 if stream else batch_size
-    options = translator.settled(size, say, batch_size=together, **search, **sampling, **lengths, **texts)
+    options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
     note_untrained(options.group_size, translator)
     if source and output and not (stream or trace):
@@ -110,8 +106,7 @@ def translate(
     else:
         with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
             failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
-    if failed:
-        raise DataError(f"{failed} of the lines could not be translated (named above); their lines are empty")
+    _complete(failed, "lines could not be translated")
 
 
 def generate(
@@ -154,8 +149,8 @@ def generate(
 
     Example: echo "It is a truth universally" | multistride generate --model RUN/best --group-size 4 --mode exact
     """
-    size = group_size if group_size == "auto" else number(group_size)
-    form = line_format(show_groups, stream, as_json)
+    ways = _ways(locals())
+    size, form = _size(group_size), line_format(show_groups, stream, as_json)
     if system is not None and not chat:
         raise UsageError("--system was given, which belongs to a conversation: add --chat, or leave it out")
 
@@ -165,19 +160,13 @@ def generate(
 
     set_threads(threads)
     generator = Generator.load(model, device, engine, say)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    search = {"mode": mode, "threshold": threshold, "policy": policy, "layout": layout, "beam": beam}
-    lengths = {"min_length": min_length, "max_length": max_tokens, "no_repeat_ngram": no_repeat_ngram}
-    texts = {"banned": ban or (), "banned_tokens": ban_token or (), "stop": stop or ()}
-    together = 1 if stream else batch_size
-    options = generator.settled(size, say, batch_size=together, **search, **sampling, **lengths, **texts)
+    options = generator.settled(size, say, max_length=max_tokens, **ways)
     generator.checked(options, streaming=stream)
     note_untrained(options.group_size, generator)
     writer = generator.chatting(system) if chat else generator
     with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
         failed = write_lines(writer, lines, options, text, steps, form, buffer, say)
-    if failed:
-        raise DataError(f"{failed} of the prompts could not be continued (named above); their lines are empty")
+    _complete(failed, "prompts could not be continued")
 
 
 def score(
@@ -208,8 +197,7 @@ def score(
     translator = load(model, device)
     note_untrained(size, translator)
     failed = score_stream(translator, source, target, size, as_json, say)
-    if failed:
-        raise DataError(f"{failed} of the pairs could not be scored (named above); their lines are empty")
+    _complete(failed, "pairs could not be scored")
 
 
 def evaluate(
@@ -248,70 +236,90 @@ def evaluate(
 
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
     """
-    sizes = numbers(group_size)
+    amounts = {"batch_size": batch_size, "limit": limit, "examples": examples}
+    shared = {"model": model, "source": source, "reference": reference, "name": name, "threshold": threshold}
+    tree = {**shared, **amounts, "group_sizes": numbers(group_size)}
+    shown = (output, as_json)
     if kind == "generation":
-        if beam > 1 or tokenize != "13a":
-            raise UsageError("--beam and --tokenize are not for --kind generation: leave them out")
-        own = {"model": model, "source": source, "reference": reference, "chat": chat, "threshold": threshold}
-        amounts = {"batch_size": batch_size, "limit": limit, "latency_texts": latency_sentences, "examples": examples}
-        ways = {"group_sizes": sizes, "modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64}
-        _evaluate_generation({**own, **amounts, **ways, "name": name}, output, device, threads, as_json)
+        if beam > 1 or tokenize != "13a" or policy or layout:
+            raise UsageError(
+                "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
+            )
+        own = {"modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64, "chat": chat}
+        _evaluate_generation({**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown)
         return
     if reference is None:
         raise UsageError("--reference is missing: give the reference translations, line by line")
     if chat or max_tokens is not None:
         raise UsageError("--chat and --max-tokens are for --kind generation: leave them out")
+    ways = {"mode": mode, "policy": policy, "layout": layout, "beam": beam, "kind": kind, "tokenize": tokenize}
+    _evaluate_pairs({**tree, **ways, "latency_sentences": latency_sentences}, engine, device, threads, shown)
 
-    from rich.console import Console
 
+def _evaluate_pairs(
+    tree: dict[str, Any], engine: str, device: str, threads: int | None, shown: tuple[Path | None, bool]
+) -> None:
+    """`evaluate` for a translation model."""
     from multistride.config import validate
     from multistride.device import set_threads
-    from multistride.evaluate.run import EvaluationRequest
-    from multistride.evaluate.run import evaluate as measure
-    from multistride.files import write_json
+    from multistride.evaluate.run import EvaluationRequest, evaluate
     from multistride.report.tables import quality_table
     from multistride.shipped import DEFAULT
     from multistride.translator import Translator
 
-    name = name or (model.parent.name if model else DEFAULT.name)
-    files = {"model": model or DEFAULT, "source": source, "reference": reference, "name": name}
-    decoding = {"group_sizes": sizes, "mode": mode, "threshold": threshold, "beam": beam}
-    decoding |= {"policy": policy, "layout": layout}
-    amounts = {"batch_size": batch_size, "limit": limit}
-    measures = {"kind": kind, "tokenize": tokenize, "latency_sentences": latency_sentences, "examples": examples}
-    request = validate(EvaluationRequest, {**files, **decoding, **amounts, **measures}, "evaluate")
+    model = tree["model"]
+    named = {"model": model or DEFAULT, "name": tree["name"] or (model.parent.name if model else DEFAULT.name)}
+    request = validate(EvaluationRequest, {**tree, **named}, "evaluate")
     set_threads(threads)
-    result = measure(request, Translator.load(model, device, engine, say), say)
-    if output is not None:
-        write_json(output, result.model_dump(mode="json"))
-        say(f"written: {output}")
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        Console().print(quality_table(result))
+    _show(evaluate(request, Translator.load(model, device, engine, say), say), quality_table, *shown)
 
 
 def _evaluate_generation(
-    tree: dict[str, Any], output: Path | None, device: str, threads: int | None, as_json: bool
+    tree: dict[str, Any], engine: str, device: str, threads: int | None, shown: tuple[Path | None, bool]
 ) -> None:
     """`evaluate` for a causal model."""
-    from rich.console import Console
-
     from multistride.config import validate
     from multistride.device import set_threads
     from multistride.evaluate.generation import GenerationRequest, evaluate_generation
-    from multistride.files import write_json
     from multistride.generator import Generator
     from multistride.report.generation import generation_table
 
-    generator = Generator.load(tree["model"], device)
-    tree["name"] = tree["name"] or tree["model"].parent.name
+    generator = Generator.load(tree["model"], device, engine, say)
+    named = {**tree, "name": tree["name"] or tree["model"].parent.name}
     set_threads(threads)
-    result = evaluate_generation(validate(GenerationRequest, tree, "evaluate"), generator, say)
+    result = evaluate_generation(validate(GenerationRequest, named, "evaluate"), generator, say)
+    _show(result, generation_table, *shown)
+
+
+def _show(result: Any, table: Callable[[Any], Any], output: Path | None, as_json: bool) -> None:
+    """Write a result to a file if one was named, and print it as an object or as its table."""
+    from rich.console import Console
+
+    from multistride.files import write_json
+
+    found = result.model_dump(mode="json")
     if output is not None:
-        write_json(output, result.model_dump(mode="json"))
+        write_json(output, found)
         say(f"written: {output}")
     if as_json:
-        print_json(result.model_dump(mode="json"))
+        print_json(found)
     else:
-        Console().print(generation_table(result))
+        Console().print(table(result))
+
+
+def _ways(given: dict[str, Any]) -> dict[str, Any]:
+    """What `translate` and `generate` were told about decoding, by the names of `DecodeOptions`."""
+    search = ("mode", "threshold", "policy", "layout", "beam", "temperature", "top_k", "top_p", "min_p", "seed")
+    ways = {name: given[name] for name in (*search, "min_length", "no_repeat_ngram")}
+    texts = {"banned": given["ban"] or (), "banned_tokens": given["ban_token"] or (), "stop": given["stop"] or ()}
+    return {**ways, **texts, "batch_size": 1 if given["stream"] else given["batch_size"]}
+
+
+def _size(text: str) -> int | str:
+    return text if text == "auto" else number(text)
+
+
+def _complete(failed: int, what: str) -> None:
+    """Raise `DataError` if some lines have no result."""
+    if failed:
+        raise DataError(f"{failed} of the {what} (named above); their lines are empty")

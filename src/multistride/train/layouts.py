@@ -18,7 +18,6 @@ from multistride.groups import (
     NO_LABEL,
     PADDING_GROUP,
     Slots,
-    after_prompts,
     equal_sizes,
     lookahead,
     previous_in_draft,
@@ -26,9 +25,9 @@ from multistride.groups import (
     reveal,
     sampled_sizes,
     teacher_forced,
-    without_start,
 )
 from multistride.model.config import TransformerConfig
+from multistride.prompts import after_prompts, without_start
 from multistride.train.config import GroupsConfig
 
 
