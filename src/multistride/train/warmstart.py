@@ -57,7 +57,7 @@ def first_model(
 def classifying(model: TransformerConfig, config: RunConfig, classes: tuple[str, ...]) -> TransformerConfig:
     """The model's configuration as a classifier of these classes; as it is where there are none.
 
-    Raises `DataError` if the model knows other classes, `UsageError` where only one of data and configuration has any.
+    Raises `DataError` if the model knows other classes, `UsageError` where only data or configuration have some.
     """
     shape = config.classifier or model.classifier
     if shape is None and not classes:
