@@ -35,6 +35,7 @@ from multistride.cli.options import (
     ShowGroupsOption,
     StopOption,
     StreamOption,
+    TaskOption,
     TemperatureOption,
     ThreadsOption,
     ThresholdOption,
@@ -218,9 +219,7 @@ def evaluate(
     ] = "translation",
     max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")] = False,
-    task: Annotated[
-        str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
-    ] = None,
+    task: TaskOption = None,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
