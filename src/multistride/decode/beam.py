@@ -3,7 +3,8 @@
 Inside a group no token depends on another (the model is factorised), so the K lists of probable tokens that one call
 gives can be consumed place by place, and the search is the one that K calls would have made. At K=1 it is ordinary
 beam search. Source: Wang, Zhang, Chen (2018), arXiv 1808.08583, section 3. With a Markov head a token depends on the
-one before it in its own hypothesis, which is known by then: the search stays exact up to the head's candidates.
+one before it in its own hypothesis, which is known by then: each has a list of its own, and the search stays
+exact.
 
 **Pruning.** A sentence has B places. At every token the hypotheses still open are continued by every token, and the
 best are kept by the sum of their log-probabilities; they are all equally long, so no normalisation could change their
@@ -34,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import Constraints, Permitted, check_prompted, constraints_of
-from multistride.decode.markov import CANDIDATES, correct, distribution
+from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.prefix import Prefix, read_prefix
@@ -217,7 +218,8 @@ def search(
     assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
     config, size = model.config, options.group_size
     rules = constraints or constraints_of(options, config)
-    continuing = _free(model) if rules.permitted is None else _constrained(model, rules.permitted)
+    shared = rules.permitted is None and model.markov is None
+    continuing = _shared_lists(model) if shared else _own_lists(model, rules.permitted)
     prompts = None
     if source is not None and lengths is not None and not config.encoder_layers:
         check_prompted(rules)
@@ -240,31 +242,21 @@ def search(
     return state.ranked()
 
 
-def _free(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
-    """Continuations from one list a slot, which all hypotheses of a row share.
-
-    With a Markov head every place after the first is corrected by what each hypothesis has written before it.
-    """
-    listing, head = shortlist(model.config), model.markov
+def _shared_lists(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
+    """Continuations from one list a slot, which all hypotheses of a row share."""
+    listing = shortlist(model.config)
 
     def continuing(logits: Float[Tensor, "R K V"], width: int) -> Continuations:
-        listed = listing(logits, width if head is None else max(width, CANDIDATES))
-
-        def continuations(place: int, rows: Int[Tensor, "B P"], written: Int[Tensor, "B P T"]) -> Shortlist:
-            tokens, log_probabilities = listed.tokens[rows, place], listed.log_probabilities[rows, place]
-            if head is not None and place > 0:
-                fields = (written[:, :, -1], tokens, log_probabilities)
-                corrected = correct(head, *(field.flatten(0, 1) for field in fields))
-                log_probabilities = corrected.view_as(log_probabilities).clamp(max=0)
-            return Shortlist(tokens, log_probabilities)
-
-        return continuations
+        listed = listing(logits, width)
+        return lambda place, rows, written: Shortlist(*(field[rows, place] for field in listed))
 
     return continuing
 
 
-def _constrained(model: StepModel[M], permitted: Permitted) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
-    """Continuations from a list for each hypothesis, since what may come next depends on what it has written."""
+def _own_lists(
+    model: StepModel[M], permitted: Permitted | None
+) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
+    """Continuations from a list for each hypothesis, where what may come next depends on what it has written."""
     log_probabilities = distribution(model.config, model.markov)
 
     def continuing(logits: Float[Tensor, "R K V"], width: int) -> Continuations:
@@ -273,7 +265,8 @@ def _constrained(model: StepModel[M], permitted: Permitted) -> Callable[[Float[T
             fresh = place == 0 or model.markov is None
             previous = torch.full((len(histories),), NO_LABEL) if fresh else histories[:, -1]
             own = log_probabilities(logits[rows.flatten().to(logits.device), place], previous)
-            values, tokens = leading(permitted(own, histories.tolist()), width)
+            allowed = own if permitted is None else permitted(own, histories.tolist())
+            values, tokens = leading(allowed, width)
             return Shortlist(tokens.view(*rows.shape, -1), values.clamp(max=0).view(*rows.shape, -1))
 
         return continuations
