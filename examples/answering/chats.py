@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import sys
 from pathlib import Path
+
+from windows import window
 
 from multistride.files import replacing_file
 from multistride.generator import Generator
@@ -20,8 +21,6 @@ from multistride.tasks.answering import chat_turn
 
 LONGEST = 110
 """Words of a window, about: longer ones cost time and say no more."""
-
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])")
 
 
 def main() -> None:
@@ -31,25 +30,13 @@ def main() -> None:
     records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     with replacing_file(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for record in records * copies:
-            passage = window(record["passage"], record["start"], record["start"] + len(record["answers"][0]), chance)
+            passage = window(
+                record["passage"], record["start"], record["start"] + len(record["answers"][0]), LONGEST, chance
+            )
             [prompt] = generator.encode([chat_turn(record["question"], passage)])
             [written] = generator.vocabulary.encode([record["answers"][0]])
             file.write(json.dumps({"prompt": prompt, "written": [*written, generator.vocabulary.eos]}) + "\n")
     print(f"{output}: {len(records) * copies} answers", file=sys.stderr)
-
-
-def window(passage: str, start: int, end: int, chance: random.Random) -> str:
-    """Whole sentences around the answer, about `LONGEST` words at most, grown to either side by chance."""
-    borders = [0, *(match.end() for match in SENTENCE_END.finditer(passage)), len(passage)]
-    first = max(place for place, border in enumerate(borders) if border <= start)
-    last = min(place for place, border in enumerate(borders) if border >= end)
-    while (sides := [first > 0, last < len(borders) - 1]) != [False, False]:
-        left = sides[0] and (not sides[1] or chance.random() < 0.5)
-        wider = (first - 1, last) if left else (first, last + 1)
-        if len(passage[borders[wider[0]] : borders[wider[1]]].split()) > LONGEST:
-            break
-        first, last = wider
-    return passage[borders[first] : borders[last]].strip()
 
 
 if __name__ == "__main__":

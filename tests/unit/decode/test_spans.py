@@ -27,16 +27,13 @@ def all_spans(text):
     return {piece.encode() for piece in cut if piece == piece.strip()}
 
 
-def allowed_by_list(text, vocabulary, written):
-    """The tokens that keep what is written the beginning of a span, one blank aside; EOS where it is a whole one."""
+def allowed_by_list(text, vocabulary, written, opening):
+    """The tokens that keep what is written the beginning of an opening and a span; EOS where it is both, whole."""
     known = b"".join(vocabulary.spellings[token] for token in written)
-    listed = all_spans(text)
-    ends = {vocabulary.eos} if known.removeprefix(b" ") in listed else set()
-    longer = {
-        token
-        for token, piece in enumerate(vocabulary.spellings)
-        if piece and any(span.startswith((known + piece).removeprefix(b" ")) for span in listed)
-    }
+    listed = [opening.encode() + blank + span for span in all_spans(text) for blank in (b"", b" ")]
+    ends = {vocabulary.eos} if known in listed else set()
+    pieces = enumerate(vocabulary.spellings)
+    longer = {token for token, piece in pieces if piece and any(each.startswith(known + piece) for each in listed)}
     return ends | longer
 
 
@@ -45,10 +42,11 @@ def allowed_by_list(text, vocabulary, written):
 def test_what_may_come_next_is_what_a_list_of_all_spans_says(vocabulary, data):
     # Guards: offsets of characters taken for those of bytes, tokens that reach over the end, an EOS inside a word.
     text = data.draw(st.sampled_from(TEXTS) | st.text("ab .,é華", min_size=1, max_size=12))
-    rule, written = spans(vocabulary)(text), []
+    opening = data.draw(st.sampled_from(["", ":", "A:"]))
+    rule, written = spans(vocabulary, opening)(text), []
     for _ in range(data.draw(st.integers(0, 8))):
         allowed = rule(written)
-        assert allowed == allowed_by_list(text, vocabulary, written)
+        assert allowed == allowed_by_list(text, vocabulary, written, opening)
         going = sorted(allowed - {vocabulary.eos})
         if not going:
             break
