@@ -17,7 +17,7 @@ from windows import window
 
 from multistride.files import replacing_file
 from multistride.generator import Generator
-from multistride.tasks.answering import chat_turn
+from multistride.tasks.answering import CHAT
 
 LONGEST = 110
 """Words of a window, about: longer ones cost time and say no more."""
@@ -33,8 +33,8 @@ def main() -> None:
             passage = window(
                 record["passage"], record["start"], record["start"] + len(record["answers"][0]), LONGEST, chance
             )
-            [prompt] = generator.encode([chat_turn(record["question"], passage)])
-            [written] = generator.vocabulary.encode([record["answers"][0]])
+            [prompt] = generator.encode([CHAT.asked(record["question"], passage)])
+            [written] = generator.vocabulary.encode([CHAT.written(answer)])
             file.write(json.dumps({"prompt": prompt, "written": [*written, generator.vocabulary.eos]}) + "\n")
     print(f"{output}: {len(records) * copies} answers", file=sys.stderr)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from windows import SENTENCE_END, window
 
 from multistride.files import replacing_file
-from multistride.tasks.answering import source_text, target_text
+from multistride.tasks.answering import ENCODER
 
 COPIES = 8
 LONGEST = 50
@@ -41,7 +41,7 @@ def main() -> None:
         for record in [*records * COPIES, *made(data / "sotu" / "sotu.jsonl.xz", clozes, chance)]:
             start, answer = record["start"], record["answers"][0]
             passage = window(record["passage"], start, start + len(answer), LONGEST, chance)
-            pair = {"source": source_text(record["question"], passage), "target": target_text(answer)}
+            pair = {"source": ENCODER.asked(record["question"], passage), "target": ENCODER.written(answer)}
             file.write(json.dumps(pair, ensure_ascii=False) + "\n")
     print(f"{output}: {len(records) * COPIES} pairs of questions, {clozes} clozes", file=sys.stderr)
 

@@ -1,8 +1,8 @@
 """A rule that copies: a sentence may only be a span of a given text, of whole words, and then it ends.
 
-It looks at the bytes of the text, as the rules in `wording` do: a model may cut a span into other tokens than the text
-around it was cut into. One blank may stand before the span, since most tokens that begin a word bring theirs, and an
-opening where a model was taught to write one.
+It looks at the bytes of the text, as the rules in `wording` do: a model may cut a span into other tokens than the
+text around it was cut into. One blank may stand before the span, since most tokens that begin a word bring theirs, and
+an opening where a model was taught to write one.
 
 A *border* is a place between two characters that are not both inside one word; a span goes from a border to a border
 and has no blank at its ends. Characters of scripts that are written without blanks are words of their own.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
 
 from multistride.data.vocab import Vocabulary
 
@@ -45,7 +46,7 @@ def spans(vocabulary: Vocabulary, opening: str = "") -> Callable[[str], Allowing
 
 def borders(text: str) -> list[int]:
     """The places, in characters, where a span may begin or end, the ends of the text included."""
-    inside = (_in_word(before) and _in_word(after) for before, after in zip(text, text[1:], strict=False))
+    inside = (_in_word(before) and _in_word(after) for before, after in pairwise(text))
     return [0, *(place for place, within in enumerate(inside, start=1) if not within), len(text)] if text else []
 
 

@@ -1,5 +1,7 @@
 """The rule that copies spans of a text, against a list of all spans."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,7 +82,7 @@ def test_a_walk_never_gets_stuck_and_ends_in_a_span(data):
 def test_borders_are_those_of_words(text, pieces):
     # Guards: a word cut at a combining mark; a Chinese sentence taken for one word.
     places = borders(text)
-    assert [text[first:last] for first, last in zip(places, places[1:], strict=False)] == pieces
+    assert [text[first:last] for first, last in pairwise(places)] == pieces
 
 
 def test_an_empty_text_has_no_span(vocabulary):
