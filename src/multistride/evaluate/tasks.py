@@ -84,10 +84,10 @@ def _measured(
     known: list[Record] = []
     problems: list[RecordError] = []
     for each in solved(opened, records):
-        if each.answer is None or each.record is None:
-            assert each.problem is not None
+        if each.problem is not None:
             problems.append(each.problem)
         else:
+            assert each.answer is not None and each.record is not None  # noqa: PT018, for the type checker
             answers.append(each.answer)
             known.append(each.record)
     seconds = time.perf_counter() - began
