@@ -3,8 +3,8 @@
 usage: corpus.py DATA DIRECTORY [LANGUAGE]
 
 Reads DATA/xquad/xquad.LANGUAGE.json.xz (SQuAD's format; en) and DATA/opentriviaqa/trivia.jsonl.xz. The articles of
-XQuAD are shuffled and divided whole: 12 to test, 4 to validate, the others to learn from, so no passage and no article
-is in two files. Of the questions of OpenTriviaQA that have four choices 400 are drawn to test.
+XQuAD are shuffled and divided whole: 12 to test, 4 to validate, the others to learn from, so no article is in two
+files. Of the questions of OpenTriviaQA that have four choices 400 are drawn to test.
 """
 
 from __future__ import annotations

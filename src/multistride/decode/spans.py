@@ -1,8 +1,8 @@
 """A rule that copies: a sentence may only be a span of a given text, of whole words, and then it ends.
 
 It looks at the bytes of the text, as the rules in `wording` do: a model may cut a span into other tokens than the
-text around it was cut into. One blank may stand before the span, since most tokens that begin a word bring theirs, and
-an opening where a model was taught to write one.
+text around it. One blank may stand before the span, since most tokens that begin a word bring theirs, and an opening
+where a model was taught to write one.
 
 A *border* is a place between two characters that are not both inside one word; a span goes from a border to a border
 and has no blank at its ends. Characters of scripts that are written without blanks are words of their own.

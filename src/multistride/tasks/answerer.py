@@ -1,11 +1,12 @@
 """What answers questions: a model, asked in its own words, over windows of a passage or over choices.
 
 **Windows.** A passage that the model cannot read at once is cut; BM25 picks the windows that are worth reading, the
-model answers from each, and the answer whose tokens are the most probable on average wins. Sums would not do: they
-favour the window whose answer is shortest.
+model answers from each, and the most probable answer wins. Its tokens count together, and so they do in beam search:
+in a span the first tokens say where it begins and the others follow almost for sure, so an average would favour long
+ones.
 
-**Choices.** Each is scored as the text after the question. On average per token by default, for the same reason: a
-long name loses by a sum, whatever it names. Both numbers are reported.
+**Choices.** Each is scored as the text after the question: on average per token by default, since choices differ in
+what they name and a name of many tokens is improbable whatever it names. Both numbers are reported.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Answerer:
         best: dict[int, tuple[_Reading, Translation]] = {}
         for reading, written in zip(readings, self._written(readings), strict=True):
             other = best.get(reading.question)
-            if other is None or _average(written) > _average(other[1]):
+            if other is None or _total(written) > _total(other[1]):
                 best[reading.question] = reading, written
         for place, (reading, written) in best.items():
             found[place] = self._found(questions[place], reading, written)
@@ -153,7 +154,7 @@ class Answerer:
         text = self.wording.read(written.text)
         start = plain(question.passage or "").find(text) if text else -1
         facts = {
-            "score": round(_average(written), 4),
+            "score": round(_total(written), 4),
             "start": start if start >= 0 else None,
             "tokens": len(written.scores),
             "steps": len(written.trace),
@@ -192,6 +193,7 @@ def _decoding(model: Translator, wording: Wording, settings: AnswerSettings) -> 
         settings.group_size,
         mode=settings.mode,
         beam=settings.beam,
+        length_penalty=0.0,
         max_length=longest,
         stop=wording.stop if settings.free else (),
         batch_size=settings.batch_size,
@@ -199,6 +201,6 @@ def _decoding(model: Translator, wording: Wording, settings: AnswerSettings) -> 
     return options, model.checked(options)
 
 
-def _average(written: Translation) -> float:
-    """The log-probability of a token of an answer, on average; of no answer minus infinity."""
-    return sum(written.scores) / len(written.scores) if written.scores else -math.inf
+def _total(written: Translation) -> float:
+    """The log-probability of an answer; of none minus infinity."""
+    return sum(written.scores) if written.scores else -math.inf

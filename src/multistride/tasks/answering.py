@@ -88,8 +88,8 @@ PROMPT = Wording(_prompt, lambda answer: f" {plain(answer)}", stop=("\n",))
 class AnsweringTask:
     """Exact match and F1 of answers out of passages, accuracy of choices (all 0 to 1), and what steps wrote.
 
-    `in_passage` is the share of answers that stand in their passage. Where records of both kinds are measured together
-    each figure is over those it is about.
+    `in_passage` is the share of answers that stand in their passage. Each figure is over the records it is about: a
+    file may have both kinds.
     """
 
     def __init__(self, wording: Wording, name: str = "answering") -> None:
@@ -101,8 +101,7 @@ class AnsweringTask:
         question, choices = text_field(record, "question", line), _choices(record, line)
         if "passage" not in record and not choices:
             raise RecordError(
-                line,
-                "the question has no 'passage' to take an answer from and no 'choices' to choose from: add one of them",
+                line, "the question has neither a 'passage' to answer from nor 'choices': add one of them"
             )
         passage = text_field(record, "passage", line) if "passage" in record else None
         right = right_answers(record, line)
@@ -143,7 +142,7 @@ def stands_in(answer: str, passage: str) -> bool:
 
 
 def right_answers(record: Record, line: int = 0) -> list[str]:
-    """The texts of `answers` or `answer`; none where the record does not say. Raises `RecordError` for other values."""
+    """The texts of `answers` or `answer`; none where the record does not say. Raises `RecordError` for no texts."""
     given = record.get("answers", record.get("answer"))
     texts = [given] if isinstance(given, str) else given
     if texts is None:

@@ -13,7 +13,7 @@ from multistride.errors import MissingExtraError
 
 
 def windows(passage: str, words: int) -> list[str]:
-    """Windows of at most `words` words, each beginning in the middle of the one before: what is short is whole in one.
+    """Windows of at most `words` words, which share half of them with the one before: what is short is whole in one.
 
     Signs between words count as words too, and so do the characters of scripts without blanks.
     """
