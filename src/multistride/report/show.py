@@ -22,6 +22,7 @@ from multistride.report.page import write_page
 from multistride.report.places import places_table
 from multistride.report.results import EvaluationResult, read_results
 from multistride.report.tables import examples_table, markdown_table, quality_table
+from multistride.report.tasks import read_task, show_task
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
 
@@ -36,6 +37,11 @@ def show_file(
         if page or figure:
             raise UsageError(f"{path} is about a causal model, which has a table only: leave --page and --figure out")
         show_generation(generation, markdown)
+        return
+    if (task := read_task(path)) is not None:
+        if page or markdown:
+            raise UsageError(f"{path} is about a task, which has tables and a --figure: leave the others out")
+        show_task(task, path, figure, report)
         return
     if not is_benchmark(path):
         show(read_results(path), page, figure, markdown, report)
