@@ -180,7 +180,7 @@ def open_free_answering(request: TaskRequest) -> Opened[Found]:
 
 
 def _opened(request: TaskRequest, free: bool) -> Opened[Found]:
-    given = {"group_size": request.group_size, "mode": request.mode, "batch_size": request.batch_size}
+    given = request.model_dump(include={"group_size", "mode", "beam", "batch_size"})
     model = load(request.model, request.device, request.engine)
     return answering(model, AnswerSettings(free=free, **given), "answering-free" if free else "answering")
 

@@ -25,27 +25,10 @@ _RUN = re.compile(r"[\w'’-]+(?:\s[\w'’-]+){0,3}")
 _ASKS_NUMBER = re.compile(r"\b(how (?:many|much|long|old|far|large|big)|when|what (?:year|percent\w*|date))\b")
 _ASKS_NAME = re.compile(r"\b(who|whose|whom|where|which (?:city|country|person))\b")
 _FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "by",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-    ]
-    + ["her", "his", "how", "in", "is", "it", "its", "of", "on", "or", "that", "the", "their", "they", "this", "to"]
-    + ["was", "were", "what", "when", "where", "which", "who", "whom", "whose", "why", "will", "with"]
+    words_of(
+        "a an and are as at be been by did do does for from had has have he her his how in is it its of on or she"
+        " that the their they this to was were what when where which who whom whose why will with"
+    )
 )
 
 
