@@ -2,10 +2,10 @@
 
 usage: meetings.py FILE.jsonl.xz OUTPUT [WORDS]
 
-FILE has QMSum's meetings, with the turns that each specific question is about. A transcript is cut into windows of WORDS
-words (200) that share half of them. Of the windows picked `hit` counts the questions where one has its middle in a
-relevant turn, `covered` the share of the relevant characters that are in one. To compare with: the first windows, and
-windows drawn at random (mean over all draws for one window, a seeded draw for more).
+FILE has QMSum's meetings, with the turns that each specific question is about. A transcript is cut into windows of
+WORDS words (200) that share half of them. Of the windows picked `hit` counts the questions where one has its middle in
+a relevant turn, `covered` the share of the relevant characters that are in one. To compare with: the first windows,
+and windows drawn at random.
 """
 
 from __future__ import annotations
