@@ -23,7 +23,6 @@ _NOT_FOR_TASKS = {
     "threshold": None,
     "policy": None,
     "layout": None,
-    "beam": 1,
     "kind": "translation",
     "max_tokens": None,
     "chat": False,
@@ -49,7 +48,7 @@ def evaluate_records(given: dict[str, Any]) -> None:
 
     set_threads(given["threads"])
     model = given["model"] or DEFAULT
-    taken = ("task", "source", "mode", "engine", "device", "batch_size", "limit")
+    taken = ("task", "source", "mode", "beam", "engine", "device", "batch_size", "limit")
     tree = {name: given[name] for name in taken} | {"group_sizes": numbers(given["group_size"]), "model": model}
     result = evaluate_task(validate(TaskEvaluation, {**tree, "name": given["name"] or model.name}, "evaluate"), say)
     found = result.model_dump(mode="json")

@@ -107,6 +107,11 @@ class BeamState:
         """Where an open hypothesis stands. Read row by row, these are the rows of the memory."""
         return self._sums > NOBODY
 
+    @property
+    def sentences(self) -> list[int]:
+        """The sentence of every place of the beams, open or not, row by row."""
+        return self._sentences[:, None].expand(self._sums.shape).flatten().tolist()
+
     def slots(self, start_token: int) -> Slots:
         """The slots of the next step, one row for each open hypothesis.
 
@@ -218,18 +223,22 @@ def search(
     assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
     config, size = model.config, options.group_size
     rules = constraints or constraints_of(options, config)
-    shared = rules.permitted is None and model.markov is None
-    continuing = _shared_lists(model) if shared else _own_lists(model, rules.permitted)
+    given = None
+    if source is not None and lengths is not None:
+        given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     prompts = None
     if source is not None and lengths is not None and not config.encoder_layers:
         check_prompted(rules)
-        prompts = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+        prompts = given
         memory = model.start(None, None)
         if (known := prompt_slots(source, lengths, config.start_token, config.start_symbol)).token.shape[1]:
             model.step(known, memory)
     else:
         memory = model.start(source, lengths)
     state = BeamState(limits, options, wanted or options.beam, config.end_token, rules.stopped, prompts)
+    permitted = rules.permitted if given is None else rules.in_batch(given, config)
+    shared = permitted is None and model.markov is None
+    continuing = _shared_lists(model) if shared else _own_lists(model, permitted, state)
     if rules.prefix and not state.done:
         state.begin(read_prefix(model, memory, len(limits), rules.prefix, size))
     while not state.done:
@@ -254,7 +263,7 @@ def _shared_lists(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int]
 
 
 def _own_lists(
-    model: StepModel[M], permitted: Permitted | None
+    model: StepModel[M], permitted: Permitted | None, state: BeamState
 ) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
     """Continuations from a list for each hypothesis, where what may come next depends on what it has written."""
     log_probabilities = distribution(model.config, model.markov)
@@ -265,7 +274,7 @@ def _own_lists(
             fresh = place == 0 or model.markov is None
             previous = torch.full((len(histories),), NO_LABEL) if fresh else histories[:, -1]
             own = log_probabilities(logits[rows.flatten().to(logits.device), place], previous)
-            allowed = own if permitted is None else permitted(own, histories.tolist())
+            allowed = own if permitted is None else permitted(own, histories.tolist(), state.sentences)
             values, tokens = leading(allowed, width)
             return Shortlist(tokens.view(*rows.shape, -1), values.clamp(max=0).view(*rows.shape, -1))
 

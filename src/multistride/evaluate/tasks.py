@@ -34,6 +34,7 @@ class TaskEvaluation(BaseModel):
     name: str
     group_sizes: tuple[int, ...] = Field((1,), min_length=1)
     mode: Mode = "fast"
+    beam: int = Field(1, ge=1)
     engine: str = "eager"
     device: str = "auto"
     batch_size: int = Field(32, ge=1)
@@ -77,7 +78,7 @@ def _measured(
     request: TaskEvaluation, group_size: int, records: list[tuple[int, Record | RecordError]]
 ) -> tuple[TaskMeasurement, list[RecordError]]:
     """The figures at one group size, and the records that have no answer."""
-    shared = request.model_dump(include={"model", "mode", "engine", "device", "batch_size"})
+    shared = request.model_dump(include={"model", "mode", "beam", "engine", "device", "batch_size"})
     opened = task_named(request.task)(TaskRequest(group_size=group_size, **shared))
     began = time.perf_counter()
     answers: list[Answer] = []
@@ -97,6 +98,7 @@ def _measured(
     row = TaskMeasurement(
         group_size=group_size,
         mode=request.mode,
+        beam=request.beam,
         engine=request.engine,
         metrics=opened.task.metrics(answers, known),
         seconds=round(seconds, 3),

@@ -23,6 +23,7 @@ class TaskMeasurement(BaseModel):
 
     group_size: int
     mode: str
+    beam: int = 1
     engine: str
     metrics: dict[str, float]
     seconds: float

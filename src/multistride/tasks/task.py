@@ -91,6 +91,7 @@ class TaskRequest(BaseModel):
     model: Path = Field(description="model directory")
     group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
     mode: Mode = Field("fast", description="fast, adaptive or exact")
+    beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     engine: str = Field("eager", description="what computes")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     batch_size: int = Field(32, ge=1, description="examples the model reads together")
