@@ -44,6 +44,7 @@ from multistride.cli.options import (
     line_format,
     note_untrained,
 )
+from multistride.cli.tasks import evaluate_records
 from multistride.console import number, numbers, print_json, reading, say, tracing, writing
 from multistride.errors import DataError, UsageError
 
@@ -217,6 +218,9 @@ def evaluate(
     ] = "translation",
     max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")] = False,
+    task: Annotated[
+        str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
+    ] = None,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
@@ -234,8 +238,13 @@ def evaluate(
     Causal models (--kind generation): perplexity of the references given the prompts, repetition, distinct words,
     steps and latency of what is written; --mode may name several, such as fast,exact.
 
+    Tasks (--task): the figures of a task over records; one that has no answer is reported, and the exit code is 4.
+
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
     """
+    if task is not None:
+        evaluate_records(locals())
+        return
     amounts = {"batch_size": batch_size, "limit": limit, "examples": examples}
     shared = {"model": model, "source": source, "reference": reference, "name": name, "threshold": threshold}
     tree = {**shared, **amounts, "group_sizes": numbers(group_size)}

@@ -1,0 +1,54 @@
+"""The result of `multistride evaluate --task`, and its table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from rich.table import Table
+
+
+class TaskMeasurement(BaseModel):
+    """One way of decoding. `seconds` for all records that have an answer, reading and scoring included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group_size: int
+    mode: str
+    engine: str
+    metrics: dict[str, float]
+    seconds: float
+    records_per_second: float
+    details: dict[str, Any] = {}
+
+
+class TaskResult(BaseModel):
+    """One task, one model, one file of records. `failed` records were reported and count in no figure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    multistride: str
+    created: str
+    task: str
+    name: str
+    model: str
+    model_sha256: str
+    provenance: dict[str, Any]
+    source: str
+    source_sha256: str
+    records: int
+    failed: int
+    machine: dict[str, Any]
+    results: list[TaskMeasurement]
+
+
+def task_table(result: TaskResult) -> Table:
+    """A row for every way of decoding, a column for every figure."""
+    table = Table(title=f"{result.name}: {result.task}, {result.records} records")
+    names = list(result.results[0].metrics)
+    for heading in ("K", "mode", *names, "records/s"):
+        table.add_column(heading, justify="left" if heading == "mode" else "right")
+    for row in result.results:
+        figures = (f"{row.metrics[name]:.4g}" for name in names)
+        table.add_row(str(row.group_size), row.mode, *figures, f"{row.records_per_second:.4g}")
+    return table
