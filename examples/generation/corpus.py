@@ -1,11 +1,14 @@
-"""Write CommonGen as texts: a set of concepts on one line, a sentence about them on the other.
+"""Write a corpus for text generation as text: what is read on one line, what is written about it on the other.
 
-    python corpus.py COMMONGEN DIRECTORY
+    python corpus.py commongen|scitldr|dialogsum FOLDER DIRECTORY
 
-COMMONGEN holds `train.tsv.xz`, `dev.tsv.xz` and `test.tsv.xz`, lines of concepts and sentence between a tab. The order
-of the concepts means nothing, so each training pair is written twice, the second time with its concepts shuffled.
-`distill.concepts` holds each training set in two orders, for a teacher to write about. What is measured is a set with
-all of its sentences, one JSON object a line: `validation.jsonl` and `test.jsonl`.
+FOLDER is that of the corpus: commongen has `train.tsv.xz`, `dev.tsv.xz` and `test.tsv.xz`, lines of concepts and
+sentence between a tab; scitldr (abstract to one sentence) and dialogsum (dialogue to summary) have `.jsonl.xz`.
+
+`train.source` and `train.target` are for the teacher, `distill.source` is what it is to write about. What is measured
+is a source with all its references, one JSON object a line, in `validation.jsonl` and `test.jsonl`; the first of them
+is in `validation.target` too. The order of concepts means nothing, so a training set of them is there twice, the
+second time shuffled.
 """
 
 from __future__ import annotations
@@ -14,60 +17,104 @@ import json
 import lzma
 import random
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 SEED = 7
-ORDERS = 1
+
+Found = dict[str, list[str]]
+"""The references of each source, in the order of the file."""
 
 
-def sets(path: Path) -> dict[str, list[str]]:
-    """The sentences of each set of concepts, in the order of the file."""
-    found: dict[str, list[str]] = {}
-    with lzma.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            concepts, sentence = (" ".join(cell.split()) for cell in line.rstrip("\n").split("\t"))
-            found.setdefault(concepts, []).append(sentence)
+def one_line(text: str) -> str:
+    """Line ends and runs of blanks as one blank."""
+    return " ".join(text.split())
+
+
+def gathered(pairs: Iterable[tuple[str, str]]) -> Found:
+    """All references of each source that has any text on both sides."""
+    found: Found = {}
+    for source, target in pairs:
+        if source.strip() and target.strip():
+            found.setdefault(one_line(source), []).append(one_line(target))
     return found
 
 
-def shuffled(concepts: str, draws: random.Random) -> str:
-    """The same concepts in another order."""
-    words = concepts.split()
-    return " ".join(draws.sample(words, len(words)))
+def commongen(path: Path) -> Iterator[tuple[str, str]]:
+    """Concepts and a sentence."""
+    with lzma.open(path.with_name(path.name + ".tsv.xz"), "rt", encoding="utf-8") as file:
+        for line in file:
+            concepts, sentence = line.rstrip("\n").split("\t")
+            yield concepts, sentence
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
+def records(path: Path) -> Iterator[dict]:
+    """The JSON objects of a file."""
+    with lzma.open(path.with_name(path.name + ".jsonl.xz"), "rt", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def scitldr(path: Path) -> Iterator[tuple[str, str]]:
+    """An abstract and a sentence that says it all; the test set has several."""
+    return ((" ".join(record["source"]), target) for record in records(path) for target in record["target"])
+
+
+def dialogsum(path: Path) -> Iterator[tuple[str, str]]:
+    """A dialogue and its summary; the test set has three."""
+    return (
+        (record["dialogue"], text)
+        for record in records(path)
+        for name, text in record.items()
+        if name.startswith("summary")
+    )
+
+
+CORPORA = {"commongen": commongen, "scitldr": scitldr, "dialogsum": dialogsum}
+
+
+def shuffled(train: Found) -> Found:
+    """The same sets of concepts, each in another order."""
+    draws = random.Random(SEED)
+    return {" ".join(draws.sample(words := source.split(), len(words))): own for source, own in train.items()}
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     """One line each."""
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def main(commongen: Path, directory: Path) -> None:
-    """Write everything into `directory`."""
+def write_measured(directory: Path, split: str, found: Found, with_concepts: bool) -> None:
+    """Sources with all of their references as records, and with the first one as lines."""
+    write_lines(directory / f"{split}.source", found)
+    write_lines(directory / f"{split}.target", (own[0] for own in found.values()))
+    lines = []
+    for source, own in found.items():
+        concepts = {"concepts": source.split()} if with_concepts else {}
+        lines.append(json.dumps({"source": source, **concepts, "references": own}, ensure_ascii=False))
+    write_lines(directory / f"{split}.jsonl", lines)
+
+
+def main(name: str, folder: Path, directory: Path) -> None:
+    """Write everything into `directory`. Training sources that are measured too are left out."""
     directory.mkdir(parents=True, exist_ok=True)
-    draws = random.Random(SEED)
-    train = sets(commongen / "train.tsv.xz")
-    pairs = [(concepts, sentence) for concepts, sentences in train.items() for sentence in sentences]
-    pairs += [(shuffled(concepts, draws), sentence) for concepts, sentence in pairs]
-    write_lines(directory / "train.concepts", [concepts for concepts, _ in pairs])
-    write_lines(directory / "train.sentence", [sentence for _, sentence in pairs])
-    again = [shuffled(concepts, draws) for concepts in train for _ in range(ORDERS - 1)]
-    write_lines(directory / "distill.concepts", [*train, *again])
-    for split, name in (("validation", "dev"), ("test", "test")):
-        held_out = sets(commongen / f"{name}.tsv.xz")
-        overlap = {frozenset(concepts.split()) for concepts in held_out}
-        overlap &= {frozenset(concepts.split()) for concepts in train}
-        if overlap:
-            sys.exit(f"{len(overlap)} sets of concepts of {name} are in the training text too")
-        write_lines(directory / f"{split}.concepts", list(held_out))
-        write_lines(directory / f"{split}.sentence", [sentences[0] for sentences in held_out.values()])
-        records = (
-            json.dumps({"source": concepts, "concepts": concepts.split(), "references": sentences}, ensure_ascii=False)
-            for concepts, sentences in held_out.items()
-        )
-        write_lines(directory / f"{split}.jsonl", list(records))
+    unordered = name == "commongen"
+    train, validation, test = (gathered(CORPORA[name](folder / part)) for part in ("train", "dev", "test"))
+
+    def keys(found: Found) -> set[str]:
+        return {" ".join(sorted(source.split())) if unordered else source for source in found}
+
+    for split, found in (("validation", validation), ("test", test)):
+        held_out = keys(found)
+        train = {source: own for source, own in train.items() if not keys({source: own}) & held_out}
+        write_measured(directory, split, found, unordered)
+    taught = [train, shuffled(train)] if unordered else [train]
+    pairs = [(source, target) for each in taught for source, own in each.items() for target in own]
+    write_lines(directory / "train.source", (source for source, _ in pairs))
+    write_lines(directory / "train.target", (target for _, target in pairs))
+    write_lines(directory / "distill.source", train)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4 or sys.argv[1] not in CORPORA:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

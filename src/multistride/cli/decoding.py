@@ -221,6 +221,9 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
+    ] = None,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
@@ -245,6 +248,8 @@ def evaluate(
     if task is not None:
         evaluate_records(locals())
         return
+    if teacher is not None:
+        raise UsageError("--teacher was given, which is for --task generation: leave it out, or name the task")
     amounts = {"batch_size": batch_size, "limit": limit, "examples": examples}
     shared = {"model": model, "source": source, "reference": reference, "name": name, "threshold": threshold}
     tree = {**shared, **amounts, "group_sizes": numbers(group_size)}

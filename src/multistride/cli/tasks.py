@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from multistride.console import numbers, print_json, say
+from multistride.console import numbers, print_json, say, words
 from multistride.errors import DataError, UsageError
 
 _NOT_FOR_TASKS = {
     "reference": None,
-    "threshold": None,
-    "policy": None,
     "layout": None,
-    "beam": 1,
     "kind": "translation",
-    "max_tokens": None,
     "chat": False,
     "tokenize": "13a",
 }
 """Options of `evaluate` that say nothing to a task, and what they are where they were not given."""
+
+_WRITING = {"threshold": None, "policy": None, "beam": 1, "max_tokens": None, "teacher": None}
+"""Those for tasks that write texts, and what they are where they were not given."""
 
 
 def evaluate_records(given: dict[str, Any]) -> None:
@@ -38,8 +37,10 @@ def evaluate_records(given: dict[str, Any]) -> None:
 
     set_threads(given["threads"])
     model = given["model"] or DEFAULT
-    taken = ("task", "source", "mode", "engine", "device", "batch_size", "limit")
+    taken = ("task", "source", "engine", "device", "batch_size", "limit")
     tree = {name: given[name] for name in taken} | {"group_sizes": numbers(given["group_size"]), "model": model}
+    tree |= {"modes": words(given["mode"]), "latency_records": given["latency_sentences"]}
+    tree["writing"] = {name: given[name] for name, unset in _WRITING.items() if given[name] != unset}
     result = evaluate_task(validate(TaskEvaluation, {**tree, "name": given["name"] or model.name}, "evaluate"), say)
     found = result.model_dump(mode="json")
     if given["output"] is not None:

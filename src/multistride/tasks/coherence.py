@@ -64,7 +64,8 @@ def self_bleu(texts: Sequence[str]) -> float | None:
         return None
     chosen = [texts[(2 * index + 1) * len(texts) // (2 * count)] for index in range(count)]
     metric = BLEU(effective_order=True)
-    scores = [
-        metric.sentence_score(text, [*chosen[:place], *chosen[place + 1 :]]).score for place, text in enumerate(chosen)
+    scores: list[float] = [
+        metric.sentence_score(text, [*chosen[:place], *chosen[place + 1 :]]).score
+        for place, text in enumerate(chosen)
     ]
     return sum(scores) / (100 * len(scores))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from multistride.errors import UsageError
+from multistride.tasks.generation import open_generation
 from multistride.tasks.task import Open
 from multistride.tasks.translation import open_translation
 
 TASKS: dict[str, Open] = {
     "translation": open_translation,
+    "generation": open_generation,
 }
+
+WRITING = ("generation",)
+"""Those that take `task.Writing`."""
 
 
 def task_named(name: str) -> Open:

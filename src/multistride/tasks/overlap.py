@@ -64,7 +64,7 @@ def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[flo
 def concept_coverage(texts: Sequence[str], concepts: Sequence[Sequence[str]]) -> float:
     """Share of the concepts that are in the text asked to have them, by word stems, 0–1.
 
-    Stems know no irregular forms ("ran" is not "run"), so it is a lower bound: compare it with that of the references.
+    Stems know no irregular forms ("ran" is not "run"), so it is a lower bound, also for the references.
     """
     there = asked = 0
     for text, wanted in zip(texts, concepts, strict=True):

@@ -6,13 +6,15 @@ from multistride.evaluate.quality import repetition_rate
 from multistride.tasks.coherence import distinct, repeated, repeated_at, repetition_by_distance, self_bleu
 
 
-def test_distinct_counts_different_runs():
+def test_distinct_counts_over_all_texts():
+    """Guards against shares taken text by text, which long and short texts would change."""
     assert distinct([[1, 2, 1], [1, 3]], 1) == pytest.approx(3 / 5)
     assert distinct([[1, 2, 1], [1, 2]], 2) == pytest.approx(2 / 3)
     assert distinct([[1]], 2) == 0.0
 
 
-def test_repeated_counts_within_a_text_only():
+def test_repeated_counts_inside_one_text():
+    """Guards against a run that stands in two texts taken for a loop."""
     assert repeated([[1, 2, 1, 2, 1], [1, 2]], 2) == pytest.approx(2 / 5)
     assert repeated([[1, 2], [1, 2]], 2) == 0.0
     assert repeated([[]], 4) == 0.0

@@ -42,7 +42,9 @@ def test_length_ratio_takes_the_mean_of_several_references():
 
 def test_bleu_takes_any_number_of_references():
     """Guards against texts of fewer references being compared with empty ones."""
-    score, signature = bleu(["the dog ran over the field", "a man cooks"], [["x y", "the dog ran over the field"], ["a man cooks"]])
+    score, signature = bleu(
+        ["the dog ran over the field", "a man cooks"], [["x y", "the dog ran over the field"], ["a man cooks"]]
+    )
     assert score == pytest.approx(100.0)
     assert "nrefs:var" in signature
 
