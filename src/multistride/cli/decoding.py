@@ -41,6 +41,7 @@ from multistride.cli.options import (
     TopKOption,
     TopPOption,
     TraceOption,
+    WindowOption,
     line_format,
     note_untrained,
 )
@@ -70,6 +71,7 @@ def translate(
     no_repeat_ngram: NoRepeatOption = 0,
     stop: StopOption = None,
     batch_size: BatchSizeOption = 32,
+    window: WindowOption = 1,
     buffer: BufferOption = 1024,
     source: InputOption = None,
     output: OutputOption = None,
@@ -90,23 +92,30 @@ def translate(
     """
     ways = _ways(locals())
     size, form = _size(group_size), line_format(show_groups, stream, as_json)
+    if window > 1 and (form != "text" or trace):
+        raise UsageError("--window writes plain lines: leave --show-groups, --stream, --json and --trace out")
 
     from multistride.device import set_threads
     from multistride.lines import write_lines
     from multistride.resumable import FileRequest, translate_file
     from multistride.shipped import DEFAULT
+    from multistride.tasks.passages import PassageTranslator
     from multistride.translator import Translator
 
     set_threads(threads)
-    translator = Translator.load(model, device, engine, say)
+    loaded = Translator.load(model, device, engine, say)
+    translator = PassageTranslator(loaded, window) if window > 1 else loaded
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
     note_untrained(options.group_size, translator)
     if source and output and not (stream or trace):
-        failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
+        request = FileRequest(model or DEFAULT, source, output, options, form, buffer, window)
+        failed = translate_file(translator, request, say)
     else:
         with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
             failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
+    if isinstance(translator, PassageTranslator):
+        say(translator.counts.told())
     _complete(failed, "lines could not be translated")
 
 
