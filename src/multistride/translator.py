@@ -273,6 +273,8 @@ def opened_model(
     if exported := open_export(directory, engine, report=report):
         return exported
     model, vocabulary = load_model(directory, pick_device(device))
+    if not model.config.decoder_layers:
+        raise UsageError(f"{directory} is a classifier, which writes nothing: use classify")
     return open_engine(model, engine, report=report), vocabulary
 
 

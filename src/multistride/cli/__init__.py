@@ -12,6 +12,7 @@ from multistride.cli.decoding import evaluate, generate, score, translate
 from multistride.cli.exporting import export
 from multistride.cli.measuring import bench, calibrate
 from multistride.cli.showing import inspect, report
+from multistride.cli.tasks import classify
 from multistride.cli.training import average, train
 from multistride.console import leave, run
 from multistride.version import __version__
@@ -52,6 +53,7 @@ for _verb in (
     average,
     translate,
     generate,
+    classify,
     score,
     evaluate,
     bench,

@@ -32,12 +32,18 @@ def prepare(
         list[Path] | None, typer.Option(help="Tokens that a causal model wrote: see `multistride distill`.")
     ] = None,
     validation_written: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
+    train_records: Annotated[
+        list[Path] | None, typer.Option(help="For classifiers instead: .jsonl with a text and a label. Repeat it.")
+    ] = None,
+    validation_records: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
     documents: Annotated[str | None, typer.Option(help="Text: a document is a file, a paragraph or a line.")] = None,
     field: Annotated[str | None, typer.Option(help="Text: field of a .jsonl (text).")] = None,
     window: Annotated[int | None, typer.Option(help="Text: tokens of a window, the model's context (256).")] = None,
     carry: Annotated[int | None, typer.Option(help="Text: tokens a window has of the one before it (1/8).")] = None,
     columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
-    fields: Annotated[str, typer.Option(help="Source and target field of a .jsonl.")] = "source,target",
+    fields: Annotated[
+        str | None, typer.Option(help="Source and target field of a .jsonl (source,target); of records text,label.")
+    ] = None,
     vocabulary: Annotated[
         Path | None, typer.Option(help="Use the tokenizer of this model or data directory.")
     ] = None,
@@ -49,7 +55,8 @@ def prepare(
 ) -> None:
     """Clean text, build the vocabulary, write token arrays.
 
-    Parallel text for translation, or (--train-text) texts for causal models, cut into windows.
+    Parallel text for translation, (--train-text) texts for causal models, cut into windows, or (--train-records)
+    documents with labels for classifiers.
 
     Example: multistride prepare --train-source train.en --train-target train.de
     --validation-source val.en --validation-target val.de --output runs/data
@@ -60,23 +67,55 @@ def prepare(
     texts = {"documents": documents, "field": field, "window": window, "carry": carry}
     files = (train_text, train_written, validation_text, validation_written)
     pairs = (train_source, train_target, train_pairs, validation_source, validation_target, validation_pairs)
-    if any(files) and any(pairs):
-        raise UsageError("texts and pairs were given, which are for different models: prepare them apart")
+    records = (train_records, validation_records)
+    if sum(map(any, (files, pairs, records))) > 1:
+        raise UsageError("texts, pairs and records are for different models, and two were given: prepare them apart")
+    if any(records):
+        tree = {"output": output, "vocabulary_size": vocabulary_size, "vocabulary_from": vocabulary}
+        _prepare_records(tree, records, texts, fields or "text,label", as_json)
+        return
     if any(files):
         _prepare_text(output, files, texts, vocabulary, vocabulary_size, as_json)
         return
     sizes = {"vocabulary_size": vocabulary_size, "vocabulary_kind": vocabulary_kind, "vocabulary_from": vocabulary}
     cleaning = {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio}
     tree = {"output": output, **sizes, "cleaning": cleaning}
-    _prepare_pairs(tree, pairs, texts, columns, fields, as_json)
+    _prepare_pairs(tree, pairs, texts, columns, fields or "source,target", as_json)
+
+
+def _refuse_unused(texts: dict[str, Any]) -> None:
+    """Options for text that was not given."""
+    if unused := [f"--{name}" for name, value in texts.items() if value is not None]:
+        raise UsageError(f"{unused[0]} was given, which is for text: give --train-text, or leave it out")
+
+
+def _prepare_records(
+    tree: dict[str, Any],
+    records: tuple[list[Path] | None, list[Path] | None],
+    texts: dict[str, Any],
+    fields: str,
+    as_json: bool,
+) -> None:
+    """`prepare` for records with labels."""
+    _refuse_unused(texts)
+    text_field, label_field = two(fields, "--fields")
+
+    from multistride.config import validate
+    from multistride.data.prepare_records import RecordsPrepareConfig, prepare_records
+
+    files = {"train": records[0] or (), "validation": records[1] or ()}
+    names = {"text_field": text_field, "label_field": label_field}
+    manifest = prepare_records(validate(RecordsPrepareConfig, {**tree, **files, **names}, "prepare"), say)
+    say(f"written: {tree['output']}")
+    if as_json:
+        print_json(manifest)
 
 
 def _prepare_pairs(
     tree: dict[str, Any], pairs: tuple[Any, ...], texts: dict[str, Any], columns: str, fields: str, as_json: bool
 ) -> None:
     """`prepare` for parallel text; `texts` are options that do not belong to it."""
-    if unused := [f"--{name}" for name, value in texts.items() if value is not None]:
-        raise UsageError(f"{unused[0]} was given, which is for text: give --train-text, or leave it out")
+    _refuse_unused(texts)
 
     from itertools import zip_longest
 

@@ -16,6 +16,7 @@ from multistride.cli.options import (
     ThresholdOption,
 )
 from multistride.console import numbers, print_json, say, words
+from multistride.errors import UsageError
 
 
 def calibrate(
@@ -24,11 +25,14 @@ def calibrate(
     reference: Annotated[
         Path | None, typer.Option(help="What is right, line by line; left out: what K=1 of the model writes.")
     ] = None,
+    group_size: Annotated[int, typer.Option(min=1, help="Classifiers that score labels: their tokens per step.")] = 1,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how sure a model may be of its groups, and store it.
+
+    Of a classifier: one temperature for its probabilities; --source has records with a text and a label.
 
     Adaptive mode then uses corrected probabilities, and --group-size auto works. Shows the calibration error before
     and after, on sentences that nothing was fitted on.
@@ -40,11 +44,16 @@ def calibrate(
     from multistride.device import set_threads
     from multistride.evaluate.calibrate import calibrate as measure
     from multistride.files import write_json
-    from multistride.model.weights import CALIBRATION
+    from multistride.model.weights import CALIBRATION, load_config
     from multistride.report.calibration import calibration_table
     from multistride.translator import Translator
 
     set_threads(threads)
+    if load_config(model).classifier is not None:
+        _calibrate_classifier(model, source, reference, group_size, device, as_json)
+        return
+    if group_size != 1:
+        raise UsageError("--group-size is for classifiers, other models are measured at all of theirs: leave it out")
     measured = measure(Translator.load(model, device), model, source, reference, say).model_dump(mode="json")
     write_json(model / CALIBRATION, measured)
     say(f"written: {model / CALIBRATION}")
@@ -52,6 +61,28 @@ def calibrate(
         print_json(measured)
     else:
         Console().print(calibration_table(measured))
+
+
+def _calibrate_classifier(
+    model: Path, source: Path, reference: Path | None, group_size: int, device: str, as_json: bool
+) -> None:
+    """`calibrate` for a classifier."""
+    from multistride.evaluate.confidence import calibrate_classifier
+    from multistride.files import write_json
+    from multistride.model.weights import TEMPERATURE
+    from multistride.tasks.classification import Classifier
+
+    if reference is not None:
+        raise UsageError("--reference is not for classifiers, whose records have the label: leave it out")
+    classifier = Classifier.load(model, device, group_size, calibrated=False)
+    measured = calibrate_classifier(classifier, model, source, say)
+    write_json(model / TEMPERATURE, measured.model_dump(mode="json"))
+    say(f"written: {model / TEMPERATURE}")
+    if as_json:
+        print_json(measured.model_dump(mode="json"))
+    else:
+        before, after = 100 * measured.error_before, 100 * measured.error_after
+        say(f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % after")
 
 
 def bench(

@@ -36,7 +36,7 @@ def train(
     set_threads(threads)
     sentences = chosen.training.validate_sentences
     data = PreparedData.load(chosen.data)
-    decoded = sentences and not data.causal  # texts without sources are judged by their loss
+    decoded = sentences and not (data.causal or data.classes)  # what is not translated is judged by its loss
     validate = validator(data, tuple(chosen.groups.sizes), sentences) if decoded else None
     monitor = Monitor(chosen.run.name)
     directory = train_model(chosen, validate, monitor, resume)

@@ -20,6 +20,8 @@ FORMAT = 1
 SPLITS = ("train", "validation")
 SIDES = ("source", "target")
 TEXT = "text"
+LABELLED = "labelled"
+"""The kind of a prepared directory whose documents have classes."""
 
 Arrays = dict[str, NDArray[Any]]
 """File names and what they hold."""
@@ -29,7 +31,7 @@ def array_name(split: str, side: str, content: str) -> str:
     """The file of a split that holds `content`.
 
     `tokens` [total] and `offsets` [texts + 1], where each text begins, of a side (source, target, text); for text
-    also `known` [texts], how many tokens of each are read and not predicted.
+    also `known` [texts], how many tokens of each are read and not predicted, or `labels` [texts], their classes.
     """
     return f"{split}.{side}.{content}.npy"
 
@@ -50,7 +52,7 @@ def refuse_foreign(output: Path) -> None:
         array_name(split, side, content)
         for split in SPLITS
         for side in (*SIDES, TEXT)
-        for content in ("tokens", "offsets", "known")
+        for content in ("tokens", "offsets", "known", "labels")
     }
     foreign = sorted(path.name for path in output.iterdir() if path.name not in ours)
     if foreign:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name
 from multistride.data.foreign import load_vocabulary
+from multistride.data.labelled import LabelledDocuments
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
@@ -94,7 +95,7 @@ class TextWindows:
         return self.target_lengths
 
 
-Split = PairedTokens | TextWindows
+Split = PairedTokens | TextWindows | LabelledDocuments
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,23 +131,35 @@ class PreparedData:
         """Whether these are texts without sources, for a decoder-only model."""
         return self.manifest.get("kind") == TEXT
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of labelled documents, in the order of their places; () for other data."""
+        return tuple(self.manifest.get("classes", ()))
+
     def split(self, name: str) -> Split:
-        """The pairs or windows of split `name`. Raises `DataError` when there is none, or its files are damaged."""
-        available = list(self.manifest["splits"])
-        if name not in available:
+        """The pairs, windows or documents of split `name`. Raises `DataError` if there is none or it is damaged."""
+        if name not in self.manifest["splits"]:
+            available = ", ".join(self.manifest["splits"])
             raise DataError(
-                f"{self.directory} has no {name} split, it has {', '.join(available)}: "
-                "name one of these, or prepare the data again"
+                f"{self.directory} has no {name} split, it has {available}: name one of these, or prepare again"
             )
-        if self.causal:
-            return self._windows(name)
-        return self._pairs(name)
+        if self.classes:
+            return self._documents(name)
+        return self._windows(name) if self.causal else self._pairs(name)
 
     def pairs(self, name: str) -> PairedTokens:
         """The pairs of split `name`. Raises `DataError` also where the data are texts without sources."""
         split = self.split(name)
-        if isinstance(split, TextWindows):
+        if not isinstance(split, PairedTokens):
             raise DataError(f"{self.directory} holds texts without translations: prepare pairs instead")
+        return split
+
+    def _documents(self, name: str) -> LabelledDocuments:
+        labels = _map(self.directory / array_name(name, TEXT, "labels"))
+        split = LabelledDocuments(*_side(self.directory, name, TEXT), labels)
+        fits = len(split) == len(split.offsets) - 1 == self.manifest["splits"][name]["kept"]
+        if not fits or (labels < 0).any() or (labels >= len(self.classes)).any():
+            raise DataError(f"{self.directory}: the {name} arrays do not fit each other: prepare the data again")
         return split
 
     def _windows(self, name: str) -> TextWindows:
@@ -175,7 +188,7 @@ class Batch:
 
     source [B, S], source_lengths [B], target [B, T], target_lengths [B]; lengths include that end. A batch of windows
     has no source (None) but `known` [B], how many of the first target tokens are only read, and only texts that end
-    in their window have EOS.
+    in their window have EOS. Documents with classes have no EOS, and their target [B, 1] is the class.
     """
 
     source: torch.Tensor | None
@@ -231,6 +244,10 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: V
         texts = [split.window(int(row)) for row in rows]
         known = torch.from_numpy(split.known[np.asarray(rows)].astype(np.int64))
         return Batch(None, None, *_padded(texts, vocabulary.pad), known)
+    if isinstance(split, LabelledDocuments):
+        labels = torch.from_numpy(split.labels[np.asarray(rows)][:, None])
+        documents = _padded([split.document(int(row)) for row in rows], vocabulary.pad)
+        return Batch(*documents, labels, torch.ones(len(labels), dtype=torch.long))
     special = vocabulary.pad, vocabulary.eos
     sources, targets = [split.source(int(row)) for row in rows], [split.target(int(row)) for row in rows]
     return Batch(*_padded(sources, *special), *_padded(targets, *special))

@@ -16,6 +16,9 @@ from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, rea
 
 DocumentKind = Literal["file", "paragraph", "line"]
 
+ENCODED_TOGETHER = 100_000
+"""Characters of a document that the tokenizer reads at once: it needs some hundred bytes for each."""
+
 
 class Written(NamedTuple):
     """The tokens of a prompt, and those that a model wrote after it, EOS included if it wrote that."""
@@ -40,6 +43,45 @@ def read_documents(path: Path, kind: DocumentKind, field: str) -> Iterator[str |
                 yield _decoded(paragraph)
     else:
         yield from (_decoded([line]) for line in lines if line.strip())
+
+
+def spans(length: int, size: int, overlap: int) -> list[range]:
+    """The windows of a text of `length` tokens: as few as can be, about equally long, of at most `size` tokens.
+
+    Each shares at least `overlap` tokens with the one before it, and together they hold every token. A text of no
+    tokens has one window of none.
+    """
+    count = 1 if length <= size else -(-(length - overlap) // (size - overlap))
+    width = min(length, -(-(length + (count - 1) * overlap) // count))
+    last = length - width
+    begins = [last * place // max(count - 1, 1) for place in range(count)]
+    return [range(begin, begin + width) for begin in begins]
+
+
+def pieces_of(text: str, size: int = ENCODED_TOGETHER) -> Iterator[str]:
+    """A text in pieces of about `size` characters that have the same tokens apart as together.
+
+    It is cut before a blank or line end that follows other characters: no token of byte-level BPE reaches over such a
+    place. Where there is none for `size` characters, it is cut anywhere.
+    """
+    begin = 0
+    while len(text) - begin > 2 * size:
+        cut = _before_blank(text, begin + size, begin + 2 * size)
+        yield text[begin:cut]
+        begin = cut
+    yield text[begin:]
+
+
+def _before_blank(text: str, first: int, last: int) -> int:
+    """The first place in `first` to `last` where a blank follows what is none; `last` if there is none."""
+    while first < last:
+        places = [place for blank in " \n" if (place := text.find(blank, first, last)) >= 0]
+        if not places:
+            return last
+        if not text[min(places) - 1].isspace():
+            return min(places)
+        first = min(places) + 1
+    return last
 
 
 def read_written(path: Path) -> Iterator[Written | Unreadable]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.data.batch import Batch, TokenPair, batches_of, continuations_of
+from multistride.decode.corpus import source_batch
 from multistride.decode.markov import distribution
 from multistride.decode.options import check_group_size, check_writes_groups
 from multistride.groups import (
@@ -20,7 +21,9 @@ from multistride.groups import (
     equal_sizes,
     previous_in_group,
     teacher_forced,
+    visibility,
 )
+from multistride.model.cache import KeyValue
 from multistride.model.transformer import Transformer
 from multistride.prompts import after_prompts, without_start
 
@@ -44,6 +47,42 @@ def score_pairs(
         for place, values in zip(places, _scored(model, batch, slots, labels), strict=True):
             results[place] = values
     return results
+
+
+@torch.inference_mode()
+def score_choices(
+    model: Transformer, sources: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], group_size: int = 1
+) -> Float[Tensor, "B C"]:
+    """The natural log-probability of each of the same C choices after each of B sources, EOS included.
+
+    Every source is encoded once; `score_pairs`, which encodes it for every choice, sums to the same. Raises as that
+    does.
+    """
+    config = model.config
+    check_group_size(group_size, config)
+    check_writes_groups(group_size, config)
+    model.eval()
+    device, count = next(model.parameters()).device, len(choices)
+    source, lengths = source_batch(sources, config)
+    names, name_lengths = source_batch(choices, config)
+    slots, labels = teacher_forced(names, name_lengths, equal_sizes(name_lengths, group_size), config.start_token)
+    encoded, real = model.encode(source.to(device), lengths.to(device))
+    memory = [_each(part, count) for part in model.project_source(encoded)]
+    many = Slots(*(field.repeat(len(sources), 1) for field in slots))
+    seen = visibility(many.group, many.group)[:, None].to(device)
+    source_mask = None if real is None else real.repeat_interleave(count, 0)
+    hidden = model.decode(many.to(device), seen, memory, source_mask, None)
+    labels, previous = (part.repeat(len(sources), 1) for part in (labels, previous_in_group(slots, labels)))
+    asked = labels != NO_LABEL
+    logits = model.project(hidden[asked.to(device)])
+    values = distribution(config, model.markov)(logits, previous[asked]).gather(1, labels[asked][:, None])
+    return torch.zeros(labels.shape).masked_scatter(asked, values).sum(1).view(len(sources), count)
+
+
+def _each(memory: KeyValue, count: int) -> KeyValue:
+    """Keys and values of every source, `count` times in a row."""
+    key, value = memory
+    return key.repeat_interleave(count, 0), value.repeat_interleave(count, 0)
 
 
 @torch.inference_mode()

@@ -32,6 +32,38 @@ class AdapterConfig(BaseModel):
     )
 
 
+class ClassifierConfig(BaseModel):
+    """How a model says to which class a document belongs, and how long documents are cut into windows.
+
+    `pooled` is a head on the encoder (no decoder); `labels` an encoder-decoder model that writes the class's name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["pooled", "labels"] = Field("pooled", description="a head on the encoder, or names as targets")
+    classes: tuple[str, ...] = Field((), description="names of the classes; training takes them from the data")
+    window: int = Field(256, ge=8, description="most tokens that are encoded together")
+    overlap: int = Field(32, ge=0, description="tokens that a window shares with the one before it, at least")
+    first_tokens: int | None = Field(None, ge=8, description="read only so many of a document; left out: all")
+    pool: Literal["mean", "max", "mean-max"] = Field(
+        "mean-max", description="pooled: what a window's vector is made of its tokens'"
+    )
+    windows: Literal["mean", "max", "attention"] = Field(
+        "mean", description="how a document follows from its windows: pooled from their vectors, labels from scores"
+    )
+    dropout: float = Field(0.3, ge=0, lt=1, description="pooled: on the document's vector")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClassifierConfig:
+        if self.overlap >= self.window:
+            raise ValueError(f"overlap is {self.overlap}; it must be smaller than window ({self.window})")
+        if self.kind == "labels" and self.windows == "attention":
+            raise ValueError("windows is attention, which needs vectors; labels have scores: choose mean or max")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names a class twice")
+        return self
+
+
 class TransformerConfig(BaseModel):
     """The sizes and choices of one Transformer. Frozen; unknown keys are errors."""
 
@@ -44,7 +76,7 @@ class TransformerConfig(BaseModel):
     feedforward_size: int = Field(1024, ge=8, description="inner width of the feed-forward layers")
     heads: int = Field(4, ge=1, description="attention heads (H); divides hidden_size")
     encoder_layers: int = Field(3, ge=0, description="encoder depth; 0 makes a decoder-only (causal) model")
-    decoder_layers: int = Field(3, ge=1, description="decoder depth")
+    decoder_layers: int = Field(3, ge=0, description="decoder depth; 0 only with a pooled classifier")
     norm: Literal["pre", "post"] = Field("pre", description="layer normalisation before or after each sublayer")
     activation: Literal["relu", "gelu", "gelu-tanh", "silu"] = Field(
         "relu", description="of the feed-forward layers; gelu-tanh is the approximation by tanh"
@@ -87,6 +119,7 @@ class TransformerConfig(BaseModel):
         None, description="tokens that are never picked; left out: the padding, start and mask symbols"
     )
     adapter: AdapterConfig | None = Field(None, description="adapters that write drafts; left out: none")
+    classifier: ClassifierConfig | None = Field(None, description="what makes a classifier of it; left out: none")
 
     @model_validator(mode="after")
     def _consistent(self) -> TransformerConfig:
@@ -107,10 +140,27 @@ class TransformerConfig(BaseModel):
                 f"adapter.layers is {self.adapter.layers}; adapters are for causal models (encoder_layers 0), in at "
                 f"most all of their decoder_layers ({self.decoder_layers})"
             )
+        self._check_classifier()
         sizes, largest = list(self.group_sizes), self.max_group_size
         if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > largest:
             raise ValueError(f"group_sizes is {sizes}; each must lie in 1 ... {largest}, in rising order")
         return self
+
+    def _check_classifier(self) -> None:
+        pooled = self.classifier is not None and self.classifier.kind == "pooled"
+        if pooled != (self.decoder_layers == 0):
+            raise ValueError(
+                f"decoder_layers is {self.decoder_layers}; a pooled classifier has 0, every other model 1 or more"
+            )
+        if self.classifier is None:
+            return
+        if not self.encoder_layers or not self.tie_embeddings:
+            raise ValueError("a classifier needs encoder_layers of 1 or more and tie_embeddings true")
+        if self.classifier.window >= self.max_positions:
+            raise ValueError(
+                f"classifier.window is {self.classifier.window}; it must be smaller than max_positions "
+                f"({self.max_positions})"
+            )
 
     @property
     def head_width(self) -> int:
@@ -138,7 +188,7 @@ class TransformerConfig(BaseModel):
             others.append(f"activation {self.activation}")
         if self.positions == "rotary":
             others.append("positions rotary")
-        return others
+        return [each for each in others if not each.startswith("classifier kind='labels'")]
 
     def stored(self) -> dict[str, Any]:
         """What `config.json` says: every choice, less those made for converted models where they are the default.

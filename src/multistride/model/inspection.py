@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from multistride.files import sha256
+from multistride.model.config import TransformerConfig
 from multistride.model.weights import WEIGHTS, load_model, load_provenance
 
 
@@ -18,7 +19,7 @@ def inspect_model(directory: Path) -> dict[str, Any]:
     original = provenance.get("converted_from")
     return {
         "directory": str(directory),
-        "kind": "encoder-decoder" if config.encoder_layers else "decoder-only (causal)",
+        "kind": _kind(config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "layers": f"{config.encoder_layers} encoder, {config.decoder_layers} decoder",
         "hidden_size": config.hidden_size,
@@ -28,6 +29,7 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "adapter": config.adapter and f"rank {config.adapter.rank}, last {config.adapter.layers} layers, for drafts",
         "positions": f"{config.positions}, at most {config.max_positions} tokens",
         "vocabulary": len(vocabulary),
+        "classes": list(config.classifier.classes) if config.classifier else None,
         "group_sizes": list(config.group_sizes),
         "trained_to_draft": config.lookahead,
         "weights_megabytes": round(weights.stat().st_size / 1e6, 1),
@@ -39,3 +41,9 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "updates": provenance.get("update"),
         "data_hash": provenance.get("data_hash"),
     }
+
+
+def _kind(config: TransformerConfig) -> str:
+    if config.classifier is not None:
+        return f"classifier ({config.classifier.kind})"
+    return "encoder-decoder" if config.encoder_layers else "decoder-only (causal)"

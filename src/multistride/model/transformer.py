@@ -17,6 +17,7 @@ from multistride.groups import Slots, visibility
 from multistride.model.adapters import DraftGate, adapt
 from multistride.model.attention import CrossAttention, SelfAttention
 from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn
+from multistride.model.classifier import PooledHead
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import (
     FeedForward,
@@ -92,6 +93,7 @@ class Transformer(nn.Module):
             self.output = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size)) if config.output_bias else None
         self.markov = MarkovHead(config) if config.markov_rank else None
+        self.classifier = PooledHead(config) if config.decoder_layers == 0 else None
         self.position = RotaryPositions(config) if config.positions == "rotary" else PositionEmbedding(config)
         self.source_position = PositionEmbedding(config) if config.separate_positions else None
         self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
@@ -101,7 +103,7 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         final = config.norm == "pre"
         self.encoder_norm = normalisation(config) if config.encoder_layers and final else nn.Identity()
-        self.decoder_norm = normalisation(config) if final else nn.Identity()
+        self.decoder_norm = normalisation(config) if final and config.decoder_layers else nn.Identity()
         first = config.embedding_norm
         self.source_embedding_norm = normalisation(config) if config.encoder_layers and first else nn.Identity()
         self.target_embedding_norm = normalisation(config) if first else nn.Identity()

@@ -32,6 +32,9 @@ CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.js
 CALIBRATION = "calibration.json"
 """Written beside the others by `multistride calibrate`; a model loads without it."""
 
+TEMPERATURE = "temperature.json"
+"""The same for a classifier."""
+
 Stored = TypeVar("Stored", bound=BaseModel)
 
 INT8_MANIFEST = "int8.json"
@@ -167,12 +170,12 @@ def load_provenance(directory: Path | str) -> dict[str, Any]:
         return {}
 
 
-def load_calibration(directory: Path | str, kind: type[Stored]) -> Stored | None:
+def load_calibration(directory: Path | str, kind: type[Stored], name: str = CALIBRATION) -> Stored | None:
     """What was measured about a model's confidence, as `kind`; None if there is no such file.
 
     Raises `DataError` if it is damaged, or was measured on other weights.
     """
-    path = Path(directory) / CALIBRATION
+    path = Path(directory) / name
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         calibration = kind.model_validate(stored)

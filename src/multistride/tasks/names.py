@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from multistride.errors import UsageError
+from multistride.tasks.classification import open_classification
 from multistride.tasks.generation import open_generation
 from multistride.tasks.task import Open
 from multistride.tasks.translation import open_translation
 
 TASKS: dict[str, Open] = {
+    "classification": open_classification,
     "translation": open_translation,
     "generation": open_generation,
 }

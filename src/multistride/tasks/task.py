@@ -115,7 +115,7 @@ Open: TypeAlias = Callable[[TaskRequest], Opened[Any]]
 
 @dataclass(frozen=True)
 class Solved:
-    """What became of one line: a record with its answer, or a problem."""
+    """What became of one line: an answer, or a problem; and the record, if it is one at all."""
 
     line: int
     record: Record | None = None
@@ -151,11 +151,12 @@ def solved(
         outputs = iter(opened.solve([example for _, _, example in made if isinstance(example, Example)]))
         for line, record, example in made:
             output = next(outputs) if isinstance(example, Example) else example
+            known = None if isinstance(record, RecordError) else record
             if isinstance(output, RecordError):
-                yield Solved(line, problem=output)
+                yield Solved(line, known, problem=output)
             else:
-                assert not isinstance(record, RecordError)
-                yield Solved(line, record, opened.task.answer(output, record))
+                assert known is not None
+                yield Solved(line, known, opened.task.answer(output, known))
 
 
 def _record(line: int, raw: bytes) -> Record | RecordError:

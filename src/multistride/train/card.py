@@ -18,6 +18,10 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
     task = f"trained to write K tokens per step for K in {{{sizes}}}"
     if shape.adapter is not None:
         task = f"with adapters of rank {shape.adapter.rank} that draft, K in {{{sizes}}}; its text is unchanged"
+    if shape.classifier is not None:
+        verb, source = "classify", "documents"
+        task = f"that knows {len(shape.classifier.classes)} classes ({shape.classifier.kind})"
+    groups = "" if shape.decoder_layers == 0 else f" --group-size {max(shape.group_sizes)}"
     start = f"the weights of `{config.start_from}`" if config.start_from else "random weights"
     lines = [
         "# A multistride model",
@@ -29,7 +33,7 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
         "## How to run it",
         "",
         "```sh",
-        f"multistride {verb} --model . --group-size {max(shape.group_sizes)} < {source}.txt",
+        f"multistride {verb} --model .{groups} < {source}.txt",
         "```",
         "",
         "## How it was made",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from multistride.device import Precision
-from multistride.model.config import AdapterConfig, TransformerConfig
+from multistride.model.config import AdapterConfig, ClassifierConfig, TransformerConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -101,7 +101,15 @@ class TrainingConfig(BaseModel):
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     clip_value: float = Field(0.0, ge=0, description="largest entry of the gradient, cut before the norm; 0: any")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    word_dropout: float = Field(0.0, ge=0, lt=1, description="share of decoder input replaced by the mask symbol")
+    word_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of what a decoder (or pooled classifier) reads replaced by the mask symbol",
+    )
+    windows_per_document: int = Field(
+        8, ge=1, description="pooled classifiers: windows of a document read in one update, drawn anew each time"
+    )
     r_drop: float = Field(0.0, ge=0, description="weight of the divergence between two dropouts; 0: one pass")
     moving_average: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights (EMA); 0 for none")
     precision: Precision = Field("auto", description="bfloat16 is autocast; weights stay float32")
@@ -136,6 +144,7 @@ class RunConfig(BaseModel):
     adapter: AdapterConfig | None = Field(
         None, description="train nothing but these, which draft: the model started from stays what it was"
     )
+    classifier: ClassifierConfig | None = Field(None, description="train a classifier, on documents with labels")
     groups: GroupsConfig = GroupsConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -23,10 +23,16 @@ class Piece:
 
 
 class Feed:
-    """Hands out the batches of one update after another and counts them in a `Progress`."""
+    """Hands out the batches of one update after another and counts them in a `Progress`.
 
-    def __init__(self, split: Split, vocabulary: Vocabulary, tokens_per_batch: int, seed: int) -> None:
+    Of a source longer than `most_read` tokens only so many count, however many it has.
+    """
+
+    def __init__(
+        self, split: Split, vocabulary: Vocabulary, tokens_per_batch: int, seed: int, most_read: int | None = None
+    ) -> None:
         self._split, self._vocabulary = split, vocabulary
+        self._source_lengths = np.minimum(split.source_lengths, most_read or split.source_lengths.max())
         self._budget, self._seed = tokens_per_batch, seed
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []
@@ -39,8 +45,7 @@ class Feed:
     def batches_in(self, epoch: int) -> list[NDArray[np.int64]]:
         """The rows of every batch of an epoch, in order."""
         if epoch != self._epoch:
-            split = self._split
-            lengths = split.source_lengths, split.target_lengths
+            lengths = self._source_lengths, self._split.target_lengths
             self._batches = token_batches(*lengths, self._budget, self._seed, epoch)
             self._epoch = epoch
         return self._batches

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,12 +22,13 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multistride.data.batch import PreparedData, collate, token_batches
+from multistride.data.labelled import LabelledDocuments
 from multistride.device import is_out_of_memory, keep_few_kernels, pick_device, pick_precision
 from multistride.errors import DataError, Interrupted, UserError
 from multistride.files import write_json
 from multistride.model.adapters import freeze_all_but_drafting
 from multistride.model.transformer import Transformer
-from multistride.model.weights import load_model, save_model
+from multistride.model.weights import save_model
 from multistride.rundir import RunDirectory
 from multistride.train.average import MovingAverage
 from multistride.train.card import model_card
@@ -35,16 +36,19 @@ from multistride.train.checkpoint import Progress, Sums, load_state, save_state
 from multistride.train.config import RunConfig
 from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import StopRequest, stop_on_signal
-from multistride.train.layouts import LayoutDrawer, TrainingPass
-from multistride.train.loss import SlotLoss
+from multistride.train.kinds import drawer, objective, resumed, trained_splits
+from multistride.train.layouts import TrainingPass
 from multistride.train.monitor import Monitor
 from multistride.train.optimizer import adamw, clip_gradients
 from multistride.train.schedule import learning_rate
 from multistride.train.sharding import divide, whole
 from multistride.train.warmstart import first_model
+from multistride.train.windows import WindowDrawer, WindowPass
 
 Validate = Callable[[Transformer], dict[str, float]]
 """Decodes validation sentences; returns metrics, one of them `score` (higher is better)."""
+
+Pass: TypeAlias = TrainingPass | WindowPass
 
 NOT_FINITE = "not_finite.json"
 """The file of a run directory that says which pairs an update held whose loss was no number."""
@@ -90,14 +94,15 @@ class Trainer:
         if not self.accelerator.is_main_process:
             monitor.silence()
         torch.manual_seed(settings.seed)
-        self.model = first_model(config, self.data.vocabulary, self.data.causal)
+        self.model = first_model(config, self.data.vocabulary, self.data.causal, self.data.classes)
         with self.accelerator.main_process_first():  # the others find the run their main process has opened
             self.run.open(
                 config.model_dump(mode="json"), resume or not self.accelerator.is_main_process, _with_new_fields
             )
         last = self.run.last()
         if last is not None:
-            self.model = load_model(last)[0]
+            self.model = resumed(last, self.model.config)
+        self.splits = trained_splits(self.data, self.model.config)
         self._check_lengths()
         if self.model.config.adapter is not None:
             freeze_all_but_drafting(self.model)
@@ -108,8 +113,14 @@ class Trainer:
         self.progress = load_state(last, self.optimizer, self.average) if last is not None else Progress()
         if self.accelerator.is_main_process:
             self.run.rewind(self.progress.update)
-        self.layouts = LayoutDrawer(config.groups, self.model.config, settings.word_dropout)
-        self.feed = Feed(self.data.split("train"), self.data.vocabulary, settings.tokens_per_batch, settings.seed)
+        self.layouts = drawer(config, self.model.config)
+        self.feed = Feed(
+            self.splits["train"],
+            self.data.vocabulary,
+            settings.tokens_per_batch,
+            settings.seed,
+            self.layouts.most_read if isinstance(self.layouts, WindowDrawer) else None,
+        )
 
     def update(self) -> None:
         """One optimiser step over `accumulate` batches a process, weighted by their labels."""
@@ -137,7 +148,7 @@ class Trainer:
         self.progress.seconds += seconds
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
 
-    def _backward(self, pieces: list[Piece], passes: list[TrainingPass], scale: float) -> tuple[float, float]:
+    def _backward(self, pieces: list[Piece], passes: list[Pass], scale: float) -> tuple[float, float]:
         """Add up the gradients of this process; returns the sums of both losses.
 
         What dropout leaves out follows from the seed, the update and the process alone, so that a resumed run drops
@@ -190,10 +201,14 @@ class Trainer:
         self._monitor.validated(self.progress.update, metrics)
 
     def _measured(self, model: Transformer) -> dict[str, float]:
-        objective = SlotLoss(model, self.settings.label_smoothing) if self.sharded else self.objective
-        objective.eval()
+        asked = objective(model, self.settings) if self.sharded else self.objective
+        asked.eval()
         sizes = self.config.groups.sizes
-        losses = {f"validation_loss_k{size}": self._validation_loss(objective, size) for size in sizes}
+        measured = {size: self._validated(asked, size) for size in sizes}
+        if model.classifier is not None:
+            [(loss, accuracy)] = measured.values()
+            return {"validation_loss": loss, "accuracy": accuracy, "score": accuracy}
+        losses = {f"validation_loss_k{size}": loss for size, (loss, _) in measured.items()}
         metrics = {**losses, "score": -sum(losses.values()) / len(losses)}
         if self._validate is not None:
             metrics.update(self._validate(model))
@@ -235,18 +250,19 @@ class Trainer:
 
     def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Objective and optimiser, ready for the devices, the precision and the processes of this run."""
-        objective = SlotLoss(self.model, self.settings.label_smoothing, self.settings.r_drop)
+        trained = objective(self.model, self.settings, self.settings.r_drop)
         if not self.sharded:
-            prepared, optimizer = self.accelerator.prepare(objective, adamw(self.model, self.settings))
+            prepared, optimizer = self.accelerator.prepare(trained, adamw(self.model, self.settings))
             return prepared, optimizer
-        divide(objective.to(self.device), self.device, self.accelerator.num_processes)
-        return self.accelerator.prepare_model(objective, evaluation_mode=True), adamw(self.model, self.settings)
+        divide(trained.to(self.device), self.device, self.accelerator.num_processes)
+        return self.accelerator.prepare_model(trained, evaluation_mode=True), adamw(self.model, self.settings)
 
     def _check_lengths(self) -> None:
         """Refuse data the model has no positions for."""
         longest = self.model.config.max_positions
-        for name in self.data.manifest["splits"]:
-            split = self.data.split(name)
+        for name, split in self.splits.items():
+            if isinstance(split, LabelledDocuments):
+                continue  # read in windows
             found = max(int(split.source_lengths.max()), int(split.target_lengths.max()))
             if found > longest and self.data.causal:
                 raise DataError(
@@ -278,21 +294,22 @@ class Trainer:
         )
 
     @torch.inference_mode()
-    def _validation_loss(self, objective: nn.Module, group_size: int) -> float:
-        """Cross-entropy per target token at one group size, in nats."""
-        split = self.data.split("validation")
+    def _validated(self, objective: nn.Module, group_size: int) -> tuple[float, float]:
+        """Cross-entropy per label (token or class) in nats, and the share that is right, at one group size."""
+        split = self.splits.get("validation") or self.data.split("validation")
         batches = token_batches(
             split.source_lengths, split.target_lengths, self.settings.tokens_per_batch, seed=None, epoch=0
         )
-        loss, count = 0.0, 0
+        loss, correct, count = 0.0, 0, 0
         for rows in batches:
             batch = collate(split, rows, self.data.vocabulary)
             asked = self.layouts.fixed(batch, group_size)
             batch = batch.to(self.device)
             losses = objective(batch.source, batch.source_lengths, *asked.to(self.device))
             loss += float(losses.cross_entropy)
+            correct += int(losses.correct)
             count += asked.labelled()
-        return loss / count
+        return loss / count, correct / count
 
     def _log(self, sums: Sums, rate: float) -> None:
         since = self.progress.since + sums

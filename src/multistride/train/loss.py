@@ -1,10 +1,11 @@
-"""The training objective: cross-entropy of the labelled slots.
+"""The training objectives: cross-entropy of the labelled slots, or of the classes of documents.
 
-Shapes: B sentences, S source tokens, N slots, M slots and drafts, L labelled ones.
+Shapes: B sentences or documents, S source tokens, N slots, M slots and drafts, L labelled ones, R windows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,11 +24,11 @@ class Losses(NamedTuple):
     correct: Int[Tensor, ""]
 
 
-class SlotLoss(nn.Module):
+class Objective(nn.Module):
     """The model with its objective, so that one `forward` is what devices, precision and processes wrap.
 
     Label smoothing mixes the target distribution with the uniform one (Szegedy et al. 2016, arXiv 1512.00567,
-    section 7). Slots without a label cost no projection to the vocabulary. With `r_drop` above 0 a training batch is
+    section 7). With `r_drop` above 0 a training batch is
     read twice, under two dropout masks, and the divergence of the readings from each other is added to the smoothed
     loss with weight `r_drop` (Liang et al. 2021, arXiv 2106.14448, equations 2 to 4; here half of it all, so that
     the loss stays that of one reading).
@@ -38,25 +39,13 @@ class SlotLoss(nn.Module):
         self.model = model
         self.label_smoothing, self.r_drop = label_smoothing, r_drop
 
-    def forward(
-        self,
-        source: Int[Tensor, "B S"] | None,
-        source_lengths: Int[Tensor, "B"] | None,
-        slots: Slots,
-        labels: Int[Tensor, "B M"],
-        previous: Int[Tensor, "B M"],
-        drafts: Slots | None = None,
-    ) -> Losses:
-        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says.
-
-        The last labels are those of the `drafts`, where there are any.
-        """
-        first = labelled_logits(self.model, source, source_lengths, slots, labels, previous, drafts)
-        wanted = labels[labels != NO_LABEL]
+    def _read(self, logits: Callable[[], Float[Tensor, "L V"]], wanted: Int[Tensor, "L"]) -> Losses:
+        """The sums over all labels; `logits` reads the batch, anew with every call."""
+        first = logits()
         losses = self._losses(first, wanted)
         if not (self.r_drop and self.training):
             return losses
-        second = labelled_logits(self.model, source, source_lengths, slots, labels, previous, drafts)
+        second = logits()
         again = self._losses(second, wanted)
         smoothed = (losses.smoothed + again.smoothed) / 2 + self.r_drop / 4 * _divergences(first, second)
         return Losses(smoothed, (losses.cross_entropy + again.cross_entropy) / 2, losses.correct)
@@ -71,6 +60,65 @@ class SlotLoss(nn.Module):
         with torch.no_grad():
             correct = (logits.argmax(dim=-1) == wanted).sum()
         return Losses(smoothed, cross_entropy.detach(), correct)
+
+
+class SlotLoss(Objective):
+    """Cross-entropy of the tokens of labelled slots. Slots without a label cost no projection to the vocabulary."""
+
+    def forward(
+        self,
+        source: Int[Tensor, "B S"] | None,
+        source_lengths: Int[Tensor, "B"] | None,
+        slots: Slots,
+        labels: Int[Tensor, "B M"],
+        previous: Int[Tensor, "B M"],
+        drafts: Slots | None = None,
+    ) -> Losses:
+        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says.
+
+        The last labels are those of the `drafts`, where there are any.
+        """
+        inputs = (self.model, source, source_lengths, slots, labels, previous, drafts)
+        return self._read(lambda: labelled_logits(*inputs), labels[labels != NO_LABEL])
+
+
+class ClassLoss(Objective):
+    """Cross-entropy of the classes of documents, of which some windows are read.
+
+    While training some of the words that are read are replaced by the mask symbol (`word_dropout`).
+    """
+
+    def __init__(
+        self, model: Transformer, label_smoothing: float, r_drop: float = 0.0, word_dropout: float = 0.0
+    ) -> None:
+        super().__init__(model, label_smoothing, r_drop)
+        self.word_dropout = word_dropout
+
+    def forward(
+        self,
+        source: Int[Tensor, "B S"],
+        source_lengths: Int[Tensor, "B"],
+        document: Int[Tensor, "R"],
+        begin: Int[Tensor, "R"],
+        lengths: Int[Tensor, "R"],
+        labels: Int[Tensor, "B"],
+    ) -> Losses:
+        """The sums over all documents; a window is `lengths` tokens of a `document` of `source` from `begin` on."""
+        place = begin[:, None] + torch.arange(int(lengths.max()), device=source.device)
+        tokens = source[document[:, None], place.clamp(max=source.shape[1] - 1)]
+        return self._read(lambda: self._logits(tokens, lengths, document, len(source)), labels)
+
+    def _logits(
+        self, tokens: Int[Tensor, "R W"], lengths: Int[Tensor, "R"], document: Int[Tensor, "R"], documents: int
+    ) -> Float[Tensor, "B V"]:
+        head = self.model.classifier
+        assert head is not None
+        if self.training and self.word_dropout:
+            dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+            tokens = tokens.masked_fill(dropped, self.model.config.mask_token)
+        encoded, _ = self.model.encode(tokens, lengths)
+        logits: Tensor = head(head.pool(encoded, lengths), document, documents)
+        return logits
 
 
 def labelled_logits(

@@ -5,22 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from multistride.config import validate
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError, UsageError
+from multistride.model.classifier import check_classes
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model
 from multistride.train.config import RunConfig
 
 
-def first_model(config: RunConfig, vocabulary: Vocabulary, causal: bool = False) -> Transformer:
-    """The model at update 0, decoder-only if `causal`.
+def first_model(
+    config: RunConfig, vocabulary: Vocabulary, causal: bool = False, classes: tuple[str, ...] = ()
+) -> Transformer:
+    """The model at update 0, decoder-only if `causal`, a classifier if there are `classes`.
 
-    Raises `DataError` if the model to start from has another vocabulary, `UsageError` for a group size larger than
-    the longest sentence, and for data of the other kind of model.
+    Raises `DataError` if the model to start from has another vocabulary or other classes, `UsageError` for a group
+    size larger than the longest sentence, and for data of the other kind of model.
     """
     if config.start_from is None:
-        shape = config.model or TransformerConfig()
+        shape = classifying(config.model or TransformerConfig(), config, classes)
         _check_kind(shape, config, causal)
         return Transformer(_completed(shape, config, vocabulary))
     start, known = load_model(config.start_from)
@@ -37,18 +41,47 @@ def first_model(config: RunConfig, vocabulary: Vocabulary, causal: bool = False)
             f"{start.config.markov_rank}: leave it out or name the same"
         )
     _check_adapter(start.config, config)
-    model = Transformer(_completed(start.config, config, vocabulary))
+    model = Transformer(_completed(classifying(start.config, config, classes), config, vocabulary))
     inherited = start.state_dict()
     with torch.no_grad():
         for name, weights in model.state_dict().items():
-            if (
-                name in inherited
-            ):  # tables of reaches and positions may have grown: what is new keeps its first values
+            # tables of reaches and positions may have grown: what is new keeps its first values
+            if name in inherited and weights.shape[1:] == inherited[name].shape[1:]:
                 shared = min(len(weights), len(inherited[name]))
                 weights[:shared] = inherited[name][:shared]
     if model.markov is not None and start.markov is None:
         _resemble(model.markov.previous.weight, model.target_embedding.weight)
     return model
+
+
+def classifying(model: TransformerConfig, config: RunConfig, classes: tuple[str, ...]) -> TransformerConfig:
+    """The model's configuration as a classifier of these classes; as it is where there are none.
+
+    Raises `DataError` if the model knows other classes, `UsageError` where only data or configuration have some.
+    """
+    shape = config.classifier or model.classifier
+    if shape is None and not classes:
+        return model
+    if shape is None:
+        raise UsageError(f"{config.data} holds documents with labels: add `classifier: {{}}` to train on them")
+    if not classes:
+        raise UsageError(
+            f"classifier is given and {config.data} holds no labels: prepare with --train-records, or leave it out"
+        )
+    known = shape.classes or (model.classifier.classes if model.classifier else ())
+    if known:
+        check_classes(known, classes, str(config.start_from or "classifier.classes"), str(config.data))
+    pooled = shape.kind == "pooled"
+    if pooled and config.model is not None and config.model.decoder_layers and _given(config.model, "decoder_layers"):
+        raise UsageError(
+            f"model.decoder_layers is {config.model.decoder_layers}; a pooled classifier has no decoder: leave it out"
+        )
+    given = {**model.model_dump(), "classifier": {**shape.model_dump(), "classes": classes}}
+    return validate(TransformerConfig, {**given, **({"decoder_layers": 0} if pooled else {})}, "classifier")
+
+
+def _given(model: TransformerConfig, field: str) -> bool:
+    return field in model.model_fields_set
 
 
 def _resemble(table: Tensor, embeddings: Tensor) -> None:

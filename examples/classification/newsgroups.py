@@ -1,0 +1,46 @@
+"""20 Newsgroups (bydate) as records: headers removed, a validation split taken from the training documents.
+
+usage: newsgroups.py DATA DIRECTORY
+DATA has train.jsonl.xz and test.jsonl.xz with `label` and `text`; DIRECTORY gets train, validation and test.jsonl.
+"""
+
+import json
+import lzma
+import random
+import sys
+from pathlib import Path
+
+VALIDATION_SHARE = 0.1
+
+
+def records(path):
+    """The documents of one file without their headers: what stands before the first blank line (as scikit-learn's
+    `remove=("headers",)` has it). Quotations and signatures stay.
+    """
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            yield {"text": record["text"].partition("\n\n")[2].strip(), "label": record["label"]}
+
+
+def write(path, chosen):
+    """Write records that have a text; says how many had none."""
+    kept = [record for record in chosen if record["text"]]
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+    print(f"{path}: {len(kept)} records, {len(chosen) - len(kept)} without text left out", file=sys.stderr)
+
+
+def main(data, directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    training = list(records(data / "train.jsonl.xz"))
+    random.Random(1).shuffle(training)
+    held_out = int(len(training) * VALIDATION_SHARE)
+    write(directory / "validation.jsonl", training[:held_out])
+    write(directory / "train.jsonl", training[held_out:])
+    write(directory / "test.jsonl", list(records(data / "test.jsonl.xz")))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,89 @@
+"""Documents in, answers out: from lines, records or files to one line each, whatever happens to the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from multistride.data.corpus import read_lines
+from multistride.data.detokenize import one_line
+from multistride.errors import DataError
+from multistride.tasks.task import Record, RecordError, Solved, read_records
+
+FILE = "file"
+"""The field that says which file a record came from."""
+
+LOOKED_AT = 8192
+"""First bytes of the input in which a zero byte says that this is no text."""
+
+Numbered = Iterator[tuple[int, Record | RecordError]]
+
+
+def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
+    """Each line is a document, a blank one too. Raises `DataError` if the first is no text at all."""
+    for line, raw in enumerate(lines, start=1):
+        if line == 1 and b"\0" in raw[:LOOKED_AT]:
+            raise DataError("the input holds binary data (a zero byte in line 1): give UTF-8 text, a document a line")
+        yield line, _document(raw.rstrip(b"\r\n"), field, line)
+
+
+def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
+    """A .jsonl has a record a line, any other file is one document (line 1); .gz and .xz are decompressed.
+
+    A file that cannot be read is a `RecordError`. Records say in `file` where they come from.
+    """
+    for path in paths:
+        try:
+            for line, record in _records_of(path, field):
+                if isinstance(record, RecordError):
+                    yield line, RecordError(line, f"{path}: {record.problem}")
+                else:
+                    yield line, {FILE: str(path), **record}
+        except DataError as error:
+            yield 1, RecordError(1, str(error))
+
+
+def write_answers(results: Iterable[Solved], output: TextIO, as_json: bool, report: Callable[[str], None]) -> int:
+    """Write a line for every record: its answer (after the file's name, if it has one), or an object with all facts.
+
+    A record without an answer is an empty line (as JSON: an object with `problem`), and is reported. Returns how many
+    there were.
+    """
+    failed = 0
+    for each in results:
+        file = (each.record or {}).get(FILE)
+        if each.problem is not None:
+            failed += 1
+            report(f"{file}: {each.problem}" if file else str(each.problem))
+        output.write(_line(each, file, as_json) + "\n")
+    output.flush()
+    return failed
+
+
+def _line(each: Solved, file: str | None, as_json: bool) -> str:
+    if as_json:
+        known = {FILE: file} if file else {}
+        answer = {"answer": each.answer.text, **each.answer.facts} if each.answer else {"answer": None}
+        problem = each.problem and each.problem.problem
+        return json.dumps({"line": each.line, **known, **answer, "problem": problem}, ensure_ascii=False)
+    text = one_line(each.answer.text) if each.answer else ""
+    return f"{file}\t{text}" if file else text
+
+
+def _records_of(path: Path, field: str) -> Numbered:
+    name = path.stem if path.suffix in (".gz", ".xz") else path.name
+    if Path(name).suffix == ".jsonl":
+        yield from read_records(read_lines(path))
+    else:
+        yield 1, _document(b"\n".join(read_lines(path)), field, 1)
+
+
+def _document(raw: bytes, field: str, line: int) -> Record | RecordError:
+    if b"\0" in raw:
+        return RecordError(line, "it holds a zero byte, so it is no text; give text in UTF-8")
+    try:
+        return {field: raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return RecordError(line, "it is not valid UTF-8; give text in UTF-8")

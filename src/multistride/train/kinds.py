@@ -1,0 +1,53 @@
+"""What a run trains: slots of sentences and texts, or classes of documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from multistride.data.batch import PairedTokens, PreparedData, Split
+from multistride.data.labelled import LabelledDocuments, window_sources
+from multistride.model.classifier import check_classes, freeze_what_writes
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.model.weights import load_model
+from multistride.train.config import RunConfig, TrainingConfig
+from multistride.train.layouts import LayoutDrawer
+from multistride.train.loss import ClassLoss, Objective, SlotLoss
+from multistride.train.windows import WindowDrawer
+
+
+def drawer(config: RunConfig, model: TransformerConfig) -> LayoutDrawer | WindowDrawer:
+    """What chooses how each batch is read."""
+    if model.classifier is not None and model.classifier.kind == "pooled":
+        return WindowDrawer(model.classifier, config.training.windows_per_document)
+    return LayoutDrawer(config.groups, model, config.training.word_dropout)
+
+
+def objective(model: Transformer, settings: TrainingConfig, r_drop: float = 0.0) -> Objective:
+    """The model with what it is trained to do."""
+    if model.classifier is None:
+        return SlotLoss(model, settings.label_smoothing, r_drop)
+    freeze_what_writes(model)
+    return ClassLoss(model, settings.label_smoothing, r_drop, settings.word_dropout)
+
+
+def trained_splits(data: PreparedData, model: TransformerConfig) -> dict[str, Split]:
+    """The splits as the model learns them: one that writes labels learns every window with its label as a pair."""
+    splits = {name: data.split(name) for name in data.manifest["splits"]}
+    shape = model.classifier
+    if shape is None or shape.kind == "pooled":
+        return splits
+    names = data.vocabulary.encode_targets(list(shape.classes))
+    cut = shape.window, shape.overlap, shape.first_tokens
+    return {
+        name: PairedTokens(*window_sources(split, names, *cut)) if isinstance(split, LabelledDocuments) else split
+        for name, split in splits.items()
+    }
+
+
+def resumed(directory: Path, expected: TransformerConfig) -> Transformer:
+    """The model of a checkpoint. Raises `DataError` if the data no longer have the classes it was begun with."""
+    model, _ = load_model(directory)
+    if model.config.classifier is not None and expected.classifier is not None:
+        check_classes(model.config.classifier.classes, expected.classifier.classes, str(directory), "the data")
+    return model
