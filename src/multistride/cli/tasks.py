@@ -102,9 +102,7 @@ def classify(
     set_threads(threads)
     classifier = Classifier.load(model, device, group_size, batch_size)
     if classes is not None:
-        check_class_list(
-            classifier, classes, [line.decode("utf-8", "replace") for line in read_lines(classes)], model
-        )
+        check_class_list(classifier, classes, read_lines(classes), model)
     with reading(source) as lines, writing(output) as text:
         taken = records_of_files(files, field) if files else None
         taken = taken or (read_records(lines) if records else records_of_lines(lines, field))

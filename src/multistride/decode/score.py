@@ -23,7 +23,6 @@ from multistride.groups import (
     teacher_forced,
     visibility,
 )
-from multistride.model.cache import KeyValue
 from multistride.model.transformer import Transformer
 from multistride.prompts import after_prompts, without_start
 
@@ -67,7 +66,8 @@ def score_choices(
     names, name_lengths = source_batch(choices, config)
     slots, labels = teacher_forced(names, name_lengths, equal_sizes(name_lengths, group_size), config.start_token)
     encoded, real = model.encode(source.to(device), lengths.to(device))
-    memory = [_each(part, count) for part in model.project_source(encoded)]
+    projected = model.project_source(encoded)
+    memory = [(key.repeat_interleave(count, 0), value.repeat_interleave(count, 0)) for key, value in projected]
     many = Slots(*(field.repeat(len(sources), 1) for field in slots))
     seen = visibility(many.group, many.group)[:, None].to(device)
     source_mask = None if real is None else real.repeat_interleave(count, 0)
@@ -77,12 +77,6 @@ def score_choices(
     logits = model.project(hidden[asked.to(device)])
     values = distribution(config, model.markov)(logits, previous[asked]).gather(1, labels[asked][:, None])
     return torch.zeros(labels.shape).masked_scatter(asked, values).sum(1).view(len(sources), count)
-
-
-def _each(memory: KeyValue, count: int) -> KeyValue:
-    """Keys and values of every source, `count` times in a row."""
-    key, value = memory
-    return key.repeat_interleave(count, 0), value.repeat_interleave(count, 0)
 
 
 @torch.inference_mode()

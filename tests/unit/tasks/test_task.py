@@ -75,7 +75,7 @@ def test_a_field_of_another_type_is_shown():
 
 
 def test_unknown_tasks_are_refused_with_the_names_there_are():
-    with pytest.raises(UsageError, match="--task is 'translate'; there are .*translation"):
+    with pytest.raises(UsageError, match=r"--task is 'translate'; there are .*translation"):
         task_named("translate")
 
 
