@@ -43,7 +43,7 @@ def evaluate_records(given: dict[str, Any]) -> None:
     from multistride.device import set_threads
     from multistride.evaluate.tasks import TaskEvaluation, evaluate_task
     from multistride.files import write_json
-    from multistride.report.tasks import task_table
+    from multistride.report.show import task_table_of
     from multistride.shipped import DEFAULT
 
     set_threads(given["threads"])
@@ -60,7 +60,7 @@ def evaluate_records(given: dict[str, Any]) -> None:
     if given["as_json"]:
         print_json(found)
     else:
-        Console().print(task_table(result))
+        Console().print(task_table_of(result))
     if result.failed:
         raise DataError(f"{result.failed} of the records have no answer (named above); they count in no figure")
 

@@ -88,9 +88,7 @@ def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambd
     A record without an answer is reported with its line number and counted in `failed`. Raises `DataError` if none
     has one, `UsageError` for `writing` options that the task does not take, and what opening the task raises.
     """
-    if request.task not in WRITING and request.writing != Writing():
-        given = ", ".join(request.writing.model_fields_set)
-        raise UsageError(f"{given} was given, and task {request.task} writes no texts that way: leave it out")
+    _check_writing(request)
     records = list(read_records(read_lines(request.source)))[: request.limit]
     ways = _ways(request)
     opened = [task_named(request.task)(_opening(request, way)) for way in ways]
@@ -122,6 +120,20 @@ def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambd
             for way, run, latency in zip(ways, runs, latencies, strict=True)
         ],
     )
+
+
+def _check_writing(request: TaskEvaluation) -> None:
+    """Raise `UsageError` for options that no row would follow."""
+    writing = request.writing
+    if request.task not in WRITING and writing != Writing():
+        given = ", ".join(writing.model_fields_set)
+        raise UsageError(f"{given} was given, and task {request.task} writes no texts that way: leave it out")
+    if writing.policy is not None and max(request.group_sizes) == 1:
+        raise UsageError(f"policy {writing.policy} was given, and only K=1 is measured: add a group size above 1")
+    if writing.threshold is not None and "adaptive" not in request.modes and writing.policy != "phase":
+        raise UsageError(
+            f"threshold {writing.threshold} was given, which is for mode adaptive: add it, or leave it out"
+        )
 
 
 _K1 = Way(False, 1, "fast")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
+
+from multistride.errors import DataError
 
 
 class TaskMeasurement(BaseModel):
@@ -63,3 +67,19 @@ def task_table(result: TaskResult) -> Table:
         figures = (f"{row.metrics[name]:.4g}" for name in names)
         table.add_row(str(row.group_size), row.mode, *figures, f"{row.records_per_second:.4g}")
     return table
+
+
+def read_task(path: Path) -> TaskResult | None:
+    """The result in a file; None if it is of another kind. Raises `DataError` for a damaged result of a task."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or "task" not in found or "results" not in found:
+        return None
+    try:
+        return TaskResult.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise DataError(f"{path} is not the result of a task: {place}: {problem['msg']}; evaluate again") from error

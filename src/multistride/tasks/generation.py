@@ -135,15 +135,16 @@ def open_generation(request: TaskRequest) -> Opened[Translation]:
 def _options(model: Translator, request: TaskRequest) -> DecodeOptions:
     """How the model writes. A causal one stops by itself rarely: it has a limit always."""
     writing = request.writing
-    causal = isinstance(model, Generator)
-    limit = writing.max_tokens or (64 if causal else None)
+    limit = writing.max_tokens or (64 if isinstance(model, Generator) else None)
+    policy = writing.policy if request.group_size > 1 else None
+    unsure = request.mode == "adaptive" or policy == "phase"
     return model.settled(
         request.group_size,
         mode=request.mode,
         batch_size=request.batch_size,
         beam=writing.beam,
-        threshold=writing.threshold if request.mode == "adaptive" else None,
-        policy=writing.policy if request.group_size > 1 else None,
+        threshold=writing.threshold if unsure else None,
+        policy=policy,
         max_length=limit,
     )
 
