@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from multistride.errors import UsageError
-from multistride.report.drawing import COLOURS, FAINT, GRID, tidy
+from multistride.report.drawing import COLOURS, FAINT, GRID, drawing, save, tidy
 from multistride.report.tables import ABSENT, markdown_line, milliseconds, narrow
 from multistride.report.tasks import TaskMeasurement, TaskResult
 
@@ -147,6 +149,28 @@ def draw_kept(figure: Any, result: TaskResult) -> None:
     threads = result.machine.get("threads")
     where = f"{result.machine.get('cpu')} · {threads} thread{'' if threads == 1 else 's'} · one text at a time"
     figure.text(0.02, 0.02, f"Speed measured on: {where}", fontsize=8, color=FAINT, va="bottom")
+
+
+def show_kept(
+    result: TaskResult,
+    path: Path,
+    page: Path | None,
+    figure: Path | None,
+    markdown: bool,
+    report: Callable[[str], None],
+) -> None:
+    """Print the table of a result on stdout; draw it where asked (.svg or .png). Raises `UsageError` for a page."""
+    if page is not None:
+        raise UsageError(f"{path} is about a task, which has a table and a --figure: leave --page out")
+    if markdown:
+        print(kept_markdown(result), end="")
+    else:
+        Console().print(kept_table(result))
+    if figure is not None:
+        with drawing(*PICTURE_SIZE) as canvas:
+            draw_kept(canvas, result)
+            save(canvas, figure)
+        report(f"written: {figure}")
 
 
 def _draw_shares(axes: Any, rows: list[TaskMeasurement], first: TaskMeasurement) -> None:

@@ -19,12 +19,12 @@ from multistride.report.benchmark_tables import benchmark_markdown, benchmark_ta
 from multistride.report.drawing import drawing, save
 from multistride.report.figures import quality_latency_figure
 from multistride.report.generation import read_generation, show_generation
-from multistride.report.kept import PICTURE_SIZE, draw_kept, kept_markdown, kept_table
+from multistride.report.kept import kept_table, show_kept
 from multistride.report.page import write_page
 from multistride.report.places import places_table
 from multistride.report.results import EvaluationResult, read_results
 from multistride.report.tables import examples_table, markdown_table, quality_table
-from multistride.report.tasks import TaskResult, read_task, task_table
+from multistride.report.tasks import TaskResult, read_task, show_task, task_table
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
 
@@ -41,7 +41,12 @@ def show_file(
         show_generation(generation, markdown)
         return
     if (task := read_task(path)) is not None:
-        show_task(task, page, figure, markdown, report)
+        if task.task == "generation":
+            show_kept(task, path, page, figure, markdown, report)
+            return
+        if page or markdown:
+            raise UsageError(f"{path} is about a task, which has tables and a --figure: leave the others out")
+        show_task(task, path, figure, report)
         return
     if not is_benchmark(path):
         show(read_results(path), page, figure, markdown, report)
@@ -59,29 +64,6 @@ def show_file(
 def task_table_of(result: TaskResult) -> Table:
     """The table that suits the task."""
     return kept_table(result) if result.task == "generation" else task_table(result)
-
-
-def show_task(
-    result: TaskResult, page: Path | None, figure: Path | None, markdown: bool, report: Callable[[str], None]
-) -> None:
-    """Print the table of a task on stdout; draw what is kept of generation where asked (.svg or .png).
-
-    Raises `UsageError` for a page, a picture or Markdown that this task has not.
-    """
-    if page or ((figure or markdown) and result.task != "generation"):
-        raise UsageError(
-            f"the result is of the task {result.task}: a page has none of the tasks, a picture and Markdown only "
-            "generation: leave them out"
-        )
-    if markdown:
-        print(kept_markdown(result), end="")
-    else:
-        Console().print(task_table_of(result))
-    if figure is not None:
-        with drawing(*PICTURE_SIZE) as canvas:
-            draw_kept(canvas, result)
-            save(canvas, figure)
-        report(f"written: {figure}")
 
 
 def show_benchmark(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
 from rich.table import Table
 
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
+from multistride.report.classification import class_table, confusion_size, draw_confusion
+from multistride.report.drawing import drawing, save
 
 
 class TaskMeasurement(BaseModel):
@@ -40,6 +44,7 @@ class TaskResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["task"] = "task"
     multistride: str
     created: str
     task: str
@@ -70,16 +75,35 @@ def task_table(result: TaskResult) -> Table:
 
 
 def read_task(path: Path) -> TaskResult | None:
-    """The result in a file; None if it is of another kind. Raises `DataError` for a damaged result of a task."""
+    """The result in a file; None if it is of another kind. Raises `DataError` for one that is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or "task" not in found or "results" not in found:
+    if not isinstance(found, dict) or found.get("kind") != "task":
         return None
     try:
         return TaskResult.model_validate(found)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise DataError(f"{path} is not the result of a task: {place}: {problem['msg']}; evaluate again") from error
+        place = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+        raise DataError(f"{path} is a damaged result: {place} is wrong or missing: measure again") from error
+
+
+def show_task(result: TaskResult, path: Path, figure: Path | None, report: Callable[[str], None]) -> None:
+    """Print the tables on stdout; draw the confusion matrix of the first row where asked (.svg or .png).
+
+    Raises `UsageError` for a picture of a task that has none.
+    """
+    details = result.results[0].details
+    console = Console()
+    console.print(task_table(result))
+    if "by_class" in details:
+        console.print(class_table(details))
+    if figure is None:
+        return
+    if "confusion" not in details:
+        raise UsageError(f"{path} is about {result.task}, which has no picture: leave --figure out")
+    with drawing(*confusion_size(details)) as canvas:
+        draw_confusion(canvas, details)
+        save(canvas, figure)
+    report(f"written: {figure}")

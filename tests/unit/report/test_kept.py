@@ -68,11 +68,8 @@ def test_the_file_is_shown_and_drawn(tmp_path, capsys):
     show_file(path, None, picture, markdown=True, report=lambda line: None)
     assert capsys.readouterr().out == kept_markdown(result(*ROWS))
     assert picture.read_bytes().startswith(b"\x89PNG")
-    path.write_text(result(*ROWS, task="answering").model_dump_json())
-    show_file(path, None, None, markdown=False, report=lambda line: None)
-    assert "answering" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="the result is of the task answering"):
-        show_file(path, None, picture, markdown=False, report=lambda line: None)
+    with pytest.raises(UsageError, match="which has a table and a --figure: leave --page out"):
+        show_file(path, tmp_path / "page.html", None, markdown=False, report=lambda line: None)
 
 
 def test_a_result_without_groups_has_no_picture(tmp_path):
@@ -86,7 +83,7 @@ def test_a_result_without_groups_has_no_picture(tmp_path):
 def test_damaged_results_are_named(tmp_path):
     path = tmp_path / "result.json"
     path.write_text(result(*ROWS).model_dump_json().replace('"seconds":1.0', '"seconds":"?"', 1))
-    with pytest.raises(DataError, match=r"is not the result of a task: results\.0\.seconds"):
+    with pytest.raises(DataError, match=r"results\.0\.seconds is wrong"):
         read_task(path)
     path.write_text('{"kind": "translation"}')
     assert read_task(path) is None

@@ -102,7 +102,10 @@ def test_sizes_that_are_no_table(path, sizes):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("modle: {}\n", "unknown key 'modle'; known here: adapter, data, groups, model, run, start_from, training"),
+        (
+            "modle: {}\n",
+            "unknown key 'modle'; known here: adapter, classifier, data, groups, model, run, start_from",
+        ),
         (
             "groups: {size: {1: 1}}\n",
             "unknown key 'groups.size'; known here: anchors, curriculum, glancing, lookahead, markov_rank, partial",
