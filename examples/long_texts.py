@@ -105,18 +105,16 @@ def rows(engines: dict[str, Steps], ways: list[Way], length: int, rounds: int) -
             **way._asdict(),
             "length": length,
             "peak_mb": peak / 1e6,
-            "seconds": statistics.median(whole),
-            "ms_per_step": statistics.median(passes),
+            "seconds": statistics.median(whole) if whole else None,
+            "ms_per_step": statistics.median(passes) if passes else None,
         }
 
 
 def shown(row: dict) -> str:
     """A row of the table."""
     read = f"{row['kind']}, windows of {row['window']}" if row["window"] else row["kind"]
-    return (
-        f"| {read} | {row['group_size']} | {row['length']:,} | {row['peak_mb']:,.1f} | {row['seconds']:.2f} | "
-        f"{row['ms_per_step']:.1f} |"
-    )
+    times = ("–", "–") if row["seconds"] is None else (f"{row['seconds']:.2f}", f"{row['ms_per_step']:.1f}")
+    return f"| {read} | {row['group_size']} | {row['length']:,} | {row['peak_mb']:,.1f} | {times[0]} | {times[1]} |"
 
 
 def main() -> None:
@@ -125,7 +123,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEFAULT)
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192,16384,32768")
     parser.add_argument("--group-sizes", default="1,4,8")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: memory alone")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     lengths, sizes = (list(map(int, text.split(","))) for text in (asked.lengths, asked.group_sizes))
