@@ -96,7 +96,7 @@ class PassageTranslator(Translator):
     def _joins(self, window: Sequence[str], text: str) -> bool:
         if len(window) >= self.sentences:
             return False
-        if not self.separator.strip() and _parts(window[-1])[-1]:
+        if not self.separator.strip() and not ends_sentence(window[-1]):
             return False
         [tokens] = self._encode([self.separator.join([*window, text])])
         return self.problem(tokens) is None
@@ -114,6 +114,11 @@ class PassageTranslator(Translator):
             return None
         remaining = iter(sentences)
         return [" ".join(islice(remaining, count)) for count in counts]
+
+
+def ends_sentence(line: str) -> bool:
+    """Whether a line ends where a sentence does, so that what follows it can be found again."""
+    return not _parts(line)[-1]
 
 
 def _parts(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as some
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
 from multistride.shipped import DEFAULT
-from multistride.tasks.passages import PassageTranslator, _parts
+from multistride.tasks.passages import PassageTranslator, _parts, ends_sentence
 from multistride.translator import Translator
 
 
@@ -114,3 +114,5 @@ def test_what_is_for_single_sentences_is_refused(translator):
 def test_parts_show_whether_a_text_ends_with_its_sentence():
     assert _parts("One. Two") == ["One.", "Two"]
     assert _parts("One. “Two.”") == ["One.", "“Two.”", ""]
+    assert ends_sentence("One. “Two.”")
+    assert not ends_sentence("One. Two,")

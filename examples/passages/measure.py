@@ -1,6 +1,6 @@
 """Sentences of a document translated alone against several in one context: BLEU by window and K, as one result file.
 
-    python examples/passages.py DATA RESULT
+    python measure.py DATA RESULT
 
 DATA has `dev.en-de.tsv.xz`: lines of document and place ("an1.16:1.1"), English and German between tabs. The lines of
 one document follow each other. `bleu` is over lines, as `PassageTranslator` gives them (windows that could not be cut
