@@ -44,7 +44,7 @@ def work(tmp_path_factory, multistride):
     config(place, "pooled", f"{{{cut}, windows: attention, dropout: 0.0}}", "", "")
     config(place, "labels", f"{{kind: labels, {cut}}}", ", decoder_layers: 1", "groups: {sizes: {1: 0.5, 2: 0.5}}\n")
     multistride("train", place / "pooled.yaml", check=0)
-    multistride("train", place / "labels.yaml", check=0)
+    multistride("train", place / "labels.yaml", "--set", "training.updates=120", check=0)
     return place
 
 
@@ -58,7 +58,7 @@ def test_both_ways_learn_and_are_measured(multistride, work):
         )
         rows = json.loads(result.stdout)["results"]
         assert [str(row["group_size"]) for row in rows] == sizes.split(",")
-        assert rows[0]["metrics"]["accuracy"] > 0.9
+        assert rows[0]["metrics"]["accuracy"] > 0.8
         assert rows[0]["details"]["classes"] == ["fruit", "tools"]
         assert sum(map(sum, rows[0]["details"]["confusion"])) == 40
     shown = multistride("report", work / "pooled.json", "--figure", work / "confusion.png", check=0)

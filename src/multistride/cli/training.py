@@ -29,15 +29,16 @@ def train(
 
     from multistride.data.batch import PreparedData
     from multistride.device import set_threads
-    from multistride.evaluate.validation import validator
+    from multistride.evaluate.validation import label_validator, validator
     from multistride.train.loop import train as train_model
     from multistride.train.monitor import Monitor
 
     set_threads(threads)
     sentences = chosen.training.validate_sentences
     data = PreparedData.load(chosen.data)
-    decoded = sentences and not (data.causal or data.classes)  # what is not translated is judged by its loss
-    validate = validator(data, tuple(chosen.groups.sizes), sentences) if decoded else None
+    measure = label_validator if data.classes else validator
+    decoded = sentences and not data.causal  # texts without sources are judged by their loss
+    validate = measure(data, tuple(chosen.groups.sizes), sentences) if decoded else None
     monitor = Monitor(chosen.run.name)
     directory = train_model(chosen, validate, monitor, resume)
     monitor.say(f"best checkpoint: {directory.path / 'best'}")

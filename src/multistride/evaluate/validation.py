@@ -7,11 +7,39 @@ from collections.abc import Callable
 import torch
 
 from multistride.data.batch import PreparedData
+from multistride.data.labelled import LabelledDocuments
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.evaluate.quality import measure_quality
 from multistride.model.transformer import Transformer
+from multistride.tasks.classification import Classifier
+
+
+def label_validator(
+    data: PreparedData, group_sizes: tuple[int, ...], documents: int
+) -> Callable[[Transformer], dict[str, float]]:
+    """A function that classifies the first `documents` validation documents by the names of classes it scores.
+
+    It returns accuracy by group size, and their mean as `score`.
+    """
+    split = data.split("validation")
+    assert isinstance(split, LabelledDocuments)
+    rows = range(min(documents, len(split)))
+    texts = data.vocabulary.decode_all([split.document(row).tolist() for row in rows])
+    labels = torch.from_numpy(split.labels[: len(rows)].copy())
+
+    def validate(model: Transformer) -> dict[str, float]:
+        shape = model.config.classifier
+        assert shape is not None and shape.kind == "labels"  # noqa: PT018
+        accuracy = {}
+        for group_size in group_sizes:
+            classifier = Classifier(model, data.vocabulary, shape, group_size=group_size)
+            right = classifier.log_probabilities(texts).argmax(1) == labels
+            accuracy[f"accuracy_k{group_size}"] = float(right.float().mean())
+        return {**accuracy, "score": sum(accuracy.values()) / len(accuracy)}
+
+    return validate
 
 
 def validator(

@@ -121,7 +121,7 @@ class TrainingConfig(BaseModel):
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
     validate_every: int = Field(500, ge=1, description="updates between two validations, each with a checkpoint")
     validate_sentences: int = Field(
-        500, ge=0, description="translation: validation sentences decoded for BLEU; 0 for none"
+        500, ge=0, description="validation sentences decoded for BLEU, or documents scored with labels; 0: none"
     )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
 
