@@ -135,7 +135,7 @@ def main() -> None:
     }
     window = model.config.max_positions - 1
     ways = [Way(kind, size, 0) for kind in engines for size in sizes]
-    ways += [Way("source", size, window) for size in (sizes[0], sizes[-1])]
+    ways += [Way("source", size, window) for size in sorted({sizes[0], sizes[-1]})]
     work_of(engines["source"], 64, ways[0])()
     print("| read | K | tokens read | peak MB | seconds | ms/step |\n| --- | --: | --: | --: | --: | --: |")
     facts = {

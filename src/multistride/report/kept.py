@@ -96,6 +96,9 @@ COLUMNS: tuple[tuple[str, Show], ...] = (
 
 _WORDS = ("model", "mode")
 
+_ON_TERMINAL = {"model", "K", "mode", "ROUGE-L", "% kept", "concepts %", "repeats %", "tokens/step", "speed up"}
+"""What 80 columns hold; Markdown has all."""
+
 
 def kept_cells(result: TaskResult) -> list[list[str]]:
     """The headings and, row by row, the cells under them."""
@@ -106,11 +109,13 @@ def kept_cells(result: TaskResult) -> list[list[str]]:
 
 
 def kept_table(result: TaskResult) -> Table:
-    """Quality and speed by K, for the terminal."""
-    headings, *rows = kept_cells(result)
+    """The most telling columns, for the terminal."""
+    cells = kept_cells(result)
+    shown = [place for place, heading in enumerate(cells[0]) if heading in _ON_TERMINAL]
+    headings, *rows = ([row[place] for place in shown] for row in cells)
     table = Table(title=Text(result.name), title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for heading, *cells in zip(headings, *rows, strict=True):
-        text = Text(narrow(heading, max(map(len, cells))))
+    for heading, *column in zip(headings, *rows, strict=True):
+        text = Text(narrow(heading, max(map(len, column))))
         table.add_column(text, justify="left" if heading in _WORDS else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))

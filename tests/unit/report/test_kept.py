@@ -1,9 +1,12 @@
 """What is kept of the teacher: compared with the right row, drawn, and refused where there is nothing to show."""
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from multistride.errors import DataError, UsageError
-from multistride.report.kept import baseline, kept_cells, kept_markdown
+from multistride.report.kept import baseline, kept_cells, kept_markdown, kept_table
 from multistride.report.show import show_file
 from multistride.report.tasks import TaskMeasurement, TaskResult, read_task
 
@@ -70,6 +73,14 @@ def test_the_file_is_shown_and_drawn(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="which has a table and a --figure: leave --page out"):
         show_file(path, tmp_path / "page.html", None, markdown=False, report=lambda line: None)
+
+
+def test_the_terminal_table_fits_80_columns():
+    rows = [row.model_copy(update={"metrics": {**row.metrics, "concept_coverage": 0.123}}) for row in ROWS]
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(kept_table(result(*rows)))
+    assert "teacher" in console.export_text()
+    assert not any(len(line.rstrip()) > 80 or line.strip() == "%" for line in console.export_text().splitlines())
 
 
 def test_a_result_without_groups_has_no_picture(tmp_path):
