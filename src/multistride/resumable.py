@@ -39,7 +39,7 @@ class FileRequest:
     options: DecodeOptions
     form: LineFormat
     chunk: int
-    window: int = 1
+    window: int | None = None
 
 
 def translate_file(
@@ -80,7 +80,7 @@ def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str,
         "vocabulary_sha256": translator.vocabulary.digest(),
         "form": request.form,
         "chunk": request.chunk,
-        **({"window": request.window} if request.window > 1 else {}),
+        **({} if request.window is None else {"window": request.window}),
         **request.options.model_dump(mode="json"),
     }
 

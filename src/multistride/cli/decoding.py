@@ -71,7 +71,7 @@ def translate(
     no_repeat_ngram: NoRepeatOption = 0,
     stop: StopOption = None,
     batch_size: BatchSizeOption = 32,
-    window: WindowOption = 1,
+    window: WindowOption = None,
     buffer: BufferOption = 1024,
     source: InputOption = None,
     output: OutputOption = None,
@@ -92,7 +92,7 @@ def translate(
     """
     ways = _ways(locals())
     size, form = _size(group_size), line_format(show_groups, stream, as_json)
-    if window > 1 and (form != "text" or trace):
+    if window and (form != "text" or trace):
         raise UsageError("--window writes plain lines: leave --show-groups, --stream, --json and --trace out")
 
     from multistride.device import set_threads
@@ -104,7 +104,7 @@ def translate(
 
     set_threads(threads)
     loaded = Translator.load(model, device, engine, say)
-    translator = PassageTranslator(loaded, window) if window > 1 else loaded
+    translator = PassageTranslator(loaded, window) if window else loaded
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
     note_untrained(options.group_size, translator)

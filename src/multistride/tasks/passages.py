@@ -2,7 +2,10 @@
 
 The lines of a window are joined, translated as one text, and that text is cut into as many lines again. Where that
 cannot be done (the model wrote more or fewer sentences than it was given) the lines of the window are translated one
-by one: a line never has the translation of another. Blank lines stand between documents; no window reaches over one.
+by one: a line never has the translation of another. Blank lines stand between documents; no window reaches over them.
+
+A line that the context does not hold (a whole paragraph, a page) is cut at its sentences into windows as well, and
+their translations are joined again.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class PassageTranslator(Translator):
 
     def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
         """The constraints of `options`. Raises `UsageError` for those of single sentences, and as the base does."""
-        if self.sentences > 1 and (streaming or options.prefix or options.stop):
+        if streaming or options.prefix or options.stop:
             given = "--stream" if streaming else "a prefix" if options.prefix else "a stop text"
             raise UsageError(
                 f"{given} was given, which is for single sentences, and windows of {self.sentences} were asked for: "
@@ -67,8 +70,10 @@ class PassageTranslator(Translator):
         self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
     ) -> list[Translation]:
         windows = list(self._windows(texts))
-        joined = [self.separator.join(window) for window in windows]
-        whole = super()._translated(joined, options, constraints)
+        pieces = [self._pieces(window) for window in windows]
+        flat = [piece for each in pieces for piece in each]
+        written = iter(super()._translated(flat, options, constraints))
+        whole = [_joined(list(islice(written, len(each)))) for each in pieces]
         cuts = [self.cut(each.text, window) for each, window in zip(whole, windows, strict=True)]
         self.counts.windows += sum(len(window) > 1 for window in windows)
         self.counts.apart += sum(cut is None for cut in cuts)
@@ -98,8 +103,25 @@ class PassageTranslator(Translator):
             return False
         if not self.separator.strip() and not ends_sentence(window[-1]):
             return False
-        [tokens] = self._encode([self.separator.join([*window, text])])
+        return self._fits(self.separator.join([*window, text]))
+
+    def _fits(self, text: str) -> bool:
+        [tokens] = self._encode([text])
         return self.problem(tokens) is None
+
+    def _pieces(self, window: Sequence[str]) -> list[str]:
+        """What is translated at once: the lines of a window joined, or the parts of one line that is too long."""
+        joined = self.separator.join(window)
+        if len(window) > 1 or self._fits(joined):
+            return [joined]
+        pieces: list[str] = []
+        count = 0
+        for sentence in _sentences(joined):
+            if pieces and count < self.sentences and self._fits(f"{pieces[-1]} {sentence}"):
+                pieces[-1], count = f"{pieces[-1]} {sentence}", count + 1
+            else:
+                pieces, count = [*pieces, sentence], 1
+        return pieces
 
     def cut(self, text: str, window: Sequence[str]) -> list[str] | None:
         """A translation cut into one part for each line of the window; None where that is not possible."""
@@ -129,6 +151,22 @@ def _parts(text: str) -> list[str]:
 
 def _sentences(text: str) -> list[str]:
     return [part for part in _parts(text) if part]
+
+
+def _joined(parts: list[Translation]) -> Translation:
+    """The parts of one line as one. A line of which a part has no translation has none."""
+    if len(parts) == 1:
+        return parts[0]
+    for part in parts:
+        if part.problem:
+            return Translation("", problem=f"one of its sentences: {part.problem}")
+    return Translation(
+        " ".join(part.text for part in parts),
+        tuple(token for part in parts for token in part.tokens),
+        tuple(score for part in parts for score in part.scores),
+        tuple(group for part in parts for group in part.trace),
+        parts[-1].ending,
+    )
 
 
 def _shared(whole: Translation, cut: list[str]) -> Iterator[Translation]:

@@ -56,6 +56,29 @@ def test_a_window_does_not_outgrow_the_context(translator):
     assert list(PassageTranslator(translator, 4)._windows([long, long])) == [[long], [long]]
 
 
+def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
+    """Guards against a page on one line that is refused, or that loses sentences at its cuts."""
+    sentences = ["The dog runs across the field.", "A man sings.", "Where is the station?"] * 20
+    page = " ".join(sentences)
+    passages = PassageTranslator(translator, 2)
+    pieces = passages._pieces([page])
+    assert " ".join(pieces) == page
+    assert len(pieces) == 30
+    alone, long = passages.translate(["A man sings.", page], group_size=4)
+    assert alone.text == translator.translate(["A man sings."], group_size=4)[0].text
+    assert long.problem is None
+    assert len(long.scores) == sum(len(each.scores) for each in translator.translate(pieces, group_size=4))
+    [short] = translator.translate([page], group_size=4)
+    assert short.problem is not None
+
+
+def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator):
+    endless = "a cat and " * 200
+    [result] = PassageTranslator(translator, 2).translate([f"A man sings. {endless}dog."])
+    assert result.text == ""
+    assert result.problem.startswith("one of its sentences: it has ")
+
+
 @pytest.mark.parametrize(
     ("text", "window", "cut"),
     [
