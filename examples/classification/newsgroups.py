@@ -8,14 +8,16 @@ import json
 import lzma
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 VALIDATION_SHARE = 0.1
 
 
-def records(path):
-    """The documents of one file without their headers: what stands before the first blank line (as scikit-learn's
-    `remove=("headers",)` has it). Quotations and signatures stay.
+def records(path: Path) -> Iterator[dict[str, str]]:
+    """The documents of one file without their headers, which end at the first blank line.
+
+    That is what scikit-learn's `remove=("headers",)` does. Quotations and signatures stay.
     """
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -23,14 +25,14 @@ def records(path):
             yield {"text": record["text"].partition("\n\n")[2].strip(), "label": record["label"]}
 
 
-def write(path, chosen):
+def write(path: Path, chosen: list[dict[str, str]]) -> None:
     """Write records that have a text; says how many had none."""
     kept = [record for record in chosen if record["text"]]
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
     print(f"{path}: {len(kept)} records, {len(chosen) - len(kept)} without text left out", file=sys.stderr)
 
 
-def main(data, directory):
+def main(data: Path, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     training = list(records(data / "train.jsonl.xz"))
     random.Random(1).shuffle(training)

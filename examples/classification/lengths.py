@@ -1,0 +1,77 @@
+"""How fast documents of 512 to 32,768 tokens are classified, and how much memory that takes.
+
+usage: lengths.py MODEL RECORDS.jsonl RESULT.json
+Each length is measured in a process of its own, on one thread: the median of three rounds after one that does not
+count, and the most memory the process ever held, beside that of a process which only loads the model.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from multistride.data.prepare_records import encode_document
+from multistride.device import cpu_name
+from multistride.files import sha256, write_json
+from multistride.tasks.classification import Classifier
+
+LENGTHS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+ROUNDS = 3
+
+
+def measure(model: Path, records: Path, length: int) -> dict[str, float]:
+    """One length, in this process; 0 only loads."""
+    torch.set_num_threads(1)
+    classifier = Classifier.load(model, "cpu")
+    found: dict[str, float] = {"tokens": length}
+    if length:
+        text = document(classifier, records, length)
+        classifier.log_probabilities([text])
+        times = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            classifier.log_probabilities([text])
+            times.append(time.perf_counter() - began)
+        seconds, words = statistics.median(times), len(text.split())
+        found |= {"words": words, "milliseconds": 1000 * seconds, "words_per_second": words / seconds}
+    return {**found, "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def document(classifier: Classifier, records: Path, length: int) -> str:
+    """So many tokens of the texts of the records, one after the other."""
+    tokens: list[int] = []
+    with records.open(encoding="utf-8") as lines:
+        for line in lines:
+            tokens += encode_document(classifier.vocabulary, json.loads(line)["text"] + "\n")
+            if len(tokens) >= length:
+                return classifier.vocabulary.decode(tokens[:length])
+    raise SystemExit(f"{records} has {len(tokens)} tokens, {length} are needed: give more records")
+
+
+def main(model: Path, records: Path, output: Path) -> None:
+    rows = []
+    for length in LENGTHS:
+        command = [sys.executable, __file__, str(model), str(records), "--length", str(length)]
+        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+        print(rows[-1], file=sys.stderr, flush=True)
+    loaded = rows[0]["peak_megabytes"]
+    for row in rows:
+        row["above_loading_megabytes"] = row["peak_megabytes"] - loaded
+    shape = Classifier.load(model, "cpu").shape.model_dump(exclude={"classes"})
+    machine = {"cpu": cpu_name(), "threads": 1, "torch": torch.__version__}
+    weights = sha256(model / "model.safetensors")
+    write_json(output, {"model_sha256": weights, "classifier": shape, "machine": machine, "results": rows[1:]})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 6 and sys.argv[4] == "--length":
+        print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[5]))))
+    elif len(sys.argv) == 4:
+        main(*map(Path, sys.argv[1:]))
+    else:
+        sys.exit(__doc__)

@@ -1,0 +1,48 @@
+"""Documents from lines and files, and a line for each of them whatever it was."""
+
+import io
+import json
+
+import pytest
+
+from multistride.errors import DataError
+from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
+from multistride.tasks.task import Answer, RecordError, Solved
+
+
+def test_lines_keep_their_numbers():
+    # Guards: a blank line that is skipped, after which every answer stands beside another document.
+    found = list(records_of_lines([b"a\r\n", b"\n", b"\xff\n", b"b\0c\n", b"d"], "text"))
+    assert [line for line, _ in found] == [1, 2, 3, 4, 5]
+    assert [record["text"] for _, record in found if isinstance(record, dict)] == ["a", "", "d"]
+    assert [str(record) for _, record in found if isinstance(record, RecordError)] == [
+        "line 3: it is not valid UTF-8; give text in UTF-8",
+        "line 4: it holds a zero byte, so it is no text; give text in UTF-8",
+    ]
+
+
+def test_binary_data_is_refused_at_once():
+    with pytest.raises(DataError, match="the input holds binary data"):
+        next(records_of_lines([b"\x7fELF\0"], "text"))
+
+
+def test_a_file_that_cannot_be_read_is_one_bad_document(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    found = [record for _, record in records_of_files([tmp_path / "no.txt", tmp_path / "a.txt"], "body")]
+    assert "does not exist" in str(found[0])
+    assert found[1] == {"file": str(tmp_path / "a.txt"), "body": "one\ntwo"}
+
+
+def test_every_record_has_a_line():
+    # Guards: output that is no longer aligned with its input, as text and as JSON.
+    results = [Solved(1, {}, Answer("x\ny", {"p": 0.5})), Solved(2, problem=RecordError(2, "no"))]
+    said = []
+    text, objects = io.StringIO(), io.StringIO()
+    assert write_answers(results, text, False, said.append) == 1
+    assert text.getvalue() == "x y\n\n"
+    assert said == ["line 2: no"]
+    write_answers(results, objects, True, said.append)
+    assert [json.loads(line) for line in objects.getvalue().splitlines()] == [
+        {"line": 1, "answer": "x\ny", "p": 0.5, "problem": None},
+        {"line": 2, "answer": None, "problem": "no"},
+    ]
