@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from multistride.tasks.passages import ends_sentence
+from multistride.tasks.sentence_windows import ends_sentence
 
 LONGEST = 4
 TIMES = 2

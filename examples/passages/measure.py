@@ -3,7 +3,7 @@
     python measure.py DATA RESULT
 
 DATA has `dev.en-de.tsv.xz`: lines of document and place ("an1.16:1.1"), English and German between tabs. The lines of
-one document follow each other. `bleu` is over lines, as `PassageTranslator` gives them (windows that could not be cut
+one document follow each other. `bleu` is over lines, as `WindowTranslator` gives them (windows that could not be cut
 were translated line by line); `document_bleu` is over whole documents joined, without that second try. The windows of
 all sizes and the lines alone are timed in turns, document by document.
 """
@@ -25,7 +25,7 @@ from multistride.device import cpu_name
 from multistride.files import sha256, write_json
 from multistride.model.weights import WEIGHTS
 from multistride.shipped import DEFAULT
-from multistride.tasks.passages import PassageTranslator
+from multistride.tasks.sentence_windows import WindowTranslator
 from multistride.translator import Translator
 
 Document = list[tuple[str, str]]
@@ -41,7 +41,7 @@ def documents(path: Path) -> list[Document]:
     ]
 
 
-class Joined(PassageTranslator):
+class Joined(WindowTranslator):
     """Windows whose texts are kept as they came, for the BLEU of documents."""
 
     def __init__(self, translator: Translator, sentences: int, separator: str) -> None:

@@ -30,7 +30,7 @@ FORMAT = 1
 class FileRequest:
     """What to translate and how: `model` is where the translator was read from, `chunk` the lines of a part.
 
-    `window` is how many sentences a `PassageTranslator` joins, which decides what is written, too.
+    `window` is how many sentences a `WindowTranslator` joins, which decides what is written, too.
     """
 
     model: Path

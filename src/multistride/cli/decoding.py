@@ -99,12 +99,12 @@ def translate(
     from multistride.lines import write_lines
     from multistride.resumable import FileRequest, translate_file
     from multistride.shipped import DEFAULT
-    from multistride.tasks.passages import PassageTranslator
+    from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
 
     set_threads(threads)
     loaded = Translator.load(model, device, engine, say)
-    translator = PassageTranslator(loaded, window) if window else loaded
+    translator = WindowTranslator(loaded, window) if window else loaded
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
     note_untrained(options.group_size, translator)
@@ -114,7 +114,7 @@ def translate(
     else:
         with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
             failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
-    if isinstance(translator, PassageTranslator):
+    if isinstance(translator, WindowTranslator):
         say(translator.counts.told())
     _complete(failed, "lines could not be translated")
 

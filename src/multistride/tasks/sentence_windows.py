@@ -39,7 +39,7 @@ class Counts:
         )
 
 
-class PassageTranslator(Translator):
+class WindowTranslator(Translator):
     """A translator that joins up to `sentences` consecutive lines with a `separator` before it translates them.
 
     With a blank separator a text is cut where sentences end, so a line that ends otherwise ends its window too. Any

@@ -7,7 +7,7 @@ from hypothesis import strategies as some
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
 from multistride.shipped import DEFAULT
-from multistride.tasks.passages import PassageTranslator, _parts, ends_sentence
+from multistride.tasks.sentence_windows import WindowTranslator, _parts, ends_sentence
 from multistride.translator import Translator
 
 
@@ -28,11 +28,11 @@ DOCUMENT = [
 
 
 def test_windows_end_at_blank_lines_and_where_a_border_could_not_be_found(translator):
-    passages = PassageTranslator(translator, 3)
+    passages = WindowTranslator(translator, 3)
     windows = list(passages._windows(DOCUMENT))
     assert windows == [DOCUMENT[:3], [""], ["The sea is blue.", "A heading"], ["Two cats."]]
-    assert list(PassageTranslator(translator, 2)._windows(DOCUMENT))[:2] == [DOCUMENT[:2], [DOCUMENT[2]]]
-    marked = PassageTranslator(translator, 3, " | ")
+    assert list(WindowTranslator(translator, 2)._windows(DOCUMENT))[:2] == [DOCUMENT[:2], [DOCUMENT[2]]]
+    marked = WindowTranslator(translator, 3, " | ")
     assert list(marked._windows(DOCUMENT))[2] == DOCUMENT[4:], "a separator of its own marks every border"
 
 
@@ -41,7 +41,7 @@ def test_windows_end_at_blank_lines_and_where_a_border_could_not_be_found(transl
     some.integers(1, 4),
 )
 def test_every_line_is_in_one_window_and_in_order(lines, size):
-    passages = PassageTranslator.__new__(PassageTranslator)
+    passages = WindowTranslator.__new__(WindowTranslator)
     passages.sentences, passages.separator = size, " "
     passages._encode = lambda texts: [[0]]
     passages.problem = lambda tokens: None
@@ -53,14 +53,14 @@ def test_every_line_is_in_one_window_and_in_order(lines, size):
 def test_a_window_does_not_outgrow_the_context(translator):
     """Guards against a long line that fails because its neighbours were put beside it."""
     long = "The dog runs across the field and sees " + "a cat and " * 60 + "a bird."
-    assert list(PassageTranslator(translator, 4)._windows([long, long])) == [[long], [long]]
+    assert list(WindowTranslator(translator, 4)._windows([long, long])) == [[long], [long]]
 
 
 def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
     """Guards against a page on one line that is refused, or that loses sentences at its cuts."""
     sentences = ["The dog runs across the field.", "A man sings.", "Where is the station?"] * 20
     page = " ".join(sentences)
-    passages = PassageTranslator(translator, 2)
+    passages = WindowTranslator(translator, 2)
     pieces = passages._pieces([page])
     assert " ".join(pieces) == page
     assert len(pieces) == 30
@@ -74,7 +74,7 @@ def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
 
 def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator):
     endless = "a cat and " * 200
-    [result] = PassageTranslator(translator, 2).translate([f"A man sings. {endless}dog."])
+    [result] = WindowTranslator(translator, 2).translate([f"A man sings. {endless}dog."])
     assert result.text == ""
     assert result.problem.startswith("one of its sentences: it has ")
 
@@ -91,11 +91,11 @@ def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator)
     ],
 )
 def test_a_translation_is_cut_at_its_sentences_or_not_at_all(translator, text, window, cut):
-    assert PassageTranslator(translator, 4).cut(text, window) == cut
+    assert WindowTranslator(translator, 4).cut(text, window) == cut
 
 
 def test_a_separator_of_its_own_cuts_and_must_be_there_as_often(translator):
-    marked = PassageTranslator(translator, 4, " | ")
+    marked = WindowTranslator(translator, 4, " | ")
     assert marked.cut("Eins | Zwei", ["One", "Two"]) == ["Eins", "Zwei"]
     assert marked.cut("Eins Zwei", ["One", "Two"]) is None
     assert marked.cut("Eins |", ["One", "Two"]) is None
@@ -105,33 +105,33 @@ def test_lines_stay_aligned_and_unsplit_windows_are_translated_line_by_line(tran
     lines = [*(line.encode() for line in DOCUMENT), b"\xff"]
     options = DecodeOptions(group_size=4)
     alone = [result.text for result in translator.translate_lines(lines, options)]
-    passages = PassageTranslator(translator, 3)
+    passages = WindowTranslator(translator, 3)
     results = list(passages.translate_lines(lines, options))
     assert len(results) == len(lines)
     assert [bool(result.text) for result in results] == [bool(text) for text in alone]
     assert results[-1].problem == "it is not valid UTF-8"
     assert passages.counts.windows == 2
-    monkeypatch.setattr(PassageTranslator, "cut", lambda self, text, window: None if len(window) > 1 else [text])
-    apart = list(PassageTranslator(translator, 3).translate_lines(lines, options))
+    monkeypatch.setattr(WindowTranslator, "cut", lambda self, text, window: None if len(window) > 1 else [text])
+    apart = list(WindowTranslator(translator, 3).translate_lines(lines, options))
     assert [result.text for result in apart] == alone
 
 
 def test_windows_of_one_are_the_translator_itself(translator):
     options = DecodeOptions(group_size=2)
     lines = [line.encode() for line in DOCUMENT]
-    assert list(PassageTranslator(translator, 1).translate_lines(lines, options)) == list(
+    assert list(WindowTranslator(translator, 1).translate_lines(lines, options)) == list(
         translator.translate_lines(lines, options)
     )
 
 
 def test_what_is_for_single_sentences_is_refused(translator):
-    passages = PassageTranslator(translator, 3)
+    passages = WindowTranslator(translator, 3)
     with pytest.raises(UsageError, match="a prefix was given, which is for single sentences, and windows of 3 were"):
         passages.checked(DecodeOptions(prefix="Der"))
     with pytest.raises(UsageError, match="--stream was given"):
         passages.checked(DecodeOptions(), streaming=True)
     with pytest.raises(UsageError, match="windows of 0 sentences were asked for: choose 1 or more"):
-        PassageTranslator(translator, 0)
+        WindowTranslator(translator, 0)
 
 
 def test_parts_show_whether_a_text_ends_with_its_sentence():
