@@ -142,7 +142,7 @@ class Translator:
         checkpoint was trained for, and for any other choice that is unknown, out of range, or goes with another mode.
         """
         options = self.settled(group_size, mode=mode, **choices)
-        return self._translated(texts, options, self.checked(options))
+        return self.written(texts, options, self.checked(options))
 
     def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
         """The constraints of `options`, if the model can do what they ask. Raises `UsageError` if it cannot."""
@@ -203,13 +203,14 @@ class Translator:
         constraints = self.checked(options)
         for chunk in _chunks(lines, buffer):
             texts = [_decoded(line) for line in chunk]
-            written = iter(self._translated([text for text in texts if text is not None], options, constraints))
+            written = iter(self.written([text for text in texts if text is not None], options, constraints))
             for text in texts:
                 yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
 
-    def _translated(
-        self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
-    ) -> list[Translation]:
+    def written(self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints) -> list[Translation]:
+        """What the model writes for texts, sources or prompts, within constraints that `checked` gave or that go on
+        from those; the n-th result belongs to the n-th text.
+        """
         tokens = self._encode(texts)
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
@@ -236,8 +237,11 @@ class Translator:
         scores = iter(score_pairs(self.engine.model, fitting, group_size))
         return [next(scores) if fit else None for fit in fits]
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens that the model reads of each text, less a final end of sentence."""
+        return self._encode(texts)
+
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens that decoding begins with, text by text."""
         return self.vocabulary.encode(list(texts))
 
     def problem(self, tokens: Sequence[int]) -> str | None:

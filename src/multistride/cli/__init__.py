@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from multistride.cli.answering import answer
 from multistride.cli.converting import convert
 from multistride.cli.corpora import distill, prepare
 from multistride.cli.decoding import evaluate, generate, score, translate
@@ -54,6 +55,7 @@ for _verb in (
     translate,
     generate,
     classify,
+    answer,
     score,
     evaluate,
     bench,

@@ -27,7 +27,7 @@ _NOT_FOR_TASKS = {
 }
 """Options of `evaluate` that say nothing to a task, and what they are where they were not given."""
 
-_WRITING = {"threshold": None, "policy": None, "beam": 1, "max_tokens": None, "teacher": None}
+_WRITING = {"threshold": None, "policy": None, "max_tokens": None, "teacher": None}
 """Those for tasks that write texts, and what they are where they were not given."""
 
 
@@ -48,7 +48,7 @@ def evaluate_records(given: dict[str, Any]) -> None:
 
     set_threads(given["threads"])
     model = given["model"] or DEFAULT
-    taken = ("task", "source", "engine", "device", "batch_size", "limit")
+    taken = ("task", "source", "beam", "engine", "device", "batch_size", "limit")
     tree = {name: given[name] for name in taken} | {"group_sizes": numbers(given["group_size"]), "model": model}
     tree |= {"modes": words(given["mode"]), "latency_records": given["latency_sentences"]}
     tree["writing"] = {name: given[name] for name, unset in _WRITING.items() if given[name] != unset}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from multistride.decode.constraints import (
     Constraints,
+    Permitted,
     check_prompted,
     constraints_of,
     most_probable,
@@ -47,40 +48,41 @@ def begin_batch(
     if not config.encoder_layers:
         check_prompted(rules)
     prompts, encoded, counts = (None, source, lengths) if config.encoder_layers else (given, None, None)
+    permitted = rules.in_batch(given, config)
     state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol, rules.stopped)
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
-        drafter = _drafter(model, options, rules, state, seeds)
+        drafter = _drafter(model, options, permitted, state, seeds)
         return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
     measured = measured or Measured()
     policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
-    pick = _picker(model, options, rules, state, seeds)
+    pick = _picker(model, options, permitted, state, seeds)
     lookahead = layout_for(options, config) == "lookahead"
     return state, decode(model, encoded, counts, state, policy, pick, accept, lookahead, rules.prefix)
 
 
 def _picker(
-    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
+    model: StepModel[M], options: DecodeOptions, permitted: Permitted | None, state: DecodeState, seeds: list[int]
 ) -> Picker | None:
     """What picks tokens where it is not plain greedy decoding."""
     config, head = model.config, model.markov
     if options.temperature > 0:
-        return sampler(config, head, options, state, seeds, rules.permitted)
-    if rules.permitted is None:
+        return sampler(config, head, options, state, seeds, permitted)
+    if permitted is None:
         return None
-    walk = one_by_one(distribution(config, head), rules.permitted, state)
+    walk = one_by_one(distribution(config, head), permitted, state)
     return lambda logits: walk(logits, most_probable, None)
 
 
 def _drafter(
-    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
+    model: StepModel[M], options: DecodeOptions, permitted: Permitted | None, state: DecodeState, seeds: list[int]
 ) -> Drafter | None:
     """What drafts and checks where it is not plain greedy decoding."""
     if options.temperature > 0:
-        return SpeculativeDrafter(model, options, state, seeds, rules.permitted)
-    if rules.permitted is None:
+        return SpeculativeDrafter(model, options, state, seeds, permitted)
+    if permitted is None:
         return None
-    walk = one_by_one(distribution(model.config, None), rules.permitted, state)
+    walk = one_by_one(distribution(model.config, None), permitted, state)
     return Drafter(
         model,
         len(state.running),

@@ -106,6 +106,11 @@ class BeamState:
         """Where an open hypothesis stands. Read row by row, these are the rows of the memory."""
         return self._sums > NOBODY
 
+    @property
+    def sentences(self) -> list[int]:
+        """The sentence of every place of the beams, open or not, row by row."""
+        return self._sentences[:, None].expand(self._sums.shape).flatten().tolist()
+
     def slots(self, start_token: int) -> Slots:
         """The slots of the next step, one row for each open hypothesis.
 
@@ -217,17 +222,21 @@ def search(
     assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
     config, size = model.config, options.group_size
     rules = constraints or constraints_of(options, config)
-    continuing = _free(model) if rules.permitted is None else _constrained(model, rules.permitted)
+    given = None
+    if source is not None and lengths is not None:
+        given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     prompts = None
     if source is not None and lengths is not None and not config.encoder_layers:
         check_prompted(rules)
-        prompts = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+        prompts = given
         memory = model.start(None, None)
         if (known := prompt_slots(source, lengths, config.start_token, config.start_symbol)).token.shape[1]:
             model.step(known, memory)
     else:
         memory = model.start(source, lengths)
     state = BeamState(limits, options, wanted or options.beam, config.end_token, rules.stopped, prompts)
+    permitted = rules.permitted if given is None else rules.in_batch(given, config)
+    continuing = _free(model) if permitted is None else _constrained(model, permitted, state)
     if rules.prefix and not state.done:
         state.begin(read_prefix(model, memory, len(limits), rules.prefix, size))
     while not state.done:
@@ -263,7 +272,9 @@ def _free(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int], Contin
     return continuing
 
 
-def _constrained(model: StepModel[M], permitted: Permitted) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
+def _constrained(
+    model: StepModel[M], permitted: Permitted, state: BeamState
+) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
     """Continuations from a list for each hypothesis, since what may come next depends on what it has written."""
     log_probabilities = distribution(model.config, model.markov)
 
@@ -273,7 +284,7 @@ def _constrained(model: StepModel[M], permitted: Permitted) -> Callable[[Float[T
             fresh = place == 0 or model.markov is None
             previous = torch.full((len(histories),), NO_LABEL) if fresh else histories[:, -1]
             own = log_probabilities(logits[rows.flatten().to(logits.device), place], previous)
-            values, tokens = leading(permitted(own, histories.tolist()), width)
+            values, tokens = leading(permitted(own, histories.tolist(), state.sentences), width)
             return Shortlist(tokens.view(*rows.shape, -1), values.clamp(max=0).view(*rows.shape, -1))
 
         return continuations

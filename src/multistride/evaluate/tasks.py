@@ -50,6 +50,7 @@ class TaskEvaluation(BaseModel):
     name: str
     group_sizes: tuple[int, ...] = Field((1,), min_length=1)
     modes: tuple[Mode, ...] = Field(("fast",), min_length=1)
+    beam: int = Field(1, ge=1)
     engine: str = "eager"
     device: str = "auto"
     batch_size: int = Field(32, ge=1)
@@ -147,8 +148,8 @@ def _ways(request: TaskEvaluation) -> list[Way]:
 
 
 def _opening(request: TaskEvaluation, way: Way) -> TaskRequest:
-    """How the task is opened for a row. Beam search and thresholds belong to the ways of decoding that have them."""
-    shared = request.model_dump(include={"engine", "device", "batch_size"})
+    """How the task is opened for a row."""
+    shared = request.model_dump(include={"beam", "engine", "device", "batch_size"})
     model = request.writing.teacher if way.teacher else request.model
     assert model is not None
     return TaskRequest(model=model, group_size=way.group_size, mode=way.mode, writing=request.writing, **shared)
@@ -193,6 +194,7 @@ def _measurement(
         model="teacher" if way.teacher else "own",
         group_size=way.group_size,
         mode=way.mode,
+        beam=request.beam,
         engine=request.engine,
         metrics=run.opened.task.metrics(run.answers, run.records),
         seconds=round(run.seconds, 3),

@@ -29,6 +29,7 @@ class TaskMeasurement(BaseModel):
     model: Literal["own", "teacher"] = "own"
     group_size: int
     mode: str
+    beam: int = 1
     engine: str
     metrics: dict[str, float]
     seconds: float

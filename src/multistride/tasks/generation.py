@@ -118,12 +118,11 @@ def open_generation(request: TaskRequest) -> Opened[Translation]:
     model = load(request.model, request.device, request.engine)
     writing = request.writing
     options = _options(model, request)
-    model.checked(options)
+    constraints = model.checked(options)
     task = GenerationTask(None if writing.teacher is None else _teacher(writing.teacher, model, request))
 
     def solve(examples: Sequence[Example]) -> list[Translation | RecordError]:
-        lines = (example.source.encode() for example in examples)
-        written = model.translate_lines(lines, options)
+        written = model.written([example.source for example in examples], options, constraints)
         return [
             RecordError(example.line, result.problem) if result.problem else result
             for example, result in zip(examples, written, strict=True)
@@ -142,7 +141,7 @@ def _options(model: Translator, request: TaskRequest) -> DecodeOptions:
         request.group_size,
         mode=request.mode,
         batch_size=request.batch_size,
-        beam=writing.beam,
+        beam=request.beam,
         threshold=writing.threshold if unsure else None,
         policy=policy,
         max_length=limit,

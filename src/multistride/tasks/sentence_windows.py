@@ -66,19 +66,18 @@ class WindowTranslator(Translator):
             )
         return super().checked(options, streaming)
 
-    def _translated(
-        self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
-    ) -> list[Translation]:
+    def written(self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints) -> list[Translation]:
+        """What the model writes for lines, window by window; the n-th result belongs to the n-th line."""
         windows = list(self._windows(texts))
         pieces = [self._pieces(window) for window in windows]
         flat = [piece for each in pieces for piece in each]
-        written = iter(super()._translated(flat, options, constraints))
-        whole = [_joined(list(islice(written, len(each)))) for each in pieces]
+        translated = iter(super().written(flat, options, constraints))
+        whole = [_joined(list(islice(translated, len(each)))) for each in pieces]
         cuts = [self.cut(each.text, window) for each, window in zip(whole, windows, strict=True)]
         self.counts.windows += sum(len(window) > 1 for window in windows)
         self.counts.apart += sum(cut is None for cut in cuts)
         lines = [line for window, cut in zip(windows, cuts, strict=True) if cut is None for line in window]
-        alone = iter(super()._translated(lines, options, constraints))
+        alone = iter(super().written(lines, options, constraints))
         results: list[Translation] = []
         for each, window, cut in zip(whole, windows, cuts, strict=True):
             results += islice(alone, len(window)) if cut is None else _shared(each, cut)
@@ -106,7 +105,7 @@ class WindowTranslator(Translator):
         return self._fits(self.separator.join([*window, text]))
 
     def _fits(self, text: str) -> bool:
-        [tokens] = self._encode([text])
+        [tokens] = self.encode([text])
         return self.problem(tokens) is None
 
     def _pieces(self, window: Sequence[str]) -> list[str]:

@@ -88,7 +88,6 @@ class Writing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     threshold: float | None = Field(None, ge=0, le=1, description="adaptive: how sure kept tokens are together")
     policy: PolicyName | None = Field(None, description="how many tokens a step proposes: see decode.policy")
     max_tokens: int | None = Field(None, ge=1, description="most tokens of a text; left out: as decoding has it")
@@ -103,6 +102,7 @@ class TaskRequest(BaseModel):
     model: Path = Field(description="model directory")
     group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
     mode: Mode = Field("fast", description="fast, adaptive or exact")
+    beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     engine: str = Field("eager", description="what computes")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     batch_size: int = Field(32, ge=1, description="examples the model reads together")

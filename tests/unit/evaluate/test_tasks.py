@@ -56,8 +56,8 @@ def test_rows_are_compared_with_k1_and_the_teacher(records):
 
 
 def test_options_of_writing_are_refused_by_other_tasks(records):
-    with pytest.raises(UsageError, match="beam was given, and task translation writes no texts that way"):
-        evaluate_task(request(records, task="translation", writing=Writing(beam=4)))
+    with pytest.raises(UsageError, match="max_tokens was given, and task translation writes no texts that way"):
+        evaluate_task(request(records, task="translation", writing=Writing(max_tokens=4)))
 
 
 def test_no_answer_at_all_is_an_error(tmp_path):

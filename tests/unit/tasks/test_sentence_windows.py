@@ -43,7 +43,7 @@ def test_windows_end_at_blank_lines_and_where_a_border_could_not_be_found(transl
 def test_every_line_is_in_one_window_and_in_order(lines, size):
     passages = WindowTranslator.__new__(WindowTranslator)
     passages.sentences, passages.separator = size, " "
-    passages._encode = lambda texts: [[0]]
+    passages.encode = lambda texts: [[0]]
     passages.problem = lambda tokens: None
     windows = list(passages._windows(lines))
     assert [line for window in windows for line in window] == lines
