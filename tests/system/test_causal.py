@@ -194,6 +194,8 @@ def test_the_commands_of_the_page_run(causal, multistride, tmp_path):
     assert len(commands) >= 5
     (tmp_path / "prompts.txt").write_text("The cat\nThe dog sees\n")
     (tmp_path / "continuations.txt").write_text(" sees the dog\n the cat.\n")
+    records = ['{"source": "The cat", "reference": "sees the dog"}', '{"source": "The dog", "reference": "sees it"}']
+    (tmp_path / "records.jsonl").write_text("".join(f"{record}\n" for record in records))
     for command in commands:
         plain, _, source = command.partition(" < ")
         words = shlex.split(plain.replace("$MODEL", str(causal / "many/best")))[1:]

@@ -41,6 +41,7 @@ from multistride.cli.options import (
     TopKOption,
     TopPOption,
     TraceOption,
+    WindowOption,
     line_format,
     note_untrained,
 )
@@ -70,6 +71,7 @@ def translate(
     no_repeat_ngram: NoRepeatOption = 0,
     stop: StopOption = None,
     batch_size: BatchSizeOption = 32,
+    window: WindowOption = None,
     buffer: BufferOption = 1024,
     source: InputOption = None,
     output: OutputOption = None,
@@ -90,23 +92,30 @@ def translate(
     """
     ways = _ways(locals())
     size, form = _size(group_size), line_format(show_groups, stream, as_json)
+    if window and (form != "text" or trace):
+        raise UsageError("--window writes plain lines: leave --show-groups, --stream, --json and --trace out")
 
     from multistride.device import set_threads
     from multistride.lines import write_lines
     from multistride.resumable import FileRequest, translate_file
     from multistride.shipped import DEFAULT
+    from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
 
     set_threads(threads)
-    translator = Translator.load(model, device, engine, say)
+    loaded = Translator.load(model, device, engine, say)
+    translator = WindowTranslator(loaded, window) if window else loaded
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
     note_untrained(options.group_size, translator)
     if source and output and not (stream or trace):
-        failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
+        request = FileRequest(model or DEFAULT, source, output, options, form, buffer, window)
+        failed = translate_file(translator, request, say)
     else:
         with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
             failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
+    if isinstance(translator, WindowTranslator):
+        say(translator.counts.told())
     _complete(failed, "lines could not be translated")
 
 
@@ -221,6 +230,9 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
+    ] = None,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
@@ -245,6 +257,8 @@ def evaluate(
     if task is not None:
         evaluate_records(locals())
         return
+    if teacher is not None:
+        raise UsageError("--teacher was given, which is for --task generation: leave it out, or name the task")
     amounts = {"batch_size": batch_size, "limit": limit, "examples": examples}
     shared = {"model": model, "source": source, "reference": reference, "name": name, "threshold": threshold}
     tree = {**shared, **amounts, "group_sizes": numbers(group_size)}

@@ -61,6 +61,12 @@ TopPOption = Annotated[float, typer.Option(help="Draw only from the likely token
 MinPOption = Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")]
 SeedOption = Annotated[int, typer.Option(help="The same source and seed give the same text.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Sentences decoded together.")]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Sentences of a document translated together; lines too long are cut. Blank lines part."
+    ),
+]
 BufferOption = Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")]
 InputOption = Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")]
 OutputOption = Annotated[Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -24,6 +24,7 @@ from multistride.files import sha256
 from multistride.generator import Generator
 from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.generation import Continuation, GenerationMeasurement, GenerationResult
+from multistride.tasks.coherence import distinct, repeated, repetition_by_distance, self_bleu
 from multistride.version import __version__
 
 
@@ -78,27 +79,11 @@ def evaluate_generation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=_settings(request, generator, len(tokens), len(chosen)),
         results=tuple(
-            _measurement(*each, baseline, perplexities[each[0].group_size])
+            _measurement(*each, baseline, perplexities[each[0].group_size], _texts(generator, each[1]))
             for each in zip(choices, runs, latencies, strict=True)
         ),
         examples=tuple(_examples(request, generator, prompts, runs)),
     )
-
-
-def distinct(texts: Sequence[Sequence[int]], length: int) -> float:
-    """Different runs of `length` tokens per run, over all texts, 0–1; 0 where there is no run."""
-    runs = [tuple(text[place : place + length]) for text in texts for place in range(len(text) - length + 1)]
-    return len(set(runs)) / len(runs) if runs else 0.0
-
-
-def repeated(texts: Sequence[Sequence[int]], length: int) -> float:
-    """Share of all runs of `length` tokens that stood in the same text before, 0–1."""
-    again = total = 0
-    for text in texts:
-        runs = [tuple(text[place : place + length]) for place in range(len(text) - length + 1)]
-        total += len(runs)
-        again += len(runs) - len(set(runs))
-    return again / total if total else 0.0
 
 
 def _choices(request: GenerationRequest, generator: Generator) -> list[DecodeOptions]:
@@ -155,7 +140,12 @@ def _perplexities(
 
 
 def _measurement(
-    choice: DecodeOptions, run: Throughput, latency: Latency, baseline: list[list[int]], perplexity: float | None
+    choice: DecodeOptions,
+    run: Throughput,
+    latency: Latency,
+    baseline: list[list[int]],
+    perplexity: float | None,
+    texts: list[str],
 ) -> GenerationMeasurement:
     tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
     steps = sum(hypothesis.steps for hypothesis in run.hypotheses)
@@ -176,6 +166,8 @@ def _measurement(
         distinct_1=distinct(tokens, 1),
         distinct_2=distinct(tokens, 2),
         distinct_3=distinct(tokens, 3),
+        repetition_by_distance=repetition_by_distance(tokens),
+        self_bleu=self_bleu(texts),
         identical_to_k1=identical_share(tokens, baseline),
     )
 
@@ -209,6 +201,10 @@ def _settings(request: GenerationRequest, generator: Generator, texts: int, time
 def _examples(
     request: GenerationRequest, generator: Generator, prompts: list[str], runs: list[Throughput]
 ) -> list[Continuation]:
-    texts = [generator.vocabulary.decode_all([each.tokens for each in run.hypotheses]) for run in runs]
+    texts = [_texts(generator, run) for run in runs]
     places = range(min(request.examples, len(prompts)))
     return [Continuation(prompt=prompts[place], texts=tuple(each[place] for each in texts)) for place in places]
+
+
+def _texts(generator: Generator, run: Throughput) -> list[str]:
+    return generator.vocabulary.decode_all([hypothesis.tokens for hypothesis in run.hypotheses])
