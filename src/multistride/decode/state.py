@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
+from multistride.drafts import draft_everywhere
 from multistride.groups import Slots, draft_slots, even_step_slots, prompt_slots, step_slots
 
 PROMPT_SLOTS = 256
@@ -151,10 +152,19 @@ class DecodeState:
         return draft_slots(self._known, border, drafts, kept, group_size, self._start, mask_token)
 
     def draft_slots(
-        self, drafts: Int[Tensor, "R D"], counts: Int[Tensor, "R"], group_size: int, mask_token: int
+        self,
+        drafts: Int[Tensor, "R D"],
+        counts: Int[Tensor, "R"],
+        group_size: int,
+        mask_token: int,
+        everywhere: bool = False,
     ) -> Slots:
-        """The slots of the next step where the first `counts` of `drafts` are checked and new ones are drafted."""
-        return draft_slots(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
+        """The slots of the next step where the first `counts` of `drafts` are checked and new ones are drafted.
+
+        They are drafted behind the last one, or `everywhere`, so that some fit whichever of these is wrong.
+        """
+        lay_out = draft_everywhere if everywhere else draft_slots
+        return lay_out(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
 
     def commit(
         self,

@@ -41,6 +41,7 @@ from multistride.train.monitor import Monitor
 from multistride.train.optimizer import adamw, clip_gradients
 from multistride.train.schedule import learning_rate
 from multistride.train.sharding import divide, whole
+from multistride.train.trunk import TrunkStates
 from multistride.train.warmstart import first_model
 
 Validate = Callable[[Transformer], dict[str, float]]
@@ -109,6 +110,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run.rewind(self.progress.update)
         self.layouts = LayoutDrawer(config.groups, self.model.config, settings.word_dropout)
+        frozen = self.model.config.adapter is not None and settings.trunk_memory > 0
+        self.trunk = TrunkStates(self.model, settings.trunk_memory) if frozen else None
         self.feed = Feed(self.data.split("train"), self.data.vocabulary, settings.tokens_per_batch, settings.seed)
 
     def update(self) -> None:
@@ -119,7 +122,7 @@ class Trainer:
         mine = slice(rank * settings.accumulate, (rank + 1) * settings.accumulate)
         pieces = self.feed.take(self.progress, settings.accumulate * processes, mine)
         done = self.progress.update / settings.updates
-        passes = [self.layouts.draw(piece.batch, piece.generator, done) for piece in pieces]
+        passes = [self._drawn(piece, done) for piece in pieces]
         labels = torch.tensor(sum(each.labelled() for each in passes), device=self.device)
         total = int(accelerator.reduce(labels, "sum"))
         self.progress.update += 1
@@ -136,6 +139,15 @@ class Trainer:
         seconds = time.perf_counter() - began
         self.progress.seconds += seconds
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
+
+    def _drawn(self, piece: Piece, done: float) -> TrainingPass:
+        """The layout of a batch, with what the frozen layers make of it where it is a draft's."""
+        asked = self.layouts.draw(piece.batch, piece.generator, done)
+        if self.trunk is None or asked.drafts is None:
+            return asked
+        with self.accelerator.autocast():
+            entering = self.trunk.of(piece.rows.tolist(), piece.batch.target_lengths, asked.slots.to(self.device))
+        return asked._replace(entering=entering)
 
     def _backward(self, pieces: list[Piece], passes: list[TrainingPass], scale: float) -> tuple[float, float]:
         """Add up the gradients of this process; returns the sums of both losses.

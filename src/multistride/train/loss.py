@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from multistride.groups import NO_LABEL, Slots
 from multistride.model.transformer import Transformer
+from multistride.train.chunked import chunked_cross_entropy, has_frozen_output
 
 
 class Losses(NamedTuple):
@@ -46,11 +47,17 @@ class SlotLoss(nn.Module):
         labels: Int[Tensor, "B M"],
         previous: Int[Tensor, "B M"],
         drafts: Slots | None = None,
+        entering: Float[Tensor, "B N D"] | None = None,
     ) -> Losses:
         """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says.
 
-        The last labels are those of the `drafts`, where there are any.
+        The last labels are those of the `drafts`, where there are any; `entering` is for `Transformer.forward`.
         """
+        if drafts is not None and not self.label_smoothing and has_frozen_output(self.model):
+            asked = labels != NO_LABEL
+            hidden = self.model(source, source_lengths, slots, drafts, entering)[asked]
+            loss, correct = chunked_cross_entropy(self.model, hidden, labels[asked], previous[asked])
+            return Losses(loss, loss.detach(), correct)
         first = labelled_logits(self.model, source, source_lengths, slots, labels, previous, drafts)
         wanted = labels[labels != NO_LABEL]
         losses = self._losses(first, wanted)
