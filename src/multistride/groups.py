@@ -35,7 +35,7 @@ PADDING_GROUP = 2**30
 """The group of a slot that is not there. It is larger than any real group, so no real slot sees it."""
 
 DRAFTS = 2**24
-"""Added to the group of a slot, it is that of the masks that draft from it, where a pass drafts from several slots."""
+"""Added to the group of a slot it is that of the masks drafting from it, where a pass drafts from several slots."""
 
 NO_LABEL = -100
 """The label of a slot whose prediction is not asked for; `torch.nn.functional.cross_entropy` skips it."""
@@ -68,7 +68,8 @@ def drafting_visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> B
     Nobody else sees such a group. Without any of them it is `visibility`.
     """
     drafting = (seer >= DRAFTS) & (seer < PADDING_GROUP)
-    return visibility(torch.where(drafting, seer - DRAFTS, seer), seen) | (drafting[:, :, None] & (seen[:, None, :] == seer[:, :, None]))
+    each_other = seen[:, None, :] == seer[:, :, None]
+    return visibility(torch.where(drafting, seer - DRAFTS, seer), seen) | each_other
 
 
 def equal_sizes(lengths: Int[Tensor, "B"], group_size: Int[Tensor, "B"] | int) -> Int[Tensor, "B G"]:

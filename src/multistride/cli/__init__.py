@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from multistride.cli.converting import convert
-from multistride.cli.corpora import distill, prepare
+from multistride.cli.corpora import distill, phrases, prepare
 from multistride.cli.decoding import evaluate, generate, score, translate
 from multistride.cli.exporting import export
 from multistride.cli.measuring import bench, calibrate
@@ -48,6 +48,7 @@ for _verb in (
     prepare,
     convert,
     distill,
+    phrases,
     train,
     average,
     translate,

@@ -1,4 +1,4 @@
-"""The verbs that make training text: `prepare`, `distill`."""
+"""The verbs that make training text, and what is made of it alone: `prepare`, `distill`, `phrases`."""
 
 from __future__ import annotations
 
@@ -180,3 +180,21 @@ def distill(
     say(f"written: {output}, {manifest['translated_lines']:,} of {manifest['lines']:,} lines done")
     if as_json:
         print_json(manifest)
+
+
+def phrases(
+    model: Annotated[Path, typer.Option(help="Model directory; phrases.npy is written into it.")],
+    data: Annotated[Path, typer.Option(help="Prepared text that the model wrote: see `multistride distill`.")],
+    longest: Annotated[int, typer.Option(min=1, max=8, help="Tokens of the longest phrases.")] = 4,
+) -> None:
+    """Store what most often followed each phrase, for exact mode to draft from.
+
+    Nothing is trained, and what is written stays the same; the closer the text is to what the model will write, the
+    more tokens a pass. `--drafts text` then drafts from the table and the text so far alone.
+
+    Example: multistride phrases --model models/smollm2 --data runs/data
+    """
+    from multistride.decode.phrases import PHRASES, store_phrases
+
+    rows = store_phrases(model, data, longest)
+    say(f"written: {model / PHRASES}, {rows:,} phrases")

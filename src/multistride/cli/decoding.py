@@ -15,6 +15,7 @@ from multistride.cli.options import (
     BeamOption,
     BufferOption,
     DeviceOption,
+    DraftsOption,
     EngineOption,
     GroupSizeOption,
     GroupSizesOption,
@@ -55,6 +56,7 @@ def translate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
@@ -116,6 +118,7 @@ def generate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     max_tokens: Annotated[int, typer.Option(help="Most tokens written after a prompt.")] = 128,
     temperature: TemperatureOption = 0.0,
@@ -211,6 +214,7 @@ def evaluate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     kind: Annotated[
         str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
@@ -245,13 +249,13 @@ def evaluate(
             raise UsageError(
                 "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
             )
-        own = {"modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64, "chat": chat}
+        own = {"modes": tuple(mode.split(",")), "drafts": drafts, "max_tokens": max_tokens or 64, "chat": chat}
         _evaluate_generation({**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown)
         return
     if reference is None:
         raise UsageError("--reference is missing: give the reference translations, line by line")
-    if chat or max_tokens is not None:
-        raise UsageError("--chat and --max-tokens are for --kind generation: leave them out")
+    if chat or drafts or max_tokens is not None:
+        raise UsageError("--chat, --drafts and --max-tokens are for --kind generation: leave them out")
     ways = {"mode": mode, "policy": policy, "layout": layout, "beam": beam, "kind": kind, "tokenize": tokenize}
     _evaluate_pairs({**tree, **ways, "latency_sentences": latency_sentences}, engine, device, threads, shown)
 
@@ -309,8 +313,9 @@ def _show(result: Any, table: Callable[[Any], Any], output: Path | None, as_json
 
 def _ways(given: dict[str, Any]) -> dict[str, Any]:
     """What `translate` and `generate` were told about decoding, by the names of `DecodeOptions`."""
-    search = ("mode", "threshold", "policy", "layout", "beam", "temperature", "top_k", "top_p", "min_p", "seed")
-    ways = {name: given[name] for name in (*search, "min_length", "no_repeat_ngram")}
+    search = ("mode", "threshold", "policy", "layout", "drafts", "beam")
+    drawn = ("temperature", "top_k", "top_p", "min_p", "seed")
+    ways = {name: given[name] for name in (*search, *drawn, "min_length", "no_repeat_ngram")}
     texts = {"banned": given["ban"] or (), "banned_tokens": given["ban_token"] or (), "stop": given["stop"] or ()}
     return {**ways, **texts, "batch_size": 1 if given["stream"] else given["batch_size"]}
 

@@ -54,6 +54,9 @@ PolicyOption = Annotated[
 LayoutOption = Annotated[
     str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
 ]
+DraftsOption = Annotated[
+    str | None, typer.Option(help="exact: drafted by masks, by text that stood there before, or by both.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 TemperatureOption = Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")]
 TopKOption = Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")]

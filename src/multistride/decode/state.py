@@ -125,6 +125,10 @@ class DecodeState:
         """Whether every sentence is over."""
         return all(hypothesis.ending is not None for hypothesis in self.running)
 
+    def known(self) -> list[list[int]]:
+        """The tokens of every running row, its prompt included."""
+        return [row[:border] for row, border in zip(self._known.tolist(), self._border.tolist(), strict=True)]
+
     def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
         """The passes that read the prompts before the first step, at most `width` slots each; none without any."""
         slots = prompt_slots(self._known, self._border, self._start, self._start_symbol)

@@ -211,7 +211,7 @@ class Transformer(nn.Module):
     def _decode_adapted(
         self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
     ) -> Float[Tensor, "B N D"]:
-        """Masks (the last columns) begin where adapters do: as the clean slot they draft from, plus their reach vector.
+        """Masks (the last columns) begin where adapters do: as the clean slot they draft from and a reach vector.
 
         In the layers below there are clean slots only, and masks cost nothing. Each of them is drafted from.
         """

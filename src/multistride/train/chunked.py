@@ -93,7 +93,7 @@ class _Chunked(torch.autograd.Function):
         return loss, correct
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         of_entering, of_following = ctx.saved_tensors
         of_hidden, of_before = of_entering[:, : ctx.width] * scale, of_entering[:, ctx.width :] * scale
         if not of_following.numel():
