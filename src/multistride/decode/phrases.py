@@ -7,7 +7,7 @@ draft, so it can cost a few slots and nothing else; no training is needed.
 
 Source: copying from the text so far, Yang et al. 2023, arXiv 2304.04487; drafts from stored text, He et al. 2023,
 arXiv 2311.08252.
-Shapes: R rows still running, N slots of the pass, M rows of a table, P its longest phrase and one more, V vocabulary.
+Shapes: R rows still running, N slots of the pass, M rows of a table, P a phrase and one more, V vocabulary.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def phrases_of(texts: Iterable[tuple[Sequence[int], int]], longest: int = LONGES
     """A table [M, P] of texts: a phrase, padded on the left, and the token that followed it most often.
 
     With each text comes how many of its first tokens were given to the model; what they say is no draft. A phrase of
-    more than two tokens that its own end speaks for is left out. Of equally frequent tokens the first one seen stands.
+    more than two tokens that its own end speaks for is left out. Of equally frequent ones the first stands.
     """
     behind: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
     for tokens, known in texts:
