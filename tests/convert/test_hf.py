@@ -13,6 +13,7 @@ from transformers import (
     LlamaForCausalLM,
     TextIteratorStreamer,
     pipeline,
+    pipelines,
 )
 
 import multistride
@@ -156,11 +157,17 @@ def test_the_wrong_class_says_the_right_one(causal, translator):
 
 
 def test_pipelines(translator, causal):
-    translate = pipeline("translation", model=str(translator))
+    # Guards: a table of transformers that is changed for everybody, a task that only the import order makes work.
+    removed = dict(pipelines.REMOVED_TASKS)
+    assert "translation" in removed
+    translate = multistride.hf.pipeline("translation", model=str(translator))
     [result] = translate(TEXTS[0], group_size=2, max_new_tokens=10)
     [expected] = multistride.load(translator).translate(TEXTS[:1], 2, limit_ratio=0.01, limit_extra=10)
     assert result["translation_text"] == expected.text
-    write = pipeline("text-generation", model=str(causal))
+    assert removed == pipelines.REMOVED_TASKS
+    own_name = pipeline("multistride-translation", model=str(translator))
+    assert own_name(TEXTS[0], group_size=2, max_new_tokens=10) == [result]
+    write = multistride.hf.pipeline("text-generation", model=str(causal))
     [written] = write("a cat", max_new_tokens=8, do_sample=False)
     assert written["generated_text"].startswith("a cat")
     assert len(written["generated_text"]) > len("a cat")

@@ -20,9 +20,9 @@ except ImportError as error:
 
 from multistride.hf.generation import generate
 from multistride.hf.model import MultistrideConfig, MultistrideForCausalLM, MultistrideForSeq2SeqLM
-from multistride.hf.pipeline import register_translation
+from multistride.hf.pipeline import pipeline, register_translation
 
-__all__ = ["MultistrideConfig", "MultistrideForCausalLM", "MultistrideForSeq2SeqLM", "generate"]
+__all__ = ["MultistrideConfig", "MultistrideForCausalLM", "MultistrideForSeq2SeqLM", "generate", "pipeline"]
 
 transformers.AutoConfig.register("multistride", MultistrideConfig, exist_ok=True)
 transformers.AutoModelForCausalLM.register(MultistrideConfig, MultistrideForCausalLM, exist_ok=True)
