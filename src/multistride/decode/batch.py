@@ -48,7 +48,8 @@ def begin_batch(
     if not config.encoder_layers:
         check_prompted(rules)
     prompts, encoded, counts = (None, source, lengths) if config.encoder_layers else (given, None, None)
-    state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol, rules.stopped)
+    special = config.start_token, config.end_token
+    state = DecodeState(limits, *special, prompts, config.start_symbol, rules.stopped, config.further_ends)
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
         drafter = _drafter(model, options, rules, state, seeds, measured.phrases if measured else None)

@@ -214,7 +214,7 @@ class DecodeOptions(BaseModel):
                 raise UsageError(
                     f"token {token} was banned; this checkpoint has 0 to {config.vocabulary_size - 1}: choose one"
                 )
-            if token == config.end_token:
+            if token in config.ends:
                 raise UsageError(f"token {token} ends a sentence and cannot be banned: give min_length instead")
 
     @property

@@ -97,8 +97,11 @@ class DecodeState:
         prompts: Sequence[Sequence[int]] | None = None,
         start_symbol: bool = True,
         stopped: StopRule = goes_on,
+        further_ends: Sequence[int] = (),
     ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
+
+        `further_ends` end it as EOS does, and count as EOS.
 
         `prompts[b]` is what sentence b is known to begin with: it is read, and no part of the hypothesis, its limit
         or its groups. `prompt_slots` are the passes to make before the first step. `start_symbol` says whether a
@@ -107,7 +110,7 @@ class DecodeState:
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
-        self._start, self._end, self._stopped = start_token, end_token, stopped
+        self._start, self._ends, self._stopped = start_token, {end_token, *further_ends}, stopped
         given = [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
         wholes = [len(prompt) + limit for prompt, limit in zip(given, limits, strict=True)]
         self._known = torch.zeros(len(limits), max(wholes, default=0), dtype=torch.long)
@@ -235,8 +238,9 @@ class DecodeState:
         known = hypothesis.tokens
         room = hypothesis.limit - len(known)
         tokens = tokens[:room]
-        if self._end in tokens:
-            tokens = tokens[: tokens.index(self._end) + 1]
+        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+        if end is not None:
+            tokens = tokens[: end + 1]
             hypothesis.ending = "end"
         elif len(tokens) == room:
             hypothesis.ending = "limit"
