@@ -1,7 +1,10 @@
 """Model directories in transformers: what its classes compute and write is what multistride does."""
 
+import importlib
+
 import pytest
 import torch
+import transformers
 from originals import causal_slots, sequences, small_tokenizer
 from safetensors.torch import load_file
 from transformers import (
@@ -21,7 +24,7 @@ import multistride.hf
 from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
 from multistride.decode.policy import fixed
-from multistride.errors import UsageError
+from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
@@ -171,6 +174,13 @@ def test_pipelines(translator, causal):
     [written] = write("a cat", max_new_tokens=8, do_sample=False)
     assert written["generated_text"].startswith("a cat")
     assert len(written["generated_text"]) > len("a cat")
+
+
+def test_older_versions_of_transformers_are_named(monkeypatch):
+    # Guards: an ImportError from deep inside, where one line says what to install.
+    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    with pytest.raises(MissingExtraError, match=r"multistride.hf needs transformers 5, found 4.57.6"):
+        importlib.reload(multistride.hf)
 
 
 def test_groups_are_streamed(causal):

@@ -18,6 +18,12 @@ except ImportError as error:
         "multistride.hf needs transformers, which is not installed: pip install 'multistride[hf]'"
     ) from error
 
+if int(transformers.__version__.partition(".")[0]) < 5:
+    raise MissingExtraError(
+        f"multistride.hf needs transformers 5, found {transformers.__version__}, whose tokenizers read model "
+        "directories without it: pip install 'multistride[hf]'"
+    )
+
 from multistride.hf.generation import generate
 from multistride.hf.model import MultistrideConfig, MultistrideForCausalLM, MultistrideForSeq2SeqLM
 from multistride.hf.pipeline import pipeline, register_translation

@@ -83,6 +83,16 @@ def test_exact_mode_writes_what_the_original_writes(layers, start_symbol, batch_
     assert [each.tokens for each in found] == [each.tokens for each in expected]
 
 
+def test_drawing_at_hardly_any_temperature_is_greedy():
+    # Guards: drafts drawn from the masks of a slot that did not stand.
+    plain, adapted = pair(2, markov_rank=4)
+    expected = decode_corpus(EagerStepModel(plain), prompts(), DecodeOptions.made(max_length=20))
+    options = DecodeOptions.made(max_length=20, group_size=4, mode="exact", temperature=1e-4)
+    found = decode_corpus(EagerStepModel(adapted), prompts(), options)
+    assert [each.tokens for each in found] == [each.tokens for each in expected]
+    assert sum(each.steps for each in found) <= sum(each.steps for each in expected)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_drafts_are_those_that_were_trained(layers):
     # Guards: decoding that lets masks begin elsewhere, see more or less, or use other weights than training does.
