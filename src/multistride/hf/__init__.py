@@ -18,11 +18,17 @@ except ImportError as error:
         "multistride.hf needs transformers, which is not installed: pip install 'multistride[hf]'"
     ) from error
 
-if int(transformers.__version__.partition(".")[0]) < 5:
-    raise MissingExtraError(
-        f"multistride.hf needs transformers 5, found {transformers.__version__}, whose tokenizers read model "
-        "directories without it: pip install 'multistride[hf]'"
-    )
+
+def check_version(version: str) -> None:
+    """Raise `MissingExtraError` for a version of transformers that lacks what is built on here."""
+    if int(version.partition(".")[0]) < 5:
+        raise MissingExtraError(
+            f"multistride.hf needs transformers 5, found {version}, whose tokenizers read model directories without "
+            "it: pip install 'multistride[hf]'"
+        )
+
+
+check_version(transformers.__version__)
 
 from multistride.hf.generation import generate
 from multistride.hf.model import MultistrideConfig, MultistrideForCausalLM, MultistrideForSeq2SeqLM
