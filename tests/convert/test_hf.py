@@ -22,6 +22,7 @@ from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
 from multistride.decode.policy import fixed
 from multistride.errors import MissingExtraError, UsageError
+from multistride.hf.required import check_version
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
@@ -176,8 +177,8 @@ def test_pipelines(translator, causal):
 def test_older_versions_of_transformers_are_named():
     # Guards: an ImportError from deep inside, where one line says what to install.
     with pytest.raises(MissingExtraError, match=r"multistride.hf needs transformers 5, found 4.57.6"):
-        multistride.hf.check_version("4.57.6")
-    multistride.hf.check_version("5.0.0rc1")
+        check_version("4.57.6")
+    check_version("5.0.0rc1")
 
 
 def test_groups_are_streamed(causal):
