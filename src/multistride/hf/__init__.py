@@ -9,7 +9,9 @@ Needs the extra `hf` (transformers 5). Tokenizers need no import: their files ar
 
 from __future__ import annotations
 
-from multistride.hf.required import transformers  # first, for it says what is missing
+from multistride.hf.required import transformers
+
+# isort: split
 from multistride.hf.generation import generate
 from multistride.hf.model import MultistrideConfig, MultistrideForCausalLM, MultistrideForSeq2SeqLM
 from multistride.hf.pipeline import pipeline, register_translation
