@@ -50,11 +50,10 @@ def theirs(source: Path, end: int, most: int) -> dict[str, Write]:
 
     Beside it the same with its prompt lookup, which copies drafts from the text so far.
     """
+    named = {"pretrained_model_name_or_path": source}
     if source.suffix == ".gguf":
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
-    else:
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(source)
-    loaded = loaded.float().eval()
+        named = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(**named, dtype=torch.float32).eval()
 
     def writer(**settings: Any) -> Write:
         def write(prompt: list[int]) -> list[int]:
