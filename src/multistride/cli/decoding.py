@@ -102,7 +102,7 @@ def translate(
     translator = Translator.load(model, device, engine, say)
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
-    note_untrained(options.group_size, translator)
+    note_untrained(options.group_size, translator, options.drafts == "text")
     if source and output and not (stream or trace):
         failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
     else:
@@ -165,7 +165,7 @@ def generate(
     generator = Generator.load(model, device, engine, say)
     options = generator.settled(size, say, max_length=max_tokens, **ways)
     generator.checked(options, streaming=stream)
-    note_untrained(options.group_size, generator)
+    note_untrained(options.group_size, generator, options.drafts == "text")
     writer = generator.chatting(system) if chat else generator
     with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
         failed = write_lines(writer, lines, options, text, steps, form, buffer, say)

@@ -86,8 +86,8 @@ def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
     return "json" if as_json else "groups" if show_groups else "stream" if stream else "text"
 
 
-def note_untrained(group_size: int, translator: Translator) -> None:
-    """Say so if the model was not trained for this group size."""
+def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
+    """Say so if the model was not trained for this group size, unless its drafts are `copied` from text."""
     trained = translator.config.group_sizes
-    if group_size not in trained:
+    if group_size not in trained and not copied:
         say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")
