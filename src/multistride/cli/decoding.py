@@ -15,6 +15,7 @@ from multistride.cli.options import (
     BeamOption,
     BufferOption,
     DeviceOption,
+    DraftsOption,
     EngineOption,
     GroupSizeOption,
     GroupSizesOption,
@@ -57,6 +58,7 @@ def translate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
@@ -107,7 +109,7 @@ def translate(
     translator = WindowTranslator(loaded, window) if window else loaded
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
-    note_untrained(options.group_size, translator)
+    note_untrained(options.group_size, translator, options.drafts == "text")
     if source and output and not (stream or trace):
         request = FileRequest(model or DEFAULT, source, output, options, form, buffer, window)
         failed = translate_file(translator, request, say)
@@ -126,6 +128,7 @@ def generate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     max_tokens: Annotated[int, typer.Option(help="Most tokens written after a prompt.")] = 128,
     temperature: TemperatureOption = 0.0,
@@ -172,7 +175,7 @@ def generate(
     generator = Generator.load(model, device, engine, say)
     options = generator.settled(size, say, max_length=max_tokens, **ways)
     generator.checked(options, streaming=stream)
-    note_untrained(options.group_size, generator)
+    note_untrained(options.group_size, generator, options.drafts == "text")
     writer = generator.chatting(system) if chat else generator
     with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
         failed = write_lines(writer, lines, options, text, steps, form, buffer, say)
@@ -221,6 +224,7 @@ def evaluate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     kind: Annotated[
         str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
@@ -268,13 +272,13 @@ def evaluate(
             raise UsageError(
                 "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
             )
-        own = {"modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64, "chat": chat}
+        own = {"modes": tuple(mode.split(",")), "drafts": drafts, "max_tokens": max_tokens or 64, "chat": chat}
         _evaluate_generation({**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown)
         return
     if reference is None:
         raise UsageError("--reference is missing: give the reference translations, line by line")
-    if chat or max_tokens is not None:
-        raise UsageError("--chat and --max-tokens are for --kind generation: leave them out")
+    if chat or drafts or max_tokens is not None:
+        raise UsageError("--chat, --drafts and --max-tokens are for --kind generation: leave them out")
     ways = {"mode": mode, "policy": policy, "layout": layout, "beam": beam, "kind": kind, "tokenize": tokenize}
     _evaluate_pairs({**tree, **ways, "latency_sentences": latency_sentences}, engine, device, threads, shown)
 
@@ -332,8 +336,9 @@ def _show(result: Any, table: Callable[[Any], Any], output: Path | None, as_json
 
 def _ways(given: dict[str, Any]) -> dict[str, Any]:
     """What `translate` and `generate` were told about decoding, by the names of `DecodeOptions`."""
-    search = ("mode", "threshold", "policy", "layout", "beam", "temperature", "top_k", "top_p", "min_p", "seed")
-    ways = {name: given[name] for name in (*search, "min_length", "no_repeat_ngram")}
+    search = ("mode", "threshold", "policy", "layout", "drafts", "beam")
+    drawn = ("temperature", "top_k", "top_p", "min_p", "seed")
+    ways = {name: given[name] for name in (*search, *drawn, "min_length", "no_repeat_ngram")}
     texts = {"banned": given["ban"] or (), "banned_tokens": given["ban_token"] or (), "stop": given["stop"] or ()}
     return {**ways, **texts, "batch_size": 1 if given["stream"] else given["batch_size"]}
 

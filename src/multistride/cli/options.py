@@ -54,6 +54,9 @@ PolicyOption = Annotated[
 LayoutOption = Annotated[
     str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
 ]
+DraftsOption = Annotated[
+    str | None, typer.Option(help="exact: drafted by masks, by text that stood there before, or by both.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 TemperatureOption = Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")]
 TopKOption = Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")]
@@ -89,8 +92,8 @@ def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
     return "json" if as_json else "groups" if show_groups else "stream" if stream else "text"
 
 
-def note_untrained(group_size: int, translator: Translator) -> None:
-    """Say so if the model was not trained for this group size."""
+def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
+    """Say so if the model was not trained for this group size, unless its drafts are `copied` from text."""
     trained = translator.config.group_sizes
-    if group_size not in trained:
+    if group_size not in trained and not copied:
         say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")

@@ -344,8 +344,7 @@ def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray
 
 def _map(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "cut short or corrupt"
         raise DataError(f"{path} cannot be read: {reason}; prepare the data again") from error
-    return array

@@ -68,7 +68,7 @@ class BeamState:
         limits: list[int],
         options: DecodeOptions,
         wanted: int,
-        end_token: int,
+        ends: tuple[int, ...],
         stopped: StopRule = goes_on,
         prompts: list[list[int]] | None = None,
     ) -> None:
@@ -77,7 +77,8 @@ class BeamState:
         `prompts[b]` stands before them in a causal model.
         """
         self.finished: list[list[Ranked]] = [[] for _ in limits]
-        self._group_size, self._wanted, self._end, self._stopped = options.group_size, wanted, end_token, stopped
+        self._group_size, self._wanted, self._stopped = options.group_size, wanted, stopped
+        self._ends = torch.tensor(ends)
         self._group = self._unread = self._prefix = 0
         self._prompts = prompts or [[] for _ in limits]
         self._prompt_lengths = torch.tensor([len(prompt) for prompt in self._prompts], dtype=torch.long)
@@ -176,8 +177,9 @@ class BeamState:
         self._log_probabilities = _appended(self._log_probabilities[sentences, parents], values)
         kept = (torch.arange(sums.shape[1]) < self._places[:, None]) & (sums > NOBODY)
         at_limit = self._tokens.shape[2] == self._limits[:, None]
-        stopped = self._stopping(kept & (self._tokens[:, :, -1] != self._end))
-        over = kept & ((self._tokens[:, :, -1] == self._end) | at_limit | stopped)
+        ended = torch.isin(self._tokens[:, :, -1], self._ends)
+        stopped = self._stopping(kept & ~ended)
+        over = kept & (ended | at_limit | stopped)
         self._finish(over, stopped, sums)
         self._sums = sums.masked_fill(~kept | over, NOBODY)
         self._places = self._places - over.sum(dim=1)
@@ -198,7 +200,7 @@ class BeamState:
         for place, by_text, score, (tokens, values) in ended:
             found = self.finished[int(self._sentences[place])]
             hypothesis = Hypothesis(int(self._sentences[place]), int(self._limits[place]))
-            hypothesis.ending = "stop" if by_text else "end" if tokens[-1] == self._end else "limit"
+            hypothesis.ending = "stop" if by_text else "end" if tokens[-1] in self._ends else "limit"
             hypothesis.groups = _grouped(tokens, values, self._group_size, self._prefix)
             found.append(Ranked(score, hypothesis))
             if len(found) >= self._wanted:
@@ -235,7 +237,7 @@ def search(
             model.step(known, memory)
     else:
         memory = model.start(source, lengths)
-    state = BeamState(limits, options, wanted or options.beam, config.end_token, rules.stopped, prompts)
+    state = BeamState(limits, options, wanted or options.beam, config.ends, rules.stopped, prompts)
     permitted = rules.permitted if given is None else rules.in_batch(given, config)
     shared = permitted is None and model.markov is None
     continuing = _shared_lists(model) if shared else _own_lists(model, permitted, state)
