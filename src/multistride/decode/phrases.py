@@ -145,7 +145,7 @@ def _written(prepared: PreparedData) -> Iterator[tuple[list[int], int]]:
     """The texts of the training split, and how many of the first tokens of each were given."""
     split = prepared.split("train")
     if isinstance(split, LabelledDocuments):
-        raise DataError(f"{prepared.directory} holds documents with labels: phrases come from text that a model writes")
+        raise DataError(f"{prepared.directory} holds documents with labels: phrases are of text that a model writes")
     for row in range(len(split)):
         if isinstance(split, TextWindows):
             yield split.window(row).tolist(), int(split.known[row])
