@@ -68,7 +68,7 @@ class Generator(Translator):
             raise UsageError("system was given, which belongs to a conversation: set chat, or leave it out")
         options = self.settled(group_size, mode=mode, max_length=max_tokens, **choices)
         talking = self.chatting(system) if chat else self
-        return talking._translated(prompts, options, talking.checked(options))
+        return talking.written(prompts, options, talking.checked(options))
 
     def translate(
         self, texts: Sequence[str], group_size: int | str = 1, mode: str = "fast", **choices: Any
@@ -102,10 +102,6 @@ class Generator(Translator):
         talking = Generator(self.engine, self.vocabulary, self.directory)
         talking._chat = template, system
         return talking
-
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The tokens that the model reads of each prompt."""
-        return self._encode(prompts)
 
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Why a prompt of these tokens cannot be continued; None if it can."""

@@ -16,6 +16,7 @@ from multistride.decode.calibration import Calibration
 from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
+from multistride.decode.phrases import PhraseTable
 from multistride.decode.profile import cached_costs
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
@@ -97,11 +98,14 @@ class Translator:
 
     @cached_property
     def measured(self) -> Measured:
-        """What is known of the model: its calibration, if it has one; it learns while decoding goes on.
+        """What is known of the model, if anything: its calibration, its phrases, and what decoding teaches meanwhile.
 
-        Raises `DataError` if the calibration is damaged or belongs to other weights.
+        Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
         """
-        return Measured(None if self.directory is None else load_calibration(self.directory, Calibration))
+        if self.directory is None:
+            return Measured()
+        calibration = load_calibration(self.directory, Calibration)
+        return Measured(calibration, phrases=PhraseTable.load(self.directory))
 
     def settled(
         self, group_size: int | str, report: Callable[[str], None] = lambda line: None, **choices: Any
@@ -129,7 +133,7 @@ class Translator:
 
     def measured_for(self, options: DecodeOptions) -> Measured | None:
         """What is known of the model, where `options` ask for a way of decoding that uses it."""
-        return self.measured if options.mode == "adaptive" else None
+        return self.measured if options.mode != "fast" else None
 
     def translate(
         self, texts: Sequence[str], group_size: int | str = 1, mode: str = "fast", **choices: Any
@@ -142,7 +146,7 @@ class Translator:
         checkpoint was trained for, and for any other choice that is unknown, out of range, or goes with another mode.
         """
         options = self.settled(group_size, mode=mode, **choices)
-        return self._translated(texts, options, self.checked(options))
+        return self.written(texts, options, self.checked(options))
 
     def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
         """The constraints of `options`, if the model can do what they ask. Raises `UsageError` if it cannot."""
@@ -203,13 +207,14 @@ class Translator:
         constraints = self.checked(options)
         for chunk in _chunks(lines, buffer):
             texts = [_decoded(line) for line in chunk]
-            written = iter(self._translated([text for text in texts if text is not None], options, constraints))
+            written = iter(self.written([text for text in texts if text is not None], options, constraints))
             for text in texts:
                 yield next(written) if text is not None else Translation("", problem="it is not valid UTF-8")
 
-    def _translated(
-        self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
-    ) -> list[Translation]:
+    def written(self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints) -> list[Translation]:
+        """What the model writes for texts, sources or prompts, within constraints that `checked` gave or that go on
+        from those; the n-th result belongs to the n-th text.
+        """
         tokens = self._encode(texts)
         results = [self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)]
         open_places = [place for place, result in enumerate(results) if result is None]
@@ -236,8 +241,11 @@ class Translator:
         scores = iter(score_pairs(self.engine.model, fitting, group_size))
         return [next(scores) if fit else None for fit in fits]
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens that the model reads of each text, less a final end of sentence."""
+        return self._encode(texts)
+
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens that decoding begins with, text by text."""
         return self.vocabulary.encode(list(texts))
 
     def problem(self, tokens: Sequence[int]) -> str | None:

@@ -11,6 +11,7 @@ from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_pairs
+from multistride.decode.spans import spans
 from multistride.engines.eager import EagerStepModel
 from multistride.model.config import TransformerConfig
 from multistride.model.step import UncachedStepModel
@@ -127,13 +128,21 @@ def test_every_rule_has_something_to_do(corrected, sources, vocabulary, way):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("group_size", [2, 4, 8])
-def test_constrained_exact_equals_constrained_autoregressive(corrected, sources, vocabulary, rule, group_size):
+@pytest.mark.parametrize(("group_size", "drafts"), [(2, None), (4, None), (8, None), (4, "text"), (4, "both")])
+def test_constrained_exact_equals_constrained_autoregressive(
+    corrected, sources, vocabulary, rule, group_size, drafts
+):
     # Guards: drafts checked against what K=1 would write without the rules, or a history that lacks the drafts.
     engine = EagerStepModel(corrected)
     one = decoded(engine, sources, vocabulary, **RULES[rule])
     for batch_size in (1, 24):
-        choices = {"group_size": group_size, "mode": "exact", "batch_size": batch_size, **RULES[rule]}
+        choices = {
+            "group_size": group_size,
+            "mode": "exact",
+            "drafts": drafts,
+            "batch_size": batch_size,
+            **RULES[rule],
+        }
         assert outcomes(decoded(engine, sources, vocabulary, **choices)) == outcomes(one)
 
 
@@ -187,6 +196,32 @@ def test_a_prefix_that_would_have_been_written_changes_nothing(corrected, source
             assert given.log_probabilities == pytest.approx(free.log_probabilities, abs=1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_every_sentence_copies_a_span_of_its_own_text_in_every_way(corrected, sources, vocabulary, way):
+    # Guards: the rule of a neighbour, once rows have left the batch or beams were reordered; a span cut at a group.
+    texts = {tuple(source): " ".join(WORDS[place : place + 4]) for place, source in enumerate(sources)}
+    rule, options = spans(vocabulary), DecodeOptions.made(**{**LIMITS, **WAYS[way]})
+    rules = Constraints(allowing=lambda source: rule(texts[tuple(source)]))
+    found = decode_corpus(EagerStepModel(corrected), sources, options, constraints=rules)
+    for source, hypothesis in zip(sources, found, strict=True):
+        words = texts[tuple(source)].split()
+        listed = [words[first:last] for first in range(4) for last in range(first + 1, 5)]
+        assert vocabulary.decode(hypothesis.tokens).split() in listed
+        assert hypothesis.ending == "end"
+
+
+@pytest.mark.parametrize("group_size", [1, 3, 8])
+def test_exact_mode_copies_the_span_that_k_1_copies(corrected, sources, vocabulary, group_size):
+    # Guards: drafts that are judged without the rule, or by that of another row.
+    rule = spans(vocabulary)
+    rules = Constraints(allowing=lambda source: rule(" ".join(WORDS[len(source) : len(source) + 9])))
+    one, exact = (
+        decode_corpus(EagerStepModel(corrected), sources, DecodeOptions.made(**LIMITS, **way), constraints=rules)
+        for way in ({"group_size": 1}, {"group_size": group_size, "mode": "exact"})
+    )
+    assert outcomes(one) == outcomes(exact)
+
+
 def test_a_constrained_beam_as_wide_as_the_space_finds_what_is_permitted():
     # Guards: permitted hypotheses lost because those that are barred filled the list first.
     torch.manual_seed(4)
@@ -214,5 +249,5 @@ def test_where_nothing_may_be_written_the_sentence_ends():
     config = TransformerConfig(vocabulary_size=7)
     rule = constraints_of(DecodeOptions(banned_tokens=(0, 1, 3, 4, 5, 6), min_length=3), config).permitted
     own = torch.zeros(1, 7)
-    assert rule(own, [[4]])[0].tolist() == [float("-inf")] * 2 + [0.0] + [float("-inf")] * 4
+    assert rule(own, [[4]], [0])[0].tolist() == [float("-inf")] * 2 + [0.0] + [float("-inf")] * 4
     assert constraints_of(DecodeOptions(), config).permitted is Constraints().permitted is None

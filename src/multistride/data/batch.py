@@ -245,11 +245,8 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: V
         known = torch.from_numpy(split.known[np.asarray(rows)].astype(np.int64))
         return Batch(None, None, *_padded(texts, vocabulary.pad), known)
     if isinstance(split, LabelledDocuments):
-        labels, one = (
-            torch.from_numpy(split.labels[np.asarray(rows)][:, None]),
-            torch.ones(len(rows), dtype=torch.long),
-        )
-        return Batch(*_padded([split.document(int(row)) for row in rows], vocabulary.pad), labels, one)
+        documents = _padded([split.document(int(row)) for row in rows], vocabulary.pad)
+        return Batch(*documents, *_padded([split.labels[[row]] for row in rows], vocabulary.pad))
     special = vocabulary.pad, vocabulary.eos
     sources, targets = [split.source(int(row)) for row in rows], [split.target(int(row)) for row in rows]
     return Batch(*_padded(sources, *special), *_padded(targets, *special))
@@ -346,8 +343,7 @@ def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray
 
 def _map(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "cut short or corrupt"
         raise DataError(f"{path} cannot be read: {reason}; prepare the data again") from error
-    return array

@@ -129,10 +129,10 @@ class Vocabulary:
         if not self._byte_level and not isinstance(self._tokenizer.model, models.WordLevel):
             raise UsageError(
                 "this vocabulary does not say what a token spells, and rules about text need that: "
-                "leave out banned and stop texts"
+                "leave out banned texts, stop texts and spans"
             )
-        pieces = [self._tokenizer.id_to_token(token) or "" for token in range(len(self))]
-        pieces[: len(SPECIAL_PIECES)] = [""] * len(SPECIAL_PIECES)
+        names = (self._tokenizer.id_to_token(token) or "" for token in range(len(self)))
+        pieces = ["" if self._is_special(token) else name for token, name in enumerate(names)]
         if self._byte_level:
             return [bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece) for piece in pieces]
         return [f" {piece}".encode() if piece else b"" for piece in pieces]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import (
     Constraints,
+    Permitted,
     check_prompted,
     constraints_of,
     most_probable,
@@ -18,7 +19,8 @@ from multistride.decode.exact import Drafter, decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
-from multistride.decode.pick import Picker
+from multistride.decode.phrases import PhraseDrafter
+from multistride.decode.pick import Picked, Picker
 from multistride.decode.sample import request_seed, sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
@@ -47,46 +49,58 @@ def begin_batch(
     if not config.encoder_layers:
         check_prompted(rules)
     prompts, encoded, counts = (None, source, lengths) if config.encoder_layers else (given, None, None)
-    state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol, rules.stopped)
+    permitted = rules.in_batch(given, config)
+    special = config.start_token, config.end_token
+    state = DecodeState(limits, *special, prompts, config.start_symbol, rules.stopped, config.further_ends)
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
-        drafter = _drafter(model, options, rules, state, seeds)
+        drafter = _drafter(model, options, permitted, rules.prefix, state, seeds, measured)
         return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
     measured = measured or Measured()
     policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
-    pick = _picker(model, options, rules, state, seeds)
+    pick = _picker(model, options, permitted, state, seeds)
     lookahead = layout_for(options, config) == "lookahead"
     return state, decode(model, encoded, counts, state, policy, pick, accept, lookahead, rules.prefix)
 
 
 def _picker(
-    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
+    model: StepModel[M], options: DecodeOptions, permitted: Permitted | None, state: DecodeState, seeds: list[int]
 ) -> Picker | None:
     """What picks tokens where it is not plain greedy decoding."""
     config, head = model.config, model.markov
     if options.temperature > 0:
-        return sampler(config, head, options, state, seeds, rules.permitted)
-    if rules.permitted is None:
+        return sampler(config, head, options, state, seeds, permitted)
+    if permitted is None:
         return None
-    walk = one_by_one(distribution(config, head), rules.permitted, state)
+    walk = one_by_one(distribution(config, head), permitted, state)
     return lambda logits: walk(logits, most_probable, None)
 
 
 def _drafter(
-    model: StepModel[M], options: DecodeOptions, rules: Constraints, state: DecodeState, seeds: list[int]
-) -> Drafter | None:
-    """What drafts and checks where it is not plain greedy decoding."""
+    model: StepModel[M],
+    options: DecodeOptions,
+    permitted: Permitted | None,
+    prefix: tuple[int, ...],
+    state: DecodeState,
+    seeds: list[int],
+    measured: Measured | None,
+) -> Drafter:
+    """What drafts and checks."""
     if options.temperature > 0:
-        return SpeculativeDrafter(model, options, state, seeds, rules.permitted)
-    if rules.permitted is None:
-        return None
-    walk = one_by_one(distribution(model.config, None), rules.permitted, state)
-    return Drafter(
-        model,
-        len(state.running),
-        options.group_size,
-        lambda logits, columns: walk(logits, most_probable, columns),
-    )
+        return SpeculativeDrafter(model, options, state, seeds, permitted)
+    choose = None
+    if permitted is not None:
+        walk = one_by_one(distribution(model.config, None), permitted, state)
+
+        def choose(logits: Float[Tensor, "R N V"], columns: Int[Tensor, "R C"]) -> Picked:
+            return walk(logits, most_probable, columns)
+
+    phrases = measured.phrases if measured else None
+    drafts = options.drafts or ("masks" if phrases is None else "both")
+    if drafts == "masks":
+        return Drafter(model, len(state.running), options.group_size, choose)
+    masks = drafts == "both"
+    return PhraseDrafter(model, state, options.group_size, phrases, masks, choose, prefix)
 
 
 def decode_batch(

@@ -20,14 +20,16 @@ from torch import Tensor
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
+from multistride.decode.spans import Allowing
 from multistride.decode.state import DecodeState, StopRule, goes_on
 from multistride.decode.wording import Barring, banned_texts, no_repeat, stop_texts
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig
 
-Permitted = Callable[[Float[Tensor, "R V"], Sequence[Sequence[int]]], Float[Tensor, "R V"]]
-"""Log-probabilities and what each row has written, to the same with minus infinity for what may not come next."""
+Permitted = Callable[[Float[Tensor, "R V"], Sequence[Sequence[int]], Sequence[int]], Float[Tensor, "R V"]]
+"""Log-probabilities, what each row has written and which sentence of the batch it is, to the same log-probabilities
+with minus infinity for what may not come next."""
 
 Choice = Callable[[Float[Tensor, "R V"], int], Int[Tensor, "R"]]
 """Log-probabilities of what may come, and the place in the walk, to one token a row."""
@@ -40,12 +42,22 @@ Distribution = Callable[[Float[Tensor, "A V"], Int[Tensor, "A"]], Float[Tensor, 
 class Constraints:
     """`prefix`: tokens every sentence begins with; `stopped`: what ends one; `permitted`: what may come next.
 
-    `permitted` is None where everything may.
+    `permitted` is None where everything may. `allowing` makes of a source (its tokens without EOS; of a causal model
+    the prompt) a rule of its own, such as `spans` of a text: nothing else may be written for it.
     """
 
     prefix: tuple[int, ...] = ()
     stopped: StopRule = goes_on
     permitted: Permitted | None = None
+    allowing: Callable[[Sequence[int]], Allowing] | None = None
+
+    def in_batch(self, sources: Sequence[Sequence[int]], config: TransformerConfig) -> Permitted | None:
+        """What may come next in a batch with these sources, which end in EOS where the model has an encoder."""
+        if self.allowing is None:
+            return self.permitted
+        ends = 1 if config.encoder_layers else 0
+        rules = [self.allowing(source[: len(source) - ends]) for source in sources]
+        return _only(rules, self.permitted, config.end_token)
 
 
 def constraints_of(
@@ -61,11 +73,11 @@ def constraints_of(
     if options.no_repeat_ngram:
         bars.append(no_repeat(options.no_repeat_ngram))
     if not (options.prefix or options.banned or options.stop):
-        return Constraints(permitted=_permission(bars, options.min_length, config.end_token))
+        return Constraints(permitted=_permission(bars, options.min_length, config.ends))
     assert vocabulary is not None, "rules about text need the vocabulary"
     if options.banned:
         bars.append(banned_texts(options.banned, vocabulary))
-    permitted = _permission(bars, options.min_length, config.end_token)
+    permitted = _permission(bars, options.min_length, config.ends)
     prefix = _prefix(options, config, vocabulary)
     if not options.stop:
         return Constraints(prefix, permitted=permitted)
@@ -78,22 +90,42 @@ def check_prompted(constraints: Constraints) -> None:
         raise UsageError("a prefix was given, and a causal model goes on from its prompt: put it at the prompt's end")
 
 
-def _permission(bars: Sequence[Barring], min_length: int, end_token: int) -> Permitted | None:
+def _permission(bars: Sequence[Barring], min_length: int, ends: tuple[int, ...]) -> Permitted | None:
     if not bars and not min_length:
         return None
 
-    def permitted(values: Float[Tensor, "R V"], histories: Sequence[Sequence[int]]) -> Float[Tensor, "R V"]:
-        ends, values = values[:, end_token], values.clone()
+    def permitted(
+        values: Float[Tensor, "R V"], histories: Sequence[Sequence[int]], sentences: Sequence[int]
+    ) -> Float[Tensor, "R V"]:
+        last_resort, values = values[:, ends[0]], values.clone()
         for row, written in enumerate(histories):
-            barred = {token for bar in bars for token in bar(written)} - {end_token}
+            barred = {token for bar in bars for token in bar(written)} - set(ends)
             if len(written) < min_length:
-                barred.add(end_token)
+                barred.update(ends)
             values[row, list(barred)] = float("-inf")
         stuck = values.isneginf().all(dim=1)
-        values[stuck, end_token] = ends[stuck]
+        values[stuck, ends[0]] = last_resort[stuck]
         return values
 
     return permitted
+
+
+def _only(rules: Sequence[Allowing], permitted: Permitted | None, end_token: int) -> Permitted:
+    """What `permitted` leaves (None: everything) of what each sentence's own rule allows."""
+
+    def narrowed(
+        values: Float[Tensor, "R V"], histories: Sequence[Sequence[int]], sentences: Sequence[int]
+    ) -> Float[Tensor, "R V"]:
+        left = values if permitted is None else permitted(values, histories, sentences)
+        kept = torch.full_like(values, float("-inf"))
+        for row, (written, sentence) in enumerate(zip(histories, sentences, strict=True)):
+            tokens = list(rules[sentence](written))
+            kept[row, tokens] = left[row, tokens]
+        stuck = kept.isneginf().all(dim=1)
+        kept[stuck, end_token] = values[stuck, end_token]
+        return kept
+
+    return narrowed
 
 
 def _prefix(options: DecodeOptions, config: TransformerConfig, vocabulary: Vocabulary) -> tuple[int, ...]:
@@ -130,12 +162,13 @@ def one_by_one(
     def walk(logits: Float[Tensor, "R K V"], choose: Choice, columns: Int[Tensor, "R C"] | None = None) -> Picked:
         rows = torch.arange(len(logits))
         histories = [list(hypothesis.tokens) for hypothesis in state.running]
+        sentences = [hypothesis.row for hypothesis in state.running]
         previous = torch.full((len(logits),), NO_LABEL)
         tokens, values = [], []
         for place in range(logits.shape[1] if columns is None else columns.shape[1]):
             slot = logits[:, place] if columns is None else logits[rows, columns[:, place]]
             own = distribution(slot, previous)
-            previous = choose(own if permitted is None else permitted(own, histories), place)
+            previous = choose(own if permitted is None else permitted(own, histories, sentences), place)
             for history, token in zip(histories, previous.tolist(), strict=True):
                 history.append(token)
             tokens.append(previous)

@@ -174,6 +174,8 @@ def open_classification(request: TaskRequest) -> Opened[Sequence[float]]:
     for option, value, allowed in (("mode", request.mode, "fast"), ("engine", request.engine, "eager")):
         if value not in (allowed, "auto"):
             raise UsageError(f"--{option} is {value}; a classifier knows only {allowed}: leave it out")
+    if request.beam > 1:
+        raise UsageError(f"--beam is {request.beam}, and a classifier searches for nothing: leave it out")
     classifier = Classifier.load(request.model, request.device, request.group_size, request.batch_size)
     return opened_classifier(classifier)
 

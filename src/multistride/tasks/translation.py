@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -39,12 +40,13 @@ class TranslationTask:
 def open_translation(request: TaskRequest) -> Opened[str]:
     """A translator behind the task. Raises as `Translator.load` and `Translator.translate` do."""
     translator = Translator.load(request.model, request.device, request.engine)
-    options = translator.settled(request.group_size, mode=request.mode, batch_size=request.batch_size)
+    ways: dict[str, Any] = {"mode": request.mode, "beam": request.beam, "batch_size": request.batch_size}
+    options = translator.settled(request.group_size, **ways)
     translator.checked(options)
 
     def solve(examples: Sequence[Example]) -> list[str | RecordError]:
         texts = [example.source for example in examples]
-        written = translator.translate(texts, request.group_size, request.mode, batch_size=request.batch_size)
+        written = translator.translate(texts, request.group_size, **ways)
         return [
             RecordError(example.line, result.problem) if result.problem else result.text
             for example, result in zip(examples, written, strict=True)

@@ -65,7 +65,7 @@ def exact_probabilities(model, options):
             position, one = torch.tensor([[place]]), torch.ones(1, 1, dtype=torch.long)
             logits = engine.step(Slots(read, position, one, position), memory)
         own = logits[:, 0].clone().index_fill(-1, torch.tensor([0, 1, 3]), float("-inf")).log_softmax(-1)
-        allowed = own if rules.permitted is None else rules.permitted(own, [tokens])
+        allowed = own if rules.permitted is None else rules.permitted(own, [tokens], [0])
         return restricted(allowed, options)[0].exp().tolist()
 
     seen = {}

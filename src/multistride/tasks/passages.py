@@ -1,0 +1,54 @@
+"""Passages that are longer than a model reads at once: windows, and those that a question is probably about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+from multistride.data.documents import spans
+from multistride.decode.spans import borders
+from multistride.errors import MissingExtraError
+
+
+def windows(passage: str, words: int) -> list[str]:
+    """Windows of at most `words` words, which share half of them with the one before: what is short is whole in one.
+
+    Signs between words count as words too, and so do the characters of scripts without blanks.
+    """
+    starts = [place for place in borders(passage) if place < len(passage) and not passage[place].isspace()]
+    ends = [*starts[1:], len(passage)]
+    cut = spans(len(starts), words, words // 2) if starts else ()
+    return [passage[starts[part.start] : ends[part.stop - 1]].strip() for part in cut]
+
+
+def retrieved(question: str, texts: Sequence[str], count: int) -> list[int]:
+    """The places of the `count` texts that share most with the question by BM25, best first.
+
+    Of texts that share as much the earlier ones come first. Source: Robertson and Zaragoza 2009, "The probabilistic
+    relevance framework", with the variant and the constants of bm25s. Raises `MissingExtraError` without that.
+    """
+    if len(texts) <= count:
+        return list(range(len(texts)))
+    index = _bm25s().BM25()
+    index.index([words_of(text) or [""] for text in texts], show_progress=False)
+    known = [word for word in words_of(question) if word in index.vocab_dict]
+    scores = index.get_scores(known) if known else [0.0] * len(texts)
+    return sorted(range(len(texts)), key=lambda place: (-scores[place], place))[:count]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case; characters of scripts without blanks are words of their own."""
+    lowered = text.lower()
+    pieces = (lowered[first:last] for first, last in pairwise(borders(lowered)))
+    return [piece for piece in pieces if piece[0].isalnum()]
+
+
+def _bm25s() -> Any:
+    try:
+        return import_module("bm25s")
+    except ImportError as error:
+        raise MissingExtraError(
+            "looking for the windows of a long passage needs bm25s: pip install 'multistride[tasks]'"
+        ) from error
