@@ -11,6 +11,19 @@ from multistride.cli.options import DeviceOption, JsonOption, ThreadsOption
 from multistride.console import print_json, say, two
 from multistride.errors import UsageError
 
+TextOption = Annotated[
+    list[Path] | None, typer.Option(help="For causal models instead: text files, or .jsonl. Repeat it.")
+]
+WrittenOption = Annotated[
+    list[Path] | None, typer.Option(help="Tokens that a causal model wrote: see `multistride distill`.")
+]
+RecordsOption = Annotated[
+    list[Path] | None, typer.Option(help="For classifiers instead: .jsonl with a text and a label. Repeat it.")
+]
+FieldsOption = Annotated[
+    str | None, typer.Option(help="Source and target field of a .jsonl (source,target); of records text,label.")
+]
+
 
 def prepare(
     output: Annotated[Path, typer.Option(help="Directory to write.")],
@@ -24,26 +37,18 @@ def prepare(
     validation_source: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
     validation_target: Annotated[Path | None, typer.Option()] = None,
     validation_pairs: Annotated[Path | None, typer.Option()] = None,
-    train_text: Annotated[
-        list[Path] | None, typer.Option(help="For causal models instead: text files, or .jsonl. Repeat it.")
-    ] = None,
+    train_text: TextOption = None,
     validation_text: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
-    train_written: Annotated[
-        list[Path] | None, typer.Option(help="Tokens that a causal model wrote: see `multistride distill`.")
-    ] = None,
+    train_written: WrittenOption = None,
     validation_written: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
-    train_records: Annotated[
-        list[Path] | None, typer.Option(help="For classifiers instead: .jsonl with a text and a label. Repeat it.")
-    ] = None,
+    train_records: RecordsOption = None,
     validation_records: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
     documents: Annotated[str | None, typer.Option(help="Text: a document is a file, a paragraph or a line.")] = None,
     field: Annotated[str | None, typer.Option(help="Text: field of a .jsonl (text).")] = None,
     window: Annotated[int | None, typer.Option(help="Text: tokens of a window, the model's context (256).")] = None,
     carry: Annotated[int | None, typer.Option(help="Text: tokens a window has of the one before it (1/8).")] = None,
     columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
-    fields: Annotated[
-        str | None, typer.Option(help="Source and target field of a .jsonl (source,target); of records text,label.")
-    ] = None,
+    fields: FieldsOption = None,
     vocabulary: Annotated[
         Path | None, typer.Option(help="Use the tokenizer of this model or data directory.")
     ] = None,
@@ -70,14 +75,13 @@ def prepare(
     records = (train_records, validation_records)
     if sum(map(any, (files, pairs, records))) > 1:
         raise UsageError("texts, pairs and records are for different models, and two were given: prepare them apart")
+    sizes = {"vocabulary_size": vocabulary_size, "vocabulary_kind": vocabulary_kind, "vocabulary_from": vocabulary}
     if any(records):
-        tree = {"output": output, "vocabulary_size": vocabulary_size, "vocabulary_from": vocabulary}
-        _prepare_records(tree, records, texts, fields or "text,label", as_json)
+        _prepare_records({"output": output, **sizes}, records, texts, fields or "text,label", as_json)
         return
     if any(files):
         _prepare_text(output, files, texts, vocabulary, vocabulary_size, as_json)
         return
-    sizes = {"vocabulary_size": vocabulary_size, "vocabulary_kind": vocabulary_kind, "vocabulary_from": vocabulary}
     cleaning = {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio}
     tree = {"output": output, **sizes, "cleaning": cleaning}
     _prepare_pairs(tree, pairs, texts, columns, fields or "source,target", as_json)

@@ -21,6 +21,7 @@ from multistride.cli.options import (
     GroupSizesOption,
     InputOption,
     JsonOption,
+    KindOption,
     LayoutOption,
     LinesOption,
     MaxLengthOption,
@@ -36,6 +37,8 @@ from multistride.cli.options import (
     ShowGroupsOption,
     StopOption,
     StreamOption,
+    TaskOption,
+    TeacherOption,
     TemperatureOption,
     ThreadsOption,
     ThresholdOption,
@@ -45,6 +48,7 @@ from multistride.cli.options import (
     WindowOption,
     line_format,
     note_untrained,
+    refuse_search,
 )
 from multistride.cli.tasks import evaluate_records
 from multistride.console import number, numbers, print_json, reading, say, tracing, writing
@@ -226,17 +230,11 @@ def evaluate(
     layout: LayoutOption = None,
     drafts: DraftsOption = None,
     beam: BeamOption = 1,
-    kind: Annotated[
-        str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
-    ] = "translation",
+    kind: KindOption = "translation",
     max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")] = False,
-    task: Annotated[
-        str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
-    ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
-    ] = None,
+    task: TaskOption = None,
+    teacher: TeacherOption = None,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
@@ -268,10 +266,7 @@ def evaluate(
     tree = {**shared, **amounts, "group_sizes": numbers(group_size)}
     shown = (output, as_json)
     if kind == "generation":
-        if beam > 1 or tokenize != "13a" or policy or layout:
-            raise UsageError(
-                "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
-            )
+        refuse_search(beam, tokenize, policy, layout)
         own = {"modes": tuple(mode.split(",")), "drafts": drafts, "max_tokens": max_tokens or 64, "chat": chat}
         _evaluate_generation({**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown)
         return

@@ -54,6 +54,15 @@ PolicyOption = Annotated[
 LayoutOption = Annotated[
     str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
 ]
+KindOption = Annotated[
+    str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
+]
+TaskOption = Annotated[
+    str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
+]
+TeacherOption = Annotated[
+    Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
+]
 DraftsOption = Annotated[
     str | None, typer.Option(help="exact: drafted by masks, by text that stood there before, or by both.")
 ]
@@ -90,6 +99,12 @@ def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
         given = " and ".join(name for name, chosen in formats.items() if chosen)
         raise UsageError(f"{given} were given, which are different formats: give one (--json has the groups)")
     return "json" if as_json else "groups" if show_groups else "stream" if stream else "text"
+
+
+def refuse_search(beam: int, tokenize: str, policy: str | None, layout: str | None) -> None:
+    """Raise `UsageError` for ways of decoding that measuring a causal model has no use for."""
+    if beam > 1 or tokenize != "13a" or policy or layout:
+        raise UsageError("--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out")
 
 
 def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
