@@ -123,9 +123,8 @@ class Answerer:
         """The windows to read: one, if the model can read the whole passage."""
         passage = plain(question.passage or "")
         count = word_count(passage)
-        words = self.settings.window or min(
-            count, 2 * self._room
-        )  # signs count as words, and share tokens with others
+        # Signs count as words and may share a token with others; so much more than there is room for cannot fit.
+        words = self.settings.window or min(count, 2 * self._room)
         while True:
             texts = [passage] if words >= count else windows(passage, words)
             kept = [texts[place] for place in retrieved(question.question, texts, self.settings.windows)]
@@ -134,16 +133,15 @@ class Answerer:
             if excess <= 1:
                 return [_Reading(place, *both) for both in zip(kept, asked, strict=True)]
             if words <= 8:
-                return RecordError(
-                    question.line, "the question is too long for the model, whatever the passage: shorten it"
-                )
+                problem = "the question is too long for the model, whatever the passage: shorten it"
+                return RecordError(question.line, problem)
             words = max(8, int(words * min(0.9, 1 / excess)))
 
     @property
     def _room(self) -> int:
         """The most tokens that may be asked."""
         positions = self.model.config.max_positions
-        return positions - 1 if self.model.config.encoder_layers else positions - self.settings.max_tokens
+        return positions - 1 if self.model.config.encoder_layers else max(1, positions - self.settings.max_tokens)
 
     def _written(self, readings: Sequence[_Reading]) -> list[Translation]:
         """What the model writes for each window."""

@@ -172,6 +172,12 @@ def test_one_question_that_is_too_long_stops_no_other():
     assert "with a choice, is too long" in str(third.problem)
 
 
+def test_a_context_without_room_for_an_answer_is_a_problem_of_the_record():
+    # Guards: a division by no room, or an answer that is cut off by the end of the context.
+    [found] = answered(tiny(Generator, max_positions=20), [QUESTION])
+    assert "too long for the model" in str(found.problem)
+
+
 def test_settings_that_the_model_cannot_follow_are_refused():
     with pytest.raises(UsageError, match="group size 9 was asked for"):
         answering(tiny(), AnswerSettings(group_size=9))
