@@ -28,7 +28,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class FileRequest:
-    """What to translate and how: `model` is where the translator was read from, `chunk` the lines of a part."""
+    """What to translate and how: `model` is where the translator was read from, `chunk` the lines of a part.
+
+    `window` is how many sentences a `WindowTranslator` joins, which decides what is written, too.
+    """
 
     model: Path
     source: Path
@@ -36,6 +39,7 @@ class FileRequest:
     options: DecodeOptions
     form: LineFormat
     chunk: int
+    window: int | None = None
 
 
 def translate_file(
@@ -76,6 +80,7 @@ def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str,
         "vocabulary_sha256": translator.vocabulary.digest(),
         "form": request.form,
         "chunk": request.chunk,
+        **({} if request.window is None else {"window": request.window}),
         **request.options.model_dump(mode="json"),
     }
 

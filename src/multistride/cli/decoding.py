@@ -15,11 +15,13 @@ from multistride.cli.options import (
     BeamOption,
     BufferOption,
     DeviceOption,
+    DraftsOption,
     EngineOption,
     GroupSizeOption,
     GroupSizesOption,
     InputOption,
     JsonOption,
+    KindOption,
     LayoutOption,
     LinesOption,
     MaxLengthOption,
@@ -35,14 +37,18 @@ from multistride.cli.options import (
     ShowGroupsOption,
     StopOption,
     StreamOption,
+    TaskOption,
+    TeacherOption,
     TemperatureOption,
     ThreadsOption,
     ThresholdOption,
     TopKOption,
     TopPOption,
     TraceOption,
+    WindowOption,
     line_format,
     note_untrained,
+    refuse_search,
 )
 from multistride.cli.tasks import evaluate_records
 from multistride.console import number, numbers, print_json, reading, say, tracing, writing
@@ -56,6 +62,7 @@ def translate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
@@ -70,6 +77,7 @@ def translate(
     no_repeat_ngram: NoRepeatOption = 0,
     stop: StopOption = None,
     batch_size: BatchSizeOption = 32,
+    window: WindowOption = None,
     buffer: BufferOption = 1024,
     source: InputOption = None,
     output: OutputOption = None,
@@ -90,23 +98,30 @@ def translate(
     """
     ways = _ways(locals())
     size, form = _size(group_size), line_format(show_groups, stream, as_json)
+    if window and (form != "text" or trace):
+        raise UsageError("--window writes plain lines: leave --show-groups, --stream, --json and --trace out")
 
     from multistride.device import set_threads
     from multistride.lines import write_lines
     from multistride.resumable import FileRequest, translate_file
     from multistride.shipped import DEFAULT
+    from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
 
     set_threads(threads)
-    translator = Translator.load(model, device, engine, say)
+    loaded = Translator.load(model, device, engine, say)
+    translator = WindowTranslator(loaded, window) if window else loaded
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
-    note_untrained(options.group_size, translator)
+    note_untrained(options.group_size, translator, options.drafts == "text")
     if source and output and not (stream or trace):
-        failed = translate_file(translator, FileRequest(model or DEFAULT, source, output, options, form, buffer), say)
+        request = FileRequest(model or DEFAULT, source, output, options, form, buffer, window)
+        failed = translate_file(translator, request, say)
     else:
         with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
             failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
+    if isinstance(translator, WindowTranslator):
+        say(translator.counts.told())
     _complete(failed, "lines could not be translated")
 
 
@@ -117,6 +132,7 @@ def generate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     max_tokens: Annotated[int, typer.Option(help="Most tokens written after a prompt.")] = 128,
     temperature: TemperatureOption = 0.0,
@@ -163,7 +179,7 @@ def generate(
     generator = Generator.load(model, device, engine, say)
     options = generator.settled(size, say, max_length=max_tokens, **ways)
     generator.checked(options, streaming=stream)
-    note_untrained(options.group_size, generator)
+    note_untrained(options.group_size, generator, options.drafts == "text")
     writer = generator.chatting(system) if chat else generator
     with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
         failed = write_lines(writer, lines, options, text, steps, form, buffer, say)
@@ -212,15 +228,13 @@ def evaluate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
-    kind: Annotated[
-        str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
-    ] = "translation",
+    kind: KindOption = "translation",
     max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")] = False,
-    task: Annotated[
-        str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
-    ] = None,
+    task: TaskOption = None,
+    teacher: TeacherOption = None,
     tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
     name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
@@ -245,22 +259,21 @@ def evaluate(
     if task is not None:
         evaluate_records(locals())
         return
+    if teacher is not None:
+        raise UsageError("--teacher was given, which is for --task generation: leave it out, or name the task")
     amounts = {"batch_size": batch_size, "limit": limit, "examples": examples}
     shared = {"model": model, "source": source, "reference": reference, "name": name, "threshold": threshold}
     tree = {**shared, **amounts, "group_sizes": numbers(group_size)}
     shown = (output, as_json)
     if kind == "generation":
-        if beam > 1 or tokenize != "13a" or policy or layout:
-            raise UsageError(
-                "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
-            )
-        own = {"modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64, "chat": chat}
+        refuse_search(beam, tokenize, policy, layout)
+        own = {"modes": tuple(mode.split(",")), "drafts": drafts, "max_tokens": max_tokens or 64, "chat": chat}
         _evaluate_generation({**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown)
         return
     if reference is None:
         raise UsageError("--reference is missing: give the reference translations, line by line")
-    if chat or max_tokens is not None:
-        raise UsageError("--chat and --max-tokens are for --kind generation: leave them out")
+    if chat or drafts or max_tokens is not None:
+        raise UsageError("--chat, --drafts and --max-tokens are for --kind generation: leave them out")
     ways = {"mode": mode, "policy": policy, "layout": layout, "beam": beam, "kind": kind, "tokenize": tokenize}
     _evaluate_pairs({**tree, **ways, "latency_sentences": latency_sentences}, engine, device, threads, shown)
 
@@ -318,8 +331,9 @@ def _show(result: Any, table: Callable[[Any], Any], output: Path | None, as_json
 
 def _ways(given: dict[str, Any]) -> dict[str, Any]:
     """What `translate` and `generate` were told about decoding, by the names of `DecodeOptions`."""
-    search = ("mode", "threshold", "policy", "layout", "beam", "temperature", "top_k", "top_p", "min_p", "seed")
-    ways = {name: given[name] for name in (*search, "min_length", "no_repeat_ngram")}
+    search = ("mode", "threshold", "policy", "layout", "drafts", "beam")
+    drawn = ("temperature", "top_k", "top_p", "min_p", "seed")
+    ways = {name: given[name] for name in (*search, *drawn, "min_length", "no_repeat_ngram")}
     texts = {"banned": given["ban"] or (), "banned_tokens": given["ban_token"] or (), "stop": given["stop"] or ()}
     return {**ways, **texts, "batch_size": 1 if given["stream"] else given["batch_size"]}
 

@@ -54,6 +54,18 @@ PolicyOption = Annotated[
 LayoutOption = Annotated[
     str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
 ]
+KindOption = Annotated[
+    str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
+]
+TaskOption = Annotated[
+    str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
+]
+TeacherOption = Annotated[
+    Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
+]
+DraftsOption = Annotated[
+    str | None, typer.Option(help="exact: drafted by masks, by text that stood there before, or by both.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 TemperatureOption = Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")]
 TopKOption = Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")]
@@ -61,6 +73,12 @@ TopPOption = Annotated[float, typer.Option(help="Draw only from the likely token
 MinPOption = Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")]
 SeedOption = Annotated[int, typer.Option(help="The same source and seed give the same text.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Sentences decoded together.")]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Sentences of a document translated together; lines too long are cut. Blank lines part."
+    ),
+]
 BufferOption = Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")]
 InputOption = Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")]
 OutputOption = Annotated[Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")]
@@ -83,8 +101,14 @@ def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
     return "json" if as_json else "groups" if show_groups else "stream" if stream else "text"
 
 
-def note_untrained(group_size: int, translator: Translator) -> None:
-    """Say so if the model was not trained for this group size."""
+def refuse_search(beam: int, tokenize: str, policy: str | None, layout: str | None) -> None:
+    """Raise `UsageError` for ways of decoding that measuring a causal model has no use for."""
+    if beam > 1 or tokenize != "13a" or policy or layout:
+        raise UsageError("--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out")
+
+
+def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
+    """Say so if the model was not trained for this group size, unless its drafts are `copied` from text."""
     trained = translator.config.group_sizes
-    if group_size not in trained:
+    if group_size not in trained and not copied:
         say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")

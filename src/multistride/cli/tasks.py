@@ -15,20 +15,20 @@ from multistride.cli.options import (
     OutputOption,
     ThreadsOption,
 )
-from multistride.console import numbers, print_json, reading, say, writing
+from multistride.console import numbers, print_json, reading, say, words, writing
 from multistride.errors import DataError, UsageError
 
 _NOT_FOR_TASKS = {
     "reference": None,
-    "threshold": None,
-    "policy": None,
     "layout": None,
     "kind": "translation",
-    "max_tokens": None,
     "chat": False,
     "tokenize": "13a",
 }
 """Options of `evaluate` that say nothing to a task, and what they are where they were not given."""
+
+_WRITING = {"threshold": None, "policy": None, "max_tokens": None, "teacher": None}
+"""Those for tasks that write texts, and what they are where they were not given."""
 
 
 def evaluate_records(given: dict[str, Any]) -> None:
@@ -43,13 +43,15 @@ def evaluate_records(given: dict[str, Any]) -> None:
     from multistride.device import set_threads
     from multistride.evaluate.tasks import TaskEvaluation, evaluate_task
     from multistride.files import write_json
-    from multistride.report.tasks import task_table
+    from multistride.report.show import task_table_of
     from multistride.shipped import DEFAULT
 
     set_threads(given["threads"])
     model = given["model"] or DEFAULT
-    taken = ("task", "source", "mode", "beam", "engine", "device", "batch_size", "limit")
+    taken = ("task", "source", "beam", "engine", "device", "batch_size", "limit")
     tree = {name: given[name] for name in taken} | {"group_sizes": numbers(given["group_size"]), "model": model}
+    tree |= {"modes": words(given["mode"]), "latency_records": given["latency_sentences"]}
+    tree["writing"] = {name: given[name] for name, unset in _WRITING.items() if given[name] != unset}
     result = evaluate_task(validate(TaskEvaluation, {**tree, "name": given["name"] or model.name}, "evaluate"), say)
     found = result.model_dump(mode="json")
     if given["output"] is not None:
@@ -58,7 +60,7 @@ def evaluate_records(given: dict[str, Any]) -> None:
     if given["as_json"]:
         print_json(found)
     else:
-        Console().print(task_table(result))
+        Console().print(task_table_of(result))
     if result.failed:
         raise DataError(f"{result.failed} of the records have no answer (named above); they count in no figure")
 

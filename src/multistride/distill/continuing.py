@@ -19,6 +19,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
 from multistride.distill.teacher import Decoded, Teacher, Translations
+from multistride.engines.eager import EagerStepModel
 from multistride.generator import Generator
 from multistride.parts import Part
 
@@ -29,12 +30,12 @@ UNFIT = "no room for a text"
 class Continuer(Teacher):
     """A causal model as its own teacher: a line is a prompt, what it writes a JSON object of token ids."""
 
-    def __init__(self, generator: Generator, options: DecodeOptions) -> None:
+    def __init__(self, generator: Generator, options: DecodeOptions, precision: str = "float32") -> None:
         def decode(sources: list[list[int]], progress: Callable[[int], None]) -> list[Decoded]:
             hypotheses = decode_corpus(generator.engine, sources, options, progress)
             return [Decoded(hypothesis.tokens, hypothesis.ending == "end") for hypothesis in hypotheses]
 
-        super().__init__(generator, decode, "eager", "float32", f"torch {torch.__version__}")
+        super().__init__(generator, decode, "eager", precision, f"torch {torch.__version__}")
         self._generator = generator
 
     def choices(self, config: DistillConfig) -> dict[str, Any]:
@@ -104,7 +105,9 @@ def continuer(config: DistillConfig, device: str) -> Continuer:
     Raises `DataError` for a bad model directory, `UsageError` for a chat without a template.
     """
     generator = Generator.load(config.model, device)
+    if config.precision == "bfloat16":
+        generator.engine = EagerStepModel(generator.engine.model.to(torch.bfloat16))
     options = DecodeOptions.made(
         batch_size=config.batch_size, max_length=config.max_tokens, temperature=config.temperature, seed=config.seed
     ).checked(generator.config)
-    return Continuer(generator.chatting() if config.chat else generator, options)
+    return Continuer(generator.chatting() if config.chat else generator, options, config.precision)

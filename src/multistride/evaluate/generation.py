@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
-from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.options import DecodeOptions, Drafts, Mode
 from multistride.decode.score import score_continuations
 from multistride.device import cpu_name
 from multistride.errors import DataError
@@ -24,6 +24,7 @@ from multistride.files import sha256
 from multistride.generator import Generator
 from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.generation import Continuation, GenerationMeasurement, GenerationResult
+from multistride.tasks.coherence import distinct, repeated, repetition_by_distance, self_bleu
 from multistride.version import __version__
 
 
@@ -38,6 +39,7 @@ class GenerationRequest(BaseModel):
     group_sizes: tuple[int, ...]
     modes: tuple[Mode, ...] = ("fast",)
     threshold: float | None = None
+    drafts: Drafts | None = None
     name: str
     max_tokens: int = Field(64, ge=1)
     chat: bool = False
@@ -65,11 +67,11 @@ def evaluate_generation(
     runs = []
     for choice in choices:
         report(f"writing {len(tokens)} texts at K={choice.group_size}, mode {choice.mode}")
-        runs.append(measure_throughput(generator.engine, tokens, choice))
+        runs.append(measure_throughput(generator.engine, tokens, choice, generator.measured_for(choice)))
     chosen = tokens[: request.latency_texts]
     report(f"timing {len(chosen)} texts at batch 1")
-    latencies = measure_latency(generator.engine, chosen, choices)
-    alone = choices[0].model_copy(update={"group_size": 1, "mode": "fast", "threshold": None})
+    latencies = measure_latency(generator.engine, chosen, choices, generator.measured_for(choices[-1]))
+    alone = choices[0].model_copy(update={"group_size": 1, "mode": "fast", "threshold": None, "drafts": None})
     first = runs[0] if choices[0] == alone else measure_throughput(generator.engine, tokens, alone)
     baseline = [hypothesis.tokens for hypothesis in first.hypotheses]
     perplexities = _perplexities(request, generator, tokens, references, choices)
@@ -78,27 +80,11 @@ def evaluate_generation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=_settings(request, generator, len(tokens), len(chosen)),
         results=tuple(
-            _measurement(*each, baseline, perplexities[each[0].group_size])
+            _measurement(*each, baseline, perplexities[each[0].group_size], _texts(generator, each[1]))
             for each in zip(choices, runs, latencies, strict=True)
         ),
         examples=tuple(_examples(request, generator, prompts, runs)),
     )
-
-
-def distinct(texts: Sequence[Sequence[int]], length: int) -> float:
-    """Different runs of `length` tokens per run, over all texts, 0–1; 0 where there is no run."""
-    runs = [tuple(text[place : place + length]) for text in texts for place in range(len(text) - length + 1)]
-    return len(set(runs)) / len(runs) if runs else 0.0
-
-
-def repeated(texts: Sequence[Sequence[int]], length: int) -> float:
-    """Share of all runs of `length` tokens that stood in the same text before, 0–1."""
-    again = total = 0
-    for text in texts:
-        runs = [tuple(text[place : place + length]) for place in range(len(text) - length + 1)]
-        total += len(runs)
-        again += len(runs) - len(set(runs))
-    return again / total if total else 0.0
 
 
 def _choices(request: GenerationRequest, generator: Generator) -> list[DecodeOptions]:
@@ -108,7 +94,8 @@ def _choices(request: GenerationRequest, generator: Generator) -> list[DecodeOpt
     for mode, size in product(request.modes, request.group_sizes):
         threshold = request.threshold if mode == "adaptive" else None
         if size > 1:
-            ways.append(DecodeOptions.made(group_size=size, mode=mode, threshold=threshold, **shared))
+            drafts = request.drafts if mode == "exact" else None
+            ways.append(DecodeOptions.made(group_size=size, mode=mode, threshold=threshold, drafts=drafts, **shared))
     return [way.checked(generator.config) for way in ways]
 
 
@@ -155,7 +142,12 @@ def _perplexities(
 
 
 def _measurement(
-    choice: DecodeOptions, run: Throughput, latency: Latency, baseline: list[list[int]], perplexity: float | None
+    choice: DecodeOptions,
+    run: Throughput,
+    latency: Latency,
+    baseline: list[list[int]],
+    perplexity: float | None,
+    texts: list[str],
 ) -> GenerationMeasurement:
     tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
     steps = sum(hypothesis.steps for hypothesis in run.hypotheses)
@@ -176,13 +168,15 @@ def _measurement(
         distinct_1=distinct(tokens, 1),
         distinct_2=distinct(tokens, 2),
         distinct_3=distinct(tokens, 3),
+        repetition_by_distance=repetition_by_distance(tokens),
+        self_bleu=self_bleu(texts),
         identical_to_k1=identical_share(tokens, baseline),
     )
 
 
 def _settings(request: GenerationRequest, generator: Generator, texts: int, timed: int) -> dict[str, Any]:
     model = generator.engine.model
-    asked = request.model_dump(mode="json", include={"threshold", "max_tokens", "chat", "batch_size"})
+    asked = request.model_dump(mode="json", include={"threshold", "drafts", "max_tokens", "chat", "batch_size"})
     files = {"source": request.source, "reference": request.reference}
     return {
         "model": str(request.model),
@@ -209,6 +203,10 @@ def _settings(request: GenerationRequest, generator: Generator, texts: int, time
 def _examples(
     request: GenerationRequest, generator: Generator, prompts: list[str], runs: list[Throughput]
 ) -> list[Continuation]:
-    texts = [generator.vocabulary.decode_all([each.tokens for each in run.hypotheses]) for run in runs]
+    texts = [_texts(generator, run) for run in runs]
     places = range(min(request.examples, len(prompts)))
     return [Continuation(prompt=prompts[place], texts=tuple(each[place] for each in texts)) for place in places]
+
+
+def _texts(generator: Generator, run: Throughput) -> list[str]:
+    return generator.vocabulary.decode_all([hypothesis.tokens for hypothesis in run.hypotheses])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
 from multistride.decode.strategy import Measured
 from multistride.model.step import M, StepModel
+
+E = TypeVar("E")
 
 WARM_UP = 3
 """Sentences decoded at every group size before the clock counts."""
@@ -36,15 +39,27 @@ def measure_latency(
 
     Sentence by sentence every option is timed once, beginning with another one each time.
     """
-    times: list[list[float]] = [[] for _ in options]
-    for source in sources[:WARM_UP]:
-        for choice in options:
-            decode_corpus(model, [source], choice, measured=measured)
-    for turn, source in enumerate(sources):
-        for place in range(len(options)):
-            index = (place + turn) % len(options)
+
+    def way(choice: DecodeOptions) -> Callable[[Sequence[int]], object]:
+        return lambda source: decode_corpus(model, [source], choice, measured=measured)
+
+    return in_turns([way(choice) for choice in options], sources)
+
+
+def in_turns(ways: Sequence[Callable[[E], object]], examples: Sequence[E]) -> list[Latency]:
+    """The time each way takes for single examples, after some to warm up; every example goes to all ways in turn.
+
+    The order of the ways turns as well, so that the noise of the machine falls on all of them alike.
+    """
+    times: list[list[float]] = [[] for _ in ways]
+    for example in examples[:WARM_UP]:
+        for way in ways:
+            way(example)
+    for turn, example in enumerate(examples):
+        for place in range(len(ways)):
+            index = (place + turn) % len(ways)
             began = time.perf_counter()
-            decode_corpus(model, [source], options[index], measured=measured)
+            ways[index](example)
             times[index].append(1000 * (time.perf_counter() - began))
     return [Latency(float(np.percentile(each, 50)), float(np.percentile(each, 95))) for each in times]
 

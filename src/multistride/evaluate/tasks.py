@@ -1,12 +1,16 @@
-"""`multistride evaluate --task`: one task, one model, one file of records, several group sizes, one result object."""
+"""`multistride evaluate --task`: one task, one model, one file of records, several ways of decoding, one result."""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
+from operator import eq
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,17 +18,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from multistride.data.corpus import read_lines
 from multistride.decode.options import Mode
 from multistride.device import cpu_name
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
+from multistride.evaluate.sentences import spread
+from multistride.evaluate.speed import Latency, in_turns
 from multistride.files import sha256
 from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.tasks import TaskMeasurement, TaskResult
-from multistride.tasks.names import task_named
-from multistride.tasks.task import Answer, Record, RecordError, TaskRequest, read_records, solved
+from multistride.tasks.names import WRITING, task_named
+from multistride.tasks.task import (
+    Answer,
+    Example,
+    Opened,
+    Record,
+    RecordError,
+    TaskRequest,
+    Writing,
+    read_records,
+    solved,
+)
 from multistride.version import __version__
 
 
 class TaskEvaluation(BaseModel):
-    """What to measure. Frozen; unknown keys are errors."""
+    """What to measure. Frozen; unknown keys are errors. `latency_records` are answered alone, against the clock."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,76 +49,158 @@ class TaskEvaluation(BaseModel):
     source: Path = Field(description="records, one JSON object a line")
     name: str
     group_sizes: tuple[int, ...] = Field((1,), min_length=1)
-    mode: Mode = "fast"
+    modes: tuple[Mode, ...] = Field(("fast",), min_length=1)
     beam: int = Field(1, ge=1)
     engine: str = "eager"
     device: str = "auto"
     batch_size: int = Field(32, ge=1)
     limit: int | None = Field(None, ge=1)
+    latency_records: int = Field(100, ge=1)
+    writing: Writing = Writing()
+
+
+class Way(NamedTuple):
+    """One row: which model answers, and how it decodes."""
+
+    teacher: bool
+    group_size: int
+    mode: Mode
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one way answered, what had no answer, and how long all of it took."""
+
+    opened: Opened[Any]
+    answers: list[Answer]
+    records: list[Record]
+    examples: list[Example]
+    problems: list[RecordError]
+    seconds: float
+
+    def alone(self, example: Example) -> object:
+        """One example answered, for the clock."""
+        return self.opened.solve([example])
 
 
 def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambda line: None) -> TaskResult:
-    """Answer every record at every group size and measure the answers.
+    """Answer every record in every way asked for and measure the answers, then the time of single ones, in turns.
 
     A record without an answer is reported with its line number and counted in `failed`. Raises `DataError` if none
-    has one, and what opening the task raises.
+    has one, `UsageError` for `writing` options that the task does not take, and what opening the task raises.
     """
+    _check_writing(request)
     records = list(read_records(read_lines(request.source)))[: request.limit]
-    rows: list[TaskMeasurement] = []
-    failed = 0
-    for group_size in request.group_sizes:
-        row, problems = _measured(request, group_size, records)
-        if not rows:
-            failed = len(problems)
-            for problem in problems:
-                report(str(problem))
-        rows.append(row)
+    ways = _ways(request)
+    opened = [task_named(request.task)(_opening(request, way)) for way in ways]
+    runs = []
+    for way, each in zip(ways, opened, strict=True):
+        report(
+            f"{'teacher' if way.teacher else 'model'}, K={way.group_size}, mode {way.mode}: {len(records)} records"
+        )
+        runs.append(_answered(each, records, request.source))
+    for problem in runs[0].problems:
+        report(str(problem))
+    latencies = _latencies(runs, request.latency_records)
+    alone = next((run for way, run in zip(ways, runs, strict=True) if way == _K1), None)
     return TaskResult(
         multistride=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=request.task,
         name=request.name,
-        model=str(request.model),
-        model_sha256=sha256(request.model / WEIGHTS) if (request.model / WEIGHTS).is_file() else "",
-        provenance=load_provenance(request.model),
+        **_named(request.model),
+        teacher=None if request.writing.teacher is None else _named(request.writing.teacher),
+        settings=request.model_dump(mode="json", include={"batch_size", "latency_records", "writing"}),
         source=str(request.source),
         source_sha256=sha256(request.source),
-        records=len(records) - failed,
-        failed=failed,
+        records=len(runs[0].answers),
+        failed=len(runs[0].problems),
         machine={"cpu": cpu_name(), "threads": torch.get_num_threads(), "system": platform.platform()},
-        results=rows,
+        results=[
+            _measurement(request, way, run, latency, alone)
+            for way, run, latency in zip(ways, runs, latencies, strict=True)
+        ],
     )
 
 
-def _measured(
-    request: TaskEvaluation, group_size: int, records: list[tuple[int, Record | RecordError]]
-) -> tuple[TaskMeasurement, list[RecordError]]:
-    """The figures at one group size, and the records that have no answer."""
-    shared = request.model_dump(include={"model", "mode", "beam", "engine", "device", "batch_size"})
-    opened = task_named(request.task)(TaskRequest(group_size=group_size, **shared))
+def _check_writing(request: TaskEvaluation) -> None:
+    """Raise `UsageError` for options that no row would follow."""
+    writing = request.writing
+    if request.task not in WRITING and writing != Writing():
+        given = ", ".join(writing.model_fields_set)
+        raise UsageError(f"{given} was given, and task {request.task} writes no texts that way: leave it out")
+    if writing.policy is not None and max(request.group_sizes) == 1:
+        raise UsageError(f"policy {writing.policy} was given, and only K=1 is measured: add a group size above 1")
+    if writing.threshold is not None and "adaptive" not in request.modes and writing.policy != "phase":
+        raise UsageError(
+            f"threshold {writing.threshold} was given, which is for mode adaptive: add it, or leave it out"
+        )
+
+
+_K1 = Way(False, 1, "fast")
+
+
+def _ways(request: TaskEvaluation) -> list[Way]:
+    """The teacher at K=1 if there is one, then every group size in every mode; K=1 is the same in all, and once."""
+    asked = [Way(False, size, mode) for mode, size in product(request.modes, request.group_sizes) if size > 1]
+    first = [Way(True, 1, "fast")] if request.writing.teacher is not None else []
+    return [*first, *([_K1] if 1 in request.group_sizes else []), *asked]
+
+
+def _opening(request: TaskEvaluation, way: Way) -> TaskRequest:
+    """How the task is opened for a row."""
+    shared = request.model_dump(include={"beam", "engine", "device", "batch_size"})
+    model = request.writing.teacher if way.teacher else request.model
+    assert model is not None
+    return TaskRequest(model=model, group_size=way.group_size, mode=way.mode, writing=request.writing, **shared)
+
+
+def _named(model: Path) -> dict[str, Any]:
+    """A model, its weights and where they come from."""
+    weights = model / WEIGHTS
+    digest = sha256(weights) if weights.is_file() else ""
+    return {"model": str(model), "model_sha256": digest, "provenance": load_provenance(model)}
+
+
+def _answered(opened: Opened[Any], records: list[tuple[int, Record | RecordError]], source: Path) -> _Run:
+    """All records answered. Raises `DataError` if none has an answer."""
     began = time.perf_counter()
-    answers: list[Answer] = []
-    known: list[Record] = []
-    problems: list[RecordError] = []
-    for each in solved(opened, records):
-        if each.problem is not None:
-            problems.append(each.problem)
-        else:
-            assert each.answer is not None and each.record is not None  # noqa: PT018, for the type checker
-            answers.append(each.answer)
-            known.append(each.record)
+    results = list(solved(opened, records))
     seconds = time.perf_counter() - began
-    if not answers:
+    problems = [each.problem for each in results if each.problem is not None]
+    good = [(each.line, each.record, each.answer) for each in results if each.record is not None and each.answer]
+    if not good:
         first = f"; {problems[0]}" if problems else ""
-        raise DataError(f"{request.source}: no record has an answer{first}: check the file")
-    row = TaskMeasurement(
-        group_size=group_size,
-        mode=request.mode,
+        raise DataError(f"{source}: no record has an answer{first}: check the file")
+    examples = [opened.task.example(record, line) for line, record, _ in good]
+    return _Run(
+        opened, [answer for *_, answer in good], [record for _, record, _ in good], examples, problems, seconds
+    )
+
+
+def _latencies(runs: list[_Run], count: int) -> list[Latency]:
+    """Milliseconds for one record alone, in every way, in turns."""
+    chosen = spread(min(len(run.examples) for run in runs), count)
+    examples = [runs[0].examples[place] for place in chosen]
+    return in_turns([run.alone for run in runs], examples)
+
+
+def _measurement(
+    request: TaskEvaluation, way: Way, run: _Run, latency: Latency, alone: _Run | None
+) -> TaskMeasurement:
+    own = alone is not None and not way.teacher and len(alone.answers) == len(run.answers)
+    texts, others = ([answer.text for answer in each.answers] for each in (run, alone or run))
+    return TaskMeasurement(
+        model="teacher" if way.teacher else "own",
+        group_size=way.group_size,
+        mode=way.mode,
         beam=request.beam,
         engine=request.engine,
-        metrics=opened.task.metrics(answers, known),
-        seconds=round(seconds, 3),
-        records_per_second=round(len(answers) / seconds, 3),
-        details=opened.details(answers, known),
+        metrics=run.opened.task.metrics(run.answers, run.records),
+        seconds=round(run.seconds, 3),
+        records_per_second=round(len(run.answers) / run.seconds, 3),
+        ms_per_record_p50=round(latency.p50, 3),
+        ms_per_record_p95=round(latency.p95, 3),
+        same_as_k1=sum(map(eq, texts, others)) / len(texts) if own else None,
+        details=run.opened.details(run.answers, run.records),
     )
-    return row, problems

@@ -33,6 +33,8 @@ class GenerationMeasurement(_Record):
     repetition_rate      tokens equal to the token just before them in the same text
     repeated_4_grams     runs of four tokens that stood in the same text before
     distinct_1, 2, 3     different runs of n tokens per run of n tokens, over all texts (arXiv 1510.03055, 5.2)
+    repetition_by_distance   tokens equal to the one so many places before them, by the distance
+    self_bleu            how alike the texts are, see `tasks.coherence`; neither is in results of older versions
     identical_to_k1      texts whose tokens are those of the same model's greedy K=1
     """
 
@@ -51,6 +53,8 @@ class GenerationMeasurement(_Record):
     distinct_1: Share
     distinct_2: Share
     distinct_3: Share
+    repetition_by_distance: dict[str, Share] = {}
+    self_bleu: Share | None = None
     identical_to_k1: Share
 
 

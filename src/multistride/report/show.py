@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from multistride.errors import UsageError
 from multistride.files import replacing_file, write_json
@@ -18,11 +19,12 @@ from multistride.report.benchmark_tables import benchmark_markdown, benchmark_ta
 from multistride.report.drawing import drawing, save
 from multistride.report.figures import quality_latency_figure
 from multistride.report.generation import read_generation, show_generation
+from multistride.report.kept import kept_table, show_kept
 from multistride.report.page import write_page
 from multistride.report.places import places_table
 from multistride.report.results import EvaluationResult, read_results
 from multistride.report.tables import examples_table, markdown_table, quality_table
-from multistride.report.tasks import read_task, show_task
+from multistride.report.tasks import TaskResult, read_task, show_task, task_table
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
 
@@ -39,6 +41,9 @@ def show_file(
         show_generation(generation, markdown)
         return
     if (task := read_task(path)) is not None:
+        if task.task == "generation":
+            show_kept(task, path, page, figure, markdown, report)
+            return
         if page or markdown:
             raise UsageError(f"{path} is about a task, which has tables and a --figure: leave the others out")
         show_task(task, path, figure, report)
@@ -54,6 +59,11 @@ def show_file(
     if markdown:
         print(benchmark_markdown(result), end="")
     show_benchmark(result, None, None, figure, table=not markdown, report=report)
+
+
+def task_table_of(result: TaskResult) -> Table:
+    """The table that suits the task."""
+    return kept_table(result) if result.task == "generation" else task_table(result)
 
 
 def show_benchmark(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from multistride.errors import UsageError
 from multistride.tasks.answerer import open_answering, open_free_answering
 from multistride.tasks.classification import open_classification
+from multistride.tasks.generation import open_generation
 from multistride.tasks.task import Open
 from multistride.tasks.translation import open_translation
 
@@ -13,7 +14,11 @@ TASKS: dict[str, Open] = {
     "translation": open_translation,
     "answering": open_answering,
     "answering-free": open_free_answering,
+    "generation": open_generation,
 }
+
+WRITING = ("generation",)
+"""Those that take `task.Writing`."""
 
 
 def task_named(name: str) -> Open:

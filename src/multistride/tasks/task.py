@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.decode.options import Mode
+from multistride.decode.options import Mode, PolicyName
 from multistride.errors import DataError
 
 Record: TypeAlias = Mapping[str, Any]
@@ -83,6 +83,17 @@ class Opened(Generic[Output]):
     details: Details = lambda answers, records: {}
 
 
+class Writing(BaseModel):
+    """What only tasks that write texts take (`names.WRITING`). Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float | None = Field(None, ge=0, le=1, description="adaptive: how sure kept tokens are together")
+    policy: PolicyName | None = Field(None, description="how many tokens a step proposes: see decode.policy")
+    max_tokens: int | None = Field(None, ge=1, description="most tokens of a text; left out: as decoding has it")
+    teacher: Path | None = Field(None, description="autoregressive model to be compared with, and its perplexity")
+
+
 class TaskRequest(BaseModel):
     """How a task is opened: the model and how it decodes. Frozen; unknown keys are errors."""
 
@@ -95,6 +106,7 @@ class TaskRequest(BaseModel):
     engine: str = Field("eager", description="what computes")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     batch_size: int = Field(32, ge=1, description="examples the model reads together")
+    writing: Writing = Writing()
 
 
 Open: TypeAlias = Callable[[TaskRequest], Opened[Any]]

@@ -1,9 +1,8 @@
-"""Measures of generated text, on texts small enough to count by hand."""
+"""The result of measuring a causal model, and its table."""
 
 import pytest
 
 from multistride.errors import DataError
-from multistride.evaluate.generation import distinct, repeated
 from multistride.report.generation import (
     COLUMNS,
     GenerationMeasurement,
@@ -11,20 +10,6 @@ from multistride.report.generation import (
     generation_markdown,
     read_generation,
 )
-
-
-def test_distinct_counts_over_all_texts():
-    # Guards: shares taken text by text, which long and short texts would change.
-    assert distinct([[1, 2, 1], [1, 3]], 1) == pytest.approx(3 / 5)
-    assert distinct([[1, 2, 1], [1, 2]], 2) == pytest.approx(2 / 3)
-    assert distinct([[1]], 2) == 0.0
-
-
-def test_repeated_counts_inside_one_text():
-    # Guards: a run that stands in two texts taken for a loop.
-    assert repeated([[1, 2, 1, 2, 1], [1, 2]], 2) == pytest.approx(2 / 5)
-    assert repeated([[1, 2], [1, 2]], 2) == 0.0
-    assert repeated([[]], 4) == 0.0
 
 
 def row(**changes):

@@ -1,0 +1,71 @@
+"""How varied texts are and how often they repeat themselves: figures that need no reference and no model.
+
+Shares are 0–1. Texts are lists of tokens (or of words, where it says so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from sacrebleu.metrics import BLEU
+
+Text = Sequence[Hashable]
+
+DISTANCES = (1, 2, 4, 8, 16)
+"""How many tokens back a repetition is looked for: next to each other, within a group, beyond one."""
+
+SELF_BLEU_TEXTS = 200
+"""Each text is compared with all others, which takes their number squared: so many are taken."""
+
+
+def distinct(texts: Sequence[Text], length: int) -> float:
+    """Different runs of `length` tokens per run, over all texts, 0–1; 0 where there is no run.
+
+    Source: Li et al. 2016, arXiv 1510.03055, section 5.2.
+    """
+    runs = [tuple(text[place : place + length]) for text in texts for place in range(len(text) - length + 1)]
+    return len(set(runs)) / len(runs) if runs else 0.0
+
+
+def repeated(texts: Sequence[Text], length: int) -> float:
+    """Share of all runs of `length` tokens that stood in the same text before, 0–1."""
+    again = total = 0
+    for text in texts:
+        runs = [tuple(text[place : place + length]) for place in range(len(text) - length + 1)]
+        total += len(runs)
+        again += len(runs) - len(set(runs))
+    return again / total if total else 0.0
+
+
+def repeated_at(texts: Sequence[Text], distance: int) -> float:
+    """Share of all tokens that equal the token `distance` places before them in the same text, 0–1.
+
+    Tokens with none so far before them count but cannot repeat, so distance 1 is the `repetition_rate`.
+    """
+    total = sum(map(len, texts))
+    again = sum(text[place] == text[place - distance] for text in texts for place in range(distance, len(text)))
+    return again / total if total else 0.0
+
+
+def repetition_by_distance(texts: Sequence[Text]) -> dict[str, float]:
+    """`repeated_at` for each of `DISTANCES`, by the distance as a text, as JSON has it."""
+    return {str(distance): repeated_at(texts, distance) for distance in DISTANCES}
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """How alike the texts are: the mean BLEU of each with all others as its references, 0–1; None for less than two.
+
+    Of more than `SELF_BLEU_TEXTS` texts so many are taken, evenly spread: the figure rises with their number, so only
+    those of equally many texts compare. Source: Zhu et al. 2018 (Texygen), arXiv 1802.01886, section 2.2; sacreBLEU's
+    tokens and smoothing.
+    """
+    count = min(len(texts), SELF_BLEU_TEXTS)
+    if count < 2:
+        return None
+    chosen = [texts[(2 * index + 1) * len(texts) // (2 * count)] for index in range(count)]
+    metric = BLEU(effective_order=True)
+    scores: list[float] = [
+        metric.sentence_score(text, [*chosen[:place], *chosen[place + 1 :]]).score
+        for place, text in enumerate(chosen)
+    ]
+    return sum(scores) / (100 * len(scores))

@@ -1,0 +1,141 @@
+"""Windows of sentences: whatever the model writes, a line has its own translation or none of another's."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from multistride.decode.options import DecodeOptions
+from multistride.errors import UsageError
+from multistride.shipped import DEFAULT
+from multistride.tasks.sentence_windows import WindowTranslator, _parts, ends_sentence
+from multistride.translator import Translator
+
+
+@pytest.fixture(scope="module")
+def translator():
+    return Translator.load(DEFAULT)
+
+
+DOCUMENT = [
+    "The dog runs.",
+    "A man sings.",
+    "Where is the station?",
+    "",
+    "The sea is blue.",
+    "A heading",
+    "Two cats.",
+]
+
+
+def test_windows_end_at_blank_lines_and_where_a_border_could_not_be_found(translator):
+    passages = WindowTranslator(translator, 3)
+    windows = list(passages._windows(DOCUMENT))
+    assert windows == [DOCUMENT[:3], [""], ["The sea is blue.", "A heading"], ["Two cats."]]
+    assert list(WindowTranslator(translator, 2)._windows(DOCUMENT))[:2] == [DOCUMENT[:2], [DOCUMENT[2]]]
+    marked = WindowTranslator(translator, 3, " | ")
+    assert list(marked._windows(DOCUMENT))[2] == DOCUMENT[4:], "a separator of its own marks every border"
+
+
+@given(
+    some.lists(some.sampled_from(["One.", "Two!", "tail", "", "  ", "Three? Four."]), max_size=12),
+    some.integers(1, 4),
+)
+def test_every_line_is_in_one_window_and_in_order(lines, size):
+    passages = WindowTranslator.__new__(WindowTranslator)
+    passages.sentences, passages.separator = size, " "
+    passages.encode = lambda texts: [[0]]
+    passages.problem = lambda tokens: None
+    windows = list(passages._windows(lines))
+    assert [line for window in windows for line in window] == lines
+    assert all(len(window) <= size for window in windows)
+
+
+def test_a_window_does_not_outgrow_the_context(translator):
+    """Guards against a long line that fails because its neighbours were put beside it."""
+    long = "The dog runs across the field and sees " + "a cat and " * 60 + "a bird."
+    assert list(WindowTranslator(translator, 4)._windows([long, long])) == [[long], [long]]
+
+
+def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
+    """Guards against a page on one line that is refused, or that loses sentences at its cuts."""
+    sentences = ["The dog runs across the field.", "A man sings.", "Where is the station?"] * 20
+    page = " ".join(sentences)
+    passages = WindowTranslator(translator, 2)
+    pieces = passages._pieces([page])
+    assert " ".join(pieces) == page
+    assert len(pieces) == 30
+    alone, long = passages.translate(["A man sings.", page], group_size=4)
+    assert alone.text == translator.translate(["A man sings."], group_size=4)[0].text
+    assert long.problem is None
+    assert len(long.scores) == sum(len(each.scores) for each in translator.translate(pieces, group_size=4))
+    [short] = translator.translate([page], group_size=4)
+    assert short.problem is not None
+
+
+def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator):
+    endless = "a cat and " * 200
+    [result] = WindowTranslator(translator, 2).translate([f"A man sings. {endless}dog."])
+    assert result.text == ""
+    assert result.problem.startswith("one of its sentences: it has ")
+
+
+@pytest.mark.parametrize(
+    ("text", "window", "cut"),
+    [
+        ("Eins. Zwei!", ["One.", "Two!"], ["Eins.", "Zwei!"]),
+        ("„Eins.“ Zwei. Drei.", ["“One.”", "Two. Three."], ["„Eins.“", "Zwei. Drei."]),
+        ("Eins. Zwei", ["One.", "Two"], ["Eins.", "Zwei"]),
+        ("Eins, zwei.", ["One.", "Two."], None),
+        ("Eins. Und. Zwei.", ["One.", "Two."], None),
+        ("", ["One.", "Two."], None),
+    ],
+)
+def test_a_translation_is_cut_at_its_sentences_or_not_at_all(translator, text, window, cut):
+    assert WindowTranslator(translator, 4).cut(text, window) == cut
+
+
+def test_a_separator_of_its_own_cuts_and_must_be_there_as_often(translator):
+    marked = WindowTranslator(translator, 4, " | ")
+    assert marked.cut("Eins | Zwei", ["One", "Two"]) == ["Eins", "Zwei"]
+    assert marked.cut("Eins Zwei", ["One", "Two"]) is None
+    assert marked.cut("Eins |", ["One", "Two"]) is None
+
+
+def test_lines_stay_aligned_and_unsplit_windows_are_translated_line_by_line(translator, monkeypatch):
+    lines = [*(line.encode() for line in DOCUMENT), b"\xff"]
+    options = DecodeOptions(group_size=4)
+    alone = [result.text for result in translator.translate_lines(lines, options)]
+    passages = WindowTranslator(translator, 3)
+    results = list(passages.translate_lines(lines, options))
+    assert len(results) == len(lines)
+    assert [bool(result.text) for result in results] == [bool(text) for text in alone]
+    assert results[-1].problem == "it is not valid UTF-8"
+    assert passages.counts.windows == 2
+    monkeypatch.setattr(WindowTranslator, "cut", lambda self, text, window: None if len(window) > 1 else [text])
+    apart = list(WindowTranslator(translator, 3).translate_lines(lines, options))
+    assert [result.text for result in apart] == alone
+
+
+def test_windows_of_one_are_the_translator_itself(translator):
+    options = DecodeOptions(group_size=2)
+    lines = [line.encode() for line in DOCUMENT]
+    assert list(WindowTranslator(translator, 1).translate_lines(lines, options)) == list(
+        translator.translate_lines(lines, options)
+    )
+
+
+def test_what_is_for_single_sentences_is_refused(translator):
+    passages = WindowTranslator(translator, 3)
+    with pytest.raises(UsageError, match="a prefix was given, which is for single sentences, and windows of 3 were"):
+        passages.checked(DecodeOptions(prefix="Der"))
+    with pytest.raises(UsageError, match="--stream was given"):
+        passages.checked(DecodeOptions(), streaming=True)
+    with pytest.raises(UsageError, match="windows of 0 sentences were asked for: choose 1 or more"):
+        WindowTranslator(translator, 0)
+
+
+def test_parts_show_whether_a_text_ends_with_its_sentence():
+    assert _parts("One. Two") == ["One.", "Two"]
+    assert _parts("One. “Two.”") == ["One.", "“Two.”", ""]
+    assert ends_sentence("One. “Two.”")
+    assert not ends_sentence("One. Two,")
