@@ -1,8 +1,8 @@
 """How fast documents of 512 to 32,768 tokens are classified, and how much memory that takes.
 
 usage: lengths.py MODEL RECORDS.jsonl RESULT.json
-Each length is measured in a process of its own, on one thread: the median of three rounds after one that does not
-count, and the most memory the process ever held, beside that of a process which only loads the model.
+Each length is measured in a process of its own, on one thread: the CPU time of the median of three rounds after one
+that does not count, and the most memory the process ever held, beside that of a process which only loads the model.
 """
 
 import json
@@ -34,11 +34,11 @@ def measure(model: Path, records: Path, length: int) -> dict[str, float]:
         classifier.log_probabilities([text])
         times = []
         for _ in range(ROUNDS):
-            began = time.perf_counter()
+            began = time.process_time()
             classifier.log_probabilities([text])
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         seconds, words = statistics.median(times), len(text.split())
-        found |= {"words": words, "milliseconds": 1000 * seconds, "words_per_second": words / seconds}
+        found |= {"words": words, "cpu_milliseconds": 1000 * seconds, "words_per_second": words / seconds}
     return {**found, "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -69,8 +69,8 @@ def main(model: Path, records: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 6 and sys.argv[4] == "--length":
-        print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[5]))))
+    if len(sys.argv) == 5 and sys.argv[3] == "--length":
+        print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4]))))
     elif len(sys.argv) == 4:
         main(*map(Path, sys.argv[1:]))
     else:

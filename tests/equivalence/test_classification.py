@@ -33,6 +33,8 @@ def made(vocabulary, **choices):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
+        if pooled:
+            model.classifier.output.weight.normal_()
     return Classifier(model, vocabulary, shape, batch_size=3)
 
 

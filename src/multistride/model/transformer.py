@@ -112,6 +112,8 @@ class Transformer(nn.Module):
             for layer in self.decoder[-config.adapter.layers :]:
                 adapt(layer, config.adapter, self._gate)
         self.apply(_initialise)
+        if self.classifier is not None:
+            nn.init.zeros_(self.classifier.output.weight)  # largest entries of vectors are large: begin undecided
 
     def forward(
         self,

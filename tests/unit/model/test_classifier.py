@@ -45,9 +45,15 @@ def test_padding_takes_no_part(pool):
             torch.testing.assert_close(together[row], torch.cat(parts[pool]), atol=1e-5, rtol=1e-5)
 
 
+def test_a_new_head_is_undecided():
+    """First updates that only undo what chance has decided."""
+    assert not classifier().classifier(torch.randn(3, 32), torch.tensor([0, 1, 1]), 2).any()
+
+
 def test_attention_is_learned_through_the_softmax():
     """A shift against overflow that takes the gradient with it."""
     head = classifier(windows="attention").classifier
+    torch.nn.init.normal_(head.output.weight)
     head(torch.randn(4, 32), torch.tensor([0, 0, 1, 1]), 2).square().sum().backward()
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in head.parameters())
 
