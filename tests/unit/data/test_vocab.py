@@ -3,7 +3,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
+from multistride.data.foreign import ForeignVocabulary
 from multistride.data.vocab import SPECIAL_PIECES, Vocabulary, train_vocabulary
 from multistride.errors import DataError, UsageError
 
@@ -166,3 +168,12 @@ def test_decode_of_broken_bytes(bpe):
     (tokens,) = bpe.encode(["\U0001f642"])
     assert len(tokens) > 1
     assert "\ufffd" in bpe.decode(tokens[:-1])
+
+
+def test_a_foreign_vocabulary_spells_all_but_its_own_special_tokens():
+    # Guards: "!" of GPT-2, whose id is 0, taken for padding by rules about text.
+    tokenizer = Tokenizer(models.BPE(vocab={"!": 0, "a": 1, "b": 2, "ab": 3}, merges=[("a", "b")]))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>"])
+    roles = dict.fromkeys(("pad", "bos", "eos", "mask", "unknown"), 4)
+    assert ForeignVocabulary(tokenizer, {"multistride": roles}).spellings == [b"!", b"a", b"b", b"ab", b""]
