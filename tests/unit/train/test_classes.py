@@ -20,7 +20,9 @@ CUT = {"window": 8, "overlap": 2}
 
 def prepared(place, *labels):
     lines = (
-        json.dumps({"text": f"{label} " * (3 + 2 * number), "label": label}) for number in range(6) for label in labels
+        json.dumps({"text": f"{label} " * (3 + 2 * number), "label": label})
+        for number in range(6)
+        for label in labels
     )
     (place / "records.jsonl").write_text("\n".join(lines) + "\n")
     files = {"train": (place / "records.jsonl",), "validation": (place / "records.jsonl",)}
