@@ -48,7 +48,8 @@ def chunked_cross_entropy(
         before = torch.where(says, model.markov.previous(previous.clamp(min=0)), 0)
         following = model.markov.following
     # The head's factors beside those of the output matrix: one product gives the sum of both.
-    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+    kind = hidden.device.type
+    precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     loss, correct = _Chunked.apply(hidden, weight.to(precision), before, following, wanted, model.output_bias)
     return loss, correct
 
