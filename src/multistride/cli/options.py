@@ -32,15 +32,6 @@ ModeOption = Annotated[
 ThresholdOption = Annotated[
     float | None, typer.Option(help="adaptive: keep tokens while they are together this probable (0.5).")
 ]
-KindOption = Annotated[
-    str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
-]
-TaskOption = Annotated[
-    str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
-]
-TeacherOption = Annotated[
-    Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
-]
 ReferenceOption = Annotated[
     Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
 ]
