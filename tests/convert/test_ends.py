@@ -11,6 +11,8 @@ import multistride
 import multistride.hf
 from multistride.convert.run import convert
 from multistride.decode.options import DecodeOptions
+from multistride.distill.config import DistillConfig
+from multistride.distill.continuing import continuer
 from multistride.errors import UsageError
 
 PROMPTS = ["a small dog runs", "two cats", "Katze laufen", "over the grass"]
@@ -71,6 +73,16 @@ def test_none_of_them_is_written_before_the_least_length(both):
     assert all(len(each.tokens) >= 20 for each in found)
     with pytest.raises(UsageError, match=f"token {ends[2]} ends a sentence and cannot be banned"):
         DecodeOptions.made(banned_tokens=(ends[2],)).checked(model.config)
+
+
+def test_distilled_text_has_the_end_that_was_written(both, tmp_path):
+    # Guards: EOS in the training text where the model writes another end.
+    theirs, tokenizer, directory, ends = both
+    config = DistillConfig(model=directory, source=tmp_path / "prompts", output=tmp_path / "out", max_tokens=24)
+    lines = continuer(config, "cpu").translate([prompt.encode() for prompt in PROMPTS]).texts
+    assert [json.loads(line)["written"] for line in lines] == [
+        written(theirs, tokenizer, prompt, ends) for prompt in PROMPTS
+    ]
 
 
 def test_transformers_hears_of_all_of_them(both, tmp_path):

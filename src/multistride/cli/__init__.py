@@ -9,9 +9,9 @@ import typer
 from multistride.cli.answering import answer
 from multistride.cli.converting import convert
 from multistride.cli.corpora import distill, phrases, prepare
-from multistride.cli.decoding import evaluate, generate, score, translate
+from multistride.cli.decoding import generate, score, translate
 from multistride.cli.exporting import export
-from multistride.cli.measuring import bench, calibrate
+from multistride.cli.measuring import bench, calibrate, evaluate
 from multistride.cli.showing import inspect, report
 from multistride.cli.tasks import classify
 from multistride.cli.training import average, train

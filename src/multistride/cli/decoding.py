@@ -1,10 +1,9 @@
-"""The verbs that run a model: `translate`, `generate`, `score`, `evaluate`."""
+"""The verbs that run a model: `translate`, `generate`, `score`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,10 +17,7 @@ from multistride.cli.options import (
     DraftsOption,
     EngineOption,
     GroupSizeOption,
-    GroupSizesOption,
     InputOption,
-    JsonOption,
-    KindOption,
     LayoutOption,
     LinesOption,
     MaxLengthOption,
@@ -37,8 +33,6 @@ from multistride.cli.options import (
     ShowGroupsOption,
     StopOption,
     StreamOption,
-    TaskOption,
-    TeacherOption,
     TemperatureOption,
     ThreadsOption,
     ThresholdOption,
@@ -48,11 +42,12 @@ from multistride.cli.options import (
     WindowOption,
     line_format,
     note_untrained,
-    refuse_search,
 )
-from multistride.cli.tasks import evaluate_records
-from multistride.console import number, numbers, print_json, reading, say, tracing, writing
+from multistride.console import number, reading, say, tracing, writing
 from multistride.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from multistride.translator import Translator
 
 
 def translate(
@@ -98,19 +93,13 @@ def translate(
     """
     ways = _ways(locals())
     size, form = _size(group_size), line_format(show_groups, stream, as_json)
-    if window and (form != "text" or trace):
-        raise UsageError("--window writes plain lines: leave --show-groups, --stream, --json and --trace out")
+    _check_plain(window, plain=form == "text" and trace is None)
 
-    from multistride.device import set_threads
     from multistride.lines import write_lines
     from multistride.resumable import FileRequest, translate_file
     from multistride.shipped import DEFAULT
-    from multistride.tasks.sentence_windows import WindowTranslator
-    from multistride.translator import Translator
 
-    set_threads(threads)
-    loaded = Translator.load(model, device, engine, say)
-    translator = WindowTranslator(loaded, window) if window else loaded
+    translator = _translator(model, device, engine, threads, window)
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
     note_untrained(options.group_size, translator, options.drafts == "text")
@@ -120,8 +109,7 @@ def translate(
     else:
         with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
             failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
-    if isinstance(translator, WindowTranslator):
-        say(translator.counts.told())
+    _tell_windows(translator)
     _complete(failed, "lines could not be translated")
 
 
@@ -217,116 +205,27 @@ def score(
     _complete(failed, "pairs could not be scored")
 
 
-def evaluate(
-    source: Annotated[Path, typer.Option(help="Source text (or prompts), one a line.")],
-    reference: Annotated[
-        Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
-    ] = None,
-    model: ModelOption = None,
-    group_size: GroupSizesOption = "1",
-    mode: ModeOption = "fast",
-    threshold: ThresholdOption = None,
-    policy: PolicyOption = None,
-    layout: LayoutOption = None,
-    drafts: DraftsOption = None,
-    beam: BeamOption = 1,
-    kind: KindOption = "translation",
-    max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")] = False,
-    task: TaskOption = None,
-    teacher: TeacherOption = None,
-    tokenize: Annotated[str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")] = "13a",
-    name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together for throughput.")] = 32,
-    latency_sentences: Annotated[int, typer.Option(min=1, help="Sentences timed alone.")] = 100,
-    examples: Annotated[int, typer.Option(min=0, help="Worked examples kept in the result.")] = 3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first lines.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the result object to this file as well.")] = None,
-    engine: EngineOption = "eager",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure quality, steps and latency by group size.
-
-    Causal models (--kind generation): perplexity of the references given the prompts, repetition, distinct words,
-    steps and latency of what is written; --mode may name several, such as fast,exact.
-
-    Tasks (--task): the figures of a task over records; one that has no answer is reported, and the exit code is 4.
-
-    Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size 1,2,4 --json
-    """
-    if task is not None:
-        evaluate_records(locals())
-        return
-    if teacher is not None:
-        raise UsageError("--teacher was given, which is for --task generation: leave it out, or name the task")
-    amounts = {"batch_size": batch_size, "limit": limit, "examples": examples}
-    shared = {"model": model, "source": source, "reference": reference, "name": name, "threshold": threshold}
-    tree = {**shared, **amounts, "group_sizes": numbers(group_size)}
-    shown = (output, as_json)
-    if kind == "generation":
-        refuse_search(beam, tokenize, policy, layout)
-        own = {"modes": tuple(mode.split(",")), "drafts": drafts, "max_tokens": max_tokens or 64, "chat": chat}
-        _evaluate_generation({**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown)
-        return
-    if reference is None:
-        raise UsageError("--reference is missing: give the reference translations, line by line")
-    if chat or drafts or max_tokens is not None:
-        raise UsageError("--chat, --drafts and --max-tokens are for --kind generation: leave them out")
-    ways = {"mode": mode, "policy": policy, "layout": layout, "beam": beam, "kind": kind, "tokenize": tokenize}
-    _evaluate_pairs({**tree, **ways, "latency_sentences": latency_sentences}, engine, device, threads, shown)
+def _check_plain(window: int | None, plain: bool) -> None:
+    if window is not None and not plain:
+        raise UsageError("--window writes plain lines: leave --show-groups, --stream, --json and --trace out")
 
 
-def _evaluate_pairs(
-    tree: dict[str, Any], engine: str, device: str, threads: int | None, shown: tuple[Path | None, bool]
-) -> None:
-    """`evaluate` for a translation model."""
-    from multistride.config import validate
+def _translator(model: Path | None, device: str, engine: str, threads: int | None, window: int | None) -> Translator:
+    """What translates lines, in windows if they were asked for."""
     from multistride.device import set_threads
-    from multistride.evaluate.run import EvaluationRequest, evaluate
-    from multistride.report.tables import quality_table
-    from multistride.shipped import DEFAULT
+    from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
 
-    model = tree["model"]
-    named = {"model": model or DEFAULT, "name": tree["name"] or (model.parent.name if model else DEFAULT.name)}
-    request = validate(EvaluationRequest, {**tree, **named}, "evaluate")
     set_threads(threads)
-    _show(evaluate(request, Translator.load(model, device, engine, say), say), quality_table, *shown)
+    loaded = Translator.load(model, device, engine, say)
+    return loaded if window is None else WindowTranslator(loaded, window)
 
 
-def _evaluate_generation(
-    tree: dict[str, Any], engine: str, device: str, threads: int | None, shown: tuple[Path | None, bool]
-) -> None:
-    """`evaluate` for a causal model."""
-    from multistride.config import validate
-    from multistride.device import set_threads
-    from multistride.evaluate.generation import GenerationRequest, evaluate_generation
-    from multistride.generator import Generator
-    from multistride.report.generation import generation_table
+def _tell_windows(translator: Translator) -> None:
+    from multistride.tasks.sentence_windows import WindowTranslator
 
-    generator = Generator.load(tree["model"], device, engine, say)
-    named = {**tree, "name": tree["name"] or tree["model"].parent.name}
-    set_threads(threads)
-    result = evaluate_generation(validate(GenerationRequest, named, "evaluate"), generator, say)
-    _show(result, generation_table, *shown)
-
-
-def _show(result: Any, table: Callable[[Any], Any], output: Path | None, as_json: bool) -> None:
-    """Write a result to a file if one was named, and print it as an object or as its table."""
-    from rich.console import Console
-
-    from multistride.files import write_json
-
-    found = result.model_dump(mode="json")
-    if output is not None:
-        write_json(output, found)
-        say(f"written: {output}")
-    if as_json:
-        print_json(found)
-    else:
-        Console().print(table(result))
+    if isinstance(translator, WindowTranslator):
+        say(translator.counts.told())
 
 
 def _ways(given: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,9 @@ ModeOption = Annotated[
 ThresholdOption = Annotated[
     float | None, typer.Option(help="adaptive: keep tokens while they are together this probable (0.5).")
 ]
+ReferenceOption = Annotated[
+    Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
+]
 MinLengthOption = Annotated[int, typer.Option(help="No end before so many tokens.")]
 MaxLengthOption = Annotated[
     int | None, typer.Option(help="Most tokens, the end included; left out: it follows from the source.")

@@ -102,7 +102,7 @@ def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambd
     for problem in runs[0].problems:
         report(str(problem))
     latencies = _latencies(runs, request.latency_records)
-    alone = next((run for way, run in zip(ways, runs, strict=True) if way == _K1), None)
+    alone = next((run for way, run in zip(ways, runs, strict=True) if not way.teacher and way.group_size == 1), None)
     return TaskResult(
         multistride=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -137,14 +137,13 @@ def _check_writing(request: TaskEvaluation) -> None:
         )
 
 
-_K1 = Way(False, 1, "fast")
-
-
 def _ways(request: TaskEvaluation) -> list[Way]:
     """The teacher at K=1 if there is one, then every group size in every mode; K=1 is the same in all, and once."""
     asked = [Way(False, size, mode) for mode, size in product(request.modes, request.group_sizes) if size > 1]
     first = [Way(True, 1, "fast")] if request.writing.teacher is not None else []
-    return [*first, *([_K1] if 1 in request.group_sizes else []), *asked]
+    mode: Mode = "fast" if "fast" in request.modes else request.modes[0]  # a task may refuse it
+    alone = [Way(False, 1, mode)] if 1 in request.group_sizes else []
+    return [*first, *alone, *asked]
 
 
 def _opening(request: TaskEvaluation, way: Way) -> TaskRequest:

@@ -47,8 +47,8 @@ def chunked_cross_entropy(
         says = (previous != NO_LABEL)[:, None]
         before = torch.where(says, model.markov.previous(previous.clamp(min=0)), 0)
         following = model.markov.following
-    # The head's factors beside those of the output matrix: one product gives the sum of both.
-    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+    kind = hidden.device.type
+    precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     loss, correct = _Chunked.apply(hidden, weight.to(precision), before, following, wanted, model.output_bias)
     return loss, correct
 
@@ -68,7 +68,7 @@ class _Chunked(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         precision, width = weight.dtype, hidden.shape[1]
         entering = hidden.to(precision)
-        if before.numel():
+        if before.numel():  # the head's factors beside those of the output matrix: one product gives the sum of both
             weight = torch.cat([weight, following.to(precision)], dim=1)
             entering = torch.cat([entering, before.to(precision)], dim=1)
         of_entering = torch.empty_like(entering)

@@ -80,7 +80,7 @@ class SlotLoss(Objective):
 
         The last labels are those of the `drafts`, where there are any; `entering` is for `Transformer.forward`.
         """
-        if drafts is not None and not self.label_smoothing and has_frozen_output(self.model):
+        if drafts is not None and not (self.label_smoothing or self.r_drop) and has_frozen_output(self.model):
             asked = labels != NO_LABEL
             hidden = self.model(source, source_lengths, slots, drafts, entering)[asked]
             loss, correct = chunked_cross_entropy(self.model, hidden, labels[asked], previous[asked])

@@ -37,6 +37,11 @@ def test_ways_have_the_teacher_first_and_k1_once():
     ]
 
 
+def test_a_mode_is_not_dropped_where_only_k1_is_measured():
+    """Guards against --mode exact taken in silence by a task that does not know it."""
+    assert _ways(request(Path("x"), modes=("exact",))) == [Way(False, 1, "exact")]
+
+
 def test_rows_are_compared_with_k1_and_the_teacher(records):
     heard = []
     result = evaluate_task(
