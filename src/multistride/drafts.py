@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from multistride.groups import NO_LABEL, PADDING_GROUP, Slots, visibility
+from multistride.groups import DRAFTS, NO_LABEL, PADDING_GROUP, Slots, draft_slots, visibility
 
 
 def drafts(
@@ -56,3 +56,30 @@ def previous_of_drafts(slots: Slots, labels: Int[Tensor, "B D"], target: Int[Ten
     """The token before the one each mask predicts, which none of them sees; `NO_LABEL` where it has no label."""
     before = target.gather(1, (slots.position - 1).clamp(0, target.shape[1] - 1))
     return torch.where(labels != NO_LABEL, before, NO_LABEL)
+
+
+def draft_everywhere(
+    known: Int[Tensor, "B T"],
+    border: Int[Tensor, "B"],
+    drafted: Int[Tensor, "B E"],
+    counts: Int[Tensor, "B"],
+    group_size: int,
+    start_token: int,
+    mask_token: int,
+) -> Slots:
+    """The slots of `groups.draft_slots` where every clean slot drafts, not the last one alone.
+
+    So whichever of the drafts turns out wrong, the next ones are there. First come the clean slots, padded on the
+    left, then K-1 masks for each of them in the same order; they see what it sees and each other
+    (`groups.drafting_visibility`). The masks of padding are padding too.
+    """
+    clean = draft_slots(known, border, drafted, counts, 1, start_token, mask_token)
+    real = (clean.group != PADDING_GROUP)[:, :, None]
+    ahead = torch.arange(1, group_size, device=known.device).expand(*clean.group.shape, -1)
+    masks = Slots(
+        torch.full_like(ahead, mask_token),
+        torch.where(real, clean.position[:, :, None] + ahead, 0),
+        ahead + 1,
+        torch.where(real, clean.group[:, :, None] + DRAFTS, PADDING_GROUP).expand_as(ahead),
+    )
+    return Slots(*(torch.cat([slot, mask.flatten(1)], 1) for slot, mask in zip(clean, masks, strict=True)))

@@ -34,6 +34,9 @@ from torch import Tensor
 PADDING_GROUP = 2**30
 """The group of a slot that is not there. It is larger than any real group, so no real slot sees it."""
 
+DRAFTS = 2**24
+"""Added to the group of a slot it is that of the masks drafting from it, where a pass drafts from several slots."""
+
 NO_LABEL = -100
 """The label of a slot whose prediction is not asked for; `torch.nn.functional.cross_entropy` skips it."""
 
@@ -57,6 +60,16 @@ def visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> Bool[Tenso
     A padding slot sees everything, so no row of an attention matrix is empty; nobody real sees it.
     """
     return seen[:, None, :] <= seer[:, :, None]
+
+
+def drafting_visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> Bool[Tensor, "B N M"]:
+    """The same where groups beyond `DRAFTS` are there: each sees what the slot it drafts from sees, and itself.
+
+    Nobody else sees such a group. Without any of them it is `visibility`.
+    """
+    drafting = (seer >= DRAFTS) & (seer < PADDING_GROUP)
+    each_other = seen[:, None, :] == seer[:, :, None]
+    return visibility(torch.where(drafting, seer - DRAFTS, seer), seen) | each_other
 
 
 def equal_sizes(lengths: Int[Tensor, "B"], group_size: Int[Tensor, "B"] | int) -> Int[Tensor, "B G"]:

@@ -16,6 +16,7 @@ from multistride.decode.calibration import Calibration
 from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
+from multistride.decode.phrases import PhraseTable
 from multistride.decode.profile import cached_costs
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
@@ -97,11 +98,14 @@ class Translator:
 
     @cached_property
     def measured(self) -> Measured:
-        """What is known of the model: its calibration, if it has one; it learns while decoding goes on.
+        """What is known of the model, if anything: its calibration, its phrases, and what decoding teaches meanwhile.
 
-        Raises `DataError` if the calibration is damaged or belongs to other weights.
+        Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
         """
-        return Measured(None if self.directory is None else load_calibration(self.directory, Calibration))
+        if self.directory is None:
+            return Measured()
+        calibration = load_calibration(self.directory, Calibration)
+        return Measured(calibration, phrases=PhraseTable.load(self.directory))
 
     def settled(
         self, group_size: int | str, report: Callable[[str], None] = lambda line: None, **choices: Any
@@ -129,7 +133,7 @@ class Translator:
 
     def measured_for(self, options: DecodeOptions) -> Measured | None:
         """What is known of the model, where `options` ask for a way of decoding that uses it."""
-        return self.measured if options.mode == "adaptive" else None
+        return self.measured if options.mode != "fast" else None
 
     def translate(
         self, texts: Sequence[str], group_size: int | str = 1, mode: str = "fast", **choices: Any

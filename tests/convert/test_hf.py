@@ -13,6 +13,7 @@ from transformers import (
     LlamaForCausalLM,
     TextIteratorStreamer,
     pipeline,
+    pipelines,
 )
 
 import multistride
@@ -20,7 +21,8 @@ import multistride.hf
 from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
 from multistride.decode.policy import fixed
-from multistride.errors import UsageError
+from multistride.errors import MissingExtraError, UsageError
+from multistride.hf.required import check_version
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
@@ -156,14 +158,27 @@ def test_the_wrong_class_says_the_right_one(causal, translator):
 
 
 def test_pipelines(translator, causal):
-    translate = pipeline("translation", model=str(translator))
+    # Guards: a table of transformers that is changed for everybody, a task that only the import order makes work.
+    removed = dict(pipelines.REMOVED_TASKS)
+    assert "translation" in removed
+    translate = multistride.hf.pipeline("translation", model=str(translator))
     [result] = translate(TEXTS[0], group_size=2, max_new_tokens=10)
     [expected] = multistride.load(translator).translate(TEXTS[:1], 2, limit_ratio=0.01, limit_extra=10)
     assert result["translation_text"] == expected.text
-    write = pipeline("text-generation", model=str(causal))
+    assert removed == pipelines.REMOVED_TASKS
+    own_name = pipeline("multistride-translation", model=str(translator))
+    assert own_name(TEXTS[0], group_size=2, max_new_tokens=10) == [result]
+    write = multistride.hf.pipeline("text-generation", model=str(causal))
     [written] = write("a cat", max_new_tokens=8, do_sample=False)
     assert written["generated_text"].startswith("a cat")
     assert len(written["generated_text"]) > len("a cat")
+
+
+def test_older_versions_of_transformers_are_named():
+    # Guards: an ImportError from deep inside, where one line says what to install.
+    with pytest.raises(MissingExtraError, match=r"multistride.hf needs transformers 5, found 4.57.6"):
+        check_version("4.57.6")
+    check_version("5.0.0rc1")
 
 
 def test_groups_are_streamed(causal):

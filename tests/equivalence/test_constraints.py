@@ -128,13 +128,21 @@ def test_every_rule_has_something_to_do(corrected, sources, vocabulary, way):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("group_size", [2, 4, 8])
-def test_constrained_exact_equals_constrained_autoregressive(corrected, sources, vocabulary, rule, group_size):
+@pytest.mark.parametrize(("group_size", "drafts"), [(2, None), (4, None), (8, None), (4, "text"), (4, "both")])
+def test_constrained_exact_equals_constrained_autoregressive(
+    corrected, sources, vocabulary, rule, group_size, drafts
+):
     # Guards: drafts checked against what K=1 would write without the rules, or a history that lacks the drafts.
     engine = EagerStepModel(corrected)
     one = decoded(engine, sources, vocabulary, **RULES[rule])
     for batch_size in (1, 24):
-        choices = {"group_size": group_size, "mode": "exact", "batch_size": batch_size, **RULES[rule]}
+        choices = {
+            "group_size": group_size,
+            "mode": "exact",
+            "drafts": drafts,
+            "batch_size": batch_size,
+            **RULES[rule],
+        }
         assert outcomes(decoded(engine, sources, vocabulary, **choices)) == outcomes(one)
 
 

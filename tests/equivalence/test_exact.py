@@ -35,6 +35,16 @@ def test_exact_equals_autoregressive(model, sources, reference, group_size, batc
         assert one.steps <= max(other.steps, 1)
 
 
+@pytest.mark.parametrize("choices", [{}, {"min_length": 6}, {"no_repeat_ngram": 2, "batch_size": 1}])
+@pytest.mark.parametrize("drafts", ["text", "both"])
+def test_drafts_from_text_change_nothing(model, sources, drafts, choices):
+    # Guards: constraints that copies escape, rows of which some copy and some do not.
+    engine = EagerStepModel(model)
+    expected = decoded(engine, sources, **choices)
+    found = decoded(engine, sources, group_size=4, mode="exact", drafts=drafts, **choices)
+    assert [(each.tokens, each.ending) for each in found] == [(each.tokens, each.ending) for each in expected]
+
+
 @pytest.mark.parametrize("group_size", [2, 4])
 def test_cached_equals_uncached(model, sources, group_size):
     # Guards: rows pushed together wrongly, masks that stay visible after their pass.

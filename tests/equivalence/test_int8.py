@@ -114,7 +114,7 @@ def test_the_cache_outgrows_its_buffers(model, engine):
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_greedy_tokens_are_those_of_the_logits(rank, size):
-    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, candidates, the head.
+    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, the head.
     torch.manual_seed(9)
     sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
     choices = {"vocabulary_size": 300, "group_sizes": GROUP_SIZES, "markov_rank": rank}
@@ -124,7 +124,7 @@ def test_greedy_tokens_are_those_of_the_logits(rank, size):
             model.markov.following.normal_(std=2)
     engine, generator = int8.quantise(model, threads=1), torch.Generator().manual_seed(1)
     slots = slots_at(generator, 9, 5, 0, 0)
-    expected = greedy_for(model.config, model.markov)(engine.step(slots, engine.start(None, None))[:, -size:])
+    expected = greedy_for(model.config, engine.markov)(engine.step(slots, engine.start(None, None))[:, -size:])
     tokens, log_probabilities = engine.step_greedy(slots, engine.start(None, None), size)
     assert tokens.tolist() == expected.tokens.tolist()
     torch.testing.assert_close(log_probabilities, expected.log_probabilities, atol=1e-4, rtol=0)

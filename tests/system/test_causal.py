@@ -157,9 +157,9 @@ def test_a_model_learns_to_draft_its_own_text(causal, multistride, tmp_path):
     )
     written = tmp_path / "written.jsonl"
     arguments = ("distill", "--model", original, "--source", tmp_path / "prompts.txt", "--output", written)
-    multistride(*arguments, "--max-tokens", 12, "--temperature", 1, "--chunk", 16, check=0)
+    multistride(*arguments, "--max-tokens", 12, "--temperature", 1, "--chunk", 16, "--precision", "bfloat16", check=0)
     manifest = json.loads((tmp_path / "written.jsonl.json").read_text())
-    assert (manifest["lines"], manifest["temperature"]) == (40, 1.0)
+    assert (manifest["lines"], manifest["temperature"], manifest["compute_type"]) == (40, 1.0, "bfloat16")
     assert manifest["tokens"] == sum(len(json.loads(line)["written"]) for line in written.read_text().splitlines())
     files = ("--train-written", written, "--validation-written", written, "--vocabulary", original)
     multistride("prepare", "--output", tmp_path / "data", *files, "--window", 24, check=0)
@@ -177,12 +177,19 @@ def test_a_model_learns_to_draft_its_own_text(causal, multistride, tmp_path):
     text = "The cat sees\nThe owl\n"
     plain = multistride("generate", "--model", original, *asked, text=text, check=0).stdout.decode().splitlines()
     drafted = ("--group-size", 3, "--mode", "exact")
-    for extra_arguments in ((), drafted):
-        done = multistride(
-            "generate", "--model", tmp_path / "drafts/best", *asked, *extra_arguments, text=text, check=0
-        )
+    multistride("phrases", "--model", original, "--data", tmp_path / "data", check=0)
+    copied = ("--group-size", 6, "--mode", "exact", "--drafts", "text")
+    for model, ways in ((tmp_path / "drafts/best", ()), (tmp_path / "drafts/best", drafted), (original, copied)):
+        done = multistride("generate", "--model", model, *asked, *ways, text=text, check=0)
         for one, other in zip(plain, done.stdout.decode().splitlines(), strict=True):
             assert json.loads(one)["tokens"] == json.loads(other)["tokens"]
+    (tmp_path / "prompts.txt").write_text(text)
+    asked = ("--source", tmp_path / "prompts.txt", "--max-tokens", 12, "--group-size", 6, "--mode", "exact")
+    arguments = ("evaluate", "--kind", "generation", "--model", original, *asked, "--drafts", "text")
+    done = multistride(*arguments, "--json", check=0)
+    [row] = json.loads(done.stdout)["results"]
+    assert row["identical_to_k1"] == 1.0
+    assert row["tokens_per_step"] > 1.0
     done = multistride("generate", "--model", tmp_path / "drafts/best", "--group-size", 2, text=text, check=2)
     assert b"only write drafts" in done.stderr
 

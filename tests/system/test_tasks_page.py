@@ -26,7 +26,7 @@ def test_the_example_is_a_task(work, tmp_path, monkeypatch):
     said = []
     asked = {"task": "pronunciation", "model": work / "many/best", "source": source, "name": "words"}
     result = evaluate_task(TaskEvaluation.model_validate({**asked, "group_sizes": (1, 2)}), said.append)
-    assert said == ["line 2: the word 'a7' has other signs than letters: leave them out"]
+    assert "line 2: the word 'a7' has other signs than letters: leave them out" in said
     assert (result.records, result.failed) == (2, 1)
     assert [row.group_size for row in result.results] == [1, 2]
     assert all(0 <= row.metrics["exact"] <= 1 for row in result.results)

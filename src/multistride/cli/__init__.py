@@ -8,7 +8,7 @@ import typer
 
 from multistride.cli.answering import answer
 from multistride.cli.converting import convert
-from multistride.cli.corpora import distill, prepare
+from multistride.cli.corpora import distill, phrases, prepare
 from multistride.cli.decoding import generate, score, translate
 from multistride.cli.exporting import export
 from multistride.cli.measuring import bench, calibrate, evaluate
@@ -50,6 +50,7 @@ for _verb in (
     prepare,
     convert,
     distill,
+    phrases,
     train,
     average,
     translate,

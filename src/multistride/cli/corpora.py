@@ -1,4 +1,4 @@
-"""The verbs that make training text: `prepare`, `distill`."""
+"""The verbs that make training text, and what is made of it alone: `prepare`, `distill`, `phrases`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ import typer
 from multistride.cli.options import DeviceOption, JsonOption, ThreadsOption
 from multistride.console import print_json, say, two
 from multistride.errors import UsageError
+
+TextOption = Annotated[
+    list[Path] | None, typer.Option(help="For causal models instead: text files, or .jsonl. Repeat it.")
+]
+WrittenOption = Annotated[
+    list[Path] | None, typer.Option(help="Tokens that a causal model wrote: see `multistride distill`.")
+]
+RecordsOption = Annotated[
+    list[Path] | None, typer.Option(help="For classifiers instead: .jsonl with a text and a label. Repeat it.")
+]
+FieldsOption = Annotated[
+    str | None, typer.Option(help="Source and target field of a .jsonl (source,target); of records text,label.")
+]
 
 
 def prepare(
@@ -24,26 +37,18 @@ def prepare(
     validation_source: Annotated[Path | None, typer.Option(help="The same for validation.")] = None,
     validation_target: Annotated[Path | None, typer.Option()] = None,
     validation_pairs: Annotated[Path | None, typer.Option()] = None,
-    train_text: Annotated[
-        list[Path] | None, typer.Option(help="For causal models instead: text files, or .jsonl. Repeat it.")
-    ] = None,
+    train_text: TextOption = None,
     validation_text: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
-    train_written: Annotated[
-        list[Path] | None, typer.Option(help="Tokens that a causal model wrote: see `multistride distill`.")
-    ] = None,
+    train_written: WrittenOption = None,
     validation_written: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
-    train_records: Annotated[
-        list[Path] | None, typer.Option(help="For classifiers instead: .jsonl with a text and a label. Repeat it.")
-    ] = None,
+    train_records: RecordsOption = None,
     validation_records: Annotated[list[Path] | None, typer.Option(help="The same for validation.")] = None,
     documents: Annotated[str | None, typer.Option(help="Text: a document is a file, a paragraph or a line.")] = None,
     field: Annotated[str | None, typer.Option(help="Text: field of a .jsonl (text).")] = None,
     window: Annotated[int | None, typer.Option(help="Text: tokens of a window, the model's context (256).")] = None,
     carry: Annotated[int | None, typer.Option(help="Text: tokens a window has of the one before it (1/8).")] = None,
     columns: Annotated[str, typer.Option(help="Source and target column of a .tsv, from 0.")] = "0,1",
-    fields: Annotated[
-        str | None, typer.Option(help="Source and target field of a .jsonl (source,target); of records text,label.")
-    ] = None,
+    fields: FieldsOption = None,
     vocabulary: Annotated[
         Path | None, typer.Option(help="Use the tokenizer of this model or data directory.")
     ] = None,
@@ -70,14 +75,13 @@ def prepare(
     records = (train_records, validation_records)
     if sum(map(any, (files, pairs, records))) > 1:
         raise UsageError("texts, pairs and records are for different models, and two were given: prepare them apart")
+    sizes = {"vocabulary_size": vocabulary_size, "vocabulary_kind": vocabulary_kind, "vocabulary_from": vocabulary}
     if any(records):
-        tree = {"output": output, "vocabulary_size": vocabulary_size, "vocabulary_from": vocabulary}
-        _prepare_records(tree, records, texts, fields or "text,label", as_json)
+        _prepare_records({"output": output, **sizes}, records, texts, fields or "text,label", as_json)
         return
     if any(files):
         _prepare_text(output, files, texts, vocabulary, vocabulary_size, as_json)
         return
-    sizes = {"vocabulary_size": vocabulary_size, "vocabulary_kind": vocabulary_kind, "vocabulary_from": vocabulary}
     cleaning = {"max_tokens": max_tokens, "max_length_ratio": max_length_ratio}
     tree = {"output": output, **sizes, "cleaning": cleaning}
     _prepare_pairs(tree, pairs, texts, columns, fields or "source,target", as_json)
@@ -185,6 +189,9 @@ def distill(
     temperature: Annotated[float, typer.Option(help="Causal: above 0, tokens are drawn by chance.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Causal: seed of the draws.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Causal: each line is a user's turn in a chat.")] = False,
+    precision: Annotated[
+        str, typer.Option(help="Causal: float32, or bfloat16, faster on CPUs that have it.")
+    ] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sentences decoded together, at most.")] = 64,
     chunk: Annotated[int, typer.Option(help="Lines of a part: the work that a crash can lose.")] = 2000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
@@ -209,7 +216,13 @@ def distill(
     checks = {"validation_source": validation_source, "validation_reference": validation_reference}
     search = {"beam": beam, "length_penalty": length_penalty, "engine": engine}
     sizes = {"batch_size": batch_size, "chunk": chunk}
-    causal = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "chat": chat}
+    causal = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "chat": chat,
+        "precision": precision,
+    }
     config = validate(DistillConfig, {**files, **checks, **search, **sizes, **causal}, "distill")
 
     from multistride.device import set_threads
@@ -219,3 +232,21 @@ def distill(
     say(f"written: {output}, {manifest['translated_lines']:,} of {manifest['lines']:,} lines done")
     if as_json:
         print_json(manifest)
+
+
+def phrases(
+    model: Annotated[Path, typer.Option(help="Model directory; phrases.npy is written into it.")],
+    data: Annotated[Path, typer.Option(help="Prepared text that the model wrote: see `multistride distill`.")],
+    longest: Annotated[int, typer.Option(min=1, max=8, help="Tokens of the longest phrases.")] = 4,
+) -> None:
+    """Store what most often followed each phrase, for exact mode to draft from.
+
+    Nothing is trained, and what is written stays the same; the closer the text is to what the model will write, the
+    more tokens a pass. `--drafts text` then drafts from the table and the text so far alone.
+
+    Example: multistride phrases --model models/smollm2 --data runs/data
+    """
+    from multistride.decode.phrases import PHRASES, store_phrases
+
+    rows = store_phrases(model, data, longest)
+    say(f"written: {model / PHRASES}, {rows:,} phrases")

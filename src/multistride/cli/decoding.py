@@ -14,6 +14,7 @@ from multistride.cli.options import (
     BeamOption,
     BufferOption,
     DeviceOption,
+    DraftsOption,
     EngineOption,
     GroupSizeOption,
     InputOption,
@@ -56,6 +57,7 @@ def translate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
@@ -100,7 +102,7 @@ def translate(
     translator = _translator(model, device, engine, threads, window)
     options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
     translator.checked(options, streaming=stream)
-    note_untrained(options.group_size, translator)
+    note_untrained(options.group_size, translator, options.drafts == "text")
     if source and output and not (stream or trace):
         request = FileRequest(model or DEFAULT, source, output, options, form, buffer, window)
         failed = translate_file(translator, request, say)
@@ -118,6 +120,7 @@ def generate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     max_tokens: Annotated[int, typer.Option(help="Most tokens written after a prompt.")] = 128,
     temperature: TemperatureOption = 0.0,
@@ -164,7 +167,7 @@ def generate(
     generator = Generator.load(model, device, engine, say)
     options = generator.settled(size, say, max_length=max_tokens, **ways)
     generator.checked(options, streaming=stream)
-    note_untrained(options.group_size, generator)
+    note_untrained(options.group_size, generator, options.drafts == "text")
     writer = generator.chatting(system) if chat else generator
     with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
         failed = write_lines(writer, lines, options, text, steps, form, buffer, say)
@@ -227,8 +230,9 @@ def _tell_windows(translator: Translator) -> None:
 
 def _ways(given: dict[str, Any]) -> dict[str, Any]:
     """What `translate` and `generate` were told about decoding, by the names of `DecodeOptions`."""
-    search = ("mode", "threshold", "policy", "layout", "beam", "temperature", "top_k", "top_p", "min_p", "seed")
-    ways = {name: given[name] for name in (*search, "min_length", "no_repeat_ngram")}
+    search = ("mode", "threshold", "policy", "layout", "drafts", "beam")
+    drawn = ("temperature", "top_k", "top_p", "min_p", "seed")
+    ways = {name: given[name] for name in (*search, *drawn, "min_length", "no_repeat_ngram")}
     texts = {"banned": given["ban"] or (), "banned_tokens": given["ban_token"] or (), "stop": given["stop"] or ()}
     return {**ways, **texts, "batch_size": 1 if given["stream"] else given["batch_size"]}
 

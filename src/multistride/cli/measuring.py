@@ -11,6 +11,7 @@ import typer
 from multistride.cli.options import (
     BeamOption,
     DeviceOption,
+    DraftsOption,
     EngineOption,
     GroupSizesOption,
     JsonOption,
@@ -24,6 +25,7 @@ from multistride.cli.options import (
     TeacherOption,
     ThreadsOption,
     ThresholdOption,
+    refuse_search,
 )
 from multistride.cli.tasks import evaluate_records
 from multistride.console import numbers, print_json, say, words
@@ -166,6 +168,7 @@ def evaluate(
     threshold: ThresholdOption = None,
     policy: PolicyOption = None,
     layout: LayoutOption = None,
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     kind: KindOption = "translation",
     max_tokens: Annotated[int | None, typer.Option(help="generation: most tokens written (64).")] = None,
@@ -203,17 +206,14 @@ def evaluate(
     tree = {**shared, **amounts, "group_sizes": numbers(group_size)}
     shown = (output, as_json)
     if kind == "generation":
-        if beam > 1 or tokenize != "13a" or policy or layout:
-            raise UsageError(
-                "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
-            )
-        own = {"modes": tuple(mode.split(",")), "max_tokens": max_tokens or 64, "chat": chat}
+        refuse_search(beam, tokenize, policy, layout)
+        own = {"modes": tuple(mode.split(",")), "drafts": drafts, "max_tokens": max_tokens or 64, "chat": chat}
         _evaluate_generation({**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown)
         return
     if reference is None:
         raise UsageError("--reference is missing: give the reference translations, line by line")
-    if chat or max_tokens is not None:
-        raise UsageError("--chat and --max-tokens are for --kind generation: leave them out")
+    if chat or drafts or max_tokens is not None:
+        raise UsageError("--chat, --drafts and --max-tokens are for --kind generation: leave them out")
     ways = {"mode": mode, "policy": policy, "layout": layout, "beam": beam, "kind": kind, "tokenize": tokenize}
     _evaluate_pairs({**tree, **ways, "latency_sentences": latency_sentences}, engine, device, threads, shown)
 

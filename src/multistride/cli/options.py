@@ -32,15 +32,6 @@ ModeOption = Annotated[
 ThresholdOption = Annotated[
     float | None, typer.Option(help="adaptive: keep tokens while they are together this probable (0.5).")
 ]
-KindOption = Annotated[
-    str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
-]
-TaskOption = Annotated[
-    str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
-]
-TeacherOption = Annotated[
-    Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
-]
 ReferenceOption = Annotated[
     Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
 ]
@@ -65,6 +56,18 @@ PolicyOption = Annotated[
 ]
 LayoutOption = Annotated[
     str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
+]
+KindOption = Annotated[
+    str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
+]
+TaskOption = Annotated[
+    str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
+]
+TeacherOption = Annotated[
+    Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
+]
+DraftsOption = Annotated[
+    str | None, typer.Option(help="exact: drafted by masks, by text that stood there before, or by both.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 TemperatureOption = Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")]
@@ -101,8 +104,14 @@ def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
     return "json" if as_json else "groups" if show_groups else "stream" if stream else "text"
 
 
-def note_untrained(group_size: int, translator: Translator) -> None:
-    """Say so if the model was not trained for this group size."""
+def refuse_search(beam: int, tokenize: str, policy: str | None, layout: str | None) -> None:
+    """Raise `UsageError` for ways of decoding that measuring a causal model has no use for."""
+    if beam > 1 or tokenize != "13a" or policy or layout:
+        raise UsageError("--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out")
+
+
+def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
+    """Say so if the model was not trained for this group size, unless its drafts are `copied` from text."""
     trained = translator.config.group_sizes
-    if group_size not in trained:
+    if group_size not in trained and not copied:
         say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")

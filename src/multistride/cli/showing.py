@@ -26,7 +26,7 @@ def report(
 
     The model is not needed. A figure of a result is quality against latency, of a trace why each step wrote so much.
 
-    Example: multistride report results/multi30k-foundation.json --page multi30k.html
+    Example: multistride report results/multi30k-adapted.json --page multi30k.html
     """
     if (results is None) == (trace is None) or (trace and (page or markdown)) or (line and trace is None):
         raise UsageError(

@@ -114,7 +114,7 @@ def converted(checkpoint: Checkpoint) -> Converted:
         model = Transformer(config)
     tensors = _with_own(mapped(layout, config, checkpoint), config, mask_added)
     model.load_state_dict(_fitting(tensors, model, checkpoint), assign=True)
-    return Converted(model.eval(), vocabulary, checkpoint, _lost(checkpoint, vocabulary))
+    return Converted(model.eval(), vocabulary, checkpoint, _lost(checkpoint))
 
 
 def _layout(checkpoint: Checkpoint) -> Layout:
@@ -146,6 +146,7 @@ def _completed(
         "end_token": vocabulary.eos,
         "mask_token": vocabulary.mask,
         "never_written": tuple(sorted({vocabulary.mask, *forbidden})),
+        "further_ends": _further_ends(checkpoint, vocabulary),
     }
     return TransformerConfig.model_validate({**config.model_dump(), **decided})
 
@@ -188,13 +189,16 @@ def _fitting(tensors: dict[str, Tensor], model: Transformer, checkpoint: Checkpo
     return tensors
 
 
-def _lost(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tuple[str, ...]:
+def _further_ends(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tuple[int, ...]:
+    """The tokens that end a text beside the tokenizer's own."""
+    ends: Any = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    listed = ends if isinstance(ends, list) else []
+    return tuple(dict.fromkeys(token for token in listed if token != vocabulary.eos and token < len(vocabulary)))
+
+
+def _lost(checkpoint: Checkpoint) -> tuple[str, ...]:
     """What decoding here does not do although the checkpoint asks for it."""
     lost = []
-    ends: Any = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    others = [token for token in (ends if isinstance(ends, list) else ()) if token != vocabulary.eos]
-    if others:
-        lost.append(f"the end tokens {others}: a text ends at {vocabulary.eos} alone")
     forced = checkpoint.generation.get("forced_bos_token_id")
     if forced is not None:
         lost.append(f"the first token {forced} is not forced: the model writes it itself, or a prompt begins with it")

@@ -158,7 +158,7 @@ class PreparedData:
         labels = _map(self.directory / array_name(name, TEXT, "labels"))
         split = LabelledDocuments(*_side(self.directory, name, TEXT), labels)
         fits = len(split) == len(split.offsets) - 1 == self.manifest["splits"][name]["kept"]
-        if not fits or (labels < 0).any() or (labels >= len(self.classes)).any():
+        if not fits or not ((labels >= 0) & (labels < len(self.classes))).all():
             raise DataError(f"{self.directory}: the {name} arrays do not fit each other: prepare the data again")
         return split
 
@@ -245,9 +245,8 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: V
         known = torch.from_numpy(split.known[np.asarray(rows)].astype(np.int64))
         return Batch(None, None, *_padded(texts, vocabulary.pad), known)
     if isinstance(split, LabelledDocuments):
-        labels = torch.from_numpy(split.labels[np.asarray(rows)][:, None])
         documents = _padded([split.document(int(row)) for row in rows], vocabulary.pad)
-        return Batch(*documents, labels, torch.ones(len(labels), dtype=torch.long))
+        return Batch(*documents, *_padded([split.labels[[row]] for row in rows], vocabulary.pad))
     special = vocabulary.pad, vocabulary.eos
     sources, targets = [split.source(int(row)) for row in rows], [split.target(int(row)) for row in rows]
     return Batch(*_padded(sources, *special), *_padded(targets, *special))
@@ -344,8 +343,7 @@ def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray
 
 def _map(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "cut short or corrupt"
         raise DataError(f"{path} cannot be read: {reason}; prepare the data again") from error
-    return array

@@ -31,7 +31,7 @@ from multistride.data.arrays import (
 from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, read_lines
 from multistride.data.documents import pieces_of
 from multistride.data.foreign import load_vocabulary
-from multistride.data.vocab import Vocabulary, train_vocabulary
+from multistride.data.vocab import Vocabulary, VocabularyKind, train_vocabulary
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.version import __version__
@@ -58,6 +58,7 @@ class RecordsPrepareConfig(BaseModel):
     text_field: str = Field("text", description="field that holds the document")
     label_field: str = Field("label", description="field that holds the name of its class")
     vocabulary_size: int = Field(8000, ge=6, description="most tokens")
+    vocabulary_kind: VocabularyKind = Field("bpe", description="bpe: any text; words: blank-separated symbols")
     vocabulary_from: Path | None = Field(None, description="use the tokenizer of this directory instead")
 
     def files(self, split: str) -> tuple[Path, ...]:
@@ -118,7 +119,7 @@ def _vocabulary(config: RecordsPrepareConfig, report: Callable[[str], None]) -> 
         report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
         return vocabulary
     texts = (line for record in _clean(config, "train", _Split()) for line in record.text.splitlines(keepends=True))
-    vocabulary = train_vocabulary(texts, config.vocabulary_size, "bpe")
+    vocabulary = train_vocabulary(texts, config.vocabulary_size, config.vocabulary_kind)
     report(f"vocabulary: {len(vocabulary)} tokens learned")
     return vocabulary
 

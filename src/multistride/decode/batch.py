@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import (
@@ -19,7 +19,8 @@ from multistride.decode.exact import Drafter, decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
-from multistride.decode.pick import Picker
+from multistride.decode.phrases import PhraseDrafter
+from multistride.decode.pick import Picked, Picker
 from multistride.decode.sample import request_seed, sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
@@ -49,10 +50,11 @@ def begin_batch(
         check_prompted(rules)
     prompts, encoded, counts = (None, source, lengths) if config.encoder_layers else (given, None, None)
     permitted = rules.in_batch(given, config)
-    state = DecodeState(limits, config.start_token, config.end_token, prompts, config.start_symbol, rules.stopped)
+    special = config.start_token, config.end_token
+    state = DecodeState(limits, *special, prompts, config.start_symbol, rules.stopped, config.further_ends)
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
-        drafter = _drafter(model, options, permitted, state, seeds)
+        drafter = _drafter(model, options, permitted, rules.prefix, state, seeds, measured)
         return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
     measured = measured or Measured()
     policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
@@ -75,20 +77,30 @@ def _picker(
 
 
 def _drafter(
-    model: StepModel[M], options: DecodeOptions, permitted: Permitted | None, state: DecodeState, seeds: list[int]
-) -> Drafter | None:
-    """What drafts and checks where it is not plain greedy decoding."""
+    model: StepModel[M],
+    options: DecodeOptions,
+    permitted: Permitted | None,
+    prefix: tuple[int, ...],
+    state: DecodeState,
+    seeds: list[int],
+    measured: Measured | None,
+) -> Drafter:
+    """What drafts and checks."""
     if options.temperature > 0:
         return SpeculativeDrafter(model, options, state, seeds, permitted)
-    if permitted is None:
-        return None
-    walk = one_by_one(distribution(model.config, None), permitted, state)
-    return Drafter(
-        model,
-        len(state.running),
-        options.group_size,
-        lambda logits, columns: walk(logits, most_probable, columns),
-    )
+    choose = None
+    if permitted is not None:
+        walk = one_by_one(distribution(model.config, None), permitted, state)
+
+        def choose(logits: Float[Tensor, "R N V"], columns: Int[Tensor, "R C"]) -> Picked:
+            return walk(logits, most_probable, columns)
+
+    phrases = measured.phrases if measured else None
+    drafts = options.drafts or ("masks" if phrases is None else "both")
+    if drafts == "masks":
+        return Drafter(model, len(state.running), options.group_size, choose)
+    masks = drafts == "both"
+    return PhraseDrafter(model, state, options.group_size, phrases, masks, choose, prefix)
 
 
 def decode_batch(

@@ -3,7 +3,8 @@
 Inside a group no token depends on another (the model is factorised), so the K lists of probable tokens that one call
 gives can be consumed place by place, and the search is the one that K calls would have made. At K=1 it is ordinary
 beam search. Source: Wang, Zhang, Chen (2018), arXiv 1808.08583, section 3. With a Markov head a token depends on the
-one before it in its own hypothesis, which is known by then: the search stays exact up to the head's candidates.
+one before it in its own hypothesis, which is known by then: each has a list of its own, and the search stays
+exact.
 
 **Pruning.** A sentence has B places. At every token the hypotheses still open are continued by every token, and the
 best are kept by the sum of their log-probabilities; they are all equally long, so no normalisation could change their
@@ -34,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import Constraints, Permitted, check_prompted, constraints_of
-from multistride.decode.markov import CANDIDATES, correct, distribution
+from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.prefix import Prefix, read_prefix
@@ -67,7 +68,7 @@ class BeamState:
         limits: list[int],
         options: DecodeOptions,
         wanted: int,
-        end_token: int,
+        ends: tuple[int, ...],
         stopped: StopRule = goes_on,
         prompts: list[list[int]] | None = None,
     ) -> None:
@@ -76,7 +77,8 @@ class BeamState:
         `prompts[b]` stands before them in a causal model.
         """
         self.finished: list[list[Ranked]] = [[] for _ in limits]
-        self._group_size, self._wanted, self._end, self._stopped = options.group_size, wanted, end_token, stopped
+        self._group_size, self._wanted, self._stopped = options.group_size, wanted, stopped
+        self._ends = torch.tensor(ends)
         self._group = self._unread = self._prefix = 0
         self._prompts = prompts or [[] for _ in limits]
         self._prompt_lengths = torch.tensor([len(prompt) for prompt in self._prompts], dtype=torch.long)
@@ -175,8 +177,9 @@ class BeamState:
         self._log_probabilities = _appended(self._log_probabilities[sentences, parents], values)
         kept = (torch.arange(sums.shape[1]) < self._places[:, None]) & (sums > NOBODY)
         at_limit = self._tokens.shape[2] == self._limits[:, None]
-        stopped = self._stopping(kept & (self._tokens[:, :, -1] != self._end))
-        over = kept & ((self._tokens[:, :, -1] == self._end) | at_limit | stopped)
+        ended = torch.isin(self._tokens[:, :, -1], self._ends)
+        stopped = self._stopping(kept & ~ended)
+        over = kept & (ended | at_limit | stopped)
         self._finish(over, stopped, sums)
         self._sums = sums.masked_fill(~kept | over, NOBODY)
         self._places = self._places - over.sum(dim=1)
@@ -197,7 +200,7 @@ class BeamState:
         for place, by_text, score, (tokens, values) in ended:
             found = self.finished[int(self._sentences[place])]
             hypothesis = Hypothesis(int(self._sentences[place]), int(self._limits[place]))
-            hypothesis.ending = "stop" if by_text else "end" if tokens[-1] == self._end else "limit"
+            hypothesis.ending = "stop" if by_text else "end" if tokens[-1] in self._ends else "limit"
             hypothesis.groups = _grouped(tokens, values, self._group_size, self._prefix)
             found.append(Ranked(score, hypothesis))
             if len(found) >= self._wanted:
@@ -234,9 +237,10 @@ def search(
             model.step(known, memory)
     else:
         memory = model.start(source, lengths)
-    state = BeamState(limits, options, wanted or options.beam, config.end_token, rules.stopped, prompts)
+    state = BeamState(limits, options, wanted or options.beam, config.ends, rules.stopped, prompts)
     permitted = rules.permitted if given is None else rules.in_batch(given, config)
-    continuing = _free(model) if permitted is None else _constrained(model, permitted, state)
+    shared = permitted is None and model.markov is None
+    continuing = _shared_lists(model) if shared else _own_lists(model, permitted, state)
     if rules.prefix and not state.done:
         state.begin(read_prefix(model, memory, len(limits), rules.prefix, size))
     while not state.done:
@@ -249,33 +253,21 @@ def search(
     return state.ranked()
 
 
-def _free(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
-    """Continuations from one list a slot, which all hypotheses of a row share.
-
-    With a Markov head every place after the first is corrected by what each hypothesis has written before it.
-    """
-    listing, head = shortlist(model.config), model.markov
+def _shared_lists(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
+    """Continuations from one list a slot, which all hypotheses of a row share."""
+    listing = shortlist(model.config)
 
     def continuing(logits: Float[Tensor, "R K V"], width: int) -> Continuations:
-        listed = listing(logits, width if head is None else max(width, CANDIDATES))
-
-        def continuations(place: int, rows: Int[Tensor, "B P"], written: Int[Tensor, "B P T"]) -> Shortlist:
-            tokens, log_probabilities = listed.tokens[rows, place], listed.log_probabilities[rows, place]
-            if head is not None and place > 0:
-                fields = (written[:, :, -1], tokens, log_probabilities)
-                corrected = correct(head, *(field.flatten(0, 1) for field in fields))
-                log_probabilities = corrected.view_as(log_probabilities).clamp(max=0)
-            return Shortlist(tokens, log_probabilities)
-
-        return continuations
+        listed = listing(logits, width)
+        return lambda place, rows, written: Shortlist(*(field[rows, place] for field in listed))
 
     return continuing
 
 
-def _constrained(
-    model: StepModel[M], permitted: Permitted, state: BeamState
+def _own_lists(
+    model: StepModel[M], permitted: Permitted | None, state: BeamState
 ) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
-    """Continuations from a list for each hypothesis, since what may come next depends on what it has written."""
+    """Continuations from a list for each hypothesis, where what may come next depends on what it has written."""
     log_probabilities = distribution(model.config, model.markov)
 
     def continuing(logits: Float[Tensor, "R K V"], width: int) -> Continuations:
@@ -284,7 +276,8 @@ def _constrained(
             fresh = place == 0 or model.markov is None
             previous = torch.full((len(histories),), NO_LABEL) if fresh else histories[:, -1]
             own = log_probabilities(logits[rows.flatten().to(logits.device), place], previous)
-            values, tokens = leading(permitted(own, histories.tolist(), state.sentences), width)
+            allowed = own if permitted is None else permitted(own, histories.tolist(), state.sentences)
+            values, tokens = leading(allowed, width)
             return Shortlist(tokens.view(*rows.shape, -1), values.clamp(max=0).view(*rows.shape, -1))
 
         return continuations

@@ -73,11 +73,11 @@ def constraints_of(
     if options.no_repeat_ngram:
         bars.append(no_repeat(options.no_repeat_ngram))
     if not (options.prefix or options.banned or options.stop):
-        return Constraints(permitted=_permission(bars, options.min_length, config.end_token))
+        return Constraints(permitted=_permission(bars, options.min_length, config.ends))
     assert vocabulary is not None, "rules about text need the vocabulary"
     if options.banned:
         bars.append(banned_texts(options.banned, vocabulary))
-    permitted = _permission(bars, options.min_length, config.end_token)
+    permitted = _permission(bars, options.min_length, config.ends)
     prefix = _prefix(options, config, vocabulary)
     if not options.stop:
         return Constraints(prefix, permitted=permitted)
@@ -90,21 +90,21 @@ def check_prompted(constraints: Constraints) -> None:
         raise UsageError("a prefix was given, and a causal model goes on from its prompt: put it at the prompt's end")
 
 
-def _permission(bars: Sequence[Barring], min_length: int, end_token: int) -> Permitted | None:
+def _permission(bars: Sequence[Barring], min_length: int, ends: tuple[int, ...]) -> Permitted | None:
     if not bars and not min_length:
         return None
 
     def permitted(
         values: Float[Tensor, "R V"], histories: Sequence[Sequence[int]], sentences: Sequence[int]
     ) -> Float[Tensor, "R V"]:
-        ends, values = values[:, end_token], values.clone()
+        last_resort, values = values[:, ends[0]], values.clone()
         for row, written in enumerate(histories):
-            barred = {token for bar in bars for token in bar(written)} - {end_token}
+            barred = {token for bar in bars for token in bar(written)} - set(ends)
             if len(written) < min_length:
-                barred.add(end_token)
+                barred.update(ends)
             values[row, list(barred)] = float("-inf")
         stuck = values.isneginf().all(dim=1)
-        values[stuck, end_token] = ends[stuck]
+        values[stuck, ends[0]] = last_resort[stuck]
         return values
 
     return permitted

@@ -2,8 +2,9 @@
 
 Every pass reads the drafts of the last one in autoregressive (clean) slots, which says which of them greedy K=1 would
 have written, and drafts the next ones with masks behind them (the lookahead layout). Where all drafts were right the
-new ones can be used; where one was wrong the pass after it only drafts. Clean slots see no mask, so the cache is the
-autoregressive one, and what is written is what K=1 writes, up to rounding.
+new ones can be used; where one was wrong the pass after it only drafts. In a model whose masks cost little (those of
+adapters) every clean slot is drafted from, so that no pass is without drafts. Clean slots see no mask, so the cache
+is the autoregressive one, and what is written is what K=1 writes, up to rounding.
 
 A `Drafter` decides what is drafted and what of it stands; with sampling it is `speculate.SpeculativeDrafter`.
 
@@ -25,6 +26,7 @@ from multistride.decode.markov import chained
 from multistride.decode.pick import Picked, greedy
 from multistride.decode.prefix import read_prefix
 from multistride.decode.state import DecodeState, Hypothesis
+from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.step import M, StepModel
 
@@ -44,10 +46,19 @@ def greedy_at(config: TransformerConfig) -> AlignedPicker:
 
 
 class Drafter:
-    """The drafts of the running rows: none at first, and none after a wrong one."""
+    """The drafts of the running rows: none at first, and none after a wrong one unless every slot is drafted from."""
 
-    def __init__(self, model: StepModel[M], rows: int, group_size: int, choose: AlignedPicker | None = None) -> None:
+    def __init__(
+        self,
+        model: StepModel[M],
+        rows: int,
+        group_size: int,
+        choose: AlignedPicker | None = None,
+        masks: bool = True,
+    ) -> None:
         self.group_size = group_size
+        self.masks = group_size - 1 if masks else 0  # behind a slot that is drafted from
+        self.everywhere = model.config.adapter is not None
         self.tokens = torch.zeros(rows, max(group_size - 1, 1), dtype=torch.long)
         self.counts = torch.zeros(rows, dtype=torch.long)
         self._choose = choose or greedy_at(model.config)
@@ -63,13 +74,35 @@ class Drafter:
         most = int(self.counts.max())
         return (torch.arange(most + 1) + (most - self.counts)[:, None]).clamp(max=most)
 
+    def slots(self, state: DecodeState, mask_token: int) -> Slots:
+        """The slots of the next pass: drafts to check, and masks."""
+        return state.draft_slots(self.tokens, self.counts, self.masks + 1, mask_token, self.everywhere)
+
+    def forgotten(self, kept: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
+        """How many of the last slots of the pass are of no use any more: all masks, and drafts that were wrong."""
+        drafting = int(self.counts.max()) + 1 if self.everywhere else 1
+        return self.counts + 1 - kept + drafting * self.masks
+
     def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
-        """Draft anew where every draft was right; elsewhere there is no draft for the next pass."""
-        right = kept == self.counts + 1
-        if self.group_size > 1 and bool(right.any()):
-            anchor = picked.tokens.gather(1, self.counts[:, None]).squeeze(1)
-            self.tokens = self._draft(logits[:, 1 - self.group_size :], anchor).tokens
-        self.counts = torch.where(right, self.group_size - 1, 0)
+        """Draft anew behind what was kept; where masks stood behind the last draft only and it was wrong: nothing."""
+        fresh = self.everywhere | (kept == self.counts + 1)
+        if self.masks and bool(fresh.any()):
+            previous = picked.tokens.gather(1, kept[:, None] - 1).squeeze(1)
+            self._draft_from(self._logits_of_masks(logits, kept), previous)
+        self.counts = torch.where(fresh, self.masks, 0)
+
+    def _draft_from(self, logits: Float[Tensor, "R D V"], previous: Int[Tensor, "R"]) -> None:
+        """Pick drafts from the logits of masks; `previous` is the token before the first of them."""
+        self.tokens = self._draft(logits, previous).tokens
+
+    def _logits_of_masks(self, logits: Float[Tensor, "R N V"], kept: Int[Tensor, "R"]) -> Float[Tensor, "R D V"]:
+        """The logits of the masks behind the last slot that was kept; else of those behind the last draft."""
+        if not self.everywhere:
+            return logits[:, -self.masks :]
+        most = int(self.counts.max())
+        masks = logits[:, most + 1 :].unflatten(1, (most + 1, self.masks))
+        drafting: Tensor = masks[torch.arange(len(masks)), most - self.counts + kept - 1]
+        return drafting
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""
@@ -102,10 +135,9 @@ def decode_exact(
             drafter.leave(stay)
     while not state.done:
         began = time.perf_counter()
-        slots = state.draft_slots(drafter.tokens, drafter.counts, group_size, model.config.mask_token)
-        logits = model.step(slots, memory)  # propose
+        logits = model.step(drafter.slots(state, model.config.mask_token), memory)  # propose
         picked, kept = drafter.verify(logits)
-        memory.truncate(drafter.counts + group_size - kept)  # the masks, and the drafts that were wrong
+        memory.truncate(drafter.forgotten(kept))
         drafter.renew(logits, picked, kept)
         del logits  # they are large: those of two passes are never there together
         yield state.commit(picked, kept, group_size, 1000 * (time.perf_counter() - began))

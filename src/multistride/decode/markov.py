@@ -1,9 +1,10 @@
 """Picking with a Markov head: each token of a group after the first is chosen by the one before it as well.
 
-The head corrects the most probable tokens of a slot and leaves all others as they are; probabilities are normalised
-over all of them. So it costs a look-up and a small product a token, whatever the vocabulary.
+The head corrects every token of a slot, so probabilities are exact; a token costs a product of rank and vocabulary.
+Correcting only the most probable costs more time (finding them does) and, in large groups, much quality: what
+fits the token before is often far down the list of a slot that did not see it.
 
-Shapes: R rows still running, K slots of the group, V vocabulary, C candidates of a slot.
+Shapes: R rows still running, K slots of the group, A slots asked, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.pick import Picked, Picker, greedy, leading, left_aligned, shortlist, without_symbols
+from multistride.decode.pick import Picked, Picker, greedy, left_aligned, without_symbols
 from multistride.groups import NO_LABEL, Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
@@ -22,9 +23,6 @@ from multistride.model.step import GreedyStepModel, M, StepModel
 
 ChainedPicker = Callable[[Float[Tensor, "R K V"], Int[Tensor, "R"]], Picked]
 """Logits of slots in a row, and the token before the first of them, to tokens."""
-
-CANDIDATES = 32
-"""Tokens of a slot that the head corrects."""
 
 
 def greedy_for(config: TransformerConfig, head: MarkovHead | None) -> Picker:
@@ -48,69 +46,59 @@ def proposer(model: StepModel[M], pick: Picker | None) -> Callable[[Slots, M, In
     return propose
 
 
-def markov_greedy(config: TransformerConfig, head: MarkovHead, candidates: int = CANDIDATES) -> Picker:
-    """Pick the first token of a group as `greedy` does and every other one among its corrected candidates."""
-    first, others = greedy(config), chained(config, head, candidates)
+def markov_greedy(config: TransformerConfig, head: MarkovHead) -> Picker:
+    """Pick the first token of a group as `greedy` does and every other one by the one before it as well."""
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        picked = first(logits[:, :1])
-        if logits.shape[1] == 1:
-            return picked
-        parts = zip(picked, others(logits[:, 1:], picked.tokens[:, 0]), strict=True)
-        return Picked(*(torch.cat(part, 1) for part in parts))
+        return follow(config, head, logits, None)
 
     return pick
 
 
-def chained(config: TransformerConfig, head: MarkovHead | None, candidates: int = CANDIDATES) -> ChainedPicker:
+def chained(config: TransformerConfig, head: MarkovHead | None) -> ChainedPicker:
     """A picker for slots that follow a token they have not seen; each is corrected by the one before it."""
     if head is None:
         alone = greedy(config)
         return lambda logits, previous: alone(logits)
-    listed = shortlist(config)
 
     def pick(logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"]) -> Picked:
-        return follow(head, *listed(logits, candidates), previous)
+        return follow(config, head, logits, previous)
 
     return pick
 
 
-@torch.inference_mode()
 def follow(
-    head: MarkovHead,
-    candidates: Int[Tensor, "R K C"],
-    plain: Float[Tensor, "R K C"],
-    previous: Int[Tensor, "R"] | None,
+    config: TransformerConfig, head: MarkovHead, logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"] | None
 ) -> Picked:
-    """The best of the candidates of each slot, corrected by the token picked before; the first by `previous`.
+    """The most probable token of each slot after the one picked before it; the first after `previous`; on the CPU.
 
-    Without a previous token (None) the first slot is not corrected. `plain` are log-probabilities, best first.
+    Without a previous token (None) the first slot is not corrected.
     """
+    tokens, log_probabilities = followed(config, head, logits, previous)
+    return Picked(tokens.cpu(), log_probabilities.cpu())
+
+
+@torch.inference_mode()
+def followed(
+    config: TransformerConfig, head: MarkovHead, logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"] | None
+) -> tuple[Int[Tensor, "R K"], Float[Tensor, "R K"]]:
+    """The same where the logits are, without waiting for their device."""
+    pickable = without_symbols(config)
+    before = None if previous is None else previous.to(logits.device)
     tokens: list[Tensor] = []
     chosen: list[Tensor] = []
-    for slot in range(candidates.shape[1]):
-        before = tokens[-1] if tokens else previous
-        scores = plain[:, slot] if before is None else correct(head, before, candidates[:, slot], plain[:, slot])
-        best, index = scores.max(dim=-1)
-        tokens.append(candidates[:, slot].gather(1, index[:, None]).squeeze(1))
-        chosen.append(best)
-    return Picked(torch.stack(tokens, 1), torch.stack(chosen, 1))
-
-
-def correct(
-    head: MarkovHead, previous: Int[Tensor, "R"], candidates: Int[Tensor, "R C"], plain: Float[Tensor, "R C"]
-) -> Float[Tensor, "R C"]:
-    """The log-probabilities of candidates after the `previous` tokens, from the `plain` ones.
-
-    What the candidates gain or lose is shared out among all tokens: their probabilities and those of the tokens that
-    are no candidates, which keep their proportions, still add up to one.
-    """
-    changed, total = _changed(head, previous, candidates, plain)
-    return changed - total[:, None]
+    for slot in range(logits.shape[1]):
+        scores = pickable(logits[:, slot])
+        if before is not None:
+            scores += head(before).float()
+        best, before = scores.max(dim=-1)
+        tokens.append(before)
+        chosen.append(best - scores.logsumexp(dim=-1))
+    return torch.stack(tokens, 1), torch.stack(chosen, 1)
 
 
 def distribution(
-    config: TransformerConfig, head: MarkovHead | None, candidates: int = CANDIDATES
+    config: TransformerConfig, head: MarkovHead | None
 ) -> Callable[[Float[Tensor, "A V"], Int[Tensor, "A"]], Float[Tensor, "A V"]]:
     """The log-probability of every token: what greedy decoding, sampling and scoring agree on.
 
@@ -121,24 +109,11 @@ def distribution(
 
     @torch.no_grad()
     def log_probabilities(logits: Float[Tensor, "A V"], previous: Int[Tensor, "A"]) -> Float[Tensor, "A V"]:
-        scores = pickable(logits).cpu()
-        plain = scores.log_softmax(dim=-1)
+        scores = pickable(logits)
         follows = previous != NO_LABEL
-        if head is None or not bool(follows.any()):
-            return plain
-        listed = leading(scores[follows], candidates)[1]
-        changed, total = _changed(head, previous[follows], listed, plain[follows].gather(1, listed))
-        plain[follows] = (plain[follows] - total[:, None]).scatter(1, listed, changed - total[:, None])
-        return plain
+        if head is not None and bool(follows.any()):
+            there = follows.to(scores.device)
+            scores[there] += head(previous[follows].to(scores.device)).float()
+        return scores.log_softmax(dim=-1).cpu()
 
     return log_probabilities
-
-
-def _changed(
-    head: MarkovHead, previous: Int[Tensor, "R"], candidates: Int[Tensor, "R C"], plain: Float[Tensor, "R C"]
-) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R"]]:
-    """The candidates' corrected scores, and the logarithm of what all tokens then add up to."""
-    device = head.following.device
-    changed = plain + head.among(previous.to(device), candidates.to(device)).cpu()
-    others = -torch.expm1(plain.logsumexp(dim=-1).clamp(max=0))
-    return changed, torch.logaddexp(others.log(), changed.logsumexp(dim=-1))

@@ -13,6 +13,10 @@ from multistride.model.config import TransformerConfig
 Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
 Layout = Literal["sat", "lookahead"]
+Drafts = Literal["masks", "text", "both"]
+
+MOST_COPIED = 16
+"""The largest group size where text is drafted by copying: no model was trained for it, the check alone costs."""
 
 POLICIES: dict[PolicyName, tuple[Mode, ...]] = {
     "fixed": ("fast",),
@@ -46,6 +50,11 @@ class DecodeOptions(BaseModel):
     )
     layout: Layout | None = Field(
         None, description="sat: groups as in the paper; lookahead: masks behind known tokens; left out: what suits"
+    )
+    drafts: Drafts | None = Field(
+        None,
+        description="exact: drafted by masks, by text that followed the same tokens before, or by both; left out: "
+        "both where the model has a table of phrases, else masks",
     )
     temperature: float = Field(
         0.0, ge=0, le=100, description="above 0 tokens are drawn by chance; 1 is the model's own distribution"
@@ -85,7 +94,9 @@ class DecodeOptions(BaseModel):
 
     def checked(self, config: TransformerConfig) -> DecodeOptions:
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
-        check_group_size(self.group_size, config)
+        self._check_drafts()
+        if self.drafts != "text":
+            check_group_size(self.group_size, config)
         if self.mode != "exact":
             check_writes_groups(self.group_size, config)
         if self.mode != "fast" and self.beam > 1:
@@ -116,6 +127,25 @@ class DecodeOptions(BaseModel):
                 "choose beam 1, or translate without streaming"
             )
         return self.checked(config)
+
+    def _check_drafts(self) -> None:
+        """Raise `UsageError` where nothing is drafted, or what text drafts cannot be checked."""
+        if self.drafts is None:
+            return
+        if self.mode != "exact":
+            raise UsageError(
+                f"drafts {self.drafts} was given, and mode {self.mode} has none: choose mode exact, or leave it out"
+            )
+        if self.drafts != "masks" and self.temperature > 0:
+            raise UsageError(
+                f"drafts {self.drafts} was given with temperature {self.temperature}; drafts that were not drawn are "
+                "checked at temperature 0 only: choose drafts masks, or temperature 0"
+            )
+        if self.drafts == "text" and not 1 <= self.group_size <= MOST_COPIED:
+            raise UsageError(
+                f"group size {self.group_size} was asked for; drafts of text are checked at most {MOST_COPIED} at a "
+                f"time: choose one from 1 to {MOST_COPIED}"
+            )
 
     def _check_policy(self) -> None:
         """Raise `UsageError` for a policy or a layout that does not go with the rest."""
@@ -184,7 +214,7 @@ class DecodeOptions(BaseModel):
                 raise UsageError(
                     f"token {token} was banned; this checkpoint has 0 to {config.vocabulary_size - 1}: choose one"
                 )
-            if token == config.end_token:
+            if token in config.ends:
                 raise UsageError(f"token {token} ends a sentence and cannot be banned: give min_length instead")
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from multistride.data.vocab import Vocabulary
@@ -46,7 +47,7 @@ def spans(vocabulary: Vocabulary, opening: str = "") -> Callable[[str], Allowing
 
 def borders(text: str) -> list[int]:
     """The places, in characters, where a span may begin or end, the ends of the text included."""
-    inside = (_in_word(before) and _in_word(after) for before, after in pairwise(text))
+    inside = (before and after for before, after in pairwise(map(_in_word, text)))
     return [0, *(place for place, within in enumerate(inside, start=1) if not within), len(text)] if text else []
 
 
@@ -83,6 +84,7 @@ def _bytes_of_borders(text: str) -> tuple[list[int], set[int]]:
     return starts, {offsets[place] for place in places if place and not text[place - 1].isspace()}
 
 
+@lru_cache(maxsize=8192)
 def _in_word(character: str) -> bool:
     mark = unicodedata.category(character).startswith("M")
     return (character.isalnum() or mark) and not _UNSPACED.match(character)

@@ -78,19 +78,15 @@ class SpeculativeDrafter(Drafter):
         clean = int(self.counts.max()) + 1
         return self._walk(logits[:, :clean], choose, self.columns()), kept
 
-    def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
-        """Draw drafts anew where every draft stood; elsewhere there is none for the next pass."""
-        right = kept == self.counts + 1
-        if self.group_size > 1 and bool(right.any()):
-            previous = picked.tokens.gather(1, self.counts[:, None]).squeeze(1)
-            tokens, drawn_from = [], []
-            for place in range(1 - self.group_size, 0):
-                own = restricted(self._following(logits[:, place], previous), self._options)
-                previous = draw(own, self._drawn[:, place])
-                tokens.append(previous)
-                drawn_from.append(own)
-            self.tokens, self._draft_log_probabilities = torch.stack(tokens, 1), torch.stack(drawn_from, 1)
-        self.counts = torch.where(right, self.group_size - 1, 0)
+    def _draft_from(self, logits: Float[Tensor, "R D V"], previous: Int[Tensor, "R"]) -> None:
+        """Draw drafts, and remember what they were drawn from."""
+        tokens, drawn_from = [], []
+        for place in range(1 - self.group_size, 0):
+            own = restricted(self._following(logits[:, place], previous), self._options)
+            previous = draw(own, self._drawn[:, place])
+            tokens.append(previous)
+            drawn_from.append(own)
+        self.tokens, self._draft_log_probabilities = torch.stack(tokens, 1), torch.stack(drawn_from, 1)
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""

@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
+from multistride.drafts import draft_everywhere
 from multistride.groups import Slots, draft_slots, even_step_slots, prompt_slots, step_slots
 
 PROMPT_SLOTS = 256
@@ -96,8 +97,11 @@ class DecodeState:
         prompts: Sequence[Sequence[int]] | None = None,
         start_symbol: bool = True,
         stopped: StopRule = goes_on,
+        further_ends: Sequence[int] = (),
     ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
+
+        `further_ends` end it as EOS does, and count as EOS.
 
         `prompts[b]` is what sentence b is known to begin with: it is read, and no part of the hypothesis, its limit
         or its groups. `prompt_slots` are the passes to make before the first step. `start_symbol` says whether a
@@ -106,7 +110,7 @@ class DecodeState:
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
-        self._start, self._end, self._stopped = start_token, end_token, stopped
+        self._start, self._ends, self._stopped = start_token, {end_token, *further_ends}, stopped
         given = [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
         wholes = [len(prompt) + limit for prompt, limit in zip(given, limits, strict=True)]
         self._known = torch.zeros(len(limits), max(wholes, default=0), dtype=torch.long)
@@ -123,6 +127,10 @@ class DecodeState:
     def done(self) -> bool:
         """Whether every sentence is over."""
         return all(hypothesis.ending is not None for hypothesis in self.running)
+
+    def known(self) -> list[list[int]]:
+        """The tokens of every running row, its prompt included."""
+        return [row[:border] for row, border in zip(self._known.tolist(), self._border.tolist(), strict=True)]
 
     def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
         """The passes that read the prompts before the first step, at most `width` slots each; none without any."""
@@ -151,10 +159,19 @@ class DecodeState:
         return draft_slots(self._known, border, drafts, kept, group_size, self._start, mask_token)
 
     def draft_slots(
-        self, drafts: Int[Tensor, "R D"], counts: Int[Tensor, "R"], group_size: int, mask_token: int
+        self,
+        drafts: Int[Tensor, "R D"],
+        counts: Int[Tensor, "R"],
+        group_size: int,
+        mask_token: int,
+        everywhere: bool = False,
     ) -> Slots:
-        """The slots of the next step where the first `counts` of `drafts` are checked and new ones are drafted."""
-        return draft_slots(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
+        """The slots of the next step where the first `counts` of `drafts` are checked and new ones are drafted.
+
+        They are drafted behind the last one, or `everywhere`, so that some fit whichever of these is wrong.
+        """
+        lay_out = draft_everywhere if everywhere else draft_slots
+        return lay_out(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
 
     def commit(
         self,
@@ -221,8 +238,9 @@ class DecodeState:
         known = hypothesis.tokens
         room = hypothesis.limit - len(known)
         tokens = tokens[:room]
-        if self._end in tokens:
-            tokens = tokens[: tokens.index(self._end) + 1]
+        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+        if end is not None:
+            tokens = tokens[: end + 1]
             hypothesis.ending = "end"
         elif len(tokens) == room:
             hypothesis.ending = "limit"

@@ -12,6 +12,7 @@ from multistride.decode.accept import Acceptor, accept_all, as_given, confident_
 from multistride.decode.calibration import Calibration
 from multistride.decode.cost import KeptStatistics, StepCosts
 from multistride.decode.options import DecodeOptions, Layout
+from multistride.decode.phrases import PhraseTable
 from multistride.decode.policy import Policy, cost_model, fixed, phase
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
@@ -30,6 +31,7 @@ class Measured:
     calibration: Calibration | None = None
     costs: dict[Layout, StepCosts] = field(default_factory=dict)
     statistics: dict[tuple[Layout, float], KeptStatistics] = field(default_factory=dict)
+    phrases: PhraseTable | None = None
 
 
 def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:

@@ -34,6 +34,9 @@ class DistillConfig(BaseModel):
     temperature: float = Field(default=0.0, ge=0, le=100, description="causal: above 0 tokens are drawn by chance")
     seed: int = Field(default=0, ge=0, description="causal: of the draws")
     chat: bool = Field(default=False, description="causal: each prompt is a user's turn in the model's chat template")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="causal: of the weights while it writes; training text may be less exact"
+    )
     batch_size: int = Field(default=64, ge=1, description="sentences decoded together, at most")
     chunk: int = Field(default=2000, ge=1, description="lines of a part, which is the work a crash can lose")
     overwrite: bool = Field(default=False, description="replace an output that is already there")
@@ -60,5 +63,5 @@ class DistillConfig(BaseModel):
 
 
 _TRANSLATION = ("target", "validation_source", "validation_reference", "length_penalty")
-_CAUSAL = ("max_tokens", "temperature", "seed", "chat")
+_CAUSAL = ("max_tokens", "temperature", "seed", "chat", "precision")
 """What applies to one kind of model only."""

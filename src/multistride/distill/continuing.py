@@ -16,9 +16,11 @@ import torch
 from multistride.data.corpus import INVALID_UTF8
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.decode.state import Hypothesis
 from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
 from multistride.distill.teacher import Decoded, Teacher, Translations
+from multistride.engines.eager import EagerStepModel
 from multistride.generator import Generator
 from multistride.parts import Part
 
@@ -29,12 +31,12 @@ UNFIT = "no room for a text"
 class Continuer(Teacher):
     """A causal model as its own teacher: a line is a prompt, what it writes a JSON object of token ids."""
 
-    def __init__(self, generator: Generator, options: DecodeOptions) -> None:
+    def __init__(self, generator: Generator, options: DecodeOptions, precision: str = "float32") -> None:
         def decode(sources: list[list[int]], progress: Callable[[int], None]) -> list[Decoded]:
             hypotheses = decode_corpus(generator.engine, sources, options, progress)
-            return [Decoded(hypothesis.tokens, hypothesis.ending == "end") for hypothesis in hypotheses]
+            return [Decoded(_with_end(hypothesis), hypothesis.ending == "end") for hypothesis in hypotheses]
 
-        super().__init__(generator, decode, "eager", "float32", f"torch {torch.__version__}")
+        super().__init__(generator, decode, "eager", precision, f"torch {torch.__version__}")
         self._generator = generator
 
     def choices(self, config: DistillConfig) -> dict[str, Any]:
@@ -52,10 +54,8 @@ class Continuer(Teacher):
         progress(len(lines) - len(places))
         decoded = self._decode([prompts[place] for place in places], progress)
         texts = [""] * len(lines)
-        end = self.translator.vocabulary.eos
         for place, each in zip(places, decoded, strict=True):
-            written = [*each.tokens, end] if each.ended else list(each.tokens)
-            texts[place] = json.dumps({"prompt": prompts[place], "written": written})
+            texts[place] = json.dumps({"prompt": prompts[place], "written": each.tokens})
         empty = Counter(fault for fault in faults if fault is not None)
         return Translations(texts, dict(sorted(empty.items())), sum(not each.ended for each in decoded))
 
@@ -75,6 +75,11 @@ class Continuer(Teacher):
             if faults[place] is None and self._generator.problem(tokens):
                 faults[place] = UNFIT
         return prompts, faults
+
+
+def _with_end(hypothesis: Hypothesis) -> list[int]:
+    """All that was written, the token that ended it included: it need not be EOS."""
+    return [token for group in hypothesis.groups for token in group.tokens]
 
 
 class WrittenTally(Tally):
@@ -104,7 +109,9 @@ def continuer(config: DistillConfig, device: str) -> Continuer:
     Raises `DataError` for a bad model directory, `UsageError` for a chat without a template.
     """
     generator = Generator.load(config.model, device)
+    if config.precision == "bfloat16":
+        generator.engine = EagerStepModel(generator.engine.model.to(torch.bfloat16))
     options = DecodeOptions.made(
         batch_size=config.batch_size, max_length=config.max_tokens, temperature=config.temperature, seed=config.seed
     ).checked(generator.config)
-    return Continuer(generator.chatting() if config.chat else generator, options)
+    return Continuer(generator.chatting() if config.chat else generator, options, config.precision)

@@ -6,7 +6,7 @@ graph launches all of them at once. It is recorded for each bucket of rows, cach
 comes back to the host in a step is one small array.
 
 Everything but the recording runs on any device; on the CPU the same step is computed each time, and tested.
-Shapes: R sentences, B rows of a bucket, S source tokens, N new slots, K tokens asked, V vocabulary, C candidates.
+Shapes: R sentences, B rows of a bucket, S source tokens, N new slots, K tokens asked, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.markov import CANDIDATES, follow
-from multistride.decode.pick import leading
+from multistride.decode.markov import followed
 from multistride.engines.gpu_cache import Arena, Arenas, GpuMemory
 from multistride.errors import UsageError
 from multistride.groups import Slots
@@ -54,7 +53,7 @@ class GpuStepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other, on the CPU: a few candidates are all it sees."""
+        """What corrects the tokens of a group by each other, in float32 and on the CPU, where tokens are drawn."""
         return self._markov
 
     @torch.inference_mode()
@@ -78,16 +77,9 @@ class GpuStepModel:
     def step_greedy(
         self, slots: Slots, memory: GpuMemory, size: int
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """The token that greedy decoding picks in each of the last `size` slots, and its log-probability.
-
-        With a Markov head the candidates of each slot come to the host, and the head corrects them there.
-        """
-        chained = self._markov is not None and size > 1
-        found = self._run("candidates" if chained else "best", slots, memory, size)[:, : memory.rows].cpu()
-        tokens, values = found[0].long(), found[1].float()
-        if self._markov is not None and chained:
-            return follow(self._markov, tokens, values.clamp(max=0), None)
-        return tokens[..., 0], values[..., 0]
+        """The token that greedy decoding picks in each of the last `size` slots, and its log-probability."""
+        found = self._run("best", slots, memory, size)[:, : memory.rows].cpu()
+        return found[0].long(), found[1].float()
 
     def _run(self, kind: str, slots: Slots, memory: GpuMemory, size: int) -> Tensor:
         """Compute a step on the arena of a memory, recorded or to be recorded."""
@@ -99,35 +91,22 @@ class GpuStepModel:
         return arena.recorded[key]()
 
     def _computed(self, kind: str, arena: Arena, new: int, size: int) -> Tensor:
-        """Logits [B, K, V], or tokens and their log-probabilities as one array of float64 [2, B, K, C].
+        """Logits [B, K, V], or the best tokens and their log-probabilities as one array of float64 [2, B, K].
 
-        Token ids are exact in float64, so one transfer brings both.
+        Token ids are exact in float64, so one transfer brings both. The Markov head is part of the recording.
         """
         slots, visible = arena.loaded(new)
         hidden = self._network.decode(slots, visible, arena.source, arena.real, list(arena.caches))
         logits = self._network.project(hidden[:, -size:]).float()
         if kind == "logits":
             return logits
-        scores = logits.index_fill(-1, self._never, float("-inf"))
-        count = 1 if kind == "best" else min(CANDIDATES, scores.shape[-1])
-        best, tokens = _largest(scores, count)
-        values = best - scores.logsumexp(dim=-1, keepdim=True)
+        if self._network.markov is not None:
+            tokens, values = followed(self.config, self._network.markov, logits, None)
+        else:
+            scores = logits.index_fill(-1, self._never, float("-inf"))
+            best, tokens = scores.max(dim=-1)
+            values = best - scores.logsumexp(dim=-1)
         return torch.stack([tokens.double(), values.double()])
-
-
-def _largest(scores: Float[Tensor, "B K V"], count: int) -> tuple[Float[Tensor, "B K C"], Int[Tensor, "B K C"]]:
-    """The largest scores and their tokens, as `decode.pick` finds them.
-
-    A graph cannot look at its numbers, so among candidates that tie with the last one taken any may be missing.
-    """
-    if count == 1:
-        best, token = scores.max(dim=-1, keepdim=True)
-        return best, token
-    if scores.device.type == "cpu":
-        return leading(scores, count)
-    tokens = scores.topk(count).indices.sort(dim=-1).values
-    best, order = scores.gather(-1, tokens).sort(dim=-1, descending=True, stable=True)
-    return best, tokens.gather(-1, order)
 
 
 def recorded(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:

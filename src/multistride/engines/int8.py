@@ -9,6 +9,7 @@ Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens aske
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,7 +121,8 @@ class Int8StepModel:
         a CPU that cannot multiply 8-bit integers without overflow.
         """
         check_int8()
-        self._config, self._markov, self._weights = config, markov, weights
+        self._config, self._weights = config, weights
+        self._markov = None if markov is None else _in_8_bits(markov)
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
         self._parts = [f"{part}{index}" for index in range(config.decoder_layers) for part in ("key", "value")]
 
@@ -131,7 +133,7 @@ class Int8StepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other; None for a model without."""
+        """What corrects the tokens of a group by each other, rounded as in the graphs; None for a model without."""
         return self._markov
 
     @property
@@ -193,6 +195,16 @@ class Int8StepModel:
 def quantise(model: Transformer, threads: int | None = None) -> Int8StepModel:
     """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel` does."""
     return Int8StepModel(model.config, model.markov, int8_graphs(model), model, threads)
+
+
+def _in_8_bits(head: MarkovHead) -> MarkovHead:
+    """A head whose rows are what 8 bits and a scale for each row can hold."""
+    rounded = copy.deepcopy(head)
+    with torch.no_grad():
+        for table in (rounded.previous.weight, rounded.following):
+            scale = table.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            table.copy_((table / scale).round() * scale)
+    return rounded
 
 
 def int8_graphs(model: Transformer) -> dict[str, bytes]:

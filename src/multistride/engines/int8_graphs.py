@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from multistride.decode.markov import CANDIDATES
 from multistride.engines.onnx_graph import Graph, Quantised, Rows, quantised
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, PositionEmbedding, Residual
@@ -133,8 +132,8 @@ def greedy_graph(model: Transformer) -> ModelProto:
 def chained_graph(model: Transformer) -> ModelProto:
     """`hidden` float32 [B, K, D] to `tokens` int64 [B, K] and `log_probabilities` float32 [B, K], by the Markov head.
 
-    The first token of a group is the most probable one; every other the best of its slot's candidates once they are
-    corrected by the token before (`decode/markov.py`, whose sums these are).
+    Every token of a group after the first is the most probable one once the token before has corrected all of them
+    (`decode/markov.py`, whose sums these are).
     """
     config, head = model.config, model.markov
     assert head is not None
@@ -143,44 +142,33 @@ def chained_graph(model: Transformer) -> ModelProto:
     ids, weight = _pickable(config), quantised(_output(model))
     part = Quantised(weight.integers[:, ids], weight.scale[ids])
     logits = graph.add("Mul", graph.product(rows, part), rows.factor)
-    share = graph.add("ReduceMax", graph.add("Softmax", logits, axis=-1), axes=[-1], keepdims=1)
-    best, places = graph.many("TopK", logits, graph.constant(np.array([min(CANDIDATES, len(ids))])), outputs=2)
-    largest = graph.add("ReduceMax", best, axes=[-1], keepdims=1)
-    plain = graph.add("Add", graph.add("Sub", best, largest), graph.add("Log", share))
-    listed = graph.add("Gather", graph.constant(ids), places)
-    tables = [graph.constant(table.detach().numpy()) for table in (head.previous.weight, head.following)]
-    first = [_columns(graph, each, 0, 1) for each in (listed, plain)]
-    token, certain = (graph.add("Squeeze", _columns(graph, each, 0, 1, 2), _last(graph)) for each in first)
-    others = [_columns(graph, each, 1, _END) for each in (listed, plain)]
-    carried = graph.add("Squeeze", token, _last(graph))
-    found = graph.scan(_correction(tables), carried, *others, outputs=2)
-    graph.output("tokens", graph.add("Concat", token, found[0], axis=1), np.int64, ["B", "K"])
-    log_probabilities = graph.add("Concat", certain, found[1], axis=1)
-    graph.output("log_probabilities", log_probabilities, np.float32, ["B", "K"])
+    first = graph.add("Squeeze", _columns(graph, logits, 0, 1), graph.constant(np.array([1])))
+    names = graph.constant(ids)
+    token, certain = _most_probable(graph, first, names)
+    previous = graph.constant(head.previous.weight.detach().numpy())
+    body = Graph("slot")
+    before, plain = body.input("before", np.int64, ["B"]), body.input("plain", np.float32, ["B", "V"])
+    rows = body.rounded(body.add("Gather", previous, before))
+    added = body.add("Mul", body.product(rows, quantised(head.following[ids])), rows.factor)
+    chosen, sure = _most_probable(body, body.add("Add", plain, added), names)
+    body.output("next", chosen, np.int64, ["B"])
+    body.output("token", chosen, np.int64, ["B"])
+    body.output("certain", sure, np.float32, ["B"])
+    found = graph.scan(body, token, _columns(graph, logits, 1, _END), outputs=2)
+    last = _last(graph)
+    pairs = zip((token, certain), found, strict=True)
+    tokens, values = (graph.add("Concat", graph.add("Unsqueeze", one, last), rest, axis=1) for one, rest in pairs)
+    graph.output("tokens", tokens, np.int64, ["B", "K"])
+    graph.output("log_probabilities", values, np.float32, ["B", "K"])
     return graph.model()
 
 
-def _correction(tables: list[str]) -> Graph:
-    """One slot: the token before, the candidates and their log-probabilities to the best token and its own."""
-    body = Graph("slot")
-    before = body.input("before", np.int64, ["B"])
-    listed, plain = body.input("listed", np.int64, ["B", "C"]), body.input("plain", np.float32, ["B", "C"])
-    last = _last(body)
-    previous = body.add("Unsqueeze", body.add("Gather", tables[0], before), last)
-    added = body.add("Squeeze", body.add("MatMul", body.add("Gather", tables[1], listed), previous), last)
-    changed = body.add("Add", plain, added)
-    one = body.constant(np.array(1, np.float32))
-    among = body.add("ReduceSum", body.add("Exp", plain), last, keepdims=1)
-    others = body.add("Relu", body.add("Sub", one, among))
-    highest = body.add("ReduceMax", changed, axes=[-1], keepdims=1)
-    sums = body.add("ReduceSum", body.add("Exp", body.add("Sub", changed, highest)), last, keepdims=1)
-    total = body.add("Log", body.add("Add", sums, body.add("Mul", others, body.add("Exp", body.add("Neg", highest)))))
-    chosen = body.add("GatherElements", listed, body.add("ArgMax", changed, axis=-1, keepdims=1), axis=-1)
-    token = body.add("Squeeze", chosen, last)
-    body.output("next", token, np.int64, ["B"])
-    body.output("token", token, np.int64, ["B"])
-    body.output("certain", body.add("Neg", body.add("Squeeze", total, last)), np.float32, ["B"])
-    return body
+def _most_probable(graph: Graph, scores: str, names: str) -> tuple[str, str]:
+    """The token with the largest score in each row, by its name, and its log-probability."""
+    place = graph.add("ArgMax", scores, axis=-1, keepdims=0)
+    largest = graph.add("ReduceMax", scores, axes=[-1], keepdims=1)
+    total = graph.add("ReduceSum", graph.add("Exp", graph.add("Sub", scores, largest)), _last(graph), keepdims=0)
+    return graph.add("Gather", names, place), graph.add("Neg", graph.add("Log", total))
 
 
 def logits_graph(model: Transformer) -> ModelProto:

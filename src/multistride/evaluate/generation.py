@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
-from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.options import DecodeOptions, Drafts, Mode
 from multistride.decode.score import score_continuations
 from multistride.device import cpu_name
 from multistride.errors import DataError
@@ -39,6 +39,7 @@ class GenerationRequest(BaseModel):
     group_sizes: tuple[int, ...]
     modes: tuple[Mode, ...] = ("fast",)
     threshold: float | None = None
+    drafts: Drafts | None = None
     name: str
     max_tokens: int = Field(64, ge=1)
     chat: bool = False
@@ -66,11 +67,11 @@ def evaluate_generation(
     runs = []
     for choice in choices:
         report(f"writing {len(tokens)} texts at K={choice.group_size}, mode {choice.mode}")
-        runs.append(measure_throughput(generator.engine, tokens, choice))
+        runs.append(measure_throughput(generator.engine, tokens, choice, generator.measured_for(choice)))
     chosen = tokens[: request.latency_texts]
     report(f"timing {len(chosen)} texts at batch 1")
-    latencies = measure_latency(generator.engine, chosen, choices)
-    alone = choices[0].model_copy(update={"group_size": 1, "mode": "fast", "threshold": None})
+    latencies = measure_latency(generator.engine, chosen, choices, generator.measured_for(choices[-1]))
+    alone = choices[0].model_copy(update={"group_size": 1, "mode": "fast", "threshold": None, "drafts": None})
     first = runs[0] if choices[0] == alone else measure_throughput(generator.engine, tokens, alone)
     baseline = [hypothesis.tokens for hypothesis in first.hypotheses]
     perplexities = _perplexities(request, generator, tokens, references, choices)
@@ -93,7 +94,8 @@ def _choices(request: GenerationRequest, generator: Generator) -> list[DecodeOpt
     for mode, size in product(request.modes, request.group_sizes):
         threshold = request.threshold if mode == "adaptive" else None
         if size > 1:
-            ways.append(DecodeOptions.made(group_size=size, mode=mode, threshold=threshold, **shared))
+            drafts = request.drafts if mode == "exact" else None
+            ways.append(DecodeOptions.made(group_size=size, mode=mode, threshold=threshold, drafts=drafts, **shared))
     return [way.checked(generator.config) for way in ways]
 
 
@@ -174,7 +176,7 @@ def _measurement(
 
 def _settings(request: GenerationRequest, generator: Generator, texts: int, timed: int) -> dict[str, Any]:
     model = generator.engine.model
-    asked = request.model_dump(mode="json", include={"threshold", "max_tokens", "chat", "batch_size"})
+    asked = request.model_dump(mode="json", include={"threshold", "drafts", "max_tokens", "chat", "batch_size"})
     files = {"source": request.source, "reference": request.reference}
     return {
         "model": str(request.model),

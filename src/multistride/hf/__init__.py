@@ -9,20 +9,14 @@ Needs the extra `hf` (transformers 5). Tokenizers need no import: their files ar
 
 from __future__ import annotations
 
-from multistride.errors import MissingExtraError
+from multistride.hf.required import transformers
 
-try:
-    import transformers
-except ImportError as error:
-    raise MissingExtraError(
-        "multistride.hf needs transformers, which is not installed: pip install 'multistride[hf]'"
-    ) from error
-
+# isort: split
 from multistride.hf.generation import generate
 from multistride.hf.model import MultistrideConfig, MultistrideForCausalLM, MultistrideForSeq2SeqLM
-from multistride.hf.pipeline import register_translation
+from multistride.hf.pipeline import pipeline, register_translation
 
-__all__ = ["MultistrideConfig", "MultistrideForCausalLM", "MultistrideForSeq2SeqLM", "generate"]
+__all__ = ["MultistrideConfig", "MultistrideForCausalLM", "MultistrideForSeq2SeqLM", "generate", "pipeline"]
 
 transformers.AutoConfig.register("multistride", MultistrideConfig, exist_ok=True)
 transformers.AutoModelForCausalLM.register(MultistrideConfig, MultistrideForCausalLM, exist_ok=True)

@@ -85,7 +85,10 @@ def generate(
         return _joined(input_ids, _searched(engine, input_ids, room, options, generation_config), engine)
     prompts = _prompts(input_ids, prepared.get("attention_mask"), causal=encoded is None)
     config = transformer.config
-    state = DecodeState([room] * len(prompts), config.start_token, config.end_token, prompts, config.start_symbol)
+    limits = [room] * len(prompts)
+    state = DecodeState(
+        limits, config.start_token, config.end_token, prompts, config.start_symbol, further_ends=config.further_ends
+    )
     for hypotheses in _passes(engine, state, options, policy):
         if group_streamer is not None and state.hypotheses[0] in hypotheses:
             group_streamer.put(torch.tensor(state.hypotheses[0].groups[-1].tokens))

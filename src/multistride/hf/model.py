@@ -51,7 +51,8 @@ class MultistrideConfig(PreTrainedConfig):
         settings = {"dtype": "float32", **settings}
         super().__init__(**{**settings, "is_encoder_decoder": config.encoder_layers > 0})
         self.pad_token_id, self.bos_token_id = config.pad_token, config.start_token
-        self.eos_token_id, self.decoder_start_token_id = config.end_token, config.start_token
+        self.eos_token_id = list(config.ends) if config.further_ends else config.end_token
+        self.decoder_start_token_id = config.start_token
         self.tie_word_embeddings = False
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multistride.groups import PADDING_GROUP, visibility
+from multistride.groups import DRAFTS, PADDING_GROUP, drafting_visibility, visibility
 
 KeyValue = tuple[Float[Tensor, "B H S E"], Float[Tensor, "B H S E"]]
 
@@ -88,12 +88,12 @@ class CachedGroups:
         """Announce N new slots; return what they see of all slots, themselves included (None: all of it)."""
         self.table = group if self.table is None else torch.cat([self.table, group], dim=1)
         if group.device.type != "cpu":  # to look at the groups would be to wait for the GPU
-            return visibility(group, self.table)
+            return drafting_visibility(group, self.table)
         earliest, latest = (int(bound) for bound in group.aminmax())
         before, self._latest = self._latest, max(self._latest, latest)
         if earliest == latest >= before:
             return None
-        visible = visibility(group, self.table)
+        visible = (visibility if latest < DRAFTS else drafting_visibility)(group, self.table)
         return None if bool(visible.all()) else visible
 
     def truncate(self, counts: Int[Tensor, "B"]) -> Int[Tensor, "B L"] | None:

@@ -118,6 +118,7 @@ class TransformerConfig(BaseModel):
     never_written: tuple[int, ...] | None = Field(
         None, description="tokens that are never picked; left out: the padding, start and mask symbols"
     )
+    further_ends: tuple[int, ...] = Field((), description="tokens that end a text as EOS does (Llama 3, Qwen)")
     adapter: AdapterConfig | None = Field(None, description="adapters that write drafts; left out: none")
     classifier: ClassifierConfig | None = Field(None, description="what makes a classifier of it; left out: none")
 
@@ -174,10 +175,15 @@ class TransformerConfig(BaseModel):
 
     @property
     def unpicked(self) -> tuple[int, ...]:
-        """The tokens that are never picked; EOS is none of them, even where it is also another symbol."""
+        """The tokens that are never picked; what ends a text is not among them, even if it is also another symbol."""
         if self.never_written is not None:
             return self.never_written
-        return tuple({self.pad_token, self.start_token, self.mask_token} - {self.end_token})
+        return tuple({self.pad_token, self.start_token, self.mask_token} - set(self.ends))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a text, EOS first."""
+        return (self.end_token, *self.further_ends)
 
     @property
     def extras(self) -> list[str]:

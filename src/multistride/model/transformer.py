@@ -121,20 +121,30 @@ class Transformer(nn.Module):
         source_lengths: Int[Tensor, "B"] | None,
         slots: Slots,
         drafts: Slots | None = None,
+        entering: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B M D"]:
         """Final hidden states of all slots in one pass (training, scoring); `project` makes logits of them.
 
-        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs follow.
+        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs follow; `entering`
+        is then what `before_adapters` says of the slots, if that is known already.
         """
         mask = visibility(slots.group, slots.group)[:, None]
         if source is None or source_lengths is None:
             assert not self.encoder, "an encoder-decoder model needs a source"
-            return self._with_drafts(slots, drafts, mask)
+            return self._with_drafts(slots, drafts, mask, entering)
         encoded, source_mask = self.encode(source, source_lengths)
         return self.decode(slots, mask, self.project_source(encoded), source_mask, None)
 
+    def before_adapters(self, slots: Slots) -> Float[Tensor, "B N D"]:
+        """The state in which clean slots enter the first layer with adapters, in one pass without a cache."""
+        return self._before_adapters(slots, visibility(slots.group, slots.group)[:, None], None)
+
     def _with_drafts(
-        self, slots: Slots, drafts: Slots | None, mask: Bool[Tensor, "B 1 N N"]
+        self,
+        slots: Slots,
+        drafts: Slots | None,
+        mask: Bool[Tensor, "B 1 N N"],
+        entering: Float[Tensor, "B N D"] | None,
     ) -> Float[Tensor, "B M D"]:
         if drafts is None:
             return self.decode(slots, mask, [], None, None)
@@ -144,7 +154,8 @@ class Transformer(nn.Module):
             hidden = self.decode(slots, mask, [], None, passed_on)
             return torch.cat([hidden, self.decode(drafts, seen, [], None, passed_on)], dim=1)
         with torch.no_grad():  # nothing that is trained acts on these slots
-            entering = self._before_adapters(slots, mask, passed_on)
+            if entering is None:
+                entering = self.before_adapters(slots)
             hidden = self._with_adapters(entering, slots, mask, passed_on, 0)
         anchors = drafts.group.clamp(max=slots.group.shape[1] - 1)  # a text laid out for drafts is clean all through
         first = entering.gather(1, anchors[:, :, None].expand(-1, -1, entering.shape[2])) + self.reach(drafts.reach)
@@ -204,16 +215,17 @@ class Transformer(nn.Module):
     def _decode_adapted(
         self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
     ) -> Float[Tensor, "B N D"]:
-        """Masks (the last columns) begin where adapters do: as the clean slot before them, plus their reach vector.
+        """Masks (the last columns) begin where adapters do: as the clean slot they draft from and a reach vector.
 
-        In the layers below there are clean slots only, and masks cost nothing.
+        In the layers below there are clean slots only, and masks cost nothing. Each of them is drafted from.
         """
-        columns = int(slots.reach[0, -1]) - 1
+        columns = int((slots.reach[0] > 1).sum())
         clean = Slots(*(field[:, : slots.token.shape[1] - columns] for field in slots))
         without = mask if mask is None or not columns else mask[:, :, :-columns, :-columns]
         hidden = self._before_adapters(clean, without, caches)
         if columns:
-            masks = hidden[:, -1:] + self.reach(slots.reach[:, -columns:])
+            before = hidden.repeat_interleave(columns // hidden.shape[1], dim=1)
+            masks = before + self.reach(slots.reach[:, -columns:])
             hidden = torch.cat([hidden, masks], dim=1)
         return self._with_adapters(hidden, slots, mask, caches, columns)
 

@@ -64,7 +64,7 @@ def save_model(
         generation = {
             "pad_token_id": config.pad_token,
             "bos_token_id": config.start_token,
-            "eos_token_id": config.end_token,
+            "eos_token_id": list(config.ends) if config.further_ends else config.end_token,
             "decoder_start_token_id": config.start_token,
             "max_length": config.max_positions,
             "group_size": max(config.group_sizes),

@@ -47,7 +47,7 @@ def draw_confusion(figure: Any, details: dict[str, Any]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(labelsize=8, length=0, labelcolor=INK)
     axes.set_xlabel("answered", color=INK)
-    axes.set_ylabel("right", color=INK)
+    axes.set_ylabel("label", color=INK)
     for side in axes.spines.values():
         side.set_color(EDGE)
     if len(names) <= CELL_NUMBERS:

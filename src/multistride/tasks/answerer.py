@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +24,7 @@ from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.spans import spans
 from multistride.generator import Generator, load
 from multistride.tasks.answering import CHAT, ENCODER, PROMPT, AnsweringTask, Found, Question, Wording, plain
-from multistride.tasks.passages import retrieved, windows
+from multistride.tasks.passages import retrieved, windows, word_count
 from multistride.tasks.task import Example, Opened, RecordError, TaskRequest
 from multistride.translator import Translation, Translator
 
@@ -71,18 +72,20 @@ class Answerer:
         """The n-th answer, or why there is none, of the n-th question."""
         questions = [example for example in examples if isinstance(example, Question)]
         assert len(questions) == len(examples), "examples are made by an AnsweringTask"
-        found: dict[int, Found | RecordError] = {}
-        for place, question in enumerate(questions):
-            if question.choices:
-                found[place] = self._chosen(question)
-        taken = {place: question for place, question in enumerate(questions) if not question.choices}
-        found.update(self._taken(taken))
-        return [found[place] for place in range(len(questions))]
+        numbered = dict(enumerate(questions))
+        chosen = {place: question for place, question in numbered.items() if question.choices}
+        taken = {place: question for place, question in numbered.items() if not question.choices}
+        found = self._chosen(chosen) | self._taken(taken)
+        return [found[place] for place in numbered]
 
-    def _chosen(self, question: Question) -> Found | RecordError:
-        """The most probable of the choices, and how probable all of them are."""
-        pairs = [(question.source, self.wording.written(choice)) for choice in question.choices]
-        scores = self.model.score(pairs, self.settings.group_size)
+    def _chosen(self, questions: dict[int, Question]) -> dict[int, Found | RecordError]:
+        """The most probable choices, by the place of the question."""
+        pairs = [(each.source, self.wording.written(text)) for each in questions.values() for text in each.choices]
+        scores = iter(self.model.score(pairs, self.settings.group_size))
+        return {place: self._best(each, list(islice(scores, len(each.choices)))) for place, each in questions.items()}
+
+    def _best(self, question: Question, scores: Sequence[Sequence[float] | None]) -> Found | RecordError:
+        """The most probable of the choices, and how probable all of them are: the scores of their tokens, or None."""
         if any(values is None for values in scores):
             return RecordError(question.line, "the question, with a choice, is too long for the model: shorten it")
         totals = [sum(values or ()) for values in scores]
@@ -119,25 +122,26 @@ class Answerer:
     def _readings(self, place: int, question: Question) -> list[_Reading] | RecordError:
         """The windows to read: one, if the model can read the whole passage."""
         passage = plain(question.passage or "")
-        words = self.settings.window or len(passage.split())
+        count = word_count(passage)
+        # Signs count as words and may share a token with others; so much more than there is room for cannot fit.
+        words = self.settings.window or min(count, 2 * self._room)
         while True:
-            texts = [passage] if words >= len(passage.split()) else windows(question.passage or "", words)
+            texts = [passage] if words >= count else windows(passage, words)
             kept = [texts[place] for place in retrieved(question.question, texts, self.settings.windows)]
             asked = [self.wording.asked(question.question, text) for text in kept]
             excess = max(map(len, self.model.encode(asked))) / self._room
             if excess <= 1:
                 return [_Reading(place, *both) for both in zip(kept, asked, strict=True)]
             if words <= 8:
-                return RecordError(
-                    question.line, "the question is too long for the model, whatever the passage: shorten it"
-                )
+                problem = "the question is too long for the model, whatever the passage: shorten it"
+                return RecordError(question.line, problem)
             words = max(8, int(words * min(0.9, 1 / excess)))
 
     @property
     def _room(self) -> int:
         """The most tokens that may be asked."""
         positions = self.model.config.max_positions
-        return positions - 1 if self.model.config.encoder_layers else positions - self.settings.max_tokens
+        return positions - 1 if self.model.config.encoder_layers else max(1, positions - self.settings.max_tokens)
 
     def _written(self, readings: Sequence[_Reading]) -> list[Translation]:
         """What the model writes for each window."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -17,10 +18,15 @@ def windows(passage: str, words: int) -> list[str]:
 
     Signs between words count as words too, and so do the characters of scripts without blanks.
     """
-    starts = [place for place in borders(passage) if place < len(passage) and not passage[place].isspace()]
+    starts = _word_starts(passage)
     ends = [*starts[1:], len(passage)]
     cut = spans(len(starts), words, words // 2) if starts else ()
     return [passage[starts[part.start] : ends[part.stop - 1]].strip() for part in cut]
+
+
+def word_count(passage: str) -> int:
+    """How many words a passage has, as `windows` counts them."""
+    return len(_word_starts(passage))
 
 
 def retrieved(question: str, texts: Sequence[str], count: int) -> list[int]:
@@ -43,6 +49,12 @@ def words_of(text: str) -> list[str]:
     lowered = text.lower()
     pieces = (lowered[first:last] for first, last in pairwise(borders(lowered)))
     return [piece for piece in pieces if piece[0].isalnum()]
+
+
+@lru_cache(maxsize=1)
+def _word_starts(passage: str) -> list[int]:
+    """Where the words of a passage begin, as characters; kept, since its windows are made smaller until they fit."""
+    return [place for place in borders(passage) if place < len(passage) and not passage[place].isspace()]
 
 
 def _bm25s() -> Any:

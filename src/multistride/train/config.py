@@ -114,6 +114,9 @@ class TrainingConfig(BaseModel):
     moving_average: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights (EMA); 0 for none")
     precision: Precision = Field("auto", description="bfloat16 is autocast; weights stay float32")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    trunk_memory: float = Field(
+        2048.0, ge=0, description="adapters: megabytes for what the frozen layers make of windows; 0: compute it anew"
+    )
     sharding: Literal["none", "full"] = Field(
         "none", description="of several processes: full divides weights and optimiser state among them (FSDP)"
     )

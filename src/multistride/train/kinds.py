@@ -6,6 +6,7 @@ from pathlib import Path
 
 from multistride.data.batch import PairedTokens, PreparedData, Split
 from multistride.data.labelled import LabelledDocuments, window_sources
+from multistride.errors import DataError
 from multistride.model.classifier import check_classes, freeze_what_writes
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -51,3 +52,22 @@ def resumed(directory: Path, expected: TransformerConfig) -> Transformer:
     if model.config.classifier is not None and expected.classifier is not None:
         check_classes(model.config.classifier.classes, expected.classifier.classes, str(directory), "the data")
     return model
+
+
+def check_lengths(splits: dict[str, Split], data: PreparedData, model: TransformerConfig) -> None:
+    """Raise `DataError` for data the model has no positions for; documents that are read in windows fit always."""
+    longest = model.max_positions
+    for name, split in splits.items():
+        if isinstance(split, LabelledDocuments):
+            continue
+        found = max(int(split.source_lengths.max()), int(split.target_lengths.max()))
+        if found > longest and data.causal:
+            raise DataError(
+                f"{data.directory}: a {name} window has {found} tokens, the model allows {longest}: "
+                f"prepare with --window {longest} or raise model.max_positions"
+            )
+        if found > longest:
+            raise DataError(
+                f"{data.directory}: a {name} sentence has {found} tokens with EOS, the model allows {longest}: "
+                f"prepare with --max-tokens {longest - 1} or raise model.max_positions"
+            )

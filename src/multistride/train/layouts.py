@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -36,17 +36,20 @@ class TrainingPass(NamedTuple):
 
     `previous` is what `groups.previous_in_group` says, or `groups.previous_in_draft` where a draft is laid out. In
     texts without sources many drafts are laid out at once: their slots are `drafts`, their labels the last ones.
+    `entering` is what the frozen layers below adapters make of the slots, where that is known (`train.trunk`).
     """
 
     slots: Slots
     labels: Int[Tensor, "B M"]
     previous: Int[Tensor, "B M"]
     drafts: Slots | None = None
+    entering: Float[Tensor, "B N D"] | None = None
 
     def to(self, device: torch.device | str) -> TrainingPass:
         """The same pass on another device."""
         drafts = None if self.drafts is None else self.drafts.to(device)
-        return TrainingPass(self.slots.to(device), self.labels.to(device), self.previous.to(device), drafts)
+        entering = None if self.entering is None else self.entering.to(device)
+        return TrainingPass(self.slots.to(device), self.labels.to(device), self.previous.to(device), drafts, entering)
 
     def labelled(self) -> int:
         """The number of tokens to predict."""
@@ -77,7 +80,7 @@ class LayoutDrawer:
 
     def _harder(self, asked: TrainingPass, generator: torch.Generator, progress: float) -> TrainingPass:
         """The same pass with some tokens of groups revealed, and some of the words that are read left out."""
-        slots, labels, previous, _ = asked
+        slots, labels, previous = asked[:3]
         glancing = self.groups.glancing * (1 - progress)
         if self.groups.glancing > 0:
             shown = torch.rand(labels.shape, generator=generator) < glancing

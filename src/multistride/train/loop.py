@@ -22,9 +22,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from multistride.data.batch import PreparedData, collate, token_batches
-from multistride.data.labelled import LabelledDocuments
 from multistride.device import is_out_of_memory, keep_few_kernels, pick_device, pick_precision
-from multistride.errors import DataError, Interrupted, UserError
+from multistride.errors import Interrupted, UserError
 from multistride.files import write_json
 from multistride.model.adapters import freeze_all_but_drafting
 from multistride.model.transformer import Transformer
@@ -36,12 +35,13 @@ from multistride.train.checkpoint import Progress, Sums, load_state, save_state
 from multistride.train.config import RunConfig
 from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import StopRequest, stop_on_signal
-from multistride.train.kinds import drawer, objective, resumed, trained_splits
+from multistride.train.kinds import check_lengths, drawer, objective, resumed, trained_splits
 from multistride.train.layouts import TrainingPass
 from multistride.train.monitor import Monitor
 from multistride.train.optimizer import adamw, clip_gradients
 from multistride.train.schedule import learning_rate
 from multistride.train.sharding import divide, whole
+from multistride.train.trunk import TrunkStates
 from multistride.train.warmstart import first_model
 from multistride.train.windows import WindowDrawer, WindowPass
 
@@ -103,7 +103,7 @@ class Trainer:
         if last is not None:
             self.model = resumed(last, self.model.config)
         self.splits = trained_splits(self.data, self.model.config)
-        self._check_lengths()
+        check_lengths(self.splits, self.data, self.model.config)
         if self.model.config.adapter is not None:
             freeze_all_but_drafting(self.model)
         self.average = MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
@@ -114,6 +114,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run.rewind(self.progress.update)
         self.layouts = drawer(config, self.model.config)
+        frozen = self.model.config.adapter is not None and settings.trunk_memory > 0
+        self.trunk = TrunkStates(self.model, settings.trunk_memory) if frozen else None
         self.feed = Feed(
             self.splits["train"],
             self.data.vocabulary,
@@ -130,7 +132,7 @@ class Trainer:
         mine = slice(rank * settings.accumulate, (rank + 1) * settings.accumulate)
         pieces = self.feed.take(self.progress, settings.accumulate * processes, mine)
         done = self.progress.update / settings.updates
-        passes = [self.layouts.draw(piece.batch, piece.generator, done) for piece in pieces]
+        passes = [self._drawn(piece, done) for piece in pieces]
         labels = torch.tensor(sum(each.labelled() for each in passes), device=self.device)
         total = int(accelerator.reduce(labels, "sum"))
         self.progress.update += 1
@@ -147,6 +149,15 @@ class Trainer:
         seconds = time.perf_counter() - began
         self.progress.seconds += seconds
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
+
+    def _drawn(self, piece: Piece, done: float) -> Pass:
+        """The layout of a batch, with what the frozen layers make of it where it is a draft's."""
+        asked = self.layouts.draw(piece.batch, piece.generator, done)
+        if self.trunk is None or not isinstance(asked, TrainingPass) or asked.drafts is None:
+            return asked
+        with self.accelerator.autocast():
+            entering = self.trunk.of(piece.rows.tolist(), piece.batch.target_lengths, asked.slots.to(self.device))
+        return asked._replace(entering=entering)
 
     def _backward(self, pieces: list[Piece], passes: list[Pass], scale: float) -> tuple[float, float]:
         """Add up the gradients of this process; returns the sums of both losses.
@@ -256,24 +267,6 @@ class Trainer:
             return prepared, optimizer
         divide(trained.to(self.device), self.device, self.accelerator.num_processes)
         return self.accelerator.prepare_model(trained, evaluation_mode=True), adamw(self.model, self.settings)
-
-    def _check_lengths(self) -> None:
-        """Refuse data the model has no positions for."""
-        longest = self.model.config.max_positions
-        for name, split in self.splits.items():
-            if isinstance(split, LabelledDocuments):
-                continue  # read in windows
-            found = max(int(split.source_lengths.max()), int(split.target_lengths.max()))
-            if found > longest and self.data.causal:
-                raise DataError(
-                    f"{self.config.data}: a {name} window has {found} tokens, the model allows {longest}: "
-                    f"prepare with --window {longest} or raise model.max_positions"
-                )
-            if found > longest:
-                raise DataError(
-                    f"{self.config.data}: a {name} sentence has {found} tokens with EOS, the model allows {longest}: "
-                    f"prepare with --max-tokens {longest - 1} or raise model.max_positions"
-                )
 
     def _accelerator(self) -> Accelerator:
         device = pick_device(self.settings.device)

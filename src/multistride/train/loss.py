@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from multistride.groups import NO_LABEL, Slots
 from multistride.model.transformer import Transformer
+from multistride.train.chunked import chunked_cross_entropy, has_frozen_output
 
 
 class Losses(NamedTuple):
@@ -73,11 +74,17 @@ class SlotLoss(Objective):
         labels: Int[Tensor, "B M"],
         previous: Int[Tensor, "B M"],
         drafts: Slots | None = None,
+        entering: Float[Tensor, "B N D"] | None = None,
     ) -> Losses:
         """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says.
 
-        The last labels are those of the `drafts`, where there are any.
+        The last labels are those of the `drafts`, where there are any; `entering` is for `Transformer.forward`.
         """
+        if drafts is not None and not (self.label_smoothing or self.r_drop) and has_frozen_output(self.model):
+            asked = labels != NO_LABEL
+            hidden = self.model(source, source_lengths, slots, drafts, entering)[asked]
+            loss, correct = chunked_cross_entropy(self.model, hidden, labels[asked], previous[asked])
+            return Losses(loss, loss.detach(), correct)
         inputs = (self.model, source, source_lengths, slots, labels, previous, drafts)
         return self._read(lambda: labelled_logits(*inputs), labels[labels != NO_LABEL])
 

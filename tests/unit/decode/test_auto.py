@@ -61,7 +61,14 @@ def test_the_best_offer_and_why():
     assert best([Offer(1, 1.0, 2.0), Offer(2, 2.0, 4.0)]).group_size == 1
 
 
-@pytest.mark.parametrize(("choices", "said"), [({"beam": 2}, "beam 2"), ({"temperature": 0.7}, "temperature 0.7")])
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"beam": 2}, "beam 2"),
+        ({"temperature": 0.7}, "temperature 0.7"),
+        ({"mode": "exact", "drafts": "text"}, "weighs what masks draft, and drafts text was given"),
+    ],
+)
 def test_refused_where_it_was_not_measured(choices, said):
     # Guards: a choice for greedy decoding taken for a search or a sample.
     with pytest.raises(UsageError, match=said):

@@ -6,10 +6,18 @@ from pydantic import ValidationError
 
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.drafts import drafts
+from multistride.drafts import draft_everywhere, drafts
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
-from multistride.groups import draft_slots, equal_sizes, teacher_forced
+from multistride.groups import (
+    PADDING_GROUP,
+    Slots,
+    draft_slots,
+    drafting_visibility,
+    equal_sizes,
+    prompt_slots,
+    teacher_forced,
+)
 from multistride.model.adapters import AdaptedLinear, DraftGate, freeze_all_but_drafting
 from multistride.model.config import AdapterConfig, TransformerConfig
 from multistride.model.transformer import Transformer
@@ -75,6 +83,16 @@ def test_exact_mode_writes_what_the_original_writes(layers, start_symbol, batch_
     assert [each.tokens for each in found] == [each.tokens for each in expected]
 
 
+def test_drawing_at_hardly_any_temperature_is_greedy():
+    # Guards: drafts drawn from the masks of a slot that did not stand.
+    plain, adapted = pair(2, markov_rank=4)
+    expected = decode_corpus(EagerStepModel(plain), prompts(), DecodeOptions.made(max_length=20))
+    options = DecodeOptions.made(max_length=20, group_size=4, mode="exact", temperature=1e-4)
+    found = decode_corpus(EagerStepModel(adapted), prompts(), options)
+    assert [each.tokens for each in found] == [each.tokens for each in expected]
+    assert sum(each.steps for each in found) <= sum(each.steps for each in expected)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_drafts_are_those_that_were_trained(layers):
     # Guards: decoding that lets masks begin elsewhere, see more or less, or use other weights than training does.
@@ -98,6 +116,48 @@ def test_drafts_are_those_that_were_trained(layers):
                 logits = engine.step(step, memory)
                 expected = adapted.project(together[row, 3 * place : 3 * place + 3])
                 torch.testing.assert_close(logits[0, -3:], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_every_slot_is_drafted_from_alike(layers):
+    # Guards: masks that see those of another slot, later drafts, or the wrong slot's state; rows padded on the left.
+    _, adapted = pair(layers)
+    known = torch.randint(5, 40, (2, 12), generator=torch.Generator().manual_seed(3))
+    border, counts = torch.tensor([5, 7]), torch.tensor([3, 1])
+    drafted = torch.stack([known[row, start : start + 3] for row, start in enumerate((5, 7))])
+    with torch.inference_mode():
+        for row in range(2):
+            engine = EagerStepModel(adapted)
+            read = slice(row, row + 1)
+            memories = [engine.start(None, None) for _ in range(2)]
+            for memory in memories:
+                engine.step(first_slots(known[read], int(border[row]) - 1), memory)
+            special = 3, 1, 3
+            together = draft_everywhere(known[read], border[read], drafted[read], counts[read], *special)
+            logits = engine.step(together, memories[0])
+            count = int(counts[row])
+            for place in range(count + 1):
+                alone = draft_slots(known[read], border[read], drafted[read], torch.tensor([place]), *special)
+                expected = engine.step(narrowed(alone), memories[1])
+                masks = logits[:, count + 1 + 2 * place : count + 3 + 2 * place]
+                torch.testing.assert_close(masks, expected[:, -2:], atol=1e-4, rtol=1e-4)
+                memories[1].truncate(torch.tensor([2]))
+    both = draft_everywhere(known, border, drafted, counts, 3, 1, 3)
+    assert both.group[1].tolist().count(PADDING_GROUP) == 2 * 3, "two clean slots less, each with two masks"
+    visible = drafting_visibility(both.group, both.group)[1]
+    real = both.group[1] != PADDING_GROUP
+    assert not visible[real][:, ~real].any()
+
+
+def first_slots(known, count):
+    """The autoregressive slots that read the first tokens."""
+    lengths = torch.tensor([count + 1])
+    return prompt_slots(known, lengths, 1)
+
+
+def narrowed(slots):
+    """The last clean slot and its masks: what one pass of the old layout reads new after another."""
+    return Slots(*(field[:, -3:] for field in slots))
 
 
 def test_only_drafting_is_trained():

@@ -146,6 +146,22 @@ def test_a_long_passage_is_answered_from_the_windows_that_fit_it_best():
     assert found.facts["score"] >= others[0].answer.facts["score"]
 
 
+def test_a_long_passage_without_blanks_is_cut_as_well():
+    # Guards: one word, or windows of a few characters, where there are no blanks to count words by.
+    model = tiny(max_positions=100)
+    passage = "華沙是波蘭的首都。" * 40
+    [found] = answered(model, [{"question": "波蘭", "passage": passage}])
+    assert found.answer.facts["window"] in passage
+    assert 15 < len(found.answer.facts["window"]) < 100
+
+
+def test_a_passage_of_a_hundred_thousand_characters_is_answered():
+    # Guards: all of it tokenized, or its windows counted again and again.
+    model = tiny(max_positions=64)
+    [found] = answered(model, [{**QUESTION, "passage": "Nothing of note. " * 6_000 + PASSAGE}])
+    assert "England" in found.answer.facts["window"]
+
+
 def test_one_question_that_is_too_long_stops_no_other():
     # Guards: an endless search for a window; an error that ends the batch.
     long = {"question": "who " * 500, "passage": PASSAGE}
@@ -154,6 +170,12 @@ def test_one_question_that_is_too_long_stops_no_other():
     assert "too long for the model, whatever the passage" in str(first.problem)
     assert second.answer is not None
     assert "with a choice, is too long" in str(third.problem)
+
+
+def test_a_context_without_room_for_an_answer_is_a_problem_of_the_record():
+    # Guards: a division by no room, or an answer that is cut off by the end of the context.
+    [found] = answered(tiny(Generator, max_positions=20), [QUESTION])
+    assert "too long for the model" in str(found.problem)
 
 
 def test_settings_that_the_model_cannot_follow_are_refused():

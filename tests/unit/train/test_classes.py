@@ -19,11 +19,8 @@ CUT = {"window": 8, "overlap": 2}
 
 
 def prepared(place, *labels):
-    lines = (
-        json.dumps({"text": f"{label} " * (3 + 2 * number), "label": label})
-        for number in range(6)
-        for label in labels
-    )
+    texts = [(label, f"{label} " * (3 + 2 * number)) for number in range(6) for label in labels]
+    lines = (json.dumps({"text": text, "label": label}) for label, text in texts)
     (place / "records.jsonl").write_text("\n".join(lines) + "\n")
     files = {"train": (place / "records.jsonl",), "validation": (place / "records.jsonl",)}
     prepare_records(RecordsPrepareConfig(output=place / "data", vocabulary_size=270, **files))

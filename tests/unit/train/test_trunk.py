@@ -1,0 +1,63 @@
+"""What frozen layers make of a window is computed once."""
+
+import torch
+
+from multistride.drafts import drafts
+from multistride.groups import equal_sizes, teacher_forced
+from multistride.model.config import AdapterConfig, TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.train.trunk import TrunkStates
+
+SHAPE = {
+    "vocabulary_size": 50, "hidden_size": 16, "feedforward_size": 24, "heads": 2, "encoder_layers": 0,
+    "decoder_layers": 3, "positions": "rotary", "max_positions": 32, "dropout": 0.0,
+    "adapter": AdapterConfig(rank=4, layers=1),
+}  # fmt: skip
+
+
+def batch(rows):
+    target = torch.arange(48).reshape(4, 12)[rows]
+    lengths = torch.tensor([12, 7, 9, 12])[rows]
+    return target, lengths, teacher_forced(target, lengths, equal_sizes(lengths, 1), 1)[0]
+
+
+def counting(model):
+    calls = []
+    compute = model.before_adapters
+    model.before_adapters = lambda slots: calls.append(len(slots.token)) or compute(slots)
+    return calls
+
+
+def test_states_are_kept_by_window():
+    # Guards: states of other windows after another shuffle, those of padding, a batch computed again.
+    torch.manual_seed(1)
+    model = Transformer(TransformerConfig(**SHAPE)).eval()
+    calls, met = counting(model), []
+    states = TrunkStates(model, 1.0)
+    for rows in ([0, 1], [2, 3], [3, 0], [1, 2]):
+        target, lengths, slots = batch(rows)
+        found = states.of(rows, lengths, slots)
+        met.append(len(calls))
+        calls.clear()
+        expected = Transformer.before_adapters(model, slots)
+        for row, length in enumerate(lengths.tolist()):
+            torch.testing.assert_close(found[row, :length], expected[row, :length], atol=0.02, rtol=0.02)
+        behind, _ = drafts(target, lengths, torch.tensor([[1, 4], [2, 3]]), 3, 3)
+        given, computed = (model(None, None, slots, behind, entering) for entering in (found, None))
+        torch.testing.assert_close(
+            given[:, slots.token.shape[1] :], computed[:, slots.token.shape[1] :], atol=0.05, rtol=0.05
+        )
+        calls.clear()
+    assert met == [1, 1, 0, 0]
+
+
+def test_where_there_is_no_room_they_are_computed_anew():
+    torch.manual_seed(1)
+    model = Transformer(TransformerConfig(**SHAPE)).eval()
+    calls = counting(model)
+    room_for_one = 12 * 16 * 2 / 2**20
+    states = TrunkStates(model, room_for_one)
+    for rows in ([0, 1], [0, 1], [0], [1]):
+        _, lengths, slots = batch(rows)
+        states.of(rows, lengths, slots)
+    assert calls == [2, 2, 1], "the first window is kept, the second is not"
