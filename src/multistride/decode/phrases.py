@@ -42,6 +42,9 @@ LONGEST = 4
 SHORTEST = 2
 """Tokens of the shortest ones where masks draft too: a single token says less than they do."""
 
+SURE, LONG = 0.5, 3
+"""Masks whose first draft is this probable give way only to phrases of the text so far that are this long."""
+
 PADDING = -1
 """Stands before phrases shorter than the longest in a stored table."""
 
@@ -62,9 +65,9 @@ class SoFar:
                 self._behind[tuple(self.tokens[place - length :])] = place
             self.tokens.append(token)
 
-    def following(self, most: int) -> list[int]:
+    def following(self, most: int, shortest: int = SHORTEST) -> list[int]:
         """What followed the longest phrase at the end where it stood last, `most` tokens; nothing if it never did."""
-        for length in range(min(LONGEST, len(self.tokens)), SHORTEST - 1, -1):
+        for length in range(min(LONGEST, len(self.tokens)), shortest - 1, -1):
             place = self._behind.get(tuple(self.tokens[-length:]))
             if place is not None:
                 period = len(self.tokens) - place  # a copy that reaches its own end goes round
@@ -154,7 +157,7 @@ def _written(prepared: PreparedData) -> Iterator[tuple[list[int], int]]:
 
 
 class PhraseDrafter(Drafter):
-    """Drafts by phrases where the text so far or the table has any; by masks elsewhere, or not at all."""
+    """Drafts by phrases where the text so far or the table has any; by masks elsewhere or where they are sure."""
 
     def __init__(
         self,
@@ -169,10 +172,12 @@ class PhraseDrafter(Drafter):
         super().__init__(model, len(state.running), group_size, choose, masks)
         self._texts = [SoFar([*known, *prefix]) for known in state.known()]
         self._table, self._shortest = table, SHORTEST if masks else 1
+        self._sure = torch.zeros(len(state.running), dtype=torch.bool)
         self._look_up()
 
     def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
         """Draft anew behind what was kept."""
+        self._sure = torch.zeros(len(kept), dtype=torch.bool)
         super().renew(logits, picked, kept)
         for text, tokens, count in zip(self._texts, picked.tokens.tolist(), kept.tolist(), strict=True):
             text.extend(tokens[:count])
@@ -181,14 +186,19 @@ class PhraseDrafter(Drafter):
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""
         super().leave(stay)
+        self._sure = self._sure[stay]
         self._texts = [self._texts[row] for row in stay.tolist()]
+
+    def _draft_from(self, logits: Float[Tensor, "R D V"], previous: Int[Tensor, "R"]) -> None:
+        drafted = self._draft(logits, previous)
+        self.tokens, self._sure = drafted.tokens, drafted.log_probabilities[:, 0].exp() >= SURE
 
     def _look_up(self) -> None:
         most = self.group_size - 1
         tokens, counts = self.tokens.tolist(), self.counts.tolist()
-        for row, text in enumerate(self._texts):
-            found = text.following(most)
-            if not found and self._table is not None:
+        for row, (text, sure) in enumerate(zip(self._texts, (self._sure & (self.counts > 0)).tolist(), strict=True)):
+            found = text.following(most, LONG if sure else SHORTEST)
+            if not found and not sure and self._table is not None:
                 found = self._table.following(text.tokens, most, self._shortest)
             if found:
                 tokens[row][: len(found)], counts[row] = found, len(found)

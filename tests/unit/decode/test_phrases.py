@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from multistride.decode.batch import begin_batch
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.decode.phrases import PHRASES, PhraseTable, SoFar, phrases_of
+from multistride.decode.phrases import PHRASES, PhraseDrafter, PhraseTable, SoFar, phrases_of
+from multistride.decode.pick import Picked
+from multistride.decode.state import DecodeState
 from multistride.decode.strategy import Measured
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import DataError, UsageError
@@ -114,6 +116,22 @@ def test_a_table_is_used_where_there_is_one():
         return state.hypotheses[0].steps
 
     assert passes() == passes(drafts="both") < passes(drafts="masks")
+
+
+@pytest.mark.parametrize(("logit", "drafted"), [(9.0, [20, 20]), (0.0, [7, 8])])
+def test_sure_masks_go_before_short_phrases(logit, drafted):
+    # Guards: a phrase of two tokens that overrules masks which know better, and one of three that does not.
+    engine = EagerStepModel(model(adapter=True))
+    for known, copied in (([5, 6, 7, 8, 5, 6], drafted), ([4, 5, 6, 7, 8, 4, 5, 6], [7, 8])):
+        state = DecodeState([20], 1, 2, [known[:-1]])
+        drafter = PhraseDrafter(engine, state, 3, None, masks=True)
+        drafter.counts = torch.tensor([0])  # as if nothing had been drafted for the pass that is over
+        logits = torch.zeros(1, 3, 24)
+        logits[0, 1:, 20] = logit
+        picked = Picked(torch.tensor([known[-1:]]), torch.zeros(1, 1))
+        drafter.renew(logits, picked, torch.tensor([1]))
+        assert drafter.tokens.tolist() == [copied]
+        assert drafter.counts.tolist() == [2]
 
 
 def test_drafts_that_cannot_be_are_refused():
