@@ -14,7 +14,7 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from multistride.engines import int8, int8_graphs
+from multistride.engines import int8, int8_output
 
 TOLERANCE = 0.12
 """The most by which logits may be off, on average, as a share of what they are on average."""
@@ -132,7 +132,7 @@ def test_greedy_tokens_are_those_of_the_logits(rank, size):
 
 def test_a_vocabulary_of_several_chunks(monkeypatch):
     # Guards: a running maximum or sum that forgets a chunk; ties that are not broken by the lowest id.
-    monkeypatch.setattr(int8_graphs, "CHUNK", 2 * int8_graphs.BLOCK)
+    monkeypatch.setattr(int8_output, "CHUNK", 2 * int8_output.BLOCK)
     torch.manual_seed(9)
     sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
     model = Transformer(TransformerConfig(vocabulary_size=500, **sizes, tie_embeddings=False)).eval()
