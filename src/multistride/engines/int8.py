@@ -112,6 +112,20 @@ class Int8StepModel:
         """The token that greedy decoding picks in each of the last `size` slots, and its log-probability."""
         return self._picked(self._stepped(slots, memory), size)
 
+    def step_even(
+        self, tokens: Int[np.ndarray, "B K"], memory: Int8Memory
+    ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
+        """The next group of every row, and its log-probabilities, from the last one."""
+        rows, size = tokens.shape
+        length = memory.grow_even(size)
+        step = memory.room(rows, length, size).step(size, self._networks["decoder"], memory.source)
+        step.token[:] = tokens
+        step.position[:] = np.arange(length, length + size)
+        step.reach.fill(size)
+        step(length, None)
+        chained = self.markov is not None and size > 1
+        return step.pick(self._networks["chained" if chained else "greedy"], chained)()
+
     def _stepped(self, slots: Slots, memory: Int8Memory) -> Step:
         """The step that has read the slots; their keys and values are in the memory."""
         rows, new = slots.token.shape
@@ -129,9 +143,7 @@ class Int8StepModel:
         chained = self.markov is not None and size > 1
         network = self._networks["chained" if chained else "greedy"]
         if size == step.hidden.shape[1]:
-            picked = step.pick(network, chained)
-            picked()
-            found = [picked.tokens.copy(), picked.log_probabilities.copy()]
+            found = list(step.pick(network, chained)())
         else:
             hidden = np.ascontiguousarray(step.hidden[:, -size:])
             found = network({"hidden": hidden if chained else hidden.reshape(-1, hidden.shape[2])})

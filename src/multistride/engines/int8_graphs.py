@@ -96,7 +96,7 @@ def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> 
     hidden = graph.add("Add", hidden, graph.table(position, _positions(model)))
     ahead = graph.add("Sub", reach, graph.constant(np.array(1, np.int64)))
     hidden = graph.add("Add", hidden, graph.table(ahead, model.reach.beyond_one.weight))
-    shape = ["B", config.heads, "C", config.hidden_size // config.heads]
+    shape = ("B", config.heads, "C", config.hidden_size // config.heads)
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
         name = f"decoder.{index}"

@@ -1,4 +1,4 @@
-"""What the int8 engine keeps of a batch: arrays that ONNX Runtime reads and writes in place, bound to its graphs once.
+"""What the int8 engine keeps of a batch: arrays that ONNX Runtime reads and writes where they are, bound once.
 
 Keys and values lie in buffers with room to grow; a step writes its own behind those that are there, and nothing is
 copied. Buffers and what is bound to them outlive their batch: the next one of the same size takes them over.
@@ -25,6 +25,9 @@ MASKED = float(torch.finfo(torch.float32).min)
 
 ROOM = 8
 """Buffers have room for a multiple of so many slots. What they have too much costs time in every attention."""
+
+SLOW_FUSIONS = ["SkipLayerNormFusion"]
+"""What ONNX Runtime is not to make of several operators: here the one is slower than they are."""
 
 SPARE = 6
 """Buffers that wait for another batch."""
@@ -64,10 +67,6 @@ class Network:
     def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
         """The graph with values it reads and writes from now on."""
         return Bound(self._session, inputs, outputs)
-
-
-SLOW_FUSIONS = ["SkipLayerNormFusion"]
-"""Operators that are slower than those that ONNX Runtime would make them of."""
 
 
 class Bound:
@@ -129,8 +128,8 @@ class Step:
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
         self.bias = np.zeros((1, 1, new, room), np.float32)
-        self.hidden = np.zeros((rows, new, sizes.hidden), np.uint8)
-        self.picked: Picked | None = None
+        self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
+        self._picked: Picked | None = None
         read = {name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")}
         self._bias = shared(self.bias)
         self._source, self._alike = source, True
@@ -164,9 +163,9 @@ class Step:
 
     def pick(self, network: Network, chained: bool) -> Picked:
         """The tokens of all slots of the step, and their log-probabilities, by a graph that gives them."""
-        if self.picked is None:
-            self.picked = Picked(self.hidden, network, chained)
-        return self.picked
+        if self._picked is None:
+            self._picked = Picked(self.hidden, network, chained)
+        return self._picked
 
 
 class Picked:
@@ -176,15 +175,17 @@ class Picked:
         rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
         self.tokens = np.zeros(hidden.shape[:2], np.int64)
         self.log_probabilities = np.zeros(hidden.shape[:2], np.float32)
-        outputs = {"tokens": self.tokens, "log_probabilities": self.log_probabilities}
         shape = rows.shape[:-1]
-        self._run = network.bound(
-            {"hidden": shared(rows)}, {name: shared(array.reshape(shape)) for name, array in outputs.items()}
-        )
+        outputs = {
+            "tokens": shared(self.tokens.reshape(shape)),
+            "log_probabilities": shared(self.log_probabilities.reshape(shape)),
+        }
+        self._run = network.bound({"hidden": shared(rows)}, outputs)
 
-    def __call__(self) -> None:
-        """Pick them."""
+    def __call__(self) -> tuple[Array, Array]:
+        """Pick them; returned are copies."""
         self._run()
+        return self.tokens.copy(), self.log_probabilities.copy()
 
 
 class Pool:
@@ -221,6 +222,7 @@ class Int8Memory:
         self.groups = CachedGroups()
         self._pool = pool
         self._buffers = None if rows is None else pool.take(rows, 0)
+        self._even = 0
 
     def __del__(self) -> None:
         if self._buffers is not None:
@@ -229,7 +231,12 @@ class Int8Memory:
     @property
     def length(self) -> int:
         """Slots in the cache, padding included (M)."""
-        return self.groups.length
+        return self._even or self.groups.length
+
+    def grow_even(self, new: int) -> int:
+        """Announce slots that see all before them, where nothing else ever happens; return how many were there."""
+        self._even += new
+        return self._even - new
 
     def room(self, rows: int, length: int, new: int) -> Buffers:
         """The buffers, with room for `new` slots behind the `length` that are there."""

@@ -1,9 +1,10 @@
 """From hidden states to logits, or to the most probable tokens without them, as ONNX graphs with int8 weights.
 
-The hidden states are in 8 bits already, as the decoder's graph gives them; inputs and outputs are listed where a graph
-is built.
+The hidden states are in 8 bits already, as the decoder's graph gives them; inputs and outputs are listed where a
+graph is built.
 
-Shapes: B sentences, K slots of a group, R rows, D hidden size, V vocabulary, C candidates of a slot, E rank of the head.
+Shapes: B sentences, K slots of a group, R rows, D hidden size, V vocabulary, C candidates of a slot, E rank of
+the head.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CHUNK = 256 * BLOCK
 """Columns of the vocabulary that are projected together."""
 
 LOWEST = float(np.finfo(np.float32).min)
+"""The logit of what is never picked."""
 
 
 def logits_graph(model: Transformer, final: Rounding) -> ModelProto:
@@ -95,8 +97,8 @@ def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
 def _chain(previous: str) -> Graph:
     """One slot: the token before, and the slot's candidates, to the best token and the corrected candidates.
 
-    `before` int64 [B, 1], `listed` int64 [B, C], `plain` float32 [B, C], `read` float32 [B, C, E] to `next` and `token`
-    int64 [B, 1] and `changed` float32 [B, C].
+    `before` int64 [B, 1], `listed` int64 [B, C], `plain` float32 [B, C], `read` float32 [B, C, E] to `next` and
+    `token` int64 [B, 1] and `changed` float32 [B, C].
     """
     body = Graph("slot")
     before = body.input("before", np.int64, ["B", 1])

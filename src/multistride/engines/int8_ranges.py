@@ -29,8 +29,8 @@ from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
-SENTENCES, LONGEST = 32, 24
-"""How many random sentences are read, and the most tokens of each."""
+SENTENCES, LONGEST = 12, 15
+"""How many random sentences are read in each layout, and the most tokens of each: a quarter of a second's work."""
 
 ROOM_NORMED, ROOM = 1.1, 1.5
 """The end of a range, as a multiple of what random tokens reach: after layer normalisation, and elsewhere."""
@@ -112,16 +112,19 @@ def _random_passes(config: TransformerConfig) -> Iterator[tuple[Tensor | None, T
         tokens = torch.randint(config.vocabulary_size, (SENTENCES, longest + 1), generator=generator)
         return tokens, lengths
 
-    source, lengths = None, None
-    if config.encoder_layers:
-        source, lengths = drawn()
-        source[torch.arange(SENTENCES), lengths] = config.end_token
-        lengths = lengths + 1
-    target, known = drawn()
+    def source() -> tuple[Tensor | None, Tensor | None]:
+        if not config.encoder_layers:
+            return None, None
+        tokens, lengths = drawn()
+        tokens[torch.arange(SENTENCES), lengths] = config.end_token
+        return tokens, lengths + 1
+
     largest = max(config.group_sizes)
     for size in sorted({1, largest}):
+        target, known = drawn()
         slots, _ = teacher_forced(target, known, equal_sizes(known, size), config.start_token)
-        yield source, lengths, slots
+        yield *source(), slots
     if config.lookahead and largest > 1:
+        target, known = drawn()
         slots, _ = lookahead(target, known, known // 2, largest, config.start_token, config.mask_token)
-        yield source, lengths, slots
+        yield *source(), slots
