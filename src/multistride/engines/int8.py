@@ -1,8 +1,8 @@
 """The int8 engine: ONNX Runtime runs graphs that were built from the weights, one call for the whole step.
 
-The keys and values that a step gives are the next one's past: arrays that ONNX Runtime made and reads where they lie.
-Everything an activation is rounded by belongs to its own row (`onnx_graph.py`), so
-a sentence does not depend on the others in its batch beyond the rounding of float32 sums.
+Keys and values lie in buffers that the graphs write in place (`int8_memory.py`). What an activation is rounded by
+belongs to its place in the model (`int8_ranges.py`), so a sentence does not depend on the others in its batch beyond
+the rounding of float32 sums.
 
 Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens asked, H heads, D = H E, V vocabulary.
 """
@@ -162,6 +162,10 @@ def int8_graphs(model: Transformer) -> dict[str, bytes]:
     return graphs_of(model.eval())
 
 
+OLDEST = (1, 25)
+"""The ONNX Runtime that first had `TensorScatter` on CPUs."""
+
+
 def check_int8() -> None:
     """Raise `MissingExtraError` or `UsageError` unless the int8 engine can run here."""
     if onnxruntime is None:
@@ -173,4 +177,10 @@ def check_int8() -> None:
         raise UsageError(
             "the engine int8 was asked for; it needs a CPU that multiplies 8-bit integers without overflow (VNNI on "
             "x86), and this one does not: choose --engine eager"
+        )
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
+        raise MissingExtraError(
+            f"the engine int8 was asked for; it needs ONNX Runtime {OLDEST[0]}.{OLDEST[1]} or later, and "
+            f"{onnxruntime.__version__} is installed: pip install --upgrade 'multistride[int8]', "
+            "or choose --engine eager"
         )
