@@ -66,7 +66,7 @@ class Clock:
 
 def watch(engine: Any, clock: Clock) -> None:
     """Put the clock around every call of an engine, and around its networks where it has some."""
-    for name in ("start", "step", "step_greedy"):
+    for name in ("start", "step", "step_greedy", "step_even"):
         if hasattr(engine, name):
             setattr(engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name)))
     if hasattr(engine, "_networks"):
@@ -74,13 +74,44 @@ def watch(engine: Any, clock: Clock) -> None:
 
 
 class WatchedNetworks:
-    """The networks of the int8 engine by name, each call timed."""
+    """The networks of the int8 engine by name, each run of them timed."""
 
     def __init__(self, networks: Any, clock: Clock) -> None:
         self._networks, self._clock = networks, clock
 
-    def __getitem__(self, name: str) -> Callable[..., Any]:
-        return self._clock.around("network", name, self._networks[name])
+    def __getitem__(self, name: str) -> Any:
+        return WatchedNetwork(self._networks[name], lambda call: self._clock.around("network", name, call))
+
+
+class WatchedNetwork:
+    """One of them: called with arrays, or bound to arrays first and called then."""
+
+    def __init__(self, network: Any, timed: Callable[[Any], Callable[..., Any]]) -> None:
+        self._network, self._timed = network, timed
+
+    def __call__(self, inputs: dict[str, Any]) -> Any:
+        """Run it on arrays."""
+        return self._timed(self._network)(inputs)
+
+    def values(self, inputs: dict[str, Any]) -> Any:
+        """Run it on arrays, for values of ONNX Runtime."""
+        return self._timed(self._network.values)(inputs)
+
+    def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+        """The same bound to memory; its runs are timed."""
+        bound = self._network.bound(inputs, outputs)
+        return WatchedBound(bound, self._timed(bound))
+
+
+class WatchedBound:
+    """A network and the memory it works on."""
+
+    def __init__(self, bound: Any, run: Callable[[], None]) -> None:
+        self._run, self.read = run, bound.read
+
+    def __call__(self) -> None:
+        """Run it."""
+        self._run()
 
 
 def profile(

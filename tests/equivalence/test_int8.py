@@ -1,20 +1,27 @@
 """The int8 engine says what the reference says, as nearly as 8 bits allow, and says it whatever the batch."""
 
+from itertools import zip_longest
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multistride.decode.batch import begin_batch, decode_batch
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.even import decode_even
+from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
+from multistride.decode.policy import fixed
+from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from multistride.engines import int8, int8_graphs
+from multistride.engines import int8, int8_output
 
 TOLERANCE = 0.12
 """The most by which logits may be off, on average, as a share of what they are on average."""
@@ -132,7 +139,7 @@ def test_greedy_tokens_are_those_of_the_logits(rank, size):
 
 def test_a_vocabulary_of_several_chunks(monkeypatch):
     # Guards: a running maximum or sum that forgets a chunk; ties that are not broken by the lowest id.
-    monkeypatch.setattr(int8_graphs, "CHUNK", 2 * int8_graphs.BLOCK)
+    monkeypatch.setattr(int8_output, "CHUNK", 2 * int8_output.BLOCK)
     torch.manual_seed(9)
     sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
     model = Transformer(TransformerConfig(vocabulary_size=500, **sizes, tie_embeddings=False)).eval()
@@ -158,6 +165,42 @@ def test_batch_equals_single(engine, sources, group_size):
     batched = tokens_of(engine, sources, group_size=group_size, batch_size=24)
     assert batched == tokens_of(engine, sources, group_size=group_size, batch_size=1)
     assert len({len(tokens) for tokens in batched}) > 3, "the outputs are too alike to prove anything"
+
+
+@pytest.mark.parametrize("group_size", [1, 3, 8])
+def test_the_quick_loop_is_the_ordinary_one(engine, sources, group_size):
+    # Guards: slots, groups, limits, EOS or rows that leave, in a loop that keeps no tensors of its own.
+    options = DecodeOptions.made(**LIMITS, group_size=group_size)
+    source, lengths = source_batch(sources, engine.config)
+    limits = [options.limit(length, engine.config) for length in lengths.tolist()]
+    ordinary, quick = (DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2))
+    for wrote in decode_even(engine, source, lengths, quick, group_size):
+        assert all(hypothesis.groups for hypothesis in wrote)
+    for _ in decode(engine, source, lengths, ordinary, fixed(group_size)):
+        pass
+    assert quick.hypotheses == ordinary.hypotheses
+    assert len({hypothesis.steps for hypothesis in quick.hypotheses}) > 1, "the rows are too alike to prove anything"
+
+
+def test_a_sentence_is_cancelled_between_two_steps(engine, sources):
+    # Guards: a quick loop that goes on with a sentence nobody waits for.
+    options = DecodeOptions.made(**LIMITS, group_size=1)
+    state, passes = begin_batch(engine, *source_batch(sources[:3], engine.config), options)
+    next(passes)
+    state.cancel(1)
+    assert all(state.hypotheses[1] not in wrote for wrote in passes)
+    assert (state.hypotheses[1].ending, state.hypotheses[1].steps) == ("cancelled", 1)
+
+
+def test_two_batches_at_once(engine, sources):
+    # Guards: buffers that go to a new batch while another still writes into them.
+    options = DecodeOptions.made(**LIMITS, group_size=2)
+    batches = [source_batch(sources[place : place + 3], engine.config) for place in (0, 3)]
+    alone = [decode_batch(engine, *batch, options) for batch in batches]
+    states, passes = zip(*(begin_batch(engine, *batch, options) for batch in batches), strict=True)
+    for _ in zip_longest(*passes):
+        pass
+    assert [state.hypotheses for state in states] == alone
 
 
 @pytest.mark.parametrize("batch_size", [1, 24])

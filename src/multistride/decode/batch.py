@@ -15,6 +15,7 @@ from multistride.decode.constraints import (
     most_probable,
     one_by_one,
 )
+from multistride.decode.even import decode_even, is_even
 from multistride.decode.exact import Drafter, decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import distribution
@@ -25,7 +26,7 @@ from multistride.decode.sample import request_seed, sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
-from multistride.model.step import M, StepModel
+from multistride.model.step import EvenStepModel, M, StepModel
 
 
 def begin_batch(
@@ -56,6 +57,8 @@ def begin_batch(
     if options.mode == "exact":
         drafter = _drafter(model, options, permitted, rules.prefix, state, seeds, measured)
         return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
+    if is_even(options, config) and isinstance(model, EvenStepModel):
+        return state, decode_even(model, source, lengths, state, options.group_size)
     measured = measured or Measured()
     policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
     pick = _picker(model, options, permitted, state, seeds)

@@ -20,6 +20,9 @@ from multistride.decode.state import DecodeState, Hypothesis
 
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
 
+AS_ASKED = "as asked for"
+"""Why a group has the size that was given."""
+
 SURE = 0.5
 """How probable a group must be, all tokens together, for the policy `phase` to write more in the next step."""
 
@@ -34,7 +37,7 @@ class Proposal(NamedTuple):
 Policy = Callable[[DecodeState], Proposal]
 
 
-def fixed(group_size: int, reason: str = "as asked for") -> Policy:
+def fixed(group_size: int, reason: str = AS_ASKED) -> Policy:
     """The same number of tokens in every row and step; 1 is autoregressive."""
 
     def propose(state: DecodeState) -> Proposal:

@@ -204,6 +204,16 @@ class DecodeState:
         self._group += 1
         return running
 
+    def commit_even(
+        self, tokens: list[list[int]], scores: list[list[float]], milliseconds: float, reason: str
+    ) -> list[Hypothesis]:
+        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens are not kept."""
+        running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
+        for hypothesis, group, values in zip(self.running, tokens, scores, strict=True):
+            self._append(hypothesis, group, values, Group(self.step, len(group), (), (), milliseconds, reason))
+        self.step += 1
+        return running
+
     def begin(self, prefix: Picked, groups: int, unread: int, milliseconds: float = 0.0) -> list[Hypothesis]:
         """Write a given prefix into every row before the first step, as one group of the record.
 

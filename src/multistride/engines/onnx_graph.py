@@ -1,8 +1,8 @@
 """An ONNX graph under construction, and the bricks of a Transformer as its nodes, quantised to int8.
 
-Rows are quantised one by one: every row of an activation is divided by its own largest entry, rounded to 8 bits,
-multiplied with the weights in integers, and multiplied by that entry again. So what a row becomes does not depend on
-the rows beside it, which one scale for the whole tensor would make it do. Weights have one scale for each output.
+Every place where an activation is rounded has a step of its own (`int8_ranges.py`), which no input changes. So what a
+row becomes does not depend on the rows beside it, which a scale taken from the whole tensor would make it do, and
+rounding is one pass, where a scale for each row takes five. Weights have one scale for each output.
 
 A node of ONNX Runtime costs a few tenths of a microsecond, a call of a PyTorch operator several: the graph is why a
 step of one row is fast (`benchmarks/products.py`, docs/log.md).
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from multistride.engines.int8_ranges import Rounding
+
 NORM_EPSILON = 1e-5
 """PyTorch's default for `nn.LayerNorm`, which all of ours have."""
 
@@ -35,17 +37,19 @@ class Quantised(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """An activation in 8 bits: the names of its integers, of each row's own factor, and of what all rows share."""
+    """An activation in 8 bits: the names of its integers, of their step, and of the integer that stands for zero."""
 
     integers: str
-    factor: str
-    scale: str
+    step: str
     zero: str
 
 
-def quantised(weight: Float[Tensor, "O I"]) -> Quantised:
-    """Round a weight matrix to -127 ... 127, with one scale for each of its outputs."""
-    matrix: NDArray[np.float32] = weight.detach().float().cpu().numpy()
+def quantised(weight: Float[Tensor, "O I"], shrink: Float[np.ndarray, "I"] | None = None) -> Quantised:
+    """Round a weight matrix to -127 ... 127, with one scale for each of its outputs.
+
+    `shrink` is what the inputs it will read were divided by.
+    """
+    matrix = floats(weight) if shrink is None else floats(weight) * shrink
     scale = np.maximum(np.abs(matrix).max(axis=1), 1e-12) / 127
     integers = np.rint(matrix / scale[:, None]).astype(np.int8)
     return Quantised(np.ascontiguousarray(integers.T), scale.astype(np.float32))
@@ -61,6 +65,7 @@ class Graph:
         self._constants: dict[str, NDArray[Any]] = {}
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
+        self._given_out: dict[str, str] = {}
 
     def input(self, name: str, kind: type, shape: Shape) -> str:
         """An input of numpy type `kind`; a name in its shape stands for a size known only at run time."""
@@ -68,8 +73,11 @@ class Graph:
         return name
 
     def output(self, name: str, computed: str, kind: type, shape: Shape) -> None:
-        """Give out what has been `computed` under a name of its own."""
-        self._nodes.append(helper.make_node("Identity", [computed], [name]))
+        """Give out what has been `computed` under a name of its own, for the second time by a copy."""
+        if computed in self._given_out:
+            self._nodes.append(helper.make_node("Identity", [computed], [name]))
+        else:
+            self._given_out[computed] = name
         self._outputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
 
     def constant(self, value: NDArray[Any]) -> str:
@@ -78,6 +86,14 @@ class Graph:
         name = f"{self._name}.{kind}"
         self._constants[name] = np.ascontiguousarray(value)
         return name
+
+    def largest(self, values: str, *, keep: bool = True) -> str:
+        """The largest of each row; `keep`: as a row of one, otherwise as a number."""
+        return self.add("ReduceMax", values, self.constant(np.array([-1])), keepdims=int(keep))
+
+    def shaped(self, values: str, *shape: int) -> str:
+        """The same values in another shape, in which 0 stands for a size that stays, and -1 for what is left."""
+        return self.add("Reshape", values, self.constant(np.array(shape)))
 
     def add(self, operator: str, *inputs: str, domain: str = "", **choices: Any) -> str:
         """A node with one result."""
@@ -90,51 +106,53 @@ class Graph:
         return names
 
     def scan(self, body: Graph, carried: str, *sequences: str, outputs: int) -> list[str]:
-        """Run `body` along axis 1 of the `sequences`; returns what it gave at each place, stacked along axis 1.
+        """Run `body` along the first axis of the `sequences`; returns what it gave at each place, stacked likewise.
 
         Its inputs are what the place before gave out first, `carried` at the beginning, and one place of each
         sequence; its outputs the carried value and those that are stacked. It may read values of this graph.
         """
-        choices: dict[str, Any] = {"num_scan_inputs": len(sequences), "scan_input_axes": [1] * len(sequences)}
-        found = self.many("Scan", carried, *sequences, outputs=1 + outputs, body=body._finished(), **choices)
-        return [self.add("Transpose", each, perm=[1, 0]) for each in found[1:]]
+        choices: dict[str, Any] = {"num_scan_inputs": len(sequences), "body": body._finished()}
+        return self.many("Scan", carried, *sequences, outputs=1 + outputs, **choices)[1:]
 
     def _finished(self) -> Any:
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                names[:] = [self._given_out.get(name, name) for name in names]
         constants = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
         return helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
 
     def model(self) -> ModelProto:
         """The finished graph."""
         graph = self._finished()
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="multistride")
+        opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="multistride")
 
-    def rounded(self, rows: str, *, positive: bool = False) -> Rows:
-        """Rows in 8 bits. Those that are never negative have the whole range for themselves.
+    def rounded(self, rows: str, rounding: Rounding) -> Rows:
+        """Rows in 8 bits; they have been divided by `rounding.shrink` already."""
+        known = self.known(rounding)
+        return known._replace(integers=self.add("QuantizeLinear", rows, known.step, known.zero))
 
-        A row of zeros is divided by zero and rounded to anything; the product of that with its factor is zero again.
-        """
-        top, zero = (255, 0) if positive else (127, 128)
-        size = rows if positive else self.add("Abs", rows)
-        factor = self.add("ReduceMax", size, axes=[-1], keepdims=1)
-        shared = self.constant(np.array(1 / top, np.float32)), self.constant(np.array(zero, np.uint8))
-        return Rows(self.add("QuantizeLinear", self.add("Div", rows, factor), *shared), factor, *shared)
+    def known(self, rounding: Rounding, integers: str = "") -> Rows:
+        """Rows that are in 8 bits already, under the name `integers`."""
+        step = self.constant(np.array(rounding.step, np.float32))
+        return Rows(integers, step, self.constant(np.array(-rounding.lowest, np.uint8)))
 
-    def product(self, rows: Rows, weight: Quantised) -> str:
-        """Rows times weights, still to be multiplied by the factor of each row."""
-        parts = rows.integers, self.constant(weight.integers), rows.scale, self.constant(weight.scale), rows.zero
+    def product(self, rows: Rows, weight: Quantised, bias: Float[np.ndarray, "O"] | None = None) -> str:
+        """Rows times weights, in float32."""
+        parts = [rows.integers, self.constant(weight.integers), rows.step, self.constant(weight.scale), rows.zero]
+        if bias is not None:
+            parts += ["", self.constant(bias)]
         return self.add("MatMulIntegerToFloat", *parts, domain="com.microsoft")
 
-    def linear(self, rows: Rows, layer: nn.Linear) -> str:
-        """A linear layer."""
-        scaled = self.add("Mul", self.product(rows, quantised(layer.weight)), rows.factor)
-        return self.add("Add", scaled, self.constant(_floats(layer.bias)))
+    def linear(self, rows: Rows, layer: nn.Linear, rounding: Rounding) -> str:
+        """A linear layer over rows that were rounded by `rounding`."""
+        return self.product(rows, quantised(layer.weight, rounding.shrink), floats(layer.bias))
 
-    def norm(self, rows: str, layer: nn.Module) -> str:
-        """Layer normalisation, or nothing where the model has none."""
+    def norm(self, rows: str, layer: nn.Module, shrink: Float[np.ndarray, "D"]) -> str:
+        """Layer normalisation, its output divided by `shrink`; nothing where the model has none."""
         if not isinstance(layer, nn.LayerNorm):
             return rows
-        parts = self.constant(_floats(layer.weight)), self.constant(_floats(layer.bias))
+        parts = [self.constant(floats(each) / shrink) for each in (layer.weight, layer.bias)]
         return self.add("LayerNormalization", rows, *parts, axis=-1, epsilon=NORM_EPSILON)
 
     def embedding(self, places: str, table: Float[Tensor, "V D"], factor: float = 1.0) -> str:
@@ -147,10 +165,11 @@ class Graph:
     def table(self, places: str, table: Float[Tensor, "V D"]) -> str:
         """Rows of a table in float32; places past its end share the last row."""
         clipped = self.add("Min", places, self.constant(np.array(len(table) - 1, np.int64)))
-        return self.add("Gather", self.constant(_floats(table)), clipped)
+        return self.add("Gather", self.constant(floats(table)), clipped)
 
 
-def _floats(tensor: Tensor) -> NDArray[np.float32]:
+def floats(tensor: Tensor) -> NDArray[np.float32]:
+    """The numbers of a tensor as an array in float32."""
     array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
     return array
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -59,6 +60,19 @@ class GreedyStepModel(StepModel[M], Protocol[M]):
 
         All slots join the memory. Tokens and numbers are those that `step` and the greedy picker give, but for
         rounding.
+        """
+
+
+@runtime_checkable
+class EvenStepModel(StepModel[M], Protocol[M]):
+    """A model with a quick way through a batch whose rows stand alike: greedy groups, from the start of one size."""
+
+    def step_even(
+        self, tokens: Int[np.ndarray, "B K"], memory: M
+    ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
+        """The next group of every row and its log-probabilities, from the last one (start symbols at first).
+
+        It is what `step_greedy` gives for the slots of SAT-K. All steps of a memory are of this kind and one size.
         """
 
 

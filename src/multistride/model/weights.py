@@ -110,8 +110,8 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
     except FileNotFoundError as error:
         if (path.parent / INT8_MANIFEST).is_file():
             raise DataError(
-                f"{directory} is an int8 export, which holds no float32 weights: give --engine int8, "
-                "or the model directory it was exported from"
+                f"{directory} is an int8 export, which holds no float32 weights: give --engine int8 "
+                "where that is possible, or the model directory it was exported from"
             ) from error
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
     except (SafetensorError, OSError) as error:

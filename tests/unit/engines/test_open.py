@@ -1,5 +1,7 @@
 """Engines by name."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -69,6 +71,14 @@ def test_which_cpus_multiply_int8(monkeypatch, machine, flags, expected):
     assert device.multiplies_int8() is expected
 
 
+def test_an_old_onnx_runtime_is_refused(model, monkeypatch):
+    # Guards: a graph that an old library cannot read, and its message of many lines.
+    monkeypatch.setattr(int8, "onnxruntime", SimpleNamespace(__version__="1.24.1"))
+    monkeypatch.setattr(int8, "multiplies_int8", lambda: True)
+    with pytest.raises(MissingExtraError, match=r"needs ONNX Runtime 1.25 or later, and 1.24.1 is installed"):
+        open_engine(model, "int8")
+
+
 def test_auto_takes_int8_where_it_runs(model):
     # Guards: an auto that says nothing, or takes the slow engine.
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
@@ -76,7 +86,7 @@ def test_auto_takes_int8_where_it_runs(model):
         pytest.skip("this CPU has no VNNI")
     lines = []
     assert open_engine(model, "auto", report=lines.append).name == "int8"
-    assert lines == ["engine: int8, int8 weights, int8 activations scaled by row"]
+    assert lines == ["engine: int8, int8 weights, int8 activations"]
 
 
 @pytest.mark.parametrize("count", [0, -1, 100_000])

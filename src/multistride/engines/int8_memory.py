@@ -1,0 +1,269 @@
+"""What the int8 engine keeps of a batch: arrays that ONNX Runtime reads and writes where they are, bound once.
+
+Keys and values lie in buffers with room to grow; a step writes its own behind those that are there, and nothing is
+copied. Buffers and what is bound to them outlive their batch: the next one of the same size takes them over.
+
+Shapes: B sentences, S source tokens, N new slots, C slots there is room for, H heads, D = H E hidden size.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+import torch
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistride.model.cache import CachedGroups
+
+MASKED = float(torch.finfo(torch.float32).min)
+"""What is added to the score of a slot that is not seen."""
+
+ROOM = 8
+"""Buffers have room for a multiple of so many slots. What they have too much costs time in every attention."""
+
+SLOW_FUSIONS = ["SkipLayerNormFusion"]
+"""What ONNX Runtime is not to make of several operators: here the one is slower than they are."""
+
+SPARE = 6
+"""Buffers that wait for another batch."""
+
+Array = NDArray[Any]
+
+
+def shared(array: Array) -> Any:
+    """An ONNX Runtime value in the memory of an array."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+class Network:
+    """One graph in ONNX Runtime: named arrays in, all outputs out."""
+
+    def __init__(self, graph: bytes, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors
+        self._session: Any = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
+        )
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, inputs: dict[str, Array]) -> list[Array]:
+        """Compute all outputs, in the order in which the graph was given them."""
+        outputs: list[Array] = self._session.run(self._outputs, inputs)
+        return outputs
+
+    def values(self, inputs: dict[str, Array]) -> list[Any]:
+        """The same, as values of ONNX Runtime."""
+        given = {name: shared(array) for name, array in inputs.items()}
+        outputs: list[Any] = self._session.run_with_ort_values(self._outputs, given)
+        return outputs
+
+    def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
+        """The graph with values it reads and writes from now on."""
+        return Bound(self._session, inputs, outputs)
+
+
+class Bound:
+    """A graph and the memory it works on."""
+
+    def __init__(self, session: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        self._session, self._binding = session, session.io_binding()
+        for name, value in outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self.read(inputs)
+
+    def read(self, inputs: dict[str, Any]) -> None:
+        """Read other values from now on."""
+        for name, value in inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+
+    def __call__(self) -> None:
+        """Compute all outputs."""
+        self._session.run_with_iobinding(self._binding)
+
+
+class Sizes(NamedTuple):
+    """Those that the arrays of a model have."""
+
+    layers: int
+    heads: int
+    hidden: int
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the keys and values of all layers."""
+        return [f"{part}{index}" for index in range(self.layers) for part in ("key", "value")]
+
+
+class Buffers:
+    """Keys and values of `rows` sentences, with room for `room` slots, and the steps that are bound to them."""
+
+    def __init__(self, sizes: Sizes, rows: int, room: int) -> None:
+        self.sizes, self.rows, self.room = sizes, rows, room
+        shape = rows, sizes.heads, room, sizes.hidden // sizes.heads
+        self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
+        self.values = {name: shared(array) for name, array in self.arrays.items()}
+        self._steps: dict[int, Step] = {}
+
+    def step(self, new: int, decoder: Network, source: dict[str, Any]) -> Step:
+        """The step of `new` slots, made ready to read a source."""
+        if new not in self._steps:
+            self._steps[new] = Step(self, new, decoder, source)
+        step = self._steps[new]
+        step.turn_to(source)
+        return step
+
+
+class Step:
+    """Arrays that one step reads and writes: fill them, run it, and read `hidden` uint8 [B, N, D]."""
+
+    def __init__(self, buffers: Buffers, new: int, decoder: Network, source: dict[str, Any]) -> None:
+        rows, room, sizes = buffers.rows, buffers.room, buffers.sizes
+        self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
+        self.start = np.zeros(rows, np.int64)
+        self.bias = np.zeros((1, 1, new, room), np.float32)
+        self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
+        self._picked: Picked | None = None
+        read = {name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")}
+        self._bias = shared(self.bias)
+        self._source, self._alike = source, True
+        written = {f"new_{name}": value for name, value in buffers.values.items()}
+        self._run = decoder.bound(
+            {**read, "bias": self._bias, **source, **buffers.values}, {**written, "hidden": shared(self.hidden)}
+        )
+
+    def turn_to(self, source: dict[str, Any]) -> None:
+        """Read another source."""
+        if source is not self._source:
+            self._run.read(source)
+            self._source = source
+
+    def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None) -> None:
+        """Write the slots behind the `length` that are there; they see what is `visible`, None for all."""
+        new, room = self.bias.shape[2:]
+        self.start.fill(length)
+        if visible is not None:
+            bias = np.full((len(self.start), 1, new, room), np.float32(MASKED))
+            bias[:, 0, :, : length + new] = np.where(visible.numpy(), np.float32(0), np.float32(MASKED))
+            self._run.read({"bias": shared(bias)})
+            self._alike = False
+        else:
+            self.bias[..., : length + new] = 0
+            self.bias[..., length + new :] = MASKED
+            if not self._alike:
+                self._run.read({"bias": self._bias})
+                self._alike = True
+        self._run()
+
+    def pick(self, network: Network, chained: bool) -> Picked:
+        """The tokens of all slots of the step, and their log-probabilities, by a graph that gives them."""
+        if self._picked is None:
+            self._picked = Picked(self.hidden, network, chained)
+        return self._picked
+
+
+class Picked:
+    """The most probable tokens of the slots of a step, in arrays [B, N] that the next run writes anew."""
+
+    def __init__(self, hidden: Array, network: Network, chained: bool) -> None:
+        rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
+        self.tokens = np.zeros(hidden.shape[:2], np.int64)
+        self.log_probabilities = np.zeros(hidden.shape[:2], np.float32)
+        shape = rows.shape[:-1]
+        outputs = {
+            "tokens": shared(self.tokens.reshape(shape)),
+            "log_probabilities": shared(self.log_probabilities.reshape(shape)),
+        }
+        self._run = network.bound({"hidden": shared(rows)}, outputs)
+
+    def __call__(self) -> tuple[Array, Array]:
+        """Pick them; returned are copies."""
+        self._run()
+        return self.tokens.copy(), self.log_probabilities.copy()
+
+
+class Pool:
+    """Buffers that no batch uses at the moment."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes, self._spare, self._lock = sizes, list[Buffers](), threading.Lock()
+
+    def take(self, rows: int, slots: int) -> Buffers:
+        """Buffers for `rows` sentences, with room for `slots` slots at least."""
+        room = ROOM * max(1, -(-slots // ROOM))
+        with self._lock:
+            for place, each in enumerate(self._spare):
+                if (each.rows, each.room) == (rows, room):
+                    return self._spare.pop(place)
+        return Buffers(self.sizes, rows, room)
+
+    def give(self, buffers: Buffers) -> None:
+        """Have buffers back; the oldest are let go where there are many."""
+        with self._lock:
+            self._spare.append(buffers)
+            del self._spare[:-SPARE]
+
+
+class Int8Memory:
+    """Keys and values of the slots so far, and of the source, by their names in the graph of a step."""
+
+    def __init__(self, pool: Pool, rows: int | None, source: dict[str, Any]) -> None:
+        """`rows` is None until the first step says how many sentences there are.
+
+        `source` are values of ONNX Runtime: keys and values [B, H, S, E], and `real` [B, S]; empty without a source.
+        """
+        self.source = source
+        self.groups = CachedGroups()
+        self._pool = pool
+        self._buffers = None if rows is None else pool.take(rows, 0)
+        self._even = 0
+
+    def __del__(self) -> None:
+        if self._buffers is not None:
+            self._pool.give(self._buffers)
+
+    @property
+    def length(self) -> int:
+        """Slots in the cache, padding included (M)."""
+        return self._even or self.groups.length
+
+    def grow_even(self, new: int) -> int:
+        """Announce slots that see all before them, where nothing else ever happens; return how many were there."""
+        self._even += new
+        return self._even - new
+
+    def room(self, rows: int, length: int, new: int) -> Buffers:
+        """The buffers, with room for `new` slots behind the `length` that are there."""
+        if self._buffers is None:
+            self._buffers = self._pool.take(rows, new)
+        if length + new > self._buffers.room:
+            self._move(self._buffers, slice(None), rows, length, length + new)
+        return self._buffers
+
+    def truncate(self, counts: Int[Tensor, "B"]) -> None:
+        """Forget the last `counts` slots of each row."""
+        order = self.groups.truncate(counts)
+        if order is not None and self._buffers is not None:
+            places = order.numpy()[:, None, :, None]
+            for array in self._buffers.arrays.values():
+                array[:, :, : self.length] = np.take_along_axis(array, places, 2)
+
+    def reorder(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep the given rows, in the given order; a row may be dropped or repeated."""
+        self.groups.reorder(rows)
+        kept = rows.numpy()
+        if self._buffers is not None:
+            self._move(self._buffers, kept, len(kept), self.length, self.length)
+        self.source = {name: shared(part.numpy().take(kept, 0)) for name, part in self.source.items()}
+
+    def _move(self, old: Buffers, rows: Any, count: int, length: int, needed: int) -> None:
+        self._buffers = self._pool.take(count, needed)
+        for name, array in self._buffers.arrays.items():
+            array[:, :, :length] = old.arrays[name][rows, :, :length]
+        self._pool.give(old)

@@ -1,0 +1,130 @@
+"""How large activations become, which decides the steps that the int8 engine rounds them to.
+
+A range belongs to a place in the model, not to a batch or a row: so a sentence does not depend on the others in its
+batch, and a product needs no pass over its rows to find their largest entries. The ranges are those of random tokens,
+since a model directory holds no text. What comes out of layer normalisation has a fixed size whatever is read, so
+there little room is left above them; elsewhere more (`ROOM`). What is beyond is rounded to the end of the range.
+
+Where nothing but a linear layer reads the activation, its channels are first made more alike, at no cost, by weights:
+each is divided by the root of its own range, and the weights that read it are multiplied by that (Xiao et al. 2023,
+"SmoothQuant", arXiv 2211.10438, equation 4, with the share 0.5 and activations only).
+
+Shapes: B sentences, S source tokens, T target tokens, N slots, D channels of an activation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+
+SENTENCES, LONGEST = 12, 15
+"""How many random sentences are read in each layout, and the most tokens of each: a quarter of a second's work."""
+
+ROOM_NORMED, ROOM = 1.1, 1.5
+"""The end of a range, as a multiple of what random tokens reach: after layer normalisation, and elsewhere."""
+
+FINAL = "output"
+"""The name of the place before the output matrix; all others have the name of the linear layer that reads them."""
+
+
+class Rounding(NamedTuple):
+    """How an activation becomes 8-bit integers: divided by `shrink`, channel by channel, and then by `step`.
+
+    Integers are `lowest` ... `lowest` + 255; they are stored without sign, so that `-lowest` stands for zero.
+    """
+
+    step: float
+    shrink: Float[np.ndarray, "D"]
+    lowest: int = -128
+
+
+class Roundings:
+    """The `Rounding` of every place of a model, by name."""
+
+    def __init__(self, model: Transformer) -> None:
+        """Reads random sentences with `model`, which must be in evaluation mode."""
+        self._config, self._largest = model.config, observed(model)
+
+    def normed(self, *places: str, alike: bool) -> Rounding:
+        """What layer normalisation gives, for all linear layers that read it; `alike` if nothing else reads it."""
+        largest = np.maximum.reduce([self._largest[place] for place in places])
+        shrink = np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
+        return _rounding(ROOM_NORMED * (largest / shrink).max(), shrink)
+
+    def other(self, place: str, *, positive: bool = False) -> Rounding:
+        """Any other activation. One that is never negative has the whole range for itself."""
+        largest = self._largest[place]
+        return _rounding(ROOM * largest.max(), np.ones_like(largest), positive)
+
+
+def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -> Rounding:
+    top, lowest = (255, 0) if positive else (127, -128)
+    return Rounding(max(float(end), 1e-12) / top, shrink, lowest)
+
+
+@torch.inference_mode()
+def observed(model: Transformer) -> dict[str, NDArray[np.float32]]:
+    """The largest absolute entry of every channel of what each linear layer reads, by the name of the layer."""
+    largest: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+
+    def watch(name: str, rows: Tensor) -> None:
+        largest[name] = torch.maximum(largest[name], rows.abs().flatten(0, -2).amax(0))
+
+    with _watched(model, watch):
+        for source, lengths, slots in _random_passes(model.config):
+            watch(FINAL, model(source, lengths, slots))
+    return {name: each.float().cpu().numpy() for name, each in largest.items()}
+
+
+@contextmanager
+def _watched(model: Transformer, watch: Any) -> Iterator[None]:
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs[0]))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _random_passes(config: TransformerConfig) -> Iterator[tuple[Tensor | None, Tensor | None, Slots]]:
+    """Random sentences in the layouts that decoding uses: K=1, the largest group, and masks behind known tokens."""
+    generator = torch.Generator().manual_seed(0)
+    longest = min(LONGEST, config.max_positions - 1)
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        lengths = torch.randint(1, longest + 1, (SENTENCES,), generator=generator)
+        tokens = torch.randint(config.vocabulary_size, (SENTENCES, longest + 1), generator=generator)
+        return tokens, lengths
+
+    def source() -> tuple[Tensor | None, Tensor | None]:
+        if not config.encoder_layers:
+            return None, None
+        tokens, lengths = drawn()
+        tokens[torch.arange(SENTENCES), lengths] = config.end_token
+        return tokens, lengths + 1
+
+    largest = max(config.group_sizes)
+    for size in sorted({1, largest}):
+        target, known = drawn()
+        slots, _ = teacher_forced(target, known, equal_sizes(known, size), config.start_token)
+        yield *source(), slots
+    if config.lookahead and largest > 1:
+        target, known = drawn()
+        slots, _ = lookahead(target, known, known // 2, largest, config.start_token, config.mask_token)
+        yield *source(), slots
