@@ -23,8 +23,8 @@ from multistride.model.transformer import Transformer
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 from multistride.engines import int8, int8_output
 
-TOLERANCE = 0.12
-"""The most by which logits may be off, on average, as a share of what they are on average."""
+TOLERANCE = 0.2
+"""The most by which logits may be off, on average, as a share of their size; random models are worst."""
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}

@@ -30,7 +30,7 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 SENTENCES, LONGEST = 12, 15
-"""How many random sentences are read in each layout, and the most tokens of each: a quarter of a second's work."""
+"""How many random sentences are read in each layout, and the most tokens of each."""
 
 ROOM_NORMED, ROOM = 1.1, 1.5
 """The end of a range, as a multiple of what random tokens reach: after layer normalisation, and elsewhere."""
