@@ -151,7 +151,7 @@ def test_a_curriculum_changes_the_sizes_where_it_says():
 def test_lookahead_sentences_come_in_their_share():
     # Guards: a draft layout with the sizes or labels of another sentence.
     batch = batch_of([9, 4, 12, 7] * 100)
-    slots, labels, previous, _ = draw(batch, sizes={4: 1.0}, lookahead=0.4)
+    slots, labels, previous, *_ = draw(batch, sizes={4: 1.0}, lookahead=0.4)
     drafts = [row for row in range(400) if slots.reach[row, 0] == 1]
     assert len(drafts) / 400 == pytest.approx(0.4, abs=0.08)
     for row in drafts:
@@ -175,7 +175,7 @@ def test_glancing_reveals_less_and_less(progress, share):
     # Guards: tokens revealed and still asked for, revealed to an earlier group, or revealed at the end of training.
     batch = batch_of([24] * 200)
     plain = draw(batch, sizes={4: 1.0}, progress=progress)
-    slots, labels, previous, _ = draw(batch, sizes={4: 1.0}, progress=progress, glancing=0.6)
+    slots, labels, previous, *_ = draw(batch, sizes={4: 1.0}, progress=progress, glancing=0.6)
     width = plain.labels.shape[1]
     hidden = (plain.labels != NO_LABEL) & (labels[:, :width] == NO_LABEL)
     assert hidden.sum() / (plain.labels != NO_LABEL).sum() == pytest.approx(share, abs=0.03)
@@ -230,7 +230,7 @@ def test_word_dropout_hides_what_is_read_and_nothing_else():
 def test_the_token_before_is_of_the_same_group():
     # Guards: a Markov head trained on tokens that decoding has not yet picked, or picked a step ago.
     batch = batch_of([6, 3])
-    _, labels, previous, _ = fixed(batch, 4)
+    _, labels, previous, *_ = fixed(batch, 4)
     none = NO_LABEL
     assert labels.tolist() == [[5, 6, 7, 8, 9, 10, none, none], [5, 6, 7, none] + [none] * 4]
     assert previous.tolist() == [[none, 5, 6, 7, none, 9, none, none], [none, 5, 6, none] + [none] * 4]
