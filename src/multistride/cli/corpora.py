@@ -189,9 +189,7 @@ def distill(
     temperature: Annotated[float, typer.Option(help="Causal: above 0, tokens are drawn by chance.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Causal: seed of the draws.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Causal: each line is a user's turn in a chat.")] = False,
-    precision: Annotated[
-        str, typer.Option(help="Causal: float32, or bfloat16, faster on CPUs that have it.")
-    ] = "float32",
+    precision: Annotated[str, typer.Option(help="Causal: float32, or bfloat16 where the CPU has it.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sentences decoded together, at most.")] = 64,
     chunk: Annotated[int, typer.Option(help="Lines of a part: the work that a crash can lose.")] = 2000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
@@ -216,13 +214,8 @@ def distill(
     checks = {"validation_source": validation_source, "validation_reference": validation_reference}
     search = {"beam": beam, "length_penalty": length_penalty, "engine": engine}
     sizes = {"batch_size": batch_size, "chunk": chunk}
-    causal = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "chat": chat,
-        "precision": precision,
-    }
+    drawing = {"temperature": temperature, "seed": seed}
+    causal = {"max_tokens": max_tokens, "chat": chat, "precision": precision, **drawing}
     config = validate(DistillConfig, {**files, **checks, **search, **sizes, **causal}, "distill")
 
     from multistride.device import set_threads

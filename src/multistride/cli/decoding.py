@@ -86,8 +86,7 @@ def translate(
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
-    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4. With --input and
-    --output the same command goes on where it stopped, after Ctrl-C or a crash.
+    A line without a translation is empty (exit code 4). --input with --output goes on where it was stopped.
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
