@@ -1,9 +1,9 @@
 """TF-IDF and logistic regression on the same records, measured by the same code as the Transformers.
 
 usage: baseline.py DIRECTORY RESULT.json
-DIRECTORY has train, validation and test.jsonl. The strength of the penalty (and whether pairs of words are counted too,
-with more than one number in GRAMS; it takes many times as long) is chosen on the validation split; the chosen one is
-trained again on both and answers the test split once.
+DIRECTORY has train, validation and test.jsonl. The strength of the penalty (and whether pairs of words are counted
+too, with more than one number in GRAMS; it takes many times as long) is chosen on the validation split; the chosen
+one is trained again on both and answers the test split once.
 Needs scikit-learn (extra `tasks`).
 """
 
