@@ -116,7 +116,10 @@ def test_what_does_not_apply_is_refused(causal, work, multistride):
         (("generate", "--model", model, "--max-tokens", 0), "max_length: Input should be greater than or equal to 1"),
         (("generate", "--model", other), "has an encoder, so it translates"),
         (("translate", "--model", model), "is a causal model, which has no source to translate"),
-        (("prepare", *output, "--train-text", "a", "--train-source", "b"), "texts, pairs and records are for different"),
+        (
+            ("prepare", *output, "--train-text", "a", "--train-source", "b"),
+            "texts, pairs and records are for different",
+        ),
         (("prepare", *output, "--window", 9, "--train-source", "b"), "--window was given, which is for text"),
         (("train", causal / "many.yaml", "--set", f"data={work / 'data'}", "--set", "run=x"), "holds pairs"),
         (("train", work / "many.yaml", "--set", f"data={causal / 'data'}", "--set", "run=x"), "without sources"),
