@@ -33,8 +33,12 @@ run multistride prepare --output "$directory/distilled-data" --vocabulary "$dire
     --validation-source "$text/validation.zh" --validation-target "$text/validation.en"
 run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/autoregressive/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/many-k"
+run multistride prepare --output "$directory/mixed-data" --vocabulary "$directory/data" \
+    --train-source "$text/train.zh" --train-target "$text/train.distilled.en" \
+    --train-source "$text/train.zh" --train-target "$text/train.en" \
+    --validation-source "$text/validation.zh" --validation-target "$text/validation.en"
 run multistride train "$here/many-k-2.yaml" --resume --set "start_from=$directory/many-k/best" \
-    --set "data=$directory/distilled-data" --set "run=$directory/many-k-2"
+    --set "data=$directory/mixed-data" --set "run=$directory/many-k-2"
 run multistride evaluate --model "$directory/autoregressive/best" --group-size 1 --beam 4 --threads 1 \
     --source "$text/test.zh" --reference "$text/test.en" \
     --name "Chinese-English, the teacher with beam 4" --output "$directory/teacher.json" >/dev/null
