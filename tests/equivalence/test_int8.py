@@ -170,7 +170,7 @@ def test_batch_equals_single(engine, sources, group_size):
 @pytest.mark.parametrize("group_size", [1, 3, 8])
 def test_the_quick_loop_is_the_ordinary_one(engine, sources, group_size):
     # Guards: slots, groups, limits, EOS or rows that leave, in a loop that keeps no tensors of its own.
-    options = DecodeOptions.made(**LIMITS, group_size=group_size)
+    options = DecodeOptions.made(limit_ratio=2.0, limit_extra=30, group_size=group_size)
     source, lengths = source_batch(sources, engine.config)
     limits = [options.limit(length, engine.config) for length in lengths.tolist()]
     ordinary, quick = (DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2))
@@ -179,7 +179,7 @@ def test_the_quick_loop_is_the_ordinary_one(engine, sources, group_size):
     for _ in decode(engine, source, lengths, ordinary, fixed(group_size)):
         pass
     assert quick.hypotheses == ordinary.hypotheses
-    assert len({hypothesis.steps for hypothesis in quick.hypotheses}) > 1, "the rows are too alike to prove anything"
+    assert len({hypothesis.steps for hypothesis in quick.hypotheses}) > 2, "the rows are too alike to prove anything"
 
 
 def test_a_sentence_is_cancelled_between_two_steps(engine, sources):

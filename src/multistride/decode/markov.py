@@ -48,11 +48,8 @@ def proposer(model: StepModel[M], pick: Picker | None) -> Callable[[Slots, M, In
 
 def markov_greedy(config: TransformerConfig, head: MarkovHead) -> Picker:
     """Pick the first token of a group as `greedy` does and every other one by the one before it as well."""
-
-    def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        return follow(config, head, logits, None)
-
-    return pick
+    pickable = without_symbols(config)
+    return lambda logits: Picked(*(each.cpu() for each in followed(pickable, head, logits, None)))
 
 
 def chained(config: TransformerConfig, head: MarkovHead | None) -> ChainedPicker:
@@ -60,30 +57,22 @@ def chained(config: TransformerConfig, head: MarkovHead | None) -> ChainedPicker
     if head is None:
         alone = greedy(config)
         return lambda logits, previous: alone(logits)
-
-    def pick(logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"]) -> Picked:
-        return follow(config, head, logits, previous)
-
-    return pick
-
-
-def follow(
-    config: TransformerConfig, head: MarkovHead, logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"] | None
-) -> Picked:
-    """The most probable token of each slot after the one picked before it; the first after `previous`; on the CPU.
-
-    Without a previous token (None) the first slot is not corrected.
-    """
-    tokens, log_probabilities = followed(config, head, logits, previous)
-    return Picked(tokens.cpu(), log_probabilities.cpu())
+    pickable = without_symbols(config)
+    return lambda logits, previous: Picked(*(each.cpu() for each in followed(pickable, head, logits, previous)))
 
 
 @torch.inference_mode()
 def followed(
-    config: TransformerConfig, head: MarkovHead, logits: Float[Tensor, "R K V"], previous: Int[Tensor, "R"] | None
+    pickable: Callable[[Float[Tensor, "R V"]], Float[Tensor, "R V"]],
+    head: MarkovHead,
+    logits: Float[Tensor, "R K V"],
+    previous: Int[Tensor, "R"] | None,
 ) -> tuple[Int[Tensor, "R K"], Float[Tensor, "R K"]]:
-    """The same where the logits are, without waiting for their device."""
-    pickable = without_symbols(config)
+    """The most probable token of each slot after the one before it, and its log-probability, where the logits are.
+
+    The first slot follows `previous`; without it (None) it is not corrected. `pickable` makes what is never picked
+    impossible. Nothing here waits for a device or copies to it, so it can be recorded.
+    """
     before = None if previous is None else previous.to(logits.device)
     tokens: list[Tensor] = []
     chosen: list[Tensor] = []

@@ -90,6 +90,10 @@ class GpuStepModel:
             arena.recorded[key] = recorded(lambda: self._computed(kind, arena, new, size), self.device)
         return arena.recorded[key]()
 
+    def _pickable(self, logits: Tensor) -> Tensor:
+        """What is never picked made impossible; its ids are on the device already, as a recording needs."""
+        return logits.index_fill(-1, self._never, float("-inf"))
+
     def _computed(self, kind: str, arena: Arena, new: int, size: int) -> Tensor:
         """Logits [B, K, V], or the best tokens and their log-probabilities as one array of float64 [2, B, K].
 
@@ -101,9 +105,9 @@ class GpuStepModel:
         if kind == "logits":
             return logits
         if self._network.markov is not None:
-            tokens, values = followed(self.config, self._network.markov, logits, None)
+            tokens, values = followed(self._pickable, self._network.markov, logits, None)
         else:
-            scores = logits.index_fill(-1, self._never, float("-inf"))
+            scores = self._pickable(logits)
             best, tokens = scores.max(dim=-1)
             values = best - scores.logsumexp(dim=-1)
         return torch.stack([tokens.double(), values.double()])

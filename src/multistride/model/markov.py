@@ -1,6 +1,6 @@
 """The Markov head: what the tokens of one group cannot tell each other.
 
-Shapes: A slots asked, C candidates, V vocabulary, R rank.
+Shapes: A slots asked, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,9 +29,4 @@ class MarkovHead(nn.Module):
     def forward(self, previous: Int[Tensor, "A"]) -> Float[Tensor, "A V"]:
         """What is added to the logits after each of the `previous` tokens."""
         added: Tensor = self.previous(previous) @ self.following.T
-        return added
-
-    def among(self, previous: Int[Tensor, "A"], candidates: Int[Tensor, "A C"]) -> Float[Tensor, "A C"]:
-        """What is added to the logits of a few candidates after each of the `previous` tokens."""
-        added: Tensor = (self.following[candidates] @ self.previous(previous)[:, :, None]).squeeze(-1)
         return added

@@ -6,13 +6,12 @@ A ratio never stands without the engine, the threads and the processor it was me
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue
 
-from multistride.report.results import Amount, Count, Decoding, Name, Record, Score, read_record
+from multistride.report.results import Amount, Count, Decoding, Name, Record, Score, Time, read_record
 
 OWN = "own-k1"
 """The baseline that is greedy K=1 of the same weights on the same engine."""
@@ -82,17 +81,11 @@ class BenchmarkResult(Record):
     """One benchmark of one model on one set of sentences; `created` is an ISO 8601 date and time."""
 
     name: Name
-    created: str
+    created: Time
     settings: dict[str, JsonValue]
     results: Annotated[tuple[BenchmarkRow, ...], Field(min_length=1)]
     baselines: tuple[BaselineRow, ...] = ()
     crossings: tuple[Crossing, ...] = ()
-
-    @field_validator("created")
-    @classmethod
-    def _created_is_iso(cls, value: str) -> str:
-        datetime.fromisoformat(value)
-        return value
 
     @property
     def baseline_names(self) -> list[str]:

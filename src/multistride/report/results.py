@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from multistride.data.pieces import group_texts
 from multistride.errors import DataError
@@ -20,6 +20,7 @@ Score = Annotated[float, Field(ge=0, le=100)]
 Amount = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+Time = Annotated[str, AfterValidator(lambda value: datetime.fromisoformat(value) and value)]
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -115,17 +116,11 @@ class EvaluationResult(Record):
 
     name: Name
     kind: Literal["translation", "phonemes"]
-    created: str
+    created: Time
     settings: dict[str, JsonValue]
     results: Annotated[tuple[Measurement, ...], Field(min_length=1)]
     examples: tuple[Example, ...] = ()
     places: tuple[PlaceMeasurement, ...] = ()
-
-    @field_validator("created")
-    @classmethod
-    def _created_is_iso(cls, value: str) -> str:
-        datetime.fromisoformat(value)
-        return value
 
     @property
     def several_ways(self) -> bool:
