@@ -30,9 +30,8 @@ def main() -> None:
     records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     with replacing_file(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for record in records * copies:
-            passage = window(
-                record["passage"], record["start"], record["start"] + len(record["answers"][0]), LONGEST, chance
-            )
+            start, answer = record["start"], record["answers"][0]
+            passage = window(record["passage"], start, start + len(answer), LONGEST, chance)
             [prompt] = generator.encode([CHAT.asked(record["question"], passage)])
             [written] = generator.vocabulary.encode([CHAT.written(answer)])
             file.write(json.dumps({"prompt": prompt, "written": [*written, generator.vocabulary.eos]}) + "\n")
