@@ -67,6 +67,8 @@ def train(config: RunConfig, validate: Validate | None, monitor: Monitor, resume
         trainer.attention(),
         monitor.showing(config.training.updates, trainer.progress.update),
     ):
+        if trainer.beside is not None and trainer.progress.best == -math.inf:
+            trainer.validate()  # so that the best is never worse than the wide path alone
         while trainer.progress.update < config.training.updates:
             trainer.update()
             at_end = trainer.progress.update == config.training.updates

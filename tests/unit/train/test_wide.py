@@ -146,8 +146,19 @@ def test_validation_reads_the_wide_path_as_classifying_does(config):
     records = list(documents())
     found = classifier.log_probabilities([record["text"] for record in records]).argmax(1).tolist()
     right = [classifier.classes[place] == record["label"] for place, record in zip(found, records, strict=True)]
-    [entry] = [entry for entry in entries if entry["kind"] == "validation"]
-    assert entry["accuracy"] == sum(right) / len(right) == 1.0
+    first, last = (entry for entry in entries if entry["kind"] == "validation")
+    assert last["accuracy"] == sum(right) / len(right) == 1.0
+    assert (first["update"], first["accuracy"]) == (0, 1.0)
+    assert (settings.run / "best").resolve().name == "step_0"
+
+
+def test_a_run_stopped_before_its_first_update_goes_on(config):
+    """A first validation made twice, or a state without any optimiser that cannot be read."""
+    settings = config("half", updates=2)
+    trainer(settings).validate()
+    train(settings, None, Monitor("test"), resume=True)
+    entries = [json.loads(line) for line in (settings.run / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["update"] for entry in entries if entry["kind"] == "validation"] == [0, 2]
 
 
 def test_one_document_has_one_bag(config):
