@@ -28,8 +28,14 @@ for fold in 1 2 3; do
     run multistride train "$here/speeches.yaml" --resume --set "data=$place/data" --set "run=$place/pooled"
     run multistride evaluate --task classification --model "$place/pooled/best" --source "$place/test.jsonl" \
         --threads 1 --name "State of the Union, fold $fold" --output "$place/pooled.json"
+    run multistride train "$here/speeches.yaml" --resume --set "data=$place/data" --set "run=$place/wide" \
+        --set classifier.wide={} --set training.updates=40 --set training.validate_every=40 \
+        --set training.warmup_updates=10
+    run multistride evaluate --task classification --model "$place/wide/best" --source "$place/test.jsonl" \
+        --threads 1 --name "State of the Union, wide, fold $fold" --output "$place/wide.json"
 done
 run python "$here/compare.py" --together "$directory"/fold-*/tfidf.json --output "$directory/classification-speeches-tfidf.json"
 run python "$here/compare.py" --together "$directory"/fold-*/pooled.json --output "$directory/classification-speeches-pooled.json"
+run python "$here/compare.py" --together "$directory"/fold-*/wide.json --output "$directory/classification-speeches-wide.json"
 run python "$here/lengths.py" "$directory/fold-1/pooled/best" "$directory/fold-1/test.jsonl" \
     "$directory/classification-lengths.json"

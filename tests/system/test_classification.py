@@ -66,6 +66,22 @@ def test_both_ways_learn_and_are_measured(multistride, work):
     assert (work / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_wide_path_goes_all_the_way(multistride, work, tmp_path):
+    """An option that only training knows: lost when the model is saved, or not read by classify and evaluate."""
+    options = ("--set", f"run={tmp_path / 'run'}", "--set", "classifier.wide={words: 60}")
+    multistride("train", work / "pooled.yaml", *options, "--set", "training.updates=1", check=0)
+    model = tmp_path / "run/best"
+    command = ("evaluate", "--task", "classification", "--model", model, "--source", work / "test.jsonl", "--json")
+    [row] = json.loads(multistride(*command, check=0).stdout)["results"]
+    assert row["metrics"]["accuracy"] == 1.0, "one update of the deep path cannot know that"
+    answers = multistride("classify", "--model", model, text="an apple\na SAW, a drill", check=0).stdout
+    assert answers.decode().split() == ["fruit", "tools"]
+    shown = json.loads(multistride("inspect", model, "--json", check=0).stdout)
+    assert shown["kind"] == "classifier (pooled, with a wide path)"
+    done = multistride("train", work / "labels.yaml", *options, check=2)
+    assert "wide is a path beside a pooled head; labels have none: leave it out" in done.stderr.decode()
+
+
 def test_probabilities_can_be_calibrated(multistride, work):
     """A temperature that is not used, or that a second measurement builds upon."""
     model = work / "pooled/best"

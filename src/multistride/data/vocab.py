@@ -129,7 +129,7 @@ class Vocabulary:
         if not self._byte_level and not isinstance(self._tokenizer.model, models.WordLevel):
             raise UsageError(
                 "this vocabulary does not say what a token spells, and rules about text need that: "
-                "leave out banned texts, stop texts and spans"
+                "leave out banned texts, stop texts, spans and classifier.wide"
             )
         names = (self._tokenizer.id_to_token(token) or "" for token in range(len(self)))
         pieces = ["" if self._is_special(token) else name for token, name in enumerate(names)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
+from multistride.model.wide import WidePath
 
 SHOWN = 5
 """Labels named in a message."""
@@ -39,6 +40,7 @@ class PooledHead(nn.Module):
             self.attention = nn.Sequential(inner, nn.Tanh(), nn.Linear(config.hidden_size, 1, bias=False))
         self.dropout = nn.Dropout(self.config.dropout)
         self.output = nn.Linear(width, len(self.config.classes))
+        self.wide = WidePath(self.config, config.vocabulary_size) if self.config.wide is not None else None
 
     def pool(self, encoded: Float[Tensor, "R S D"], lengths: Int[Tensor, "R"]) -> Float[Tensor, "R P"]:
         """One vector for every window, in float32; padding takes no part."""
@@ -54,7 +56,10 @@ class PooledHead(nn.Module):
     def forward(
         self, vectors: Float[Tensor, "R P"], document: Int[Tensor, "R"], documents: int
     ) -> Float[Tensor, "B C"]:
-        """Logits of the classes. `document` says to which of the `documents` each window belongs; all have one."""
+        """Logits of the classes out of the states of windows; a wide path adds its own to them.
+
+        `document` says to which of the `documents` each window belongs; all have one.
+        """
         scores = None if self.attention is None else self.attention(vectors).squeeze(1).float()
         together = aggregated(vectors, document, documents, self.config.windows, scores)
         logits: Tensor = self.output(self.dropout(together))

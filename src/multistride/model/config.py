@@ -32,6 +32,18 @@ class AdapterConfig(BaseModel):
     )
 
 
+class WideConfig(BaseModel):
+    """A linear path beside the pooled states, which reads the words of whole documents (see `model/wide.py`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    words: int = Field(65536, ge=1, description="most words that are known: those that most documents have")
+    documents: int = Field(2, ge=1, description="training documents that a word must stand in to be known")
+    penalty: float = Field(
+        0.03, gt=0, description="weight of half the squares of its weights, beside the sum of losses of all documents"
+    )
+
+
 class ClassifierConfig(BaseModel):
     """How a model says to which class a document belongs, and how long documents are cut into windows.
 
@@ -52,6 +64,9 @@ class ClassifierConfig(BaseModel):
         "mean", description="how a document follows from its windows: pooled from their vectors, labels from scores"
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="pooled: on the document's vector")
+    wide: WideConfig | None = Field(
+        None, description="pooled: a linear path that reads the words of the whole document; left out: none"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassifierConfig:
@@ -59,6 +74,8 @@ class ClassifierConfig(BaseModel):
             raise ValueError(f"overlap is {self.overlap}; it must be smaller than window ({self.window})")
         if self.kind == "labels" and self.windows == "attention":
             raise ValueError("windows is attention, which needs vectors; labels have scores: choose mean or max")
+        if self.kind == "labels" and self.wide is not None:
+            raise ValueError("wide is a path beside a pooled head; labels have none: leave it out")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes names a class twice")
         return self
@@ -204,7 +221,10 @@ class TransformerConfig(BaseModel):
         left_out = {
             name for name in _FOR_CONVERTED if getattr(self, name) == TransformerConfig.model_fields[name].default
         }
-        return self.model_dump(mode="json", exclude=left_out)
+        stored = self.model_dump(mode="json", exclude=left_out)
+        if self.classifier is not None and self.classifier.wide is None:
+            del stored["classifier"]["wide"]  # as earlier versions wrote it
+        return stored
 
 
 _FOR_CONVERTED = list(TransformerConfig.model_fields)[list(TransformerConfig.model_fields).index("norm_kind") :]

@@ -127,7 +127,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             f"expected {expected.get(name, 'nothing')}: use the two files of one model"
         )
     model.load_state_dict(
-        {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+        {name: tensor.to(_loaded_type(tensor), copy=True) for name, tensor in tensors.items()}, assign=True
     )
     vocabulary = load_vocabulary(directory)
     if len(vocabulary) != config.vocabulary_size:
@@ -136,6 +136,11 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             "use the files of one model"
         )
     return model.to(device).eval(), vocabulary
+
+
+def _loaded_type(tensor: torch.Tensor) -> torch.dtype:
+    """Weights are float32; the numbers of words are whole."""
+    return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
 def _unfilled(config: TransformerConfig, size: int) -> Transformer:

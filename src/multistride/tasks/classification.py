@@ -7,7 +7,7 @@ Shapes: B documents, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from multistride.model.classifier import aggregated, check_classes
 from multistride.model.config import ClassifierConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import TEMPERATURE, load_calibration, load_model
-from multistride.tasks.documents import read_windows, windows_of
+from multistride.tasks.documents import read_windows, tokens_of, windows_of
 from multistride.tasks.figures import class_metrics, classification_details
 from multistride.tasks.task import Answer, Example, Opened, Record, RecordError, TaskRequest, text_field
 
@@ -109,14 +109,26 @@ class Classifier:
         if not texts:
             return torch.zeros(0, len(self.classes))
         read = self._vectors if self.shape.kind == "pooled" else self._name_scores
-        windows = windows_of(self.vocabulary, texts, self.shape)
+        beside: list[Tensor] = []
+        documents = self._read_wide(tokens_of(self.vocabulary, texts, self.shape), beside)
+        windows = windows_of(documents, self.shape)
         rows, document = read_windows(windows, read, self.model.config.pad_token, self.batch_size)
         if self.model.classifier is not None:
             scores = self.model.classifier(rows, document.to(rows.device), len(texts))
+            scores = scores + torch.cat(beside) if beside else scores
         else:
             scores = aggregated(rows, document, len(texts), self.shape.windows)
         together: Tensor = (scores.float().cpu() / self.temperature).log_softmax(-1)
         return together
+
+    def _read_wide(self, documents: Iterable[list[int]], beside: list[Tensor]) -> Iterator[list[int]]:
+        """Hand documents on; `beside` gets the logits [1, C] of each if there is a wide path: it reads them whole."""
+        wide = self.model.classifier.wide if self.model.classifier is not None else None
+        for tokens in documents:
+            if wide is not None:
+                read = torch.tensor(tokens, dtype=torch.long, device=wide.known.device)
+                beside.append(wide(read, torch.zeros_like(read), 1))
+            yield tokens
 
     def _vectors(self, tokens: Int[Tensor, "R S"], lengths: Int[Tensor, "R"]) -> Tensor:
         assert self.model.classifier is not None

@@ -36,10 +36,14 @@ class Results(NamedTuple):
     document: Int[Tensor, "R"]
 
 
-def windows_of(vocabulary: Vocabulary, texts: Iterable[str], shape: ClassifierConfig) -> Iterator[Window]:
-    """The windows of texts, one text after the other. Raises `DataError` for a text that is not UTF-8."""
-    for number, text in enumerate(texts):
-        tokens = encode_document(vocabulary, text)[: shape.first_tokens]
+def tokens_of(vocabulary: Vocabulary, texts: Iterable[str], shape: ClassifierConfig) -> Iterator[list[int]]:
+    """The tokens of texts that are read, one text after the other. Raises `DataError` for one that is not UTF-8."""
+    return (encode_document(vocabulary, text)[: shape.first_tokens] for text in texts)
+
+
+def windows_of(documents: Iterable[Sequence[int]], shape: ClassifierConfig) -> Iterator[Window]:
+    """The windows of the tokens of documents, one document after the other."""
+    for number, tokens in enumerate(documents):
         for span in spans(len(tokens), shape.window, shape.overlap):
             yield Window(number, tokens[span.start : span.stop])
 

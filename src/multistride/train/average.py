@@ -64,16 +64,20 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
     if len(directories) < 2:
         raise UsageError(f"{len(directories)} model directory was given, an average needs 2: name more checkpoints")
     model, vocabulary = load_model(directories[0])
-    sums = {name: weights.double() for name, weights in model.state_dict().items()}
+    first = model.state_dict()
+    sums = {name: weights.double() for name, weights in first.items() if weights.is_floating_point()}
     for directory in directories[1:]:
         other, known = load_model(directory)
         _check_alike(directories[0], model, directory, other)
         if known.digest() != vocabulary.digest():
             raise DataError(f"{directories[0]} and {directory} have different vocabularies: average one run's models")
-        for name, weights in other.state_dict().items():
-            sums[name] += weights.double()
+        found = other.state_dict()
+        if not all(torch.equal(weights, found[name]) for name, weights in first.items() if name not in sums):
+            raise DataError(f"{directories[0]} and {directory} know different words: average one run's models")
+        for name in sums:
+            sums[name] += found[name].double()
     mean: dict[str, Tensor] = {name: (total / len(directories)).float() for name, total in sums.items()}
-    model.load_state_dict(mean)
+    model.load_state_dict({**first, **mean})
     names = [str(directory) for directory in directories]
     provenance = {**load_provenance(directories[-1]), "average_of": names}
     card = (directories[-1] / "README.md").read_text(encoding="utf-8")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from multistride.data.batch import PairedTokens, PreparedData, Split
 from multistride.data.labelled import LabelledDocuments, window_sources
+from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError
 from multistride.model.classifier import check_classes, freeze_what_writes
 from multistride.model.config import TransformerConfig
@@ -14,6 +20,7 @@ from multistride.model.weights import load_model
 from multistride.train.config import RunConfig, TrainingConfig
 from multistride.train.layouts import LayoutDrawer
 from multistride.train.loss import ClassLoss, Objective, SlotLoss
+from multistride.train.wide import fit_wide
 from multistride.train.windows import WindowDrawer
 
 
@@ -52,6 +59,22 @@ def resumed(directory: Path, expected: TransformerConfig) -> Transformer:
     if model.config.classifier is not None and expected.classifier is not None:
         check_classes(model.config.classifier.classes, expected.classifier.classes, str(directory), "the data")
     return model
+
+
+def beside_windows(
+    model: Transformer, documents: Split, vocabulary: Vocabulary, say: Callable[[str], None]
+) -> Tensor | None:
+    """Fit the wide path of a classifier; its logits of the training documents [N, C], None if it has none.
+
+    They follow from the documents alone, so a run that goes on has those it began with.
+    """
+    if model.classifier is None or model.classifier.wide is None:
+        return None
+    assert isinstance(documents, LabelledDocuments)
+    fit = fit_wide(model.classifier, documents, vocabulary)
+    right = float((fit.held_out.argmax(1) == torch.from_numpy(np.array(documents.labels))).float().mean())
+    say(f"wide path: {fit.words} words, accuracy {right:.3f} on training documents that a fit did not see")
+    return fit.held_out
 
 
 def check_lengths(splits: dict[str, Split], data: PreparedData, model: TransformerConfig) -> None:

@@ -35,7 +35,7 @@ from multistride.train.checkpoint import Progress, Sums, load_state, save_state
 from multistride.train.config import RunConfig
 from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import StopRequest, stop_on_signal
-from multistride.train.kinds import check_lengths, drawer, objective, resumed, trained_splits
+from multistride.train.kinds import beside_windows, check_lengths, drawer, objective, resumed, trained_splits
 from multistride.train.layouts import TrainingPass
 from multistride.train.monitor import Monitor
 from multistride.train.optimizer import adamw, clip_gradients
@@ -67,6 +67,8 @@ def train(config: RunConfig, validate: Validate | None, monitor: Monitor, resume
         trainer.attention(),
         monitor.showing(config.training.updates, trainer.progress.update),
     ):
+        if trainer.beside is not None and trainer.progress.best == -math.inf:
+            trainer.validate()  # so that the best is never worse than the wide path alone
         while trainer.progress.update < config.training.updates:
             trainer.update()
             at_end = trainer.progress.update == config.training.updates
@@ -104,6 +106,7 @@ class Trainer:
             self.model = resumed(last, self.model.config)
         self.splits = trained_splits(self.data, self.model.config)
         check_lengths(self.splits, self.data, self.model.config)
+        self.beside = beside_windows(self.model, self.splits["train"], self.data.vocabulary, monitor.say)
         if self.model.config.adapter is not None:
             freeze_all_but_drafting(self.model)
         self.average = MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
@@ -151,8 +154,10 @@ class Trainer:
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
 
     def _drawn(self, piece: Piece, done: float) -> Pass:
-        """The layout of a batch, with what the frozen layers make of it where it is a draft's."""
+        """The layout of a batch, with what the frozen layers make of a draft's, or a wide path of documents."""
         asked = self.layouts.draw(piece.batch, piece.generator, done)
+        if self.beside is not None and isinstance(asked, WindowPass):
+            return asked._replace(beside=self.beside[torch.from_numpy(piece.rows)])
         if self.trunk is None or not isinstance(asked, TrainingPass) or asked.drafts is None:
             return asked
         with self.accelerator.autocast():

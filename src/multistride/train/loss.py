@@ -109,11 +109,20 @@ class ClassLoss(Objective):
         begin: Int[Tensor, "R"],
         lengths: Int[Tensor, "R"],
         labels: Int[Tensor, "B"],
+        beside: Float[Tensor, "B V"] | None = None,
     ) -> Losses:
-        """The sums over all documents; a window is `lengths` tokens of a `document` of `source` from `begin` on."""
+        """The sums over all documents; a window is `lengths` tokens of a `document` of `source` from `begin` on.
+
+        `beside` are logits to add to those of the windows; left out: those of the wide path, if the model has one.
+        """
+        head = self.model.classifier
+        assert head is not None
         place = begin[:, None] + torch.arange(int(lengths.max()), device=source.device)
         tokens = source[document[:, None], place.clamp(max=source.shape[1] - 1)]
-        return self._read(lambda: self._logits(tokens, lengths, document, len(source)), labels)
+        if beside is None and head.wide is not None:
+            beside = head.wide(*real_tokens(source, source_lengths, head.config.first_tokens), len(source))
+        added = 0.0 if beside is None else beside
+        return self._read(lambda: self._logits(tokens, lengths, document, len(source)) + added, labels)
 
     def _logits(
         self, tokens: Int[Tensor, "R W"], lengths: Int[Tensor, "R"], document: Int[Tensor, "R"], documents: int
@@ -126,6 +135,15 @@ class ClassLoss(Objective):
         encoded, _ = self.model.encode(tokens, lengths)
         logits: Tensor = head(head.pool(encoded, lengths), document, documents)
         return logits
+
+
+def real_tokens(
+    source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], first: int | None
+) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"]]:
+    """The tokens of all documents without padding, the `first` of each if given, and the document of each token."""
+    ends = lengths if first is None else lengths.clamp(max=first)
+    real = torch.arange(source.shape[1], device=source.device) < ends[:, None]
+    return source[real], real.nonzero()[:, 0]
 
 
 def labelled_logits(

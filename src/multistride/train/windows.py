@@ -1,6 +1,6 @@
 """Which windows of documents a batch is trained on.
 
-Shapes: B documents, R windows.
+Shapes: B documents, R windows, C classes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.data.batch import Batch
@@ -24,10 +24,14 @@ class WindowPass(NamedTuple):
     begin: Int[Tensor, "R"]
     lengths: Int[Tensor, "R"]
     labels: Int[Tensor, "B"]
+    beside: Float[Tensor, "B C"] | None = None
+    """Logits that the states of windows are trained beside, in place of those of the model's wide path."""
 
     def to(self, device: torch.device | str) -> WindowPass:
         """The same pass on another device."""
-        return WindowPass(*(field.to(device) for field in self))
+        beside = None if self.beside is None else self.beside.to(device)
+        document, begin, lengths, labels = (field.to(device) for field in self[:4])
+        return WindowPass(document, begin, lengths, labels, beside)
 
     def labelled(self) -> int:
         """The number of documents."""

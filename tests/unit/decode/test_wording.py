@@ -93,5 +93,5 @@ def test_a_vocabulary_that_spells_nothing_says_so():
     # Guards: rules silently applied to pieces that are not text.
     other = train_vocabulary(["a b"], 10, "words")
     other._tokenizer.model = models.WordPiece({"<pad>": 0, "<unk>": 4, "a": 5}, unk_token="<unk>")
-    with pytest.raises(UsageError, match="leave out banned texts, stop texts and spans"):
+    with pytest.raises(UsageError, match="leave out banned texts, stop texts, spans"):
         banned_texts(("a",), other)
