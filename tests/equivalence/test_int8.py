@@ -142,7 +142,7 @@ def test_greedy_tokens_are_those_of_the_logits(rank, size):
 
 @pytest.mark.parametrize("name", ["greedy", "chained"])
 def test_tokens_of_logits_are_those_of_hidden_states(name):
-    # Guards: a product made elsewhere whose columns, padding or symbols that are never picked the graphs read otherwise.
+    # Guards: a product made elsewhere of which the graphs read columns, padding or forbidden symbols otherwise.
     torch.manual_seed(9)
     sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
     model = Transformer(
