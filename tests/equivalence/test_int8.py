@@ -2,6 +2,7 @@
 
 from itertools import zip_longest
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +22,9 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from multistride.engines import int8, int8_output
+from multistride.engines import int8, int8_chain, int8_output
+from multistride.engines.int8_memory import Network
+from multistride.engines.int8_ranges import Rounding
 
 TOLERANCE = 0.2
 """The most by which logits may be off, on average, as a share of their size; random models are worst."""
@@ -135,6 +138,33 @@ def test_greedy_tokens_are_those_of_the_logits(rank, size):
     tokens, log_probabilities = engine.step_greedy(slots, engine.start(None, None), size)
     assert tokens.tolist() == expected.tokens.tolist()
     torch.testing.assert_close(log_probabilities, expected.log_probabilities, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["greedy", "chained"])
+def test_tokens_of_logits_are_those_of_hidden_states(name):
+    # Guards: a product made elsewhere of which the graphs read columns, padding or forbidden symbols otherwise.
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
+    model = Transformer(
+        TransformerConfig(**sizes, vocabulary_size=300, group_sizes=GROUP_SIZES, markov_rank=4)
+    ).eval()
+    with torch.no_grad():
+        model.markov.following.normal_(std=2)
+    final = Rounding(0.02, np.linspace(0.5, 1.5, 32, dtype=np.float32))
+    hidden = np.random.default_rng(1).integers(0, 256, (5, 4, 32), dtype=np.uint8)
+    output = int8_output.pickable_output(model, final)
+    product = (hidden.astype(np.int32) + final.lowest) @ output.weight.integers.astype(np.int32)
+    logits = product.astype(np.float32) * (output.weight.scale * np.float32(final.step)) + output.bias
+    made = {
+        "greedy": (int8_output.greedy_graph(model, final), int8_output.greedy_of_logits_graph(model)),
+        "chained": (int8_chain.chained_graph(model, final), int8_chain.chained_of_logits_graph(model)),
+    }
+    of_hidden, of_logits = (Network(graph.SerializeToString(), 1) for graph in made[name])
+    shape = (-1,) if name == "greedy" else (5, 4)
+    tokens, log_probabilities = of_hidden({"hidden": hidden.reshape(*shape, 32)})
+    found = of_logits({"logits": logits.reshape(*shape, logits.shape[-1])})
+    assert found[0].tolist() == tokens.tolist()
+    np.testing.assert_allclose(found[1], log_probabilities, atol=1e-4)
 
 
 def test_a_vocabulary_of_several_chunks(monkeypatch):

@@ -1,0 +1,83 @@
+"""From hidden states or logits to the tokens of groups in which each is chosen by the one before it, as ONNX graphs.
+
+Every token of a group after the first is the most probable one once the token before has corrected all of them by
+the Markov head (`decode/markov.py`, whose sums these are). The head's tables are in 8 bits.
+
+Shapes: B sentences, K slots of a group, D hidden size, V vocabulary, W the same up to whole blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto
+
+from multistride.engines.int8_output import most_probable, padded, pickable_output, width
+from multistride.engines.int8_ranges import Rounding
+from multistride.engines.onnx_graph import Graph, Rows, quantised
+from multistride.model.markov import MarkovHead
+from multistride.model.transformer import Transformer
+
+
+def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
+    """`hidden` uint8 [B, K, D] to `tokens` int64 [B, K] and `log_probabilities` float32 [B, K]."""
+    graph = Graph("chained")
+    rows = graph.known(final, graph.input("hidden", np.uint8, ["B", "K", model.config.hidden_size]))
+    output = pickable_output(model, final)
+    return _chained(graph, graph.product(rows, output.weight, output.bias), model)
+
+
+def chained_of_logits_graph(model: Transformer) -> ModelProto:
+    """The same from `logits` float32 [B, K, W], a product with `pickable_output` made elsewhere."""
+    graph = Graph("chained_of_logits")
+    return _chained(graph, graph.input("logits", np.float32, ["B", "K", width(model)]), model)
+
+
+def _chained(graph: Graph, logits: str, model: Transformer) -> ModelProto:
+    """Choose by logits [B, K, W], and finish the graph."""
+    assert model.markov is not None
+    logits = graph.add("Transpose", logits, perm=[1, 0, 2])
+    first = graph.add("Squeeze", _slots(graph, logits, 0, 1), graph.constant(np.array([0])))
+    token, certain = _chosen(graph, first)
+    others = graph.scan(_chain(model.markov), token, _slots(graph, logits, 1, _END), outputs=2)
+    found = [(token, others[0], np.int64), (certain, others[1], np.float32)]
+    for name, (one, rest, kind) in zip(("tokens", "log_probabilities"), found, strict=True):
+        every = graph.add("Concat", graph.add("Unsqueeze", one, graph.constant(np.array([0]))), rest, axis=0)
+        shaped = graph.add("Squeeze", every, graph.constant(np.array([2])))
+        graph.output(name, graph.add("Transpose", shaped, perm=[1, 0]), kind, ["B", "K"])
+    return graph.model()
+
+
+def _chain(head: MarkovHead) -> Graph:
+    """One slot: the token before, and the slot's logits, to the most probable token and its log-probability.
+
+    `before` int64 [B, 1], `plain` float32 [B, W] to `next` and `token` int64 [B, 1] and `certain` float32 [B, 1].
+    """
+    body = Graph("slot")
+    before, plain = body.input("before", np.int64, ["B", 1]), body.input("plain", np.float32, ["B", "W"])
+    table, following = quantised(head.previous.weight), quantised(head.following)
+    stored = (table.integers.T.astype(np.int16) + 128).astype(np.uint8)
+    integers, factor = (body.add("Gather", body.constant(each), before) for each in (stored, table.scale[:, None]))
+    rows = Rows(integers, body.constant(np.array(1, np.float32)), body.constant(np.array(128, np.uint8)))
+    added = body.add("Mul", body.product(rows, padded(following)), factor)  # [B, 1, W]
+    changed = body.add("Add", plain, body.add("Squeeze", added, body.constant(np.array([1]))))
+    token, certain = _chosen(body, changed)
+    body.output("next", token, np.int64, ["B", 1])
+    body.output("token", token, np.int64, ["B", 1])
+    body.output("certain", certain, np.float32, ["B", 1])
+    return body
+
+
+def _chosen(graph: Graph, logits: str) -> tuple[str, str]:
+    """The token with the largest of the logits [R, W], and its log-probability, both [R, 1]."""
+    _, token = most_probable(graph, logits)
+    share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), token, axis=-1)
+    return token, graph.add("Log", share)
+
+
+_END = np.iinfo(np.int64).max
+"""The end of a dimension, for a slice."""
+
+
+def _slots(graph: Graph, logits: str, first: int, end: int) -> str:
+    """Some of the slots of logits [K, B, W]."""
+    return graph.add("Slice", logits, *(graph.constant(np.array([number])) for number in (first, end, 0)))
