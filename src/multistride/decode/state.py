@@ -233,10 +233,18 @@ class DecodeState:
             self.hypotheses[row].ending = "cancelled"
 
     def leave(self) -> Int[Tensor, "R"] | None:
-        """Take the rows that are over out of the batch. Returns the places of those that stay, None if all do."""
+        """Take the rows that are over out of the batch. Returns the places of those that stay, None if all do.
+
+        The last rows take the places of those that left, so that a memory has little to move.
+        """
         places = [place for place, hypothesis in enumerate(self.running) if hypothesis.ending is None]
         if len(places) == len(self.running):
             return None
+        further = (place for place in places if place >= len(places))
+        places = [
+            place if hypothesis.ending is None else next(further)
+            for place, hypothesis in enumerate(self.running[: len(places)])
+        ]
         stay = torch.tensor(places, dtype=torch.long)
         self.running = [self.running[place] for place in places]
         self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]

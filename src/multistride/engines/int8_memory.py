@@ -9,16 +9,20 @@ Shapes: B sentences, S source tokens, N new slots, C slots there is room for, H 
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from multistride.model.cache import CachedGroups
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer, [B, H, M, E]."""
 
 MASKED = float(torch.finfo(torch.float32).min)
 """What is added to the score of a slot that is not seen."""
@@ -101,21 +105,73 @@ class Sizes(NamedTuple):
         return [f"{part}{index}" for index in range(self.layers) for part in ("key", "value")]
 
 
+class EncodedSource:
+    """What a step reads of the source, by the names that its graph has for it; empty in a causal model.
+
+    Keys and values `cross_key0`, `cross_value0` ... are float32 [B, H, S, E]; `real` int32 [B, S] is 0 for padding.
+    """
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self._arrays = arrays
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The arrays for ONNX Runtime."""
+        return {name: shared(array) for name, array in self._arrays.items()}
+
+    @cached_property
+    def keys_values(self) -> list[KeysValues]:
+        """The same memory for PyTorch, layer by layer."""
+        parts = [torch.from_numpy(array) for name, array in self._arrays.items() if name != "real"]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    @cached_property
+    def bias(self) -> Float[Tensor, "B 1 1 S"] | None:
+        """What is added to attention scores; None where there is no padding."""
+        real = self._arrays.get("real")
+        return None if real is None or real.all() else padding_bias(real)
+
+    def reordered(self, rows: Int[np.ndarray, "R"]) -> EncodedSource:
+        """The given rows, in the given order, in the same memory if it can be: this object is of no use then."""
+        moved = gaps_filled(rows)
+        if moved is None:
+            return EncodedSource({name: array.take(rows, 0) for name, array in self._arrays.items()})
+        for array in self._arrays.values():
+            array[moved[0]] = array[moved[1]]
+        return EncodedSource({name: array[: len(rows)] for name, array in self._arrays.items()})
+
+
+def padding_bias(real: Int[np.ndarray, "B S"]) -> Float[Tensor, "B 1 1 S"]:
+    """Zero for tokens that are real, the lowest number there is for others."""
+    return torch.from_numpy(np.where(real, np.float32(0), np.float32(MASKED)))[:, None, None]
+
+
+def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
+    """Which places are filled from which, if that is all it takes to have the given rows first; None otherwise."""
+    places = np.flatnonzero(rows != np.arange(len(rows)))
+    return (places, rows[places]) if (rows[places] >= len(rows)).all() else None
+
+
 class Buffers:
-    """Keys and values of `rows` sentences, with room for `room` slots, and the steps that are bound to them."""
+    """Keys and values of up to `rows` sentences, with room for `room` slots, and the steps that are bound to them."""
 
     def __init__(self, sizes: Sizes, rows: int, room: int) -> None:
         self.sizes, self.rows, self.room = sizes, rows, room
         shape = rows, sizes.heads, room, sizes.hidden // sizes.heads
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
-        self.values = {name: shared(array) for name, array in self.arrays.items()}
-        self._steps: dict[int, Step] = {}
+        parts = [torch.from_numpy(array) for array in self.arrays.values()]
+        self._keys_values = list(zip(parts[::2], parts[1::2], strict=True))
+        self._steps: dict[tuple[int, int], Step] = {}
 
-    def step(self, new: int, decoder: Network, source: dict[str, Any]) -> Step:
-        """The step of `new` slots, made ready to read a source."""
-        if new not in self._steps:
-            self._steps[new] = Step(self, new, decoder, source)
-        step = self._steps[new]
+    def keys_values(self, rows: int) -> list[KeysValues]:
+        """The memory of the first rows, layer by layer."""
+        return [(keys[:rows], values[:rows]) for keys, values in self._keys_values]
+
+    def step(self, rows: int, new: int, decoder: Network, source: EncodedSource) -> Step:
+        """The step of `new` slots in each of the first rows, made ready to read a source."""
+        if (rows, new) not in self._steps:
+            self._steps[rows, new] = Step(self, rows, new, decoder, source)
+        step = self._steps[rows, new]
         step.turn_to(source)
         return step
 
@@ -123,8 +179,8 @@ class Buffers:
 class Step:
     """Arrays that one step reads and writes: fill them, run it, and read `hidden` uint8 [B, N, D]."""
 
-    def __init__(self, buffers: Buffers, new: int, decoder: Network, source: dict[str, Any]) -> None:
-        rows, room, sizes = buffers.rows, buffers.room, buffers.sizes
+    def __init__(self, buffers: Buffers, rows: int, new: int, decoder: Network, source: EncodedSource) -> None:
+        room, sizes = buffers.room, buffers.sizes
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
         self.bias = np.zeros((1, 1, new, room), np.float32)
@@ -133,15 +189,16 @@ class Step:
         read = {name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")}
         self._bias = shared(self.bias)
         self._source, self._alike = source, True
-        written = {f"new_{name}": value for name, value in buffers.values.items()}
+        caches = {name: shared(array[:rows]) for name, array in buffers.arrays.items()}
+        written = {f"new_{name}": value for name, value in caches.items()}
         self._run = decoder.bound(
-            {**read, "bias": self._bias, **source, **buffers.values}, {**written, "hidden": shared(self.hidden)}
+            {**read, "bias": self._bias, **source.values, **caches}, {**written, "hidden": shared(self.hidden)}
         )
 
-    def turn_to(self, source: dict[str, Any]) -> None:
+    def turn_to(self, source: EncodedSource) -> None:
         """Read another source."""
         if source is not self._source:
-            self._run.read(source)
+            self._run.read(source.values)
             self._source = source
 
     def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None) -> None:
@@ -211,17 +268,15 @@ class Pool:
 
 
 class Int8Memory:
-    """Keys and values of the slots so far, and of the source, by their names in the graph of a step."""
+    """Keys and values of the slots so far, and of the source."""
 
-    def __init__(self, pool: Pool, rows: int | None, source: dict[str, Any]) -> None:
-        """`rows` is None until the first step says how many sentences there are.
-
-        `source` are values of ONNX Runtime: keys and values [B, H, S, E], and `real` [B, S]; empty without a source.
-        """
+    def __init__(self, pool: Pool, rows: int | None, source: EncodedSource) -> None:
+        """`rows` is None until the first step says how many sentences there are."""
         self.source = source
         self.groups = CachedGroups()
         self._pool = pool
         self._buffers = None if rows is None else pool.take(rows, 0)
+        self._rows = rows
         self._even = 0
 
     def __del__(self) -> None:
@@ -241,9 +296,9 @@ class Int8Memory:
     def room(self, rows: int, length: int, new: int) -> Buffers:
         """The buffers, with room for `new` slots behind the `length` that are there."""
         if self._buffers is None:
-            self._buffers = self._pool.take(rows, new)
+            self._buffers, self._rows = self._pool.take(rows, new), rows
         if length + new > self._buffers.room:
-            self._move(self._buffers, slice(None), rows, length, length + new)
+            self._move(self._buffers, slice(None, rows), rows, length, length + new)
         return self._buffers
 
     def truncate(self, counts: Int[Tensor, "B"]) -> None:
@@ -252,18 +307,24 @@ class Int8Memory:
         if order is not None and self._buffers is not None:
             places = order.numpy()[:, None, :, None]
             for array in self._buffers.arrays.values():
-                array[:, :, : self.length] = np.take_along_axis(array, places, 2)
+                array[: self._rows, :, : self.length] = np.take_along_axis(array[: self._rows], places, 2)
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
         self.groups.reorder(rows)
         kept = rows.numpy()
-        if self._buffers is not None:
+        self.source = self.source.reordered(kept)
+        if self._buffers is None:
+            return
+        if (moved := gaps_filled(kept)) is None:
             self._move(self._buffers, kept, len(kept), self.length, self.length)
-        self.source = {name: shared(part.numpy().take(kept, 0)) for name, part in self.source.items()}
+        else:
+            for array in self._buffers.arrays.values():
+                array[moved[0], :, : self.length] = array[moved[1], :, : self.length]
+        self._rows = len(kept)
 
     def _move(self, old: Buffers, rows: Any, count: int, length: int, needed: int) -> None:
         self._buffers = self._pool.take(count, needed)
         for name, array in self._buffers.arrays.items():
-            array[:, :, :length] = old.arrays[name][rows, :, :length]
+            array[:count, :, :length] = old.arrays[name][rows, :, :length]
         self._pool.give(old)

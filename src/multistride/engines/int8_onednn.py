@@ -1,8 +1,9 @@
 """The int8 network for steps of many rows: PyTorch calls oneDNN, whose products use the CPU's matrix tiles (AMX).
 
 From some twenty rows on they are two to three times as fast as those of ONNX Runtime, which are faster below
-(`benchmarks/products.py`, docs/log.md). Everything is rounded where and as the graphs of `int8_graphs.py` round it, so
-that the two differ by float32 sums only; `tests/equivalence/test_int8_onednn.py` holds one to the other.
+(`benchmarks/products.py`, docs/log.md). All is rounded where and as the graphs of `int8_graphs.py` round it, so that
+the two differ by float32 sums only, and where such a sum is rounded to another integer.
+`tests/equivalence/test_int8_onednn.py` holds one to the other.
 
 Shapes: B sentences, S source tokens, N new slots, M slots that are seen, R = B N rows, H heads, D = H E, I inputs and
 O outputs of a product.
@@ -20,13 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from multistride.device import multiplies_tiles
+from multistride.engines.int8_memory import EncodedSource, KeysValues
+from multistride.engines.int8_output import pickable_output
 from multistride.engines.int8_ranges import FINAL, Rounding, Roundings
 from multistride.engines.onnx_graph import Quantised, floats, quantised
 from multistride.model.layers import FeedForward, PositionEmbedding, Residual
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
-
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one layer, [B, H, M, E]."""
 
 
 def onednn_runs_here() -> bool:
@@ -275,7 +275,10 @@ class ManyRows:
             _DecoderLayer(layer, config.heads, roundings, f"decoder.{index}", source=bool(self._encoder))
             for index, layer in enumerate(decoder)
         ]
-        self._final = Rounder(model.decoder_norm, roundings.normed(FINAL, alike=config.norm == "pre"))
+        final = roundings.normed(FINAL, alike=config.norm == "pre")
+        self._final = Rounder(model.decoder_norm, final)
+        output = pickable_output(model, final)
+        self._output = Product(output.weight, output.bias, final)
         if self._encoder:
             places = [f"decoder.{index}.cross.key_value" for index in range(len(decoder))]
             rounding = roundings.normed(*places, alike=config.norm == "pre")
@@ -286,7 +289,7 @@ class ManyRows:
     def encode(
         self, source: Int[Tensor, "B S"], bias: Float[Tensor, "B 1 1 S"] | None
     ) -> list[Float[Tensor, "B H S E"]]:
-        """The keys and values of each decoder layer, key0, value0, key1 ...; `bias` hides padding, None: there is none."""
+        """The keys and values of each decoder layer: key0, value0, key1 ...; `bias` hides padding, if any."""
         sentences, length = source.shape
         hidden = self._source(source, torch.arange(length)[None]).flatten(0, 1)
         for layer in self._encoder:
@@ -317,6 +320,20 @@ class ManyRows:
             source = sources[index] if sources else None
             hidden = layer(hidden, caches[index], length, bias, source, source_bias)
         return self._final(hidden).view(*token.shape, -1)
+
+    def decode_even(
+        self, tokens: Int[np.ndarray, "B N"], caches: Sequence[KeysValues], length: int, source: EncodedSource
+    ) -> UInt8[Tensor, "B N D"]:
+        """The same for a group of the size of all before it, whose slots see all that is there."""
+        size = tokens.shape[1]
+        position, reach = torch.arange(length, length + size)[None], torch.full((1, size), size)
+        keys_values = source.keys_values
+        return self.decode(torch.from_numpy(tokens), position, reach, caches, length, None, keys_values, source.bias)
+
+    @torch.inference_mode()
+    def logits(self, hidden: UInt8[Tensor, "B N D"]) -> Float[Tensor, "B N W"]:
+        """The logits of all entries of the vocabulary, as `int8_output.pickable_output` has them."""
+        return self._output(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
 
 
 def _linear(layer: nn.Linear, read: Rounding, factor: Float[np.ndarray, "O"] | None = None) -> Product:
