@@ -56,11 +56,6 @@ def multiplies_int8() -> bool:
     return "avx512_vnni" in _cpu_info() or "avx_vnni" in _cpu_info()
 
 
-def multiplies_tiles() -> bool:
-    """Whether the CPU has instructions that multiply whole tiles of 8-bit integers (AMX)."""
-    return "amx_int8" in _cpu_info()
-
-
 def set_threads(count: int | None) -> int:
     """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use.
 

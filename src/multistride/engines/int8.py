@@ -10,12 +10,11 @@ Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens aske
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.device import multiplies_int8
@@ -29,20 +28,9 @@ try:
     import onnxruntime
 
     from multistride.engines.int8_graphs import graphs_of
-    from multistride.engines.int8_memory import EncodedSource, Int8Memory, Network, Pool, Sizes, Step, padding_bias
-    from multistride.engines.int8_onednn import ManyRows, onednn_runs_here
-    from multistride.engines.int8_ranges import Roundings
+    from multistride.engines.int8_memory import EncodedSource, Int8Memory, Network, Pool, Sizes, Step
 except ImportError:  # check_int8 says so
     onnxruntime = None
-
-MANY_OF_SOURCE, MANY_SLOTS = 40_000, 2**16
-"""Numbers in all rows of an encoder, and of a step of groups, from which on oneDNN computes it."""
-
-MANY_PICKED = 16
-"""Rows from which on oneDNN multiplies them with the output matrix."""
-
-PROJECTED = 64
-"""Rows whose logits are computed together, at most, unless a single sentence has more."""
 
 
 class Networks:
@@ -72,20 +60,17 @@ class Int8StepModel:
         graphs: Mapping[str, bytes],
         weights: Transformer | None = None,
         threads: int | None = None,
-        many_rows: Callable[[], ManyRows] | None = None,
     ) -> None:
         """`graphs` as `int8_graphs.graphs_of` makes them; `weights` those they were made of, None for an export.
 
-        `threads`: None for as many as PyTorch uses. `many_rows` makes what computes steps of many rows when it is
-        first called; None where ONNX Runtime computes all. Raises `MissingExtraError` without ONNX Runtime,
-        `UsageError` on a CPU that cannot multiply 8-bit integers without overflow.
+        `threads`: None for as many as PyTorch uses. Raises `MissingExtraError` without ONNX Runtime, `UsageError` on
+        a CPU that cannot multiply 8-bit integers without overflow.
         """
         check_int8()
         self._config, self._weights = config, weights
         self._markov = None if markov is None else _in_8_bits(markov)
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
         self._pool = Pool(Sizes(config.decoder_layers, config.heads, config.hidden_size))
-        self._many_rows = many_rows
 
     @property
     def config(self) -> TransformerConfig:
@@ -113,14 +98,11 @@ class Int8StepModel:
             assert not self.config.encoder_layers, "an encoder-decoder model needs a source"
             return Int8Memory(self._pool, None, EncodedSource({}))
         real = (torch.arange(source.shape[1]) < lengths[:, None]).int().numpy()
-        if self._many_rows is not None and source.numel() * self.config.hidden_size >= MANY_OF_SOURCE:
-            bias = None if real.all() else padding_bias(real)
-            encoded = [part.numpy() for part in self._many_rows().encode(source, bias)]
-        else:
-            encoded = self._networks["encoder"]({"source": source.numpy(), "real": real})
-        names = [f"cross_{part}" for part in self._pool.sizes.parts]
-        arrays = dict(zip(names, encoded, strict=True))
-        return Int8Memory(self._pool, len(real), EncodedSource({"real": real, **arrays}))
+        sizes, (rows, length) = self._pool.sizes, real.shape
+        shape = rows, sizes.heads, length, sizes.hidden // sizes.heads
+        encoded = {f"cross_{part}": np.empty(shape, np.float32) for part in sizes.parts}
+        self._networks["encoder"].fill({"source": source.numpy(), "real": real}, encoded)
+        return Int8Memory(self._pool, rows, EncodedSource({"real": real, **encoded}))
 
     def step(self, slots: Slots, memory: Int8Memory) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
@@ -140,16 +122,13 @@ class Int8StepModel:
         """The next group of every row, and its log-probabilities, from the last one."""
         rows, size = tokens.shape
         length = memory.grow_even(size)
-        buffers = memory.room(rows, length, size)
-        if self._many_rows is not None and size > 1 and tokens.size * self.config.hidden_size >= MANY_SLOTS:
-            hidden = self._many_rows().decode_even(tokens, buffers.keys_values(rows), length, memory.source)
-            return self._tokens(hidden.numpy())
-        step = buffers.step(rows, size, self._networks["decoder"], memory.source)
+        step = memory.room(rows, length, size).step(rows, size, self._networks["decoder"], memory.source)
         step.token[:] = tokens
         step.position[:] = np.arange(length, length + size)
         step.reach.fill(size)
         step(length, None)
-        return self._tokens(step.hidden, step)
+        chained = self.markov is not None and size > 1
+        return step.pick(self._networks["chained" if chained else "greedy"], chained)()
 
     def _stepped(self, slots: Slots, memory: Int8Memory) -> Step:
         """The step that has read the slots; their keys and values are in the memory."""
@@ -165,46 +144,20 @@ class Int8StepModel:
 
     def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""
-        if size == step.hidden.shape[1]:
-            found = self._tokens(step.hidden, step)
-        else:
-            found = self._tokens(np.ascontiguousarray(step.hidden[:, -size:]))
-        tokens, log_probabilities = (torch.from_numpy(each) for each in found)
-        return tokens, log_probabilities
-
-    def _tokens(
-        self, hidden: UInt8[np.ndarray, "B K D"], step: Step | None = None
-    ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
-        """The tokens of groups and their log-probabilities; `step` if these are the states that it writes."""
-        size = hidden.shape[1]
         chained = self.markov is not None and size > 1
-        name = "chained" if chained else "greedy"
-        if self._many_rows is not None and hidden[..., 0].size >= MANY_PICKED:
-            return self._tokens_of_logits(hidden, self._many_rows(), name)
-        if step is not None:
-            return step.pick(self._networks[name], chained)()
-        found = self._networks[name]({"hidden": hidden if chained else hidden.reshape(-1, hidden.shape[2])})
-        return found[0].reshape(-1, size), found[1].reshape(-1, size)
-
-    def _tokens_of_logits(
-        self, hidden: UInt8[np.ndarray, "B K D"], many_rows: ManyRows, name: str
-    ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
-        """The same by products of oneDNN, some sentences at a time, so that their logits stay in the cache."""
-        size, network = hidden.shape[1], self._networks[f"{name}_of_logits"]
-        found = []
-        for first in range(0, len(hidden), sentences := max(1, PROJECTED // size)):
-            logits = many_rows.logits(torch.from_numpy(hidden[first : first + sentences])).numpy()
-            found.append(network({"logits": logits if name == "chained" else logits.reshape(-1, logits.shape[2])}))
-        tokens, log_probabilities = (np.concatenate(parts).reshape(-1, size) for parts in zip(*found, strict=True))
+        network = self._networks["chained" if chained else "greedy"]
+        if size == step.hidden.shape[1]:
+            found = list(step.pick(network, chained)())
+        else:
+            hidden = np.ascontiguousarray(step.hidden[:, -size:])
+            found = network({"hidden": hidden if chained else hidden.reshape(-1, hidden.shape[2])})
+        tokens, log_probabilities = (torch.from_numpy(each).view(-1, size) for each in found)
         return tokens, log_probabilities
 
 
 def quantise(model: Transformer, threads: int | None = None) -> Int8StepModel:
     """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel` does."""
-    check_int8()
-    roundings = Roundings(model.eval())
-    many_rows = functools.cache(lambda: ManyRows(model, roundings)) if onednn_runs_here() else None
-    return Int8StepModel(model.config, model.markov, graphs_of(model, roundings), model, threads, many_rows)
+    return Int8StepModel(model.config, model.markov, int8_graphs(model), model, threads)
 
 
 def _in_8_bits(head: MarkovHead) -> MarkovHead:
@@ -220,7 +173,7 @@ def _in_8_bits(head: MarkovHead) -> MarkovHead:
 def int8_graphs(model: Transformer) -> dict[str, bytes]:
     """The graphs of a model, by name, as ONNX files. Raises as `check_int8` does."""
     check_int8()
-    return graphs_of(model, Roundings(model.eval()))
+    return graphs_of(model.eval())
 
 
 OLDEST = (1, 25)

@@ -30,8 +30,9 @@ Sublayer = Callable[[Graph, Rows, Rounding], str]
 """Adds itself to a graph, given the rows it reads and how they were rounded; returns the name of its result."""
 
 
-def graphs_of(model: Transformer, roundings: Roundings) -> dict[str, bytes]:
-    """All graphs of a model, by name, as the bytes of ONNX files; `roundings` were made from it."""
+def graphs_of(model: Transformer) -> dict[str, bytes]:
+    """All graphs of a model, by name, as the bytes of ONNX files."""
+    roundings = Roundings(model)
     final = roundings.normed(FINAL, alike=model.config.norm == "pre")
     graphs = {
         "decoder": decoder_graph(model, roundings, final),

@@ -15,14 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from multistride.model.cache import CachedGroups
-
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one layer, [B, H, M, E]."""
 
 MASKED = float(torch.finfo(torch.float32).min)
 """What is added to the score of a slot that is not seen."""
@@ -62,11 +59,10 @@ class Network:
         outputs: list[Array] = self._session.run(self._outputs, inputs)
         return outputs
 
-    def values(self, inputs: dict[str, Array]) -> list[Any]:
-        """The same, as values of ONNX Runtime."""
-        given = {name: shared(array) for name, array in inputs.items()}
-        outputs: list[Any] = self._session.run_with_ort_values(self._outputs, given)
-        return outputs
+    def fill(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
+        """Compute all outputs into the given arrays."""
+        given, written = ({name: shared(array) for name, array in each.items()} for each in (inputs, outputs))
+        self.bound(given, written)()
 
     def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
         """The graph with values it reads and writes from now on."""
@@ -119,18 +115,6 @@ class EncodedSource:
         """The arrays for ONNX Runtime."""
         return {name: shared(array) for name, array in self._arrays.items()}
 
-    @cached_property
-    def keys_values(self) -> list[KeysValues]:
-        """The same memory for PyTorch, layer by layer."""
-        parts = [torch.from_numpy(array) for name, array in self._arrays.items() if name != "real"]
-        return list(zip(parts[::2], parts[1::2], strict=True))
-
-    @cached_property
-    def bias(self) -> Float[Tensor, "B 1 1 S"] | None:
-        """What is added to attention scores; None where there is no padding."""
-        real = self._arrays.get("real")
-        return None if real is None or real.all() else padding_bias(real)
-
     def reordered(self, rows: Int[np.ndarray, "R"]) -> EncodedSource:
         """The given rows, in the given order, in the same memory if it can be: this object is of no use then."""
         moved = gaps_filled(rows)
@@ -139,11 +123,6 @@ class EncodedSource:
         for array in self._arrays.values():
             array[moved[0]] = array[moved[1]]
         return EncodedSource({name: array[: len(rows)] for name, array in self._arrays.items()})
-
-
-def padding_bias(real: Int[np.ndarray, "B S"]) -> Float[Tensor, "B 1 1 S"]:
-    """Zero for tokens that are real, the lowest number there is for others."""
-    return torch.from_numpy(np.where(real, np.float32(0), np.float32(MASKED)))[:, None, None]
 
 
 def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
@@ -159,13 +138,7 @@ class Buffers:
         self.sizes, self.rows, self.room = sizes, rows, room
         shape = rows, sizes.heads, room, sizes.hidden // sizes.heads
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
-        parts = [torch.from_numpy(array) for array in self.arrays.values()]
-        self._keys_values = list(zip(parts[::2], parts[1::2], strict=True))
         self._steps: dict[tuple[int, int], Step] = {}
-
-    def keys_values(self, rows: int) -> list[KeysValues]:
-        """The memory of the first rows, layer by layer."""
-        return [(keys[:rows], values[:rows]) for keys, values in self._keys_values]
 
     def step(self, rows: int, new: int, decoder: Network, source: EncodedSource) -> Step:
         """The step of `new` slots in each of the first rows, made ready to read a source."""
