@@ -66,7 +66,7 @@ class Clock:
 
 def watch(engine: Any, clock: Clock) -> None:
     """Put the clock around every call of an engine, and around its networks where it has some."""
-    for name in ("start", "step", "step_greedy", "step_even"):
+    for name in ("start", "step", "step_greedy", "step_even", "step_checked"):
         if hasattr(engine, name):
             setattr(engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name)))
     if hasattr(engine, "_networks"):

@@ -16,7 +16,7 @@ from multistride.decode.constraints import (
     one_by_one,
 )
 from multistride.decode.even import decode_even, is_even
-from multistride.decode.exact import Drafter, decode_exact
+from multistride.decode.exact import Drafter, decode_exact, greedy_drafter
 from multistride.decode.loop import decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
@@ -101,7 +101,7 @@ def _drafter(
     phrases = measured.phrases if measured else None
     drafts = options.drafts or ("masks" if phrases is None else "both")
     if drafts == "masks":
-        return Drafter(model, len(state.running), options.group_size, choose)
+        return greedy_drafter(model, len(state.running), options.group_size, choose)
     masks = drafts == "both"
     return PhraseDrafter(model, state, options.group_size, phrases, masks, choose, prefix)
 

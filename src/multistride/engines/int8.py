@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from multistride.device import multiplies_int8
@@ -22,6 +22,7 @@ from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
+from multistride.model.step import Checked
 from multistride.model.transformer import Transformer
 
 try:
@@ -130,6 +131,19 @@ class Int8StepModel:
         chained = self.markov is not None and size > 1
         return step.pick(self._networks["chained" if chained else "greedy"], chained)()
 
+    def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
+        """What greedy decoding picks in every slot but the last `masks`, and what drafts by these."""
+        step = self._stepped(slots, memory)
+        clean = step.hidden.shape[1] - masks
+        if clean == 1:  # all rows draft: one product for all slots
+            tokens, log_probabilities = self._picked(step, 1 + masks)
+            return Checked(tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:])
+
+        def draft(rows: Int[Tensor, "F"]) -> Int[Tensor, "F D"]:
+            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self.markov is not None)[0][:, 1:]
+
+        return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
+
     def _stepped(self, slots: Slots, memory: Int8Memory) -> Step:
         """The step that has read the slots; their keys and values are in the memory."""
         rows, new = slots.token.shape
@@ -145,13 +159,18 @@ class Int8StepModel:
     def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""
         chained = self.markov is not None and size > 1
-        network = self._networks["chained" if chained else "greedy"]
-        if size == step.hidden.shape[1]:
-            found = list(step.pick(network, chained)())
-        else:
-            hidden = np.ascontiguousarray(step.hidden[:, -size:])
-            found = network({"hidden": hidden if chained else hidden.reshape(-1, hidden.shape[2])})
-        tokens, log_probabilities = (torch.from_numpy(each).view(-1, size) for each in found)
+        if size < step.hidden.shape[1]:
+            return self._picked_of(step.hidden[:, -size:], chained)
+        tokens, log_probabilities = step.pick(self._networks["chained" if chained else "greedy"], chained)()
+        return torch.from_numpy(tokens), torch.from_numpy(log_probabilities)
+
+    def _picked_of(
+        self, hidden: UInt8[np.ndarray, "B N D"], chained: bool
+    ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"]]:
+        """The tokens of slots, alone or each by the one before."""
+        rows = np.ascontiguousarray(hidden if chained else hidden.reshape(-1, hidden.shape[2]))
+        found = self._networks["chained" if chained else "greedy"]({"hidden": rows})
+        tokens, log_probabilities = (torch.from_numpy(each).view(hidden.shape[:2]) for each in found)
         return tokens, log_probabilities
 
 

@@ -1,7 +1,8 @@
 """From hidden states or logits to the tokens of groups in which each is chosen by the one before it, as ONNX graphs.
 
 Every token of a group after the first is the most probable one once the token before has corrected all of them by
-the Markov head (`decode/markov.py`, whose sums these are). The head's tables are in 8 bits.
+the Markov head (`decode/markov.py`, whose sums these are), or in a large vocabulary the likely ones
+(`int8_candidates.py`). The head's tables are in 8 bits.
 
 Shapes: B sentences, K slots of a group, D hidden size, V vocabulary, W the same up to whole blocks.
 """
@@ -11,11 +12,15 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto
 
+from multistride.engines.int8_candidates import chosen_of_candidates
 from multistride.engines.int8_output import most_probable, padded, pickable_output, width
 from multistride.engines.int8_ranges import Rounding
-from multistride.engines.onnx_graph import Graph, Rows, quantised
+from multistride.engines.onnx_graph import END, Graph, Rows, quantised
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
+
+LARGE = 16_384
+"""Entries of a vocabulary of which only candidates are corrected, as `int8_candidates.py` does it."""
 
 
 def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
@@ -35,16 +40,25 @@ def chained_of_logits_graph(model: Transformer) -> ModelProto:
 def _chained(graph: Graph, logits: str, model: Transformer) -> ModelProto:
     """Choose by logits [B, K, W], and finish the graph."""
     assert model.markov is not None
+    choose = chosen_of_candidates if width(model) >= LARGE else _chosen_of_all
+    tokens, log_probabilities = choose(graph, logits, model.markov)
+    graph.output("tokens", tokens, np.int64, ["B", "K"])
+    graph.output("log_probabilities", log_probabilities, np.float32, ["B", "K"])
+    return graph.model()
+
+
+def _chosen_of_all(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, str]:
+    """Tokens and log-probabilities [B, K], every token of the vocabulary corrected in every slot."""
     logits = graph.add("Transpose", logits, perm=[1, 0, 2])
-    first = graph.add("Squeeze", _slots(graph, logits, 0, 1), graph.constant(np.array([0])))
+    first = graph.add("Squeeze", graph.part(logits, 0, 1, axis=0), graph.constant(np.array([0])))
     token, certain = _chosen(graph, first)
-    others = graph.scan(_chain(model.markov), token, _slots(graph, logits, 1, _END), outputs=2)
-    found = [(token, others[0], np.int64), (certain, others[1], np.float32)]
-    for name, (one, rest, kind) in zip(("tokens", "log_probabilities"), found, strict=True):
+    others = graph.scan(_chain(head), token, graph.part(logits, 1, END, axis=0), outputs=2)
+    found = []
+    for one, rest in ((token, others[0]), (certain, others[1])):
         every = graph.add("Concat", graph.add("Unsqueeze", one, graph.constant(np.array([0]))), rest, axis=0)
         shaped = graph.add("Squeeze", every, graph.constant(np.array([2])))
-        graph.output(name, graph.add("Transpose", shaped, perm=[1, 0]), kind, ["B", "K"])
-    return graph.model()
+        found.append(graph.add("Transpose", shaped, perm=[1, 0]))
+    return found[0], found[1]
 
 
 def _chain(head: MarkovHead) -> Graph:
@@ -72,12 +86,3 @@ def _chosen(graph: Graph, logits: str) -> tuple[str, str]:
     _, token = most_probable(graph, logits)
     share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), token, axis=-1)
     return token, graph.add("Log", share)
-
-
-_END = np.iinfo(np.int64).max
-"""The end of a dimension, for a slice."""
-
-
-def _slots(graph: Graph, logits: str, first: int, end: int) -> str:
-    """Some of the slots of logits [K, B, W]."""
-    return graph.add("Slice", logits, *(graph.constant(np.array([number])) for number in (first, end, 0)))

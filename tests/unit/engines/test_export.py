@@ -103,7 +103,7 @@ def test_another_version_is_refused(copy):
     assert "is an export of format 99, and this version of multistride reads format 3" in refusal(copy)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2, "files": 3}', '{"format": 3, "files": {}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 3, "files": 3}', '{"format": 3, "files": {}}'])
 def test_a_damaged_manifest_is_refused(copy, content):
     # Guards: an export without hashes taken for one whose hashes are right.
     (copy / "int8.json").write_text(content)
