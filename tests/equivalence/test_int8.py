@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from multistride.decode.batch import begin_batch, decode_batch
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.even import decode_even
+from multistride.decode.exact import Drafter, QuickDrafter, decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
@@ -22,7 +23,7 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from multistride.engines import int8, int8_chain, int8_output
+from multistride.engines import int8, int8_candidates, int8_chain, int8_output
 from multistride.engines.int8_memory import Network
 from multistride.engines.int8_ranges import Rounding
 
@@ -45,6 +46,37 @@ def causal():
     sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 2}
     choices = {"activation": "gelu", "tie_embeddings": False, "group_sizes": GROUP_SIZES, "max_positions": 64}
     return Transformer(TransformerConfig(vocabulary_size=40, **sizes, **choices)).eval()
+
+
+def headed(vocabulary_size, rank=4):
+    """A decoder-only model with a Markov head that has much to say (none at rank 0)."""
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
+    choices = {"vocabulary_size": vocabulary_size, "group_sizes": GROUP_SIZES, "markov_rank": rank}
+    model = Transformer(TransformerConfig(**sizes, **choices)).eval()
+    if model.markov is not None:
+        with torch.no_grad():
+            model.markov.following.normal_(std=2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def echo():
+    """Makes models, by the rank of the head, that write one token again and again, so that drafts often stand."""
+
+    def made(rank):
+        torch.manual_seed(3)
+        sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 1}
+        config = TransformerConfig(**sizes, vocabulary_size=40, group_sizes=GROUP_SIZES, markov_rank=rank)
+        model = Transformer(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+            if model.markov is not None:
+                model.markov.following.normal_(std=0.1)
+        return model
+
+    return made
 
 
 def off(found, expected):
@@ -121,17 +153,14 @@ def test_the_cache_outgrows_its_buffers(model, engine):
     assert both.memories[1].length == 96
 
 
-@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize(("rank", "large"), [(0, 1000), (4, 1000), (4, 0)])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_greedy_tokens_are_those_of_the_logits(rank, size):
-    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, the head.
-    torch.manual_seed(9)
-    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
-    choices = {"vocabulary_size": 300, "group_sizes": GROUP_SIZES, "markov_rank": rank}
-    model = Transformer(TransformerConfig(**sizes, **choices)).eval()
-    if model.markov is not None:
-        with torch.no_grad():
-            model.markov.following.normal_(std=2)
+def test_greedy_tokens_are_those_of_the_logits(monkeypatch, rank, large, size):
+    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, the head; and that
+    # candidates are all there is to choose from where there are as many of them as entries.
+    monkeypatch.setattr(int8_chain, "LARGE", large)
+    monkeypatch.setattr(int8_candidates, "CANDIDATES", 1000)
+    model = headed(300, rank)
     engine, generator = int8.quantise(model, threads=1), torch.Generator().manual_seed(1)
     slots = slots_at(generator, 9, 5, 0, 0)
     expected = greedy_for(model.config, engine.markov)(engine.step(slots, engine.start(None, None))[:, -size:])
@@ -165,6 +194,41 @@ def test_tokens_of_logits_are_those_of_hidden_states(name):
     found = of_logits({"logits": logits.reshape(*shape, logits.shape[-1])})
     assert found[0].tolist() == tokens.tolist()
     np.testing.assert_allclose(found[1], log_probabilities, atol=1e-4)
+
+
+@torch.no_grad()
+def chosen_slowly(logits, head, count, sampled):
+    """The tokens of a group [K] and their log-probabilities, as `int8_candidates.py` defines them; logits [K, V]."""
+    shares = logits.double().softmax(dim=-1)
+    candidates = shares.amax(dim=0).topk(count).indices
+    others = torch.ones(logits.shape[1], dtype=torch.bool).index_fill(0, candidates, False)
+    others &= torch.arange(logits.shape[1]) % sampled == 0
+    tokens, scores = [int(logits[0].argmax())], [float(shares[0].max().log())]
+    for slot in range(1, len(logits)):
+        changed = shares[slot] * head(torch.tensor(tokens[-1:]))[0].double().exp()
+        tokens.append(int(candidates[changed[candidates].argmax()]))
+        scores.append(
+            float((changed[tokens[-1]] / (changed[candidates].sum() + sampled * changed[others].sum())).log())
+        )
+    return tokens, scores
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_candidates_are_the_likeliest_of_all_slots(monkeypatch, size):
+    # Guards: candidates, samples and rows of the head that are those of another slot, sentence or token.
+    monkeypatch.setattr(int8_chain, "LARGE", 0)
+    monkeypatch.setattr(int8_candidates, "CANDIDATES", 5)
+    model = headed(300)
+    head = int8.quantise(model, threads=1).markov
+    graph = Network(int8_chain.chained_of_logits_graph(model).SerializeToString(), 1)
+    logits = torch.full((6, size, int8_output.width(model)), int8_output.LOWEST)
+    logits[..., 3:300] = 2 * torch.randn(6, size, 297, generator=torch.Generator().manual_seed(1))
+    tokens, log_probabilities = graph({"logits": logits.numpy()})
+    expected = [chosen_slowly(each[:, :300], head, 5 * size, int8_candidates.SAMPLED) for each in logits]
+    assert tokens.tolist() == [each for each, _ in expected]
+    np.testing.assert_allclose(log_probabilities, [each for _, each in expected], atol=1e-4)
+    everything = [chosen_slowly(each[:, :300], head, 300, 1)[0] for each in logits]
+    assert tokens.tolist() != everything, "the candidates hold everything, which proves nothing"
 
 
 def test_a_vocabulary_of_several_chunks(monkeypatch):
@@ -239,6 +303,33 @@ def test_exact_equals_autoregressive(engine, sources, group_size, batch_size):
     # Guards: exact mode that is exact only where a row does not depend on the rows beside it.
     alone = tokens_of(engine, sources, group_size=1)
     assert tokens_of(engine, sources, group_size=group_size, mode="exact", batch_size=batch_size) == alone
+
+
+def exactly(engine, sources, group_size, drafter):
+    """Every group that exact mode writes with a drafter, sentence by sentence."""
+    source, lengths = source_batch(sources, engine.config)
+    state = DecodeState([20] * len(sources), engine.config.start_token, engine.config.end_token)
+    for _ in decode_exact(engine, source, lengths, state, group_size, drafter(engine, len(sources), group_size)):
+        pass
+    return state.hypotheses
+
+
+@pytest.mark.parametrize(("rank", "large"), [(0, 1000), (8, 1000), (8, 0)])
+@pytest.mark.parametrize("group_size", [1, 2, 4, 8])
+def test_the_quick_way_of_exact_mode_is_the_ordinary_one(monkeypatch, echo, sources, rank, large, group_size):
+    # Guards: clean slots and masks mixed up where rows check different numbers of drafts; drafts chained from another
+    # token, or given to another row.
+    monkeypatch.setattr(int8_chain, "LARGE", large)
+    engine = int8.quantise(echo(rank), threads=1)
+    quick = exactly(engine, sources, group_size, QuickDrafter)
+    ordinary = exactly(engine, sources, group_size, Drafter)
+    assert [[group.tokens for group in each.groups] for each in quick] == [
+        [group.tokens for group in each.groups] for each in ordinary
+    ]
+    for one, other in zip(quick, ordinary, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+    kept = {len(group.tokens) for each in quick for group in each.groups}
+    assert group_size == 1 or len(kept) > 1, "no draft stands, which proves nothing"
 
 
 def test_logits_do_not_depend_on_the_batch(model, engine, sources):
