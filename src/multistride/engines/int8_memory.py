@@ -30,6 +30,9 @@ ROOM = 8
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """What ONNX Runtime is not to make of several operators: here the one is slower than they are."""
 
+PICKED = 64
+"""Slots that are multiplied with the output matrix together, at most: the logits of more do not stay in a cache."""
+
 SPARE = 6
 """Buffers that wait for another batch."""
 
@@ -202,19 +205,25 @@ class Picked:
     """The most probable tokens of the slots of a step, in arrays [B, N] that the next run writes anew."""
 
     def __init__(self, hidden: Array, network: Network, chained: bool) -> None:
-        rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
         self.tokens = np.zeros(hidden.shape[:2], np.int64)
         self.log_probabilities = np.zeros(hidden.shape[:2], np.float32)
+        together = max(1, PICKED // hidden.shape[1])
+        parts = [slice(first, first + together) for first in range(0, len(hidden), together)]
+        self._runs = [self._run(network, hidden[part], part, chained) for part in parts]
+
+    def _run(self, network: Network, hidden: Array, part: slice, chained: bool) -> Bound:
+        rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
         shape = rows.shape[:-1]
         outputs = {
-            "tokens": shared(self.tokens.reshape(shape)),
-            "log_probabilities": shared(self.log_probabilities.reshape(shape)),
+            "tokens": shared(self.tokens[part].reshape(shape)),
+            "log_probabilities": shared(self.log_probabilities[part].reshape(shape)),
         }
-        self._run = network.bound({"hidden": shared(rows)}, outputs)
+        return network.bound({"hidden": shared(rows)}, outputs)
 
     def __call__(self) -> tuple[Array, Array]:
         """Pick them; returned are copies."""
-        self._run()
+        for run in self._runs:
+            run()
         return self.tokens.copy(), self.log_probabilities.copy()
 
 
