@@ -21,7 +21,7 @@ from multistride.engines.int8_output import most_probable, padded
 from multistride.engines.onnx_graph import END, Graph, Quantised, Rows, quantised
 from multistride.model.markov import MarkovHead
 
-CANDIDATES = 40
+CANDIDATES = 48
 """Candidates for each slot of a group."""
 
 SAMPLED, SPACING = 16, 256
