@@ -197,18 +197,23 @@ def test_tokens_of_logits_are_those_of_hidden_states(name):
 
 
 @torch.no_grad()
-def chosen_slowly(logits, head, count, sampled):
+def chosen_slowly(logits, head, count):
     """The tokens of a group [K] and their log-probabilities, as `int8_candidates.py` defines them; logits [K, V]."""
     shares = logits.double().softmax(dim=-1)
     candidates = shares.amax(dim=0).topk(count).indices
     others = torch.ones(logits.shape[1], dtype=torch.bool).index_fill(0, candidates, False)
-    others &= torch.arange(logits.shape[1]) % sampled == 0
+    sampled = torch.arange(logits.shape[1]) % int8_candidates.SPACING < int8_candidates.SAMPLED
+    others &= sampled
     tokens, scores = [int(logits[0].argmax())], [float(shares[0].max().log())]
     for slot in range(1, len(logits)):
         changed = shares[slot] * head(torch.tensor(tokens[-1:]))[0].double().exp()
         tokens.append(int(candidates[changed[candidates].argmax()]))
         scores.append(
-            float((changed[tokens[-1]] / (changed[candidates].sum() + sampled * changed[others].sum())).log())
+            float(
+                (
+                    changed[tokens[-1]] / (changed[candidates].sum() + changed[others].sum() / sampled.float().mean())
+                ).log()
+            )
         )
     return tokens, scores
 
@@ -224,10 +229,10 @@ def test_candidates_are_the_likeliest_of_all_slots(monkeypatch, size):
     logits = torch.full((6, size, int8_output.width(model)), int8_output.LOWEST)
     logits[..., 3:300] = 2 * torch.randn(6, size, 297, generator=torch.Generator().manual_seed(1))
     tokens, log_probabilities = graph({"logits": logits.numpy()})
-    expected = [chosen_slowly(each[:, :300], head, 5 * size, int8_candidates.SAMPLED) for each in logits]
+    expected = [chosen_slowly(each[:, :300], head, 5 * size) for each in logits]
     assert tokens.tolist() == [each for each, _ in expected]
     np.testing.assert_allclose(log_probabilities, [each for _, each in expected], atol=1e-4)
-    everything = [chosen_slowly(each[:, :300], head, 300, 1)[0] for each in logits]
+    everything = [chosen_slowly(each[:, :300], head, 300)[0] for each in logits]
     assert tokens.tolist() != everything, "the candidates hold everything, which proves nothing"
 
 

@@ -5,7 +5,7 @@ before is often far down the list of its own slot, but seldom of all of them. Th
 of all. So the choice is that among all tokens wherever the best one is a candidate.
 
 Probabilities are over the whole vocabulary, as if all of it had been corrected: of the tokens that are no candidates
-one in `SAMPLED` is, and counts for so many.
+the first `SAMPLED` of every `SPACING` are, and stand for the others.
 
 Shapes: B sentences, K slots of a group, L = K - 1 of them after the first, A tokens, C candidates, W entries of the
 vocabulary up to whole blocks, Y sampled entries, H rank of the head.
@@ -14,6 +14,7 @@ vocabulary up to whole blocks, Y sampled entries, H rank of the head.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool
 from onnx import TensorProto
 
 from multistride.engines.int8_output import most_probable, padded
@@ -23,8 +24,11 @@ from multistride.model.markov import MarkovHead
 CANDIDATES = 48
 """Candidates for each slot of a group."""
 
-SAMPLED = 16
-"""Of so many entries one is corrected to learn what those that are no candidates weigh together."""
+SAMPLED, SPACING = 16, 256
+"""Of so many entries the first that are corrected to learn what those that are no candidates weigh together.
+
+They are neighbours, since fetching one number costs what fetching the 16 of its cache line does.
+"""
 
 
 def chosen_of_candidates(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, str]:
@@ -100,13 +104,13 @@ def _weight(graph: Graph, shares: str, candidates: str, scores: str, before: str
     """What all tokens weigh together [B, L, 1]: the candidates, and the others as those that are sampled tell."""
     last = graph.constant(np.array([2]))
     weights = graph.add("Exp", scores)
-    sampled = graph.add("Mul", graph.add("Exp", _added(graph, before, head)), _every(graph, shares))
-    known = graph.add(
-        "Equal", graph.add("Mod", candidates, graph.constant(np.array(SAMPLED))), graph.constant(np.array(0))
-    )
+    sampled = graph.add("Mul", graph.add("Exp", _added(graph, before, head)), _sampled(graph, shares, head))
+    inside = graph.add("Mod", candidates, graph.constant(np.array(SPACING)))
+    known = graph.add("Less", inside, graph.constant(np.array(SAMPLED)))
     known = graph.add("Unsqueeze", graph.add("Cast", known, to=TensorProto.FLOAT), last)
     unknown = graph.add("Sub", graph.add("ReduceSum", sampled, last, keepdims=1), graph.add("MatMul", weights, known))
-    others = graph.add("Mul", graph.add("Relu", unknown), graph.constant(np.array(SAMPLED, np.float32)))
+    sparse = np.array(len(head.following) / _taken(head).sum(), np.float32)
+    others = graph.add("Mul", graph.add("Relu", unknown), graph.constant(sparse))
     return graph.add("Add", graph.add("ReduceSum", weights, last, keepdims=1), others)
 
 
@@ -116,16 +120,22 @@ def _added(graph: Graph, before: str, head: MarkovHead) -> str:
     stored = graph.constant((previous.integers.T.astype(np.int16) + 128).astype(np.uint8))
     step, zero = graph.constant(np.array(1, np.float32)), graph.constant(np.array(128, np.uint8))
     rows = Rows(graph.add("Gather", stored, before), step, zero)
-    sampled = Quantised(np.ascontiguousarray(following.integers[:, ::SAMPLED]), following.scale[::SAMPLED])
+    sampled = Quantised(following.integers[:, _taken(head)], following.scale[_taken(head)])
     factor = graph.add("Gather", graph.constant(previous.scale[:, None]), before)
     return graph.add("Mul", graph.product(rows, sampled), factor)
 
 
-def _every(graph: Graph, shares: str) -> str:
+def _taken(head: MarkovHead) -> Bool[np.ndarray, "W"]:
+    """Which entries are sampled."""
+    entries = len(padded(quantised(head.following)).scale)
+    return np.arange(entries) % SPACING < SAMPLED
+
+
+def _sampled(graph: Graph, shares: str, head: MarkovHead) -> str:
     """The shares of the sampled entries in the slots after the first, [B, L, Y]."""
-    parts = graph.shaped(shares, 0, 0, -1, SAMPLED)
-    taken = graph.part(graph.part(parts, 0, 1, axis=3), 1, END, axis=1)
-    return graph.add("Squeeze", taken, graph.constant(np.array([3])))
+    lines = graph.shaped(shares, 0, 0, -1, SAMPLED)
+    taken = graph.add("Gather", lines, graph.constant(np.flatnonzero(_taken(head)[::SAMPLED])), axis=2)
+    return graph.part(graph.shaped(taken, 0, 0, -1), 1, END, axis=1)
 
 
 def _rows(graph: Graph, table: Quantised, tokens: str) -> str:
