@@ -16,6 +16,7 @@ from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
 from multistride.decode.policy import fixed
+from multistride.decode.single import decode_single
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots
@@ -335,6 +336,24 @@ def test_the_quick_way_of_exact_mode_is_the_ordinary_one(monkeypatch, echo, sour
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
     kept = {len(group.tokens) for each in quick for group in each.groups}
     assert group_size == 1 or len(kept) > 1, "no draft stands, which proves nothing"
+
+
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_size):
+    # Guards: places, masks or drafts that stay in the cache, limits and EOS in a loop without tensors.
+    options = DecodeOptions.made(limit_ratio=2.0, limit_extra=30)
+    passes = set()
+    for each in sources[:12]:
+        source, lengths = source_batch([each], engine.config)
+        limits = [options.limit(int(lengths[0]), engine.config)]
+        ordinary, single = (DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2))
+        for wrote in decode_single(engine, source, lengths, single, group_size):
+            assert wrote == single.hypotheses
+        for _ in decode_exact(engine, source, lengths, ordinary, group_size):
+            pass
+        assert single.hypotheses == ordinary.hypotheses
+        passes.add(single.hypotheses[0].steps)
+    assert len(passes) > 2, "the sentences are too alike to prove anything"
 
 
 def test_logits_do_not_depend_on_the_batch(model, engine, sources):

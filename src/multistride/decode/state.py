@@ -205,12 +205,21 @@ class DecodeState:
         return running
 
     def commit_even(
-        self, tokens: list[list[int]], scores: list[list[float]], milliseconds: float, reason: str
+        self,
+        tokens: list[list[int]],
+        scores: list[list[float]],
+        milliseconds: float,
+        reason: str,
+        group_size: int | None = None,
     ) -> list[Hypothesis]:
-        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens are not kept."""
+        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens are not kept.
+
+        `group_size` is how many were proposed, if not all of them are given.
+        """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         for hypothesis, group, values in zip(self.running, tokens, scores, strict=True):
-            self._append(hypothesis, group, values, Group(self.step, len(group), (), (), milliseconds, reason))
+            size = group_size or len(group)
+            self._append(hypothesis, group, values, Group(self.step, size, (), (), milliseconds, reason))
         self.step += 1
         return running
 

@@ -22,7 +22,7 @@ from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
-from multistride.model.step import Checked
+from multistride.model.step import Checked, Read
 from multistride.model.transformer import Transformer
 
 try:
@@ -143,6 +143,30 @@ class Int8StepModel:
             return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self.markov is not None)[0][:, 1:]
 
         return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
+
+    def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
+        """What greedy decoding picks behind each token of one sentence, and what drafts by masks behind them."""
+        count = len(clean)
+        new = count + masks
+        length = memory.grow_even(new)
+        step = memory.room(1, length, new).step(1, new, self._networks["decoder"], memory.source)
+        step.token[0] = [*clean, *[self.config.mask_token] * masks]
+        step.position[0] = np.arange(position, position + new)
+        step.reach[0] = [1] * count + list(range(2, masks + 2))
+        step(length, None, clean=count)
+        if count == 1:  # one product for all slots
+            tokens, log_probabilities = self._picked(step, new)
+            return Read(tokens[0, :1].tolist(), log_probabilities[0, :1].tolist(), lambda: tokens[0, 1:].tolist())
+
+        def draft() -> list[int]:
+            return self._picked_of(step.hidden[:, count - 1 :], self.markov is not None)[0][0, 1:].tolist()
+
+        tokens, log_probabilities = self._picked_of(step.hidden[:, :count], chained=False)
+        return Read(tokens[0].tolist(), log_probabilities[0].tolist(), draft)
+
+    def forget(self, count: int, memory: Int8Memory) -> None:
+        """Forget the last slots of a memory that only `step_single` wrote into."""
+        memory.grow_even(-count)
 
     def _stepped(self, slots: Slots, memory: Int8Memory) -> Step:
         """The step that has read the slots; their keys and values are in the memory."""

@@ -177,8 +177,11 @@ class Step:
             self._run.read(source.values)
             self._source = source
 
-    def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None) -> None:
-        """Write the slots behind the `length` that are there; they see what is `visible`, None for all."""
+    def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int = 0) -> None:
+        """Write the slots behind the `length` that are there; they see what is `visible`, None for all.
+
+        Of these the first `clean` slots see none of the new ones behind them.
+        """
         new, room = self.bias.shape[2:]
         self.start.fill(length)
         if visible is not None:
@@ -189,6 +192,8 @@ class Step:
         else:
             self.bias[..., : length + new] = 0
             self.bias[..., length + new :] = MASKED
+            for slot in range(clean):
+                self.bias[0, 0, slot, length + slot + 1 : length + new] = MASKED
             if not self._alike:
                 self._run.read({"bias": self._bias})
                 self._alike = True
@@ -271,7 +276,7 @@ class Int8Memory:
         return self._even or self.groups.length
 
     def grow_even(self, new: int) -> int:
-        """Announce slots that see all before them, where nothing else ever happens; return how many were there."""
+        """Announce slots of rows that stay alike (or, negative, forget some); return how many were there."""
         self._even += new
         return self._even - new
 

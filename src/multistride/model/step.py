@@ -105,6 +105,28 @@ class CheckingStepModel(StepModel[M], Protocol[M]):
         """
 
 
+class Read(NamedTuple):
+    """What `Checked` is, for a single sentence and without tensors."""
+
+    tokens: list[int]
+    log_probabilities: list[float]
+    draft: Callable[[], list[int]]
+
+
+@runtime_checkable
+class SingleStepModel(StepModel[M], Protocol[M]):
+    """A model with a quick way through passes that check drafts and make new ones, for one sentence."""
+
+    def step_single(self, clean: list[int], position: int, masks: int, memory: M) -> Read:
+        """Read tokens in clean slots, the first of which predicts `position`, and draft by as many `masks` behind them.
+
+        It is what `step_checked` gives for the slots of `groups.draft_slots`. All steps of a memory are of this kind.
+        """
+
+    def forget(self, count: int, memory: M) -> None:
+        """Forget the last `count` slots of such a memory."""
+
+
 class UncachedMemory:
     """The oracle's memory: the source, and every slot so far."""
 
