@@ -33,7 +33,7 @@ def decode_single(
     state: DecodeState,
     group_size: int,
 ) -> Iterator[list[Hypothesis]]:
-    """Write what K=1 writes, up to `group_size` tokens a pass, until the sentence is over; after each pass, yield it."""
+    """Write what K=1 writes, up to `group_size` tokens a pass, until the sentence is over; yield it after each."""
     memory = model.start(source, lengths)
     last, drafts, written = model.config.start_token, list[int](), 0
     while not state.done:

@@ -118,7 +118,7 @@ class SingleStepModel(StepModel[M], Protocol[M]):
     """A model with a quick way through passes that check drafts and make new ones, for one sentence."""
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: M) -> Read:
-        """Read tokens in clean slots, the first of which predicts `position`, and draft by as many `masks` behind them.
+        """Read tokens in clean slots, the first of which predicts `position`, and draft by `masks` behind them.
 
         It is what `step_checked` gives for the slots of `groups.draft_slots`. All steps of a memory are of this kind.
         """
