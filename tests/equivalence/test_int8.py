@@ -26,7 +26,7 @@ from multistride.model.transformer import Transformer
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 from multistride.engines import int8, int8_candidates, int8_chain, int8_output
 from multistride.engines.int8_memory import Network
-from multistride.engines.int8_ranges import Rounding
+from multistride.engines.onnx_graph import Graph
 
 TOLERANCE = 0.2
 """The most by which logits may be off, on average, as a share of their size; random models are worst."""
@@ -170,33 +170,6 @@ def test_greedy_tokens_are_those_of_the_logits(monkeypatch, rank, large, size):
     torch.testing.assert_close(log_probabilities, expected.log_probabilities, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["greedy", "chained"])
-def test_tokens_of_logits_are_those_of_hidden_states(name):
-    # Guards: a product made elsewhere of which the graphs read columns, padding or forbidden symbols otherwise.
-    torch.manual_seed(9)
-    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
-    model = Transformer(
-        TransformerConfig(**sizes, vocabulary_size=300, group_sizes=GROUP_SIZES, markov_rank=4)
-    ).eval()
-    with torch.no_grad():
-        model.markov.following.normal_(std=2)
-    final = Rounding(0.02, np.linspace(0.5, 1.5, 32, dtype=np.float32))
-    hidden = np.random.default_rng(1).integers(0, 256, (5, 4, 32), dtype=np.uint8)
-    output = int8_output.pickable_output(model, final)
-    product = (hidden.astype(np.int32) + final.lowest) @ output.weight.integers.astype(np.int32)
-    logits = product.astype(np.float32) * (output.weight.scale * np.float32(final.step)) + output.bias
-    made = {
-        "greedy": (int8_output.greedy_graph(model, final), int8_output.greedy_of_logits_graph(model)),
-        "chained": (int8_chain.chained_graph(model, final), int8_chain.chained_of_logits_graph(model)),
-    }
-    of_hidden, of_logits = (Network(graph.SerializeToString(), 1) for graph in made[name])
-    shape = (-1,) if name == "greedy" else (5, 4)
-    tokens, log_probabilities = of_hidden({"hidden": hidden.reshape(*shape, 32)})
-    found = of_logits({"logits": logits.reshape(*shape, logits.shape[-1])})
-    assert found[0].tolist() == tokens.tolist()
-    np.testing.assert_allclose(found[1], log_probabilities, atol=1e-4)
-
-
 @torch.no_grad()
 def chosen_slowly(logits, head, count):
     """The tokens of a group [K] and their log-probabilities, as `int8_candidates.py` defines them; logits [K, V]."""
@@ -209,13 +182,8 @@ def chosen_slowly(logits, head, count):
     for slot in range(1, len(logits)):
         changed = shares[slot] * head(torch.tensor(tokens[-1:]))[0].double().exp()
         tokens.append(int(candidates[changed[candidates].argmax()]))
-        scores.append(
-            float(
-                (
-                    changed[tokens[-1]] / (changed[candidates].sum() + changed[others].sum() / sampled.float().mean())
-                ).log()
-            )
-        )
+        weight = changed[candidates].sum() + changed[others].sum() / sampled.float().mean()
+        scores.append(float((changed[tokens[-1]] / weight).log()))
     return tokens, scores
 
 
@@ -226,10 +194,11 @@ def test_candidates_are_the_likeliest_of_all_slots(monkeypatch, size):
     monkeypatch.setattr(int8_candidates, "CANDIDATES", 5)
     model = headed(300)
     head = int8.quantise(model, threads=1).markov
-    graph = Network(int8_chain.chained_of_logits_graph(model).SerializeToString(), 1)
+    graph = Graph("chosen")
+    made = int8_chain.finished(graph, graph.input("logits", np.float32, ["B", "K", int8_output.width(model)]), model)
     logits = torch.full((6, size, int8_output.width(model)), int8_output.LOWEST)
     logits[..., 3:300] = 2 * torch.randn(6, size, 297, generator=torch.Generator().manual_seed(1))
-    tokens, log_probabilities = graph({"logits": logits.numpy()})
+    tokens, log_probabilities = Network(made.SerializeToString(), 1)({"logits": logits.numpy()})
     expected = [chosen_slowly(each[:, :300], head, 5 * size) for each in logits]
     assert tokens.tolist() == [each for each, _ in expected]
     np.testing.assert_allclose(log_probabilities, [each for _, each in expected], atol=1e-4)

@@ -1,4 +1,4 @@
-"""From hidden states or logits to the tokens of groups in which each is chosen by the one before it, as ONNX graphs.
+"""From hidden states to the tokens of groups in which each is chosen by the one before it, as ONNX graphs.
 
 Every token of a group after the first is the most probable one once the token before has corrected all of them by
 the Markov head (`decode/markov.py`, whose sums these are), or in a large vocabulary the likely ones
@@ -13,7 +13,7 @@ import numpy as np
 from onnx import ModelProto
 
 from multistride.engines.int8_candidates import chosen_of_candidates
-from multistride.engines.int8_output import most_probable, padded, pickable_output, width
+from multistride.engines.int8_output import chosen, padded, pickable_output, width
 from multistride.engines.int8_ranges import Rounding
 from multistride.engines.onnx_graph import END, Graph, Rows, quantised
 from multistride.model.markov import MarkovHead
@@ -28,17 +28,11 @@ def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
     graph = Graph("chained")
     rows = graph.known(final, graph.input("hidden", np.uint8, ["B", "K", model.config.hidden_size]))
     output = pickable_output(model, final)
-    return _chained(graph, graph.product(rows, output.weight, output.bias), model)
+    return finished(graph, graph.product(rows, output.weight, output.bias), model)
 
 
-def chained_of_logits_graph(model: Transformer) -> ModelProto:
-    """The same from `logits` float32 [B, K, W], a product with `pickable_output` made elsewhere."""
-    graph = Graph("chained_of_logits")
-    return _chained(graph, graph.input("logits", np.float32, ["B", "K", width(model)]), model)
-
-
-def _chained(graph: Graph, logits: str, model: Transformer) -> ModelProto:
-    """Choose by logits [B, K, W], and finish the graph."""
+def finished(graph: Graph, logits: str, model: Transformer) -> ModelProto:
+    """The graph that chooses by the logits [B, K, W] it has computed."""
     assert model.markov is not None
     choose = chosen_of_candidates if width(model) >= LARGE else _chosen_of_all
     tokens, log_probabilities = choose(graph, logits, model.markov)
@@ -51,7 +45,7 @@ def _chosen_of_all(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, st
     """Tokens and log-probabilities [B, K], every token of the vocabulary corrected in every slot."""
     logits = graph.add("Transpose", logits, perm=[1, 0, 2])
     first = graph.add("Squeeze", graph.part(logits, 0, 1, axis=0), graph.constant(np.array([0])))
-    token, certain = _chosen(graph, first)
+    token, certain = chosen(graph, first)
     others = graph.scan(_chain(head), token, graph.part(logits, 1, END, axis=0), outputs=2)
     found = []
     for one, rest in ((token, others[0]), (certain, others[1])):
@@ -74,15 +68,8 @@ def _chain(head: MarkovHead) -> Graph:
     rows = Rows(integers, body.constant(np.array(1, np.float32)), body.constant(np.array(128, np.uint8)))
     added = body.add("Mul", body.product(rows, padded(following)), factor)  # [B, 1, W]
     changed = body.add("Add", plain, body.add("Squeeze", added, body.constant(np.array([1]))))
-    token, certain = _chosen(body, changed)
+    token, certain = chosen(body, changed)
     body.output("next", token, np.int64, ["B", 1])
     body.output("token", token, np.int64, ["B", 1])
     body.output("certain", certain, np.float32, ["B", 1])
     return body
-
-
-def _chosen(graph: Graph, logits: str) -> tuple[str, str]:
-    """The token with the largest of the logits [R, W], and its log-probability, both [R, 1]."""
-    _, token = most_probable(graph, logits)
-    share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), token, axis=-1)
-    return token, graph.add("Log", share)

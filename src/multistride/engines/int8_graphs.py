@@ -18,8 +18,8 @@ import numpy as np
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from multistride.engines.int8_chain import chained_graph, chained_of_logits_graph
-from multistride.engines.int8_output import greedy_graph, greedy_of_logits_graph, logits_graph
+from multistride.engines.int8_chain import chained_graph
+from multistride.engines.int8_output import greedy_graph, logits_graph
 from multistride.engines.int8_ranges import FINAL, Rounding, Roundings
 from multistride.engines.onnx_graph import Graph, Rows
 from multistride.model.config import TransformerConfig
@@ -38,13 +38,11 @@ def graphs_of(model: Transformer) -> dict[str, bytes]:
         "decoder": decoder_graph(model, roundings, final),
         "logits": logits_graph(model, final),
         "greedy": greedy_graph(model, final),
-        "greedy_of_logits": greedy_of_logits_graph(model),
     }
     if model.config.encoder_layers:
         graphs["encoder"] = encoder_graph(model, roundings)
     if model.markov is not None:
         graphs["chained"] = chained_graph(model, final)
-        graphs["chained_of_logits"] = chained_of_logits_graph(model)
     return {name: graph.SerializeToString() for name, graph in graphs.items()}
 
 

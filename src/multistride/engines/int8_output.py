@@ -49,31 +49,20 @@ def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
     graph = Graph("greedy")
     rows = graph.known(final, graph.input("hidden", np.uint8, ["R", model.config.hidden_size]))
     output = pickable_output(model, final)
-    best, places, sums = [], [], []
-    for first in range(0, len(output.bias), CHUNK):
-        part = output.part(first, first + CHUNK)
-        logits = graph.product(rows, part.weight, part.bias)
-        largest, place = most_probable(graph, logits)
-        share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), place, axis=-1)
-        sums.append(graph.add("Reciprocal", share))
-        best.append(largest)
-        places.append(graph.add("Add", place, graph.constant(np.array(first))))
-    token, log_probability = _over_chunks(graph, best, places, sums)
-    graph.output("tokens", token, np.int64, ["R"])
-    graph.output("log_probabilities", log_probability, np.float32, ["R"])
-    return graph.model()
-
-
-def greedy_of_logits_graph(model: Transformer) -> ModelProto:
-    """The same from `logits` float32 [R, W], a product with `pickable_output` made elsewhere."""
-    graph = Graph("greedy_of_logits")
-    logits = graph.input("logits", np.float32, ["R", width(model)])
-    _, place = most_probable(graph, logits)
-    share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), place, axis=-1)
+    parts = [output.part(first, first + CHUNK) for first in range(0, len(output.bias), CHUNK)]
+    logits = [graph.product(rows, part.weight, part.bias) for part in parts]
+    token, certain = chosen(graph, logits[0]) if len(parts) == 1 else _chosen_of_chunks(graph, logits)
     last = graph.constant(np.array([-1]))
-    graph.output("tokens", graph.add("Squeeze", place, last), np.int64, ["R"])
-    graph.output("log_probabilities", graph.add("Squeeze", graph.add("Log", share), last), np.float32, ["R"])
+    graph.output("tokens", graph.add("Squeeze", token, last), np.int64, ["R"])
+    graph.output("log_probabilities", graph.add("Squeeze", certain, last), np.float32, ["R"])
     return graph.model()
+
+
+def chosen(graph: Graph, logits: str) -> tuple[str, str]:
+    """The token with the largest of the logits [R, W], and its log-probability, both [R, 1]."""
+    _, token = most_probable(graph, logits)
+    share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), token, axis=-1)
+    return token, graph.add("Log", share)
 
 
 class PickableOutput(NamedTuple):
@@ -129,18 +118,22 @@ def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
     return graph.largest(best), graph.add("Add", graph.add("Mul", block, graph.constant(np.array(BLOCK))), inside)
 
 
-def _over_chunks(graph: Graph, best: list[str], places: list[str], sums: list[str]) -> tuple[str, str]:
-    """The token and its log-probability [R], from what was kept of each chunk [R, 1]."""
-    last, every = graph.constant(np.array([-1])), graph.constant(np.array([-1]))
+def _chosen_of_chunks(graph: Graph, chunks: list[str]) -> tuple[str, str]:
+    """The same from the logits of several chunks of the vocabulary."""
+    best, places, sums = [], [], []
+    for number, logits in enumerate(chunks):
+        largest, place = most_probable(graph, logits)
+        share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), place, axis=-1)
+        sums.append(graph.add("Reciprocal", share))
+        best.append(largest)
+        places.append(graph.add("Add", place, graph.constant(np.array(number * CHUNK))))
     bests = graph.add("Concat", *best, axis=-1)
-    largest = graph.largest(bests)
     chunk = graph.add("ArgMax", bests, axis=-1, keepdims=1)
     token = graph.add("GatherElements", graph.add("Concat", *places, axis=-1), chunk, axis=-1)
-    share = graph.add("Exp", graph.add("Sub", bests, largest))
+    share = graph.add("Exp", graph.add("Sub", bests, graph.largest(bests)))
     parts = graph.add("Mul", graph.add("Concat", *sums, axis=-1), share)
-    total = graph.add("ReduceSum", parts, last, keepdims=1)
-    log_probability = graph.add("Neg", graph.add("Log", total))
-    return graph.add("Reshape", token, every), graph.add("Reshape", log_probability, every)
+    total = graph.add("ReduceSum", parts, graph.constant(np.array([-1])), keepdims=1)
+    return token, graph.add("Neg", graph.add("Log", total))
 
 
 def _output(model: Transformer) -> Tensor:
