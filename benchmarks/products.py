@@ -36,7 +36,9 @@ SHAPES = {
     "small narrow": (1024, 256),
     "small vocabulary": (256, 8000),
 }
-ROWS = (1, 2, 4, 8, 32, 64, 256)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 256)
+STEP = 0.05
+"""What activations are rounded to where that is fixed."""
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,6 +98,14 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
         return torch.addcmul(bias, product, factor)
 
     found["onednn qlinear per row"] = onednn_row
+
+    def onednn_fixed(x: Tensor) -> Tensor:
+        whole = torch.add(torch.tensor(128.5), x, alpha=1 / STEP).clamp_(0, 255.5).to(torch.uint8)
+        return torch.ops.onednn.qlinear_pointwise(
+            whole, STEP, 128, prepacked, scale, w_zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    found["onednn qlinear, fixed scale"] = onednn_fixed
     transposed = integers.t().contiguous()
 
     def int_mm(x: Tensor) -> Tensor:
@@ -113,15 +123,15 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
 
 
 def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) -> dict[str, Product]:
-    """DynamicQuantizeMatMul and MatMulNBits as graphs of one node; the time includes the call of `run`."""
+    """DynamicQuantizeMatMul, MatMulIntegerToFloat and MatMulNBits as graphs; the time includes the call of `run`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     features, width = weight.shape[1], weight.shape[0]
 
-    def session(node: object, constants: list[object]) -> Product:
+    def session(nodes: list[object], constants: list[object]) -> Product:
         rows = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, features])
         product = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, width])
-        graph = helper.make_graph([node], "product", [rows], [product], constants)
+        graph = helper.make_graph(nodes, "product", [rows], [product], constants)
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         runner = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -137,7 +147,15 @@ def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) 
         constant(scale.numpy(), "s"),
         constant(bias.numpy(), "b"),
     ]
-    found = {"ONNX Runtime dynamic, per tensor": session(dynamic, parts)}
+    found = {"ONNX Runtime dynamic, per tensor": session([dynamic], parts)}
+    integral = {"s": np.float32(STEP), "z": np.uint8(128), "v": scale.numpy()}
+    names = ["q", "w", "s", "v", "z", "", "b"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("MatMulIntegerToFloat", names, ["y"], domain="com.microsoft"),
+    ]
+    known = [constant(np.asarray(value), name) for name, value in integral.items()]
+    found["ONNX Runtime MatMulIntegerToFloat, fixed scale"] = session(nodes, [*known, parts[0], parts[2]])
     for bits in (8, 4):
         found[f"ONNX Runtime MatMulNBits, {bits} bit"] = n_bits(weight, bits, session, constant)
     return found
@@ -154,7 +172,7 @@ def n_bits(weight: Tensor, bits: int, session: Callable, constant: Callable) -> 
         integers = integers[..., ::2] | (integers[..., 1::2] << 4)
     choices = {"K": features, "N": width, "bits": bits, "block_size": block, "accuracy_level": 4}
     node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", **choices)
-    return session(node, [constant(integers.numpy(), "w"), constant(scale.flatten().numpy(), "s")])
+    return session([node], [constant(integers.numpy(), "w"), constant(scale.flatten().numpy(), "s")])
 
 
 def timed(products: dict[str, Product], rows: Tensor, seconds: float) -> dict[str, float]:

@@ -66,7 +66,7 @@ class Clock:
 
 def watch(engine: Any, clock: Clock) -> None:
     """Put the clock around every call of an engine, and around its networks where it has some."""
-    for name in ("start", "step", "step_greedy", "step_even"):
+    for name in ("start", "step", "step_greedy", "step_even", "step_checked"):
         if hasattr(engine, name):
             setattr(engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name)))
     if hasattr(engine, "_networks"):
@@ -93,9 +93,9 @@ class WatchedNetwork:
         """Run it on arrays."""
         return self._timed(self._network)(inputs)
 
-    def values(self, inputs: dict[str, Any]) -> Any:
-        """Run it on arrays, for values of ONNX Runtime."""
-        return self._timed(self._network.values)(inputs)
+    def fill(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Run it on arrays, into arrays."""
+        self._timed(self._network.fill)(inputs, outputs)
 
     def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
         """The same bound to memory; its runs are timed."""

@@ -2,6 +2,7 @@
 
 from itertools import zip_longest
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from multistride.decode.batch import begin_batch, decode_batch
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.even import decode_even
+from multistride.decode.exact import Drafter, QuickDrafter, decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
 from multistride.decode.policy import fixed
+from multistride.decode.single import decode_single
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots
@@ -21,7 +24,9 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from multistride.engines import int8, int8_output
+from multistride.engines import int8, int8_candidates, int8_chain, int8_output
+from multistride.engines.int8_memory import Network
+from multistride.engines.onnx_graph import Graph
 
 TOLERANCE = 0.2
 """The most by which logits may be off, on average, as a share of their size; random models are worst."""
@@ -42,6 +47,37 @@ def causal():
     sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 2}
     choices = {"activation": "gelu", "tie_embeddings": False, "group_sizes": GROUP_SIZES, "max_positions": 64}
     return Transformer(TransformerConfig(vocabulary_size=40, **sizes, **choices)).eval()
+
+
+def headed(vocabulary_size, rank=4):
+    """A decoder-only model with a Markov head that has much to say (none at rank 0)."""
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
+    choices = {"vocabulary_size": vocabulary_size, "group_sizes": GROUP_SIZES, "markov_rank": rank}
+    model = Transformer(TransformerConfig(**sizes, **choices)).eval()
+    if model.markov is not None:
+        with torch.no_grad():
+            model.markov.following.normal_(std=2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def echo():
+    """Makes models, by the rank of the head, that write one token again and again, so that drafts often stand."""
+
+    def made(rank):
+        torch.manual_seed(3)
+        sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 1}
+        config = TransformerConfig(**sizes, vocabulary_size=40, group_sizes=GROUP_SIZES, markov_rank=rank)
+        model = Transformer(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+            if model.markov is not None:
+                model.markov.following.normal_(std=0.1)
+        return model
+
+    return made
 
 
 def off(found, expected):
@@ -118,23 +154,56 @@ def test_the_cache_outgrows_its_buffers(model, engine):
     assert both.memories[1].length == 96
 
 
-@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize(("rank", "large"), [(0, 1000), (4, 1000), (4, 0)])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_greedy_tokens_are_those_of_the_logits(rank, size):
-    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, the head.
-    torch.manual_seed(9)
-    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
-    choices = {"vocabulary_size": 300, "group_sizes": GROUP_SIZES, "markov_rank": rank}
-    model = Transformer(TransformerConfig(**sizes, **choices)).eval()
-    if model.markov is not None:
-        with torch.no_grad():
-            model.markov.following.normal_(std=2)
+def test_greedy_tokens_are_those_of_the_logits(monkeypatch, rank, large, size):
+    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, the head; and that
+    # candidates are all there is to choose from where there are as many of them as entries.
+    monkeypatch.setattr(int8_chain, "LARGE", large)
+    monkeypatch.setattr(int8_candidates, "CANDIDATES", 1000)
+    model = headed(300, rank)
     engine, generator = int8.quantise(model, threads=1), torch.Generator().manual_seed(1)
     slots = slots_at(generator, 9, 5, 0, 0)
     expected = greedy_for(model.config, engine.markov)(engine.step(slots, engine.start(None, None))[:, -size:])
     tokens, log_probabilities = engine.step_greedy(slots, engine.start(None, None), size)
     assert tokens.tolist() == expected.tokens.tolist()
     torch.testing.assert_close(log_probabilities, expected.log_probabilities, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def chosen_slowly(logits, head, count):
+    """The tokens of a group [K] and their log-probabilities, as `int8_candidates.py` defines them; logits [K, V]."""
+    shares = logits.double().softmax(dim=-1)
+    candidates = shares.amax(dim=0).topk(count).indices
+    others = torch.ones(logits.shape[1], dtype=torch.bool).index_fill(0, candidates, False)
+    sampled = torch.arange(logits.shape[1]) % int8_candidates.SPACING < int8_candidates.SAMPLED
+    others &= sampled
+    tokens, scores = [int(logits[0].argmax())], [float(shares[0].max().log())]
+    for slot in range(1, len(logits)):
+        changed = shares[slot] * head(torch.tensor(tokens[-1:]))[0].double().exp()
+        tokens.append(int(candidates[changed[candidates].argmax()]))
+        weight = changed[candidates].sum() + changed[others].sum() / sampled.float().mean()
+        scores.append(float((changed[tokens[-1]] / weight).log()))
+    return tokens, scores
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_candidates_are_the_likeliest_of_all_slots(monkeypatch, size):
+    # Guards: candidates, samples and rows of the head that are those of another slot, sentence or token.
+    monkeypatch.setattr(int8_chain, "LARGE", 0)
+    monkeypatch.setattr(int8_candidates, "CANDIDATES", 5)
+    model = headed(300)
+    head = int8.quantise(model, threads=1).markov
+    graph = Graph("chosen")
+    made = int8_chain.finished(graph, graph.input("logits", np.float32, ["B", "K", int8_output.width(model)]), model)
+    logits = torch.full((6, size, int8_output.width(model)), int8_output.LOWEST)
+    logits[..., 3:300] = 2 * torch.randn(6, size, 297, generator=torch.Generator().manual_seed(1))
+    tokens, log_probabilities = Network(made.SerializeToString(), 1)({"logits": logits.numpy()})
+    expected = [chosen_slowly(each[:, :300], head, 5 * size) for each in logits]
+    assert tokens.tolist() == [each for each, _ in expected]
+    np.testing.assert_allclose(log_probabilities, [each for _, each in expected], atol=1e-4)
+    everything = [chosen_slowly(each[:, :300], head, 300)[0] for each in logits]
+    assert tokens.tolist() != everything, "the candidates hold everything, which proves nothing"
 
 
 def test_a_vocabulary_of_several_chunks(monkeypatch):
@@ -209,6 +278,51 @@ def test_exact_equals_autoregressive(engine, sources, group_size, batch_size):
     # Guards: exact mode that is exact only where a row does not depend on the rows beside it.
     alone = tokens_of(engine, sources, group_size=1)
     assert tokens_of(engine, sources, group_size=group_size, mode="exact", batch_size=batch_size) == alone
+
+
+def exactly(engine, sources, group_size, drafter):
+    """Every group that exact mode writes with a drafter, sentence by sentence."""
+    source, lengths = source_batch(sources, engine.config)
+    state = DecodeState([20] * len(sources), engine.config.start_token, engine.config.end_token)
+    for _ in decode_exact(engine, source, lengths, state, group_size, drafter(engine, len(sources), group_size)):
+        pass
+    return state.hypotheses
+
+
+@pytest.mark.parametrize(("rank", "large"), [(0, 1000), (8, 1000), (8, 0)])
+@pytest.mark.parametrize("group_size", [1, 2, 4, 8])
+def test_the_quick_way_of_exact_mode_is_the_ordinary_one(monkeypatch, echo, sources, rank, large, group_size):
+    # Guards: clean slots and masks mixed up where rows check different numbers of drafts; drafts chained from another
+    # token, or given to another row.
+    monkeypatch.setattr(int8_chain, "LARGE", large)
+    engine = int8.quantise(echo(rank), threads=1)
+    quick = exactly(engine, sources, group_size, QuickDrafter)
+    ordinary = exactly(engine, sources, group_size, Drafter)
+    assert [[group.tokens for group in each.groups] for each in quick] == [
+        [group.tokens for group in each.groups] for each in ordinary
+    ]
+    for one, other in zip(quick, ordinary, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+    kept = {len(group.tokens) for each in quick for group in each.groups}
+    assert group_size == 1 or len(kept) > 1, "no draft stands, which proves nothing"
+
+
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_size):
+    # Guards: places, masks or drafts that stay in the cache, limits and EOS in a loop without tensors.
+    options = DecodeOptions.made(limit_ratio=2.0, limit_extra=30)
+    passes = set()
+    for each in sources[:12]:
+        source, lengths = source_batch([each], engine.config)
+        limits = [options.limit(int(lengths[0]), engine.config)]
+        ordinary, single = (DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2))
+        for wrote in decode_single(engine, source, lengths, single, group_size):
+            assert wrote == single.hypotheses
+        for _ in decode_exact(engine, source, lengths, ordinary, group_size):
+            pass
+        assert single.hypotheses == ordinary.hypotheses
+        passes.add(single.hypotheses[0].steps)
+    assert len(passes) > 2, "the sentences are too alike to prove anything"
 
 
 def test_logits_do_not_depend_on_the_batch(model, engine, sources):

@@ -16,17 +16,18 @@ from multistride.decode.constraints import (
     one_by_one,
 )
 from multistride.decode.even import decode_even, is_even
-from multistride.decode.exact import Drafter, decode_exact
+from multistride.decode.exact import Drafter, decode_exact, greedy_drafter
 from multistride.decode.loop import decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PhraseDrafter
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.sample import request_seed, sampler
+from multistride.decode.single import decode_single, is_single
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
-from multistride.model.step import EvenStepModel, M, StepModel
+from multistride.model.step import EvenStepModel, M, SingleStepModel, StepModel
 
 
 def begin_batch(
@@ -55,6 +56,8 @@ def begin_batch(
     state = DecodeState(limits, *special, prompts, config.start_symbol, rules.stopped, config.further_ends)
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
+        if len(limits) == 1 and is_single(options, config, measured) and isinstance(model, SingleStepModel):
+            return state, decode_single(model, source, lengths, state, options.group_size)
         drafter = _drafter(model, options, permitted, rules.prefix, state, seeds, measured)
         return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
     if is_even(options, config) and isinstance(model, EvenStepModel):
@@ -101,7 +104,7 @@ def _drafter(
     phrases = measured.phrases if measured else None
     drafts = options.drafts or ("masks" if phrases is None else "both")
     if drafts == "masks":
-        return Drafter(model, len(state.running), options.group_size, choose)
+        return greedy_drafter(model, len(state.running), options.group_size, choose)
     masks = drafts == "both"
     return PhraseDrafter(model, state, options.group_size, phrases, masks, choose, prefix)
 

@@ -28,7 +28,7 @@ from multistride.decode.prefix import read_prefix
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
-from multistride.model.step import M, StepModel
+from multistride.model.step import CheckingStepModel, M, StepModel
 
 AlignedPicker = Callable[[Float[Tensor, "R N V"], Int[Tensor, "R C"]], Picked]
 """Logits, and where each row's first, second, ... clean slot stands in them, to what the model writes there."""
@@ -63,6 +63,14 @@ class Drafter:
         self.counts = torch.zeros(rows, dtype=torch.long)
         self._choose = choose or greedy_at(model.config)
         self._draft = chained(model.config, model.markov)
+
+    def read(self, model: StepModel[M], state: DecodeState, memory: M) -> tuple[Picked, Int[Tensor, "R"]]:
+        """One pass: what `verify` gives, once new drafts are made and the memory has forgotten what is of no use."""
+        logits = model.step(self.slots(state, model.config.mask_token), memory)  # propose
+        picked, kept = self.verify(logits)
+        memory.truncate(self.forgotten(kept))
+        self.renew(logits, picked, kept)
+        return picked, kept
 
     def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
         """What the model writes after the known tokens and after each draft [R, C], and how many of it stand [R]."""
@@ -109,6 +117,35 @@ class Drafter:
         self.tokens, self.counts = self.tokens[stay], self.counts[stay]
 
 
+class QuickDrafter(Drafter):
+    """The same for greedy decoding, where the model picks by itself; masks stand behind the last draft only."""
+
+    def __init__(self, model: CheckingStepModel[M], rows: int, group_size: int) -> None:
+        super().__init__(model, rows, group_size)
+        assert not self.everywhere
+
+    def read(self, model: StepModel[M], state: DecodeState, memory: M) -> tuple[Picked, Int[Tensor, "R"]]:
+        """One pass, without logits."""
+        assert isinstance(model, CheckingStepModel)
+        checked = model.step_checked(self.slots(state, model.config.mask_token), memory, self.masks)
+        columns = self.columns()
+        picked = Picked(checked.tokens.gather(1, columns), checked.log_probabilities.gather(1, columns))
+        kept = verified_prefix(picked.tokens, self.tokens, self.counts)
+        memory.truncate(self.forgotten(kept))
+        fresh = kept == self.counts + 1
+        if self.masks and bool(fresh.any()):
+            self.tokens[fresh] = checked.draft(fresh.nonzero().squeeze(1))
+        self.counts = torch.where(fresh, self.masks, 0)
+        return picked, kept
+
+
+def greedy_drafter(model: StepModel[M], rows: int, group_size: int, choose: AlignedPicker | None = None) -> Drafter:
+    """The drafter by masks alone: by the model's own way where it has one and no picker is given."""
+    if choose is None and model.config.adapter is None and isinstance(model, CheckingStepModel):
+        return QuickDrafter(model, rows, group_size)
+    return Drafter(model, rows, group_size, choose)
+
+
 def decode_exact(
     model: StepModel[M],
     source: Int[Tensor, "B S"] | None,
@@ -125,7 +162,7 @@ def decode_exact(
     memory = model.start(source, lengths)
     for prompt in state.prompt_slots():
         model.step(prompt, memory)
-    drafter = drafter or Drafter(model, len(state.running), group_size)
+    drafter = drafter or greedy_drafter(model, len(state.running), group_size)
     if prefix and not state.done:
         began = time.perf_counter()
         given = read_prefix(model, memory, len(state.running), prefix, 1)
@@ -135,11 +172,7 @@ def decode_exact(
             drafter.leave(stay)
     while not state.done:
         began = time.perf_counter()
-        logits = model.step(drafter.slots(state, model.config.mask_token), memory)  # propose
-        picked, kept = drafter.verify(logits)
-        memory.truncate(drafter.forgotten(kept))
-        drafter.renew(logits, picked, kept)
-        del logits  # they are large: those of two passes are never there together
+        picked, kept = drafter.read(model, state, memory)
         yield state.commit(picked, kept, group_size, 1000 * (time.perf_counter() - began))
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)

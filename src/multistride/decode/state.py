@@ -205,12 +205,21 @@ class DecodeState:
         return running
 
     def commit_even(
-        self, tokens: list[list[int]], scores: list[list[float]], milliseconds: float, reason: str
+        self,
+        tokens: list[list[int]],
+        scores: list[list[float]],
+        milliseconds: float,
+        reason: str,
+        group_size: int | None = None,
     ) -> list[Hypothesis]:
-        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens are not kept."""
+        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens are not kept.
+
+        `group_size` is how many were proposed, if not all of them are given.
+        """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         for hypothesis, group, values in zip(self.running, tokens, scores, strict=True):
-            self._append(hypothesis, group, values, Group(self.step, len(group), (), (), milliseconds, reason))
+            size = group_size or len(group)
+            self._append(hypothesis, group, values, Group(self.step, size, (), (), milliseconds, reason))
         self.step += 1
         return running
 
@@ -233,10 +242,18 @@ class DecodeState:
             self.hypotheses[row].ending = "cancelled"
 
     def leave(self) -> Int[Tensor, "R"] | None:
-        """Take the rows that are over out of the batch. Returns the places of those that stay, None if all do."""
+        """Take the rows that are over out of the batch. Returns the places of those that stay, None if all do.
+
+        The last rows take the places of those that left, so that a memory has little to move.
+        """
         places = [place for place, hypothesis in enumerate(self.running) if hypothesis.ending is None]
         if len(places) == len(self.running):
             return None
+        further = (place for place in places if place >= len(places))
+        places = [
+            place if hypothesis.ending is None else next(further)
+            for place, hypothesis in enumerate(self.running[: len(places)])
+        ]
         stay = torch.tensor(places, dtype=torch.long)
         self.running = [self.running[place] for place in places]
         self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]

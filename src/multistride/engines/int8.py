@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from multistride.device import multiplies_int8
@@ -22,13 +22,14 @@ from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
+from multistride.model.step import Checked, Read
 from multistride.model.transformer import Transformer
 
 try:
     import onnxruntime
 
     from multistride.engines.int8_graphs import graphs_of
-    from multistride.engines.int8_memory import Int8Memory, Network, Pool, Sizes, Step, shared
+    from multistride.engines.int8_memory import EncodedSource, Int8Memory, Network, Pool, Sizes, Step
 except ImportError:  # check_int8 says so
     onnxruntime = None
 
@@ -96,11 +97,13 @@ class Int8StepModel:
         """Encode a batch of sources once."""
         if source is None or lengths is None:
             assert not self.config.encoder_layers, "an encoder-decoder model needs a source"
-            return Int8Memory(self._pool, None, {})
+            return Int8Memory(self._pool, None, EncodedSource({}))
         real = (torch.arange(source.shape[1]) < lengths[:, None]).int().numpy()
-        encoded = self._networks["encoder"].values({"source": source.numpy(), "real": real})
-        names = [f"cross_{part}" for part in self._pool.sizes.parts]
-        return Int8Memory(self._pool, len(real), dict(zip(["real", *names], [shared(real), *encoded], strict=True)))
+        sizes, (rows, length) = self._pool.sizes, real.shape
+        shape = rows, sizes.heads, length, sizes.hidden // sizes.heads
+        encoded = {f"cross_{part}": np.empty(shape, np.float32) for part in sizes.parts}
+        self._networks["encoder"].fill({"source": source.numpy(), "real": real}, encoded)
+        return Int8Memory(self._pool, rows, EncodedSource({"real": real, **encoded}))
 
     def step(self, slots: Slots, memory: Int8Memory) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
@@ -120,7 +123,7 @@ class Int8StepModel:
         """The next group of every row, and its log-probabilities, from the last one."""
         rows, size = tokens.shape
         length = memory.grow_even(size)
-        step = memory.room(rows, length, size).step(size, self._networks["decoder"], memory.source)
+        step = memory.room(rows, length, size).step(rows, size, self._networks["decoder"], memory.source)
         step.token[:] = tokens
         step.position[:] = np.arange(length, length + size)
         step.reach.fill(size)
@@ -128,12 +131,49 @@ class Int8StepModel:
         chained = self.markov is not None and size > 1
         return step.pick(self._networks["chained" if chained else "greedy"], chained)()
 
+    def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
+        """What greedy decoding picks in every slot but the last `masks`, and what drafts by these."""
+        step = self._stepped(slots, memory)
+        clean = step.hidden.shape[1] - masks
+        if clean == 1:  # all rows draft: one product for all slots
+            tokens, log_probabilities = self._picked(step, 1 + masks)
+            return Checked(tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:])
+
+        def draft(rows: Int[Tensor, "F"]) -> Int[Tensor, "F D"]:
+            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self.markov is not None)[0][:, 1:]
+
+        return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
+
+    def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
+        """What greedy decoding picks behind each token of one sentence, and what drafts by masks behind them."""
+        count = len(clean)
+        new = count + masks
+        length = memory.grow_even(new)
+        step = memory.room(1, length, new).step(1, new, self._networks["decoder"], memory.source)
+        step.token[0] = [*clean, *[self.config.mask_token] * masks]
+        step.position[0] = np.arange(position, position + new)
+        step.reach[0] = [1] * count + list(range(2, masks + 2))
+        step(length, None, clean=count)
+        if count == 1:  # one product for all slots
+            tokens, log_probabilities = self._picked(step, new)
+            return Read(tokens[0, :1].tolist(), log_probabilities[0, :1].tolist(), lambda: tokens[0, 1:].tolist())
+
+        def draft() -> list[int]:
+            return self._picked_of(step.hidden[:, count - 1 :], self.markov is not None)[0][0, 1:].tolist()
+
+        tokens, log_probabilities = self._picked_of(step.hidden[:, :count], chained=False)
+        return Read(tokens[0].tolist(), log_probabilities[0].tolist(), draft)
+
+    def forget(self, count: int, memory: Int8Memory) -> None:
+        """Forget the last slots of a memory that only `step_single` wrote into."""
+        memory.grow_even(-count)
+
     def _stepped(self, slots: Slots, memory: Int8Memory) -> Step:
         """The step that has read the slots; their keys and values are in the memory."""
         rows, new = slots.token.shape
         length = memory.length
         visible = memory.groups.extend(slots.group)
-        step = memory.room(rows, length, new).step(new, self._networks["decoder"], memory.source)
+        step = memory.room(rows, length, new).step(rows, new, self._networks["decoder"], memory.source)
         step.token[:], step.position[:], step.reach[:] = (
             part.numpy() for part in (slots.token, slots.position, slots.reach)
         )
@@ -143,13 +183,18 @@ class Int8StepModel:
     def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""
         chained = self.markov is not None and size > 1
-        network = self._networks["chained" if chained else "greedy"]
-        if size == step.hidden.shape[1]:
-            found = list(step.pick(network, chained)())
-        else:
-            hidden = np.ascontiguousarray(step.hidden[:, -size:])
-            found = network({"hidden": hidden if chained else hidden.reshape(-1, hidden.shape[2])})
-        tokens, log_probabilities = (torch.from_numpy(each).view(-1, size) for each in found)
+        if size < step.hidden.shape[1]:
+            return self._picked_of(step.hidden[:, -size:], chained)
+        tokens, log_probabilities = step.pick(self._networks["chained" if chained else "greedy"], chained)()
+        return torch.from_numpy(tokens), torch.from_numpy(log_probabilities)
+
+    def _picked_of(
+        self, hidden: UInt8[np.ndarray, "B N D"], chained: bool
+    ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"]]:
+        """The tokens of slots, alone or each by the one before."""
+        rows = np.ascontiguousarray(hidden if chained else hidden.reshape(-1, hidden.shape[2]))
+        found = self._networks["chained" if chained else "greedy"]({"hidden": rows})
+        tokens, log_probabilities = (torch.from_numpy(each).view(hidden.shape[:2]) for each in found)
         return tokens, log_probabilities
 
 

@@ -9,6 +9,7 @@ Shapes: B sentences, S source tokens, N new slots, C slots there is room for, H 
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ ROOM = 8
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """What ONNX Runtime is not to make of several operators: here the one is slower than they are."""
+
+PICKED = 64
+"""Slots that are multiplied with the output matrix together, at most: the logits of more do not stay in a cache."""
 
 SPARE = 6
 """Buffers that wait for another batch."""
@@ -58,11 +62,10 @@ class Network:
         outputs: list[Array] = self._session.run(self._outputs, inputs)
         return outputs
 
-    def values(self, inputs: dict[str, Array]) -> list[Any]:
-        """The same, as values of ONNX Runtime."""
-        given = {name: shared(array) for name, array in inputs.items()}
-        outputs: list[Any] = self._session.run_with_ort_values(self._outputs, given)
-        return outputs
+    def fill(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
+        """Compute all outputs into the given arrays."""
+        given, written = ({name: shared(array) for name, array in each.items()} for each in (inputs, outputs))
+        self.bound(given, written)()
 
     def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
         """The graph with values it reads and writes from now on."""
@@ -101,21 +104,50 @@ class Sizes(NamedTuple):
         return [f"{part}{index}" for index in range(self.layers) for part in ("key", "value")]
 
 
+class EncodedSource:
+    """What a step reads of the source, by the names that its graph has for it; empty in a causal model.
+
+    Keys and values `cross_key0`, `cross_value0` ... are float32 [B, H, S, E]; `real` int32 [B, S] is 0 for padding.
+    """
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self._arrays = arrays
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The arrays for ONNX Runtime."""
+        return {name: shared(array) for name, array in self._arrays.items()}
+
+    def reordered(self, rows: Int[np.ndarray, "R"]) -> EncodedSource:
+        """The given rows, in the given order, in the same memory if it can be: this object is of no use then."""
+        moved = gaps_filled(rows)
+        if moved is None:
+            return EncodedSource({name: array.take(rows, 0) for name, array in self._arrays.items()})
+        for array in self._arrays.values():
+            array[moved[0]] = array[moved[1]]
+        return EncodedSource({name: array[: len(rows)] for name, array in self._arrays.items()})
+
+
+def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
+    """Which places are filled from which, if that is all it takes to have the given rows first; None otherwise."""
+    places = np.flatnonzero(rows != np.arange(len(rows)))
+    return (places, rows[places]) if (rows[places] >= len(rows)).all() else None
+
+
 class Buffers:
-    """Keys and values of `rows` sentences, with room for `room` slots, and the steps that are bound to them."""
+    """Keys and values of up to `rows` sentences, with room for `room` slots, and the steps that are bound to them."""
 
     def __init__(self, sizes: Sizes, rows: int, room: int) -> None:
         self.sizes, self.rows, self.room = sizes, rows, room
         shape = rows, sizes.heads, room, sizes.hidden // sizes.heads
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
-        self.values = {name: shared(array) for name, array in self.arrays.items()}
-        self._steps: dict[int, Step] = {}
+        self._steps: dict[tuple[int, int], Step] = {}
 
-    def step(self, new: int, decoder: Network, source: dict[str, Any]) -> Step:
-        """The step of `new` slots, made ready to read a source."""
-        if new not in self._steps:
-            self._steps[new] = Step(self, new, decoder, source)
-        step = self._steps[new]
+    def step(self, rows: int, new: int, decoder: Network, source: EncodedSource) -> Step:
+        """The step of `new` slots in each of the first rows, made ready to read a source."""
+        if (rows, new) not in self._steps:
+            self._steps[rows, new] = Step(self, rows, new, decoder, source)
+        step = self._steps[rows, new]
         step.turn_to(source)
         return step
 
@@ -123,8 +155,8 @@ class Buffers:
 class Step:
     """Arrays that one step reads and writes: fill them, run it, and read `hidden` uint8 [B, N, D]."""
 
-    def __init__(self, buffers: Buffers, new: int, decoder: Network, source: dict[str, Any]) -> None:
-        rows, room, sizes = buffers.rows, buffers.room, buffers.sizes
+    def __init__(self, buffers: Buffers, rows: int, new: int, decoder: Network, source: EncodedSource) -> None:
+        room, sizes = buffers.room, buffers.sizes
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
         self.bias = np.zeros((1, 1, new, room), np.float32)
@@ -133,19 +165,23 @@ class Step:
         read = {name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")}
         self._bias = shared(self.bias)
         self._source, self._alike = source, True
-        written = {f"new_{name}": value for name, value in buffers.values.items()}
+        caches = {name: shared(array[:rows]) for name, array in buffers.arrays.items()}
+        written = {f"new_{name}": value for name, value in caches.items()}
         self._run = decoder.bound(
-            {**read, "bias": self._bias, **source, **buffers.values}, {**written, "hidden": shared(self.hidden)}
+            {**read, "bias": self._bias, **source.values, **caches}, {**written, "hidden": shared(self.hidden)}
         )
 
-    def turn_to(self, source: dict[str, Any]) -> None:
+    def turn_to(self, source: EncodedSource) -> None:
         """Read another source."""
         if source is not self._source:
-            self._run.read(source)
+            self._run.read(source.values)
             self._source = source
 
-    def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None) -> None:
-        """Write the slots behind the `length` that are there; they see what is `visible`, None for all."""
+    def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int = 0) -> None:
+        """Write the slots behind the `length` that are there; they see what is `visible`, None for all.
+
+        Of these the first `clean` slots see none of the new ones behind them.
+        """
         new, room = self.bias.shape[2:]
         self.start.fill(length)
         if visible is not None:
@@ -156,6 +192,8 @@ class Step:
         else:
             self.bias[..., : length + new] = 0
             self.bias[..., length + new :] = MASKED
+            for slot in range(clean):
+                self.bias[0, 0, slot, length + slot + 1 : length + new] = MASKED
             if not self._alike:
                 self._run.read({"bias": self._bias})
                 self._alike = True
@@ -172,19 +210,25 @@ class Picked:
     """The most probable tokens of the slots of a step, in arrays [B, N] that the next run writes anew."""
 
     def __init__(self, hidden: Array, network: Network, chained: bool) -> None:
-        rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
         self.tokens = np.zeros(hidden.shape[:2], np.int64)
         self.log_probabilities = np.zeros(hidden.shape[:2], np.float32)
+        together = max(1, PICKED // hidden.shape[1])
+        parts = [slice(first, first + together) for first in range(0, len(hidden), together)]
+        self._runs = [self._run(network, hidden[part], part, chained) for part in parts]
+
+    def _run(self, network: Network, hidden: Array, part: slice, chained: bool) -> Bound:
+        rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
         shape = rows.shape[:-1]
         outputs = {
-            "tokens": shared(self.tokens.reshape(shape)),
-            "log_probabilities": shared(self.log_probabilities.reshape(shape)),
+            "tokens": shared(self.tokens[part].reshape(shape)),
+            "log_probabilities": shared(self.log_probabilities[part].reshape(shape)),
         }
-        self._run = network.bound({"hidden": shared(rows)}, outputs)
+        return network.bound({"hidden": shared(rows)}, outputs)
 
     def __call__(self) -> tuple[Array, Array]:
         """Pick them; returned are copies."""
-        self._run()
+        for run in self._runs:
+            run()
         return self.tokens.copy(), self.log_probabilities.copy()
 
 
@@ -211,17 +255,15 @@ class Pool:
 
 
 class Int8Memory:
-    """Keys and values of the slots so far, and of the source, by their names in the graph of a step."""
+    """Keys and values of the slots so far, and of the source."""
 
-    def __init__(self, pool: Pool, rows: int | None, source: dict[str, Any]) -> None:
-        """`rows` is None until the first step says how many sentences there are.
-
-        `source` are values of ONNX Runtime: keys and values [B, H, S, E], and `real` [B, S]; empty without a source.
-        """
+    def __init__(self, pool: Pool, rows: int | None, source: EncodedSource) -> None:
+        """`rows` is None until the first step says how many sentences there are."""
         self.source = source
         self.groups = CachedGroups()
         self._pool = pool
         self._buffers = None if rows is None else pool.take(rows, 0)
+        self._rows = rows
         self._even = 0
 
     def __del__(self) -> None:
@@ -234,16 +276,16 @@ class Int8Memory:
         return self._even or self.groups.length
 
     def grow_even(self, new: int) -> int:
-        """Announce slots that see all before them, where nothing else ever happens; return how many were there."""
+        """Announce slots of rows that stay alike (or, negative, forget some); return how many were there."""
         self._even += new
         return self._even - new
 
     def room(self, rows: int, length: int, new: int) -> Buffers:
         """The buffers, with room for `new` slots behind the `length` that are there."""
         if self._buffers is None:
-            self._buffers = self._pool.take(rows, new)
+            self._buffers, self._rows = self._pool.take(rows, new), rows
         if length + new > self._buffers.room:
-            self._move(self._buffers, slice(None), rows, length, length + new)
+            self._move(self._buffers, slice(None, rows), rows, length, length + new)
         return self._buffers
 
     def truncate(self, counts: Int[Tensor, "B"]) -> None:
@@ -252,18 +294,24 @@ class Int8Memory:
         if order is not None and self._buffers is not None:
             places = order.numpy()[:, None, :, None]
             for array in self._buffers.arrays.values():
-                array[:, :, : self.length] = np.take_along_axis(array, places, 2)
+                array[: self._rows, :, : self.length] = np.take_along_axis(array[: self._rows], places, 2)
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
         self.groups.reorder(rows)
         kept = rows.numpy()
-        if self._buffers is not None:
+        self.source = self.source.reordered(kept)
+        if self._buffers is None:
+            return
+        if (moved := gaps_filled(kept)) is None:
             self._move(self._buffers, kept, len(kept), self.length, self.length)
-        self.source = {name: shared(part.numpy().take(kept, 0)) for name, part in self.source.items()}
+        else:
+            for array in self._buffers.arrays.values():
+                array[moved[0], :, : self.length] = array[moved[1], :, : self.length]
+        self._rows = len(kept)
 
     def _move(self, old: Buffers, rows: Any, count: int, length: int, needed: int) -> None:
         self._buffers = self._pool.take(count, needed)
         for name, array in self._buffers.arrays.items():
-            array[:, :, :length] = old.arrays[name][rows, :, :length]
+            array[:count, :, :length] = old.arrays[name][rows, :, :length]
         self._pool.give(old)

@@ -26,6 +26,9 @@ from multistride.engines.int8_ranges import Rounding
 NORM_EPSILON = 1e-5
 """PyTorch's default for `nn.LayerNorm`, which all of ours have."""
 
+END = int(np.iinfo(np.int64).max)
+"""The end of a dimension, for `Graph.part`."""
+
 Shape = Sequence[str | int | None]
 
 
@@ -95,6 +98,10 @@ class Graph:
         """The same values in another shape, in which 0 stands for a size that stays, and -1 for what is left."""
         return self.add("Reshape", values, self.constant(np.array(shape)))
 
+    def part(self, values: str, first: int, end: int, axis: int) -> str:
+        """The values from `first` to `end` along an axis."""
+        return self.add("Slice", values, *(self.constant(np.array([number])) for number in (first, end, axis)))
+
     def add(self, operator: str, *inputs: str, domain: str = "", **choices: Any) -> str:
         """A node with one result."""
         return self.many(operator, *inputs, outputs=1, domain=domain, **choices)[0]
@@ -105,13 +112,14 @@ class Graph:
         self._nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **choices))
         return names
 
-    def scan(self, body: Graph, carried: str, *sequences: str, outputs: int) -> list[str]:
-        """Run `body` along the first axis of the `sequences`; returns what it gave at each place, stacked likewise.
+    def scan(self, body: Graph, carried: str, *sequences: str, outputs: int, axis: int = 0) -> list[str]:
+        """Run `body` along an axis of the `sequences`; returns what it gave at each place, stacked likewise.
 
         Its inputs are what the place before gave out first, `carried` at the beginning, and one place of each
         sequence; its outputs the carried value and those that are stacked. It may read values of this graph.
         """
         choices: dict[str, Any] = {"num_scan_inputs": len(sequences), "body": body._finished()}
+        choices |= {"scan_input_axes": [axis] * len(sequences), "scan_output_axes": [axis] * outputs}
         return self.many("Scan", carried, *sequences, outputs=1 + outputs, **choices)[1:]
 
     def _finished(self) -> Any:

@@ -1,11 +1,12 @@
 """The seam between models and decoding: two methods, which every engine implements.
 
-Shapes: B sentences, S source tokens, N slots, V vocabulary.
+Shapes: B sentences, S source tokens, N slots, V vocabulary; C clean slots, D drafts, F rows that are drafted for.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -74,6 +75,56 @@ class EvenStepModel(StepModel[M], Protocol[M]):
 
         It is what `step_greedy` gives for the slots of SAT-K. All steps of a memory are of this kind and one size.
         """
+
+
+Draft = Callable[[Int[Tensor, "F"]], Int[Tensor, "F D"]]
+"""The rows that drafts are wanted of, to the drafts."""
+
+
+class Checked(NamedTuple):
+    """What greedy decoding picks in the slots of a pass that stand before its masks, and what drafts by the masks.
+
+    A row's drafts are chained from the token picked in the last of its clean slots. They are made when they are
+    asked for, which must be before the next step.
+    """
+
+    tokens: Int[Tensor, "B C"]
+    log_probabilities: Float[Tensor, "B C"]
+    draft: Draft
+
+
+@runtime_checkable
+class CheckingStepModel(StepModel[M], Protocol[M]):
+    """A model with a way of its own through a pass that checks drafts and makes new ones, greedily."""
+
+    def step_checked(self, slots: Slots, memory: M, masks: int) -> Checked:
+        """Pick in every slot but the last `masks`, from which drafts are made.
+
+        All slots join the memory. Tokens and numbers are those that `step` and the greedy pickers give, but for
+        rounding; drafts may differ, where an engine does not look at all of a large vocabulary.
+        """
+
+
+class Read(NamedTuple):
+    """What `Checked` is, for a single sentence and without tensors."""
+
+    tokens: list[int]
+    log_probabilities: list[float]
+    draft: Callable[[], list[int]]
+
+
+@runtime_checkable
+class SingleStepModel(StepModel[M], Protocol[M]):
+    """A model with a quick way through passes that check drafts and make new ones, for one sentence."""
+
+    def step_single(self, clean: list[int], position: int, masks: int, memory: M) -> Read:
+        """Read tokens in clean slots, the first of which predicts `position`, and draft by `masks` behind them.
+
+        It is what `step_checked` gives for the slots of `groups.draft_slots`. All steps of a memory are of this kind.
+        """
+
+    def forget(self, count: int, memory: M) -> None:
+        """Forget the last `count` slots of such a memory."""
 
 
 class UncachedMemory:

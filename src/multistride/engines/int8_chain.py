@@ -1,0 +1,75 @@
+"""From hidden states to the tokens of groups in which each is chosen by the one before it, as ONNX graphs.
+
+Every token of a group after the first is the most probable one once the token before has corrected all of them by
+the Markov head (`decode/markov.py`, whose sums these are), or in a large vocabulary the likely ones
+(`int8_candidates.py`). The head's tables are in 8 bits.
+
+Shapes: B sentences, K slots of a group, D hidden size, V vocabulary, W the same up to whole blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto
+
+from multistride.engines.int8_candidates import chosen_of_candidates
+from multistride.engines.int8_output import chosen, padded, pickable_output, width
+from multistride.engines.int8_ranges import Rounding
+from multistride.engines.onnx_graph import END, Graph, Rows, quantised
+from multistride.model.markov import MarkovHead
+from multistride.model.transformer import Transformer
+
+LARGE = 16_384
+"""Entries of a vocabulary of which only candidates are corrected, as `int8_candidates.py` does it."""
+
+
+def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
+    """`hidden` uint8 [B, K, D] to `tokens` int64 [B, K] and `log_probabilities` float32 [B, K]."""
+    graph = Graph("chained")
+    rows = graph.known(final, graph.input("hidden", np.uint8, ["B", "K", model.config.hidden_size]))
+    output = pickable_output(model, final)
+    return finished(graph, graph.product(rows, output.weight, output.bias), model)
+
+
+def finished(graph: Graph, logits: str, model: Transformer) -> ModelProto:
+    """The graph that chooses by the logits [B, K, W] it has computed."""
+    assert model.markov is not None
+    choose = chosen_of_candidates if width(model) >= LARGE else _chosen_of_all
+    tokens, log_probabilities = choose(graph, logits, model.markov)
+    graph.output("tokens", tokens, np.int64, ["B", "K"])
+    graph.output("log_probabilities", log_probabilities, np.float32, ["B", "K"])
+    return graph.model()
+
+
+def _chosen_of_all(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, str]:
+    """Tokens and log-probabilities [B, K], every token of the vocabulary corrected in every slot."""
+    logits = graph.add("Transpose", logits, perm=[1, 0, 2])
+    first = graph.add("Squeeze", graph.part(logits, 0, 1, axis=0), graph.constant(np.array([0])))
+    token, certain = chosen(graph, first)
+    others = graph.scan(_chain(head), token, graph.part(logits, 1, END, axis=0), outputs=2)
+    found = []
+    for one, rest in ((token, others[0]), (certain, others[1])):
+        every = graph.add("Concat", graph.add("Unsqueeze", one, graph.constant(np.array([0]))), rest, axis=0)
+        shaped = graph.add("Squeeze", every, graph.constant(np.array([2])))
+        found.append(graph.add("Transpose", shaped, perm=[1, 0]))
+    return found[0], found[1]
+
+
+def _chain(head: MarkovHead) -> Graph:
+    """One slot: the token before, and the slot's logits, to the most probable token and its log-probability.
+
+    `before` int64 [B, 1], `plain` float32 [B, W] to `next` and `token` int64 [B, 1] and `certain` float32 [B, 1].
+    """
+    body = Graph("slot")
+    before, plain = body.input("before", np.int64, ["B", 1]), body.input("plain", np.float32, ["B", "W"])
+    table, following = quantised(head.previous.weight), quantised(head.following)
+    stored = (table.integers.T.astype(np.int16) + 128).astype(np.uint8)
+    integers, factor = (body.add("Gather", body.constant(each), before) for each in (stored, table.scale[:, None]))
+    rows = Rows(integers, body.constant(np.array(1, np.float32)), body.constant(np.array(128, np.uint8)))
+    added = body.add("Mul", body.product(rows, padded(following)), factor)  # [B, 1, W]
+    changed = body.add("Add", plain, body.add("Squeeze", added, body.constant(np.array([1]))))
+    token, certain = chosen(body, changed)
+    body.output("next", token, np.int64, ["B", 1])
+    body.output("token", token, np.int64, ["B", 1])
+    body.output("certain", certain, np.float32, ["B", 1])
+    return body
