@@ -55,7 +55,7 @@ def begin_batch(
     state = DecodeState(limits, *special, prompts, config.start_symbol, rules.stopped, config.further_ends)
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
-        drafter = _drafter(model, options, permitted, rules.prefix, state, seeds, measured)
+        drafter = drafter_for(model, options, permitted, rules.prefix, state, seeds, measured)
         return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
     if is_even(options, config) and isinstance(model, EvenStepModel):
         return state, decode_even(model, source, lengths, state, options.group_size)
@@ -79,7 +79,7 @@ def _picker(
     return lambda logits: walk(logits, most_probable, None)
 
 
-def _drafter(
+def drafter_for(
     model: StepModel[M],
     options: DecodeOptions,
     permitted: Permitted | None,
@@ -88,7 +88,7 @@ def _drafter(
     seeds: list[int],
     measured: Measured | None,
 ) -> Drafter:
-    """What drafts and checks."""
+    """What drafts in exact mode, and checks the drafts; `measured` holds the table of phrases, if there is one."""
     if options.temperature > 0:
         return SpeculativeDrafter(model, options, state, seeds, permitted)
     choose = None
