@@ -67,11 +67,11 @@ def generate(
 
     `group_size`, `mode`, `threshold`, `drafts` and the names of a `policy` are those of `DecodeOptions`; a policy of
     one's own is a function (`decode.policy.Policy`). `drafts="text"` needs no training, and looks in the table of
-    phrases of the model's directory too, if `multistride phrases` wrote one. Of `generation_config` it reads `max_length` (so also `max_new_tokens`),
-    `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and `length_penalty`; chance comes from torch's
-    generator. `group_streamer` is given every group of the first text as it is written; `prepared` is what
-    transformers made of the inputs (its encoder's output, the attention mask). Raises `UsageError` for what the model
-    cannot do, and for logits processors, which see one token at a time.
+    phrases of the model's directory too, if `multistride phrases` wrote one. Of `generation_config` it reads
+    `max_length` (so also `max_new_tokens`), `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and
+    `length_penalty`; chance comes from torch's generator. `group_streamer` is given every group of the first text as
+    it is written; `prepared` is what transformers made of the inputs (its encoder's output, the attention mask).
+    Raises `UsageError` for what the model cannot do, and for logits processors, which see one token at a time.
     """
     encoder_outputs = prepared.get("encoder_outputs")
     assert generation_config is not None
