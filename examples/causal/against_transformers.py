@@ -7,10 +7,10 @@ convert` made of it, DRAFTING one that drafts it. Each prompt is a user's turn, 
 llama.cpp (`pip install xllamacpp`) computes with the file's own small numbers instead, so its text is another one
 sooner or later. Three things are measured:
 
-- the text, of all prompts, in batches: how many are those of transformers to the last token. Where one is not, the
+- the text, of all prompts, in batches: how many are those of transformers to the last token. Of others the
   margin between the two tokens is shown: only rounding may decide.
-- the time, of the first `--timed` prompts, each alone (batch 1) and by every contender in turn, on one thread. All are
-  given tokens, end at the same ones, and read the prompt within the time.
+- the time, of the first `--timed` prompts, each alone (batch 1) and by every contender in turn, on one thread. All
+  are given tokens, end at the same ones, and read the prompt within the time.
 - the memory of a process that does nothing but load one contender and write one text.
 """
 
@@ -79,7 +79,7 @@ def theirs(source: Path, name: str, ends: Sequence[int], most: int) -> Contender
 
     With `LOOKUP` for a name it copies drafts from the text so far, which it does for one text at a time.
     """
-    named = {"pretrained_model_name_or_path": source}
+    named: dict[str, Any] = {"pretrained_model_name_or_path": source}
     if source.suffix == ".gguf":
         named = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**named, dtype=torch.float32).eval()
@@ -132,8 +132,9 @@ def makers(asked: argparse.Namespace) -> dict[str, Callable[[], Contender]]:
     """How each contender is made, by name. Nothing is loaded before."""
     ends, most = load_config(asked.original).ends, asked.max_tokens
     greedy = DecodeOptions.made(max_length=most, batch_size=asked.batch_size)
-    made = {name: functools.partial(theirs, asked.source, name, ends, most) for name in (ORIGINAL, LOOKUP)}
-    made = dict[str, Callable[[], Contender]](made)
+    made: dict[str, Callable[[], Contender]] = {
+        name: functools.partial(theirs, asked.source, name, ends, most) for name in (ORIGINAL, LOOKUP)
+    }
     if asked.source.suffix == ".gguf" and importlib.util.find_spec("xllamacpp") is not None:
         numbers, vocabulary = asked.source.stem.rpartition(".")[2], load_vocabulary(asked.original)
         made[f"llama.cpp, {numbers}"] = functools.partial(llama_cpp, asked.source, vocabulary, most)
