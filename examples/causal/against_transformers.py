@@ -160,19 +160,31 @@ def margin(model: Generator, prompt: Tokens, one: Tokens, other: Tokens) -> floa
     return abs(float(logits[one[places[0]]] - logits[other[places[0]]]))
 
 
-def write_all(contenders: dict[str, Contender], prompts: list[Tokens], size: int) -> None:
-    """The texts of all prompts by those who take batches; sorted by length, as padding costs time."""
-    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+def write_all(contenders: dict[str, Contender], prompts: list[Tokens], size: int, place: Path | None) -> None:
+    """The texts of all prompts by those who take batches, or as an earlier run left them in the folder `place`."""
     for name, contender in contenders.items():
-        contender.passes.clear()
         if not contender.batched:
             continue
-        found: dict[int, Tokens] = {}
-        for first in range(0, len(order), size):
-            rows = order[first : first + size]
-            found.update(zip(rows, contender.write([prompts[row] for row in rows]), strict=True))
-            print(f"{name}: {len(found)} of {len(prompts)} texts", file=sys.stderr, flush=True)
-        contender.texts = [found[place] for place in range(len(prompts))]
+        stored = place / f"{name.replace(' ', '-').replace(',', '')}.json" if place else None
+        if stored is not None and stored.is_file():
+            before = json.loads(stored.read_text(encoding="utf-8"))
+            if before["prompts"] == prompts:
+                contender.texts, contender.passes = before["texts"], before["passes"]
+                continue
+        write_sorted(name, contender, prompts, size)
+        if stored is not None:
+            write_json(stored, {"prompts": prompts, "texts": contender.texts, "passes": contender.passes})
+
+
+def write_sorted(name: str, contender: Contender, prompts: list[Tokens], size: int) -> None:
+    """Prompts of like length together, as padding costs time."""
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    found: dict[int, Tokens] = {}
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        found.update(zip(rows, contender.write([prompts[row] for row in rows]), strict=True))
+        print(f"{name}: {len(found)} of {len(prompts)} texts", file=sys.stderr, flush=True)
+    contender.texts = [found[place] for place in range(len(prompts))]
 
 
 def time_all(contenders: dict[str, Contender], prompts: list[Tokens], rounds: int) -> None:
@@ -247,6 +259,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ways", default="text:3,text:4,both:4", help="who drafts, and the group size")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--limit", type=int, default=100, help="prompts whose texts are compared")
+    parser.add_argument("--texts", type=Path, help="folder that keeps the texts for another run of the same settings")
     parser.add_argument("--timed", type=int, default=30, help="how many of them are timed")
     parser.add_argument("--rounds", type=int, default=1, help="times that each is timed; the best counts")
     parser.add_argument("--batch-size", type=int, default=25, help="where texts are compared and nothing is timed")
@@ -269,7 +282,7 @@ def main(arguments: Sequence[str]) -> None:
     prompts = original.chatting().encode(lines[: asked.limit])
     memory = {name: peak_memory(arguments, name, prompts[0]) for name in making}
     contenders = {name: make() for name, make in making.items()}
-    write_all(contenders, prompts, asked.batch_size)
+    write_all(contenders, prompts, asked.batch_size, asked.texts)
     per_pass = {
         name: sum(min(len(text) + 1, asked.max_tokens) for text in each.texts) / sum(each.passes)
         for name, each in contenders.items()
