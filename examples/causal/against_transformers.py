@@ -160,20 +160,21 @@ def margin(model: Generator, prompt: Tokens, one: Tokens, other: Tokens) -> floa
     return abs(float(logits[one[places[0]]] - logits[other[places[0]]]))
 
 
-def write_all(contenders: dict[str, Contender], prompts: list[Tokens], size: int, place: Path | None) -> None:
-    """The texts of all prompts by those who take batches, or as an earlier run left them in the folder `place`."""
+def write_all(contenders: dict[str, Contender], prompts: list[Tokens], asked: argparse.Namespace) -> None:
+    """The texts of all prompts by those who take batches, or as an earlier run left them in `--texts`."""
+    given = {"prompts": prompts, "max_tokens": asked.max_tokens}
     for name, contender in contenders.items():
         if not contender.batched:
             continue
-        stored = place / f"{name.replace(' ', '-').replace(',', '')}.json" if place else None
+        stored = asked.texts / f"{name.replace(' ', '-').replace(',', '')}.json" if asked.texts else None
         if stored is not None and stored.is_file():
             before = json.loads(stored.read_text(encoding="utf-8"))
-            if before["prompts"] == prompts:
+            if before["given"] == given:
                 contender.texts, contender.passes = before["texts"], before["passes"]
                 continue
-        write_sorted(name, contender, prompts, size)
+        write_sorted(name, contender, prompts, asked.batch_size)
         if stored is not None:
-            write_json(stored, {"prompts": prompts, "texts": contender.texts, "passes": contender.passes})
+            write_json(stored, {"given": given, "texts": contender.texts, "passes": contender.passes})
 
 
 def write_sorted(name: str, contender: Contender, prompts: list[Tokens], size: int) -> None:
@@ -259,7 +260,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ways", default="text:3,text:4,both:4", help="who drafts, and the group size")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--limit", type=int, default=100, help="prompts whose texts are compared")
-    parser.add_argument("--texts", type=Path, help="folder that keeps the texts for another run of the same settings")
+    parser.add_argument("--texts", type=Path, help="folder that keeps the texts for another run")
     parser.add_argument("--timed", type=int, default=30, help="how many of them are timed")
     parser.add_argument("--rounds", type=int, default=1, help="times that each is timed; the best counts")
     parser.add_argument("--batch-size", type=int, default=25, help="where texts are compared and nothing is timed")
@@ -282,7 +283,7 @@ def main(arguments: Sequence[str]) -> None:
     prompts = original.chatting().encode(lines[: asked.limit])
     memory = {name: peak_memory(arguments, name, prompts[0]) for name in making}
     contenders = {name: make() for name, make in making.items()}
-    write_all(contenders, prompts, asked.batch_size, asked.texts)
+    write_all(contenders, prompts, asked)
     per_pass = {
         name: sum(min(len(text) + 1, asked.max_tokens) for text in each.texts) / sum(each.passes)
         for name, each in contenders.items()
