@@ -10,7 +10,8 @@ sooner or later. Three things are measured:
 - the text, of all prompts, in batches: how many are those of transformers to the last token. Of others the
   margin between the two tokens is shown: only rounding may decide.
 - the time, of the first `--timed` prompts, each alone (batch 1) and by every contender in turn, on one thread. All
-  are given tokens, end at the same ones, and read the prompt within the time.
+  are given tokens, end at the same ones, and read the prompt within the time. The processor's time is recorded beside
+  that of the clock: the two are one where nothing else runs.
 - the memory of a process that does nothing but load one contender and write one text.
 """
 
@@ -57,6 +58,7 @@ class Contender:
     passes: list[int] = field(default_factory=list)
     texts: list[Tokens] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     timed: list[Tokens] = field(default_factory=list)
 
 
@@ -198,16 +200,19 @@ def time_all(contenders: dict[str, Contender], prompts: list[Tokens], rounds: in
         contender.write(prompts[:1])
     for turn, prompt in enumerate(prompts):
         first = turn % len(names)
-        times: dict[str, list[float]] = {name: [] for name in names}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names[first:] + names[:first]:
-                began = time.perf_counter()
+                began = time.perf_counter(), time.process_time()
                 [text] = contenders[name].write([prompt])
-                times[name].append(1000 * (time.perf_counter() - began))
+                ended = time.perf_counter(), time.process_time()
+                times[name].append((1000 * (ended[0] - began[0]), 1000 * (ended[1] - began[1])))
                 if len(times[name]) == 1:
                     contenders[name].timed.append(text)
         for name in names:
-            contenders[name].milliseconds.append(min(times[name]))
+            clock, processor = zip(*times[name], strict=True)
+            contenders[name].milliseconds.append(min(clock))
+            contenders[name].processor.append(min(processor))
         print(f"timed {turn + 1} of {len(prompts)}", file=sys.stderr, flush=True)
 
 
@@ -224,6 +229,9 @@ def facts_of(name: str, contenders: dict[str, Contender], prompts: list[Tokens],
         "tokens_per_second_p10_p50_p90": [float(value) for value in np.percentile(speeds, (10, 50, 90))],
         "times_as_fast_as_transformers": float(others.sum() / times.sum()),
         "times_as_fast_p10_p50_p90": [float(value) for value in np.percentile(others / times, (10, 50, 90))],
+        "processor_ms_per_text_p50": float(np.median(mine.processor)),
+        "tokens_per_processor_second": float(1000 * counts.sum() / sum(mine.processor)),
+        "times_as_fast_by_processor": sum(first.processor) / sum(mine.processor),
         "identical_of_timed": same,
     }
     if mine.texts:
