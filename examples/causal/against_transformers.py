@@ -1,99 +1,155 @@
 """Whose text, and how fast: a converted model that drafts, transformers' `generate`, and llama.cpp where it is there.
 
-usage: against_transformers.py SOURCE ORIGINAL DRAFTING PROMPTS [--ways text:4,both:4] [--limit 100] [--output FILE]
+usage: against_transformers.py SOURCE ORIGINAL DRAFTING PROMPTS [--ways text:3,both:4] [--output FILE]
 
 SOURCE is what was converted (a GGUF file or a directory of transformers), ORIGINAL the model directory `multistride
-convert` made of it, DRAFTING one that drafts it. Each prompt is a user's turn, decoded by every contender in turn,
-alone (batch 1), greedily, on one thread and in float32; llama.cpp (`pip install xllamacpp`) computes with the file's
-own small numbers instead, so its text is another one sooner or later. What is compared with is the text of
-transformers. Where it differs, the margin between the two tokens is shown: only rounding may decide.
+convert` made of it, DRAFTING one that drafts it. Each prompt is a user's turn, continued greedily, in float32;
+llama.cpp (`pip install xllamacpp`) computes with the file's own small numbers instead, so its text is another one
+sooner or later. Three things are measured:
+
+- the text, of all prompts, in batches: how many are those of transformers to the last token. Of others the
+  margin between the two tokens is shown: only rounding may decide.
+- the time, of the first `--timed` prompts, each alone (batch 1) and by every contender in turn, on one thread. All
+  are given tokens, end at the same ones, and read the prompt within the time. The processor's time is recorded beside
+  that of the clock: the two are one where nothing else runs.
+- the memory of a process that does nothing but load one contender and write one text.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import json
-import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
+from multistride.data.foreign import load_vocabulary
+from multistride.data.vocab import Vocabulary
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.device import cpu_name, keep_few_kernels
+from multistride.decode.state import Hypothesis
+from multistride.device import cpu_name, keep_few_kernels, set_threads
 from multistride.files import sha256, write_json
 from multistride.generator import Generator
 from multistride.groups import prompt_slots
+from multistride.model.weights import load_config
 
-Write = Callable[[list[int]], list[int]]
-
-
-def ours(model: Generator, options: DecodeOptions, passes: list[int]) -> Write:
-    """A writer that also notes how many passes each text took."""
-
-    def write(prompt: list[int]) -> list[int]:
-        [hypothesis] = decode_corpus(model.engine, [prompt], options, measured=model.measured_for(options))
-        passes.append(hypothesis.steps)
-        return hypothesis.tokens
-
-    return write
+Tokens = list[int]
+ORIGINAL, LOOKUP = "transformers", "transformers, prompt lookup"
 
 
-def theirs(source: Path, end: int, most: int) -> dict[str, Write]:
+@dataclass
+class Contender:
+    """One program: how it continues prompts, what it has written, and how long each timed text took."""
+
+    write: Callable[[list[Tokens]], list[Tokens]]
+    batched: bool = True
+    passes: list[int] = field(default_factory=list)
+    texts: list[Tokens] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    timed: list[Tokens] = field(default_factory=list)
+
+
+def ours(directory: Path, options: DecodeOptions) -> Contender:
+    """A way of decoding, which also notes how many passes each text took."""
+    model = loaded_once(directory)
+
+    def write(prompts: list[Tokens]) -> list[Tokens]:
+        measured = model.measured_for(options)
+        found: list[Hypothesis] = decode_corpus(model.engine, prompts, options, measured=measured)
+        contender.passes.extend(each.steps for each in found)
+        return [list(each.tokens) for each in found]
+
+    contender = Contender(write)
+    return contender
+
+
+def theirs(source: Path, name: str, ends: Sequence[int], most: int) -> Contender:
     """Greedy search of transformers with its own cache, over its own code for this kind of model.
 
-    Beside it the same with its prompt lookup, which copies drafts from the text so far.
+    With `LOOKUP` for a name it copies drafts from the text so far, which it does for one text at a time.
     """
-    named = {"pretrained_model_name_or_path": source}
+    named: dict[str, Any] = {"pretrained_model_name_or_path": source}
     if source.suffix == ".gguf":
         named = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**named, dtype=torch.float32).eval()
+    settings: dict[str, Any] = {"prompt_lookup_num_tokens": 3} if name == LOOKUP else {}
 
-    def writer(**settings: Any) -> Write:
-        def write(prompt: list[int]) -> list[int]:
-            rows = torch.tensor([prompt])
-            with torch.inference_mode():
-                whole = loaded.generate(
-                    rows, attention_mask=torch.ones_like(rows), do_sample=False, max_new_tokens=most,
-                    eos_token_id=end, pad_token_id=end, **settings,
-                )  # fmt: skip
-            written = whole[0, len(prompt) :].tolist()
-            return written[: written.index(end)] if end in written else written
+    def write(prompts: list[Tokens]) -> list[Tokens]:
+        width = max(map(len, prompts))
+        rows = torch.tensor([[ends[0]] * (width - len(prompt)) + prompt for prompt in prompts])
+        real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        with torch.inference_mode():
+            whole = loaded.generate(
+                rows, attention_mask=real, do_sample=False, max_new_tokens=most, eos_token_id=list(ends),
+                pad_token_id=ends[0], **settings,
+            )  # fmt: skip
+        return [_until(row, ends) for row in whole[:, width:].tolist()]
 
-        return write
-
-    return {"transformers": writer(), "transformers, prompt lookup": writer(prompt_lookup_num_tokens=3)}
+    return Contender(write, batched=name != LOOKUP)
 
 
-def llama_cpp(source: Path, model: Generator, most: int) -> dict[str, Write]:
-    """The same file in llama.cpp; nothing where its package or a GGUF file is missing.
-
-    It hands out text, which is made tokens again.
-    """
-    if source.suffix != ".gguf" or importlib.util.find_spec("xllamacpp") is None:
-        return {}
+def llama_cpp(source: Path, vocabulary: Vocabulary, most: int) -> Contender:
+    """The GGUF file in llama.cpp. It hands out text, which is made tokens again."""
     xllamacpp = importlib.import_module("xllamacpp")
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel = str(source), 1024, 1
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
     server = xllamacpp.Server(settings)
 
-    def write(prompt: list[int]) -> list[int]:
+    def write(prompts: list[Tokens]) -> list[Tokens]:
+        [prompt] = prompts
         asked = {"prompt": prompt, "n_predict": most, "temperature": 0.0, "top_k": 1, "cache_prompt": False}
         answer = server.handle_completions(asked)
         answer = json.loads(answer) if isinstance(answer, str) else answer
-        return model.vocabulary.encode([answer["choices"][0]["text"]])[0]
+        return vocabulary.encode([answer["choices"][0]["text"]])
 
-    return {f"llama.cpp, {source.stem.rpartition('.')[2]}": write}
+    return Contender(write, batched=False)
 
 
-def margin(model: Generator, prompt: list[int], one: list[int], other: list[int]) -> float:
+def _until(tokens: Tokens, ends: Sequence[int]) -> Tokens:
+    """What stands before the first end."""
+    return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
+
+
+@functools.cache
+def loaded_once(directory: Path) -> Generator:
+    """A model of ours; ways of decoding share it."""
+    return Generator.load(directory)
+
+
+def makers(asked: argparse.Namespace) -> dict[str, Callable[[], Contender]]:
+    """How each contender is made, by name. Nothing is loaded before."""
+    ends, most = load_config(asked.original).ends, asked.max_tokens
+    greedy = DecodeOptions.made(max_length=most, batch_size=asked.batch_size)
+    made: dict[str, Callable[[], Contender]] = {
+        name: functools.partial(theirs, asked.source, name, ends, most) for name in (ORIGINAL, LOOKUP)
+    }
+    if asked.source.suffix == ".gguf" and importlib.util.find_spec("xllamacpp") is not None:
+        numbers, vocabulary = asked.source.stem.rpartition(".")[2], load_vocabulary(asked.original)
+        made[f"llama.cpp, {numbers}"] = functools.partial(llama_cpp, asked.source, vocabulary, most)
+    made["multistride, K=1"] = functools.partial(ours, asked.original, greedy)
+    for way in asked.ways.split(","):
+        drafts, _, size = way.partition(":")
+        options = greedy.model_copy(update={"group_size": int(size), "mode": "exact", "drafts": drafts})
+        options.checked(load_config(asked.drafting))
+        made[f"multistride, exact, K={size}, drafts {drafts}"] = functools.partial(ours, asked.drafting, options)
+    return made
+
+
+def margin(model: Generator, prompt: Tokens, one: Tokens, other: Tokens) -> float:
     """The distance of the two tokens in K=1 logits where the texts part; 0 if one is the beginning of the other."""
     places = [place for place, (first, second) in enumerate(zip(one, other, strict=False)) if first != second]
     if not places:
@@ -106,89 +162,162 @@ def margin(model: Generator, prompt: list[int], one: list[int], other: list[int]
     return abs(float(logits[one[places[0]]] - logits[other[places[0]]]))
 
 
-def contest(writers: dict[str, Write], prompts: list[list[int]]) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """The texts and milliseconds of each contender; who begins changes from prompt to prompt."""
-    texts: dict[str, Any] = {name: [] for name in writers}
-    times: dict[str, list[float]] = {name: [] for name in writers}
-    names = list(writers)
+def write_all(contenders: dict[str, Contender], prompts: list[Tokens], asked: argparse.Namespace) -> None:
+    """The texts of all prompts by those who take batches, or as an earlier run left them in `--texts`."""
+    given = {"prompts": prompts, "max_tokens": asked.max_tokens}
+    for name, contender in contenders.items():
+        if not contender.batched:
+            continue
+        stored = asked.texts / f"{name.replace(' ', '-').replace(',', '')}.json" if asked.texts else None
+        if stored is not None and stored.is_file():
+            before = json.loads(stored.read_text(encoding="utf-8"))
+            if before["given"] == given:
+                contender.texts, contender.passes = before["texts"], before["passes"]
+                continue
+        write_sorted(name, contender, prompts, asked.batch_size)
+        if stored is not None:
+            write_json(stored, {"given": given, "texts": contender.texts, "passes": contender.passes})
+
+
+def write_sorted(name: str, contender: Contender, prompts: list[Tokens], size: int) -> None:
+    """Prompts of like length together, as padding costs time."""
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    found: dict[int, Tokens] = {}
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        found.update(zip(rows, contender.write([prompts[row] for row in rows]), strict=True))
+        print(f"{name}: {len(found)} of {len(prompts)} texts", file=sys.stderr, flush=True)
+    contender.texts = [found[place] for place in range(len(prompts))]
+
+
+def time_all(contenders: dict[str, Contender], prompts: list[Tokens], rounds: int) -> None:
+    """Every prompt alone by everyone in turn, of whom another one begins each time; the best of the rounds counts.
+
+    Before the clock is looked at each has written one text.
+    """
+    names = list(contenders)
+    for contender in contenders.values():
+        contender.write(prompts[:1])
     for turn, prompt in enumerate(prompts):
         first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            began = time.perf_counter()
-            texts[name].append(writers[name](prompt))
-            times[name].append(1000 * (time.perf_counter() - began))
-    return texts, times
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for _ in range(rounds):
+            for name in names[first:] + names[:first]:
+                began = time.perf_counter(), time.process_time()
+                [text] = contenders[name].write([prompt])
+                ended = time.perf_counter(), time.process_time()
+                times[name].append((1000 * (ended[0] - began[0]), 1000 * (ended[1] - began[1])))
+                if len(times[name]) == 1:
+                    contenders[name].timed.append(text)
+        for name in names:
+            clock, processor = zip(*times[name], strict=True)
+            contenders[name].milliseconds.append(min(clock))
+            contenders[name].processor.append(min(processor))
+        print(f"timed {turn + 1} of {len(prompts)}", file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path)
-    parser.add_argument("original", type=Path)
-    parser.add_argument("drafting", type=Path)
-    parser.add_argument("prompts", type=Path)
-    parser.add_argument("--ways", default="text:4,masks:4,both:4", help="who drafts, and the group size")
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--limit", type=int, default=100)
-    parser.add_argument("--output", type=Path)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_few_kernels()
-    original, drafting = Generator.load(asked.original), Generator.load(asked.drafting)
-    prompts = original.chatting().encode(asked.prompts.read_text(encoding="utf-8").splitlines()[: asked.limit])
-    greedy = DecodeOptions.made(max_length=asked.max_tokens, batch_size=1)
-    passes: dict[str, list[int]] = {"multistride, K=1": []}
-    writers = theirs(asked.source, original.config.end_token, asked.max_tokens)
-    writers |= llama_cpp(asked.source, original, asked.max_tokens)
-    writers["multistride, K=1"] = ours(original, greedy, passes["multistride, K=1"])
-    for way in asked.ways.split(","):
-        drafts, _, size = way.partition(":")
-        options = greedy.model_copy(update={"group_size": int(size), "mode": "exact", "drafts": drafts})
-        name = f"multistride, exact, K={size}, drafts {drafts}"
-        passes[name] = []
-        writers[name] = ours(drafting, options.checked(drafting.config), passes[name])
-    for write in writers.values():  # warm
-        write(prompts[0])
-    for steps in passes.values():
-        steps.clear()
-    texts, times = contest(writers, prompts)
-    facts = {name: measured(name, texts, times, passes, original, prompts, asked.max_tokens) for name in writers}
-    result = {
-        "prompts": len(prompts), "max_tokens": asked.max_tokens, "threads": 1, "batch_size": 1,
-        "precision": "float32 (llama.cpp: that of the file)", "cpu": cpu_name(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "prompts_sha256": sha256(asked.prompts),
-        "original_sha256": sha256(asked.original / "model.safetensors"),
-        "drafting_sha256": sha256(asked.drafting / "model.safetensors"), "results": facts,
-    }  # fmt: skip
-    if asked.output is not None:
-        write_json(asked.output, result)
-    print(json.dumps(facts, indent=2))
-
-
-def measured(
-    name: str,
-    texts: dict[str, Any],
-    times: dict[str, list[float]],
-    passes: dict[str, list[int]],
-    original: Generator,
-    prompts: list[list[int]],
-    most: int,
-) -> dict[str, Any]:
-    """What is recorded of one contender."""
-    right = texts["transformers"]
-    tokens = sum(min(len(text) + 1, most) for text in texts[name])
-    different = [place for place, text in enumerate(texts[name]) if text != right[place]]
+def facts_of(name: str, contenders: dict[str, Contender], prompts: list[Tokens], most: int) -> dict[str, Any]:
+    """What is recorded of one contender; speeds are those of single prompts."""
+    mine, first = contenders[name], contenders[ORIGINAL]
+    counts = np.array([min(len(text) + 1, most) for text in mine.timed])
+    times, others = np.array(mine.milliseconds), np.array(first.milliseconds)
+    speeds = 1000 * counts / times
+    same = sum(text == other for text, other in zip(mine.timed, first.timed, strict=True))
     facts: dict[str, Any] = {
-        "ms_per_text_p50": statistics.median(times[name]),
-        "tokens_per_second": 1000 * tokens / sum(times[name]),
-        "identical_to_transformers": 1 - len(different) / len(prompts),
+        "ms_per_text_p50": float(np.median(times)),
+        "tokens_per_second": float(1000 * counts.sum() / times.sum()),
+        "tokens_per_second_p10_p50_p90": [float(value) for value in np.percentile(speeds, (10, 50, 90))],
+        "times_as_fast_as_transformers": float(others.sum() / times.sum()),
+        "times_as_fast_p10_p50_p90": [float(value) for value in np.percentile(others / times, (10, 50, 90))],
+        "processor_ms_per_text_p50": float(np.median(mine.processor)),
+        "tokens_per_processor_second": float(1000 * counts.sum() / sum(mine.processor)),
+        "times_as_fast_by_processor": sum(first.processor) / sum(mine.processor),
+        "identical_of_timed": same,
     }
-    if name in passes:
-        facts["tokens_per_pass"] = tokens / sum(passes[name])
-        facts["margins_where_different"] = [
-            margin(original, prompts[place], right[place], texts[name][place]) for place in different
-        ]
+    if mine.texts:
+        facts["identical"] = sum(text == other for text, other in zip(mine.texts, first.texts, strict=True))
+        facts["of"] = len(prompts)
     return facts
 
 
+def different(name: str, contenders: dict[str, Contender], prompts: list[Tokens], model: Generator) -> list[float]:
+    """The margins of the texts that are not those of transformers."""
+    pairs = zip(prompts, contenders[ORIGINAL].texts, contenders[name].texts, strict=True)
+    return [margin(model, prompt, one, other) for prompt, one, other in pairs if one != other]
+
+
+def peak_memory(arguments: Sequence[str], name: str, prompt: Tokens) -> float:
+    """Megabytes at the peak of a process that loads one contender and continues one prompt."""
+    command = [sys.executable, __file__, *arguments, "--alone", name]
+    done = subprocess.run(command, input=json.dumps(prompt), check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def alone(contender: Contender) -> None:
+    """What such a process does. Its peak is asked of the kernel, which counts from the start of the program on."""
+    contender.write([json.load(sys.stdin)])
+    [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")]
+    print(int(line.split()[1]) / 1024)
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for place in ("source", "original", "drafting", "prompts"):
+        parser.add_argument(place, type=Path)
+    parser.add_argument("--ways", default="text:3,text:4,both:4", help="who drafts, and the group size")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--limit", type=int, default=100, help="prompts whose texts are compared")
+    parser.add_argument("--texts", type=Path, help="folder that keeps the texts for another run")
+    parser.add_argument("--timed", type=int, default=30, help="how many of them are timed")
+    parser.add_argument("--rounds", type=int, default=1, help="times that each is timed; the best counts")
+    parser.add_argument("--batch-size", type=int, default=25, help="where texts are compared and nothing is timed")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = parsed(arguments)
+    set_threads(asked.threads)
+    keep_few_kernels()
+    making = makers(asked)
+    if asked.alone:
+        alone(making[asked.alone]())
+        return
+    original = loaded_once(asked.original)
+    lines = asked.prompts.read_text(encoding="utf-8").splitlines()
+    prompts = original.chatting().encode(lines[: asked.limit])
+    memory = {name: peak_memory(arguments, name, prompts[0]) for name in making}
+    contenders = {name: make() for name, make in making.items()}
+    write_all(contenders, prompts, asked)
+    per_pass = {
+        name: sum(min(len(text) + 1, asked.max_tokens) for text in each.texts) / sum(each.passes)
+        for name, each in contenders.items()
+        if each.passes
+    }
+    margins = {name: different(name, contenders, prompts, original) for name in per_pass}
+    time_all(contenders, prompts[: asked.timed], asked.rounds)
+    results = {}
+    for name in contenders:
+        results[name] = facts_of(name, contenders, prompts, asked.max_tokens)
+        if name in per_pass:
+            results[name] |= {"tokens_per_pass": per_pass[name], "margins_where_different": margins[name]}
+        results[name]["peak_memory_mb"] = memory[name]
+    result = {
+        "prompts": len(prompts), "timed": min(asked.timed, len(prompts)), "rounds": asked.rounds,
+        "max_tokens": asked.max_tokens, "threads": asked.threads,
+        "batch_size": 1, "batch_size_of_texts": asked.batch_size,
+        "precision": "float32 (llama.cpp: that of the file)", "cpu": cpu_name(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "prompts_sha256": sha256(asked.prompts),
+        "original_sha256": sha256(asked.original / "model.safetensors"),
+        "drafting_sha256": sha256(asked.drafting / "model.safetensors"), "results": results,
+    }  # fmt: skip
+    if asked.output is not None:
+        write_json(asked.output, result)
+    print(json.dumps(results, indent=2))
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -31,12 +31,12 @@ for split in validation train; do
 done
 run multistride prepare --output "$directory/data" --vocabulary "$directory/model" --window 128 \
     --train-written "$directory/train.jsonl" --validation-written "$directory/validation.jsonl"
-drafting=$directory/model ways=text:4,text:8
+drafting=$directory/model ways=text:3,text:4
 if [ "$updates" -gt 0 ]; then
     run multistride train "$here/drafts.yaml" --resume --threads 1 --set "training.updates=$updates" \
         --set "data=$directory/data" --set "run=$directory/drafts" --set "start_from=$directory/model"
-    drafting=$directory/drafts/best ways=text:4,text:8,masks:3,masks:4,both:4
+    drafting=$directory/drafts/best ways=text:3,text:4,masks:3,both:4
 fi
 run multistride phrases --model "$drafting" --data "$directory/data"
 run python "$here/against_transformers.py" "$source" "$directory/model" "$drafting" "$directory/text/test.txt" \
-    --ways "$ways" --output "$directory/against-transformers.json"
+    --ways "$ways" --texts "$directory/texts" --output "$directory/against-transformers.json"

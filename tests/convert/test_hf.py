@@ -1,5 +1,6 @@
 """Model directories in transformers: what its classes compute and write is what multistride does."""
 
+import numpy as np
 import pytest
 import torch
 from originals import causal_slots, sequences, small_tokenizer
@@ -20,6 +21,7 @@ import multistride
 import multistride.hf
 from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
+from multistride.decode.phrases import PHRASES, phrases_of
 from multistride.decode.policy import fixed
 from multistride.errors import MissingExtraError, UsageError
 from multistride.hf.required import check_version
@@ -102,6 +104,58 @@ def test_causal_texts_are_those_of_the_loop_of_transformers(causal, mode):
     ours = model.generate(**inputs, mode=mode, **settings)
     theirs = model.generate(**inputs, custom_generate=None, bad_words_ids=[[model.config.mask_token]], **settings)
     assert ours.equal(theirs)
+
+
+class Passes(TextIteratorStreamer):
+    """A streamer that counts the groups it is given: passes of exact mode."""
+
+    count = 0
+
+    def put(self, value):
+        self.count += 1
+        super().put(value)
+
+
+def drafted(model, directory, drafts, group_size=6):
+    """What exact mode writes after each text alone, and in how many passes."""
+    texts, passes = [], 0
+    for text in TEXTS:
+        inputs, tokenizer = encoded(directory, [text])
+        streamer = Passes(tokenizer)
+        settings = {"max_new_tokens": 24, "do_sample": False, "streamer": streamer}
+        texts.append(model.generate(**inputs, mode="exact", group_size=group_size, drafts=drafts, **settings))
+        passes += streamer.count - 1  # the prompt is one
+    return texts, passes
+
+
+def test_drafts_from_text_write_what_the_original_writes(causal, tmp_path):
+    """Drafts that are not checked, a table that is not read, or left behind by `save_pretrained`."""
+    theirs = AutoModelForCausalLM.from_pretrained(causal.parent / "theirs")
+    one_by_one = {"max_new_tokens": 24, "do_sample": False}
+    expected = [theirs.generate(**encoded(causal, [text])[0], **one_by_one) for text in TEXTS]
+    model = AutoModelForCausalLM.from_pretrained(causal)
+    assert model.phrases is None
+    written, passes = drafted(model, causal, "text")
+    assert all(ours.equal(original) for ours, original in zip(written, expected, strict=True))
+    model.save_pretrained(tmp_path / "with-phrases")
+    rows = phrases_of((tokens[0].tolist(), len(text)) for tokens, text in zip(expected, TEXTS, strict=True))
+    np.save(tmp_path / "with-phrases" / PHRASES, rows)
+    knowing = AutoModelForCausalLM.from_pretrained(tmp_path / "with-phrases")
+    again, fewer = drafted(knowing, causal, "text")
+    assert all(ours.equal(original) for ours, original in zip(again, expected, strict=True))
+    assert fewer < passes <= sum(tokens.shape[1] for tokens in expected)
+    knowing.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / PHRASES).is_file()
+    inputs, _ = encoded(causal, side="left")
+    together = knowing.generate(**inputs, mode="exact", group_size=3, drafts="text", **one_by_one)
+    assert together.equal(theirs.generate(**inputs, **one_by_one))
+
+
+def test_drafts_from_text_translate_as_at_k1(translator):
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    inputs, _ = encoded(translator)
+    expected = model.generate(**inputs, max_new_tokens=20)
+    assert model.generate(**inputs, max_new_tokens=20, mode="exact", group_size=7, drafts="text").equal(expected)
 
 
 def test_causal_logits_are_those_of_the_model(causal):
@@ -201,6 +255,19 @@ def test_sampling_obeys_the_seed_of_torch(causal):
     assert not written[0][0].equal(written[0][1])
 
 
+def test_exact_mode_draws_what_sampling_asks_for(translator):
+    """Greedy text where `do_sample=True` was said: nothing would tell."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    inputs, _ = encoded(translator, TEXTS[:1])
+    settings = {"max_new_tokens": 20, "mode": "exact", "group_size": 2, "do_sample": True, "temperature": 3.0}
+    written = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        written.append(model.generate(**inputs, **settings))
+    assert written[0].equal(written[1])
+    assert not written[0].equal(written[2])
+
+
 def test_a_policy_chooses_every_step(translator):
     model = AutoModelForSeq2SeqLM.from_pretrained(translator)
     inputs, _ = encoded(translator, TEXTS[:1])
@@ -224,6 +291,10 @@ def test_a_policy_chooses_every_step(translator):
         ({"repetition_penalty": 1.5}, "RepetitionPenaltyLogitsProcessor, which sees one token at a time"),
         ({"mode": "exact", "policy": fixed(1)}, "a policy was given, and mode exact has its own"),
         ({"num_beams": 2, "num_return_sequences": 2}, "num_return_sequences is 2"),
+        ({"drafts": "text", "group_size": 2}, "drafts text was given, and mode fast has none: choose mode exact"),
+        ({"drafts": "words", "mode": "exact"}, "drafts: Input should be 'masks', 'text' or 'both'"),
+        ({"drafts": "text", "mode": "exact", "group_size": 17}, "checked at most 16 at a time"),
+        ({"drafts": "both", "mode": "exact", "do_sample": True}, "drafts both was given with temperature 1.0"),
     ],
 )
 def test_what_cannot_be_done_is_refused(translator, choices, message):

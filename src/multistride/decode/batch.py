@@ -58,7 +58,7 @@ def begin_batch(
     if options.mode == "exact":
         if len(limits) == 1 and is_single(options, config, measured) and isinstance(model, SingleStepModel):
             return state, decode_single(model, source, lengths, state, options.group_size)
-        drafter = _drafter(model, options, permitted, rules.prefix, state, seeds, measured)
+        drafter = drafter_for(model, options, permitted, rules.prefix, state, seeds, measured)
         return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
     if is_even(options, config) and isinstance(model, EvenStepModel):
         return state, decode_even(model, source, lengths, state, options.group_size)
@@ -82,7 +82,7 @@ def _picker(
     return lambda logits: walk(logits, most_probable, None)
 
 
-def _drafter(
+def drafter_for(
     model: StepModel[M],
     options: DecodeOptions,
     permitted: Permitted | None,
@@ -91,7 +91,7 @@ def _drafter(
     seeds: list[int],
     measured: Measured | None,
 ) -> Drafter:
-    """What drafts and checks."""
+    """What drafts in exact mode, and checks the drafts; `measured` holds the table of phrases, if there is one."""
     if options.temperature > 0:
         return SpeculativeDrafter(model, options, state, seeds, permitted)
     choose = None

@@ -96,7 +96,8 @@ class DecodeOptions(BaseModel):
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
         self._check_drafts()
         if self.drafts != "text":
-            check_group_size(self.group_size, config)
+            untrained = ", or drafts text, which needs no training" if self.mode == "exact" else ""
+            check_group_size(self.group_size, config, untrained)
         if self.mode != "exact":
             check_writes_groups(self.group_size, config)
         if self.mode != "fast" and self.beam > 1:
@@ -253,11 +254,11 @@ def check_writes_groups(group_size: int, config: TransformerConfig) -> None:
         )
 
 
-def check_group_size(group_size: int, config: TransformerConfig) -> None:
-    """Raise `UsageError` unless the checkpoint can write `group_size` tokens per step."""
+def check_group_size(group_size: int, config: TransformerConfig, otherwise: str = "") -> None:
+    """Raise `UsageError`, which ends in `otherwise`, unless the checkpoint can write `group_size` tokens per step."""
     trained = ", ".join(str(size) for size in config.group_sizes)
     if not 1 <= group_size <= max(config.group_sizes):
         raise UsageError(
             f"group size {group_size} was asked for; this checkpoint was trained for {trained}: "
-            f"choose one from 1 to {max(config.group_sizes)}"
+            f"choose one from 1 to {max(config.group_sizes)}{otherwise}"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from multistride.decode.batch import drafter_for
 from multistride.decode.beam import search
 from multistride.decode.exact import decode_exact
 from multistride.decode.loop import decode
@@ -58,24 +59,26 @@ def generate(
     mode: str = "fast",
     threshold: float | None = None,
     policy: Policy | str | None = None,
+    drafts: str | None = None,
     group_streamer: Any = None,
     **prepared: Any,
 ) -> Tensor:
     """Token ids [B, T] as transformers returns them: what was given, then what was written with its EOS, padded.
 
-    `group_size`, `mode`, `threshold` and the names of a `policy` are those of `DecodeOptions`; a policy of one's own
-    is a function (`decode.policy.Policy`). Of `generation_config` it reads `max_length` (so also `max_new_tokens`),
-    `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and `length_penalty`; chance comes from torch's
-    generator. `group_streamer` is given every group of the first text as it is written; `prepared` is what
-    transformers made of the inputs (its encoder's output, the attention mask). Raises `UsageError` for what the model
-    cannot do, and for logits processors, which see one token at a time.
+    `group_size`, `mode`, `threshold`, `drafts` and the names of a `policy` are those of `DecodeOptions`; a policy of
+    one's own is a function (`decode.policy.Policy`). `drafts="text"` needs no training, and looks in the table of
+    phrases of the model's directory too, if `multistride phrases` wrote one. Of `generation_config` it reads
+    `max_length` (so also `max_new_tokens`), `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and
+    `length_penalty`; chance comes from torch's generator. `group_streamer` is given every group of the first text as
+    it is written; `prepared` is what transformers made of the inputs (its encoder's output, the attention mask).
+    Raises `UsageError` for what the model cannot do, and for logits processors, which see one token at a time.
     """
     encoder_outputs = prepared.get("encoder_outputs")
     assert generation_config is not None
     transformer: Transformer = model.transformer
     _check_processors(logits_processor)
     named = policy if isinstance(policy, str) else None
-    options = _options(generation_config, group_size, mode, threshold, named).checked(transformer.config)
+    options = _options(generation_config, group_size, mode, threshold, named, drafts).checked(transformer.config)
     if callable(policy) and mode != "fast":
         raise UsageError(f"a policy was given, and mode {mode} has its own: choose mode fast, or leave it out")
     encoded, real = (None, None) if encoder_outputs is None else (encoder_outputs[0], encoder_outputs.attentions)
@@ -89,7 +92,8 @@ def generate(
     state = DecodeState(
         limits, config.start_token, config.end_token, prompts, config.start_symbol, further_ends=config.further_ends
     )
-    for hypotheses in _passes(engine, state, options, policy):
+    measured = Measured(phrases=model.phrases if options.mode == "exact" else None)
+    for hypotheses in _passes(engine, state, options, policy, measured):
         if group_streamer is not None and state.hypotheses[0] in hypotheses:
             group_streamer.put(torch.tensor(state.hypotheses[0].groups[-1].tokens))
     if group_streamer is not None:
@@ -98,15 +102,20 @@ def generate(
 
 
 def _passes(
-    engine: EncodedStepModel, state: DecodeState, options: DecodeOptions, policy: Policy | str | None
+    engine: EncodedStepModel,
+    state: DecodeState,
+    options: DecodeOptions,
+    policy: Policy | str | None,
+    measured: Measured,
 ) -> Iterator[list[Hypothesis]]:
+    sampling = options.temperature > 0
+    seeds = torch.randint(2**62, (len(state.hypotheses),)).tolist() if sampling else []
     if options.mode == "exact":
-        return decode_exact(engine, None, None, state, options.group_size)
+        drafter = drafter_for(engine, options, None, (), state, seeds, measured)
+        return decode_exact(engine, None, None, state, options.group_size, drafter)
     pick = greedy_for(engine.config, engine.markov)
-    if options.temperature > 0:
-        seeds = torch.randint(2**62, (len(state.hypotheses),)).tolist()
+    if sampling:
         pick = sampler(engine.config, engine.markov, options, state, seeds)
-    measured = Measured()
     accept = acceptor_for(options, engine.config, measured)
     lookahead = layout_for(options, engine.config) == "lookahead"
     chosen = policy if callable(policy) else policy_for(options, engine.config, measured)
@@ -134,9 +143,15 @@ def _searched(
 
 
 def _options(
-    settings: GenerationConfig, group_size: int, mode: str, threshold: float | None, policy: str | None
+    settings: GenerationConfig,
+    group_size: int,
+    mode: str,
+    threshold: float | None,
+    policy: str | None,
+    drafts: str | None,
 ) -> DecodeOptions:
     choices: dict[str, Any] = {"group_size": group_size, "mode": mode, "threshold": threshold, "policy": policy}
+    choices["drafts"] = drafts
     if settings.do_sample:
         choices["temperature"] = 1.0 if settings.temperature is None else settings.temperature
         choices.update(

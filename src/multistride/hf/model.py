@@ -9,6 +9,7 @@ Shapes: B sentences, S source tokens, T target tokens, V vocabulary.
 from __future__ import annotations
 
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
 
+from multistride.decode.phrases import PHRASES, PhraseTable
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL, PADDING_GROUP, Slots, visibility
 from multistride.hf.generation import generate
@@ -31,6 +33,7 @@ _BESIDE = (
     "target_tokenizer.json",
     "provenance.json",
     "README.md",
+    PHRASES,
 )
 """Files of a model directory that transformers does not write with the model; they come along if not yet there."""
 
@@ -87,6 +90,11 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             fresh = type(module)(self.config.transformer)
             for name, table in fresh.named_buffers():
                 module.get_buffer(name).copy_(table)
+
+    @cached_property
+    def phrases(self) -> PhraseTable | None:
+        """The table of phrases of the directory the model was read from, read when it is first asked for."""
+        return PhraseTable.load(self.config._name_or_path) if self.config._name_or_path else None
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding of target tokens."""

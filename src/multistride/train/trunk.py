@@ -1,8 +1,10 @@
 """What the frozen layers of a model with adapters make of each training window, computed once.
 
 Nothing that is trained acts on the clean slots of a window, so the state in which they enter the first layer with
-adapters is the same in every epoch. It is kept in half precision, which what is trained reads it in anyway. How a
-window was batched when it was first met changes it by rounding.
+adapters is the same in every epoch. It is kept in half precision, which what is trained reads it in anyway.
+
+Each window is computed alone and without dropout: products of other sizes round otherwise, so what came of a window
+beside its neighbours would depend on the batch that met it first, and a resumed run meets windows in other batches.
 
 Shapes: B windows, N slots, D hidden size.
 """
@@ -26,21 +28,31 @@ class TrunkStates:
 
     @torch.no_grad()
     def of(self, windows: list[int], lengths: Int[Tensor, "B"], slots: Slots) -> Float[Tensor, "B N D"]:
-        """The states of the clean slots of these windows, `lengths` tokens each; zeros behind them."""
-        width = slots.token.shape[1]
-        if not all(window in self._kept for window in windows):
-            states = self._model.before_adapters(slots).bfloat16()
-            for row, window in enumerate(windows):
-                self._keep(window, states[row, : int(lengths[row])])
-            return states.float()
-        kept = [self._kept[window] for window in windows]
-        states = torch.zeros(len(windows), width, kept[0].shape[1], device=slots.token.device)
-        for row, state in enumerate(kept):
+        """The states of the clean slots of these windows, `lengths` tokens each; zeros behind them.
+
+        What is returned of a window depends on nothing but the window, kept or not.
+        """
+        training = self._model.training
+        self._model.eval()
+        rows = enumerate(zip(windows, lengths.tolist(), strict=True))
+        found = [self._state(window, _alone(slots, row, length)) for row, (window, length) in rows]
+        self._model.train(training)
+        states = torch.zeros(*slots.token.shape, self._model.config.hidden_size, device=slots.token.device)
+        for row, state in enumerate(found):
             states[row, : len(state)] = state
         return states
 
-    def _keep(self, window: int, state: Tensor) -> None:
+    def _state(self, window: int, slots: Slots) -> Tensor:
+        if window in self._kept:
+            return self._kept[window]
+        state = self._model.before_adapters(slots)[0].bfloat16()
         size = state.numel() * state.element_size()
-        if window not in self._kept and size <= self._room:
+        if size <= self._room:
             self._room -= size
-            self._kept[window] = state.clone()
+            self._kept[window] = state
+        return state
+
+
+def _alone(slots: Slots, row: int, length: int) -> Slots:
+    """The slots of one row without its padding."""
+    return Slots(*(field[row : row + 1, :length] for field in slots))

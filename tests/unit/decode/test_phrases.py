@@ -143,7 +143,7 @@ def test_drafts_that_cannot_be_are_refused():
     ):
         with pytest.raises(UsageError, match=message):
             DecodeOptions.made(drafts="text", **choices).checked(config)
-    with pytest.raises(UsageError, match="this checkpoint was trained for 1"):
+    with pytest.raises(UsageError, match="trained for 1: choose one from 1 to 1, or drafts text, which needs no tr"):
         DecodeOptions.made(drafts="both", mode="exact", group_size=4).checked(config)
 
 
