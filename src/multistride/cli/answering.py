@@ -11,6 +11,7 @@ from multistride.cli.options import (
     BatchSizeOption,
     BeamOption,
     DeviceOption,
+    DraftsOption,
     EngineOption,
     GroupSizeOption,
     InputOption,
@@ -28,6 +29,7 @@ def answer(
     model: Annotated[Path, typer.Option(help="Directory of a model that answers, for example RUN/best.")],
     group_size: GroupSizeOption = "1",
     mode: ModeOption = "fast",
+    drafts: DraftsOption = None,
     beam: BeamOption = 1,
     free: Annotated[
         bool, typer.Option("--free", help="An answer may be any text, not only one of the passage.")
@@ -65,7 +67,15 @@ def answer(
     from multistride.tasks.streams import write_answers
     from multistride.tasks.task import read_records, solved
 
-    given = {"mode": mode, "beam": beam, "free": free, "window": window, "windows": windows, "choose": choose}
+    given = {
+        "mode": mode,
+        "drafts": drafts,
+        "beam": beam,
+        "free": free,
+        "window": window,
+        "windows": windows,
+        "choose": choose,
+    }
     tree = {**given, "group_size": size, "max_tokens": max_tokens, "batch_size": batch_size}
     settings = validate(AnswerSettings, tree, "answer")
     set_threads(threads)

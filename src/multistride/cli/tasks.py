@@ -48,7 +48,7 @@ def evaluate_records(given: dict[str, Any]) -> None:
 
     set_threads(given["threads"])
     model = given["model"] or DEFAULT
-    taken = ("task", "source", "beam", "engine", "device", "batch_size", "limit")
+    taken = ("task", "source", "drafts", "beam", "engine", "device", "batch_size", "limit")
     tree = {name: given[name] for name in taken} | {"group_sizes": numbers(given["group_size"]), "model": model}
     tree |= {"modes": words(given["mode"]), "latency_records": given["latency_sentences"]}
     tree["writing"] = {name: given[name] for name, unset in _WRITING.items() if given[name] != unset}

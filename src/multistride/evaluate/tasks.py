@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.data.corpus import read_lines
-from multistride.decode.options import Mode
+from multistride.decode.options import Drafts, Mode
 from multistride.device import cpu_name
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.sentences import spread
@@ -50,6 +50,7 @@ class TaskEvaluation(BaseModel):
     name: str
     group_sizes: tuple[int, ...] = Field((1,), min_length=1)
     modes: tuple[Mode, ...] = Field(("fast",), min_length=1)
+    drafts: Drafts | None = None
     beam: int = Field(1, ge=1)
     engine: str = "eager"
     device: str = "auto"
@@ -110,7 +111,7 @@ def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambd
         name=request.name,
         **_named(request.model),
         teacher=None if request.writing.teacher is None else _named(request.writing.teacher),
-        settings=request.model_dump(mode="json", include={"batch_size", "latency_records", "writing"}),
+        settings=request.model_dump(mode="json", include={"batch_size", "latency_records", "drafts", "writing"}),
         source=str(request.source),
         source_sha256=sha256(request.source),
         records=len(runs[0].answers),
@@ -129,6 +130,10 @@ def _check_writing(request: TaskEvaluation) -> None:
     if request.task not in WRITING and writing != Writing():
         given = ", ".join(writing.model_fields_set)
         raise UsageError(f"{given} was given, and task {request.task} writes no texts that way: leave it out")
+    if request.drafts is not None and ("exact" not in request.modes or max(request.group_sizes) == 1):
+        raise UsageError(
+            f"drafts {request.drafts} was given, which is for mode exact and K above 1: add them, or leave it out"
+        )
     if writing.policy is not None and max(request.group_sizes) == 1:
         raise UsageError(f"policy {writing.policy} was given, and only K=1 is measured: add a group size above 1")
     if writing.threshold is not None and "adaptive" not in request.modes and writing.policy != "phase":
@@ -151,7 +156,9 @@ def _opening(request: TaskEvaluation, way: Way) -> TaskRequest:
     shared = request.model_dump(include={"beam", "engine", "device", "batch_size"})
     model = request.writing.teacher if way.teacher else request.model
     assert model is not None
-    return TaskRequest(model=model, group_size=way.group_size, mode=way.mode, writing=request.writing, **shared)
+    drafts = request.drafts if way.mode == "exact" and way.group_size > 1 else None
+    own = {"group_size": way.group_size, "mode": way.mode, "drafts": drafts, "writing": request.writing}
+    return TaskRequest(model=model, **own, **shared)
 
 
 def _named(model: Path) -> dict[str, Any]:

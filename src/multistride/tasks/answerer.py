@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.decode.constraints import Constraints
-from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.options import DecodeOptions, Drafts, Mode
 from multistride.decode.spans import spans
 from multistride.generator import Generator, load
 from multistride.tasks.answering import CHAT, ENCODER, PROMPT, AnsweringTask, Found, Question, Wording, plain
@@ -38,6 +38,7 @@ class AnswerSettings(BaseModel):
 
     group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
     mode: Mode = Field("fast", description="fast, adaptive or exact")
+    drafts: Drafts | None = Field(None, description="exact: drafted by masks, text that stood there before, or both")
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     free: bool = Field(False, description="whether an answer may be any text, and not only a span of the passage")
     window: int | None = Field(None, ge=8, description="words of a window; left out: as many as the model can read")
@@ -184,7 +185,7 @@ def open_free_answering(request: TaskRequest) -> Opened[Found]:
 
 
 def _opened(request: TaskRequest, free: bool) -> Opened[Found]:
-    given = request.model_dump(include={"group_size", "mode", "beam", "batch_size"})
+    given = request.model_dump(include={"group_size", "mode", "drafts", "beam", "batch_size"})
     model = load(request.model, request.device, request.engine)
     return answering(model, AnswerSettings(free=free, **given), "answering-free" if free else "answering")
 
@@ -196,6 +197,7 @@ def _decoding(model: Translator, wording: Wording, settings: AnswerSettings) -> 
     options = model.settled(
         settings.group_size,
         mode=settings.mode,
+        drafts=settings.drafts,
         beam=settings.beam,
         length_penalty=0.0,
         max_length=longest,

@@ -140,6 +140,7 @@ def _options(model: Translator, request: TaskRequest) -> DecodeOptions:
     return model.settled(
         request.group_size,
         mode=request.mode,
+        drafts=request.drafts,
         batch_size=request.batch_size,
         beam=request.beam,
         threshold=writing.threshold if unsure else None,

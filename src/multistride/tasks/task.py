@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.decode.options import Mode, PolicyName
+from multistride.decode.options import Drafts, Mode, PolicyName
 from multistride.errors import DataError
 
 Record: TypeAlias = Mapping[str, Any]
@@ -102,6 +102,7 @@ class TaskRequest(BaseModel):
     model: Path = Field(description="model directory")
     group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
     mode: Mode = Field("fast", description="fast, adaptive or exact")
+    drafts: Drafts | None = Field(None, description="exact: drafted by masks, text that stood there before, or both")
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     engine: str = Field("eager", description="what computes")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

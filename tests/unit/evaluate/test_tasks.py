@@ -42,6 +42,13 @@ def test_a_mode_is_not_dropped_where_only_k1_is_measured():
     assert _ways(request(Path("x"), modes=("exact",))) == [Way(False, 1, "exact")]
 
 
+@pytest.mark.parametrize("asked", [{}, {"modes": ("exact",)}, {"group_sizes": (4,)}])
+def test_drafts_are_not_dropped(records, asked):
+    """Guards against --drafts taken in silence where no row drafts."""
+    with pytest.raises(UsageError, match="drafts text was given, which is for mode exact and K above 1"):
+        evaluate_task(request(records, drafts="text", **asked))
+
+
 def test_rows_are_compared_with_k1_and_the_teacher(records):
     heard = []
     result = evaluate_task(

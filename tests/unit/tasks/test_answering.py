@@ -108,6 +108,16 @@ def test_answers_are_whole_words_of_the_passage_in_every_way(kind, way):
         assert passage[each.answer.facts["start"] :].startswith(each.answer.text)
 
 
+def test_answers_copied_ahead_are_those_of_k1():
+    # Guards: drafts that are not handed on; drafts of text that the rule for spans does not look at.
+    records = [{**QUESTION, "passage": PASSAGE[place:]} for place in (0, 14, 58)]
+    alone = answered(tiny(Generator), records)
+    ahead = answered(tiny(Generator), records, group_size=4, mode="exact", drafts="text")
+    assert [each.answer.text for each in ahead] == [each.answer.text for each in alone]
+    steps = [sum(each.answer.facts["steps"] for each in found) for found in (ahead, alone)]
+    assert steps[0] < steps[1]
+
+
 def test_free_answers_are_those_of_the_model_alone():
     # Guards: a constraint that stays on.
     model = tiny()
