@@ -66,6 +66,7 @@ class Answerer:
         self.model = model.chatting() if isinstance(model, Generator) and talking else model
         self.wording = CHAT if talking else PROMPT if isinstance(model, Generator) else ENCODER
         self.settings = settings
+        self._scored_at = 1 if settings.mode == "exact" else settings.group_size  # exact mode is K=1's
         self._options, self._constraints = _decoding(self.model, self.wording, settings)
         self._spans = None if settings.free else spans(model.vocabulary, self.wording.opening)
 
@@ -82,7 +83,7 @@ class Answerer:
     def _chosen(self, questions: dict[int, Question]) -> dict[int, Found | RecordError]:
         """The most probable choices, by the place of the question."""
         pairs = [(each.source, self.wording.written(text)) for each in questions.values() for text in each.choices]
-        scores = iter(self.model.score(pairs, self.settings.group_size))
+        scores = iter(self.model.score(pairs, self._scored_at))
         return {place: self._best(each, list(islice(scores, len(each.choices)))) for place, each in questions.items()}
 
     def _best(self, question: Question, scores: Sequence[Sequence[float] | None]) -> Found | RecordError:

@@ -118,6 +118,12 @@ def test_answers_copied_ahead_are_those_of_k1():
     assert steps[0] < steps[1]
 
 
+def test_exact_mode_chooses_as_k1_does():
+    # Guards: choices scored in groups where K=1 is promised, which a model without groups cannot do.
+    alone, exact = (answered(tiny(Generator), [CHOICE], **way) for way in ({}, {"group_size": 4, "mode": "exact"}))
+    assert exact[0].answer.facts == alone[0].answer.facts
+
+
 def test_free_answers_are_those_of_the_model_alone():
     # Guards: a constraint that stays on.
     model = tiny()
