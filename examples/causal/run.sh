@@ -8,7 +8,7 @@ usage() {
 usage: run.sh DATA [DIRECTORY]
   DATA       a folder with lm/austen.txt.xz and sotu/sotu.jsonl.xz (public domain)
   DIRECTORY  where everything is written (default: runs/causal)
-About one hour on one quiet CPU core.
+About 20 minutes on one quiet CPU core.
 END
 }
 case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
