@@ -39,7 +39,7 @@ picture base
 measure small "$small" --name "Small" --engine "$engine" --batch-size "$batches" --against "$others"
 picture small
 measure modes "$base" --name "Transformer-base, exact and adaptive" --engine "$engine" --batch-size 1,8,32 \
-    --mode exact,adaptive --group-size 2,4,8 --against own-k1,ctranslate2-int8
+    --mode exact,adaptive --group-size 2,4,6,8 --against own-k1,ctranslate2-int8
 measure eager "$base" --name "Transformer-base, eager" --engine eager --batch-size 1,8,32 --against own-k1,ctranslate2-int8
 if [ "$(getconf _NPROCESSORS_ONLN)" -gt 1 ]; then # not nproc, which heeds OMP_NUM_THREADS
     measure threads "$base" --name "Transformer-base, two threads" --engine "$engine" --batch-size 1,8,32 \
