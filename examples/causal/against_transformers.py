@@ -46,7 +46,9 @@ from multistride.groups import prompt_slots
 from multistride.model.weights import load_config
 
 Tokens = list[int]
-ORIGINAL, LOOKUP = "transformers", "transformers, prompt lookup"
+ORIGINAL = "transformers"
+LOOKUPS = (0, 2, 3)
+"""Tokens that transformers' prompt lookup drafts a pass, which then checks one more; 0: plain greedy search."""
 
 
 @dataclass
@@ -76,16 +78,16 @@ def ours(directory: Path, options: DecodeOptions) -> Contender:
     return contender
 
 
-def theirs(source: Path, name: str, ends: Sequence[int], most: int) -> Contender:
+def theirs(source: Path, lookup: int, ends: Sequence[int], most: int) -> Contender:
     """Greedy search of transformers with its own cache, over its own code for this kind of model.
 
-    With `LOOKUP` for a name it copies drafts from the text so far, which it does for one text at a time.
+    With `lookup` above 0 it copies as many drafts from the text so far, which it does for one text at a time.
     """
     named: dict[str, Any] = {"pretrained_model_name_or_path": source}
     if source.suffix == ".gguf":
         named = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**named, dtype=torch.float32).eval()
-    settings: dict[str, Any] = {"prompt_lookup_num_tokens": 3} if name == LOOKUP else {}
+    settings: dict[str, Any] = {"prompt_lookup_num_tokens": lookup} if lookup else {}
 
     def write(prompts: list[Tokens]) -> list[Tokens]:
         width = max(map(len, prompts))
@@ -98,7 +100,7 @@ def theirs(source: Path, name: str, ends: Sequence[int], most: int) -> Contender
             )  # fmt: skip
         return [_until(row, ends) for row in whole[:, width:].tolist()]
 
-    return Contender(write, batched=name != LOOKUP)
+    return Contender(write, batched=not lookup)
 
 
 def llama_cpp(source: Path, vocabulary: Vocabulary, most: int) -> Contender:
@@ -135,7 +137,10 @@ def makers(asked: argparse.Namespace) -> dict[str, Callable[[], Contender]]:
     ends, most = load_config(asked.original).ends, asked.max_tokens
     greedy = DecodeOptions.made(max_length=most, batch_size=asked.batch_size)
     made: dict[str, Callable[[], Contender]] = {
-        name: functools.partial(theirs, asked.source, name, ends, most) for name in (ORIGINAL, LOOKUP)
+        f"{ORIGINAL}, prompt lookup of {count}" if count else ORIGINAL: functools.partial(
+            theirs, asked.source, count, ends, most
+        )
+        for count in LOOKUPS
     }
     if asked.source.suffix == ".gguf" and importlib.util.find_spec("xllamacpp") is not None:
         numbers, vocabulary = asked.source.stem.rpartition(".")[2], load_vocabulary(asked.original)

@@ -12,7 +12,7 @@ usage: smollm2.sh SOURCE QUESTIONS [DIRECTORY]
   DIRECTORY  where everything is written (default: runs/smollm2)
 Sizes by environment: PROMPTS (2560 questions to learn from), UPDATES (600; 0: no training, phrases only).
 On one quiet CPU core with bfloat16: about 6 minutes to write the text, a second for the table of phrases, 25 minutes
-for the adapters, and 10 to measure.
+for the adapters, and 15 to measure.
 END
 }
 case ${2:-} in '') usage >&2; exit 2 ;; esac
