@@ -8,7 +8,7 @@ usage: run.sh DATA [DIRECTORY [CORPUS]]
   DATA       the folder that holds the corpus's own (DATA/commongen has train.tsv.xz, ...; see corpus.py)
   DIRECTORY  where everything is written (default: runs/generation)
   CORPUS     commongen (the default: a sentence from concepts), scitldr or dialogsum
-commongen takes an hour and a half on one CPU core. The other two have too few texts for a model from nothing: they
+commongen takes two hours on one CPU core. The other two have too few texts for a model from nothing: they
 show the same commands on long sources, with the teacher of long.yaml.
 END
 }
@@ -44,7 +44,9 @@ run multistride prepare --output "$directory/distilled-data" --vocabulary "$dire
     --validation-source "$text/validation.source" --validation-target "$text/validation.target"
 run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/autoregressive/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/many-k"
+run multistride train "$here/many-k-2.yaml" --resume --set "start_from=$directory/many-k/best" \
+    --set "data=$directory/distilled-data" --set "run=$directory/many-k-2"
 run multistride evaluate --task generation --source "$text/test.jsonl" --threads 1 \
-    --model "$directory/many-k/best" --teacher "$directory/autoregressive/best" \
+    --model "$directory/many-k-2/best" --teacher "$directory/autoregressive/best" \
     --group-size 1,2,4,6,8 --mode fast,exact --name "$corpus, test" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --figure "$directory/kept.svg"
