@@ -45,8 +45,8 @@ if [ "$(getconf _NPROCESSORS_ONLN)" -gt 1 ]; then # not nproc, which heeds OMP_N
     measure threads "$base" --name "Transformer-base, two threads" --engine "$engine" --batch-size 1,8,32 \
         --group-size 1,4 --against own-k1,ctranslate2-int8 --threads 2
 fi
-python "$here/benchmarks/profile_parts.py" "$base" "$source" --engine "$engine" --output "$here/results/profile-base.json"
-python "$here/benchmarks/profile_parts.py" "$small" "$source" --engine "$engine" --output "$here/results/profile-small.json"
+python "$here/benchmarks/profile_parts.py" "$base" "$source" --engine "$engine" --group-size 1,4,8 --output "$here/results/profile-base.json"
+python "$here/benchmarks/profile_parts.py" "$small" "$source" --engine "$engine" --group-size 1,4,8 --output "$here/results/profile-small.json"
 python "$here/benchmarks/startup.py" --engine "eager,$engine" --output "$here/results/startup.json"
 if [ -n "${QUALITY_MODEL:-}" ]; then
     for kind in eager "$engine"; do

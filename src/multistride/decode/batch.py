@@ -26,7 +26,7 @@ from multistride.decode.sample import request_seed, sampler
 from multistride.decode.single import decode_single, is_single
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
+from multistride.decode.strategy import Measured, acceptor_for, drafts_for, layout_for, policy_for
 from multistride.model.step import EvenStepModel, M, SingleStepModel, StepModel
 
 
@@ -101,11 +101,10 @@ def drafter_for(
         def choose(logits: Float[Tensor, "R N V"], columns: Int[Tensor, "R C"]) -> Picked:
             return walk(logits, most_probable, columns)
 
-    phrases = measured.phrases if measured else None
-    drafts = options.drafts or ("masks" if phrases is None else "both")
+    drafts = drafts_for(options, measured)
     if drafts == "masks":
         return greedy_drafter(model, len(state.running), options.group_size, choose)
-    masks = drafts == "both"
+    phrases, masks = measured.phrases if measured else None, drafts == "both"
     return PhraseDrafter(model, state, options.group_size, phrases, masks, choose, prefix)
 
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.strategy import Measured
+from multistride.decode.strategy import Measured, drafts_for
 from multistride.model.config import TransformerConfig
 from multistride.model.step import M, SingleStepModel
 
 
 def is_single(options: DecodeOptions, config: TransformerConfig, measured: Measured | None) -> bool:
-    """Whether options ask for that, of a model with a source."""
-    by_masks = options.drafts == "masks" or (options.drafts is None and not (measured and measured.phrases))
-    greedy = options.mode == "exact" and options.temperature == 0 and not options.constrained
+    """Whether options of exact mode ask for that, of a model with a source."""
+    by_masks = drafts_for(options, measured) == "masks"
+    greedy = options.temperature == 0 and not options.constrained
     return greedy and by_masks and config.adapter is None and config.encoder_layers > 0
 
 

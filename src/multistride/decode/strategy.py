@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multistride.decode.accept import Acceptor, accept_all, as_given, confident_prefix, first_certain
 from multistride.decode.calibration import Calibration
 from multistride.decode.cost import KeptStatistics, StepCosts
-from multistride.decode.options import DecodeOptions, Layout
+from multistride.decode.options import DecodeOptions, Drafts, Layout
 from multistride.decode.phrases import PhraseTable
 from multistride.decode.policy import Policy, cost_model, fixed, phase
 from multistride.errors import UsageError
@@ -44,6 +44,12 @@ def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
         return options.layout
     changing = options.mode == "adaptive" or options.policy == "phase"
     return "lookahead" if changing and config.lookahead else "sat"
+
+
+def drafts_for(options: DecodeOptions, measured: Measured | None) -> Drafts:
+    """What drafts in exact mode: as asked for, else masks, and text beside them where there is a table of phrases."""
+    phrases = None if measured is None else measured.phrases
+    return options.drafts or ("masks" if phrases is None else "both")
 
 
 def acceptor_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Acceptor:

@@ -161,7 +161,7 @@ class Step:
         self.start = np.zeros(rows, np.int64)
         self.bias = np.zeros((1, 1, new, room), np.float32)
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
-        self._picked: Picked | None = None
+        self._picked: dict[bool, Picked] = {}
         read = {name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")}
         self._bias = shared(self.bias)
         self._source, self._alike = source, True
@@ -201,9 +201,9 @@ class Step:
 
     def pick(self, network: Network, chained: bool) -> Picked:
         """The tokens of all slots of the step, and their log-probabilities, by a graph that gives them."""
-        if self._picked is None:
-            self._picked = Picked(self.hidden, network, chained)
-        return self._picked
+        if chained not in self._picked:
+            self._picked[chained] = Picked(self.hidden, network, chained)
+        return self._picked[chained]
 
 
 class Picked:

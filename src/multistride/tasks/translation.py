@@ -40,7 +40,7 @@ class TranslationTask:
 def open_translation(request: TaskRequest) -> Opened[str]:
     """A translator behind the task. Raises as `Translator.load` and `Translator.translate` do."""
     translator = Translator.load(request.model, request.device, request.engine)
-    ways: dict[str, Any] = {name: getattr(request, name) for name in ("mode", "drafts", "beam", "batch_size")}
+    ways: dict[str, Any] = request.model_dump(include={"mode", "drafts", "beam", "batch_size"})
     options = translator.settled(request.group_size, **ways)
     translator.checked(options)
 
