@@ -1,9 +1,11 @@
-"""Exact mode against greedy K=1 of the same weights: token by token, for several group sizes and batch sizes.
+"""Exact mode against greedy K=1 of the same weights: token by token, for several group sizes and
+batch sizes.
 
     python benchmarks/exactness.py MODEL OUTPUT.json TEXT [TEXT ...] [--group-size 2,4,8] [--batch-size 1,32]
 
-K=1 is decoded one sentence at a time. Where a sentence differs, the margin between the two tokens at the first
-difference is computed by a parallel pass over what K=1 wrote: a flip by rounding shows as a margin near zero.
+K=1 is decoded one sentence at a time. Where a sentence differs, the margin between the two tokens
+at the first difference is computed by a parallel pass over what K=1 wrote: a flip by rounding shows
+as a margin near zero.
 """
 
 from __future__ import annotations
@@ -26,23 +28,37 @@ from multistride.translator import Translator
 from multistride.version import __version__
 
 
-def margin(translator: Translator, source: list[int], written: Hypothesis, other: Hypothesis) -> float:
-    """How much more the model likes what K=1 wrote at the first difference than what the other wrote (logits)."""
+def margin(
+    translator: Translator, source: list[int], written: Hypothesis, other: Hypothesis
+) -> float:
+    """How much more the model likes what K=1 wrote at the first difference than what the other
+    wrote (logits).
+    """
     model, end = translator.engine.model, translator.config.end_token
     ours, theirs = ([*each.tokens, end] for each in (written, other))
-    place = next(index for index, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1])
+    place = next(
+        index for index, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]
+    )
     known = torch.tensor([ours])
     lengths = torch.tensor([len(ours)])
-    slots, _ = teacher_forced(known, lengths, equal_sizes(lengths, 1), translator.config.start_token)
+    slots, _ = teacher_forced(
+        known, lengths, equal_sizes(lengths, 1), translator.config.start_token
+    )
     with torch.inference_mode():
         logits = model.project(model(*source_batch([source], translator.config), slots))[0, place]
     return float(logits[ours[place]] - logits[theirs[place]])
 
 
 def compare(
-    translator: Translator, sources: list[list[int]], plain: list[Hypothesis], group_size: int, batch_size: int
+    translator: Translator,
+    sources: list[list[int]],
+    plain: list[Hypothesis],
+    group_size: int,
+    batch_size: int,
 ) -> dict[str, Any]:
-    """One row: how many sentences are the same, how many passes they took, and the margins where they are not."""
+    """One row: how many sentences are the same, how many passes they took, and the margins where
+    they are not.
+    """
     options = DecodeOptions.made(group_size=group_size, mode="exact", batch_size=batch_size)
     exact = decode_corpus(translator.engine, sources, options)
     pairs = list(zip(sources, plain, exact, strict=True))
@@ -67,7 +83,9 @@ def tokens_of(translator: Translator, path: Path) -> list[list[int]]:
 
 def main() -> None:
     """Compare and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("texts", type=Path, nargs="+")
@@ -99,7 +117,10 @@ def main() -> None:
         "multistride": __version__,
         "plain": "greedy K=1, batch 1",
     }
-    write_json(chosen.output, {"name": "exact mode against greedy K=1", "settings": settings, "files": files})
+    write_json(
+        chosen.output,
+        {"name": "exact mode against greedy K=1", "settings": settings, "files": files},
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Random weights, forced length: what each engine costs a sentence, against CTranslate2 int8 from the same weights.
+"""Random weights, forced length: what each engine costs a sentence, against CTranslate2 int8 from
+the same weights.
 
     OMP_NUM_THREADS=1 python benchmarks/forced.py base --batch-size 1 8 32 --engine int8
 
-Every sentence has 31 source tokens and EOS, and writes 32, so that all engines do the same work. They take turns.
-The figure is the median of the processor time: other work on the machine disturbs it less than the clock on the wall,
-and on one thread of an idle machine both are the same. For real text use `multistride bench`.
+Every sentence has 31 source tokens and EOS, and writes 32, so that all engines do the same work.
+They take turns. The figure is the median of the processor time: other work on the machine disturbs
+it less than the clock on the wall, and on one thread of an idle machine both are the same. For real
+text use `multistride bench`.
 """
 
 from __future__ import annotations
@@ -26,14 +28,25 @@ from multistride.model.transformer import Transformer
 
 LENGTH = 32
 GROUP_SIZES = (1, 2, 4, 8)
-BASE = {"vocabulary_size": 32000, "hidden_size": 512, "feedforward_size": 2048, "heads": 8, "tie_embeddings": False}
+BASE = {
+    "vocabulary_size": 32000,
+    "hidden_size": 512,
+    "feedforward_size": 2048,
+    "heads": 8,
+    "tie_embeddings": False,
+}
 SMALL = {"vocabulary_size": 8000, "hidden_size": 256, "feedforward_size": 1024, "heads": 4}
 SHAPES = {
     "base": {**BASE, "encoder_layers": 6, "decoder_layers": 6},
     "small": {**SMALL, "encoder_layers": 3, "decoder_layers": 3},
     "base 12-1": {**BASE, "encoder_layers": 12, "decoder_layers": 1},
     "small 6-1": {**SMALL, "encoder_layers": 6, "decoder_layers": 1},
-    "base, vocabulary of 8,000": {**BASE, "vocabulary_size": 8000, "encoder_layers": 6, "decoder_layers": 6},
+    "base, vocabulary of 8,000": {
+        **BASE,
+        "vocabulary_size": 8000,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+    },
 }
 
 
@@ -92,7 +105,10 @@ def main() -> None:
             bar = found["ctranslate2 int8"]
             ratios = {way: round(bar / each, 2) for way, each in found.items()}
             print(
-                json.dumps({"shape": shape, "batch": batch_size, "milliseconds": found, "times": ratios}), flush=True
+                json.dumps(
+                    {"shape": shape, "batch": batch_size, "milliseconds": found, "times": ratios}
+                ),
+                flush=True,
             )
 
 

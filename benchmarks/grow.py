@@ -1,15 +1,17 @@
-"""Make a trained model larger without changing what it says: real outputs at the cost of a large model.
+"""Make a trained model larger without changing what it says: real outputs at the cost of a large
+model.
 
     python benchmarks/grow.py MODEL OUTPUT [--layers 6] [--vocabulary-size 32000]
 
-Training a Transformer-base takes days on two cores; timing one needs only its cost and sentences that end where
-real sentences end. So every feature, head and unit of MODEL is written twice and read with half the weight (Chen,
-Goodfellow and Shlens 2016, "Net2Net", arXiv 1511.05641, section 2.3), layers are added that add nothing, and the
-vocabulary gets entries that never win. The model that ships (4+4 layers, width 256, vocabulary 8,000) becomes 6+6,
-width 512, 32,000.
+Training a Transformer-base takes days on two cores; timing one needs only its cost and sentences
+that end where real sentences end. So every feature, head and unit of MODEL is written twice and
+read with half the weight (Chen, Goodfellow and Shlens 2016, "Net2Net", arXiv 1511.05641, section
+2.3), layers are added that add nothing, and the vocabulary gets entries that never win. The model
+that ships (4+4 layers, width 256, vocabulary 8,000) becomes 6+6, width 512, 32,000.
 
-Nothing in it is cheaper than in a trained model of its shape: no matrix is zero or sparse, and no engine looks for
-equal rows or columns. Layer normalisation does not notice duplicates: mean and variance stay as they were.
+Nothing in it is cheaper than in a trained model of its shape: no matrix is zero or sparse, and no
+engine looks for equal rows or columns. Layer normalisation does not notice duplicates: mean and
+variance stay as they were.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ def grown(model: Transformer, layers: int = 6, vocabulary_size: int = 32_000) ->
             f"grown; this one has norm {config.norm}, tie_embeddings {config.tie_embeddings}, "
             f"{config.encoder_layers} encoder layers: choose another model"
         )
-    if layers < max(config.encoder_layers, config.decoder_layers) or vocabulary_size < config.vocabulary_size:
+    if (
+        layers < max(config.encoder_layers, config.decoder_layers)
+        or vocabulary_size < config.vocabulary_size
+    ):
         raise UsageError(
             f"{layers} layers and a vocabulary of {vocabulary_size} were asked for; the model has "
             f"{config.encoder_layers}+{config.decoder_layers} and {config.vocabulary_size}: a model cannot shrink"
@@ -65,7 +70,9 @@ def grown(model: Transformer, layers: int = 6, vocabulary_size: int = 32_000) ->
 
 
 def _larger(config: TransformerConfig, layers: int, vocabulary_size: int) -> TransformerConfig:
-    """Twice the width with heads as wide as before; positions are learned, as sinusoids cannot be written twice."""
+    """Twice the width with heads as wide as before; positions are learned, as sinusoids cannot be
+    written twice.
+    """
     sizes = {
         "hidden_size": 2 * config.hidden_size,
         "feedforward_size": 2 * config.feedforward_size,
@@ -81,20 +88,26 @@ def _larger(config: TransformerConfig, layers: int, vocabulary_size: int) -> Tra
 def _fill_ends(model: Transformer, larger: Transformer) -> None:
     """Embeddings, the last normalisations, the Markov head.
 
-    Embeddings are multiplied by the root of the width, which has grown by the root of two; so they shrink by it, and
-    the last normalisation does too, which makes the doubled sum of the logits what it was. That normalisation tells
-    its halves apart by a constant: to a row that is equal on both halves, as all old ones are, the constant cancels;
-    a row of opposite halves reads nothing but the constant. Those are the new entries of the vocabulary.
+    Embeddings are multiplied by the root of the width, which has grown by the root of two; so they
+    shrink by it, and the last normalisation does too, which makes the doubled sum of the logits
+    what it was. That normalisation tells its halves apart by a constant: to a row that is equal on
+    both halves, as all old ones are, the constant cancels; a row of opposite halves reads nothing
+    but the constant. Those are the new entries of the vocabulary.
     """
     width, count = model.config.hidden_size, model.config.vocabulary_size
-    signs = torch.where(torch.rand(width, generator=torch.Generator().manual_seed(1)) < 0.5, -1.0, 1.0)
+    signs = torch.where(
+        torch.rand(width, generator=torch.Generator().manual_seed(1)) < 0.5, -1.0, 1.0
+    )
     apart = signs * (-NEVER / (2 * width * ROW))
     table = larger.target_embedding.weight
     table[:count] = _doubled(model.target_embedding.weight) / 2**0.5
     table[count:] = torch.cat([-ROW * signs, ROW * signs])
     larger.position.table.copy_(_doubled(model.position.table))
     larger.reach.beyond_one.weight.copy_(_doubled(model.reach.beyond_one.weight))
-    for norm, new in ((model.encoder_norm, larger.encoder_norm), (model.decoder_norm, larger.decoder_norm)):
+    for norm, new in (
+        (model.encoder_norm, larger.encoder_norm),
+        (model.decoder_norm, larger.decoder_norm),
+    ):
         assert isinstance(norm, nn.LayerNorm)
         assert isinstance(new, nn.LayerNorm)
         new.weight.copy_(_doubled(norm.weight))
@@ -115,12 +128,19 @@ def _fill_ends(model: Transformer, larger: Transformer) -> None:
 def _twice(layer: nn.Module, adds: bool) -> dict[str, Tensor]:
     """The weights of a layer of twice the width.
 
-    Where it is not to add anything, what writes into the residual stream reads one half of the units with the weights
-    of the other, negated: both are equal, so their sum is zero, with weights as large as in any other layer.
+    Where it is not to add anything, what writes into the residual stream reads one half of the
+    units with the weights of the other, negated: both are equal, so their sum is zero, with weights
+    as large as in any other layer.
     """
     state = {}
     for name, tensor in layer.state_dict().items():
-        parts = 3 if name.startswith("attention.input") else 2 if name.startswith("cross.key_value") else 1
+        parts = (
+            3
+            if name.startswith("attention.input")
+            else 2
+            if name.startswith("cross.key_value")
+            else 1
+        )
         rows = torch.cat([torch.cat([part, part]) for part in tensor.chunk(parts)])
         state[name] = _doubled(rows) / 2 if rows.dim() == 2 else rows
         if not adds and name.startswith(("attention.output", "cross.output", "feedforward.narrow")):
@@ -158,10 +178,14 @@ this size costs on sentences of real lengths; it is no better than the model it 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, help="model directory")
     parser.add_argument("output", type=Path, help="model directory to write")
-    parser.add_argument("--layers", type=int, default=6, help="layers of the encoder, and of the decoder")
+    parser.add_argument(
+        "--layers", type=int, default=6, help="layers of the encoder, and of the decoder"
+    )
     parser.add_argument("--vocabulary-size", type=int, default=32_000)
     given = parser.parse_args()
     set_threads(1)
@@ -169,7 +193,9 @@ def main() -> None:
     larger = grown(model, given.layers, given.vocabulary_size)
     card = CARD.format(name=given.model.name, model=given.model)
     provenance = {"grown_from": str(given.model), "by": "benchmarks/grow.py"}
-    save_model(given.output, larger, grown_vocabulary(vocabulary, given.vocabulary_size), provenance, card)
+    save_model(
+        given.output, larger, grown_vocabulary(vocabulary, given.vocabulary_size), provenance, card
+    )
 
 
 if __name__ == "__main__":

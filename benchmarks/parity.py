@@ -2,8 +2,9 @@
 
     python benchmarks/parity.py results/convert-parity.json [--smollm2 FILE.gguf] [--threads 1]
 
-Small models of the real classes of transformers with random weights (20 prompts, 64 new tokens each), and SmolLM2
-where its GGUF file is given: there the original is transformers reading the same file, and the prompts are questions.
+Small models of the real classes of transformers with random weights (20 prompts, 64 new tokens
+each), and SmolLM2 where its GGUF file is given: there the original is transformers reading the same
+file, and the prompts are questions.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def small_causal(
     theirs.save_pretrained(place / "theirs")
     ours, _ = originals.converted_model(place / "theirs", place / "ours")
     rows = originals.sequences(size, PROMPTS)
-    return line(name, theirs, originals.compare_causal(theirs, ours, size, rows, NEW_TOKENS), place / "ours")
+    return line(
+        name, theirs, originals.compare_causal(theirs, ours, size, rows, NEW_TOKENS), place / "ours"
+    )
 
 
 def small_translator(
@@ -117,7 +120,12 @@ def small_translator(
     theirs.save_pretrained(place / "theirs")
     ours, _ = originals.converted_model(place / "theirs", place / "ours")
     rows = originals.sequences(size, PROMPTS)
-    return line(name, theirs, originals.compare_translators(theirs, ours, size, rows, NEW_TOKENS), place / "ours")
+    return line(
+        name,
+        theirs,
+        originals.compare_translators(theirs, ours, size, rows, NEW_TOKENS),
+        place / "ours",
+    )
 
 
 def smollm2(file: Path, place: Path) -> dict[str, Any]:
@@ -148,14 +156,18 @@ def smollm2(file: Path, place: Path) -> dict[str, Any]:
 
 
 def survives(directory: Path) -> bool:
-    """Whether every weight is the same, bit for bit, after the way through transformers and back."""
+    """Whether every weight is the same, bit for bit, after the way through transformers and
+    back.
+    """
     causal = not load_config(directory).encoder_layers
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
     again = directory.with_name(f"{directory.name}-again")
     auto.from_pretrained(directory).save_pretrained(again)
     first, second = (load_file(place / "model.safetensors") for place in (directory, again))
     load_model(again)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def line(name: str, theirs: Any, compared: originals.Comparison, directory: Path) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""One matrix product by every library call that could carry an int8 engine: microseconds by shape and rows.
+"""One matrix product by every library call that could carry an int8 engine: microseconds by shape
+and rows.
 
     OMP_NUM_THREADS=1 python benchmarks/products.py [--json FILE]
 
-Every candidate computes float32 rows x weight + bias to float32, whatever happens in between. The candidates are
-timed in turns, many times; the figure is the 20th percentile, since other work on the machine can only slow a call.
+Every candidate computes float32 rows x weight + bias to float32, whatever happens in between. The
+candidates are timed in turns, many times; the figure is the 20th percentile, since other work on
+the machine can only slow a call.
 """
 
 from __future__ import annotations
@@ -73,8 +75,8 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
     }
     for engine in ("fbgemm", "x86", "onednn"):
         packed = fbgemm_packed(weight, bias, engine)
-        found[f"{engine} dynamic, per tensor"] = lambda x, packed=packed: torch.ops.quantized.linear_dynamic(
-            x, packed
+        found[f"{engine} dynamic, per tensor"] = lambda x, packed=packed: (
+            torch.ops.quantized.linear_dynamic(x, packed)
         )
     bare = fbgemm_packed(weight, None, "fbgemm")
     full = fbgemm_packed(weight, bias, "fbgemm")
@@ -122,8 +124,12 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
     return found
 
 
-def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) -> dict[str, Product]:
-    """DynamicQuantizeMatMul, MatMulIntegerToFloat and MatMulNBits as graphs; the time includes the call of `run`."""
+def onnx_runtime(
+    weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor
+) -> dict[str, Product]:
+    """DynamicQuantizeMatMul, MatMulIntegerToFloat and MatMulNBits as graphs; the time includes the
+    call of `run`.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     features, width = weight.shape[1], weight.shape[0]
@@ -134,7 +140,9 @@ def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) 
         graph = helper.make_graph(nodes, "product", [rows], [product], constants)
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-        runner = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        runner = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         return lambda x: runner.run(None, {"x": x.numpy()})[0]
 
     def constant(array: np.ndarray, name: str) -> object:
@@ -155,14 +163,18 @@ def onnx_runtime(weight: Tensor, bias: Tensor, integers: Tensor, scale: Tensor) 
         helper.make_node("MatMulIntegerToFloat", names, ["y"], domain="com.microsoft"),
     ]
     known = [constant(np.asarray(value), name) for name, value in integral.items()]
-    found["ONNX Runtime MatMulIntegerToFloat, fixed scale"] = session(nodes, [*known, parts[0], parts[2]])
+    found["ONNX Runtime MatMulIntegerToFloat, fixed scale"] = session(
+        nodes, [*known, parts[0], parts[2]]
+    )
     for bits in (8, 4):
         found[f"ONNX Runtime MatMulNBits, {bits} bit"] = n_bits(weight, bits, session, constant)
     return found
 
 
 def n_bits(weight: Tensor, bits: int, session: Callable, constant: Callable) -> Product:
-    """Weights in blocks of 32 with a scale each, computed in int8 (accuracy level 4), without bias."""
+    """Weights in blocks of 32 with a scale each, computed in int8 (accuracy level 4), without
+    bias.
+    """
     width, features = weight.shape
     block, middle = 32, 2 ** (bits - 1)
     blocks = weight.view(width, features // block, block)
@@ -171,8 +183,12 @@ def n_bits(weight: Tensor, bits: int, session: Callable, constant: Callable) -> 
     if bits == 4:
         integers = integers[..., ::2] | (integers[..., 1::2] << 4)
     choices = {"K": features, "N": width, "bits": bits, "block_size": block, "accuracy_level": 4}
-    node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", **choices)
-    return session([node], [constant(integers.numpy(), "w"), constant(scale.flatten().numpy(), "s")])
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", **choices
+    )
+    return session(
+        [node], [constant(integers.numpy(), "w"), constant(scale.flatten().numpy(), "s")]
+    )
 
 
 def timed(products: dict[str, Product], rows: Tensor, seconds: float) -> dict[str, float]:
@@ -202,18 +218,26 @@ def main() -> None:
         for shape in arguments.shapes:
             features, width = SHAPES[shape]
             weight, bias = torch.randn(width, features) * features**-0.5, torch.randn(width)
-            products = working(candidates(weight, bias), torch.randn(2, features), functional.linear, weight, bias)
+            products = working(
+                candidates(weight, bias), torch.randn(2, features), functional.linear, weight, bias
+            )
             for rows in ROWS:
                 found = timed(products, torch.randn(rows, features), arguments.seconds)
                 for name, microseconds in found.items():
-                    table.setdefault(shape, {}).setdefault(name, {})[str(rows)] = round(microseconds, 1)
+                    table.setdefault(shape, {}).setdefault(name, {})[str(rows)] = round(
+                        microseconds, 1
+                    )
             show(shape, table[shape])
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def working(products: dict[str, Product], rows: Tensor, exact: Callable, weight: Tensor, bias: Tensor) -> dict:
-    """Those that run here and compute what they should (four bits and a fixed scale are only near it)."""
+def working(
+    products: dict[str, Product], rows: Tensor, exact: Callable, weight: Tensor, bias: Tensor
+) -> dict:
+    """Those that run here and compute what they should (four bits and a fixed scale are only near
+    it).
+    """
     kept = {}
     for name, product in products.items():
         try:

@@ -1,11 +1,12 @@
-"""Where the time of decoding goes: the encoder, the decoder, choosing tokens, and the host between the steps.
+"""Where the time of decoding goes: the encoder, the decoder, choosing tokens, and the host between
+the steps.
 
     python benchmarks/profile_parts.py MODEL SOURCE [--engine int8] [--batch-size 1,8,32] [--group-size 1,4]
         [--output FILE]
 
-Every call of the engine is timed, and on the int8 engine every call of a network within it. What is left of the
-engine's calls are masks, arrays and the Markov head; what is left of all is the host: slots, committing, batches that
-shrink. Milliseconds per sentence, medians of rounds.
+Every call of the engine is timed, and on the int8 engine every call of a network within it. What is
+left of the engine's calls are masks, arrays and the Markov head; what is left of all is the host:
+slots, committing, batches that shrink. Milliseconds per sentence, medians of rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ SENTENCES, ROUNDS = 64, 3
 
 
 class Clock:
-    """Adds up the seconds of the calls that it is put around, by name; of calls within each other, the outer one."""
+    """Adds up the seconds of the calls that it is put around, by name; of calls within each other,
+    the outer one.
+    """
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -56,8 +59,12 @@ class Clock:
 
     def parts(self, whole: float) -> dict[str, float]:
         """Seconds of parts that do not overlap and add up to `whole`, which is `all`."""
-        engine = {name: seconds for name, seconds in self.seconds.items() if name.startswith("engine")}
-        networks = {name: seconds for name, seconds in self.seconds.items() if name.startswith("network")}
+        engine = {
+            name: seconds for name, seconds in self.seconds.items() if name.startswith("engine")
+        }
+        networks = {
+            name: seconds for name, seconds in self.seconds.items() if name.startswith("network")
+        }
         inside = sum(engine.values())
         if networks:
             engine = {**networks, "rest of the engine": max(0.0, inside - sum(networks.values()))}
@@ -68,7 +75,9 @@ def watch(engine: Any, clock: Clock) -> None:
     """Put the clock around every call of an engine, and around its networks where it has some."""
     for name in ("start", "step", "step_greedy", "step_even", "step_checked"):
         if hasattr(engine, name):
-            setattr(engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name)))
+            setattr(
+                engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name))
+            )
     if hasattr(engine, "_networks"):
         engine._networks = WatchedNetworks(engine._networks, clock)
 
@@ -80,7 +89,9 @@ class WatchedNetworks:
         self._networks, self._clock = networks, clock
 
     def __getitem__(self, name: str) -> Any:
-        return WatchedNetwork(self._networks[name], lambda call: self._clock.around("network", name, call))
+        return WatchedNetwork(
+            self._networks[name], lambda call: self._clock.around("network", name, call)
+        )
 
 
 class WatchedNetwork:
@@ -119,7 +130,10 @@ def profile(
 ) -> dict[str, float]:
     """Milliseconds per sentence of each part; `host` is what no engine call took."""
     options = DecodeOptions(group_size=group_size, batch_size=batch_size)
-    batches = [[sources[place] for place in rows] for rows in batches_by_length(list(map(len, sources)), batch_size)]
+    batches = [
+        [sources[place] for place in rows]
+        for rows in batches_by_length(list(map(len, sources)), batch_size)
+    ]
     rounds: defaultdict[str, list[float]] = defaultdict(list)
     for number in range(ROUNDS + 1):
         clock.seconds.clear()
@@ -134,7 +148,9 @@ def profile(
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("source", type=Path)
     parser.add_argument("--engine", default="int8")
@@ -155,10 +171,17 @@ def main() -> None:
     for batch_size in numbers(given.batch_size, "--batch-size"):
         for group_size in numbers(given.group_size):
             parts = profile(translator.engine, clock, sources, batch_size, group_size)
-            rows.append({"batch_size": batch_size, "group_size": group_size, "ms_per_sentence": parts})
+            rows.append(
+                {"batch_size": batch_size, "group_size": group_size, "ms_per_sentence": parts}
+            )
             say(f"batch {batch_size}, K={group_size}: {parts}")
     engine = translator.engine
-    settings = {"engine": engine.name, "precision": engine.precision, "threads": given.threads, "cpu": cpu_name()}
+    settings = {
+        "engine": engine.name,
+        "precision": engine.precision,
+        "threads": given.threads,
+        "cpu": cpu_name(),
+    }
     amounts = {"model": given.model.name, "sentences": len(sources), "rounds": ROUNDS}
     if given.output:
         write_json(given.output, {"settings": {**settings, **amounts}, "parts": rows})

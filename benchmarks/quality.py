@@ -1,10 +1,12 @@
-"""What 8 bits cost in quality, and whether they are exact: BLEU by engine and K, and how many sentences are the same.
+"""What 8 bits cost in quality, and whether they are exact: BLEU by engine and K, and how many
+sentences are the same.
 
     OMP_NUM_THREADS=1 python benchmarks/quality.py SOURCE REFERENCE [--model DIR] [--sentences 500]
 
-Sentences are taken evenly over the file. Three questions, each answered for every K: BLEU of int8 beside float32; the
-share of sentences that are the same one at a time and in batches of 32 (int8); the share that exact mode writes as
-greedy K=1 of the same engine does (int8, one at a time and in batches).
+Sentences are taken evenly over the file. Three questions, each answered for every K: BLEU of int8
+beside float32; the share of sentences that are the same one at a time and in batches of 32 (int8);
+the share that exact mode writes as greedy K=1 of the same engine does (int8, one at a time and in
+batches).
 """
 
 from __future__ import annotations
@@ -51,14 +53,24 @@ def main() -> None:
             batched = written(translator, tokens, group_size=size)
             single = written(translator, tokens, group_size=size, batch_size=1)
             quality = measure_quality(translator.vocabulary.decode_all(batched), references)
-            row = {"engine": name, "K": size, "sentences": len(sources), "bleu": round(quality.bleu, 2)}
+            row = {
+                "engine": name,
+                "K": size,
+                "sentences": len(sources),
+                "bleu": round(quality.bleu, 2),
+            }
             row["batch = single"] = round(same(batched, single), 4)
             if size > 1:
                 exact = {
-                    batch: written(translator, tokens, group_size=size, mode="exact", batch_size=batch)
+                    batch: written(
+                        translator, tokens, group_size=size, mode="exact", batch_size=batch
+                    )
                     for batch in (1, 32)
                 }
-                row |= {f"exact = K1, batch {batch}": round(same(found, alone), 4) for batch, found in exact.items()}
+                row |= {
+                    f"exact = K1, batch {batch}": round(same(found, alone), 4)
+                    for batch, found in exact.items()
+                }
             print(json.dumps(row), flush=True)
 
 

@@ -1,10 +1,12 @@
-"""How long `multistride translate` takes from its start to the first translation, and how large it gets.
+"""How long `multistride translate` takes from its start to the first translation, and how large it
+gets.
 
     python benchmarks/startup.py [--engine eager,int8] [--runs 5] [--output FILE]
 
-Every run is a new process that translates one line with the model that ships, as a person at a terminal would start
-it; engines take turns. The files it reads are warm in the system's cache unless `--drop-caches` empties it before
-every run (root only). Memory is the largest resident size that the kernel reports for the process (wait4).
+Every run is a new process that translates one line with the model that ships, as a person at a
+terminal would start it; engines take turns. The files it reads are warm in the system's cache
+unless `--drop-caches` empties it before every run (root only). Memory is the largest resident size
+that the kernel reports for the process (wait4).
 """
 
 from __future__ import annotations
@@ -28,10 +30,22 @@ LINE = b"I have never seen such a beautiful garden.\n"
 
 def one_run(engine: str, group_size: int, threads: int) -> tuple[float, float]:
     """Seconds to the end of the first translated line, and megabytes (2**20 bytes) at most."""
-    command = [sys.executable, "-m", "multistride", "translate", "--engine", engine, "--group-size", str(group_size)]
+    command = [
+        sys.executable,
+        "-m",
+        "multistride",
+        "translate",
+        "--engine",
+        engine,
+        "--group-size",
+        str(group_size),
+    ]
     began = time.perf_counter()
     process = subprocess.Popen(
-        [*command, "--threads", str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, "--threads", str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -51,7 +65,9 @@ def one_run(engine: str, group_size: int, threads: int) -> tuple[float, float]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--engine", default="eager,int8")
     parser.add_argument("--group-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
@@ -71,13 +87,20 @@ def main() -> None:
         {
             "engine": engine,
             "seconds": round(statistics.median(seconds for seconds, _ in runs), 3),
-            "seconds_spread": [round(edge(seconds for seconds, _ in runs), 3) for edge in (min, max)],
+            "seconds_spread": [
+                round(edge(seconds for seconds, _ in runs), 3) for edge in (min, max)
+            ],
             "memory_peak_mb": round(max(size for _, size in runs), 1),
         }
         for engine, runs in found.items()
     ]
     caches = "emptied before every run" if given.drop_caches else "warm"
-    settings = {"runs": given.runs, "threads": given.threads, "group_size": given.group_size, "caches": caches}
+    settings = {
+        "runs": given.runs,
+        "threads": given.threads,
+        "group_size": given.group_size,
+        "caches": caches,
+    }
     if given.output:
         write_json(given.output, {"settings": {**settings, "cpu": cpu_name()}, "startups": rows})
 

@@ -1,9 +1,10 @@
-"""Two workers of one thread against one worker of two threads: sentences a second of real text, in batches.
+"""Two workers of one thread against one worker of two threads: sentences a second of real text, in
+batches.
 
     python benchmarks/workers.py SOURCE [--model DIR] [--engine int8] [--group-size 4] [--sentences 512]
 
-Measured with the clock on the wall: nothing else may run. Every worker is a process that loads the model, warms up,
-waits for the others and translates its share.
+Measured with the clock on the wall: nothing else may run. Every worker is a process that loads the
+model, warms up, waits for the others and translates its share.
 """
 
 from __future__ import annotations
@@ -24,17 +25,23 @@ from multistride.translator import Translator
 def work(arguments: argparse.Namespace, texts: list[str], threads: int, ready: Barrier) -> None:
     set_threads(threads)
     translator = Translator.load(arguments.model, "cpu", arguments.engine)
-    translator.translate(texts[: arguments.batch_size], arguments.group_size, batch_size=arguments.batch_size)
+    translator.translate(
+        texts[: arguments.batch_size], arguments.group_size, batch_size=arguments.batch_size
+    )
     ready.wait()
     translator.translate(texts, arguments.group_size, batch_size=arguments.batch_size)
     ready.wait()
 
 
-def sentences_per_second(arguments: argparse.Namespace, texts: list[str], workers: int, threads: int) -> float:
+def sentences_per_second(
+    arguments: argparse.Namespace, texts: list[str], workers: int, threads: int
+) -> float:
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(workers + 1)
     shares = [texts[place::workers] for place in range(workers)]
-    processes = [context.Process(target=work, args=(arguments, share, threads, ready)) for share in shares]
+    processes = [
+        context.Process(target=work, args=(arguments, share, threads, ready)) for share in shares
+    ]
     for process in processes:
         process.start()
     ready.wait()

@@ -2,8 +2,9 @@
 
     python frontier.py --source FILE --reference FILE --output RESULT.json [--picture FILE.svg] [--model DIRECTORY]
 
-Without `--model` the model that ships is measured. A point is one decoding of the whole file. `--latency N` times
-N sentences one by one as well, all ways in turn. `--only-picture` draws a result that is there.
+Without `--model` the model that ships is measured. A point is one decoding of the whole file.
+`--latency N` times N sentences one by one as well, all ways in turn. `--only-picture` draws a
+result that is there.
 """
 
 from __future__ import annotations
@@ -34,18 +35,27 @@ from multistride.translator import Translator
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def ways(largest: int, sizes: tuple[int, ...], lookahead: bool) -> list[tuple[str, dict[str, Any], bool]]:
+def ways(
+    largest: int, sizes: tuple[int, ...], lookahead: bool
+) -> list[tuple[str, dict[str, Any], bool]]:
     """Name of the series, choices, and whether a calibration is used."""
-    found: list[tuple[str, dict[str, Any], bool]] = [("fixed K", {"group_size": size}, False) for size in sizes]
+    found: list[tuple[str, dict[str, Any], bool]] = [
+        ("fixed K", {"group_size": size}, False) for size in sizes
+    ]
     if not lookahead:
         return found + [adaptive(largest, threshold, False) for threshold in THRESHOLDS]
-    found += [("fixed K, lookahead", {"group_size": size, "layout": "lookahead"}, False) for size in sizes[1:]]
+    found += [
+        ("fixed K, lookahead", {"group_size": size, "layout": "lookahead"}, False)
+        for size in sizes[1:]
+    ]
     found += [adaptive(largest // 2, each, False) for each in THRESHOLDS]
     found += [adaptive(largest, each, used) for used in (False, True) for each in THRESHOLDS]
     phased = {"group_size": largest, "policy": "phase"}
     found += [("phase", {**phased, "threshold": each}, False) for each in (0.1, 0.3, 0.6)]
     sat = {"group_size": largest // 2, "mode": "adaptive", "layout": "sat"}
-    found += [("confidence, sat layout", {**sat, "threshold": each}, False) for each in (0.1, 0.3, 0.5)]
+    found += [
+        ("confidence, sat layout", {**sat, "threshold": each}, False) for each in (0.1, 0.3, 0.5)
+    ]
     found += [("exact", {"group_size": size, "mode": "exact"}, False) for size in sizes[1:]]
     return found
 
@@ -58,7 +68,9 @@ def adaptive(size: int, threshold: float, calibrated: bool) -> tuple[str, dict[s
 
 def main() -> None:
     """Decode, measure, write, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=DEFAULT)
     parser.add_argument("--source", type=Path)
     parser.add_argument("--reference", type=Path)
@@ -67,7 +79,9 @@ def main() -> None:
     parser.add_argument("--name", default="Tatoeba English-German, dev")
     parser.add_argument("--latency", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", action="append", help="measure this series (may be repeated), keep the others")
+    parser.add_argument(
+        "--only", action="append", help="measure this series (may be repeated), keep the others"
+    )
     parser.add_argument("--only-picture", action="store_true")
     chosen = parser.parse_args()
     if not chosen.only_picture:
@@ -76,7 +90,9 @@ def main() -> None:
         write_json(chosen.output, measured(chosen))
     if chosen.picture:
         with replacing_file(chosen.picture) as place:
-            place.write_text(frontier_figure(json.loads(chosen.output.read_text())), encoding="utf-8")
+            place.write_text(
+                frontier_figure(json.loads(chosen.output.read_text())), encoding="utf-8"
+            )
 
 
 def measured(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +100,9 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(chosen.threads)
     translator = multistride.load(chosen.model)
     config = translator.config
-    sources, references = ([line.decode() for line in read_lines(path)] for path in (chosen.source, chosen.reference))
+    sources, references = (
+        [line.decode() for line in read_lines(path)] for path in (chosen.source, chosen.reference)
+    )
     asked = ways(max(config.group_sizes), config.group_sizes, config.lookahead)
     if translator.measured.calibration is None:
         asked = [way for way in asked if not way[2]]
@@ -95,7 +113,10 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
         timed = translator.vocabulary.encode(sources[::step][: chosen.latency])
         options = [DecodeOptions.made(**choices) for _, choices, _ in asked]
         times = measure_latency(translator.engine, timed, options, translator.measured)
-        points = [{**each, "ms_per_sentence_p50": time.p50} for each, time in zip(points, times, strict=True)]
+        points = [
+            {**each, "ms_per_sentence_p50": time.p50}
+            for each, time in zip(points, times, strict=True)
+        ]
     settings = {
         "model_sha256": sha256(chosen.model / "model.safetensors"),
         "source_sha256": sha256(chosen.source),
@@ -125,11 +146,17 @@ def point(
     """One decoding of all sentences."""
     options = DecodeOptions.made(**choices).checked(translator.config)
     known = translator.measured if calibrated else Measured()
-    run = measure_throughput(translator.engine, translator.vocabulary.encode(sources), options, known)
+    run = measure_throughput(
+        translator.engine, translator.vocabulary.encode(sources), options, known
+    )
     tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
     quality = measure_quality(translator.vocabulary.decode_all(tokens), references)
     steps = sum(hypothesis.steps for hypothesis in run.hypotheses) / len(sources)
-    print(f"{series:28} {choices} BLEU {quality.bleu:.2f} in {steps:.2f} steps", file=sys.stderr, flush=True)
+    print(
+        f"{series:28} {choices} BLEU {quality.bleu:.2f} in {steps:.2f} steps",
+        file=sys.stderr,
+        flush=True,
+    )
     return {
         "series": series,
         **choices,

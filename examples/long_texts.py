@@ -1,13 +1,15 @@
-"""Memory and time against length, 512 to 32,768 tokens: long sources, and long prompts of a causal model.
+"""Memory and time against length, 512 to 32,768 tokens: long sources, and long prompts of a causal
+model.
 
     python examples/long_texts.py RESULT [--model DIRECTORY] [--lengths 512,2048,...]
 
-A source of so many tokens is read and 64 tokens are written about it at several K: whole, and by windows as long as
-the model's context, of which each writes its share. What a step costs does not depend on what the weights say: they
-are those of a model with a short context whose table of positions is made longer, the texts mean nothing, and none
-ends before its limit. A causal model of the same sizes reads a prompt of so many tokens and goes on. Peak memory is
-what PyTorch allocates beyond the weights (every tensor counts); times are medians of rounds in which the ways take
-turns. The result is written after every length.
+A source of so many tokens is read and 64 tokens are written about it at several K: whole, and by
+windows as long as the model's context, of which each writes its share. What a step costs does not
+depend on what the weights say: they are those of a model with a short context whose table of
+positions is made longer, the texts mean nothing, and none ends before its limit. A causal model of
+the same sizes reads a prompt of so many tokens and goes on. Peak memory is what PyTorch allocates
+beyond the weights (every tensor counts); times are medians of rounds in which the ways take turns.
+The result is written after every length.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ def lengthened(model: Transformer, positions: int, causal: bool) -> Transformer:
     changes = {"max_positions": positions} | ({"encoder_layers": 0} if causal else {})
     longer = Transformer(model.config.model_copy(update=changes)).eval()
     known = longer.state_dict().keys()
-    longer.load_state_dict({name: value for name, value in model.state_dict().items() if name in known})
+    longer.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if name in known}
+    )
     return longer
 
 
@@ -113,7 +117,11 @@ def rows(engines: dict[str, Steps], ways: list[Way], length: int, rounds: int) -
 def shown(row: dict) -> str:
     """A row of the table."""
     read = f"{row['kind']}, windows of {row['window']}" if row["window"] else row["kind"]
-    times = ("–", "–") if row["seconds"] is None else (f"{row['seconds']:.2f}", f"{row['ms_per_step']:.1f}")
+    times = (
+        ("–", "–")
+        if row["seconds"] is None
+        else (f"{row['seconds']:.2f}", f"{row['ms_per_step']:.1f}")
+    )
     return f"| {read} | {row['group_size']} | {row['length']:,} | {row['peak_mb']:,.1f} | {times[0]} | {times[1]} |"
 
 
@@ -126,7 +134,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="0: memory alone")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    lengths, sizes = (list(map(int, text.split(","))) for text in (asked.lengths, asked.group_sizes))
+    lengths, sizes = (
+        list(map(int, text.split(","))) for text in (asked.lengths, asked.group_sizes)
+    )
     model, _ = load_model(asked.model, torch.device("cpu"))
     positions = max(lengths) + WRITTEN + 8
     engines = {
@@ -137,7 +147,9 @@ def main() -> None:
     ways = [Way(kind, size, 0) for kind in engines for size in sizes]
     ways += [Way("source", size, window) for size in sorted({sizes[0], sizes[-1]})]
     work_of(engines["source"], 64, ways[0])()
-    print("| read | K | tokens read | peak MB | seconds | ms/step |\n| --- | --: | --: | --: | --: | --: |")
+    print(
+        "| read | K | tokens read | peak MB | seconds | ms/step |\n| --- | --: | --: | --: | --: | --: |"
+    )
     facts = {
         "name": "Memory and time against length",
         "written": WRITTEN,

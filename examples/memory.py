@@ -1,7 +1,8 @@
-"""Peak memory of every way of decoding against K=1 of the same batch and length, as one Markdown table.
+"""Peak memory of every way of decoding against K=1 of the same batch and length, as one Markdown
+table.
 
-PyTorch's allocator is watched, so every tensor counts; the sentences are made to run to the same length. A beam of B
-is compared with B times as many sentences, sampling with sampling.
+PyTorch's allocator is watched, so every tensor counts; the sentences are made to run to the same
+length. A beam of B is compared with B times as many sentences, sampling with sampling.
 
 Example: python examples/memory.py --batch-size 32 --length 40
 """
@@ -22,7 +23,9 @@ from multistride.engines.eager import EagerStepModel
 from multistride.groups import Slots
 from multistride.model.cache import DecoderCache
 
-TEXT = "I have never seen such a beautiful garden as the one behind the old house of my grandmother."
+TEXT = (
+    "I have never seen such a beautiful garden as the one behind the old house of my grandmother."
+)
 
 WAYS: dict[str, dict[str, Any]] = {
     "fast, K=4": {"group_size": 4},
@@ -54,7 +57,9 @@ def peak_bytes(work: Callable[[], None]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         work()
     events = watched.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
     most = now = 0
     for _, change in changes:
         now += change
@@ -62,7 +67,9 @@ def peak_bytes(work: Callable[[], None]) -> int:
     return most
 
 
-def decoding_peak(engine: Endless, source: list[int], batch: int, length: int, choices: dict[str, Any]) -> int:
+def decoding_peak(
+    engine: Endless, source: list[int], batch: int, length: int, choices: dict[str, Any]
+) -> int:
     """Peak bytes of decoding `batch` copies of a source to `length` tokens."""
     options = DecodeOptions.made(max_length=length, **choices).checked(engine.config)
     tensors = source_batch([source] * batch, engine.config)
@@ -87,7 +94,9 @@ def weight_bytes(engine: Endless) -> int:
 def measure(
     model: multistride.Translator, batch: int, length: int, ways: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, int, float, float]]:
-    """For each way: peak bytes, and their ratio to K=1 of the same batch and length without and with the weights."""
+    """For each way: peak bytes, and their ratio to K=1 of the same batch and length without and
+    with the weights.
+    """
     engine = Endless(model.engine.model)
     weights, [source] = weight_bytes(engine), model.vocabulary.encode([TEXT])
     decoding_peak(engine, source, 1, 4, {})  # what is allocated once
@@ -95,7 +104,9 @@ def measure(
     for name, choices in ways.items():
         rows, temperature = batch * choices.get("beam", 1), choices.get("temperature", 0.0)
         if (rows, temperature) not in alike:
-            alike[rows, temperature] = decoding_peak(engine, source, rows, length, {"temperature": temperature})
+            alike[rows, temperature] = decoding_peak(
+                engine, source, rows, length, {"temperature": temperature}
+            )
         one, found = alike[rows, temperature], decoding_peak(engine, source, batch, length, choices)
         yield name, found, found / one, (found + weights) / (one + weights)
 
@@ -107,6 +118,10 @@ if __name__ == "__main__":
     parser.add_argument("--length", type=int, default=40)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    print("| way | peak MB beyond the weights | to K=1 | to K=1, with the weights |\n| --- | --: | --: | --: |")
-    for name, found, alone, together in measure(multistride.load(asked.model), asked.batch_size, asked.length, WAYS):
+    print(
+        "| way | peak MB beyond the weights | to K=1 | to K=1, with the weights |\n| --- | --: | --: | --: |"
+    )
+    for name, found, alone, together in measure(
+        multistride.load(asked.model), asked.batch_size, asked.length, WAYS
+    ):
         print(f"| {name} | {found / 1e6:.1f} | {alone:.2f} | {together:.2f} |", flush=True)

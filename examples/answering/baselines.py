@@ -2,8 +2,8 @@
 
 usage: baselines.py TEST CHOICES_TEST CHOICES_TRAIN OUTPUT
 
-Chance is the mean of one over the number of choices; the most frequent answer is the choice that is right most often
-among the questions to learn from.
+Chance is the mean of one over the number of choices; the most frequent answer is the choice that is
+right most often among the questions to learn from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from multistride.tasks.lexical import best_sentence, most_frequent_span, typed_s
 from multistride.tasks.task import Answer
 from multistride.version import __version__
 
-WAYS = {"best sentence": best_sentence, "typed span": typed_span, "most frequent span": most_frequent_span}
+WAYS = {
+    "best sentence": best_sentence,
+    "typed span": typed_span,
+    "most frequent span": most_frequent_span,
+}
 
 Record = Mapping[str, Any]
 
@@ -36,11 +40,19 @@ def main() -> None:
         "shortest choice": picked(lambda choice: -len(choice), chosen),
         "most frequent answer": picked(lambda choice: counted[choice], chosen),
     }
-    by_choice["chance"] = {"accuracy": sum(1 / len(each["choices"]) for each in chosen) / len(chosen)}
-    sources = {
-        path.name: {"sha256": sha256(path), "records": len(records_of(path))} for path in (test, choices, learned)
+    by_choice["chance"] = {
+        "accuracy": sum(1 / len(each["choices"]) for each in chosen) / len(chosen)
     }
-    result = {"multistride": __version__, "sources": sources, "passages": passages, "choices": by_choice}
+    sources = {
+        path.name: {"sha256": sha256(path), "records": len(records_of(path))}
+        for path in (test, choices, learned)
+    }
+    result = {
+        "multistride": __version__,
+        "sources": sources,
+        "passages": passages,
+        "choices": by_choice,
+    }
     write_json(output, result)
     print(json.dumps({"passages": passages, "choices": by_choice}, indent=2))
 

@@ -1,9 +1,11 @@
-"""Records as what a chat model would have written: the tokens of a prompt and of its answer, one object a line.
+"""Records as what a chat model would have written: the tokens of a prompt and of its answer, one
+object a line.
 
 usage: chats.py MODEL RECORDS OUTPUT [COPIES]
 
-Each question is written COPIES times (1), every time with other sentences of its passage around the answer, so that
-a model learns to look for it and not where it stands. `multistride prepare --train-written` reads the output.
+Each question is written COPIES times (1), every time with other sentences of its passage around the
+answer, so that a model learns to look for it and not where it stands. `multistride prepare
+--train-written` reads the output.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ def main() -> None:
             passage = window(record["passage"], start, start + len(answer), LONGEST, chance)
             [prompt] = generator.encode([CHAT.asked(record["question"], passage)])
             [written] = generator.vocabulary.encode([CHAT.written(answer)])
-            file.write(json.dumps({"prompt": prompt, "written": [*written, generator.vocabulary.eos]}) + "\n")
+            file.write(
+                json.dumps({"prompt": prompt, "written": [*written, generator.vocabulary.eos]})
+                + "\n"
+            )
     print(f"{output}: {len(records) * copies} answers", file=sys.stderr)
 
 

@@ -2,9 +2,10 @@
 
 usage: corpus.py DATA DIRECTORY [LANGUAGE]
 
-Reads DATA/xquad/xquad.LANGUAGE.json.xz (SQuAD's format; en) and DATA/opentriviaqa/trivia.jsonl.xz. The articles of
-XQuAD are shuffled and divided whole: 12 to test, 4 to validate, the others to learn from, so no article is in two
-files. Of the questions of OpenTriviaQA that have four choices 400 are drawn to test.
+Reads DATA/xquad/xquad.LANGUAGE.json.xz (SQuAD's format; en) and DATA/opentriviaqa/trivia.jsonl.xz.
+The articles of XQuAD are shuffled and divided whole: 12 to test, 4 to validate, the others to learn
+from, so no article is in two files. Of the questions of OpenTriviaQA that have four choices 400 are
+drawn to test.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ def main() -> None:
     random.Random(1).shuffle(articles)
     parts = {"test": articles[:TEST], "validation": articles[TEST : TEST + VALIDATION]}
     for name, part in {**parts, "train": articles[TEST + VALIDATION :]}.items():
-        write(directory / f"{name}.jsonl", [record for article in part for record in records_of(article)])
+        write(
+            directory / f"{name}.jsonl",
+            [record for article in part for record in records_of(article)],
+        )
     trivia = data / "opentriviaqa" / "trivia.jsonl.xz"
     if trivia.exists():
         write_choices(trivia, directory)
@@ -41,14 +45,22 @@ def records_of(article: Mapping[str, object]) -> Iterable[dict[str, object]]:
         for asked in paragraph["qas"]:
             answers = list(dict.fromkeys(answer["text"] for answer in asked["answers"]))
             start = asked["answers"][0]["answer_start"]
-            known = {"id": asked["id"], "article": article["title"], "passage": paragraph["context"]}
+            known = {
+                "id": asked["id"],
+                "article": article["title"],
+                "passage": paragraph["context"],
+            }
             yield {**known, "question": asked["question"], "answers": answers, "start": start}
 
 
 def write_choices(path: Path, directory: Path) -> None:
     """Questions with four choices that stand for themselves, each once."""
     with lzma.open(path, "rt", encoding="utf-8") as lines:
-        asked = {record["question"]: record for record in map(json.loads, lines) if len(set(record["choices"])) == 4}
+        asked = {
+            record["question"]: record
+            for record in map(json.loads, lines)
+            if len(set(record["choices"])) == 4
+        }
     questions = sorted(asked.values(), key=lambda record: record["question"])
     random.Random(1).shuffle(questions)
     write(directory / "choices.test.jsonl", questions[:CHOICES])

@@ -2,10 +2,10 @@
 
 usage: meetings.py FILE.jsonl.xz OUTPUT [WORDS]
 
-FILE has QMSum's meetings, with the turns that each specific question is about. A transcript is cut into windows of
-WORDS words (200) that share half of them. Of the windows picked `hit` counts the questions where one has its middle
-in a relevant turn, `covered` the share of the relevant characters that are in one. To compare: the first windows, and
-windows drawn at random.
+FILE has QMSum's meetings, with the turns that each specific question is about. A transcript is cut
+into windows of WORDS words (200) that share half of them. Of the windows picked `hit` counts the
+questions where one has its middle in a relevant turn, `covered` the share of the relevant
+characters that are in one. To compare: the first windows, and windows drawn at random.
 """
 
 from __future__ import annotations
@@ -49,8 +49,16 @@ def main() -> None:
         name: {"hit": mean(row[0] for row in own), "covered": mean(row[1] for row in own)}
         for name, own in rows.items()
     }
-    facts = {"multistride": __version__, "source": source.name, "sha256": sha256(source), "words": words}
-    write_json(output, {**facts, "meetings": len(meetings), "questions": asked, "seed": 1, "results": figures})
+    facts = {
+        "multistride": __version__,
+        "source": source.name,
+        "sha256": sha256(source),
+        "words": words,
+    }
+    write_json(
+        output,
+        {**facts, "meetings": len(meetings), "questions": asked, "seed": 1, "results": figures},
+    )
     print(json.dumps(figures, indent=2))
 
 
@@ -58,10 +66,15 @@ Places = list[tuple[int, int]]
 """Parts of a text, from character to character."""
 
 
-def questions(meetings: Sequence[Mapping[str, Any]], words: int) -> Iterator[tuple[str, Places, str, Places]]:
+def questions(
+    meetings: Sequence[Mapping[str, Any]], words: int
+) -> Iterator[tuple[str, Places, str, Places]]:
     """The transcript, its windows, a question, and the parts it is about."""
     for meeting in meetings:
-        turns = [f"{turn['speaker']}: {' '.join(turn['content'].split())}" for turn in meeting["meeting_transcripts"]]
+        turns = [
+            f"{turn['speaker']}: {' '.join(turn['content'].split())}"
+            for turn in meeting["meeting_transcripts"]
+        ]
         text, borders = "\n".join(turns), [0]
         for turn in turns:
             borders.append(borders[-1] + len(turn) + 1)
@@ -70,15 +83,27 @@ def questions(meetings: Sequence[Mapping[str, Any]], words: int) -> Iterator[tup
             first = text.find(window, cut[-1][0] + 1 if cut else 0)
             cut.append((first, first + len(window)))
         for asked in meeting["specific_query_list"]:
-            spans = [(int(first), min(int(last), len(turns) - 1)) for first, last in asked["relevant_text_span"]]
-            yield text, cut, asked["query"], [(borders[first], borders[last + 1]) for first, last in spans]
+            spans = [
+                (int(first), min(int(last), len(turns) - 1))
+                for first, last in asked["relevant_text_span"]
+            ]
+            yield (
+                text,
+                cut,
+                asked["query"],
+                [(borders[first], borders[last + 1]) for first, last in spans],
+            )
 
 
 def judged(picked: Places, relevant: Places) -> tuple[float, float]:
-    """Whether the middle of a window is in a relevant part, and how much of those is in a window."""
+    """Whether the middle of a window is in a relevant part, and how much of those is in a
+    window.
+    """
     middles = [(first + last) / 2 for first, last in picked]
     hit = any(first <= middle < last for middle in middles for first, last in relevant)
-    return float(hit), length(both(joined(picked), joined(relevant))) / max(1, length(joined(relevant)))
+    return float(hit), length(both(joined(picked), joined(relevant))) / max(
+        1, length(joined(relevant))
+    )
 
 
 def joined(parts: Places) -> Places:

@@ -2,10 +2,11 @@
 
 usage: pairs.py RECORDS DATA OUTPUT [CLOZES]
 
-There are few questions, so each is written eight times with other sentences of its passage around the answer, and
-CLOZES (24000) questions are made of the addresses in DATA/sotu/sotu.jsonl.xz: a number or a name is taken out of a
-sentence, and what is left of it asks for it (Lewis, Denoyer and Riedel 2019, arXiv 1906.04980, section 2, whose noisy
-clozes do without a parser). They teach to look for words of the question and to copy what stands beside them.
+There are few questions, so each is written eight times with other sentences of its passage around
+the answer, and CLOZES (24000) questions are made of the addresses in DATA/sotu/sotu.jsonl.xz: a
+number or a name is taken out of a sentence, and what is left of it asks for it (Lewis, Denoyer and
+Riedel 2019, arXiv 1906.04980, section 2, whose noisy clozes do without a parser). They teach to
+look for words of the question and to copy what stands beside them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def main() -> None:
         for record in [*records * COPIES, *made(data / "sotu" / "sotu.jsonl.xz", clozes, chance)]:
             start, answer = record["start"], record["answers"][0]
             passage = window(record["passage"], start, start + len(answer), LONGEST, chance)
-            pair = {"source": ENCODER.asked(record["question"], passage), "target": ENCODER.written(answer)}
+            pair = {
+                "source": ENCODER.asked(record["question"], passage),
+                "target": ENCODER.written(answer),
+            }
             file.write(json.dumps(pair, ensure_ascii=False) + "\n")
     print(f"{output}: {len(records) * COPIES} pairs of questions, {clozes} clozes", file=sys.stderr)
 
@@ -51,18 +55,24 @@ def made(path: Path, count: int, chance: random.Random) -> Iterator[dict[str, ob
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in lines]
     paragraphs = [" ".join(part.split()) for text in texts for part in text.split("\n\n")]
-    paragraphs = [part for part in paragraphs if 40 <= len(part.split()) <= 400 and WANTED.search(part)]
+    paragraphs = [
+        part for part in paragraphs if 40 <= len(part.split()) <= 400 and WANTED.search(part)
+    ]
     for _ in range(count):
         yield cloze(chance.choice(paragraphs), chance)
 
 
 def cloze(passage: str, chance: random.Random) -> dict[str, object]:
-    """One of the numbers and names of a passage, and the sentence it was taken from as a question."""
+    """One of the numbers and names of a passage, and the sentence it was taken from as a
+    question.
+    """
     found = chance.choice(list(WANTED.finditer(passage)))
     borders = [0, *(match.end() for match in SENTENCE_END.finditer(passage)), len(passage)]
     first = max(border for border in borders if border <= found.start())
     last = min(border for border in borders if border >= found.end())
-    asks = "how many" if any(map(str.isdigit, found[0])) else chance.choice(["who", "what", "which"])
+    asks = (
+        "how many" if any(map(str.isdigit, found[0])) else chance.choice(["who", "what", "which"])
+    )
     before = passage[first : found.start()].split()[-chance.randint(3, 9) :]
     after = passage[found.end() : last].split()[: chance.randint(3, 9)]
     kept = [word for word in [*before, *after] if chance.random() < 0.85]

@@ -9,7 +9,9 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])")
 
 
 def window(passage: str, start: int, end: int, longest: int, chance: random.Random) -> str:
-    """Whole sentences around the characters `start` to `end`, about `longest` words at most, grown by chance."""
+    """Whole sentences around the characters `start` to `end`, about `longest` words at most, grown
+    by chance.
+    """
     borders = [0, *(match.end() for match in SENTENCE_END.finditer(passage)), len(passage)]
     first = max(place for place, border in enumerate(borders) if border <= start)
     last = min(place for place, border in enumerate(borders) if border >= end)

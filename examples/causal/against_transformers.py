@@ -1,11 +1,13 @@
-"""Whose text, and how fast: a converted model that drafts, transformers' `generate`, and llama.cpp where it is there.
+"""Whose text, and how fast: a converted model that drafts, transformers' `generate`, and llama.cpp
+where it is there.
 
-usage: against_transformers.py SOURCE ORIGINAL DRAFTING PROMPTS [--ways text:3,both:4] [--output FILE]
+usage: against_transformers.py SOURCE ORIGINAL DRAFTING PROMPTS [--ways text:3,both:4] [--output
+FILE]
 
-SOURCE is what was converted (a GGUF file or a directory of transformers), ORIGINAL the model directory `multistride
-convert` made of it, DRAFTING one that drafts it. Each prompt is a user's turn, continued greedily, in float32;
-llama.cpp (`pip install xllamacpp`) computes with the file's own small numbers instead, so its text is another one
-sooner or later. Three things are measured:
+SOURCE is what was converted (a GGUF file or a directory of transformers), ORIGINAL the model
+directory `multistride convert` made of it, DRAFTING one that drafts it. Each prompt is a user's
+turn, continued greedily, in float32; llama.cpp (`pip install xllamacpp`) computes with the file's
+own small numbers instead, so its text is another one sooner or later. Three things are measured:
 
 - the text, of all prompts, in batches: how many are those of transformers to the last token. Of others the
   margin between the two tokens is shown: only rounding may decide.
@@ -48,12 +50,15 @@ from multistride.model.weights import load_config
 Tokens = list[int]
 ORIGINAL = "transformers"
 LOOKUPS = (0, 2, 3)
-"""Tokens that transformers' prompt lookup drafts a pass, which then checks one more; 0: plain greedy search."""
+"""Tokens that transformers' prompt lookup drafts a pass, which then checks one more; 0: plain
+greedy search."""
 
 
 @dataclass
 class Contender:
-    """One program: how it continues prompts, what it has written, and how long each timed text took."""
+    """One program: how it continues prompts, what it has written, and how long each timed text
+    took.
+    """
 
     write: Callable[[list[Tokens]], list[Tokens]]
     batched: bool = True
@@ -81,7 +86,8 @@ def ours(directory: Path, options: DecodeOptions) -> Contender:
 def theirs(source: Path, lookup: int, ends: Sequence[int], most: int) -> Contender:
     """Greedy search of transformers with its own cache, over its own code for this kind of model.
 
-    With `lookup` above 0 it copies as many drafts from the text so far, which it does for one text at a time.
+    With `lookup` above 0 it copies as many drafts from the text so far, which it does for one text
+    at a time.
     """
     named: dict[str, Any] = {"pretrained_model_name_or_path": source}
     if source.suffix == ".gguf":
@@ -113,7 +119,13 @@ def llama_cpp(source: Path, vocabulary: Vocabulary, most: int) -> Contender:
 
     def write(prompts: list[Tokens]) -> list[Tokens]:
         [prompt] = prompts
-        asked = {"prompt": prompt, "n_predict": most, "temperature": 0.0, "top_k": 1, "cache_prompt": False}
+        asked = {
+            "prompt": prompt,
+            "n_predict": most,
+            "temperature": 0.0,
+            "top_k": 1,
+            "cache_prompt": False,
+        }
         answer = server.handle_completions(asked)
         answer = json.loads(answer) if isinstance(answer, str) else answer
         return vocabulary.encode([answer["choices"][0]["text"]])
@@ -123,7 +135,9 @@ def llama_cpp(source: Path, vocabulary: Vocabulary, most: int) -> Contender:
 
 def _until(tokens: Tokens, ends: Sequence[int]) -> Tokens:
     """What stands before the first end."""
-    return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
+    return tokens[
+        : next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    ]
 
 
 @functools.cache
@@ -148,32 +162,50 @@ def makers(asked: argparse.Namespace) -> dict[str, Callable[[], Contender]]:
     made["multistride, K=1"] = functools.partial(ours, asked.original, greedy)
     for way in asked.ways.split(","):
         drafts, _, size = way.partition(":")
-        options = greedy.model_copy(update={"group_size": int(size), "mode": "exact", "drafts": drafts})
+        options = greedy.model_copy(
+            update={"group_size": int(size), "mode": "exact", "drafts": drafts}
+        )
         options.checked(load_config(asked.drafting))
-        made[f"multistride, exact, K={size}, drafts {drafts}"] = functools.partial(ours, asked.drafting, options)
+        made[f"multistride, exact, K={size}, drafts {drafts}"] = functools.partial(
+            ours, asked.drafting, options
+        )
     return made
 
 
 def margin(model: Generator, prompt: Tokens, one: Tokens, other: Tokens) -> float:
-    """The distance of the two tokens in K=1 logits where the texts part; 0 if one is the beginning of the other."""
-    places = [place for place, (first, second) in enumerate(zip(one, other, strict=False)) if first != second]
+    """The distance of the two tokens in K=1 logits where the texts part; 0 if one is the beginning
+    of the other.
+    """
+    places = [
+        place
+        for place, (first, second) in enumerate(zip(one, other, strict=False))
+        if first != second
+    ]
     if not places:
         return 0.0
     known = torch.tensor([[*prompt, *one[: places[0] + 1]]])
     memory = model.engine.start(None, None)
-    lengths = torch.tensor([known.shape[1]])  # the last of them is no token but the place that is predicted
+    lengths = torch.tensor(
+        [known.shape[1]]
+    )  # the last of them is no token but the place that is predicted
     slots = prompt_slots(known, lengths, model.config.start_token, model.config.start_symbol)
     logits = model.engine.step(slots, memory)[0, -1]
     return abs(float(logits[one[places[0]]] - logits[other[places[0]]]))
 
 
-def write_all(contenders: dict[str, Contender], prompts: list[Tokens], asked: argparse.Namespace) -> None:
-    """The texts of all prompts by those who take batches, or as an earlier run left them in `--texts`."""
+def write_all(
+    contenders: dict[str, Contender], prompts: list[Tokens], asked: argparse.Namespace
+) -> None:
+    """The texts of all prompts by those who take batches, or as an earlier run left them in
+    `--texts`.
+    """
     given = {"prompts": prompts, "max_tokens": asked.max_tokens}
     for name, contender in contenders.items():
         if not contender.batched:
             continue
-        stored = asked.texts / f"{name.replace(' ', '-').replace(',', '')}.json" if asked.texts else None
+        stored = (
+            asked.texts / f"{name.replace(' ', '-').replace(',', '')}.json" if asked.texts else None
+        )
         if stored is not None and stored.is_file():
             before = json.loads(stored.read_text(encoding="utf-8"))
             if before["given"] == given:
@@ -181,7 +213,9 @@ def write_all(contenders: dict[str, Contender], prompts: list[Tokens], asked: ar
                 continue
         write_sorted(name, contender, prompts, asked.batch_size)
         if stored is not None:
-            write_json(stored, {"given": given, "texts": contender.texts, "passes": contender.passes})
+            write_json(
+                stored, {"given": given, "texts": contender.texts, "passes": contender.passes}
+            )
 
 
 def write_sorted(name: str, contender: Contender, prompts: list[Tokens], size: int) -> None:
@@ -196,7 +230,8 @@ def write_sorted(name: str, contender: Contender, prompts: list[Tokens], size: i
 
 
 def time_all(contenders: dict[str, Contender], prompts: list[Tokens], rounds: int) -> None:
-    """Every prompt alone by everyone in turn, of whom another one begins each time; the best of the rounds counts.
+    """Every prompt alone by everyone in turn, of whom another one begins each time; the best of the
+    rounds counts.
 
     Before the clock is looked at each has written one text.
     """
@@ -221,7 +256,9 @@ def time_all(contenders: dict[str, Contender], prompts: list[Tokens], rounds: in
         print(f"timed {turn + 1} of {len(prompts)}", file=sys.stderr, flush=True)
 
 
-def facts_of(name: str, contenders: dict[str, Contender], prompts: list[Tokens], most: int) -> dict[str, Any]:
+def facts_of(
+    name: str, contenders: dict[str, Contender], prompts: list[Tokens], most: int
+) -> dict[str, Any]:
     """What is recorded of one contender; speeds are those of single prompts."""
     mine, first = contenders[name], contenders[ORIGINAL]
     counts = np.array([min(len(text) + 1, most) for text in mine.timed])
@@ -231,21 +268,29 @@ def facts_of(name: str, contenders: dict[str, Contender], prompts: list[Tokens],
     facts: dict[str, Any] = {
         "ms_per_text_p50": float(np.median(times)),
         "tokens_per_second": float(1000 * counts.sum() / times.sum()),
-        "tokens_per_second_p10_p50_p90": [float(value) for value in np.percentile(speeds, (10, 50, 90))],
+        "tokens_per_second_p10_p50_p90": [
+            float(value) for value in np.percentile(speeds, (10, 50, 90))
+        ],
         "times_as_fast_as_transformers": float(others.sum() / times.sum()),
-        "times_as_fast_p10_p50_p90": [float(value) for value in np.percentile(others / times, (10, 50, 90))],
+        "times_as_fast_p10_p50_p90": [
+            float(value) for value in np.percentile(others / times, (10, 50, 90))
+        ],
         "processor_ms_per_text_p50": float(np.median(mine.processor)),
         "tokens_per_processor_second": float(1000 * counts.sum() / sum(mine.processor)),
         "times_as_fast_by_processor": sum(first.processor) / sum(mine.processor),
         "identical_of_timed": same,
     }
     if mine.texts:
-        facts["identical"] = sum(text == other for text, other in zip(mine.texts, first.texts, strict=True))
+        facts["identical"] = sum(
+            text == other for text, other in zip(mine.texts, first.texts, strict=True)
+        )
         facts["of"] = len(prompts)
     return facts
 
 
-def different(name: str, contenders: dict[str, Contender], prompts: list[Tokens], model: Generator) -> list[float]:
+def different(
+    name: str, contenders: dict[str, Contender], prompts: list[Tokens], model: Generator
+) -> list[float]:
     """The margins of the texts that are not those of transformers."""
     pairs = zip(prompts, contenders[ORIGINAL].texts, contenders[name].texts, strict=True)
     return [margin(model, prompt, one, other) for prompt, one, other in pairs if one != other]
@@ -254,14 +299,22 @@ def different(name: str, contenders: dict[str, Contender], prompts: list[Tokens]
 def peak_memory(arguments: Sequence[str], name: str, prompt: Tokens) -> float:
     """Megabytes at the peak of a process that loads one contender and continues one prompt."""
     command = [sys.executable, __file__, *arguments, "--alone", name]
-    done = subprocess.run(command, input=json.dumps(prompt), check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, input=json.dumps(prompt), check=True, capture_output=True, text=True
+    )
     return float(done.stdout.split()[-1])
 
 
 def alone(contender: Contender) -> None:
-    """What such a process does. Its peak is asked of the kernel, which counts from the start of the program on."""
+    """What such a process does. Its peak is asked of the kernel, which counts from the start of the
+    program on.
+    """
     contender.write([json.load(sys.stdin)])
-    [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")]
+    [line] = [
+        each
+        for each in Path("/proc/self/status").read_text().splitlines()
+        if each.startswith("VmHWM")
+    ]
     print(int(line.split()[1]) / 1024)
 
 
@@ -270,13 +323,19 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for place in ("source", "original", "drafting", "prompts"):
         parser.add_argument(place, type=Path)
-    parser.add_argument("--ways", default="text:3,text:4,both:4", help="who drafts, and the group size")
+    parser.add_argument(
+        "--ways", default="text:3,text:4,both:4", help="who drafts, and the group size"
+    )
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--limit", type=int, default=100, help="prompts whose texts are compared")
     parser.add_argument("--texts", type=Path, help="folder that keeps the texts for another run")
     parser.add_argument("--timed", type=int, default=30, help="how many of them are timed")
-    parser.add_argument("--rounds", type=int, default=1, help="times that each is timed; the best counts")
-    parser.add_argument("--batch-size", type=int, default=25, help="where texts are compared and nothing is timed")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="times that each is timed; the best counts"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=25, help="where texts are compared and nothing is timed"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
@@ -308,7 +367,10 @@ def main(arguments: Sequence[str]) -> None:
     for name in contenders:
         results[name] = facts_of(name, contenders, prompts, asked.max_tokens)
         if name in per_pass:
-            results[name] |= {"tokens_per_pass": per_pass[name], "margins_where_different": margins[name]}
+            results[name] |= {
+                "tokens_per_pass": per_pass[name],
+                "margins_where_different": margins[name],
+            }
         results[name]["peak_memory_mb"] = memory[name]
     result = {
         "prompts": len(prompts), "timed": min(asked.timed, len(prompts)), "rounds": asked.rounds,

@@ -2,10 +2,10 @@
 
 usage: corpus.py DATA DIRECTORY
 
-DATA holds `lm/austen.txt.xz` (six novels, one after the other) and `sotu/sotu.jsonl.xz` (one speech a line). A
-chapter and a speech is a document; lines that were broken for print are joined, paragraphs stay apart. Every
-twentieth document is for testing, every hundredth for validation; of the test set the beginnings of paragraphs are
-prompts.
+DATA holds `lm/austen.txt.xz` (six novels, one after the other) and `sotu/sotu.jsonl.xz` (one speech
+a line). A chapter and a speech is a document; lines that were broken for print are joined,
+paragraphs stay apart. Every twentieth document is for testing, every hundredth for validation; of
+the test set the beginnings of paragraphs are prompts.
 """
 
 from __future__ import annotations
@@ -43,9 +43,16 @@ def write(path: Path, texts: list[str]) -> None:
 
 def prompts(texts: list[str]) -> list[tuple[str, str]]:
     """Beginnings of long paragraphs and how they go on, spread evenly over the texts."""
-    found = [words for text in texts for words in map(str.split, text.split("\n\n")) if len(words) > 3 * PROMPT_WORDS]
+    found = [
+        words
+        for text in texts
+        for words in map(str.split, text.split("\n\n"))
+        if len(words) > 3 * PROMPT_WORDS
+    ]
     chosen = [found[place * len(found) // PROMPTS] for place in range(PROMPTS)]
-    return [(" ".join(words[:PROMPT_WORDS]), " " + " ".join(words[PROMPT_WORDS:])) for words in chosen]
+    return [
+        (" ".join(words[:PROMPT_WORDS]), " " + " ".join(words[PROMPT_WORDS:])) for words in chosen
+    ]
 
 
 def main() -> None:
@@ -53,13 +60,21 @@ def main() -> None:
     texts = documents(data)
     directory.mkdir(parents=True, exist_ok=True)
     held_out = {*range(7, len(texts), 100), *range(13, len(texts), 20)}
-    write(directory / "train.jsonl", [text for place, text in enumerate(texts) if place not in held_out])
+    write(
+        directory / "train.jsonl",
+        [text for place, text in enumerate(texts) if place not in held_out],
+    )
     write(directory / "validation.jsonl", texts[7::100])
     write(directory / "test.jsonl", texts[13::20])
     pairs = prompts(texts[13::20])
     for name, side in (("prompts", 0), ("continuations", 1)):
-        (directory / f"test.{name}.txt").write_text("".join(pair[side] + "\n" for pair in pairs), encoding="utf-8")
-    print(f"{len(texts)} documents, {sum(len(text.split()) for text in texts):,} words", file=sys.stderr)
+        (directory / f"test.{name}.txt").write_text(
+            "".join(pair[side] + "\n" for pair in pairs), encoding="utf-8"
+        )
+    print(
+        f"{len(texts)} documents, {sum(len(text.split()) for text in texts):,} words",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

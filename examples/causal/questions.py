@@ -2,7 +2,8 @@
 
 usage: questions.py FILE DIRECTORY COUNT
 
-FILE is a .jsonl.xz with a question in the field "question" of each line. No question is in two of the files.
+FILE is a .jsonl.xz with a question in the field "question" of each line. No question is in two of
+the files.
 """
 
 from __future__ import annotations
@@ -20,13 +21,23 @@ def main() -> None:
     source, directory, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     with lzma.open(source, "rt", encoding="utf-8") as lines:
         asked = dict.fromkeys(" ".join(json.loads(line)["question"].split()) for line in lines)
-    questions = [question for question in asked if question.endswith("?") and 6 <= len(question.split()) <= 20]
+    questions = [
+        question
+        for question in asked
+        if question.endswith("?") and 6 <= len(question.split()) <= 20
+    ]
     random.Random(1).shuffle(questions)
     directory.mkdir(parents=True, exist_ok=True)
-    parts = {"test": (0, TEST), "validation": (TEST, VALIDATION), "train": (TEST + VALIDATION, count)}
+    parts = {
+        "test": (0, TEST),
+        "validation": (TEST, VALIDATION),
+        "train": (TEST + VALIDATION, count),
+    }
     for name, (first, size) in parts.items():
         chosen = questions[first : first + size]
-        (directory / f"{name}.txt").write_text("".join(question + "\n" for question in chosen), encoding="utf-8")
+        (directory / f"{name}.txt").write_text(
+            "".join(question + "\n" for question in chosen), encoding="utf-8"
+        )
     print(f"{len(questions)} questions, {count} to learn from", file=sys.stderr)
 
 

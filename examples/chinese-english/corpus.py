@@ -1,10 +1,11 @@
-"""Write Chinese-English text: pairs of one tagged file, by default those whose licences allow a model to be shipped.
+"""Write Chinese-English text: pairs of one tagged file, by default those whose licences allow a
+model to be shipped.
 
     python corpus.py DATA DIRECTORY [TAG ...]
 
-DATA holds `train.en-zh.tsv.xz` and `dev.en-zh.tsv.xz`, lines of tag, English and Chinese between tabs. Equal pairs
-are written once. Lines spread evenly over the dev file make the validation set, the others the test set; no training
-line has an English side that the dev file has.
+DATA holds `train.en-zh.tsv.xz` and `dev.en-zh.tsv.xz`, lines of tag, English and Chinese between
+tabs. Equal pairs are written once. Lines spread evenly over the dev file make the validation set,
+the others the test set; no training line has an English side that the dev file has.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def main(data: Path, directory: Path, tags: tuple[str, ...]) -> None:
     )
     write(directory, "train", list(train))
     write(directory, "validation", held_out[::VALIDATION_EVERY])
-    write(directory, "test", [pair for place, pair in enumerate(held_out) if place % VALIDATION_EVERY])
+    write(
+        directory, "test", [pair for place, pair in enumerate(held_out) if place % VALIDATION_EVERY]
+    )
 
 
 if __name__ == "__main__":

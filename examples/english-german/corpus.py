@@ -1,10 +1,12 @@
-"""Write the training text of the English-German model that may be shipped: only corpora whose licences allow it.
+"""Write the training text of the English-German model that may be shipped: only corpora whose
+licences allow it.
 
     python corpus.py DATA DIRECTORY
 
-DATA holds `tatoeba/` (CC BY 2.0 FR), `suttacentral/` (CC0) and `permissive-ui-strings/` (Apache-2.0, BSD-3), each
-with `train.en-de.tsv.xz` and `dev.en-de.tsv.xz`. Equal pairs are written once. Lines spread evenly over every dev
-file make the validation set; the others of Tatoeba's make a test set.
+DATA holds `tatoeba/` (CC BY 2.0 FR), `suttacentral/` (CC0) and `permissive-ui-strings/`
+(Apache-2.0, BSD-3), each with `train.en-de.tsv.xz` and `dev.en-de.tsv.xz`. Equal pairs are written
+once. Lines spread evenly over every dev file make the validation set; the others of Tatoeba's make
+a test set.
 """
 
 from __future__ import annotations

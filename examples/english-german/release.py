@@ -1,9 +1,10 @@
-"""Make the model that ships from a trained one: weights in bfloat16, a card that tells what it is good for, notices.
+"""Make the model that ships from a trained one: weights in bfloat16, a card that tells what it is
+good for, notices.
 
     python release.py MODEL RESULT NOTICES OUTPUT
 
-MODEL is a model directory, RESULT what `multistride evaluate` measured of it, NOTICES a folder with LICENSE files of
-corpora that ask for theirs to be passed on, OUTPUT the model directory to write.
+MODEL is a model directory, RESULT what `multistride evaluate` measured of it, NOTICES a folder with
+LICENSE files of corpora that ask for theirs to be passed on, OUTPUT the model directory to write.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ def main(directory: Path, result: Path, notices: Path, output: Path) -> None:
             (place / notice.name).write_bytes(notice.read_bytes())
 
     text = card(model, result)
-    save_model(output, model.to(torch.bfloat16), vocabulary, load_provenance(directory), text, add_notices)
+    save_model(
+        output, model.to(torch.bfloat16), vocabulary, load_provenance(directory), text, add_notices
+    )
 
 
 if __name__ == "__main__":

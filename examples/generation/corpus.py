@@ -1,14 +1,16 @@
-"""Write a corpus for text generation as text: what is read on one line, what is written about it on the other.
+"""Write a corpus for text generation as text: what is read on one line, what is written about it on
+the other.
 
     python corpus.py commongen|scitldr|dialogsum FOLDER DIRECTORY
 
-FOLDER is that of the corpus: commongen has `train.tsv.xz`, `dev.tsv.xz` and `test.tsv.xz`, lines of concepts and
-sentence between a tab; scitldr (abstract to one sentence) and dialogsum (dialogue to summary) have `.jsonl.xz`.
+FOLDER is that of the corpus: commongen has `train.tsv.xz`, `dev.tsv.xz` and `test.tsv.xz`, lines of
+concepts and sentence between a tab; scitldr (abstract to one sentence) and dialogsum (dialogue to
+summary) have `.jsonl.xz`.
 
-`train.source` and `train.target` are for the teacher, `distill.source` is what it is to write about. What is measured
-is a source with all its references, one JSON object a line, in `validation.jsonl` and `test.jsonl`; the first of them
-is in `validation.target` too. The order of concepts means nothing, so a training set of them is there twice, the
-second time shuffled.
+`train.source` and `train.target` are for the teacher, `distill.source` is what it is to write
+about. What is measured is a source with all its references, one JSON object a line, in
+`validation.jsonl` and `test.jsonl`; the first of them is in `validation.target` too. The order of
+concepts means nothing, so a training set of them is there twice, the second time shuffled.
 """
 
 from __future__ import annotations
@@ -56,7 +58,11 @@ def records(path: Path) -> Iterator[dict]:
 
 def scitldr(path: Path) -> Iterator[tuple[str, str]]:
     """An abstract and a sentence that says it all; the test set has several."""
-    return ((" ".join(record["source"]), target) for record in records(path) for target in record["target"])
+    return (
+        (" ".join(record["source"]), target)
+        for record in records(path)
+        for target in record["target"]
+    )
 
 
 def dialogsum(path: Path) -> Iterator[tuple[str, str]]:
@@ -75,7 +81,10 @@ CORPORA = {"commongen": commongen, "scitldr": scitldr, "dialogsum": dialogsum}
 def shuffled(train: Found) -> Found:
     """The same sets of concepts, each in another order."""
     draws = random.Random(SEED)
-    return {" ".join(draws.sample(words := source.split(), len(words))): own for source, own in train.items()}
+    return {
+        " ".join(draws.sample(words := source.split(), len(words))): own
+        for source, own in train.items()
+    }
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -90,7 +99,9 @@ def write_measured(directory: Path, split: str, found: Found, with_concepts: boo
     lines = []
     for source, own in found.items():
         concepts = {"concepts": source.split()} if with_concepts else {}
-        lines.append(json.dumps({"source": source, **concepts, "references": own}, ensure_ascii=False))
+        lines.append(
+            json.dumps({"source": source, **concepts, "references": own}, ensure_ascii=False)
+        )
     write_lines(directory / f"{split}.jsonl", lines)
 
 
@@ -98,7 +109,9 @@ def main(name: str, folder: Path, directory: Path) -> None:
     """Write everything into `directory`. Training sources that are measured too are left out."""
     directory.mkdir(parents=True, exist_ok=True)
     unordered = name == "commongen"
-    train, validation, test = (gathered(CORPORA[name](folder / part)) for part in ("train", "dev", "test"))
+    train, validation, test = (
+        gathered(CORPORA[name](folder / part)) for part in ("train", "dev", "test")
+    )
 
     def keys(found: Found) -> set[str]:
         return {" ".join(sorted(source.split())) if unordered else source for source in found}

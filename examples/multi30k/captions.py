@@ -2,10 +2,10 @@
 
     python captions.py COMMONGEN MULTI30K OUTPUT
 
-COMMONGEN holds `train.tsv.xz`, `dev.tsv.xz` and `test.tsv.xz`, lines of concepts and sentence between a tab. Left out
-is a sentence that MULTI30K's training, validation or test text has too (compared without case and punctuation), so
-that nothing measured was seen in training, and one with a word that the training text does not have twice: the
-teacher would not know how to translate it.
+COMMONGEN holds `train.tsv.xz`, `dev.tsv.xz` and `test.tsv.xz`, lines of concepts and sentence
+between a tab. Left out is a sentence that MULTI30K's training, validation or test text has too
+(compared without case and punctuation), so that nothing measured was seen in training, and one with
+a word that the training text does not have twice: the teacher would not know how to translate it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Write windows of consecutive sentences as pairs, for a model that is to translate several at a time.
+"""Write windows of consecutive sentences as pairs, for a model that is to translate several at a
+time.
 
     python corpus.py DATA DIRECTORY
 
-DATA has `train.en-de.tsv.xz` and `dev.en-de.tsv.xz` (SuttaCentral): lines of document and place ("an1.16:1.1"),
-English and German between tabs. Every document is cut into windows of one to four lines, their lengths drawn, joined
-by a blank, twice; a window ends where `multistride translate --window` would end it: behind a line that does not end
-its sentence, on either side. Windows that the dev part has too are left out.
+DATA has `train.en-de.tsv.xz` and `dev.en-de.tsv.xz` (SuttaCentral): lines of document and place
+("an1.16:1.1"), English and German between tabs. Every document is cut into windows of one to four
+lines, their lengths drawn, joined by a blank, twice; a window ends where `multistride translate
+--window` would end it: behind a line that does not end its sentence, on either side. Windows that
+the dev part has too are left out.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def main(data: Path, directory: Path) -> None:
     draws = random.Random(SEED)
     held_out = documents(data / "dev.en-de.tsv.xz")
     validation = [pair for document in held_out for pair in windows(document, draws)]
-    known = {source for document in held_out for source, _ in document} | {source for source, _ in validation}
+    known = {source for document in held_out for source, _ in document} | {
+        source for source, _ in validation
+    }
     train = [
         pair
         for _ in range(TIMES)

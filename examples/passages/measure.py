@@ -1,11 +1,13 @@
-"""Sentences of a document translated alone against several in one context: BLEU by window and K, as one result file.
+"""Sentences of a document translated alone against several in one context: BLEU by window and K, as
+one result file.
 
     python measure.py DATA RESULT
 
-DATA has `dev.en-de.tsv.xz`: lines of document and place ("an1.16:1.1"), English and German between tabs. The lines of
-one document follow each other. `bleu` is over lines, as `WindowTranslator` gives them (windows that could not be cut
-were translated line by line); `document_bleu` is over whole documents joined, without that second try. The windows of
-all sizes and the lines alone are timed in turns, document by document.
+DATA has `dev.en-de.tsv.xz`: lines of document and place ("an1.16:1.1"), English and German between
+tabs. The lines of one document follow each other. `bleu` is over lines, as `WindowTranslator` gives
+them (windows that could not be cut were translated line by line); `document_bleu` is over whole
+documents joined, without that second try. The windows of all sizes and the lines alone are timed in
+turns, document by document.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Joined(WindowTranslator):
         return super().cut(text, window)
 
 
-def measured(chosen: list[Document], ways: list[tuple[int, str, int]], translator: Translator) -> list[dict]:
+def measured(
+    chosen: list[Document], ways: list[tuple[int, str, int]], translator: Translator
+) -> list[dict]:
     """One row for each way: window, separator, K."""
     passages = [Joined(translator, window, separator) for window, separator, _ in ways]
     lines: list[list[str]] = [[] for _ in ways]
@@ -100,7 +104,9 @@ def main() -> None:
     torch.set_num_threads(1)
     file = asked.data / "dev.en-de.tsv.xz"
     chosen = documents(file)[: asked.documents]
-    sizes, windows = (list(map(int, text.split(","))) for text in (asked.group_sizes, asked.windows))
+    sizes, windows = (
+        list(map(int, text.split(","))) for text in (asked.group_sizes, asked.windows)
+    )
     ways = [(window, asked.separator, size) for size in sizes for window in windows]
     metric = BLEU()
     results = measured(chosen, ways, multistride.load(asked.model))

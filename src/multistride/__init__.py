@@ -1,4 +1,5 @@
-"""multistride: take your translation model, make it write K tokens per step, prove what that costs, serve it.
+"""multistride: take your translation model, make it write K tokens per step, prove what that costs,
+serve it.
 
 The pipeline, from raw text to a measured many-stride model:
 
@@ -38,7 +39,15 @@ _HOMES = {
     "UserError": "multistride.errors",
 }
 
-__all__ = ["Generator", "StreamedGroup", "Translation", "Translator", "UserError", "__version__", "load"]
+__all__ = [
+    "Generator",
+    "StreamedGroup",
+    "Translation",
+    "Translator",
+    "UserError",
+    "__version__",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,6 @@
-"""Reading configuration: YAML files, `--set a.b=c`, and one line for whatever is wrong with them."""
+"""Reading configuration: YAML files, `--set a.b=c`, and one line for whatever is wrong with
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; the standard leaves the choice to the reader."""
+    """YAML in which a key that stands twice is an error; the standard leaves the choice to the
+    reader.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -57,14 +61,18 @@ def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
 
 
 def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
-    """The first problem of a pydantic error as one line: key, what is wrong, what was given, what is allowed."""
+    """The first problem of a pydantic error as one line: key, what is wrong, what was given, what
+    is allowed.
+    """
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"]) or "the whole"
     if problem["type"] == "extra_forbidden":
         allowed = _fields_beside(kind, problem["loc"])
         return f"unknown key {key!r}" + (f"; known here: {', '.join(allowed)}" if allowed else "")
     given = problem["input"]
-    shown = "" if isinstance(given, dict) or problem["type"] == "missing" else f" (given: {given!r})"
+    shown = (
+        "" if isinstance(given, dict) or problem["type"] == "missing" else f" (given: {given!r})"
+    )
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 
 
@@ -73,7 +81,10 @@ def _fields_beside(kind: type[BaseModel] | None, location: tuple[int | str, ...]
         field = kind.model_fields.get(str(part)) if kind else None
         annotation = field.annotation if field else None
         candidates = (annotation, *get_args(annotation))
-        kind = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        kind = next(
+            (each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)),
+            None,
+        )
     return sorted(kind.model_fields) if kind else []
 
 
@@ -81,7 +92,9 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
-        raise UsageError(f"--set takes key=value, for example training.updates=100; {setting!r} was given")
+        raise UsageError(
+            f"--set takes key=value, for example training.updates=100; {setting!r} was given"
+        )
     for part in parts[:-1]:
         if tree.get(part) is None:
             tree[part] = {}

@@ -15,17 +15,23 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one, else the CPU. Raises `UsageError` for a device that is not there."""
+    """`auto` is the GPU if there is one, else the CPU. Raises `UsageError` for a device that is not
+    there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"device {name!r} was asked for; allowed are auto, cpu, cuda and cuda:N") from error
+        raise UsageError(
+            f"device {name!r} was asked for; allowed are auto, cpu, cuda and cuda:N"
+        ) from error
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {name!r} was asked for; allowed are auto, cpu, cuda and cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r} was asked for, but PyTorch sees no GPU here: use cpu or auto")
+        raise UsageError(
+            f"device {name!r} was asked for, but PyTorch sees no GPU here: use cpu or auto"
+        )
     return device
 
 
@@ -47,7 +53,8 @@ def cpu_name() -> str:
 
 
 def multiplies_int8() -> bool:
-    """Whether the CPU adds up products of 8-bit integers without overflow; x86 without VNNI does not.
+    """Whether the CPU adds up products of 8-bit integers without overflow; x86 without VNNI does
+    not.
 
     Older x86 instructions add two products in 16 bits, which saturate. ARM has no such trap.
     """
@@ -68,17 +75,22 @@ def set_threads(count: int | None) -> int:
 
 
 def check_threads(count: int) -> None:
-    """Raise `UsageError` for a number of threads below 1 or above that of the CPUs this process may use."""
+    """Raise `UsageError` for a number of threads below 1 or above that of the CPUs this process may
+    use.
+    """
     most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= count <= most:
-        raise UsageError(f"--threads is {count}; this process may use {most} CPUs: give 1 to {most}")
+        raise UsageError(
+            f"--threads is {count}; this process may use {most} CPUs: give 1 to {most}"
+        )
 
 
 def keep_few_kernels() -> None:
     """Let oneDNN keep 64 compiled kernels instead of 1,024, unless the environment says how many.
 
-    It compiles one for every shape it meets and hardly any shape of a training batch comes twice: after 45 updates a
-    training held 2.6 GB, with few kernels 1.6 GB, in the same time. Call it before the first product.
+    It compiles one for every shape it meets and hardly any shape of a training batch comes twice:
+    after 45 updates a training held 2.6 GB, with few kernels 1.6 GB, in the same time. Call it
+    before the first product.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 

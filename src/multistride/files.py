@@ -68,7 +68,9 @@ def replacing_directory(destination: Path | str) -> Iterator[Path]:
     with _write_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         if destination.exists() and not destination.is_dir():
-            raise UserError(f"{destination} is a file, and a directory is to be written there: choose another place")
+            raise UserError(
+                f"{destination} is a file, and a directory is to be written there: choose another place"
+            )
         temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
         try:
             yield temporary
@@ -83,13 +85,17 @@ def replacing_directory(destination: Path | str) -> Iterator[Path]:
 
 
 class Journal:
-    """A file that grows by whole pieces, to be read while it is written: after any end it holds whole pieces only."""
+    """A file that grows by whole pieces, to be read while it is written: after any end it holds
+    whole pieces only.
+    """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file, self._whole = path, file, 0
 
     def write(self, piece: str) -> None:
-        """Append a piece, at once. A disk that fills up in the middle of it leaves the file without it."""
+        """Append a piece, at once. A disk that fills up in the middle of it leaves the file without
+        it.
+        """
         rest = whole = piece.encode("utf-8")
         with _write_errors(self._path, kept="what was written before is whole"):
             try:
@@ -104,7 +110,9 @@ class Journal:
 
 @contextmanager
 def journal(path: Path) -> Iterator[Journal]:
-    """Begin a file anew that is written piece by piece. Raises `UserError` where it cannot be written."""
+    """Begin a file anew that is written piece by piece. Raises `UserError` where it cannot be
+    written.
+    """
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "wb", buffering=0)  # noqa: SIM115, closed below: what happens in between has other errors
@@ -115,12 +123,15 @@ def journal(path: Path) -> Iterator[Journal]:
 def write_json(destination: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with replacing_file(destination) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 @contextmanager
 def compressing(path: Path, name: Path) -> Iterator[BinaryIO | gzip.GzipFile | lzma.LZMAFile]:
-    """Open `path` for writing bytes, compressed as `name` says it is (.gz, .xz; anything else: not at all).
+    """Open `path` for writing bytes, compressed as `name` says it is (.gz, .xz; anything else: not
+    at all).
 
     The same bytes give the same file: no time and no name is written into it.
     """
@@ -155,7 +166,9 @@ def _write_errors(destination: Path, kept: str = "nothing was changed there") ->
 
 
 def _exchange(incoming: Path, destination: Path) -> None:
-    """Move `incoming` to `destination`; what stood there is put back if that fails, and deleted if it does not."""
+    """Move `incoming` to `destination`; what stood there is put back if that fails, and deleted if
+    it does not.
+    """
     if not destination.exists():
         os.replace(incoming, destination)
         return

@@ -1,4 +1,6 @@
-"""A causal model one can talk to: prompts in, what follows them out. Also `load`, for models of either kind."""
+"""A causal model one can talk to: prompts in, what follows them out. Also `load`, for models of
+either kind.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Generator(Translator):
 
     shape = staticmethod(as_it_is)
 
-    def __init__(self, engine: Engine[Any], vocabulary: Vocabulary, directory: Path | None = None) -> None:
+    def __init__(
+        self, engine: Engine[Any], vocabulary: Vocabulary, directory: Path | None = None
+    ) -> None:
         super().__init__(engine, vocabulary, directory)
         self._chat: tuple[str, str | None] | None = None
 
@@ -35,14 +39,17 @@ class Generator(Translator):
     ) -> Generator:
         """Read the directory of a causal model.
 
-        Raises `DataError` if it is no model directory, `UsageError` for an unknown device or engine or a model with
-        an encoder, `MissingExtraError` for an engine that needs a library that is not installed.
+        Raises `DataError` if it is no model directory, `UsageError` for an unknown device or engine
+        or a model with an encoder, `MissingExtraError` for an engine that needs a library that is
+        not installed.
         """
         if directory is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
         opened = opened_model(Path(directory), device, engine, report)
         if opened[0].config.encoder_layers:
-            raise UsageError(f"{directory} has an encoder, so it translates: use translate, or name a causal model")
+            raise UsageError(
+                f"{directory} has an encoder, so it translates: use translate, or name a causal model"
+            )
         return cls(*opened, Path(directory))
 
     def generate(
@@ -56,16 +63,20 @@ class Generator(Translator):
         system: str | None = None,
         **choices: Any,
     ) -> list[Translation]:
-        """Continue prompts, `group_size` tokens per step; the n-th result belongs to the n-th prompt.
+        """Continue prompts, `group_size` tokens per step; the n-th result belongs to the n-th
+        prompt.
 
-        `text` and `tokens` of a result are what was written, without the prompt. `chat` makes each prompt the turn
-        of a user in the model's chat template, after `system` if that is given. `choices` are other fields of
-        `decode.options.DecodeOptions`: `temperature`, `stop`, `batch_size` and so on; without `max_tokens` a
-        text ends by itself, or where the context is full. A prompt that leaves no room in it has no text, and says
-        so in `problem`. Raises `UsageError` for choices that are unknown, out of range, or exclude each other.
+        `text` and `tokens` of a result are what was written, without the prompt. `chat` makes each
+        prompt the turn of a user in the model's chat template, after `system` if that is given.
+        `choices` are other fields of `decode.options.DecodeOptions`: `temperature`, `stop`,
+        `batch_size` and so on; without `max_tokens` a text ends by itself, or where the context is
+        full. A prompt that leaves no room in it has no text, and says so in `problem`. Raises
+        `UsageError` for choices that are unknown, out of range, or exclude each other.
         """
         if system is not None and not chat:
-            raise UsageError("system was given, which belongs to a conversation: set chat, or leave it out")
+            raise UsageError(
+                "system was given, which belongs to a conversation: set chat, or leave it out"
+            )
         options = self.settled(group_size, mode=mode, max_length=max_tokens, **choices)
         talking = self.chatting(system) if chat else self
         return talking.written(prompts, options, talking.checked(options))
@@ -76,11 +87,14 @@ class Generator(Translator):
         """A causal model has no source: raises `UsageError`."""
         raise UsageError("this is a causal model, which has no source to translate: use generate")
 
-    def score(self, pairs: Sequence[tuple[str, str]], group_size: int = 1) -> list[list[float] | None]:
-        """The natural log-probability of every token of the second texts after the first ones; no EOS is added.
+    def score(
+        self, pairs: Sequence[tuple[str, str]], group_size: int = 1
+    ) -> list[list[float] | None]:
+        """The natural log-probability of every token of the second texts after the first ones; no
+        EOS is added.
 
-        The n-th list belongs to the n-th pair; None where the context does not hold both. Raises `UsageError` for a
-        group size the checkpoint cannot write.
+        The n-th list belongs to the n-th pair; None where the context does not hold both. Raises
+        `UsageError` for a group size the checkpoint cannot write.
         """
         prompts = self._encode([prompt for prompt, _ in pairs])
         texts = self.vocabulary.encode([text for _, text in pairs])
@@ -88,17 +102,23 @@ class Generator(Translator):
         fits = [len(prompt) + len(text) <= self.config.max_positions for prompt, text in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit and pair[1]]
         scores = iter(score_continuations(self.engine.model, fitting, group_size))
-        found = ((next(scores) if text else []) if fit else None for (_, text), fit in zip(both, fits, strict=True))
+        found = (
+            (next(scores) if text else []) if fit else None
+            for (_, text), fit in zip(both, fits, strict=True)
+        )
         return list(found)
 
     def chatting(self, system: str | None = None) -> Generator:
-        """The same model, for which every prompt is the turn of a user, after the `system` text if there is one.
+        """The same model, for which every prompt is the turn of a user, after the `system` text if
+        there is one.
 
         Raises `UsageError` for a model without a chat template.
         """
         template = self.vocabulary.chat_template
         if template is None:
-            raise UsageError("this model has no chat template: leave --chat out, or use a model made for chat")
+            raise UsageError(
+                "this model has no chat template: leave --chat out, or use a model made for chat"
+            )
         talking = Generator(self.engine, self.vocabulary, self.directory)
         talking._chat = template, system
         return talking
@@ -123,14 +143,16 @@ class Generator(Translator):
         before = [] if system is None else [{"role": "system", "content": system}]
         symbols = self.vocabulary.symbols()
         turns = [[*before, {"role": "user", "content": text}] for text in texts]
-        return self.vocabulary.encode_rendered([rendered(template, messages, symbols) for messages in turns])
+        return self.vocabulary.encode_rendered(
+            [rendered(template, messages, symbols) for messages in turns]
+        )
 
 
 def load(path: Path | str | None = None, device: str = "auto", engine: str = "eager") -> Translator:
     """The model in a directory; None: the English-German one that ships.
 
-    A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a `Translator`.
-    Raises as `Translator.load` does.
+    A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
+    `Translator`. Raises as `Translator.load` does.
     """
     place = DEFAULT if path is None else Path(path)
     opened = opened_model(place, device, engine)

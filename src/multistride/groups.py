@@ -17,8 +17,9 @@ Nothing else in the package knows what a group is. A *layout* turns a target sen
 | arbitrary borders    | any                 | see `teacher_forced`               | its size |
 | lookahead-K          | (see `lookahead`)   | clean y, then K-1 mask tokens      | 1 ... K  |
 
-Source: the shift by K and the relaxed causal mask are those of Wang, Zhang, Chen (2018), "Semi-Autoregressive
-Neural Machine Translation", arXiv 1808.08583, section 3; equal group sizes give exactly their layout.
+Source: the shift by K and the relaxed causal mask are those of Wang, Zhang, Chen (2018),
+"Semi-Autoregressive Neural Machine Translation", arXiv 1808.08583, section 3; equal group sizes
+give exactly their layout.
 
 Shapes: B sentences, T target tokens, G groups, N slots.
 """
@@ -32,13 +33,16 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 PADDING_GROUP = 2**30
-"""The group of a slot that is not there. It is larger than any real group, so no real slot sees it."""
+"""The group of a slot that is not there. It is larger than any real group, so no real slot sees
+it."""
 
 DRAFTS = 2**24
-"""Added to the group of a slot it is that of the masks drafting from it, where a pass drafts from several slots."""
+"""Added to the group of a slot it is that of the masks drafting from it, where a pass drafts from
+several slots."""
 
 NO_LABEL = -100
-"""The label of a slot whose prediction is not asked for; `torch.nn.functional.cross_entropy` skips it."""
+"""The label of a slot whose prediction is not asked for; `torch.nn.functional.cross_entropy` skips
+it."""
 
 
 class Slots(NamedTuple):
@@ -55,15 +59,19 @@ class Slots(NamedTuple):
 
 
 def visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> Bool[Tensor, "B N M"]:
-    """Which of `seen` each slot of `seer` attends to, given the groups of both: the relaxed causal mask.
+    """Which of `seen` each slot of `seer` attends to, given the groups of both: the relaxed causal
+    mask.
 
     A padding slot sees everything, so no row of an attention matrix is empty; nobody real sees it.
     """
     return seen[:, None, :] <= seer[:, :, None]
 
 
-def drafting_visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> Bool[Tensor, "B N M"]:
-    """The same where groups beyond `DRAFTS` are there: each sees what the slot it drafts from sees, and itself.
+def drafting_visibility(
+    seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]
+) -> Bool[Tensor, "B N M"]:
+    """The same where groups beyond `DRAFTS` are there: each sees what the slot it drafts from sees,
+    and itself.
 
     Nobody else sees such a group. Without any of them it is `visibility`.
     """
@@ -72,12 +80,14 @@ def drafting_visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> B
     return visibility(torch.where(drafting, seer - DRAFTS, seer), seen) | each_other
 
 
-def equal_sizes(lengths: Int[Tensor, "B"], group_size: Int[Tensor, "B"] | int) -> Int[Tensor, "B G"]:
+def equal_sizes(
+    lengths: Int[Tensor, "B"], group_size: Int[Tensor, "B"] | int
+) -> Int[Tensor, "B G"]:
     """Groups of `group_size` tokens until every one of `lengths` tokens has a group.
 
-    The last group is whole even where the sentence ends inside it, as it is when decoding. Size 1 is
-    autoregressive, K is SAT-K, and a size of at least the length is non-autoregressive. Rows with fewer groups
-    end in zeros.
+    The last group is whole even where the sentence ends inside it, as it is when decoding. Size 1
+    is autoregressive, K is SAT-K, and a size of at least the length is non-autoregressive. Rows
+    with fewer groups end in zeros.
     """
     sizes = torch.as_tensor(group_size, device=lengths.device).expand_as(lengths)
     counts = (lengths + sizes - 1) // sizes
@@ -88,7 +98,9 @@ def equal_sizes(lengths: Int[Tensor, "B"], group_size: Int[Tensor, "B"] | int) -
 def sampled_sizes(
     lengths: Int[Tensor, "B"], largest: Int[Tensor, "B"], generator: torch.Generator | None = None
 ) -> Int[Tensor, "B G"]:
-    """Groups of random sizes, uniform in 1 ... `largest` of their row, until all tokens have a group."""
+    """Groups of random sizes, uniform in 1 ... `largest` of their row, until all tokens have a
+    group.
+    """
     most = int(lengths.max()) if len(lengths) else 0
     draws = torch.rand(len(lengths), most, generator=generator)
     sizes = (draws * largest[:, None]).long() + 1
@@ -105,12 +117,13 @@ def teacher_forced(
 ) -> tuple[Slots, Int[Tensor, "B N"]]:
     """The slots of whole sentences, and the token each slot is to predict.
 
-    Group g commits `sizes[g]` tokens from its border on; when it runs, every token before the border is known.
-    Its slots read the tokens that no earlier group has read (those the group before committed), or the last
-    `sizes[g]` known tokens where that is more, padded with start symbols at the beginning of the sentence. All
-    of its slots have reach `sizes[g]`, so the last `sizes[g]` of them predict the group. With equal sizes every
-    token is read once, by the slot `reach` positions ahead. After a larger group come slots that only read: what
-    they point at is already known, so they have no label. Nor have positions at or after `lengths`.
+    Group g commits `sizes[g]` tokens from its border on; when it runs, every token before the
+    border is known. Its slots read the tokens that no earlier group has read (those the group
+    before committed), or the last `sizes[g]` known tokens where that is more, padded with start
+    symbols at the beginning of the sentence. All of its slots have reach `sizes[g]`, so the last
+    `sizes[g]` of them predict the group. With equal sizes every token is read once, by the slot
+    `reach` positions ahead. After a larger group come slots that only read: what they point at is
+    already known, so they have no label. Nor have positions at or after `lengths`.
 
     Returns slots and labels, both [B, N]; `NO_LABEL` where nothing is to be predicted.
     """
@@ -139,9 +152,10 @@ def step_slots(
 ) -> Slots:
     """The slots of one decoding step: what `teacher_forced` lays out for a single group.
 
-    `border` tokens of `known` are committed, the last `unread` of them after the previous step's slots were made.
-    The tokens of the group stand in the last `group_size` slots that are not padding, one after another; rows with
-    fewer slots are padded on the left, so these are the last columns in every row.
+    `border` tokens of `known` are committed, the last `unread` of them after the previous step's
+    slots were made. The tokens of the group stand in the last `group_size` slots that are not
+    padding, one after another; rows with fewer slots are padded on the left, so these are the last
+    columns in every row.
     """
     widths = torch.maximum(group_size, unread)
     most = int(widths.max())
@@ -156,9 +170,16 @@ def step_slots(
 
 
 def even_step_slots(
-    known: Int[Tensor, "B T"], border: int, unread: int, group_size: int, group: int, start_token: int
+    known: Int[Tensor, "B T"],
+    border: int,
+    unread: int,
+    group_size: int,
+    group: int,
+    start_token: int,
 ) -> Slots:
-    """`step_slots` of rows that all stand at the same border, in a few operations: the usual case."""
+    """`step_slots` of rows that all stand at the same border, in a few operations: the usual
+    case.
+    """
     width = max(group_size, unread)
     token = known[:, max(border - width, 0) : border]
     if width > border:
@@ -173,12 +194,17 @@ def even_step_slots(
 
 
 def prompt_slots(
-    prompt: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], start_token: int, start_symbol: bool = True
+    prompt: Int[Tensor, "B T"],
+    lengths: Int[Tensor, "B"],
+    start_token: int,
+    start_symbol: bool = True,
 ) -> Slots:
-    """The slots that read what is known before decoding begins, all but its last token, which the first step reads.
+    """The slots that read what is known before decoding begins, all but its last token, which the
+    first step reads.
 
-    They are autoregressive: the layout of `lookahead` without masks. With `start_symbol` false no start symbol is
-    read before the first token, as in causal models that were trained without one. Rows are padded on the left.
+    They are autoregressive: the layout of `lookahead` without masks. With `start_symbol` false no
+    start symbol is read before the first token, as in causal models that were trained without one.
+    Rows are padded on the left.
     """
     first = 0 if start_symbol else 1
     counts = (lengths - first).clamp(min=0)
@@ -188,7 +214,9 @@ def prompt_slots(
     real, position = offset >= 0, offset + first
     token = torch.where(real, _tokens_at(prompt, rows, position - 1, start_token), start_token)
     position = torch.where(real, position, 0)
-    return Slots(token, position, torch.ones_like(position), torch.where(real, position, PADDING_GROUP))
+    return Slots(
+        token, position, torch.ones_like(position), torch.where(real, position, PADDING_GROUP)
+    )
 
 
 def lookahead(
@@ -199,11 +227,13 @@ def lookahead(
     start_token: int,
     mask_token: int,
 ) -> tuple[Slots, Int[Tensor, "B N"]]:
-    """The slots that draft from an exact autoregressive cache, and the token each slot is to predict.
+    """The slots that draft from an exact autoregressive cache, and the token each slot is to
+    predict.
 
-    The first `anchors` target tokens are read as they are, in autoregressive order (reach 1, one group each, so
-    they also verify a draft); after them stand K-1 mask tokens of reach 2 ... K in one last group, which see all
-    clean slots and each other. Clean slots see no mask, so the cache they write is the autoregressive one.
+    The first `anchors` target tokens are read as they are, in autoregressive order (reach 1, one
+    group each, so they also verify a draft); after them stand K-1 mask tokens of reach 2 ... K in
+    one last group, which see all clean slots and each other. Clean slots see no mask, so the cache
+    they write is the autoregressive one.
 
     `anchors` lie in 0 ... T. Returns slots and labels, both [B, N].
     """
@@ -230,12 +260,14 @@ def draft_slots(
     start_token: int,
     mask_token: int,
 ) -> Slots:
-    """The slots of one round of drafting and checking: what `lookahead` lays out, less what was read before.
+    """The slots of one round of drafting and checking: what `lookahead` lays out, less what was
+    read before.
 
-    `border` tokens of `known` are committed and all but the last of them were read. Clean slots read that one and the
-    first `counts` of the `drafts` behind it, so they say what really follows each of them; `group_size` - 1 masks
-    draft further, as if all drafts were right. Rows with fewer slots are padded on the left: the last `group_size`
-    columns of a row are its last clean slot and its masks.
+    `border` tokens of `known` are committed and all but the last of them were read. Clean slots
+    read that one and the first `counts` of the `drafts` behind it, so they say what really follows
+    each of them; `group_size` - 1 masks draft further, as if all drafts were right. Rows with fewer
+    slots are padded on the left: the last `group_size` columns of a row are its last clean slot and
+    its masks.
     """
     widths = counts + torch.as_tensor(group_size, device=known.device)
     most = int(widths.max()) if len(counts) else 0
@@ -254,11 +286,13 @@ def draft_slots(
 def reveal(
     slots: Slots, labels: Int[Tensor, "B N"], shown: Bool[Tensor, "B N"], start_token: int
 ) -> tuple[Slots, Int[Tensor, "B M"]]:
-    """Let every group see some of its own tokens: what `shown` slots were to predict, read by slots of its own.
+    """Let every group see some of its own tokens: what `shown` slots were to predict, read by slots
+    of its own.
 
-    A revealed token stands in an extra slot of reach 1 at the end of the row, of the group it was revealed to; the
-    slot that was to predict it loses its label. Without label or in groups of reach 1 nothing is revealed. This is
-    the layout of glancing training (Qian et al. 2021, arXiv 2008.07905, section 3.1) with tokens drawn at random.
+    A revealed token stands in an extra slot of reach 1 at the end of the row, of the group it was
+    revealed to; the slot that was to predict it loses its label. Without label or in groups of
+    reach 1 nothing is revealed. This is the layout of glancing training (Qian et al. 2021, arXiv
+    2008.07905, section 3.1) with tokens drawn at random.
 
     Returns slots and labels, both [B, M] with M the larger by the most tokens revealed in a row.
     """
@@ -281,7 +315,8 @@ def reveal(
 
 
 def previous_in_group(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
-    """The token before the one each slot predicts, where the same group predicts it too; `NO_LABEL` elsewhere.
+    """The token before the one each slot predicts, where the same group predicts it too; `NO_LABEL`
+    elsewhere.
 
     It is what a group cannot see of itself and what the Markov head is given.
     """
@@ -291,16 +326,20 @@ def previous_in_group(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "
 
 
 def previous_in_draft(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
-    """The same for the layout `lookahead`: the token before the one each mask predicts; `NO_LABEL` elsewhere.
+    """The same for the layout `lookahead`: the token before the one each mask predicts; `NO_LABEL`
+    elsewhere.
 
-    The first mask follows what the last clean slot predicts, which nobody has read yet when both are asked.
+    The first mask follows what the last clean slot predicts, which nobody has read yet when both
+    are asked.
     """
     left = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=NO_LABEL)
     return torch.where((slots.reach > 1) & (labels != NO_LABEL), left, NO_LABEL)
 
 
 def spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    """For every slot of a layout in reading order: its row, its group, its place in the group; and [B, N]."""
+    """For every slot of a layout in reading order: its row, its group, its place in the group; and
+    [B, N].
+    """
     batch, count = widths.shape
     flat = widths.flatten()
     owner = torch.arange(len(flat), device=widths.device).repeat_interleave(flat)
@@ -311,7 +350,9 @@ def spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[in
     return owner // columns, owner % columns, offset, (batch, longest)
 
 
-def fill(widths: Int[Tensor, "B G"], shape: tuple[int, int], values: Tensor, padding: int) -> Tensor:
+def fill(
+    widths: Int[Tensor, "B G"], shape: tuple[int, int], values: Tensor, padding: int
+) -> Tensor:
     """Values in reading order as a [B, N] tensor, padded on the right."""
     table = torch.full(shape, padding, dtype=torch.long, device=values.device)
     table[torch.arange(shape[1], device=values.device) < widths.sum(1)[:, None]] = values

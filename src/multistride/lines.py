@@ -21,7 +21,8 @@ from multistride.files import Journal
 from multistride.translator import Translation, Translator
 
 LineFormat = Literal["text", "groups", "json", "stream"]
-"""A result as its text, with a bar between steps, as an object with all that is known of it, or as it comes."""
+"""A result as its text, with a bar between steps, as an object with all that is known of it, or as
+it comes."""
 
 TELL_EVERY_SECONDS = 30.0
 """How often a long translation says how far it is."""
@@ -41,7 +42,8 @@ def write_lines(
     buffer: int,
     report: Callable[[str], None],
 ) -> int:
-    """Decode lines, `buffer` at a time, and write one result for each in the format `form`; returns how many failed.
+    """Decode lines, `buffer` at a time, and write one result for each in the format `form`; returns
+    how many failed.
 
     Raises `UsageError` for options that the model cannot follow, before anything is read.
     """
@@ -61,10 +63,11 @@ def translate_stream(
     form: LineFormat,
     report: Callable[[str], None],
 ) -> int:
-    """Write one line per result to `output` in the format `form`, and one JSON line per step to `trace`.
+    """Write one line per result to `output` in the format `form`, and one JSON line per step to
+    `trace`.
 
-    A result without a translation is an empty line (as JSON: an object with `problem`), and is reported with its
-    line number. Returns how many there were.
+    A result without a translation is an empty line (as JSON: an object with `problem`), and is
+    reported with its line number. Returns how many there were.
     """
     failed = 0
     told = time.monotonic()
@@ -89,7 +92,9 @@ def stream_lines(
     trace: Journal | None,
     report: Callable[[str], None],
 ) -> int:
-    """Write each line's translation to `output` group by group, as it comes; otherwise like `translate_stream`."""
+    """Write each line's translation to `output` group by group, as it comes; otherwise like
+    `translate_stream`.
+    """
     failed = 0
     for line, raw in enumerate(lines, start=1):
         groups: list[Group] = []
@@ -121,7 +126,11 @@ def _write_trace(
 ) -> None:
     if trace is not None:
         entries = trace_entries(groups, ending, options, vocabulary.pieces)
-        trace.write("".join(json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n" for entry in entries))
+        trace.write(
+            "".join(
+                json.dumps({"line": line, **entry}, ensure_ascii=False) + "\n" for entry in entries
+            )
+        )
 
 
 def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> str:
@@ -129,21 +138,31 @@ def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> st
     if form == "json":
         return json.dumps(_facts(result, vocabulary), ensure_ascii=False)
     if form == "groups":
-        return GROUP_BAR.join(group_texts([vocabulary.pieces(group.tokens) for group in result.trace]))
+        return GROUP_BAR.join(
+            group_texts([vocabulary.pieces(group.tokens) for group in result.trace])
+        )
     return one_line(result.text)
 
 
 def score_stream(
-    translator: Translator, source: Path, target: Path, group_size: int, as_json: bool, report: Callable[[str], None]
+    translator: Translator,
+    source: Path,
+    target: Path,
+    group_size: int,
+    as_json: bool,
+    report: Callable[[str], None],
 ) -> int:
     """Print one line per pair on stdout: its log-probability, a tab, and the number of its tokens.
 
-    As JSON: an object with the log-probability of every token. A pair that cannot be scored is an empty line (an
-    object with `problem`), and is reported with its line number. Returns how many there were.
+    As JSON: an object with the log-probability of every token. A pair that cannot be scored is an
+    empty line (an object with `problem`), and is reported with its line number. Returns how many
+    there were.
     """
     failed = 0
     for first, records in _numbered(read_parallel(source, target)):
-        readable = [(record.source, record.target) for record in records if isinstance(record, Pair)]
+        readable = [
+            (record.source, record.target) for record in records if isinstance(record, Pair)
+        ]
         scores = iter(translator.score(readable, group_size))
         for line, record in enumerate(records, start=first):
             values = next(scores) if isinstance(record, Pair) else None
@@ -168,7 +187,9 @@ def _score_line(values: list[float] | None, problem: str | None, as_json: bool) 
     if as_json:
         total = None if values is None else round(sum(values), 4)
         rounded = [round(value, 4) for value in values or ()]
-        return json.dumps({"score": total, "tokens": len(rounded), "scores": rounded, "problem": problem})
+        return json.dumps(
+            {"score": total, "tokens": len(rounded), "scores": rounded, "problem": problem}
+        )
     return "" if values is None else f"{sum(values):.4f}\t{len(values)}"
 
 

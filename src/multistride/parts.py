@@ -1,9 +1,10 @@
-"""A corpus in parts, each of which is written whole or not at all, so that work can stop at any moment.
+"""A corpus in parts, each of which is written whole or not at all, so that work can stop at any
+moment.
 
-`OUTPUT.parts/` holds `plan.json` (all that decides what is written) and one file for each chunk of the source. The
-first line of a part says, as JSON, which lines it holds, the SHA-256 of the source lines and of its own, and how they
-came about; then the lines follow. A part counts only if all of that holds, so no line can ever stand beside another's
-source.
+`OUTPUT.parts/` holds `plan.json` (all that decides what is written) and one file for each chunk of
+the source. The first line of a part says, as JSON, which lines it holds, the SHA-256 of the source
+lines and of its own, and how they came about; then the lines follow. A part counts only if all of
+that holds, so no line can ever stand beside another's source.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class PartsDirectory:
 
         A plan under which no part was finished is forgotten.
 
-        Raises `UsageError` naming what differs from the plan it was begun with, or if another process is at work.
+        Raises `UsageError` naming what differs from the plan it was begun with, or if another
+        process is at work.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "wb") as lock:
@@ -95,7 +97,9 @@ class PartsDirectory:
         return self._place(chunk).exists()
 
     def is_done(self, chunk: Chunk, report: Callable[[str], None]) -> bool:
-        """Whether there is a good part of a chunk; a bad one is reported, since it will be made again."""
+        """Whether there is a good part of a chunk; a bad one is reported, since it will be made
+        again.
+        """
         if not self.has(chunk):
             return False
         try:
@@ -105,7 +109,9 @@ class PartsDirectory:
             return False
         return True
 
-    def write(self, chunk: Chunk, texts: list[str], empty: dict[str, int], unfinished: int, seconds: float) -> None:
+    def write(
+        self, chunk: Chunk, texts: list[str], empty: dict[str, int], unfinished: int, seconds: float
+    ) -> None:
         """Write one part, atomically: a text for every line of the chunk."""
         assert len(texts) == len(chunk.lines), "a part has a line for every line of its source"
         lines = [text.encode("utf-8") for text in texts]
@@ -120,19 +126,27 @@ class PartsDirectory:
             seconds=seconds,
         )
         with replacing_file(self._place(chunk)) as temporary:
-            temporary.write_bytes(b"".join(line + b"\n" for line in (header.model_dump_json().encode(), *lines)))
+            temporary.write_bytes(
+                b"".join(line + b"\n" for line in (header.model_dump_json().encode(), *lines))
+            )
 
     def read(self, chunk: Chunk) -> Part:
-        """The part of a chunk. Raises `DataError` if there is none, or it is damaged or of other source lines."""
+        """The part of a chunk. Raises `DataError` if there is none, or it is damaged or of other
+        source lines.
+        """
         place = self._place(chunk)
         try:
             first, *lines, rest = place.read_bytes().split(b"\n")
             header = PartHeader.model_validate_json(first)
         except (OSError, ValueError, ValidationError) as error:
-            raise DataError(f"{place} is missing or damaged: run the same command again to have it redone") from error
+            raise DataError(
+                f"{place} is missing or damaged: run the same command again to have it redone"
+            ) from error
         expected = (chunk.first, len(chunk.lines), _hash(chunk.lines))
         if (header.first, header.lines, header.source_sha256) != expected:
-            raise DataError(f"{place} is of other source lines: run the same command again to have it redone")
+            raise DataError(
+                f"{place} is of other source lines: run the same command again to have it redone"
+            )
         if rest or len(lines) != header.lines or _hash(lines) != header.sha256:
             raise DataError(f"{place} is damaged: run the same command again to have it redone")
         return Part(header, lines)
@@ -152,14 +166,20 @@ class PartsDirectory:
             write_json(place, plan)
             return
         if not place.exists():
-            raise DataError(f"{self.path} has parts and no plan.json: delete it, or name another output")
+            raise DataError(
+                f"{self.path} has parts and no plan.json: delete it, or name another output"
+            )
         try:
             before = dict(json.loads(place.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{place} is damaged: delete {self.path} to begin anew") from error
-        names = sorted(name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name))
+        names = sorted(
+            name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name)
+        )
         if names:
-            differing = "; ".join(f"{name} was {before.get(name)}, is {plan.get(name)}" for name in names)
+            differing = "; ".join(
+                f"{name} was {before.get(name)}, is {plan.get(name)}" for name in names
+            )
             raise UsageError(
                 f"{self.path} was begun with other settings ({differing}): "
                 "give the same ones to go on, or delete it to begin anew"

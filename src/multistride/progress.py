@@ -1,4 +1,6 @@
-"""How far a long job is, on stderr: a live line on a terminal, a plain line now and then elsewhere."""
+"""How far a long job is, on stderr: a live line on a terminal, a plain line now and then
+elsewhere.
+"""
 
 from __future__ import annotations
 

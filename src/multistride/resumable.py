@@ -1,7 +1,8 @@
-"""Translating a file so that the work can stop at any moment and go on later: `translate --input --output`.
+"""Translating a file so that the work can stop at any moment and go on later: `translate --input
+--output`.
 
-The parts are those of distillation (`parts.py`): each is written whole, knows its source lines and the settings that
-made it, and is made again where it is damaged.
+The parts are those of distillation (`parts.py`): each is written whole, knows its source lines and
+the settings that made it, and is made again where it is damaged.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class FileRequest:
-    """What to translate and how: `model` is where the translator was read from, `chunk` the lines of a part.
+    """What to translate and how: `model` is where the translator was read from, `chunk` the lines
+    of a part.
 
     `window` is how many sentences a `WindowTranslator` joins, which decides what is written, too.
     """
@@ -43,13 +45,17 @@ class FileRequest:
 
 
 def translate_file(
-    translator: Translator, request: FileRequest, report: Callable[[str], None], progress: ProgressLine | None = None
+    translator: Translator,
+    request: FileRequest,
+    report: Callable[[str], None],
+    progress: ProgressLine | None = None,
 ) -> int:
-    """Write `request.output`, line by line, and return how many lines have no translation (theirs are empty).
+    """Write `request.output`, line by line, and return how many lines have no translation (theirs
+    are empty).
 
-    Called again after any kind of end, it goes on with the parts that are done. Raises `UsageError` for an output
-    that is also read or for parts that other settings began, `DataError` for a file that cannot be read or changes
-    meanwhile, and `Interrupted` after Ctrl-C.
+    Called again after any kind of end, it goes on with the parts that are done. Raises `UsageError`
+    for an output that is also read or for parts that other settings began, `DataError` for a file
+    that cannot be read or changes meanwhile, and `Interrupted` after Ctrl-C.
     """
     source, output = request.source, request.output
     if source.resolve() == output.resolve():
@@ -60,16 +66,27 @@ def translate_file(
     parts = PartsDirectory(output)
     try:
         with parts.opened(_plan(translator, request, lines)):
-            _write_parts(translator, request, parts, lines, report, progress or ProgressLine("translate", "line"))
+            _write_parts(
+                translator,
+                request,
+                parts,
+                lines,
+                report,
+                progress or ProgressLine("translate", "line"),
+            )
             failed = _join(request, parts, lines)
             parts.discard()
     except KeyboardInterrupt as error:
-        raise Interrupted("stopped; nothing that is done is lost: the same command goes on from here") from error
+        raise Interrupted(
+            "stopped; nothing that is done is lost: the same command goes on from here"
+        ) from error
     return failed
 
 
 def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str, Any]:
-    """All that decides what is written; parts made under another plan are never mixed with these."""
+    """All that decides what is written; parts made under another plan are never mixed with
+    these.
+    """
     return {
         "format": FORMAT,
         "multistride": __version__,
@@ -95,7 +112,9 @@ def _write_parts(
 ) -> None:
     """Translate every chunk that has no good part yet."""
     source = chunks(read_lines(request.source), request.chunk)
-    missing = {chunk.number: len(chunk.lines) for chunk in source if not parts.is_done(chunk, report)}
+    missing = {
+        chunk.number: len(chunk.lines) for chunk in source if not parts.is_done(chunk, report)
+    }
     done = lines - sum(missing.values())
     if done:
         report(f"{done:,} of {lines:,} lines are done already")
@@ -108,10 +127,16 @@ def _write_parts(
 
 
 def _write_part(
-    translator: Translator, request: FileRequest, parts: PartsDirectory, chunk: Chunk, report: Callable[[str], None]
+    translator: Translator,
+    request: FileRequest,
+    parts: PartsDirectory,
+    chunk: Chunk,
+    report: Callable[[str], None],
 ) -> None:
     texts, problems, unfinished, began = [], 0, 0, time.perf_counter()
-    for line, result in enumerate(translator.translate_lines(chunk.lines, request.options), start=chunk.first):
+    for line, result in enumerate(
+        translator.translate_lines(chunk.lines, request.options), start=chunk.first
+    ):
         if result.problem:
             problems += 1
             report(f"line {line}: {result.problem}; an empty line stands in its place")
@@ -122,7 +147,9 @@ def _write_part(
 
 
 def _join(request: FileRequest, parts: PartsDirectory, lines: int) -> int:
-    """Check every part against its source lines and put them together; return how many lines had a problem."""
+    """Check every part against its source lines and put them together; return how many lines had a
+    problem.
+    """
     failed = joined = 0
     with replacing_file(request.output) as temporary, open(temporary, "wb") as file:
         for chunk in chunks(read_lines(request.source), request.chunk):
@@ -131,5 +158,7 @@ def _join(request: FileRequest, parts: PartsDirectory, lines: int) -> int:
             failed += sum(part.header.empty.values())
             joined += len(part.lines)
         if joined != lines:
-            raise DataError(f"{request.source} had {lines} lines and now has {joined}: restore it, then begin anew")
+            raise DataError(
+                f"{request.source} had {lines} lines and now has {joined}: restore it, then begin anew"
+            )
     return failed

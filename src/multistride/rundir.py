@@ -1,7 +1,8 @@
-"""The directory of a training run: `run.yaml`, `metrics.jsonl`, `checkpoints/step_N/`, `best`, `last`.
+"""The directory of a training run: `run.yaml`, `metrics.jsonl`, `checkpoints/step_N/`, `best`,
+`last`.
 
-Each checkpoint is a whole model directory, with `training.pt` beside the model for resuming. `best` and `last` are
-links to checkpoints, so `--model RUN/best` is all a user needs to know.
+Each checkpoint is a whole model directory, with `training.pt` beside the model for resuming. `best`
+and `last` are links to checkpoints, so `--model RUN/best` is all a user needs to know.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
 
     def open(
-        self, config: dict[str, Any], resume: bool, complete: Callable[[Any], dict[str, Any]] = lambda stored: stored
+        self,
+        config: dict[str, Any],
+        resume: bool,
+        complete: Callable[[Any], dict[str, Any]] = lambda stored: stored,
     ) -> None:
-        """Create the directory and write `run.yaml`; `complete` adds to a stored one what has been added since.
+        """Create the directory and write `run.yaml`; `complete` adds to a stored one what has been
+        added since.
 
-        Raises `UsageError` if a run is there already and `resume` is false, or was made with another configuration.
+        Raises `UsageError` if a run is there already and `resume` is false, or was made with
+        another configuration.
         """
         settings = self.path / "run.yaml"
         if settings.is_file():
@@ -43,7 +49,9 @@ class RunDirectory:
             self._same(complete(yaml.safe_load(settings.read_text(encoding="utf-8"))), config)
             return
         with replacing_file(settings) as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(
+                yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+            )
 
     def checkpoint(self, update: int) -> Path:
         """Where the checkpoint after `update` updates lies."""
@@ -57,7 +65,9 @@ class RunDirectory:
         os.replace(temporary, link)
 
     def last(self) -> Path | None:
-        """The checkpoint to go on from: `last`, the newest one left if that was deleted, or None."""
+        """The checkpoint to go on from: `last`, the newest one left if that was deleted, or
+        None.
+        """
         link = self.path / "last"
         if link.is_dir():
             return link.resolve()
@@ -65,7 +75,9 @@ class RunDirectory:
         return left[-1].resolve() if left else None
 
     def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints; `best` and `last` stay whatever their age."""
+        """Delete all but the newest `keep` checkpoints; `best` and `last` stay whatever their
+        age.
+        """
         linked = {(self.path / name).resolve() for name in ("best", "last")}
         for old in self.by_age()[:-keep]:
             if old.resolve() not in linked:
@@ -81,15 +93,25 @@ class RunDirectory:
         if not self.metrics.is_file():
             return
         entries = [
-            json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+            json.loads(line)
+            for line in self.metrics.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}")
         ]
         with replacing_file(self.metrics) as temporary:
-            kept = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries if entry["update"] <= update]
+            kept = [
+                json.dumps(entry, ensure_ascii=False) + "\n"
+                for entry in entries
+                if entry["update"] <= update
+            ]
             temporary.write_text("".join(kept), encoding="utf-8")
 
     def by_age(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        numbered = [path for path in self.checkpoints.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+        numbered = [
+            path
+            for path in self.checkpoints.glob("step_*")
+            if path.name.removeprefix("step_").isdigit()
+        ]
         return sorted(numbered, key=lambda path: int(path.name.removeprefix("step_")))
 
     def _same(self, before: Any, now: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""Small random checkpoints, made by the real classes of transformers, and what both sides make of them.
+"""Small random checkpoints, made by the real classes of transformers, and what both sides make of
+them.
 
 `benchmarks/parity.py` makes its table with these too.
 """
@@ -22,20 +23,24 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?"
 
 
 class Comparison(NamedTuple):
-    """Two models on the same texts: the largest difference of any logit, and which texts they continue alike."""
+    """Two models on the same texts: the largest difference of any logit, and which texts they
+    continue alike."""
 
     largest_difference: float
     alike: list[bool]
 
 
 def small_tokenizer(directory, template="$A", **special):
-    """A tokenizer of letters with the given special tokens (role: piece), in the form that transformers writes."""
+    """A tokenizer of letters with the given special tokens (role: piece), in the form that
+    transformers writes."""
     pieces = list(dict.fromkeys(special.values()))
     vocabulary = {piece: token for token, piece in enumerate([*pieces, *LETTERS.replace(" ", "▁")])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=special.get("unk_token")))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
-    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in pieces])
+    tokenizer.add_special_tokens(
+        [AddedToken(piece, special=True, normalized=False) for piece in pieces]
+    )
     named = [(piece, vocabulary[piece]) for piece in pieces if piece in template]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
     directory.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,8 @@ def small_tokenizer(directory, template="$A", **special):
 
 
 def randomised(model, seed=3):
-    """The model with every parameter moved, so that no norm, bias or table is at a value that hides mistakes."""
+    """The model with every parameter moved, so that no norm, bias or table is at a value that hides
+    mistakes."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -79,17 +85,22 @@ def causal_slots(rows):
     """Every token of every row, read in autoregressive order."""
     tokens, _, real = padded(rows, 0)
     position = torch.arange(1, tokens.shape[1] + 1).expand_as(tokens)
-    return Slots(tokens, position, torch.ones_like(tokens), torch.where(real, position, PADDING_GROUP)), real
+    return Slots(
+        tokens, position, torch.ones_like(tokens), torch.where(real, position, PADDING_GROUP)
+    ), real
 
 
 @torch.inference_mode()
 def compare_causal(theirs, ours, size, rows, new_tokens=24):
-    """Logits of both with padding, and the greedy continuation of every row: ours cached and padded, theirs alone."""
+    """Logits of both with padding, and the greedy continuation of every row: ours cached and
+    padded, theirs alone."""
     slots, real = causal_slots(rows)
     expected = theirs(input_ids=slots.token, attention_mask=real.long()).logits[real]
     found = ours.project(ours(None, None, slots)[real])[:, :size]
     config = ours.config
-    state = DecodeState([new_tokens] * len(rows), config.start_token, config.end_token, rows, config.start_symbol)
+    state = DecodeState(
+        [new_tokens] * len(rows), config.start_token, config.end_token, rows, config.start_symbol
+    )
     for _ in decode(EagerStepModel(ours), None, None, state, fixed(1), greedy(config)):
         pass
     width = slots.token.shape[1]
@@ -107,14 +118,19 @@ def compare_causal(theirs, ours, size, rows, new_tokens=24):
 
 @torch.inference_mode()
 def compare_translators(theirs, ours, size, rows, new_tokens=24):
-    """The same for an encoder-decoder: `rows` are sources, and other random rows what the decoder reads."""
+    """The same for an encoder-decoder: `rows` are sources, and other random rows what the decoder
+    reads."""
     config = ours.config
     source, lengths, read = padded([[*row, config.end_token] for row in rows], config.pad_token)
     targets = [[config.start_token, *row] for row in sequences(size, len(rows), seed=6)]
     tokens, _, real = padded(targets, config.pad_token)
     position = torch.arange(tokens.shape[1]).expand_as(tokens)
-    slots = Slots(tokens, position, torch.ones_like(tokens), torch.where(real, position, PADDING_GROUP))
-    expected = theirs(input_ids=source, attention_mask=read.long(), decoder_input_ids=tokens).logits[real]
+    slots = Slots(
+        tokens, position, torch.ones_like(tokens), torch.where(real, position, PADDING_GROUP)
+    )
+    expected = theirs(
+        input_ids=source, attention_mask=read.long(), decoder_input_ids=tokens
+    ).logits[real]
     found = ours.project(ours(source, lengths, slots)[real])[:, :size]
     state = DecodeState([new_tokens] * len(rows), config.start_token, config.end_token)
     for _ in decode(EagerStepModel(ours), source, lengths, state, fixed(1), greedy(config)):

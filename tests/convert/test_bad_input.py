@@ -64,7 +64,10 @@ def test_a_missing_shard(source):
     (source / "model.safetensors").rename(source / "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    assert "lacks 1 of its 2 weight files, the first is model-00002-of-00002.safetensors" in refused(source)
+    assert (
+        "lacks 1 of its 2 weight files, the first is model-00002-of-00002.safetensors"
+        in refused(source)
+    )
 
 
 def test_no_weights(source):
@@ -81,17 +84,32 @@ def test_a_truncated_file(source):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, "has the model_type mamba; what can be converted is bart, gpt2, llama"),
+        (
+            {"model_type": "mamba"},
+            "has the model_type mamba; what can be converted is bart, gpt2, llama",
+        ),
         ({"model_type": None}, "has the model_type None"),
-        ({"model_type": "t5"}, "of the layout t5, which cannot be converted: it adds a learned bias"),
-        ({"auto_map": {"AutoModel": "modeling.My"}}, "its own program code (auto_map in config.json)"),
+        (
+            {"model_type": "t5"},
+            "of the layout t5, which cannot be converted: it adds a learned bias",
+        ),
+        (
+            {"auto_map": {"AutoModel": "modeling.My"}},
+            "its own program code (auto_map in config.json)",
+        ),
         ({"hidden_act": "tanh"}, "has the activation tanh"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary positions of the kind yarn"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            "rotary positions of the kind yarn",
+        ),
         ({"hidden_size": 15}, "hidden_size is 15"),
         ({"intermediate_size": 24}, "does not fit its config.json"),
         ({"num_hidden_layers": 2}, "lacks the tensor model.layers.1"),
         ({"num_hidden_layers": 0}, "decoder_layers"),
-        ({"vocab_size": 3, "tie_word_embeddings": False}, "a tokenizer of 43 entries and a model for 3"),
+        (
+            {"vocab_size": 3, "tie_word_embeddings": False},
+            "a tokenizer of 43 entries and a model for 3",
+        ),
     ],
 )
 def test_configurations(source, changes, message):
@@ -107,7 +125,9 @@ def test_a_configuration_that_lacks_something(source):
     assert "config.json does not say 'hidden_size'" in refused(source)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "does not hold an object")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not JSON"), ("[]", "does not hold an object")]
+)
 def test_a_broken_configuration(source, text, message):
     (source / "config.json").write_text(text)
     assert message in refused(source)
@@ -121,8 +141,9 @@ def test_tied_weights_that_are_not_there(source):
 
 def test_an_output_matrix_that_is_not_there(source):
     without(source, "lm_head.weight")
-    assert "an output matrix of its own (tie_word_embeddings false), but lm_head.weight is not there" in refused(
-        source
+    assert (
+        "an output matrix of its own (tie_word_embeddings false), but lm_head.weight is not there"
+        in refused(source)
     )
 
 
@@ -135,7 +156,10 @@ def test_a_tensor_that_nothing_is_made_of(source):
     """A part of the model that is left out silently."""
     extra = load_file(source / "model.safetensors")["model.norm.weight"]
     without(source, **{"model.layers.0.adapter.weight": extra})
-    assert "has the tensor model.layers.0.adapter.weight, for which the layout llama has no place" in refused(source)
+    assert (
+        "has the tensor model.layers.0.adapter.weight, for which the layout llama has no place"
+        in refused(source)
+    )
 
 
 def test_a_name_that_is_nothing(source):
@@ -154,7 +178,9 @@ class Unreachable:
 def test_a_hub_that_cannot_be_reached(source, monkeypatch):
     """A traceback of three libraries where one line would do."""
     monkeypatch.setattr(checkpoint, "huggingface_hub", Unreachable)
-    with pytest.raises(DataError, match=r"could not be fetched from the hub \(ConnectionError: no route to host\)"):
+    with pytest.raises(
+        DataError, match=r"could not be fetched from the hub \(ConnectionError: no route to host\)"
+    ):
         checkpoint.fetched("owner/model")
 
 

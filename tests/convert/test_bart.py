@@ -30,17 +30,28 @@ SIZES = {
 }
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 BART = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-MARIAN = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "scale_embedding": True}
+MARIAN = {
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "scale_embedding": True,
+}
 KINDS = {
     "bart": (BartForConditionalGeneration, BartConfig, BART, "<s> $A </s>"),
-    "mbart": (MBartForConditionalGeneration, MBartConfig, {**BART, "scale_embedding": True}, "$A </s>"),
+    "mbart": (
+        MBartForConditionalGeneration,
+        MBartConfig,
+        {**BART, "scale_embedding": True},
+        "$A </s>",
+    ),
     "marian": (MarianMTModel, MarianConfig, {**MARIAN, "activation_function": "swish"}, "$A </s>"),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_converted_model_is_the_original(kind, tmp_path):
-    """Tables that begin two rows late, a norm on the wrong side, a bias forgotten, EOS that is never written."""
+    """Tables that begin two rows late, a norm on the wrong side, a bias forgotten, EOS that is
+    never written."""
     model, config, special, template = KINDS[kind]
     size = small_tokenizer(tmp_path / "theirs", template, **SPECIAL)
     theirs = randomised(model(config(vocab_size=size, **SIZES, **special)))
@@ -53,7 +64,8 @@ def test_a_converted_model_is_the_original(kind, tmp_path):
 
 
 def test_a_converted_translator_translates(tmp_path):
-    """Texts in, texts out: the beginning and end of sources and the special tokens of a foreign tokenizer."""
+    """Texts in, texts out: the beginning and end of sources and the special tokens of a foreign
+    tokenizer."""
     size = small_tokenizer(tmp_path / "theirs", "<s> $A </s>", **SPECIAL)
     theirs = randomised(BartForConditionalGeneration(BartConfig(vocab_size=size, **SIZES, **BART)))
     theirs.generation_config.forced_eos_token_id = None

@@ -20,11 +20,19 @@ PROMPTS = ["a small dog runs", "two cats", "Katze laufen", "over the grass"]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """A Llama that ends texts with one of three tokens, two of which it writes soon, and what it was converted to."""
+    """A Llama that ends texts with one of three tokens, two of which it writes soon, and what it
+    was converted to."""
     place = tmp_path_factory.mktemp("ends")
-    size = small_tokenizer(place / "theirs", unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    size = small_tokenizer(
+        place / "theirs", unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
     torch.manual_seed(4)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    }
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=size, max_position_embeddings=128, initializer_range=0.3, **sizes)
     ).eval()
@@ -51,7 +59,8 @@ def written(model, tokenizer, prompt, ends):
     ids=["greedy", "exact", "beam", "alone"],
 )
 def test_every_end_ends_a_text(both, choices):
-    # Guards: an end token that is written on, at the end or inside a group of accepted drafts, or counted as text.
+    # Guards: an end token that is written on, at the end or inside a group of accepted drafts, or
+    # counted as text.
     theirs, tokenizer, directory, ends = both
     model = multistride.load(directory)
     assert model.config.ends == tuple(ends)
@@ -78,7 +87,9 @@ def test_none_of_them_is_written_before_the_least_length(both):
 def test_distilled_text_has_the_end_that_was_written(both, tmp_path):
     # Guards: EOS in the training text where the model writes another end.
     theirs, tokenizer, directory, ends = both
-    config = DistillConfig(model=directory, source=tmp_path / "prompts", output=tmp_path / "out", max_tokens=24)
+    config = DistillConfig(
+        model=directory, source=tmp_path / "prompts", output=tmp_path / "out", max_tokens=24
+    )
     lines = continuer(config, "cpu").translate([prompt.encode() for prompt in PROMPTS]).texts
     assert [json.loads(line)["written"] for line in lines] == [
         written(theirs, tokenizer, prompt, ends) for prompt in PROMPTS

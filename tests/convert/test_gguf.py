@@ -47,7 +47,9 @@ def pairs(rows, heads):
     return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
-def written(path, model, architecture="llama", kind=gguf.GGMLQuantizationType.F32, cutting="smollm"):
+def written(
+    path, model, architecture="llama", kind=gguf.GGMLQuantizationType.F32, cutting="smollm"
+):
     """A file as llama.cpp's converter writes it."""
     file = gguf.GGUFWriter(path, architecture)
     config, (pieces, merges) = model.config, pieces_and_merges()
@@ -77,7 +79,9 @@ def written(path, model, architecture="llama", kind=gguf.GGMLQuantizationType.F3
         else:
             ours = names[name]
         array = tensor.detach().numpy()
-        packed = gguf.quants.quantize(array, kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32)
+        packed = gguf.quants.quantize(
+            array, kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32
+        )
         file.add_tensor(ours, packed, raw_dtype=kind if array.ndim == 2 else None)
     file.write_header_to_file()
     file.write_kv_data_to_file()
@@ -93,7 +97,8 @@ def theirs():
 
 
 def test_a_file_is_the_model_it_was_made_of(theirs, tmp_path):
-    """Rows of queries and keys in the other order of rotations, a base or a name that is read wrongly."""
+    """Rows of queries and keys in the other order of rotations, a base or a name that is read
+    wrongly."""
     path = written(tmp_path / "model.gguf", theirs)
     ours, vocabulary = converted_model(path, tmp_path / "ours")
     assert_same_causal_model(theirs, ours, theirs.config.vocab_size)
@@ -116,7 +121,11 @@ def test_texts_are_cut_and_joined(cutting, theirs, tmp_path):
     vocabulary = converted(read_gguf(path)).vocabulary
     text = "ab abc 1234, it's\n\n  naïve 日本"
     assert vocabulary.decode(vocabulary.encode([text])[0]) == text
-    plain = Tokenizer(models.BPE({piece: token for token, piece in enumerate(pieces_and_merges()[0])}, [("a", "b")]))
+    plain = Tokenizer(
+        models.BPE(
+            {piece: token for token, piece in enumerate(pieces_and_merges()[0])}, [("a", "b")]
+        )
+    )
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     plain.decoder = decoders.ByteLevel()
     assert vocabulary.encode(["ab"])[0] == plain.encode("ab").ids
@@ -125,7 +134,10 @@ def test_texts_are_cut_and_joined(cutting, theirs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "gemma"}, "of the architecture gemma; GGUF files are converted for llama, qwen2, qwen3"),
+        (
+            {"architecture": "gemma"},
+            "of the architecture gemma; GGUF files are converted for llama, qwen2, qwen3",
+        ),
         ({"cutting": "tekken"}, "cuts words as tekken does"),
     ],
 )

@@ -3,7 +3,14 @@
 import pytest
 import torch
 from originals import assert_same_causal_model, converted_model, randomised
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 SIZES = {
     "hidden_size": 32,
@@ -26,8 +33,16 @@ LLAMA3 = {
 }
 KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
-    "llama-biases": (LlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True, "head_dim": 16}),
-    "llama-3.1": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama-biases": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        {"attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    ),
+    "llama-3.1": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        {"rope_parameters": LLAMA3, "tie_word_embeddings": True},
+    ),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
 }
@@ -35,7 +50,8 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_converted_model_is_the_original(kind, letters, tmp_path):
-    """A wrong half of a rotation, order of heads, norm, bias or base shows in logits or in the tokens written."""
+    """A wrong half of a rotation, order of heads, norm, bias or base shows in logits or in the
+    tokens written."""
     directory, size = letters
     model, config, changes = KINDS[kind]
     theirs = randomised(model(config(vocab_size=size, **{**SIZES, **changes})))
@@ -46,7 +62,8 @@ def test_a_converted_model_is_the_original(kind, letters, tmp_path):
 
 
 def test_rows_that_no_token_stands_for_are_left_out(letters, tmp_path):
-    """A mask whose vector is one of the rows that were never trained, and a head that can write them."""
+    """A mask whose vector is one of the rows that were never trained, and a head that can write
+    them."""
     directory, size = letters
     theirs = randomised(LlamaForCausalLM(LlamaConfig(vocab_size=size + 7, **SIZES)))
     theirs.save_pretrained(directory)

@@ -1,4 +1,5 @@
-"""docs/convert.md: its tables are those of results/convert-parity.json, its commands exist, its Python runs."""
+"""docs/convert.md: its tables are those of results/convert-parity.json, its commands exist, its
+Python runs."""
 
 import json
 import re
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 RESULT = json.loads((ROOT / "results/convert-parity.json").read_text())
 PAGE = (ROOT / "docs/convert.md").read_text()
 COMMANDS = re.findall(
-    r"multistride (\w+)((?:[^\n`]|\\\n)*)", "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
+    r"multistride (\w+)((?:[^\n`]|\\\n)*)",
+    "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)),
 )
 
 
@@ -58,8 +60,16 @@ def test_its_python_runs(tmp_path):
     """The last block of the page, with a small model of ours."""
     block = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
     vocabulary = train_vocabulary(["Where is the station? Wo ist der Bahnhof?"], 300, "bpe")
-    sizes = {"hidden_size": 16, "feedforward_size": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
-    config = TransformerConfig(vocabulary_size=len(vocabulary), max_positions=24, group_sizes=(1, 2, 4), **sizes)
+    sizes = {
+        "hidden_size": 16,
+        "feedforward_size": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    }
+    config = TransformerConfig(
+        vocabulary_size=len(vocabulary), max_positions=24, group_sizes=(1, 2, 4), **sizes
+    )
     torch.manual_seed(1)
     save_model(tmp_path / "model", Transformer(config), vocabulary, {}, "# card\n")
     names = {"directory": str(tmp_path / "model")}

@@ -20,35 +20,64 @@ ENGLISH = [
     "the dog ran to the mat",
     "Two dogs run , and a cat sits !",
 ] * 9
-GERMAN = ["die Katze saß auf der Matte .", "ein Hund und eine Katze", "der Hund lief zur Matte", "zwei Hunde"] * 9
-TEXTS = ["the cat and the dogs", " two  dogs ", "Two dogs ran!", ">>deu<< a cat", "ﬁne", "☃ a dog", "saß", ""]
+GERMAN = [
+    "die Katze saß auf der Matte .",
+    "ein Hund und eine Katze",
+    "der Hund lief zur Matte",
+    "zwei Hunde",
+] * 9
+TEXTS = [
+    "the cat and the dogs",
+    " two  dogs ",
+    "Two dogs ran!",
+    ">>deu<< a cat",
+    "ﬁne",
+    "☃ a dog",
+    "saß",
+    "",
+]
 CAUSAL = TransformerConfig(encoder_layers=0, start_symbol=False)
 
 
 def checkpoint(directory, **changes):
     file = directory / "tokenizer.json"
     settings = json.loads((directory / "tokenizer_config.json").read_text())
-    parts = {"name": "theirs", "config": {}, "names": frozenset(), "read": None, "directory": directory}
+    parts = {
+        "name": "theirs",
+        "config": {},
+        "names": frozenset(),
+        "read": None,
+        "directory": directory,
+    }
     text = file.read_text() if file.is_file() else None
     return Checkpoint(**{**parts, "tokenizer": text, "tokenizer_config": settings, **changes})
 
 
 @pytest.fixture(scope="module")
 def marian(tmp_path_factory):
-    """A directory with the files of a Marian tokenizer: one SentencePiece model a language, one joint vocabulary."""
+    """A directory with the files of a Marian tokenizer: one SentencePiece model a language, one
+    joint vocabulary."""
     place = tmp_path_factory.mktemp("marian")
     pieces = {}
     for side, texts in (("source", ENGLISH), ("target", GERMAN)):
         file = place / "text"
         file.write_text("\n".join(texts))
         sentencepiece.SentencePieceTrainer.train(
-            input=str(file), model_prefix=str(place / side), vocab_size=48, hard_vocab_limit=False, minloglevel=2
+            input=str(file),
+            model_prefix=str(place / side),
+            vocab_size=48,
+            hard_vocab_limit=False,
+            minloglevel=2,
         )
         (place / f"{side}.model").rename(place / f"{side}.spm")
         model = sentencepiece.SentencePieceProcessor(model_file=str(place / f"{side}.spm"))
-        pieces.update(dict.fromkeys(model.id_to_piece(token) for token in range(3, model.vocab_size())))
+        pieces.update(
+            dict.fromkeys(model.id_to_piece(token) for token in range(3, model.vocab_size()))
+        )
     names = ["</s>", "<unk>", *sorted(pieces), ">>deu<<", ">>nld<<", "<pad>"]
-    (place / "vocab.json").write_text(json.dumps({piece: token for token, piece in enumerate(names)}))
+    (place / "vocab.json").write_text(
+        json.dumps({piece: token for token, piece in enumerate(names)})
+    )
     settings = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
     return place
@@ -57,13 +86,16 @@ def marian(tmp_path_factory):
 def marian_vocabulary(place):
     size = len(json.loads((place / "vocab.json").read_text()))
     config = {"model_type": "marian", "decoder_start_token_id": size - 1}
-    vocabulary, _ = foreign_vocabulary(checkpoint(place, config=config), TransformerConfig(vocabulary_size=size))
+    vocabulary, _ = foreign_vocabulary(
+        checkpoint(place, config=config), TransformerConfig(vocabulary_size=size)
+    )
     return vocabulary, size
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_marian_texts_have_the_tokens_they_had(marian, text):
-    """Pieces of the other language, blanks, language tags and unknown characters, cut as SentencePiece cuts them."""
+    """Pieces of the other language, blanks, language tags and unknown characters, cut as
+    SentencePiece cuts them."""
     vocabulary, _ = marian_vocabulary(marian)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it recommends a package for punctuation
@@ -74,14 +106,20 @@ def test_marian_texts_have_the_tokens_they_had(marian, text):
 
 def test_marian_tokens_are_read_as_they_were(marian):
     vocabulary, size = marian_vocabulary(marian)
-    assert (vocabulary.pad, vocabulary.bos, vocabulary.eos, vocabulary.mask) == (size - 1, size - 1, 0, size)
+    assert (vocabulary.pad, vocabulary.bos, vocabulary.eos, vocabulary.mask) == (
+        size - 1,
+        size - 1,
+        0,
+        size,
+    )
     tokens = vocabulary.encode(["the cat and a dog"])[0]
     assert vocabulary.decode([*tokens, vocabulary.eos]) == "the cat and a dog"
 
 
 @pytest.mark.parametrize("text", [*GERMAN[:4], "the cat", "Wand"])
 def test_marian_targets_are_cut_by_their_own_pieces(marian, text, tmp_path):
-    """Targets cut by the pieces of the source language: a fine-tune that teaches to write letters."""
+    """Targets cut by the pieces of the source language: a fine-tune that teaches to write
+    letters."""
     marian_vocabulary(marian)[0].save(tmp_path)
     vocabulary = load_vocabulary(tmp_path)
     with warnings.catch_warnings():
@@ -138,7 +176,11 @@ def test_transformers_reads_what_is_written(tmp_path):
     ("template", "special", "message"),
     [
         ("$A", {"bos_token": "<s>"}, "has no end-of-sentence token"),
-        ("$A </s> <s>", {"bos_token": "<s>", "eos_token": "</s>"}, "writes tokens after the end of sentence"),
+        (
+            "$A </s> <s>",
+            {"bos_token": "<s>", "eos_token": "</s>"},
+            "writes tokens after the end of sentence",
+        ),
     ],
 )
 def test_tokenizers_that_do_not_fit_are_refused(template, special, message, tmp_path):

@@ -19,7 +19,9 @@ GROUP_SIZES = (1, 2, 3, 4)
 
 
 def asked(group_size, beam, **choices):
-    return DecodeOptions(group_size=group_size, beam=beam, limit_ratio=1.0, limit_extra=9, **choices)
+    return DecodeOptions(
+        group_size=group_size, beam=beam, limit_ratio=1.0, limit_extra=9, **choices
+    )
 
 
 def found_by(engine, sources, options):
@@ -43,11 +45,16 @@ def without_never(logits, config):
 
 
 def rescored(model, source, outputs, group_size):
-    """The log-probability of every token of `outputs` from one parallel pass, over what can be picked."""
+    """The log-probability of every token of `outputs` from one parallel pass, over what can be
+    picked."""
     config = model.config
     lengths = torch.tensor([len(tokens) for tokens in outputs])
-    target = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens in outputs], batch_first=True)
-    slots, labels = teacher_forced(target, lengths, equal_sizes(lengths, group_size), config.start_token)
+    target = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(tokens) for tokens in outputs], batch_first=True
+    )
+    slots, labels = teacher_forced(
+        target, lengths, equal_sizes(lengths, group_size), config.start_token
+    )
     tokens, length = source_batch([source], config)
     with torch.inference_mode():
         hidden = model(tokens.expand(len(outputs), -1), length.expand(len(outputs)), slots)
@@ -58,7 +65,8 @@ def rescored(model, source, outputs, group_size):
 
 
 def plain_search(model, source, limit, beam, group_size, length_penalty):
-    """Beam search in lists: one token at a time, every distribution from a pass over the whole prefix."""
+    """Beam search in lists: one token at a time, every distribution from a pass over the whole
+    prefix."""
     config = model.config
     never = (config.pad_token, config.start_token, config.mask_token)
     pickable = [token for token in range(config.vocabulary_size) if token not in never]
@@ -82,15 +90,20 @@ def _next(model, source, tokens, group_size):
     border = place // group_size * group_size
     target = torch.tensor([tokens[:border] + [0] * group_size])
     lengths = torch.tensor([border + group_size])
-    slots, labels = teacher_forced(target, lengths, equal_sizes(lengths, group_size), config.start_token)
+    slots, labels = teacher_forced(
+        target, lengths, equal_sizes(lengths, group_size), config.start_token
+    )
     with torch.inference_mode():
-        logits = without_never(model.project(model(*source_batch([source], config), slots)), config)[0]
+        logits = without_never(
+            model.project(model(*source_batch([source], config), slots)), config
+        )[0]
     return logits[(slots.position[0] == place) & (labels[0] != NO_LABEL)][0].log_softmax(-1)
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_a_beam_of_one_equals_greedy(model, sources, group_size):
-    # Guards: two ways of counting steps, limits and probabilities, one for greedy and one for the beam.
+    # Guards: two ways of counting steps, limits and probabilities, one for greedy and one for the
+    # beam.
     engine, options = EagerStepModel(model), asked(group_size, 1)
     source = source_batch(sources, model.config)
     for one, other in zip(
@@ -108,7 +121,9 @@ def test_batch_equals_single(model, sources, group_size):
     alone = decode_corpus(engine, sources, asked(group_size, 4, batch_size=1))
     assert [each.tokens for each in together] == [each.tokens for each in alone]
     greedy = decode_corpus(engine, sources, asked(group_size, 1))
-    assert [each.tokens for each in together] != [each.tokens for each in greedy], "the beam had nothing to find"
+    assert [each.tokens for each in together] != [each.tokens for each in greedy], (
+        "the beam had nothing to find"
+    )
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
@@ -120,18 +135,24 @@ def test_cached_equals_uncached(model, sources, group_size):
     assert [[written(each.hypothesis) for each in ranked] for ranked in cached] == [
         [written(each.hypothesis) for each in ranked] for ranked in uncached
     ]
-    assert len({len(ranked[0].hypothesis.tokens) for ranked in cached}) > 3, "the outputs are too alike"
+    assert len({len(ranked[0].hypothesis.tokens) for ranked in cached}) > 3, (
+        "the outputs are too alike"
+    )
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_every_score_is_that_of_one_parallel_pass(model, sources, group_size):
     # Guards: scores of another hypothesis, of another layout than training has, or without EOS.
     for source, ranked in zip(
-        sources, found_by(EagerStepModel(model), sources, asked(group_size, 4, length_penalty=0.8)), strict=True
+        sources,
+        found_by(EagerStepModel(model), sources, asked(group_size, 4, length_penalty=0.8)),
+        strict=True,
     ):
         outputs = [written(each.hypothesis) for each in ranked]
         assert len(outputs) == 4
-        for (score, hypothesis), own in zip(ranked, rescored(model, source, outputs, group_size), strict=True):
+        for (score, hypothesis), own in zip(
+            ranked, rescored(model, source, outputs, group_size), strict=True
+        ):
             assert hypothesis.log_probabilities == pytest.approx(own, abs=1e-4)
             assert score == pytest.approx(sum(own) / len(own) ** 0.8, abs=1e-4)
 
@@ -139,10 +160,13 @@ def test_every_score_is_that_of_one_parallel_pass(model, sources, group_size):
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_it_equals_a_plain_search(model, sources, group_size, length_penalty):
-    # Guards: anything the vectorised search does otherwise than beam search is defined, K=1 above all.
+    # Guards: anything the vectorised search does otherwise than beam search is defined, K=1 above
+    # all.
     options = asked(group_size, 4, length_penalty=length_penalty)
     chosen = sources[:2]
-    for source, ranked in zip(chosen, found_by(EagerStepModel(model), chosen, options), strict=True):
+    for source, ranked in zip(
+        chosen, found_by(EagerStepModel(model), chosen, options), strict=True
+    ):
         limit = options.limit(len(source) + 1, model.config)
         expected = plain_search(model, source, limit, 4, group_size, length_penalty)
         assert [written(each.hypothesis) for each in ranked] == [tokens for tokens, _ in expected]
@@ -175,12 +199,17 @@ def tiny(request):
 def test_an_exhaustive_beam_equals_enumeration(tiny, group_size, length_penalty):
     # Guards: a best output that is not the best, or scored otherwise than the model scores it.
     words, end, limit = (4, 5, 6), tiny.config.end_token, 4
-    space = [[*each, end] for length in range(limit) for each in itertools.product(words, repeat=length)]
+    space = [
+        [*each, end] for length in range(limit) for each in itertools.product(words, repeat=length)
+    ]
     space += map(list, itertools.product(words, repeat=limit))
     options = DecodeOptions(group_size=group_size, beam=len(space), length_penalty=length_penalty)
     source, lengths = source_batch([[4, 6, 5]], tiny.config)
     [ranked] = search(EagerStepModel(tiny), source, lengths, [limit], options)
-    scores = [sum(own) / len(own) ** length_penalty for own in rescored(tiny, [4, 6, 5], space, group_size)]
+    scores = [
+        sum(own) / len(own) ** length_penalty
+        for own in rescored(tiny, [4, 6, 5], space, group_size)
+    ]
     by_output = dict(zip(map(tuple, space), scores, strict=True))
     assert {tuple(written(each.hypothesis)) for each in ranked} == set(by_output)
     assert by_output[tuple(written(ranked[0].hypothesis))] == max(scores)
@@ -192,7 +221,12 @@ def test_without_a_source():
     # Guards: a search that needs an encoder, where a causal model has none.
     torch.manual_seed(5)
     config = TransformerConfig(
-        vocabulary_size=20, hidden_size=16, feedforward_size=32, heads=2, encoder_layers=0, group_sizes=(1, 2, 4)
+        vocabulary_size=20,
+        hidden_size=16,
+        feedforward_size=32,
+        heads=2,
+        encoder_layers=0,
+        group_sizes=(1, 2, 4),
     )
     causal = Transformer(config).eval()
     options = DecodeOptions(group_size=2, beam=3)

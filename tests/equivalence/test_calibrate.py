@@ -27,11 +27,14 @@ def own(engine, sources):
 
 
 def test_the_first_draft_is_always_right(engine, sources, own):
-    # Guards: proposals compared with tokens of another place, a sentence's last groups judged beyond its end.
+    # Guards: proposals compared with tokens of another place, a sentence's last groups judged
+    # beyond its end.
     judged = judge(engine, sources, own, "lookahead", 4, batch_size=5)
     assert len(judged.sentence) == sum(len(target) for target in own)
     assert judged.right[:, 0].all()
-    assert judged.there.sum() == sum(min(4, len(target) - place) for target in own for place in range(len(target)))
+    assert judged.there.sum() == sum(
+        min(4, len(target) - place) for target in own for place in range(len(target))
+    )
     assert fit(judged, "lookahead", 4)[0].temperature == CERTAIN
 
 
@@ -40,10 +43,17 @@ def test_groups_along_their_own_text_are_right(engine, sources):
     written = decode_corpus(engine, sources, DecodeOptions(group_size=4, **LIMITS))
     judged = judge(engine, sources, all_tokens(written), "sat", 4, batch_size=7)
     assert judged.right[judged.there].all()
-    by_sentence = [np.exp(judged.log_probabilities[judged.sentence == row]) for row in range(len(sources))]
+    by_sentence = [
+        np.exp(judged.log_probabilities[judged.sentence == row]) for row in range(len(sources))
+    ]
     for probabilities, hypothesis in zip(by_sentence, written, strict=True):
-        found = [row[: len(group.tokens)] for row, group in zip(probabilities, hypothesis.groups, strict=True)]
-        assert np.concatenate(found) == pytest.approx(np.exp(hypothesis.log_probabilities), abs=1e-4)
+        found = [
+            row[: len(group.tokens)]
+            for row, group in zip(probabilities, hypothesis.groups, strict=True)
+        ]
+        assert np.concatenate(found) == pytest.approx(
+            np.exp(hypothesis.log_probabilities), abs=1e-4
+        )
 
 
 def test_places_are_judged_where_those_before_were_right(engine, sources, own):

@@ -1,4 +1,5 @@
-"""Causal models: what stands before the text is read once, and every way of decoding goes on from it."""
+"""Causal models: what stands before the text is read once, and every way of decoding goes on from
+it."""
 
 import pytest
 import torch
@@ -27,9 +28,16 @@ WAYS = {
 
 @pytest.fixture(scope="module", params=["sinusoidal", "learned"])
 def causal(request):
-    """A small random decoder-only model whose outputs vary, end at different lengths, and do use the reach."""
+    """A small random decoder-only model whose outputs vary, end at different lengths, and do use
+    the reach."""
     torch.manual_seed(4)
-    sizes = {"vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 64, "heads": 4, "max_positions": 48}
+    sizes = {
+        "vocabulary_size": 40,
+        "hidden_size": 32,
+        "feedforward_size": 64,
+        "heads": 4,
+        "max_positions": 48,
+    }
     config = TransformerConfig(
         **sizes,
         encoder_layers=0,

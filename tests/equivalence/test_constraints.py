@@ -1,4 +1,5 @@
-"""Constraints hold in every way of decoding, change nothing where they bar nothing, and leave exact mode exact."""
+"""Constraints hold in every way of decoding, change nothing where they bar nothing, and leave exact
+mode exact."""
 
 import itertools
 
@@ -39,7 +40,13 @@ RULES = {
     "texts": {"banned": ("b", "p e", "n d")},
     "ngram": {"no_repeat_ngram": 1, "min_length": 4},
     "stop": {"stop": ("n", "p ", "bo")},
-    "all": {"prefix": "ak bl", "min_length": 4, "no_repeat_ngram": 2, "stop": ("q",), "banned": ("e",)},
+    "all": {
+        "prefix": "ak bl",
+        "min_length": 4,
+        "no_repeat_ngram": 2,
+        "stop": ("q",),
+        "banned": ("e",),
+    },
 }
 
 
@@ -54,9 +61,16 @@ def vocabulary():
 
 
 def random_model(**choices):
-    """A model whose texts vary and end at different lengths: its output matrix is not that of its input."""
+    """A model whose texts vary and end at different lengths: its output matrix is not that of its
+    input."""
     torch.manual_seed(3)
-    sizes = {"hidden_size": 32, "feedforward_size": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    sizes = {
+        "hidden_size": 32,
+        "feedforward_size": 32,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    }
     groups = {"max_group_size": 8, "group_sizes": (1, 2, 3, 4, 8)}
     config = TransformerConfig(
         vocabulary_size=40, max_positions=64, tie_embeddings=False, **sizes, **groups, **choices
@@ -93,12 +107,28 @@ def outcomes(hypotheses):
     return [(each.tokens, each.ending) for each in hypotheses]
 
 
-def obeys(hypothesis, vocabulary, prefix="", min_length=0, max_length=99, banned_tokens=(), banned=(), **others):
+def obeys(
+    hypothesis,
+    vocabulary,
+    prefix="",
+    min_length=0,
+    max_length=99,
+    banned_tokens=(),
+    banned=(),
+    **others,
+):
     """Whether a hypothesis keeps all rules, read off its text and tokens."""
     tokens, text = hypothesis.tokens, vocabulary.decode(hypothesis.tokens)
     stops, length = others.get("stop", ()), others.get("no_repeat_ngram", 0)
-    grams = [tuple(tokens[place : place + length]) for place in range(len(tokens) - length + 1)] if length else []
-    early = [any(stop in vocabulary.decode(tokens[:count]) for stop in stops) for count in range(len(tokens) + 1)]
+    grams = (
+        [tuple(tokens[place : place + length]) for place in range(len(tokens) - length + 1)]
+        if length
+        else []
+    )
+    early = [
+        any(stop in vocabulary.decode(tokens[:count]) for stop in stops)
+        for count in range(len(tokens) + 1)
+    ]
     return (
         text.startswith(prefix)
         and (len(tokens) >= min_length or hypothesis.ending == "stop")
@@ -123,16 +153,23 @@ def test_every_rule_holds_in_every_way(corrected, sources, vocabulary, way, rule
 def test_every_rule_has_something_to_do(corrected, sources, vocabulary, way):
     # Guards: a test of rules that nothing would have broken.
     free = decoded(EagerStepModel(corrected), sources, vocabulary, **WAYS[way])
-    idle = [rule for rule, asked in RULES.items() if all(obeys(each, vocabulary, **asked) for each in free)]
+    idle = [
+        rule
+        for rule, asked in RULES.items()
+        if all(obeys(each, vocabulary, **asked) for each in free)
+    ]
     assert idle == []
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("group_size", "drafts"), [(2, None), (4, None), (8, None), (4, "text"), (4, "both")])
+@pytest.mark.parametrize(
+    ("group_size", "drafts"), [(2, None), (4, None), (8, None), (4, "text"), (4, "both")]
+)
 def test_constrained_exact_equals_constrained_autoregressive(
     corrected, sources, vocabulary, rule, group_size, drafts
 ):
-    # Guards: drafts checked against what K=1 would write without the rules, or a history that lacks the drafts.
+    # Guards: drafts checked against what K=1 would write without the rules, or a history that lacks
+    # the drafts.
     engine = EagerStepModel(corrected)
     one = decoded(engine, sources, vocabulary, **RULES[rule])
     for batch_size in (1, 24):
@@ -149,7 +186,8 @@ def test_constrained_exact_equals_constrained_autoregressive(
 @pytest.mark.parametrize("rule", ["prefix", "all"])
 @pytest.mark.parametrize("way", WAYS)
 def test_batches_and_caches_change_nothing(corrected, sources, vocabulary, way, rule):
-    # Guards: a prefix that only the first row gets, or slots of a prefix that later steps do not see.
+    # Guards: a prefix that only the first row gets, or slots of a prefix that later steps do not
+    # see.
     choices, some = {**WAYS[way], **RULES[rule]}, sources[:6]
     together = decoded(EagerStepModel(corrected), some, vocabulary, **choices)
     alone = decoded(EagerStepModel(corrected), some, vocabulary, **choices, batch_size=1)
@@ -159,10 +197,13 @@ def test_batches_and_caches_change_nothing(corrected, sources, vocabulary, way, 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_rule_that_bars_nothing_changes_nothing(model, sources, vocabulary, way):
-    # Guards: another choice, other log-probabilities or another random number where a rule is only watched.
+    # Guards: another choice, other log-probabilities or another random number where a rule is only
+    # watched.
     engine = EagerStepModel(model)
     free = decoded(engine, sources, vocabulary, **WAYS[way])
-    watched = decoded(engine, sources, vocabulary, **WAYS[way], no_repeat_ngram=40, banned=("xyz",), stop=("xyz",))
+    watched = decoded(
+        engine, sources, vocabulary, **WAYS[way], no_repeat_ngram=40, banned=("xyz",), stop=("xyz",)
+    )
     assert outcomes(watched) == outcomes(free)
     for one, other in zip(watched, free, strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
@@ -170,7 +211,9 @@ def test_a_rule_that_bars_nothing_changes_nothing(model, sources, vocabulary, wa
 
 @pytest.mark.parametrize("way", ["one", "fast", "exact", "beam"])
 @pytest.mark.parametrize("length", [1, 3, 4, 5])
-def test_a_prefix_has_the_log_probabilities_that_scoring_gives(corrected, sources, vocabulary, way, length):
+def test_a_prefix_has_the_log_probabilities_that_scoring_gives(
+    corrected, sources, vocabulary, way, length
+):
     # Guards: a prefix counted as certain, or laid out in other groups than score lays it out.
     prefix = " ".join(WORDS[5 : 5 + length])
     [tokens] = vocabulary.encode([prefix])
@@ -184,22 +227,30 @@ def test_a_prefix_has_the_log_probabilities_that_scoring_gives(corrected, source
 
 @pytest.mark.parametrize("way", ["one", "fast", "exact"])
 def test_a_prefix_that_would_have_been_written_changes_nothing(corrected, sources, vocabulary, way):
-    # Guards: borders that shift where the prefix is a whole number of groups, and memory it did not fill.
+    # Guards: borders that shift where the prefix is a whole number of groups, and memory it did not
+    # fill.
     engine = EagerStepModel(corrected)
     for source in sources[:6]:
         [free] = decoded(engine, [source], vocabulary, **WAYS[way])
         length = 3 * (len(free.tokens) // 6)
         if length and vocabulary.unknown not in free.tokens[:length]:
             prefix = vocabulary.decode(free.tokens[:length])
-            [given] = decoded(engine, [source], vocabulary, **WAYS[way], prefix=prefix, max_length=free.limit)
+            [given] = decoded(
+                engine, [source], vocabulary, **WAYS[way], prefix=prefix, max_length=free.limit
+            )
             assert outcomes([given]) == outcomes([free])
             assert given.log_probabilities == pytest.approx(free.log_probabilities, abs=1e-4)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_sentence_copies_a_span_of_its_own_text_in_every_way(corrected, sources, vocabulary, way):
-    # Guards: the rule of a neighbour, once rows have left the batch or beams were reordered; a span cut at a group.
-    texts = {tuple(source): " ".join(WORDS[place : place + 4]) for place, source in enumerate(sources)}
+def test_every_sentence_copies_a_span_of_its_own_text_in_every_way(
+    corrected, sources, vocabulary, way
+):
+    # Guards: the rule of a neighbour, once rows have left the batch or beams were reordered; a span
+    # cut at a group.
+    texts = {
+        tuple(source): " ".join(WORDS[place : place + 4]) for place, source in enumerate(sources)
+    }
     rule, options = spans(vocabulary), DecodeOptions.made(**{**LIMITS, **WAYS[way]})
     rules = Constraints(allowing=lambda source: rule(texts[tuple(source)]))
     found = decode_corpus(EagerStepModel(corrected), sources, options, constraints=rules)
@@ -214,9 +265,16 @@ def test_every_sentence_copies_a_span_of_its_own_text_in_every_way(corrected, so
 def test_exact_mode_copies_the_span_that_k_1_copies(corrected, sources, vocabulary, group_size):
     # Guards: drafts that are judged without the rule, or by that of another row.
     rule = spans(vocabulary)
-    rules = Constraints(allowing=lambda source: rule(" ".join(WORDS[len(source) : len(source) + 9])))
+    rules = Constraints(
+        allowing=lambda source: rule(" ".join(WORDS[len(source) : len(source) + 9]))
+    )
     one, exact = (
-        decode_corpus(EagerStepModel(corrected), sources, DecodeOptions.made(**LIMITS, **way), constraints=rules)
+        decode_corpus(
+            EagerStepModel(corrected),
+            sources,
+            DecodeOptions.made(**LIMITS, **way),
+            constraints=rules,
+        )
         for way in ({"group_size": 1}, {"group_size": group_size, "mode": "exact"})
     )
     assert outcomes(one) == outcomes(exact)
@@ -225,10 +283,22 @@ def test_exact_mode_copies_the_span_that_k_1_copies(corrected, sources, vocabula
 def test_a_constrained_beam_as_wide_as_the_space_finds_what_is_permitted():
     # Guards: permitted hypotheses lost because those that are barred filled the list first.
     torch.manual_seed(4)
-    sizes = {"hidden_size": 16, "feedforward_size": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
-    config = TransformerConfig(vocabulary_size=7, max_positions=16, max_group_size=3, group_sizes=(1, 2, 3), **sizes)
+    sizes = {
+        "hidden_size": 16,
+        "feedforward_size": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    }
+    config = TransformerConfig(
+        vocabulary_size=7, max_positions=16, max_group_size=3, group_sizes=(1, 2, 3), **sizes
+    )
     tiny, end, limit = Transformer(config).eval(), 2, 4
-    space = [[*each, end] for length in range(limit) for each in itertools.product((4, 5, 6), repeat=length)]
+    space = [
+        [*each, end]
+        for length in range(limit)
+        for each in itertools.product((4, 5, 6), repeat=length)
+    ]
     space += map(list, itertools.product((4, 5, 6), repeat=limit))
 
     def allowed(tokens):
@@ -240,14 +310,19 @@ def test_a_constrained_beam_as_wide_as_the_space_finds_what_is_permitted():
         options = DecodeOptions(group_size=group_size, beam=100, min_length=2, no_repeat_ngram=2)
         source, lengths = source_batch([[4, 6, 5]], config)
         [ranked] = search(EagerStepModel(tiny), source, lengths, [limit], options)
-        found = {tuple(token for group in each.hypothesis.groups for token in group.tokens) for each in ranked}
+        found = {
+            tuple(token for group in each.hypothesis.groups for token in group.tokens)
+            for each in ranked
+        }
         assert found == {tuple(tokens) for tokens in space if allowed(tokens)}
 
 
 def test_where_nothing_may_be_written_the_sentence_ends():
     # Guards: an endless walk, or a symbol written that never may be.
     config = TransformerConfig(vocabulary_size=7)
-    rule = constraints_of(DecodeOptions(banned_tokens=(0, 1, 3, 4, 5, 6), min_length=3), config).permitted
+    rule = constraints_of(
+        DecodeOptions(banned_tokens=(0, 1, 3, 4, 5, 6), min_length=3), config
+    ).permitted
     own = torch.zeros(1, 7)
     assert rule(own, [[4]], [0])[0].tolist() == [float("-inf")] * 2 + [0.0] + [float("-inf")] * 4
     assert constraints_of(DecodeOptions(), config).permitted is Constraints().permitted is None

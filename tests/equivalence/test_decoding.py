@@ -17,28 +17,36 @@ GROUP_SIZES = (1, 2, 3, 4, 8)
 
 
 def tokens_of(engine, sources, group_size, batch_size=24):
-    options = DecodeOptions(group_size=group_size, batch_size=batch_size, limit_ratio=1.0, limit_extra=9)
+    options = DecodeOptions(
+        group_size=group_size, batch_size=batch_size, limit_ratio=1.0, limit_extra=9
+    )
     return [hypothesis.tokens for hypothesis in decode_corpus(engine, sources, options)]
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_cached_equals_uncached(model, sources, group_size):
-    # Guards: stale or misplaced cache entries, wrong masks, rows mixed up when others leave the batch.
+    # Guards: stale or misplaced cache entries, wrong masks, rows mixed up when others leave the
+    # batch.
     cached = tokens_of(EagerStepModel(model), sources, group_size)
     assert cached == tokens_of(UncachedStepModel(model), sources, group_size)
-    assert len({len(tokens) for tokens in cached}) > 3, "the outputs are too alike to prove anything"
+    assert len({len(tokens) for tokens in cached}) > 3, (
+        "the outputs are too alike to prove anything"
+    )
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_batch_equals_single(model, sources, group_size):
     # Guards: padding that leaks into attention, limits that depend on the neighbours.
     engine = EagerStepModel(model)
-    assert tokens_of(engine, sources, group_size) == tokens_of(engine, sources, group_size, batch_size=1)
+    assert tokens_of(engine, sources, group_size) == tokens_of(
+        engine, sources, group_size, batch_size=1
+    )
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_decoding_equals_one_parallel_pass(model, sources, group_size):
-    # Guards: training on other slots than decoding uses, above all in the last, partly filled group.
+    # Guards: training on other slots than decoding uses, above all in the last, partly filled
+    # group.
     engine = EagerStepModel(model)
     options = DecodeOptions(group_size=group_size, limit_ratio=1.0, limit_extra=9)
     for source, hypothesis in zip(sources, decode_corpus(engine, sources, options), strict=True):
@@ -53,21 +61,33 @@ def test_decoding_equals_one_parallel_pass(model, sources, group_size):
         asked = labels != NO_LABEL
         assert picked.tokens[asked].tolist() == written
         torch.testing.assert_close(
-            picked.log_probabilities[asked], torch.tensor(hypothesis.log_probabilities), atol=1e-4, rtol=0
+            picked.log_probabilities[asked],
+            torch.tensor(hypothesis.log_probabilities),
+            atol=1e-4,
+            rtol=0,
         )
 
 
 def test_changing_group_sizes_equal_one_parallel_pass(model, sources):
-    # Guards: arbitrary borders, where slots are read again or only read; the parallel layout is the definition.
+    # Guards: arbitrary borders, where slots are read again or only read; the parallel layout is the
+    # definition.
     sequence = [1, 4, 2, 8, 1, 1, 3, 2]
     source = source_batch([sources[0]], model.config)
     state = DecodeState([sum(sequence)], model.config.start_token, end_token=-1)
     engine = EagerStepModel(model)
-    for _ in decode(engine, *source, state, lambda state: fixed(sequence[state.step])(state), greedy(model.config)):
+    for _ in decode(
+        engine,
+        *source,
+        state,
+        lambda state: fixed(sequence[state.step])(state),
+        greedy(model.config),
+    ):
         pass
     written = torch.tensor([state.hypotheses[0].tokens])
     lengths = torch.tensor([written.shape[1]])
-    slots, labels = teacher_forced(written, lengths, torch.tensor([sequence]), model.config.start_token)
+    slots, labels = teacher_forced(
+        written, lengths, torch.tensor([sequence]), model.config.start_token
+    )
     with torch.inference_mode():
         logits = model.project(model(*source, slots))
     assert greedy(model.config)(logits).tokens[labels != NO_LABEL].tolist() == written[0].tolist()
@@ -88,7 +108,9 @@ def test_partly_kept_groups_equal_one_parallel_pass(model, sources):
         pass
     written = torch.tensor([state.hypotheses[0].tokens])
     sizes, lengths = torch.tensor([kept]), torch.tensor([written.shape[1]])
-    slots, labels = teacher_forced(written, lengths, sizes, model.config.start_token, torch.full_like(sizes, 4))
+    slots, labels = teacher_forced(
+        written, lengths, sizes, model.config.start_token, torch.full_like(sizes, 4)
+    )
     with torch.inference_mode():
         picked = greedy(model.config)(model.project(model(*source, slots))).tokens[0]
     for group, tokens in enumerate(proposed):

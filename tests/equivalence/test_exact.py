@@ -27,7 +27,8 @@ def reference(model, sources):
 @pytest.mark.parametrize("batch_size", [1, 5, 24])
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_exact_equals_autoregressive(model, sources, reference, group_size, batch_size):
-    # Guards: a draft accepted that K=1 would not have written, keys of a wrong draft left in the cache.
+    # Guards: a draft accepted that K=1 would not have written, keys of a wrong draft left in the
+    # cache.
     found = decoded(EagerStepModel(model), sources, batch_size, group_size=group_size, mode="exact")
     for one, other in zip(found, reference, strict=True):
         assert (one.tokens, one.ending) == (other.tokens, other.ending)
@@ -35,14 +36,18 @@ def test_exact_equals_autoregressive(model, sources, reference, group_size, batc
         assert one.steps <= max(other.steps, 1)
 
 
-@pytest.mark.parametrize("choices", [{}, {"min_length": 6}, {"no_repeat_ngram": 2, "batch_size": 1}])
+@pytest.mark.parametrize(
+    "choices", [{}, {"min_length": 6}, {"no_repeat_ngram": 2, "batch_size": 1}]
+)
 @pytest.mark.parametrize("drafts", ["text", "both"])
 def test_drafts_from_text_change_nothing(model, sources, drafts, choices):
     # Guards: constraints that copies escape, rows of which some copy and some do not.
     engine = EagerStepModel(model)
     expected = decoded(engine, sources, **choices)
     found = decoded(engine, sources, group_size=4, mode="exact", drafts=drafts, **choices)
-    assert [(each.tokens, each.ending) for each in found] == [(each.tokens, each.ending) for each in expected]
+    assert [(each.tokens, each.ending) for each in found] == [
+        (each.tokens, each.ending) for each in expected
+    ]
 
 
 @pytest.mark.parametrize("group_size", [2, 4])
@@ -58,7 +63,8 @@ def test_cached_equals_uncached(model, sources, group_size):
 
 
 class Oracle:
-    """Drafts what it is told: all right, all wrong, or right up to a place that changes from row to row."""
+    """Drafts what it is told: all right, all wrong, or right up to a place that changes from row to
+    row."""
 
     def __init__(self, reference, right):
         self.reference, self.right = reference, right
@@ -97,9 +103,13 @@ RIGHT = {
 @pytest.mark.parametrize("group_size", [2, 4, 8])
 @pytest.mark.parametrize("right", RIGHT)
 def test_any_drafts_lead_to_the_same_text(model, sources, reference, right, group_size):
-    # Guards: EOS on any place of a group, rows that accept different numbers of drafts, the limit inside a group.
+    # Guards: EOS on any place of a group, rows that accept different numbers of drafts, the limit
+    # inside a group.
     config = model.config
-    written = [[*each.tokens, config.end_token] if each.ending == "end" else list(each.tokens) for each in reference]
+    written = [
+        [*each.tokens, config.end_token] if each.ending == "end" else list(each.tokens)
+        for each in reference
+    ]
     tensors = source_batch(sources, config)
     options = DecodeOptions.made(**LIMITS)
     limits = [options.limit(length, config) for length in tensors[1].tolist()]
@@ -124,5 +134,7 @@ def test_memory_stays_near_that_of_one_token_a_pass(model, sources):
     for _ in decode_exact(engine, *source_batch(sources, config), state, 4):
         pass
     assert all(len(each.tokens) == 60 for each in state.hypotheses)
-    assert memories[0].layers[0]._key.shape[2] <= 128, "64 would hold the text, 128 the text and what is in flight"
+    assert memories[0].layers[0]._key.shape[2] <= 128, (
+        "64 would hold the text, 128 the text and what is in flight"
+    )
     assert memories[0].length <= 60 + 8 + 2 * 4

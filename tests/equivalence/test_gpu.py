@@ -1,4 +1,5 @@
-"""The GPU engine writes what the eager one writes: its static memory on the CPU, recorded graphs where a GPU is."""
+"""The GPU engine writes what the eager one writes: its static memory on the CPU, recorded graphs
+where a GPU is."""
 
 import pytest
 import torch
@@ -23,14 +24,24 @@ WAYS = [
     {"group_size": 2, "beam": 3},
     {"group_size": 2, "temperature": 1.0, "seed": 3},
 ]
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here")
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here"
+)
 
 
 @pytest.fixture(scope="module")
 def markov_model():
     torch.manual_seed(5)
-    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 2}
-    config = TransformerConfig(vocabulary_size=60, group_sizes=(1, 2, 4), markov_rank=4, max_positions=64, **sizes)
+    sizes = {
+        "hidden_size": 32,
+        "feedforward_size": 64,
+        "heads": 4,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+    }
+    config = TransformerConfig(
+        vocabulary_size=60, group_sizes=(1, 2, 4), markov_rank=4, max_positions=64, **sizes
+    )
     transformer = Transformer(config).eval()
     with torch.no_grad():
         for parameter in transformer.parameters():
@@ -54,11 +65,14 @@ def assert_same(expected, found):
 
 @pytest.mark.parametrize("choices", WAYS, ids=str)
 def test_static_memory_equals_growing_memory(model, sources, choices):
-    # Guards: columns written over, slots of the batch before that are seen, rows mixed up as others leave or repeat.
+    # Guards: columns written over, slots of the batch before that are seen, rows mixed up as others
+    # leave or repeat.
     engine = GpuStepModel(model)
     expected = decoded(EagerStepModel(model), sources, **choices)
     assert_same(expected, decoded(engine, sources, **choices))
-    assert_same(expected, decoded(engine, sources, **choices))  # now on arenas that hold another batch
+    assert_same(
+        expected, decoded(engine, sources, **choices)
+    )  # now on arenas that hold another batch
     assert max(len(one.tokens) for one in expected) > 32, "no arena had to grow"
     assert len({len(one.tokens) for one in expected}) > 3, "no row left before another"
 
@@ -85,17 +99,24 @@ def test_several_batches_at_once(model, sources):
     assert engine.start(source, lengths).arena is arena
 
 
-@pytest.mark.parametrize(("count", "smallest", "size"), [(0, 1, 1), (1, 1, 1), (3, 1, 4), (5, 16, 16), (17, 16, 32)])
+@pytest.mark.parametrize(
+    ("count", "smallest", "size"), [(0, 1, 1), (1, 1, 1), (3, 1, 4), (5, 16, 16), (17, 16, 32)]
+)
 def test_buckets(count, smallest, size):
     # Guards: an arena that is too small by one, or one for every size.
     assert bucket(count, smallest) == size
 
 
 def test_rows_move_to_smaller_arenas():
-    # Guards: a batch that costs what it cost when it was full; a bucket that is left although it fits.
-    config = TransformerConfig(vocabulary_size=20, hidden_size=8, feedforward_size=8, heads=1, decoder_layers=1)
+    # Guards: a batch that costs what it cost when it was full; a bucket that is left although it
+    # fits.
+    config = TransformerConfig(
+        vocabulary_size=20, hidden_size=8, feedforward_size=8, heads=1, decoder_layers=1
+    )
     memory = GpuMemory(Arenas(config, torch.device("cpu"), torch.float32), 8, 5)
-    memory.announce(Slots(*(torch.zeros(8, 2, dtype=torch.long) for _ in range(3)), torch.zeros(8, 2).long()))
+    memory.announce(
+        Slots(*(torch.zeros(8, 2, dtype=torch.long) for _ in range(3)), torch.zeros(8, 2).long())
+    )
     key = memory.arena.past[0][0]
     key[:, 0, :2, 0] = torch.arange(8.0)[:, None]
     memory.reorder(torch.tensor([7, 2, 3, 5, 1]))
@@ -110,11 +131,16 @@ def test_rows_move_to_smaller_arenas():
 def test_without_a_gpu_it_says_what_is_there(model, monkeypatch):
     # Guards: an error from deep inside CUDA; a GPU engine that silently runs on the CPU.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"PyTorch \S+ sees no CUDA device here, only the CPU: choose --engine auto"):
+    with pytest.raises(
+        UsageError,
+        match=r"PyTorch \S+ sees no CUDA device here, only the CPU: choose --engine auto",
+    ):
         open_engine(model, "gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
-    with pytest.raises(UsageError, match=r"the model is on cpu: choose --device cuda \(Some GPU is there\)"):
+    with pytest.raises(
+        UsageError, match=r"the model is on cpu: choose --device cuda \(Some GPU is there\)"
+    ):
         check_gpu(model)
 
 
@@ -129,13 +155,16 @@ def test_nothing_is_recorded_on_the_cpu():
 @needs_cuda
 @pytest.mark.parametrize("choices", WAYS[:5], ids=str)
 def test_recorded_steps_equal_eager_steps(model, sources, choices):
-    # Guards: a graph that reads another address than it was recorded with; a result read before it is written.
+    # Guards: a graph that reads another address than it was recorded with; a result read before it
+    # is written.
     there = Transformer(model.config)
     there.load_state_dict(model.state_dict())
     engine = GpuStepModel(there.cuda(), torch.float32)
     expected = decoded(EagerStepModel(model), sources, **choices)
     for _ in range(2):
-        assert [one.tokens for one in decoded(engine, sources, **choices)] == [one.tokens for one in expected]
+        assert [one.tokens for one in decoded(engine, sources, **choices)] == [
+            one.tokens for one in expected
+        ]
 
 
 @needs_cuda

@@ -1,4 +1,5 @@
-"""The int8 engine says what the reference says, as nearly as 8 bits allow, and says it whatever the batch."""
+"""The int8 engine says what the reference says, as nearly as 8 bits allow, and says it whatever the
+batch."""
 
 from itertools import zip_longest
 
@@ -29,7 +30,8 @@ from multistride.engines.int8_memory import Network
 from multistride.engines.onnx_graph import Graph
 
 TOLERANCE = 0.2
-"""The most by which logits may be off, on average, as a share of their size; random models are worst."""
+"""The most by which logits may be off, on average, as a share of their size; random models are
+worst."""
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}
@@ -44,15 +46,32 @@ def engine(model):
 def causal():
     """A decoder-only model with the other choices: GELU, untied, no encoder."""
     torch.manual_seed(7)
-    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 2}
-    choices = {"activation": "gelu", "tie_embeddings": False, "group_sizes": GROUP_SIZES, "max_positions": 64}
+    sizes = {
+        "hidden_size": 32,
+        "feedforward_size": 64,
+        "heads": 4,
+        "encoder_layers": 0,
+        "decoder_layers": 2,
+    }
+    choices = {
+        "activation": "gelu",
+        "tie_embeddings": False,
+        "group_sizes": GROUP_SIZES,
+        "max_positions": 64,
+    }
     return Transformer(TransformerConfig(vocabulary_size=40, **sizes, **choices)).eval()
 
 
 def headed(vocabulary_size, rank=4):
     """A decoder-only model with a Markov head that has much to say (none at rank 0)."""
     torch.manual_seed(9)
-    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
+    sizes = {
+        "hidden_size": 32,
+        "feedforward_size": 64,
+        "heads": 4,
+        "encoder_layers": 0,
+        "decoder_layers": 1,
+    }
     choices = {"vocabulary_size": vocabulary_size, "group_sizes": GROUP_SIZES, "markov_rank": rank}
     model = Transformer(TransformerConfig(**sizes, **choices)).eval()
     if model.markov is not None:
@@ -63,12 +82,21 @@ def headed(vocabulary_size, rank=4):
 
 @pytest.fixture(scope="module")
 def echo():
-    """Makes models, by the rank of the head, that write one token again and again, so that drafts often stand."""
+    """Makes models, by the rank of the head, that write one token again and again, so that drafts
+    often stand."""
 
     def made(rank):
         torch.manual_seed(3)
-        sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 1}
-        config = TransformerConfig(**sizes, vocabulary_size=40, group_sizes=GROUP_SIZES, markov_rank=rank)
+        sizes = {
+            "hidden_size": 32,
+            "feedforward_size": 64,
+            "heads": 4,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+        }
+        config = TransformerConfig(
+            **sizes, vocabulary_size=40, group_sizes=GROUP_SIZES, markov_rank=rank
+        )
         model = Transformer(config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
@@ -112,7 +140,8 @@ class Both:
 @settings(deadline=None, max_examples=12)
 @given(data=st.data())
 def test_any_life_of_the_memory(model, engine, data):
-    # Guards: a cache that loses, doubles or mixes up slots when steps, truncations and reorderings follow each other.
+    # Guards: a cache that loses, doubles or mixes up slots when steps, truncations and reorderings
+    # follow each other.
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     rows = data.draw(st.integers(1, 4))
     lengths = torch.randint(1, 8, (rows,), generator=generator)
@@ -122,8 +151,12 @@ def test_any_life_of_the_memory(model, engine, data):
     for group in range(data.draw(st.integers(1, 8))):
         width = data.draw(st.sampled_from((1, 2, 5)))
         slots = slots_at(generator, rows, width, cached, group)
-        if data.draw(st.booleans()) and width > 1:  # padding on the left, as in a batch whose rows accept differently
-            slots = slots._replace(group=slots.group.index_fill(1, torch.tensor([0]), PADDING_GROUP))
+        if (
+            data.draw(st.booleans()) and width > 1
+        ):  # padding on the left, as in a batch whose rows accept differently
+            slots = slots._replace(
+                group=slots.group.index_fill(1, torch.tensor([0]), PADDING_GROUP)
+            )
         both.step(slots)
         cached += width
         if data.draw(st.booleans()):
@@ -157,14 +190,17 @@ def test_the_cache_outgrows_its_buffers(model, engine):
 @pytest.mark.parametrize(("rank", "large"), [(0, 1000), (4, 1000), (4, 0)])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_greedy_tokens_are_those_of_the_logits(monkeypatch, rank, large, size):
-    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, the head; and that
-    # candidates are all there is to choose from where there are as many of them as entries.
+    # Guards: the short way to the tokens: other ids, symbols that are never picked, chunks, the
+    # head; and that candidates are all there is to choose from where there are as many of them as
+    # entries.
     monkeypatch.setattr(int8_chain, "LARGE", large)
     monkeypatch.setattr(int8_candidates, "CANDIDATES", 1000)
     model = headed(300, rank)
     engine, generator = int8.quantise(model, threads=1), torch.Generator().manual_seed(1)
     slots = slots_at(generator, 9, 5, 0, 0)
-    expected = greedy_for(model.config, engine.markov)(engine.step(slots, engine.start(None, None))[:, -size:])
+    expected = greedy_for(model.config, engine.markov)(
+        engine.step(slots, engine.start(None, None))[:, -size:]
+    )
     tokens, log_probabilities = engine.step_greedy(slots, engine.start(None, None), size)
     assert tokens.tolist() == expected.tokens.tolist()
     torch.testing.assert_close(log_probabilities, expected.log_probabilities, atol=1e-4, rtol=0)
@@ -172,7 +208,8 @@ def test_greedy_tokens_are_those_of_the_logits(monkeypatch, rank, large, size):
 
 @torch.no_grad()
 def chosen_slowly(logits, head, count):
-    """The tokens of a group [K] and their log-probabilities, as `int8_candidates.py` defines them; logits [K, V]."""
+    """The tokens of a group [K] and their log-probabilities, as `int8_candidates.py` defines them;
+    logits [K, V]."""
     shares = logits.double().softmax(dim=-1)
     candidates = shares.amax(dim=0).topk(count).indices
     others = torch.ones(logits.shape[1], dtype=torch.bool).index_fill(0, candidates, False)
@@ -189,13 +226,16 @@ def chosen_slowly(logits, head, count):
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_candidates_are_the_likeliest_of_all_slots(monkeypatch, size):
-    # Guards: candidates, samples and rows of the head that are those of another slot, sentence or token.
+    # Guards: candidates, samples and rows of the head that are those of another slot, sentence or
+    # token.
     monkeypatch.setattr(int8_chain, "LARGE", 0)
     monkeypatch.setattr(int8_candidates, "CANDIDATES", 5)
     model = headed(300)
     head = int8.quantise(model, threads=1).markov
     graph = Graph("chosen")
-    made = int8_chain.finished(graph, graph.input("logits", np.float32, ["B", "K", int8_output.width(model)]), model)
+    made = int8_chain.finished(
+        graph, graph.input("logits", np.float32, ["B", "K", int8_output.width(model)]), model
+    )
     logits = torch.full((6, size, int8_output.width(model)), int8_output.LOWEST)
     logits[..., 3:300] = 2 * torch.randn(6, size, 297, generator=torch.Generator().manual_seed(1))
     tokens, log_probabilities = Network(made.SerializeToString(), 1)({"logits": logits.numpy()})
@@ -207,11 +247,20 @@ def test_candidates_are_the_likeliest_of_all_slots(monkeypatch, size):
 
 
 def test_a_vocabulary_of_several_chunks(monkeypatch):
-    # Guards: a running maximum or sum that forgets a chunk; ties that are not broken by the lowest id.
+    # Guards: a running maximum or sum that forgets a chunk; ties that are not broken by the lowest
+    # id.
     monkeypatch.setattr(int8_output, "CHUNK", 2 * int8_output.BLOCK)
     torch.manual_seed(9)
-    sizes = {"hidden_size": 32, "feedforward_size": 64, "heads": 4, "encoder_layers": 0, "decoder_layers": 1}
-    model = Transformer(TransformerConfig(vocabulary_size=500, **sizes, tie_embeddings=False)).eval()
+    sizes = {
+        "hidden_size": 32,
+        "feedforward_size": 64,
+        "heads": 4,
+        "encoder_layers": 0,
+        "decoder_layers": 1,
+    }
+    model = Transformer(
+        TransformerConfig(vocabulary_size=500, **sizes, tie_embeddings=False)
+    ).eval()
     with torch.no_grad():
         model.output.weight[250:] = model.output.weight[:250]  # every logit stands there twice
     engine = int8.quantise(model, threads=1)
@@ -233,22 +282,29 @@ def test_batch_equals_single(engine, sources, group_size):
     # Guards: one scale for the whole batch, padding that leaks into attention.
     batched = tokens_of(engine, sources, group_size=group_size, batch_size=24)
     assert batched == tokens_of(engine, sources, group_size=group_size, batch_size=1)
-    assert len({len(tokens) for tokens in batched}) > 3, "the outputs are too alike to prove anything"
+    assert len({len(tokens) for tokens in batched}) > 3, (
+        "the outputs are too alike to prove anything"
+    )
 
 
 @pytest.mark.parametrize("group_size", [1, 3, 8])
 def test_the_quick_loop_is_the_ordinary_one(engine, sources, group_size):
-    # Guards: slots, groups, limits, EOS or rows that leave, in a loop that keeps no tensors of its own.
+    # Guards: slots, groups, limits, EOS or rows that leave, in a loop that keeps no tensors of its
+    # own.
     options = DecodeOptions.made(limit_ratio=2.0, limit_extra=30, group_size=group_size)
     source, lengths = source_batch(sources, engine.config)
     limits = [options.limit(length, engine.config) for length in lengths.tolist()]
-    ordinary, quick = (DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2))
+    ordinary, quick = (
+        DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2)
+    )
     for wrote in decode_even(engine, source, lengths, quick, group_size):
         assert all(hypothesis.groups for hypothesis in wrote)
     for _ in decode(engine, source, lengths, ordinary, fixed(group_size)):
         pass
     assert quick.hypotheses == ordinary.hypotheses
-    assert len({hypothesis.steps for hypothesis in quick.hypotheses}) > 2, "the rows are too alike to prove anything"
+    assert len({hypothesis.steps for hypothesis in quick.hypotheses}) > 2, (
+        "the rows are too alike to prove anything"
+    )
 
 
 def test_a_sentence_is_cancelled_between_two_steps(engine, sources):
@@ -277,23 +333,30 @@ def test_two_batches_at_once(engine, sources):
 def test_exact_equals_autoregressive(engine, sources, group_size, batch_size):
     # Guards: exact mode that is exact only where a row does not depend on the rows beside it.
     alone = tokens_of(engine, sources, group_size=1)
-    assert tokens_of(engine, sources, group_size=group_size, mode="exact", batch_size=batch_size) == alone
+    assert (
+        tokens_of(engine, sources, group_size=group_size, mode="exact", batch_size=batch_size)
+        == alone
+    )
 
 
 def exactly(engine, sources, group_size, drafter):
     """Every group that exact mode writes with a drafter, sentence by sentence."""
     source, lengths = source_batch(sources, engine.config)
     state = DecodeState([20] * len(sources), engine.config.start_token, engine.config.end_token)
-    for _ in decode_exact(engine, source, lengths, state, group_size, drafter(engine, len(sources), group_size)):
+    for _ in decode_exact(
+        engine, source, lengths, state, group_size, drafter(engine, len(sources), group_size)
+    ):
         pass
     return state.hypotheses
 
 
 @pytest.mark.parametrize(("rank", "large"), [(0, 1000), (8, 1000), (8, 0)])
 @pytest.mark.parametrize("group_size", [1, 2, 4, 8])
-def test_the_quick_way_of_exact_mode_is_the_ordinary_one(monkeypatch, echo, sources, rank, large, group_size):
-    # Guards: clean slots and masks mixed up where rows check different numbers of drafts; drafts chained from another
-    # token, or given to another row.
+def test_the_quick_way_of_exact_mode_is_the_ordinary_one(
+    monkeypatch, echo, sources, rank, large, group_size
+):
+    # Guards: clean slots and masks mixed up where rows check different numbers of drafts; drafts
+    # chained from another token, or given to another row.
     monkeypatch.setattr(int8_chain, "LARGE", large)
     engine = int8.quantise(echo(rank), threads=1)
     quick = exactly(engine, sources, group_size, QuickDrafter)
@@ -309,13 +372,17 @@ def test_the_quick_way_of_exact_mode_is_the_ordinary_one(monkeypatch, echo, sour
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_size):
-    # Guards: places, masks or drafts that stay in the cache, limits and EOS in a loop without tensors.
+    # Guards: places, masks or drafts that stay in the cache, limits and EOS in a loop without
+    # tensors.
     options = DecodeOptions.made(limit_ratio=2.0, limit_extra=30)
     passes = set()
     for each in sources[:12]:
         source, lengths = source_batch([each], engine.config)
         limits = [options.limit(int(lengths[0]), engine.config)]
-        ordinary, single = (DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2))
+        ordinary, single = (
+            DecodeState(limits, engine.config.start_token, engine.config.end_token)
+            for _ in range(2)
+        )
         for wrote in decode_single(engine, source, lengths, single, group_size):
             assert wrote == single.hypotheses
         for _ in decode_exact(engine, source, lengths, ordinary, group_size):
@@ -326,7 +393,8 @@ def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_si
 
 
 def test_logits_do_not_depend_on_the_batch(model, engine, sources):
-    # Guards: activations scaled by what stands in other rows: that error is far above this tolerance.
+    # Guards: activations scaled by what stands in other rows: that error is far above this
+    # tolerance.
     source, lengths = source_batch(sources, model.config)
     memory = engine.start(source, lengths)
     slots = slots_at(torch.Generator().manual_seed(3), len(sources), 4, 0, 0)

@@ -33,8 +33,12 @@ def test_a_source_is_reordered(data):
     # Guards: a mask or keys that stay behind when rows leave.
     count = data.draw(st.integers(1, 6))
     real = np.arange(5)[None] < np.arange(1, count + 1)[:, None]
-    keys = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 5, 1), np.float32)
-    source = EncodedSource({"real": real.astype(np.int32), "cross_key0": keys.copy(), "cross_value0": -keys})
+    keys = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones(
+        (1, 1, 5, 1), np.float32
+    )
+    source = EncodedSource(
+        {"real": real.astype(np.int32), "cross_key0": keys.copy(), "cross_value0": -keys}
+    )
     rows = np.arange(count)
     for _ in range(3):
         kept = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=6))
@@ -46,15 +50,23 @@ def test_a_source_is_reordered(data):
 
 
 def test_a_step_after_rows_left(model, sources):
-    # Guards: a memory whose rows left in place, read by a step of slots that is bound to fewer rows.
+    # Guards: a memory whose rows left in place, read by a step of slots that is bound to fewer
+    # rows.
     engine = int8.quantise(model, threads=1)
     batch = source_batch(sources[:6], engine.config)
     memory, alone = engine.start(*batch), engine.start(batch[0][[0, 5, 2]], batch[1][[0, 5, 2]])
     token = torch.randint(4, 40, (6, 3), generator=torch.Generator().manual_seed(1))
-    slots = Slots(token, torch.arange(3).expand(6, 3), torch.full((6, 3), 3), torch.zeros(6, 3, dtype=torch.long))
+    slots = Slots(
+        token,
+        torch.arange(3).expand(6, 3),
+        torch.full((6, 3), 3),
+        torch.zeros(6, 3, dtype=torch.long),
+    )
     engine.step(slots, memory)
     memory.reorder(torch.tensor([0, 5, 2]))
     fewer = Slots(*(field[[0, 5, 2]] for field in slots))
     engine.step(fewer, alone)
     later = fewer._replace(position=fewer.position + 3, group=fewer.group + 1)
-    torch.testing.assert_close(engine.step(later, memory), engine.step(later, alone), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        engine.step(later, memory), engine.step(later, alone), atol=1e-4, rtol=0
+    )

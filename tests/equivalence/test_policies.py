@@ -20,7 +20,10 @@ TABLE = {rows: {size: 3.0 + size * rows for size in (1, 2, 3, 4, 8)} for rows in
 
 def known():
     layouts = ("sat", "lookahead")
-    costs = {layout: StepCosts(engine="", layout=layout, threads=1, cpu="", table=TABLE) for layout in layouts}
+    costs = {
+        layout: StepCosts(engine="", layout=layout, threads=1, cpu="", table=TABLE)
+        for layout in layouts
+    }
     return Measured(costs=costs)
 
 
@@ -45,7 +48,9 @@ def test_a_constant_policy_is_the_fixed_size(model, sources):
     # Guards: a policy that is asked too often, or whose answer is not what the step writes.
     engine = EagerStepModel(model)
     for size in (1, 3, 4):
-        assert tokens(engine, sources, group_size=size, policy="fixed") == tokens(engine, sources, group_size=size)
+        assert tokens(engine, sources, group_size=size, policy="fixed") == tokens(
+            engine, sources, group_size=size
+        )
     assert tokens(engine, sources, policy="autoregressive") == tokens(engine, sources)
 
 
@@ -57,9 +62,12 @@ def test_the_lookahead_layout_at_k1_is_k1(drafter, sources):
 
 @pytest.mark.parametrize("group_size", [2, 4, 8])
 def test_a_threshold_of_one_writes_what_k1_writes(drafter, sources, group_size):
-    # Guards: masks that stay in the cache, and a token that depends on what was proposed and dropped before it.
+    # Guards: masks that stay in the cache, and a token that depends on what was proposed and
+    # dropped before it.
     engine = EagerStepModel(drafter)
-    assert tokens(engine, sources, group_size=group_size, mode="adaptive", threshold=1.0) == tokens(engine, sources)
+    assert tokens(engine, sources, group_size=group_size, mode="adaptive", threshold=1.0) == tokens(
+        engine, sources
+    )
 
 
 WAYS = [
@@ -74,7 +82,8 @@ WAYS = [
 
 @pytest.mark.parametrize("choices", WAYS)
 def test_batch_equals_single_and_cached_equals_uncached(drafter, sources, choices):
-    # Guards: a size chosen for one row that changes another, padding inside a group, a cache cut at the wrong place.
+    # Guards: a size chosen for one row that changes another, padding inside a group, a cache cut at
+    # the wrong place.
     together = tokens(EagerStepModel(drafter), sources, **choices)
     assert together == tokens(EagerStepModel(drafter), sources, batch_size=1, **choices)
     assert together == tokens(UncachedStepModel(drafter), sources, **choices)
@@ -84,16 +93,29 @@ def test_batch_equals_single_and_cached_equals_uncached(drafter, sources, choice
 @given(
     st.floats(0, 1),
     st.integers(1, 8),
-    st.sampled_from([("adaptive", None), ("adaptive", "cost-model"), ("adaptive", "phase"), ("fast", "phase")]),
+    st.sampled_from(
+        [("adaptive", None), ("adaptive", "cost-model"), ("adaptive", "phase"), ("fast", "phase")]
+    ),
     st.sampled_from(["sat", "lookahead"]),
 )
-def test_every_step_writes_and_every_sentence_ends(drafter, sources, threshold, largest, way, layout):
-    # Guards: a threshold that no token passes (an endless loop), a size outside 1 ... largest, tokens lost.
+def test_every_step_writes_and_every_sentence_ends(
+    drafter, sources, threshold, largest, way, layout
+):
+    # Guards: a threshold that no token passes (an endless loop), a size outside 1 ... largest,
+    # tokens lost.
     mode, policy = way
-    choices = {"group_size": largest, "mode": mode, "policy": policy, "threshold": threshold, "layout": layout}
+    choices = {
+        "group_size": largest,
+        "mode": mode,
+        "policy": policy,
+        "threshold": threshold,
+        "layout": layout,
+    }
     for hypothesis in written(EagerStepModel(drafter), sources[:6], **choices):
         assert hypothesis.ending in ("end", "limit")
-        assert all(1 <= len(group.tokens) <= group.group_size <= largest for group in hypothesis.groups)
+        assert all(
+            1 <= len(group.tokens) <= group.group_size <= largest for group in hypothesis.groups
+        )
         assert all(group.reason for group in hypothesis.groups)
         assert len(hypothesis.log_probabilities) <= hypothesis.limit
 

@@ -22,10 +22,32 @@ NEW = 9
 def causal_model(**changes):
     """A small random causal model of the Llama kind, whose reach vectors are not zero."""
     torch.manual_seed(7)
-    sizes = {"vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 48, "heads": 4, "encoder_layers": 0}
-    kind = {"positions": "rotary", "norm_kind": "rms", "activation": "silu", "gated_feedforward": True}
-    fewer = {"key_value_heads": 2, "attention_bias": "none", "feedforward_bias": False, "query_key_norm": True}
-    rest = {"max_positions": 64, "group_sizes": (1, 2, 4), "decoder_layers": 2, "dropout": 0.0, "end_token": 2}
+    sizes = {
+        "vocabulary_size": 40,
+        "hidden_size": 32,
+        "feedforward_size": 48,
+        "heads": 4,
+        "encoder_layers": 0,
+    }
+    kind = {
+        "positions": "rotary",
+        "norm_kind": "rms",
+        "activation": "silu",
+        "gated_feedforward": True,
+    }
+    fewer = {
+        "key_value_heads": 2,
+        "attention_bias": "none",
+        "feedforward_bias": False,
+        "query_key_norm": True,
+    }
+    rest = {
+        "max_positions": 64,
+        "group_sizes": (1, 2, 4),
+        "decoder_layers": 2,
+        "dropout": 0.0,
+        "end_token": 2,
+    }
     model = Transformer(TransformerConfig(**{**sizes, **kind, **fewer, **rest, **changes})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,7 +64,9 @@ def prompts():
 
 def written(engine, given, group_size, exact=False):
     config = engine.config
-    state = DecodeState([NEW] * len(given), config.start_token, config.end_token, given, config.start_symbol)
+    state = DecodeState(
+        [NEW] * len(given), config.start_token, config.end_token, given, config.start_symbol
+    )
     if exact:
         passes = decode_exact(engine, None, None, state, group_size)
     else:
@@ -54,7 +78,8 @@ def written(engine, given, group_size, exact=False):
 
 @pytest.mark.parametrize("group_size", [1, 2, 4])
 def test_a_prompt_that_the_model_wrote_itself_is_continued_as_the_model_did(group_size):
-    """A prompt read at the wrong places, in the wrong groups or without its start symbol changes what follows."""
+    """A prompt read at the wrong places, in the wrong groups or without its start symbol changes
+    what follows."""
     engine = EagerStepModel(causal_model())
     [whole] = written(engine, [[]], 1)
     [rest] = written(engine, [whole[:4]], group_size, exact=group_size > 1)
@@ -64,10 +89,13 @@ def test_a_prompt_that_the_model_wrote_itself_is_continued_as_the_model_did(grou
 @pytest.mark.parametrize("start_symbol", [True, False])
 @pytest.mark.parametrize("group_size", [1, 2, 4])
 def test_what_is_written_after_a_prompt_is_what_one_parallel_pass_says(group_size, start_symbol):
-    """The slots of prompt and steps together are those of training: group size 1 up to the prompt's end, then K."""
+    """The slots of prompt and steps together are those of training: group size 1 up to the prompt's
+    end, then K."""
     model = causal_model(start_symbol=start_symbol)
     given = prompts()
-    for prompt, tokens in zip(given, written(EagerStepModel(model), given, group_size), strict=True):
+    for prompt, tokens in zip(
+        given, written(EagerStepModel(model), given, group_size), strict=True
+    ):
         text = torch.tensor([prompt + tokens])
         lengths = torch.tensor([text.shape[1]])
         after = equal_sizes(torch.tensor([len(tokens)]), group_size)
@@ -77,17 +105,22 @@ def test_what_is_written_after_a_prompt_is_what_one_parallel_pass_says(group_siz
             slots, labels = without_start(slots, labels)
         asked = (labels != NO_LABEL) & (slots.position >= len(prompt))
         with torch.inference_mode():
-            picked = greedy(model.config)(model.project(model(None, None, slots))[asked][None]).tokens[0]
+            picked = greedy(model.config)(
+                model.project(model(None, None, slots))[asked][None]
+            ).tokens[0]
         assert picked.tolist() == tokens
 
 
 @pytest.mark.parametrize("start_symbol", [True, False])
 @pytest.mark.parametrize("group_size", [1, 2, 4])
 def test_prompts_of_unequal_length_do_not_see_each_other(group_size, start_symbol):
-    """Padding that somebody sees, and rows that share a group number, show in batches of unequal prompts."""
+    """Padding that somebody sees, and rows that share a group number, show in batches of unequal
+    prompts."""
     model = causal_model(start_symbol=start_symbol)
     together = written(EagerStepModel(model), prompts(), group_size)
-    assert together == [written(EagerStepModel(model), [prompt], group_size)[0] for prompt in prompts()]
+    assert together == [
+        written(EagerStepModel(model), [prompt], group_size)[0] for prompt in prompts()
+    ]
     assert together == written(UncachedStepModel(model), prompts(), group_size)
 
 
@@ -98,7 +131,8 @@ def test_exact_mode_after_a_prompt_writes_what_k1_writes(start_symbol):
 
 
 def test_a_long_prompt_is_read_in_parts():
-    """A part that forgets the part before it, or repeats a slot, changes the logits after the prompt."""
+    """A part that forgets the part before it, or repeats a slot, changes the logits after the
+    prompt."""
     config = causal_model().config
     engine = EagerStepModel(causal_model())
     state = DecodeState([4, 4], config.start_token, config.end_token, [list(range(5, 25)), [7, 8]])

@@ -1,4 +1,5 @@
-"""Scoring in one parallel pass says what decoding said step by step; sampling depends on the request alone."""
+"""Scoring in one parallel pass says what decoding said step by step; sampling depends on the
+request alone."""
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ def any_model(request, model):
     """The model of all equivalences, and the same with a Markov head that matters."""
     if request.param == 0:
         return model
-    config = TransformerConfig.model_validate({**model.config.model_dump(), "markov_rank": request.param})
+    config = TransformerConfig.model_validate(
+        {**model.config.model_dump(), "markov_rank": request.param}
+    )
     corrected = Transformer(config).eval()
     corrected.load_state_dict({**corrected.state_dict(), **model.state_dict()})
     torch.manual_seed(8)
@@ -37,20 +40,26 @@ def test_scores_are_those_that_decoding_reports(any_model, sources, group_size, 
     scores = score_pairs(any_model, pairs, group_size, tokens_per_batch=100)
     for each, (_, tokens), found in zip(decoded, pairs, scores, strict=True):
         assert len(found) == len(tokens) + 1, "EOS has a score of its own"
-        written = len(each.log_probabilities)  # where the limit ended a sentence, decoding wrote no EOS
+        written = len(
+            each.log_probabilities
+        )  # where the limit ended a sentence, decoding wrote no EOS
         assert found[:written] == pytest.approx(each.log_probabilities, abs=2e-4)
 
 
 def test_samples_follow_from_seed_and_source(any_model, sources):
-    # Guards: neighbours in the batch that change a sentence's sample, and seeds that change nothing.
+    # Guards: neighbours in the batch that change a sentence's sample, and seeds that change
+    # nothing.
     engine = EagerStepModel(any_model)
 
     def drawn(batch_size, **choices):
-        options = DecodeOptions.made(group_size=2, temperature=1.0, batch_size=batch_size, **choices, **LIMITS)
+        options = DecodeOptions.made(
+            group_size=2, temperature=1.0, batch_size=batch_size, **choices, **LIMITS
+        )
         return [each.tokens for each in decode_corpus(engine, sources, options)]
 
     assert drawn(24) == drawn(1) == drawn(5)
     assert drawn(24, seed=1) != drawn(24)
     assert drawn(24, top_k=1) == [
-        each.tokens for each in decode_corpus(engine, sources, DecodeOptions(group_size=2, **LIMITS))
+        each.tokens
+        for each in decode_corpus(engine, sources, DecodeOptions(group_size=2, **LIMITS))
     ]

@@ -13,7 +13,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_is_heard():
-    """A command started in the background inherits that SIGINT is ignored; those started here must hear it."""
+    """A command started in the background inherits that SIGINT is ignored; those started here must
+    hear it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -32,7 +33,9 @@ def multistride():
     def run(*arguments, text="", cwd=None, check=None):
         data = text if isinstance(text, bytes) else text.encode()
         command = [sys.executable, "-m", "multistride", *map(str, arguments)]
-        done = subprocess.run(command, input=data, capture_output=True, cwd=cwd, timeout=120, env=ENVIRONMENT)
+        done = subprocess.run(
+            command, input=data, capture_output=True, cwd=cwd, timeout=120, env=ENVIRONMENT
+        )
         if check is not None:
             assert done.returncode == check, done.stderr.decode()
         return done
@@ -42,7 +45,8 @@ def multistride():
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory, multistride):
-    """A tiny task (reverse the letters), prepared and trained: an autoregressive model and a many-K one."""
+    """A tiny task (reverse the letters), prepared and trained: an autoregressive model and a many-K
+    one."""
     place = tmp_path_factory.mktemp("work")
     words = [a + b + c for a in "abcdef" for b in "ghijkl" for c in "mnopqr"]
     write_pairs(place, "train", words[:200])
@@ -50,13 +54,24 @@ def work(tmp_path_factory, multistride):
     multistride(
         *("prepare", "--output", place / "data", "--vocabulary-kind", "words"),
         *("--train-source", place / "train.source", "--train-target", place / "train.target"),
-        *("--validation-source", place / "validation.source", "--validation-target", place / "validation.target"),
+        *(
+            "--validation-source",
+            place / "validation.source",
+            "--validation-target",
+            place / "validation.target",
+        ),
         check=0,
     )
-    write_config(place / "autoregressive.yaml", place / "data", place / "autoregressive", "{1: 1.0}")
+    write_config(
+        place / "autoregressive.yaml", place / "data", place / "autoregressive", "{1: 1.0}"
+    )
     multistride("train", place / "autoregressive.yaml", check=0)
     write_config(
-        place / "many.yaml", place / "data", place / "many", "{1: 0.3, 2: 0.7}", place / "autoregressive/best"
+        place / "many.yaml",
+        place / "data",
+        place / "many",
+        "{1: 0.3, 2: 0.7}",
+        place / "autoregressive/best",
     )
     multistride("train", place / "many.yaml", check=0)
     return place
@@ -64,13 +79,13 @@ def work(tmp_path_factory, multistride):
 
 def write_pairs(place: Path, name: str, words: list[str]) -> None:
     (place / f"{name}.source").write_text("".join(" ".join(word) + "\n" for word in words))
-    (place / f"{name}.target").write_text("".join(" ".join(reversed(word)) + "\n" for word in words))
+    (place / f"{name}.target").write_text(
+        "".join(" ".join(reversed(word)) + "\n" for word in words)
+    )
 
 
 def write_config(path: Path, data: Path, run: Path, sizes: str, start: Path | None = None) -> None:
-    shape = (
-        "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 1, decoder_layers: 1, max_positions: 32}"
-    )
+    shape = "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 1, decoder_layers: 1, max_positions: 32}"
     model = f"start_from: {start}" if start else f"model: {shape}"
     path.write_text(
         f"data: {data}\nrun: {run}\n{model}\ngroups: {{sizes: {sizes}}}\n"

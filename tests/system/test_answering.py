@@ -24,12 +24,23 @@ def work(tmp_path_factory, multistride):
     lines = [json.dumps(record) + "\n" for record in records()]
     (place / "test.jsonl").write_text("".join(lines))
     pairs = [
-        {"source": f"question: {each['question']} passage: {each['passage']}", "target": f": {each['answers'][0]}"}
+        {
+            "source": f"question: {each['question']} passage: {each['passage']}",
+            "target": f": {each['answers'][0]}",
+        }
         for each in records()
     ]
     (place / "train.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     multistride(
-        *("prepare", "--output", place / "data", "--vocabulary-size", 320, "--max-length-ratio", 1000),
+        *(
+            "prepare",
+            "--output",
+            place / "data",
+            "--vocabulary-size",
+            320,
+            "--max-length-ratio",
+            1000,
+        ),
         *("--train-pairs", place / "train.jsonl", "--validation-pairs", place / "train.jsonl"),
         check=0,
     )
@@ -49,14 +60,18 @@ def asked(multistride, work, lines, *options, check=0):
 
 
 def test_bad_records_are_named_and_stop_no_other(multistride, work):
-    """A batch lost to one line; an answer on the wrong line; a bad record that the exit code hides."""
+    """A batch lost to one line; an answer on the wrong line; a bad record that the exit code
+    hides."""
     lines = [RECORD, {"question": "Where is Ada?"}, "\0\1 no object", {"passage": "Ada."}, RECORD]
     done = asked(multistride, work, lines, "--group-size", 2, check=4)
     answers, told = done.stdout.decode().splitlines(), done.stderr.decode()
     assert [bool(answer) for answer in answers] == [True, False, False, False, True]
     assert answers[0] == answers[4]
     assert answers[0] in RECORD["passage"]
-    assert "line 2: the question has neither a 'passage' to answer from nor 'choices': add one of them" in told
+    assert (
+        "line 2: the question has neither a 'passage' to answer from nor 'choices': add one of them"
+        in told
+    )
     assert "line 3: it is not JSON" in told
     assert "line 4: the field 'question' is missing" in told
     assert "3 of the questions have no answer (named above)" in told
@@ -78,7 +93,10 @@ def test_a_passage_of_any_length(multistride, work):
     """A long passage refused, or read only at its beginning."""
     long = {**RECORD, "passage": "It rains in Lima. " * 2000 + RECORD["passage"]}
     [answer] = asked(multistride, work, [long], "--json").stdout.splitlines()
-    assert "Ada is in Rome." in json.loads(answer)["window"] or json.loads(answer)["answer"] in long["passage"]
+    assert (
+        "Ada is in Rome." in json.loads(answer)["window"]
+        or json.loads(answer)["answer"] in long["passage"]
+    )
 
 
 def test_what_cannot_be_done_is_refused(multistride, work):
@@ -95,7 +113,15 @@ def test_evaluate_measures_answers_by_group_size(multistride, work):
     """A figure of another K, or answers of a model without the rule that is named."""
     for task in ("answering", "answering-free"):
         done = multistride(
-            *("evaluate", "--task", task, "--model", work / "run" / "best", "--source", work / "test.jsonl"),
+            *(
+                "evaluate",
+                "--task",
+                task,
+                "--model",
+                work / "run" / "best",
+                "--source",
+                work / "test.jsonl",
+            ),
             *("--group-size", "1,2", "--beam", 2, "--json"),
             check=0,
         )

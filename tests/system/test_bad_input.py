@@ -1,4 +1,5 @@
-"""Everything a person can get wrong: one line, the right exit code, no traceback, nothing half written."""
+"""Everything a person can get wrong: one line, the right exit code, no traceback, nothing half
+written."""
 
 import shutil
 import subprocess
@@ -20,10 +21,14 @@ def one_line(done, code):
     return problems[0]
 
 
-@pytest.mark.parametrize(("group_size", "expected"), [("0", "0"), ("-1", "-1"), ("four", "'four'"), ("16", "16")])
+@pytest.mark.parametrize(
+    ("group_size", "expected"), [("0", "0"), ("-1", "-1"), ("four", "'four'"), ("16", "16")]
+)
 def test_wrong_group_sizes(work, multistride, group_size, expected):
     # Guards: a K that is silently clipped, or that crashes deep inside.
-    done = multistride("translate", "--model", work / "many/best", f"--group-size={group_size}", text="a g m\n")
+    done = multistride(
+        "translate", "--model", work / "many/best", f"--group-size={group_size}", text="a g m\n"
+    )
     assert expected in one_line(done, 2)
     assert done.stdout == b""
 
@@ -56,7 +61,9 @@ def test_modes_that_are_none(work, multistride, options, said):
 
 def test_no_model_directory(multistride, tmp_path):
     # Guards: a traceback for a mistyped path.
-    assert "no model directory" in one_line(multistride("translate", "--model", tmp_path, text="a\n"), 4)
+    assert "no model directory" in one_line(
+        multistride("translate", "--model", tmp_path, text="a\n"), 4
+    )
     assert "no model directory" in one_line(multistride("inspect", tmp_path / "nowhere"), 4)
 
 
@@ -66,12 +73,16 @@ def test_truncated_weights(work, multistride, tmp_path):
     shutil.copytree(work / "many/best", broken)
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    assert "truncated or corrupt" in one_line(multistride("translate", "--model", broken, text="a\n"), 4)
+    assert "truncated or corrupt" in one_line(
+        multistride("translate", "--model", broken, text="a\n"), 4
+    )
 
 
 def test_unknown_configuration_key(work, multistride):
     # Guards: a typo in a configuration that is ignored.
-    done = multistride("train", work / "many.yaml", "--set", "training.updats=5", "--set", f"run={work / 'typo'}")
+    done = multistride(
+        "train", work / "many.yaml", "--set", "training.updats=5", "--set", f"run={work / 'typo'}"
+    )
     problem = one_line(done, 2)
     assert "'training.updats'" in problem
     assert "updates" in problem
@@ -96,7 +107,9 @@ def test_bad_training_text(multistride, tmp_path, source, target, expected):
         *("--train-source", tmp_path / "source", "--train-target", tmp_path / "target"),
     )
     assert expected in one_line(done, 4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"], "something half written"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"], (
+        "something half written"
+    )
 
 
 def test_misaligned_evaluation_files(work, multistride, tmp_path):
@@ -111,7 +124,9 @@ def test_misaligned_evaluation_files(work, multistride, tmp_path):
 
 def test_full_disk(work, multistride):
     # Guards: half a result left behind, or a traceback, when the disk is full.
-    done = multistride("translate", "--model", work / "many/best", "--output", "/dev/full/x", text="a g m\n")
+    done = multistride(
+        "translate", "--model", work / "many/best", "--output", "/dev/full/x", text="a g m\n"
+    )
     one_line(done, 1)
     shell = f"{sys.executable} -m multistride translate --model {work / 'many/best'} > /dev/full"
     done = subprocess.run(shell, shell=True, input=b"a g m\n", capture_output=True, check=False)
@@ -120,9 +135,7 @@ def test_full_disk(work, multistride):
 
 def test_closed_pipe(work):
     # Guards: a traceback when the reader (`| head`) has seen enough.
-    shell = (
-        f"yes 'a g m' | head -3000 | {sys.executable} -m multistride translate --model {work / 'many/best'} | head -1"
-    )
+    shell = f"yes 'a g m' | head -3000 | {sys.executable} -m multistride translate --model {work / 'many/best'} | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, check=False)
     assert done.stderr == b""
     assert len(done.stdout.splitlines()) == 1

@@ -1,4 +1,5 @@
-"""`multistride bench` as its user has it: the object, the files, the gate, and everything one can get wrong."""
+"""`multistride bench` as its user has it: the object, the files, the gate, and everything one can
+get wrong."""
 
 import json
 import os
@@ -43,9 +44,24 @@ def command(work):
 
 
 def test_result_files_and_gate(command, multistride, tmp_path):
-    # Guards: a contract of names broken, a file left out, a gate that is heard too late to leave a result.
-    files = ("--output", tmp_path / "b.json", "--markdown", tmp_path / "b.md", "--picture", tmp_path / "b.svg")
-    others = ("--against", "own-k1,ctranslate2-int8", "--mode", "fast,exact", "--require", "k=2,own-k1>=1000")
+    # Guards: a contract of names broken, a file left out, a gate that is heard too late to leave a
+    # result.
+    files = (
+        "--output",
+        tmp_path / "b.json",
+        "--markdown",
+        tmp_path / "b.md",
+        "--picture",
+        tmp_path / "b.svg",
+    )
+    others = (
+        "--against",
+        "own-k1,ctranslate2-int8",
+        "--mode",
+        "fast,exact",
+        "--require",
+        "k=2,own-k1>=1000",
+    )
     done = multistride(*command, *others, *files, "--json")
     assert "measured" in one_line(done, 5)
     result = json.loads(done.stdout)
@@ -71,9 +87,15 @@ def test_result_files_and_gate(command, multistride, tmp_path):
 
 
 def test_another_model_without_references(command, work, multistride):
-    # Guards: a second model that is compared under our name, quality made up where there is no reference.
-    arguments = [*command[: command.index("--reference")], *command[command.index("--reference") + 2 :]]
-    done = multistride(*arguments, "--against-model", work / "autoregressive/best", "--json", check=0)
+    # Guards: a second model that is compared under our name, quality made up where there is no
+    # reference.
+    arguments = [
+        *command[: command.index("--reference")],
+        *command[command.index("--reference") + 2 :],
+    ]
+    done = multistride(
+        *arguments, "--against-model", work / "autoregressive/best", "--json", check=0
+    )
     result = json.loads(done.stdout)
     assert {row["name"] for row in result["baselines"]} == {"own-k1", "against-model"}
     assert all(row["bleu"] is None for row in result["results"])
@@ -90,7 +112,8 @@ def test_another_model_without_references(command, work, multistride):
     ],
 )
 def test_bad_input(command, multistride, options, code, said):
-    # Guards: a mistake that is no line on stderr; all others are in tests/unit/evaluate/test_bench_request.py.
+    # Guards: a mistake that is no line on stderr; all others are in
+    # tests/unit/evaluate/test_bench_request.py.
     done = multistride(*command, *options)
     assert said in one_line(done, code)
     assert done.stdout == b""
@@ -101,7 +124,9 @@ def test_ctrl_c_leaves_nothing(command, tmp_path):
     arguments = [sys.executable, "-m", "multistride", *map(str, command), "--rounds", "1000"]
     output = tmp_path / "b.json"
     process = subprocess.Popen(
-        [*arguments, "--output", str(output)], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*arguments, "--output", str(output)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     for line in process.stderr:
         if b"round 2" in line:
@@ -115,6 +140,8 @@ def test_ctrl_c_leaves_nothing(command, tmp_path):
     assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+    while (
+        any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -18,7 +18,10 @@ def records(first, count):
     for number in range(first, first + count):
         for label, words in WORDS.items():
             word = words.split()[number % 5]
-            yield {"text": f"we saw number {number} and then a {word} there " * (1 + number % 7), "label": label}
+            yield {
+                "text": f"we saw number {number} and then a {word} there " * (1 + number % 7),
+                "label": label,
+            }
 
 
 def config(place, name, classifier, layers, extra):
@@ -37,22 +40,42 @@ def work(tmp_path_factory, multistride):
         (place / f"{name}.jsonl").write_text("".join(lines))
     multistride(
         *("prepare", "--output", place / "data", "--vocabulary-size", 320),
-        *("--train-records", place / "train.jsonl", "--validation-records", place / "validation.jsonl"),
+        *(
+            "--train-records",
+            place / "train.jsonl",
+            "--validation-records",
+            place / "validation.jsonl",
+        ),
         check=0,
     )
     cut = "window: 16, overlap: 4"
     config(place, "pooled", f"{{{cut}, windows: attention, dropout: 0.0}}", "", "")
-    config(place, "labels", f"{{kind: labels, {cut}}}", ", decoder_layers: 1", "groups: {sizes: {1: 0.5, 2: 0.5}}\n")
+    config(
+        place,
+        "labels",
+        f"{{kind: labels, {cut}}}",
+        ", decoder_layers: 1",
+        "groups: {sizes: {1: 0.5, 2: 0.5}}\n",
+    )
     multistride("train", place / "pooled.yaml", check=0)
     multistride("train", place / "labels.yaml", "--set", "training.updates=120", check=0)
     return place
 
 
 def test_both_ways_learn_and_are_measured(multistride, work):
-    """A head that learns nothing, names that are scored for another document, a result without its parts."""
+    """A head that learns nothing, names that are scored for another document, a result without its
+    parts."""
     for name, sizes in (("pooled", "1"), ("labels", "1,2")):
         result = multistride(
-            *("evaluate", "--task", "classification", "--model", work / name / "best", "--group-size", sizes),
+            *(
+                "evaluate",
+                "--task",
+                "classification",
+                "--model",
+                work / name / "best",
+                "--group-size",
+                sizes,
+            ),
             *("--source", work / "test.jsonl", "--json", "--output", work / f"{name}.json"),
             check=0,
         )
@@ -67,31 +90,50 @@ def test_both_ways_learn_and_are_measured(multistride, work):
 
 
 def test_a_wide_path_goes_all_the_way(multistride, work, tmp_path):
-    """An option that only training knows: lost when the model is saved, or not read by classify and evaluate."""
+    """An option that only training knows: lost when the model is saved, or not read by classify and
+    evaluate."""
     options = ("--set", f"run={tmp_path / 'run'}", "--set", "classifier.wide={words: 60}")
     multistride("train", work / "pooled.yaml", *options, "--set", "training.updates=1", check=0)
     model = tmp_path / "run/best"
-    command = ("evaluate", "--task", "classification", "--model", model, "--source", work / "test.jsonl", "--json")
+    command = (
+        "evaluate",
+        "--task",
+        "classification",
+        "--model",
+        model,
+        "--source",
+        work / "test.jsonl",
+        "--json",
+    )
     [row] = json.loads(multistride(*command, check=0).stdout)["results"]
     assert row["metrics"]["accuracy"] == 1.0, "one update of the deep path cannot know that"
-    answers = multistride("classify", "--model", model, text="an apple\na SAW, a drill", check=0).stdout
+    answers = multistride(
+        "classify", "--model", model, text="an apple\na SAW, a drill", check=0
+    ).stdout
     assert answers.decode().split() == ["fruit", "tools"]
     shown = json.loads(multistride("inspect", model, "--json", check=0).stdout)
     assert shown["kind"] == "classifier (pooled, with a wide path)"
     done = multistride("train", work / "labels.yaml", *options, check=2)
-    assert "wide is a path beside a pooled head; labels have none: leave it out" in done.stderr.decode()
+    assert (
+        "wide is a path beside a pooled head; labels have none: leave it out"
+        in done.stderr.decode()
+    )
 
 
 def test_probabilities_can_be_calibrated(multistride, work):
     """A temperature that is not used, or that a second measurement builds upon."""
     model = work / "pooled/best"
     text = json.dumps({"text": "an apple"})
-    before = json.loads(multistride("classify", "--model", model, "--records", "--json", text=text, check=0).stdout)
+    before = json.loads(
+        multistride("classify", "--model", model, "--records", "--json", text=text, check=0).stdout
+    )
     command = ("calibrate", "--model", model, "--source", work / "validation.jsonl", "--json")
     first, second = (json.loads(multistride(*command, check=0).stdout) for _ in range(2))
     assert first == second
     assert first["log_loss_after"] <= first["log_loss_before"] + 0.05
-    after = json.loads(multistride("classify", "--model", model, "--records", "--json", text=text, check=0).stdout)
+    after = json.loads(
+        multistride("classify", "--model", model, "--records", "--json", text=text, check=0).stdout
+    )
     assert after["answer"] == before["answer"]
     assert (after["probability"] != before["probability"]) == (first["temperature"] != 1.0)
     (model / "temperature.json").unlink()
@@ -114,7 +156,15 @@ def test_files_are_documents(multistride, work, tmp_path):
     """A file cut into lines; one that is missing and stops the rest."""
     (tmp_path / "a.txt").write_text("we saw a hammer\nand a saw\n")
     (tmp_path / "b.jsonl").write_text('{"text": "an apple", "label": "fruit"}\n[]\n')
-    command = ("classify", "--model", work / "pooled/best", "a.txt", "none.txt", "b.jsonl", "--json")
+    command = (
+        "classify",
+        "--model",
+        work / "pooled/best",
+        "a.txt",
+        "none.txt",
+        "b.jsonl",
+        "--json",
+    )
     done = multistride(*command, cwd=tmp_path, check=4)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer.get("file") for answer in answers] == ["a.txt", None, "b.jsonl", None]
@@ -133,28 +183,53 @@ def test_files_are_documents(multistride, work, tmp_path):
         (("x.txt", "--records"), b"", 2, "files were given, which are read as they are"),
     ],
 )
-def test_what_cannot_be_answered_is_said(multistride, work, tmp_path, arguments, text, code, message):
+def test_what_cannot_be_answered_is_said(
+    multistride, work, tmp_path, arguments, text, code, message
+):
     (tmp_path / "other.txt").write_text("fruit\nanimals\n")
-    done = multistride("classify", "--model", work / "pooled/best", *arguments, text=text, cwd=tmp_path, check=code)
+    done = multistride(
+        "classify", "--model", work / "pooled/best", *arguments, text=text, cwd=tmp_path, check=code
+    )
     assert message in done.stderr.decode()
 
 
 def test_a_label_not_seen_in_training_is_a_bad_record(multistride, work, tmp_path):
     path = tmp_path / "new.jsonl"
     path.write_text('{"text": "a", "label": "animals"}\n{"text": "an apple", "label": "fruit"}\n')
-    command = ("evaluate", "--task", "classification", "--model", work / "pooled/best", "--source", path, "--json")
+    command = (
+        "evaluate",
+        "--task",
+        "classification",
+        "--model",
+        work / "pooled/best",
+        "--source",
+        path,
+        "--json",
+    )
     done = multistride(*command, check=4)
     assert json.loads(done.stdout)["failed"] == 1
-    assert "line 1: the label 'animals' was not seen in training; there are fruit, tools" in done.stderr.decode()
+    assert (
+        "line 1: the label 'animals' was not seen in training; there are fruit, tools"
+        in done.stderr.decode()
+    )
 
 
 def test_training_on_other_classes_is_refused(multistride, work, tmp_path):
     """A run that goes on, or starts from a model, under names that mean something else."""
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps({**r, "label": r["label"].upper()}) + "\n" for r in records(0, 20)))
+    path.write_text(
+        "".join(json.dumps({**r, "label": r["label"].upper()}) + "\n" for r in records(0, 20))
+    )
     files = ("--train-records", path, "--validation-records", path, "--vocabulary", work / "data")
     multistride("prepare", "--output", tmp_path / "data", *files, check=0)
-    other = ("--set", f"data={tmp_path / 'data'}", "--set", f"run={tmp_path / 'run'}", "--set", "model=null")
+    other = (
+        "--set",
+        f"data={tmp_path / 'data'}",
+        "--set",
+        f"run={tmp_path / 'run'}",
+        "--set",
+        "model=null",
+    )
     start = ("--set", f"start_from={work / 'pooled/best'}")
     done = multistride("train", work / "pooled.yaml", *other, *start, check=4)
     assert "'fruit', 'tools' missing and 'FRUIT', 'TOOLS' not known" in done.stderr.decode()

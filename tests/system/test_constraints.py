@@ -1,4 +1,5 @@
-"""Constraints, resumable files and traces by the command, and everything one can get wrong about them."""
+"""Constraints, resumable files and traces by the command, and everything one can get wrong about
+them."""
 
 import json
 import os
@@ -27,7 +28,10 @@ def one_line(done, code):
         (["--max-length=0"], "greater than or equal to 1 (given: 0)"),
         (["--max-length=99"], "this checkpoint has 32 positions: choose one from 1 to 32"),
         (["--min-length=9", "--max-length=5"], "at most 5 tokens: choose a smaller one"),
-        (["--prefix=r j c r j c", "--max-length=4"], "the prefix has 6 tokens and a translation at most 4"),
+        (
+            ["--prefix=r j c r j c", "--max-length=4"],
+            "the prefix has 6 tokens and a translation at most 4",
+        ),
         ([f"--prefix={'a ' * 40}"], "the prefix has 40 tokens and a translation at most 32"),
         (["--prefix=nonsense"], "a word that this vocabulary lacks"),
         (["--prefix=r j", "--stop=j"], "a stop text: drop one of them"),
@@ -45,7 +49,8 @@ def one_line(done, code):
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(work, multistride, options, said):
-    # Guards: an option out of range or against another one that is ignored, or that fails deep inside.
+    # Guards: an option out of range or against another one that is ignored, or that fails deep
+    # inside.
     done = multistride("translate", "--model", work / "many/best", *options, text="a g m\n")
     assert said in one_line(done, 2)
     assert done.stdout == b""
@@ -57,22 +62,49 @@ def test_what_cannot_be_asked_is_refused_in_one_line(work, multistride, options,
 def test_rules_by_the_command(work, multistride, way):
     # Guards: an option that does not reach the decoder, in any way of decoding.
     command = ["translate", "--model", work / "many/best", "--group-size", 2, *way]
-    given = multistride(*command, "--prefix", "r j", "--max-length", 8, text="a g m\nb h n\n", check=0)
+    given = multistride(
+        *command, "--prefix", "r j", "--max-length", 8, text="a g m\nb h n\n", check=0
+    )
     assert all(line.startswith("r j") for line in given.stdout.decode().splitlines())
-    rules = ["--ban", "g", "--min-length", 3, "--stop", "never met", "--no-repeat-ngram", 2, "--ban-token", 7]
-    lines = multistride(*command, *rules, text="a g m\nb h n\n", check=0).stdout.decode().splitlines()
+    rules = [
+        "--ban",
+        "g",
+        "--min-length",
+        3,
+        "--stop",
+        "never met",
+        "--no-repeat-ngram",
+        2,
+        "--ban-token",
+        7,
+    ]
+    lines = (
+        multistride(*command, *rules, text="a g m\nb h n\n", check=0).stdout.decode().splitlines()
+    )
     assert len(lines) == 2
     assert all("g" not in line and len(line.split()) >= 3 for line in lines)
 
 
 def translation(work, source, output, *others):
-    command = ["translate", "--model", work / "many/best", "--input", source, "--output", output, "--batch-size", 1]
+    command = [
+        "translate",
+        "--model",
+        work / "many/best",
+        "--input",
+        source,
+        "--output",
+        output,
+        "--batch-size",
+        1,
+    ]
     return [sys.executable, "-m", "multistride", *map(str, [*command, "--buffer", 5, *others])]
 
 
 def begun(command, parts):
     """A process that translates a file and has finished at least one part of it."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     while not any(parts.glob("*.part")):
         assert process.poll() is None, process.communicate()[1].decode()
         time.sleep(0.005)
@@ -91,7 +123,9 @@ def source(work, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_file_goes_on_where_it_stopped(work, source, tmp_path, number):
     # Guards: lines lost, doubled or moved, work done twice, anything left beside the output.
-    whole = subprocess.run(translation(work, source, tmp_path / "whole"), capture_output=True, check=False)
+    whole = subprocess.run(
+        translation(work, source, tmp_path / "whole"), capture_output=True, check=False
+    )
     assert whole.returncode == 4, "one line cannot be translated"
     command = translation(work, source, tmp_path / "output")
     process = begun(command, tmp_path / "output.parts")
@@ -118,7 +152,16 @@ def test_a_file_as_from_standard_input(work, source, multistride, tmp_path):
     for form in ([], ["--json"], ["--show-groups"]):
         command = ["translate", "--model", work / "many/best", "--group-size", 2, *form]
         plain = multistride(*command, text=text, check=4).stdout
-        multistride(*command, "--input", tmp_path / "few", "--output", tmp_path / "out", "--buffer", 5, check=4)
+        multistride(
+            *command,
+            "--input",
+            tmp_path / "few",
+            "--output",
+            tmp_path / "out",
+            "--buffer",
+            5,
+            check=4,
+        )
         assert (tmp_path / "out").read_bytes() == plain
     same = multistride(*command, "--input", tmp_path / "few", "--output", tmp_path / "few")
     assert "is also read" in one_line(same, 2)
@@ -127,9 +170,19 @@ def test_a_file_as_from_standard_input(work, source, multistride, tmp_path):
 
 @pytest.mark.parametrize("way", [[], ["--stream"]], ids=["batches", "stream"])
 def test_an_interrupted_trace_is_whole_lines(work, source, tmp_path, way):
-    # Guards: half a JSON object at the end of a trace, or a trace that is lost with the interruption.
+    # Guards: half a JSON object at the end of a trace, or a trace that is lost with the
+    # interruption.
     trace = tmp_path / "trace.jsonl"
-    command = [sys.executable, "-m", "multistride", "translate", "--model", str(work / "many/best"), "--buffer", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "multistride",
+        "translate",
+        "--model",
+        str(work / "many/best"),
+        "--buffer",
+        "4",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(source, "rb") as lines:
         process = subprocess.Popen(
@@ -151,5 +204,7 @@ def test_an_interrupted_trace_is_whole_lines(work, source, tmp_path, way):
 
 def test_a_trace_on_a_full_disk(work, multistride):
     # Guards: a traceback, or the trace blamed on the output.
-    done = multistride("translate", "--model", work / "many/best", "--trace", "/dev/full", text="a g m\n")
+    done = multistride(
+        "translate", "--model", work / "many/best", "--trace", "/dev/full", text="a g m\n"
+    )
     assert "could not write /dev/full: No space left on device" in one_line(done, 1)

@@ -1,4 +1,5 @@
-"""Distillation as its user runs it: killed at any moment, begun again, and its output mixed with the real text."""
+"""Distillation as its user runs it: killed at any moment, begun again, and its output mixed with
+the real text."""
 
 import json
 import os
@@ -23,7 +24,15 @@ def source(work):
 
 def arguments(work, source, output):
     return [
-        *("distill", "--model", work / "autoregressive/best", "--source", source, "--output", output),
+        *(
+            "distill",
+            "--model",
+            work / "autoregressive/best",
+            "--source",
+            source,
+            "--output",
+            output,
+        ),
         *("--chunk", 100, "--threads", 1),
     ]
 
@@ -32,12 +41,21 @@ def test_killed_at_any_moment_it_comes_out_the_same(work, source, multistride, t
     # Guards: lines lost, doubled or moved by a crash, and anything left lying beside the output.
     multistride(*arguments(work, source, tmp_path / "whole"), check=0)
     chance = random.Random(3)
-    command = [sys.executable, "-m", "multistride", *map(str, arguments(work, source, tmp_path / "output"))]
+    command = [
+        sys.executable,
+        "-m",
+        "multistride",
+        *map(str, arguments(work, source, tmp_path / "output")),
+    ]
     for _ in range(3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         parts = tmp_path / "output.parts"
         deadline = time.monotonic() + 60
-        while not any(parts.glob("*.part")) and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not any(parts.glob("*.part")) and process.poll() is None and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
@@ -46,17 +64,29 @@ def test_killed_at_any_moment_it_comes_out_the_same(work, source, multistride, t
         done = multistride(*arguments(work, source, tmp_path / "output"), check=0)
         assert b"lines are done already" in done.stderr
     assert (tmp_path / "output").read_bytes() == (tmp_path / "whole").read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"whole", "whole.json", "output", "output.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "whole",
+        "whole.json",
+        "output",
+        "output.json",
+    }
     manifest = json.loads((tmp_path / "output.json").read_text())
     assert manifest["lines"] == len(source.read_text().splitlines())
 
 
 def test_ctrl_c_says_how_to_go_on(work, source, tmp_path):
     # Guards: a traceback, or a code that scripts cannot tell from a failure.
-    slowly = "--engine", "eager", "--batch-size", 1  # many seconds of work: the signal cannot come after it
+    slowly = (
+        "--engine",
+        "eager",
+        "--batch-size",
+        1,
+    )  # many seconds of work: the signal cannot come after it
     given = map(str, (*arguments(work, source, tmp_path / "output"), *slowly))
     command = [sys.executable, "-m", "multistride", *given]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     while not (tmp_path / "output.parts").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

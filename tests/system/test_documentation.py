@@ -13,7 +13,9 @@ pytestmark = pytest.mark.system
 
 PAGE = Path(__file__).parents[2] / "docs/decoding.md"
 COMMANDS = [
-    line for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL) for line in block.splitlines()
+    line
+    for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    for line in block.splitlines()
 ]
 
 
@@ -34,7 +36,9 @@ def test_every_command_of_the_page_runs(work, tmp_path):
     }
     lines = len((tmp_path / "source.txt").read_text().splitlines())
     for command in COMMANDS:
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, env=environment, timeout=120)
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, capture_output=True, env=environment, timeout=120
+        )
         assert done.returncode == 0, (command, done.stderr.decode())
         if command.startswith(("multistride translate", "multistride score")):
             assert len(done.stdout.decode().splitlines()) == lines, command

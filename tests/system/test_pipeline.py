@@ -28,7 +28,11 @@ def metrics(run):
 
 def test_training_learns(work):
     # Guards: a loop that runs and teaches nothing.
-    losses = [entry["cross_entropy"] for entry in metrics(work / "autoregressive") if entry["kind"] == "training"]
+    losses = [
+        entry["cross_entropy"]
+        for entry in metrics(work / "autoregressive")
+        if entry["kind"] == "training"
+    ]
     assert losses[-1] < 0.6 * losses[0]
     assert (work / "many/best/model.safetensors").is_file()
     assert (work / "many/last/training.pt").is_file()
@@ -37,11 +41,15 @@ def test_training_learns(work):
 def test_translate_keeps_lines_aligned(work, multistride):
     # Guards: one bad line that shifts all the lines after it.
     text = b"a g m\n\n\xff\xfe\nb h n\n" + b"a " * 50_000 + b"\nc i o"
-    done = multistride("translate", "--model", work / "many/best", "--group-size", 2, text=text, check=4)
+    done = multistride(
+        "translate", "--model", work / "many/best", "--group-size", 2, text=text, check=4
+    )
     lines = done.stdout.decode().split("\n")
     assert len(lines) == 7
     assert [bool(line) for line in lines] == [True, False, False, True, False, True, False]
-    alone = multistride("translate", "--model", work / "many/best", "--group-size", 2, text="b h n\n", check=0)
+    alone = multistride(
+        "translate", "--model", work / "many/best", "--group-size", 2, text="b h n\n", check=0
+    )
     assert lines[3] == alone.stdout.decode().strip()
     errors = done.stderr.decode()
     assert "line 3: it is not valid UTF-8" in errors
@@ -51,7 +59,10 @@ def test_translate_keeps_lines_aligned(work, multistride):
 def test_translate_empty_input(work, multistride):
     # Guards: a crash, or an invented line, where there is nothing to do.
     assert multistride("translate", "--model", work / "many/best", check=0).stdout == b""
-    assert multistride("translate", "--model", work / "many/best", text="\n\n", check=0).stdout == b"\n\n"
+    assert (
+        multistride("translate", "--model", work / "many/best", text="\n\n", check=0).stdout
+        == b"\n\n"
+    )
 
 
 def test_trace_and_json_show_the_groups(work, multistride):
@@ -69,10 +80,15 @@ def test_trace_and_json_show_the_groups(work, multistride):
 
 
 def test_without_a_model_the_one_that_ships_translates(multistride, tmp_path):
-    # Guards: a default that only works in the source tree's directory, groups that are not the text.
+    # Guards: a default that only works in the source tree's directory, groups that are not the
+    # text.
     text = "Where is the station?\n\nI do not know.\n"
-    plain = multistride("translate", "--group-size", 2, text=text, cwd=tmp_path, check=0).stdout.decode()
-    shown = multistride("translate", "--group-size", 2, "--show-groups", text=text, cwd=tmp_path, check=0)
+    plain = multistride(
+        "translate", "--group-size", 2, text=text, cwd=tmp_path, check=0
+    ).stdout.decode()
+    shown = multistride(
+        "translate", "--group-size", 2, "--show-groups", text=text, cwd=tmp_path, check=0
+    )
     assert plain.count("\n") == shown.stdout.count(b"\n") == 3
     for line, groups in zip(plain.splitlines(), shown.stdout.decode().splitlines(), strict=True):
         joined = groups.removesuffix(" </s>").replace("‿", "").replace(" │", "")
@@ -94,7 +110,8 @@ def test_streaming_keeps_lines_and_says_which_failed(work, multistride, tmp_path
 
 
 def test_translate_and_evaluate_with_a_beam(work, multistride):
-    # Guards: a beam that is taken and ignored, a row that does not say how it was decoded, a trace of another output.
+    # Guards: a beam that is taken and ignored, a row that does not say how it was decoded, a trace
+    # of another output.
     model, trace = work / "many/best", work / "beam.jsonl"
     done = multistride(
         *("translate", "--model", model, "--group-size", 2, "--beam", 3, "--json", "--trace", trace),
@@ -122,7 +139,16 @@ def test_translate_and_evaluate_with_a_beam(work, multistride):
 def test_evaluate_prints_the_contract(work, multistride):
     # Guards: a key that scripts rely on gone or renamed.
     done = multistride(
-        *("evaluate", "--model", work / "many/best", "--group-size", "1,2", "--json", "--latency-sentences", 4),
+        *(
+            "evaluate",
+            "--model",
+            work / "many/best",
+            "--group-size",
+            "1,2",
+            "--json",
+            "--latency-sentences",
+            4,
+        ),
         *("--source", work / "validation.source", "--reference", work / "validation.target"),
         *("--tokenize", "none", "--output", work / "result.json", "--kind", "phonemes"),
         check=0,
@@ -173,7 +199,9 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(work, multistride, tmp_
     ]
     settings += ["--set", "training.validate_every=20000", "--set", "training.validate_sentences=0"]
     command = [sys.executable, "-m", "multistride", "train", config, *settings]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     while not (tmp_path / "run/metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()[1].decode()
         time.sleep(0.01)
@@ -195,7 +223,9 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(work, multistride, tmp_
 
 def test_resume_refuses_another_configuration(work, multistride):
     # Guards: a run continued under settings it was not begun with, silently.
-    done = multistride("train", work / "many.yaml", "--resume", "--set", "training.learning_rate=0.5", check=2)
+    done = multistride(
+        "train", work / "many.yaml", "--resume", "--set", "training.learning_rate=0.5", check=2
+    )
     assert b"training.learning_rate was 0.01, is 0.5" in done.stderr
 
 
@@ -204,7 +234,9 @@ def test_scores_are_those_of_the_translation(work, multistride, tmp_path):
     sources = (work / "validation.source").read_text().splitlines()[:6]
     (tmp_path / "source").write_text("".join(f"{line}\n" for line in sources))
     options = ["--model", work / "many/best", "--group-size", 2]
-    done = multistride("translate", *options, "--json", text=(tmp_path / "source").read_text(), check=0)
+    done = multistride(
+        "translate", *options, "--json", text=(tmp_path / "source").read_text(), check=0
+    )
     written = [json.loads(line) for line in done.stdout.splitlines()]
     (tmp_path / "target").write_text("".join(f"{each['text']}\n" for each in written))
     files = ["--source", tmp_path / "source", "--target", tmp_path / "target"]
@@ -223,5 +255,8 @@ def test_scores_are_those_of_the_translation(work, multistride, tmp_path):
 def test_sampling_by_the_command(work, multistride):
     # Guards: a seed that does not reach the sampler.
     options = ["translate", "--model", work / "many/best", "--temperature", 3.0, "--group-size", 2]
-    outputs = [multistride(*options, "--seed", seed, text="a g m\n" * 2, check=0).stdout for seed in (1, 1, 2)]
+    outputs = [
+        multistride(*options, "--seed", seed, text="a g m\n" * 2, check=0).stdout
+        for seed in (1, 1, 2)
+    ]
     assert outputs[0] == outputs[1] != outputs[2]

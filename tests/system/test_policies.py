@@ -13,12 +13,15 @@ def calibrated(work, multistride, tmp_path_factory):
     """A copy of the model with its calibration, and what the command printed."""
     model = tmp_path_factory.mktemp("calibrated") / "model"
     shutil.copytree(work / "many/best", model)
-    done = multistride("calibrate", "--model", model, "--source", work / "validation.source", "--json", check=0)
+    done = multistride(
+        "calibrate", "--model", model, "--source", work / "validation.source", "--json", check=0
+    )
     return model, json.loads(done.stdout)
 
 
 def test_calibrate_writes_what_it_prints(work, multistride, calibrated, tmp_path):
-    # Guards: a calibration that is shown and not stored, places left out, too few sentences taken for enough.
+    # Guards: a calibration that is shown and not stored, places left out, too few sentences taken
+    # for enough.
     model, printed = calibrated
     assert json.loads((model / "calibration.json").read_text()) == printed
     assert [(row["group_size"], row["place"]) for row in printed["places"]] == [(2, 1), (2, 2)]
@@ -34,18 +37,25 @@ def test_auto_says_what_it_picked_and_why(work, multistride, calibrated):
     # Guards: a choice that is made silently, or one without measurements.
     command = ("translate", "--group-size", "auto", "--batch-size", 1)
     done = multistride(*command, "--model", calibrated[0], text="a g m\n", check=0)
-    [said] = [line for line in done.stderr.decode().splitlines() if line.startswith("group size auto")]
+    [said] = [
+        line for line in done.stderr.decode().splitlines() if line.startswith("group size auto")
+    ]
     size = said.partition("K=")[2][0]
-    fixed = multistride(*command[:1], "--model", calibrated[0], "--group-size", size, text="a g m\n", check=0)
+    fixed = multistride(
+        *command[:1], "--model", calibrated[0], "--group-size", size, text="a g m\n", check=0
+    )
     assert done.stdout == fixed.stdout
-    again = multistride(*command, "--model", calibrated[0], "--mode", "exact", text="a g m\n", check=0)
+    again = multistride(
+        *command, "--model", calibrated[0], "--mode", "exact", text="a g m\n", check=0
+    )
     assert b"group size auto" in again.stderr
     refused = multistride(*command, "--model", work / "many/best", text="a g m\n", check=2)
     assert b"run `multistride calibrate` on it" in refused.stderr
 
 
 def test_a_calibration_of_other_weights_is_refused(work, multistride, calibrated, tmp_path):
-    # Guards: confidence corrected by what was measured on another model; half a file taken for a whole one.
+    # Guards: confidence corrected by what was measured on another model; half a file taken for a
+    # whole one.
     other = tmp_path / "other"
     shutil.copytree(work / "autoregressive/best", other)
     shutil.copy(calibrated[0] / "calibration.json", other)
@@ -59,13 +69,26 @@ def test_a_calibration_of_other_weights_is_refused(work, multistride, calibrated
 
 @pytest.mark.parametrize("policy", ["phase", "cost-model", "confidence"])
 def test_a_trace_says_which_policy_and_why(work, multistride, calibrated, tmp_path, policy):
-    # Guards: a policy that is taken and not used, a trace without reasons, a picture of another line.
+    # Guards: a policy that is taken and not used, a trace without reasons, a picture of another
+    # line.
     trace, picture = tmp_path / "trace.jsonl", tmp_path / "why.svg"
-    options = ("--model", calibrated[0], "--group-size", 2, "--mode", "adaptive", "--policy", policy)
+    options = (
+        "--model",
+        calibrated[0],
+        "--group-size",
+        2,
+        "--mode",
+        "adaptive",
+        "--policy",
+        policy,
+    )
     multistride("translate", *options, "--trace", trace, text="a g m\nb h n\n", check=0)
     steps = [json.loads(line) for line in trace.read_text().splitlines()]
     assert {step["policy"] for step in steps} == {policy}
-    assert all(1 <= step["accepted"] <= step["group_size"] <= 2 and step["why_group_size"] for step in steps)
+    assert all(
+        1 <= step["accepted"] <= step["group_size"] <= 2 and step["why_group_size"]
+        for step in steps
+    )
     done = multistride("report", "--trace", trace, "--line", 2, "--figure", picture, check=0)
     assert "why so many" in " ".join(done.stdout.decode().split())
     assert picture.read_text().startswith("<svg")
@@ -76,7 +99,9 @@ def test_look_into_one_sentence(work, multistride, tmp_path):
     model, picture = work / "many/best", tmp_path / "look.png"
     command = ("inspect", model, "--sentence", "a g m", "--group-size", 2)
     facts = json.loads(multistride(*command, "--json", "--picture", picture, check=0).stdout)
-    translated = multistride("translate", "--model", model, "--group-size", 2, "--json", text="a g m\n", check=0)
+    translated = multistride(
+        "translate", "--model", model, "--group-size", 2, "--json", text="a g m\n", check=0
+    )
     assert facts["groups"] == json.loads(translated.stdout)["groups"]
     written = sum(len(group) for group in facts["groups"])
     assert [len(row) for row in facts["attention"]] == [4] * written
@@ -88,8 +113,19 @@ def test_look_into_one_sentence(work, multistride, tmp_path):
 def test_evaluate_with_a_policy(work, multistride):
     # Guards: a policy that evaluate leaves out, repetition counted without its borders.
     files = ("--source", work / "validation.source", "--reference", work / "validation.target")
-    options = ("--group-size", "1,2", "--mode", "adaptive", "--policy", "phase", "--latency-sentences", 1)
-    done = multistride("evaluate", "--model", work / "many/best", *files, *options, "--json", check=0)
+    options = (
+        "--group-size",
+        "1,2",
+        "--mode",
+        "adaptive",
+        "--policy",
+        "phase",
+        "--latency-sentences",
+        1,
+    )
+    done = multistride(
+        "evaluate", "--model", work / "many/best", *files, *options, "--json", check=0
+    )
     result = json.loads(done.stdout)
     assert result["settings"]["decoding"].endswith("policy phase")
     one, two = result["results"]
@@ -104,7 +140,10 @@ def test_evaluate_with_a_policy(work, multistride):
         (["translate", "--policy", "sideways"], "'autoregressive' (given: 'sideways')"),
         (["translate", "--policy", "phase", "--mode", "exact"], "goes with mode fast or adaptive"),
         (["translate", "--layout", "sat", "--beam", "2"], "beam 2 has its own"),
-        (["translate", "--group-size", "auto", "--beam", "2"], "beam 2 was asked for: give a number"),
+        (
+            ["translate", "--group-size", "auto", "--beam", "2"],
+            "beam 2 was asked for: give a number",
+        ),
         (["report"], "either a result file"),
         (["report", "a.json", "--trace", "b.jsonl"], "either a result file"),
         (["report", "a.json", "--line", "2"], "either a result file"),

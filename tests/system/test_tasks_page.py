@@ -20,12 +20,23 @@ def test_the_example_is_a_task(work, tmp_path, monkeypatch):
     assert len(EXAMPLE.splitlines()) <= 40
     monkeypatch.setattr(names, "TASKS", dict(names.TASKS))
     exec(compile(EXAMPLE, "docs/tasks.md", "exec"), {"__name__": "example"})
-    records = [{"word": "agm", "phonemes": "m g a"}, {"word": "a7"}, {"word": "bhn", "phonemes": "n h b"}]
+    records = [
+        {"word": "agm", "phonemes": "m g a"},
+        {"word": "a7"},
+        {"word": "bhn", "phonemes": "n h b"},
+    ]
     source = tmp_path / "words.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
     said = []
-    asked = {"task": "pronunciation", "model": work / "many/best", "source": source, "name": "words"}
-    result = evaluate_task(TaskEvaluation.model_validate({**asked, "group_sizes": (1, 2)}), said.append)
+    asked = {
+        "task": "pronunciation",
+        "model": work / "many/best",
+        "source": source,
+        "name": "words",
+    }
+    result = evaluate_task(
+        TaskEvaluation.model_validate({**asked, "group_sizes": (1, 2)}), said.append
+    )
     assert "line 2: the word 'a7' has other signs than letters: leave them out" in said
     assert (result.records, result.failed) == (2, 1)
     assert [row.group_size for row in result.results] == [1, 2]

@@ -41,12 +41,19 @@ def options(run, *settings):
 
 def history(run):
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in entry.items() if key != "tokens_per_second"} for entry in entries]
+    return [
+        {key: value for key, value in entry.items() if key != "tokens_per_second"}
+        for entry in entries
+    ]
 
 
 def test_killed_runs_come_out_the_same_bit_for_bit(work, multistride, tmp_path):
-    # Guards: anything that training needs to go on and that no checkpoint holds: order, dropout, layouts, averages.
-    config, settings = work / "many.yaml", [*EVERYTHING, "training.validate_every=10", "training.log_every=1"]
+    # Guards: anything that training needs to go on and that no checkpoint holds: order, dropout,
+    # layouts, averages.
+    config, settings = (
+        work / "many.yaml",
+        [*EVERYTHING, "training.validate_every=10", "training.log_every=1"],
+    )
     multistride("train", config, *options(tmp_path / "whole", *settings), check=0)
     chance = random.Random(5)
     command = [
@@ -59,7 +66,9 @@ def test_killed_runs_come_out_the_same_bit_for_bit(work, multistride, tmp_path):
         *options(tmp_path / "run", *settings),
     ]
     for _ in range(2):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         while not (tmp_path / "run/last").exists() and process.poll() is None:
             time.sleep(0.01)
         time.sleep(chance.random())
@@ -74,22 +83,46 @@ def test_killed_runs_come_out_the_same_bit_for_bit(work, multistride, tmp_path):
 
 def in_two_processes(config, *arguments):
     """Train with two processes that talk over gloo."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "multistride", "train", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+    ]
+    command += [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        "-m",
+        "multistride",
+        "train",
+        str(config),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, timeout=120, env=environment)
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, timeout=120, env=environment
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr.count(b"best checkpoint") == 1  # one process speaks
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_are_one_with_twice_the_batches(work, multistride, tmp_path, sharding):
-    # Guards: gradients averaged where they are summed, batches that both processes read, two writers of one run.
+    # Guards: gradients averaged where they are summed, batches that both processes read, two
+    # writers of one run.
     config, settings = (
         work / "autoregressive.yaml",
         ["training.updates=12", "training.log_every=1", "model.dropout=0"],
     )
-    settings += ["groups.sizes={1: 0.5, 2: 0.5}", "training.validate_every=6", "training.validate_sentences=0"]
+    settings += [
+        "groups.sizes={1: 0.5, 2: 0.5}",
+        "training.validate_every=6",
+        "training.validate_sentences=0",
+    ]
     accumulated = options(tmp_path / "one", *settings, "training.accumulate=2")
     multistride("train", config, *accumulated, check=0)
     settings.append(f"training.sharding={sharding}")
@@ -97,7 +130,12 @@ def test_two_processes_are_one_with_twice_the_batches(work, multistride, tmp_pat
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     for alone, together in zip(one, two, strict=True):
         assert alone["kind"] == together["kind"]
-        for key in alone.keys() & {"cross_entropy", "gradient_norm", "validation_loss_k1", "validation_loss_k2"}:
+        for key in alone.keys() & {
+            "cross_entropy",
+            "gradient_norm",
+            "validation_loss_k1",
+            "validation_loss_k2",
+        }:
             assert alone[key] == pytest.approx(together[key], rel=1e-4), (key, alone["update"])
     weights = [load_file(tmp_path / run / "last/model.safetensors") for run in ("one", "two")]
     for name in weights[0]:
@@ -108,7 +146,12 @@ def test_two_processes_are_one_with_twice_the_batches(work, multistride, tmp_pat
 
 def test_sharded_runs_go_on_where_they_stopped(work, tmp_path):
     # Guards: optimiser states that are put together or divided again in another order.
-    settings = ["training.updates=12", "training.log_every=1", "training.validate_every=6", "training.sharding=full"]
+    settings = [
+        "training.updates=12",
+        "training.log_every=1",
+        "training.validate_every=6",
+        "training.sharding=full",
+    ]
     arguments = options(tmp_path, *settings, "training.validate_sentences=8")
     in_two_processes(work / "many.yaml", *arguments)
     before, weights = history(tmp_path), load_file(tmp_path / "last/model.safetensors")
@@ -138,5 +181,7 @@ def test_average(work, multistride, tmp_path):
     multistride("average", work / "many", "--last", 2, "--output", tmp_path / "mean", check=0)
     assert load_model(tmp_path / "mean")[0].config.group_sizes == (1, 2)
     multistride("translate", "--model", tmp_path / "mean", text="a g m\n", check=0)
-    done = multistride("average", work / "many", work / "many", "--last", 2, "--output", tmp_path / "no", check=2)
+    done = multistride(
+        "average", work / "many", work / "many", "--last", 2, "--output", tmp_path / "no", check=2
+    )
     assert b"--last takes one run directory, 2 were given" in done.stderr

@@ -1,4 +1,5 @@
-"""Configuration: one line for whatever is wrong, with the key, what was given and what is allowed."""
+"""Configuration: one line for whatever is wrong, with the key, what was given and what is
+allowed."""
 
 from typing import Literal
 
@@ -65,7 +66,10 @@ def test_values_and_defaults(path):
             "unknown key 'perhaps.rat'; known here: kind, rate",
         ),
         ("name: a\ninner: {rate: 0}\n", "inner.rate: Input should be greater than 0 (given: 0)"),
-        ("name: a\ninner: {kind: three}\n", "inner.kind: Input should be 'one' or 'two' (given: 'three')"),
+        (
+            "name: a\ninner: {kind: three}\n",
+            "inner.kind: Input should be 'one' or 'two' (given: 'three')",
+        ),
         ("name: a\ncount: many\n", "(given: 'many')"),
         ('name: a\ncount: "1\\n2"\n', "(given: '1\\n2')"),
         ("count: 3\n", "name: Field required"),

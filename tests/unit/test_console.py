@@ -9,7 +9,10 @@ from multistride.errors import Interrupted
 
 @pytest.mark.parametrize(
     ("raised", "said"),
-    [(KeyboardInterrupt(), "interrupted"), (Interrupted("stopped; go on from here"), "stopped; go on from here")],
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (Interrupted("stopped; go on from here"), "stopped; go on from here"),
+    ],
 )
 def test_ctrl_c_is_told_in_one_line(raised, said, monkeypatch, capsys):
     # Guards: typer swallowing Ctrl-C, which ended a command with code 130 and not a word.

@@ -10,7 +10,11 @@ import pytest
 from multistride.errors import UserError
 from multistride.files import journal, replacing_directory, replacing_file, sha256, write_json
 
-ANY_FAILURE = [OSError(errno.ENOSPC, "No space left on device"), ValueError("no"), KeyboardInterrupt()]
+ANY_FAILURE = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    ValueError("no"),
+    KeyboardInterrupt(),
+]
 
 
 def names(directory):
@@ -29,7 +33,8 @@ def write_and_fail(path, failure):
 
 
 def failing(failure):
-    """What a caller sees of a failure: everything but the file system's own errors as it was raised."""
+    """What a caller sees of a failure: everything but the file system's own errors as it was
+    raised."""
     return UserError if isinstance(failure, OSError) else type(failure)
 
 
@@ -55,7 +60,8 @@ def test_file_is_replaced(tmp_path):
 @pytest.mark.parametrize("failure", ANY_FAILURE, ids=repr)
 @pytest.mark.parametrize("old", [None, "old"])
 def test_failed_file_leaves_the_old_one_or_none(tmp_path, failure, old):
-    # Guards: half a file, a lost file or a forgotten temporary one after a full disk, an error or Ctrl-C.
+    # Guards: half a file, a lost file or a forgotten temporary one after a full disk, an error or
+    # Ctrl-C.
     if old is not None:
         (tmp_path / "out").write_text(old)
     with pytest.raises(failing(failure)) as caught, replacing_file(tmp_path / "out") as temporary:
@@ -69,7 +75,8 @@ def test_failed_file_leaves_the_old_one_or_none(tmp_path, failure, old):
 @pytest.mark.parametrize("verb", ["fsync", "replace"])
 @pytest.mark.parametrize("replacing", [replacing_file, replacing_directory])
 def test_a_disk_that_fills_up_at_the_last_moment(tmp_path, monkeypatch, verb, replacing):
-    # Guards: an old file given up before the new one is safe, as some file systems tell of a full disk late.
+    # Guards: an old file given up before the new one is safe, as some file systems tell of a full
+    # disk late.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("old")
     place = tmp_path / "out" / "old" if replacing is replacing_file else tmp_path / "out"
@@ -105,7 +112,9 @@ def test_places_that_cannot_be_written(tmp_path):
     assert (tmp_path / "file").read_text() == "old"
 
 
-@pytest.mark.parametrize(("mask", "file", "directory"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+@pytest.mark.parametrize(
+    ("mask", "file", "directory"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)]
+)
 def test_permissions_follow_the_umask(tmp_path, mask, file, directory):
     # Guards: outputs that only their author can read, as temporary files are made.
     before = os.umask(mask)
@@ -148,7 +157,10 @@ def test_failed_directory_leaves_the_old_one_or_none(tmp_path, failure, old):
     if old is not None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "file").write_text(old)
-    with pytest.raises(failing(failure)) as caught, replacing_directory(tmp_path / "out") as temporary:
+    with (
+        pytest.raises(failing(failure)) as caught,
+        replacing_directory(tmp_path / "out") as temporary,
+    ):
         write_and_fail(temporary / "file", failure)
     if isinstance(failure, OSError):
         one_line(caught, str(tmp_path / "out"), "No space left on device", "nothing was changed")
@@ -197,7 +209,10 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_sha256_of_known_bytes(tmp_path):
     # Guards: a hash over text, which would depend on line ends. The values are those of FIPS 180-4.
     (tmp_path / "file").write_bytes(b"abc")
-    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256(tmp_path / "file")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
     (tmp_path / "file").write_bytes(b"")
     assert sha256(str(tmp_path / "file")).startswith("e3b0c44298fc1c149afbf4c8996fb924")
 
@@ -236,5 +251,7 @@ def test_a_journal_on_a_full_disk_ends_with_a_whole_piece(tmp_path):
         with pytest.raises(UserError) as caught:
             log.write("twelve\n")
         log._file = real
-    one_line(caught, "could not write", "No space left on device", "what was written before is whole")
+    one_line(
+        caught, "could not write", "No space left on device", "what was written before is whole"
+    )
     assert (tmp_path / "log").read_text() == "one\n"

@@ -1,4 +1,5 @@
-"""Layouts against plain lists: the slow, obvious reading of the docstrings, without a tensor in sight."""
+"""Layouts against plain lists: the slow, obvious reading of the docstrings, without a tensor in
+sight."""
 
 import itertools
 from typing import NamedTuple
@@ -132,7 +133,9 @@ def random_groups():
 
     def with_length(sizes):
         most = sum(sizes)
-        return st.tuples(st.just(sizes), st.integers(most - sizes[-1] + 1, most) if sizes else st.just(0))
+        return st.tuples(
+            st.just(sizes), st.integers(most - sizes[-1] + 1, most) if sizes else st.just(0)
+        )
 
     return st.lists(st.integers(1, 9), max_size=8).flatmap(with_length)
 
@@ -141,7 +144,8 @@ batches = st.lists(random_groups(), min_size=1, max_size=4)
 
 
 def test_equal_groups_against_plain_lists():
-    # Guards: any shift, border or label off by one, in whole or partly filled groups, alone or in a batch.
+    # Guards: any shift, border or label off by one, in whole or partly filled groups, alone or in a
+    # batch.
     sentences = [sentence(row, length) for row, length in enumerate(LENGTHS)]
     target, lengths = padded(sentences)
     for size in GROUP_SIZES:
@@ -157,7 +161,8 @@ def test_equal_groups_against_plain_lists():
 
 
 def test_equal_groups_leak_nothing_and_lose_nothing():
-    # Guards: a group that sees its own tokens, misses a known one, or a token trained on twice or never.
+    # Guards: a group that sees its own tokens, misses a known one, or a token trained on twice or
+    # never.
     for size, length in itertools.product(GROUP_SIZES, (1, 2, 7, 8, 9, 16, 23)):
         tokens = sentence(0, length)
         target, lengths = padded([tokens])
@@ -171,7 +176,9 @@ def test_group_size_may_differ_from_row_to_row():
     target, lengths = padded(sentences)
     group_sizes = [4, 3, 9, 1, 2]
     sizes = equal_sizes(lengths, torch.tensor(group_sizes))
-    expected = [whole_groups(len(tokens), size) for tokens, size in zip(sentences, group_sizes, strict=True)]
+    expected = [
+        whole_groups(len(tokens), size) for tokens, size in zip(sentences, group_sizes, strict=True)
+    ]
     assert sizes.tolist() == padded_sizes(expected).tolist()
     found = rows_of(*teacher_forced(target, lengths, sizes, START))
     assert found == [oracle(*pair) for pair in zip(sentences, expected, strict=True)]
@@ -180,7 +187,8 @@ def test_group_size_may_differ_from_row_to_row():
 @quick
 @given(batches)
 def test_arbitrary_borders_against_plain_lists(rows):
-    # Guards: growing or shrinking groups that skip a token, read one twice over, or ask for a known one.
+    # Guards: growing or shrinking groups that skip a token, read one twice over, or ask for a known
+    # one.
     sentences = [sentence(row, length) for row, (_, length) in enumerate(rows)]
     sizes = [sizes for sizes, _ in rows]
     target, lengths = padded(sentences)
@@ -193,12 +201,17 @@ def test_arbitrary_borders_against_plain_lists(rows):
 @quick
 @given(batches, st.integers(0, 5))
 def test_partly_committed_groups_against_plain_lists(rows, more):
-    # Guards: what was proposed and not kept taken for known, or not predicted again by the group after it.
+    # Guards: what was proposed and not kept taken for known, or not predicted again by the group
+    # after it.
     sentences = [sentence(row, length) for row, (_, length) in enumerate(rows)]
     sizes = [sizes for sizes, _ in rows]
-    proposals = [[size + (more * (place + 1)) % 4 for place, size in enumerate(row)] for row in sizes]
+    proposals = [
+        [size + (more * (place + 1)) % 4 for place, size in enumerate(row)] for row in sizes
+    ]
     target, lengths = padded(sentences)
-    found = rows_of(*teacher_forced(target, lengths, padded_sizes(sizes), START, padded_sizes(proposals)))
+    found = rows_of(
+        *teacher_forced(target, lengths, padded_sizes(sizes), START, padded_sizes(proposals))
+    )
     assert found == [oracle(*each) for each in zip(sentences, sizes, proposals, strict=True)]
     for row, tokens, groups in zip(found, sentences, sizes, strict=True):
         starts = [sum(groups[:group]) for group in range(len(groups))]
@@ -211,7 +224,8 @@ def test_partly_committed_groups_against_plain_lists(rows, more):
 
 @pytest.mark.parametrize("sizes", [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [1, 9, 1, 9], [9, 1, 1, 9, 2]])
 def test_growing_and_shrinking_groups(sizes):
-    # Guards: the two cases in which equal groups prove nothing: slots that read again, slots that only read.
+    # Guards: the two cases in which equal groups prove nothing: slots that read again, slots that
+    # only read.
     tokens = sentence(0, sum(sizes) - 1)
     target, lengths = padded([tokens])
     (row,) = rows_of(*teacher_forced(target, lengths, torch.tensor([sizes]), START))
@@ -231,7 +245,8 @@ def test_padded_target_tokens_are_never_read_or_asked_for():
 
 
 def test_one_group_for_the_whole_sentence_reads_start_symbols_only():
-    # Guards: the non-autoregressive end of the scale, with a group as long as the sentence or longer.
+    # Guards: the non-autoregressive end of the scale, with a group as long as the sentence or
+    # longer.
     for length, extra in itertools.product((1, 5, 8), (0, 1, 4)):
         tokens = sentence(0, length)
         target, lengths = padded([tokens])
@@ -262,7 +277,9 @@ def test_equal_groups_have_the_relaxed_causal_mask_of_the_paper():
         target, lengths = padded([sentence(0, length)])
         slots, _ = teacher_forced(target, lengths, equal_sizes(lengths, size), START)
         count = slots.token.shape[1]
-        paper = [[seen < (seer // size + 1) * size for seen in range(count)] for seer in range(count)]
+        paper = [
+            [seen < (seer // size + 1) * size for seen in range(count)] for seer in range(count)
+        ]
         assert visibility(slots.group, slots.group)[0].tolist() == paper
 
 
@@ -290,7 +307,8 @@ def test_visibility_between_new_and_cached_slots():
 
 
 def test_lookahead_against_plain_lists():
-    # Guards: masks that stand beside the anchor, reaches off by one, an anchor at either end of the sentence.
+    # Guards: masks that stand beside the anchor, reaches off by one, an anchor at either end of the
+    # sentence.
     length = 7
     for size, anchor in itertools.product(GROUP_SIZES, range(length + 1)):
         tokens = sentence(0, length)
@@ -300,7 +318,11 @@ def test_lookahead_against_plain_lists():
 
 
 @quick
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 9)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 9)), min_size=1, max_size=5
+    )
+)
 def test_lookahead_batches_against_plain_lists(rows):
     # Guards: anchors, lengths or group sizes of one row used for another.
     sentences = [sentence(row, length) for row, (length, _, _) in enumerate(rows)]
@@ -308,11 +330,14 @@ def test_lookahead_batches_against_plain_lists(rows):
     sizes = [size for _, _, size in rows]
     target, lengths = padded(sentences)
     laid_out = lookahead(target, lengths, torch.tensor(anchors), torch.tensor(sizes), START, MASK)
-    assert rows_of(*laid_out) == [lookahead_oracle(*row) for row in zip(sentences, anchors, sizes, strict=True)]
+    assert rows_of(*laid_out) == [
+        lookahead_oracle(*row) for row in zip(sentences, anchors, sizes, strict=True)
+    ]
 
 
 def test_lookahead_writes_the_autoregressive_cache_and_leaks_nothing():
-    # Guards: clean slots that see a mask (their keys would not be autoregressive), drafts that see the answer.
+    # Guards: clean slots that see a mask (their keys would not be autoregressive), drafts that see
+    # the answer.
     length = 9
     tokens = sentence(0, length)
     target, lengths = padded([tokens])
@@ -324,7 +349,9 @@ def test_lookahead_writes_the_autoregressive_cache_and_leaks_nothing():
         assert not mask[:clean, clean:].any()
         assert mask[clean:].all()
         for slot, label in enumerate(labels[0].tolist()):
-            read = {slots.token[0, seen].item() for seen in range(clean + size - 1) if mask[slot, seen]}
+            read = {
+                slots.token[0, seen].item() for seen in range(clean + size - 1) if mask[slot, seen]
+            }
             assert label not in read
             assert label == NO_LABEL or label == tokens[slots.position[0, slot]]
 
@@ -335,10 +362,15 @@ def test_lookahead_writes_the_autoregressive_cache_and_leaks_nothing():
     st.integers(1, 7),
 )
 def test_a_round_of_drafting_is_the_end_of_the_lookahead_layout(rows, size):
-    # Guards: drafts checked at other positions than they were trained for, masks behind the wrong token.
+    # Guards: drafts checked at other positions than they were trained for, masks behind the wrong
+    # token.
     sentences = [sentence(row, border + count) for row, (border, count) in enumerate(rows)]
-    known, _ = padded([tokens[:border] for tokens, (border, _) in zip(sentences, rows, strict=True)])
-    drafts, _ = padded([tokens[border:] for tokens, (border, _) in zip(sentences, rows, strict=True)])
+    known, _ = padded(
+        [tokens[:border] for tokens, (border, _) in zip(sentences, rows, strict=True)]
+    )
+    drafts, _ = padded(
+        [tokens[border:] for tokens, (border, _) in zip(sentences, rows, strict=True)]
+    )
     border, counts = torch.tensor(rows).unbind(1)
     slots = draft_slots(known, border, drafts, counts, size, START, MASK)
     anchors = border + counts
@@ -347,7 +379,9 @@ def test_a_round_of_drafting_is_the_end_of_the_lookahead_layout(rows, size):
     for place, (row_border, count) in enumerate(rows):
         found = list(zip(*(field[place].tolist() for field in slots), strict=True))
         real = [slot for slot in found if slot[3] != PADDING_GROUP]
-        assert found == [slot for slot in found if slot[3] == PADDING_GROUP] + real, "padding stands on the left"
+        assert found == [slot for slot in found if slot[3] == PADDING_GROUP] + real, (
+            "padding stands on the left"
+        )
         assert real == [tuple(slot[:4]) for slot in whole[place][row_border:]]
         assert len(real) == count + size
 
@@ -355,7 +389,8 @@ def test_a_round_of_drafting_is_the_end_of_the_lookahead_layout(rows, size):
 @quick
 @given(batches)
 def test_steps_add_up_to_the_parallel_layout(rows):
-    # Guards: decoding on other slots than training, and rows of a batch that are not aligned on the right.
+    # Guards: decoding on other slots than training, and rows of a batch that are not aligned on the
+    # right.
     sentences = [sentence(row, length) for row, (_, length) in enumerate(rows)]
     known, lengths = padded(sentences)
     sizes = [sizes for sizes, _ in rows]
@@ -376,7 +411,8 @@ def test_steps_add_up_to_the_parallel_layout(rows):
 
 
 def check_right_aligned(slots: Slots, border, sizes):
-    """The group's own slots are the last columns in every row; what pads a row stands before them."""
+    """The group's own slots are the last columns in every row; what pads a row stands before
+    them."""
     for row, (first, size) in enumerate(zip(border.tolist(), sizes.tolist(), strict=True)):
         assert slots.position[row, -size:].tolist() == list(range(first, first + size))
         padding = (slots.group[row] == PADDING_GROUP).tolist()
@@ -385,10 +421,16 @@ def check_right_aligned(slots: Slots, border, sizes):
 
 
 def test_a_step_after_partial_acceptance_reads_every_new_token():
-    # Guards: kept tokens that no slot ever reads when fewer or more were kept than are written next.
+    # Guards: kept tokens that no slot ever reads when fewer or more were kept than are written
+    # next.
     known = torch.tensor([sentence(0, 9), sentence(1, 9)])
     slots = step_slots(
-        known, torch.tensor([5, 9]), torch.tensor([3, 4]), torch.tensor([2, 2]), torch.tensor([2, 2]), START
+        known,
+        torch.tensor([5, 9]),
+        torch.tensor([3, 4]),
+        torch.tensor([2, 2]),
+        torch.tensor([2, 2]),
+        START,
     )
     assert slots.token.tolist() == [[START, *known[0, 2:5].tolist()], known[1, 5:9].tolist()]
     assert slots.position.tolist() == [[0, 4, 5, 6], [7, 8, 9, 10]]
@@ -397,11 +439,17 @@ def test_a_step_after_partial_acceptance_reads_every_new_token():
 
 
 @quick
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=6), st.integers(0, 2**31))
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=6),
+    st.integers(0, 2**31),
+)
 def test_sampled_sizes_cover_the_sentence(rows, seed):
-    # Guards: tokens without a group, groups behind the end, sizes of 0 inside or above the largest allowed.
+    # Guards: tokens without a group, groups behind the end, sizes of 0 inside or above the largest
+    # allowed.
     lengths, largest = (torch.tensor(column) for column in zip(*rows, strict=True))
-    first, second = (sampled_sizes(lengths, largest, torch.Generator().manual_seed(seed)) for _ in range(2))
+    first, second = (
+        sampled_sizes(lengths, largest, torch.Generator().manual_seed(seed)) for _ in range(2)
+    )
     assert torch.equal(first, second)
     for sizes, (length, most) in zip(first.tolist(), rows, strict=True):
         count = sum(size > 0 for size in sizes)
@@ -422,7 +470,10 @@ def test_sampled_sizes_are_uniform():
 def test_empty_batches():
     # Guards: a crash on a batch of empty sentences, or on no sentence at all.
     for count in (0, 3):
-        lengths, target = torch.zeros(count, dtype=torch.long), torch.zeros(count, 0, dtype=torch.long)
+        lengths, target = (
+            torch.zeros(count, dtype=torch.long),
+            torch.zeros(count, 0, dtype=torch.long),
+        )
         for sizes in (equal_sizes(lengths, 4), sampled_sizes(lengths, torch.full_like(lengths, 4))):
             assert sizes.shape == (count, 0)
             slots, labels = teacher_forced(target, lengths, sizes, START)
@@ -436,12 +487,20 @@ def test_slots_keep_their_values_on_another_device():
     assert all(torch.equal(one, other) for one, other in zip(slots, slots.to("cpu"), strict=True))
 
 
-@given(border=st.integers(0, 9), unread=st.integers(0, 5), group_size=st.integers(1, 8), rows=st.integers(1, 3))
+@given(
+    border=st.integers(0, 9),
+    unread=st.integers(0, 5),
+    group_size=st.integers(1, 8),
+    rows=st.integers(1, 3),
+)
 def test_even_rows_have_the_slots_of_any_rows(border, unread, group_size, rows):
-    # Guards: the short way laying out other slots than the general one, above all at the beginning of a sentence.
+    # Guards: the short way laying out other slots than the general one, above all at the beginning
+    # of a sentence.
     unread = min(unread, border)
     known = torch.arange(1, 1 + rows * 12).view(rows, 12)
     many = [torch.full((rows,), value) for value in (border, unread, group_size, 3)]
     general = step_slots(known, *many, start_token=99)
-    for short, long in zip(even_step_slots(known, border, unread, group_size, 3, 99), general, strict=True):
+    for short, long in zip(
+        even_step_slots(known, border, unread, group_size, 3, 99), general, strict=True
+    ):
         assert short.tolist() == long.tolist()

@@ -25,7 +25,8 @@ def write(parts, chunk=CHUNK, texts=("eins", "zwei")):
 
 
 def test_chunks_cover_every_line_once():
-    # Guards: a line lost or doubled at the border of two chunks, or a wrong number for the first line of one.
+    # Guards: a line lost or doubled at the border of two chunks, or a wrong number for the first
+    # line of one.
     found = list(chunks(LINES, 2))
     assert [chunk.first for chunk in found] == [1, 3, 5]
     assert [line for chunk in found for line in chunk.lines] == LINES
@@ -33,7 +34,8 @@ def test_chunks_cover_every_line_once():
 
 
 def test_what_is_written_is_read(parts):
-    # Guards: a part that loses its text or its counts; characters that other readers take for line ends.
+    # Guards: a part that loses its text or its counts; characters that other readers take for line
+    # ends.
     write(parts, texts=("ei\u2028ns", ""))
     part = parts.read(CHUNK)
     assert part.lines == ["ei\u2028ns".encode(), b""]
@@ -43,7 +45,8 @@ def test_what_is_written_is_read(parts):
 
 @pytest.mark.parametrize("texts", [("eins",), ("eins", "zwei", "drei"), ("eins", "zw\nei")])
 def test_a_part_with_other_lines_than_its_source_is_a_bug(parts, texts):
-    # Guards: an engine that returns more or fewer sentences than it was given, or a line break inside one.
+    # Guards: an engine that returns more or fewer sentences than it was given, or a line break
+    # inside one.
     with pytest.raises(AssertionError):
         write(parts, texts=texts)
     assert not parts.has(CHUNK)
@@ -94,7 +97,10 @@ def test_another_plan_is_refused_by_name(tmp_path):
     ):
         pass
     assert "engine" not in str(caught.value)
-    with pytest.raises(UsageError, match="new was None, is 1"), directory.opened({**PLAN, "new": 1}):
+    with (
+        pytest.raises(UsageError, match="new was None, is 1"),
+        directory.opened({**PLAN, "new": 1}),
+    ):
         pass
 
 
@@ -116,7 +122,10 @@ def test_a_lost_or_damaged_plan(tmp_path):
 
 def test_two_at_once_are_refused(parts):
     # Guards: two processes that remove each other's work.
-    with pytest.raises(UsageError, match="another process"), PartsDirectory(parts.output).opened(PLAN):
+    with (
+        pytest.raises(UsageError, match="another process"),
+        PartsDirectory(parts.output).opened(PLAN),
+    ):
         pass
 
 

@@ -26,7 +26,8 @@ def test_there_is_a_table():
 
 
 def test_tables_of_the_speed_page_come_from_result_files():
-    # Guards: a speed that no recorded run supports. `python benchmarks/tables.py` makes the tables anew.
+    # Guards: a speed that no recorded run supports. `python benchmarks/tables.py` makes the tables
+    # anew.
     page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
     assert filled(page, ROOT) == page
     assert page.count("<!-- end -->") >= 8

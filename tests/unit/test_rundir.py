@@ -62,12 +62,20 @@ def test_open_resumes_nothing_as_a_first_run(tmp_path):
 
 def test_open_names_what_differs(run):
     # Guards: half a run trained with one setting and half with another.
-    changed = {"data": "here", "training": {"updates": 9, "rate": 0.001, "extra": True}, "sizes": [1, 4]}
+    changed = {
+        "data": "here",
+        "training": {"updates": 9, "rate": 0.001, "extra": True},
+        "sizes": [1, 4],
+    }
     with pytest.raises(UsageError) as caught:
         run.open(changed, resume=True)
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("training.updates was 5, is 9", "training.extra was None, is True", "sizes was [1, 2], is [1, 4]"):
+    for part in (
+        "training.updates was 5, is 9",
+        "training.extra was None, is True",
+        "sizes was [1, 2], is [1, 4]",
+    ):
         assert part in message
     assert "data" not in message
     assert "rate" not in message
@@ -93,7 +101,10 @@ def test_a_real_configuration_equals_itself_after_yaml(tmp_path):
     )
     RunDirectory(tmp_path / "run").open(config.model_dump(mode="json"), resume=False)
     RunDirectory(tmp_path / "run").open(config.model_dump(mode="json"), resume=True)
-    assert RunConfig.model_validate(yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())) == config
+    assert (
+        RunConfig.model_validate(yaml.safe_load((tmp_path / "run" / "run.yaml").read_text()))
+        == config
+    )
 
 
 def test_open_where_no_directory_can_be(tmp_path):
@@ -127,7 +138,8 @@ def test_an_interrupted_link_is_no_obstacle(run):
 
 
 def test_last_falls_back_to_an_older_checkpoint(run):
-    # Guards: a run that starts from nothing after its newest checkpoint was deleted, as the error message advises.
+    # Guards: a run that starts from nothing after its newest checkpoint was deleted, as the error
+    # message advises.
     with_checkpoints(run, 9, 10)
     run.point("last", 11)
     assert run.last() == run.checkpoint(10).resolve()

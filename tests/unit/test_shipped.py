@@ -24,9 +24,18 @@ def model():
 
 def test_the_card_names_licences_and_attribution():
     card = (DEFAULT / "README.md").read_text(encoding="utf-8")
-    for named in ("CC BY 2.0 FR", "www.manythings.org/anki and tatoeba.org", "CC0", "Apache-2.0", "BSD-3-Clause"):
+    for named in (
+        "CC BY 2.0 FR",
+        "www.manythings.org/anki and tatoeba.org",
+        "CC0",
+        "Apache-2.0",
+        "BSD-3-Clause",
+    ):
         assert named in card
-    assert {path.name for path in DEFAULT.glob("LICENSE.*")} == {"LICENSE.django", "LICENSE.homeassistant.md"}
+    assert {path.name for path in DEFAULT.glob("LICENSE.*")} == {
+        "LICENSE.django",
+        "LICENSE.homeassistant.md",
+    }
 
 
 def test_it_is_small_enough_to_ship():
@@ -35,7 +44,8 @@ def test_it_is_small_enough_to_ship():
 
 @pytest.mark.parametrize("group_size", [1, 2, 4])
 def test_it_translates_plain_sentences(model, group_size):
-    # Guards: weights that do not fit the vocabulary or the code, which a test of shapes alone would let pass.
+    # Guards: weights that do not fit the vocabulary or the code, which a test of shapes alone would
+    # let pass.
     written = [each.text for each in model.translate(list(SENTENCES), group_size=group_size)]
     right = sum(text == wanted for text, wanted in zip(written, SENTENCES.values(), strict=True))
     assert right >= 3, written
@@ -43,14 +53,25 @@ def test_it_translates_plain_sentences(model, group_size):
 
 def test_the_readme_shows_what_it_writes(model):
     page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    command = re.search(r'echo "(.+)" \| multistride translate --group-size (\d+) --show-groups\n(.+)\n', page)
+    command = re.search(
+        r'echo "(.+)" \| multistride translate --group-size (\d+) --show-groups\n(.+)\n', page
+    )
     source, group_size, shown = command.groups()
     [result] = model.translate([source], group_size=int(group_size))
-    assert GROUP_BAR.join(group_texts([model.vocabulary.pieces(group.tokens) for group in result.trace])) == shown
+    assert (
+        GROUP_BAR.join(
+            group_texts([model.vocabulary.pieces(group.tokens) for group in result.trace])
+        )
+        == shown
+    )
 
 
 def test_exact_mode_writes_what_k1_writes(model):
-    sources = [*SENTENCES, "I have never seen such a beautiful garden.", "What time does the train leave tomorrow?"]
+    sources = [
+        *SENTENCES,
+        "I have never seen such a beautiful garden.",
+        "What time does the train leave tomorrow?",
+    ]
     checked = model.translate(sources, group_size=4, mode="exact")
     assert [each.tokens for each in checked] == [each.tokens for each in model.translate(sources)]
 
@@ -63,7 +84,10 @@ def test_exact_mode_writes_what_k1_writes(model):
         ("I have never seen such a beautiful garden.", {"prefix": "Noch nie"}),
         ("Where is the station?", {"banned": ["Bahn"]}),
         ("The old man and the old woman bought the old house.", {"group_size": 4}),
-        ("The old man and the old woman bought the old house.", {"group_size": 4, "no_repeat_ngram": 1}),
+        (
+            "The old man and the old woman bought the old house.",
+            {"group_size": 4, "no_repeat_ngram": 1},
+        ),
         ("I have never seen such a beautiful garden.", {"stop": [" so"]}),
     ],
     ids=str,
@@ -71,5 +95,9 @@ def test_exact_mode_writes_what_k1_writes(model):
 def test_the_page_on_decoding_shows_what_constraints_write(model, source, choices):
     page = (Path(__file__).parents[2] / "docs/decoding.md").read_text(encoding="utf-8")
     [result] = model.translate([source], **choices)
-    shown = [line.split("    ")[-1].strip() for line in page.splitlines() if line.startswith(("--", "K="))]
+    shown = [
+        line.split("    ")[-1].strip()
+        for line in page.splitlines()
+        if line.startswith(("--", "K="))
+    ]
     assert result.text in shown

@@ -1,4 +1,6 @@
-"""The command `multistride`. Data on stdout, everything else on stderr; heavy imports only inside the verbs."""
+"""The command `multistride`. Data on stdout, everything else on stderr; heavy imports only inside
+the verbs.
+"""
 
 from __future__ import annotations
 

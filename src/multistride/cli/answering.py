@@ -26,7 +26,9 @@ from multistride.errors import DataError
 
 
 def answer(
-    model: Annotated[Path, typer.Option(help="Directory of a model that answers, for example RUN/best.")],
+    model: Annotated[
+        Path, typer.Option(help="Directory of a model that answers, for example RUN/best.")
+    ],
     group_size: GroupSizeOption = "1",
     mode: ModeOption = "fast",
     drafts: DraftsOption = None,
@@ -35,11 +37,17 @@ def answer(
         bool, typer.Option("--free", help="An answer may be any text, not only one of the passage.")
     ] = False,
     window: Annotated[
-        int | None, typer.Option(help="Words of a window of a long passage; left out: what the model can read.")
+        int | None,
+        typer.Option(
+            help="Words of a window of a long passage; left out: what the model can read."
+        ),
     ] = None,
     windows: Annotated[int, typer.Option(help="Windows read, picked by BM25 (extra [tasks]).")] = 3,
     choose: Annotated[
-        str, typer.Option(help="Choices are ranked by log-probability per token (average) or in total (total).")
+        str,
+        typer.Option(
+            help="Choices are ranked by log-probability per token (average) or in total (total)."
+        ),
     ] = "average",
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
     batch_size: BatchSizeOption = 32,
@@ -52,11 +60,13 @@ def answer(
 ) -> None:
     """Answer questions about passages, or by one of several choices.
 
-    A line of stdin is an object with a "question", and a "passage" or "choices" (a list of texts) or both; blank ones
-    are skipped. One line per question, in order (--json: with its score, where it stands, how probable each choice
-    is). A question without an answer is an empty line; stderr names it, and the exit code is 4.
+    A line of stdin is an object with a "question", and a "passage" or "choices" (a list of texts)
+    or both; blank ones are skipped. One line per question, in order (--json: with its score, where
+    it stands, how probable each choice is). A question without an answer is an empty line; stderr
+    names it, and the exit code is 4.
 
-    Example: echo '{"question": "Who ran?", "passage": "Two dogs ran."}' | multistride answer --model RUN/best
+    Example: echo '{"question": "Who ran?", "passage": "Two dogs ran."}' | multistride answer
+    --model RUN/best
     """
     size = number(group_size)
 
@@ -82,6 +92,10 @@ def answer(
     opened = load(model, device, engine)
     note_untrained(size, opened)
     with reading(source) as lines, writing(output) as text:
-        failed = write_answers(solved(answering(opened, settings), read_records(lines)), text, as_json, say)
+        failed = write_answers(
+            solved(answering(opened, settings), read_records(lines)), text, as_json, say
+        )
     if failed:
-        raise DataError(f"{failed} of the questions have no answer (named above); their lines are empty")
+        raise DataError(
+            f"{failed} of the questions have no answer (named above); their lines are empty"
+        )

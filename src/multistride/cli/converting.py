@@ -12,14 +12,15 @@ from multistride.console import say
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Directory as transformers writes it, GGUF file, or name on the hub.")
+        str,
+        typer.Argument(help="Directory as transformers writes it, GGUF file, or name on the hub."),
     ],
     directory: Annotated[Path, typer.Argument(help="Model directory to write.")],
 ) -> None:
     """Make a model directory of a Hugging Face or GGUF checkpoint.
 
-    At K=1 the model writes what the original writes; larger groups need training. Weights in pickles are refused, and
-    no code of a checkpoint is ever run.
+    At K=1 the model writes what the original writes; larger groups need training. Weights in
+    pickles are refused, and no code of a checkpoint is ever run.
 
     Example: multistride convert HuggingFaceTB/SmolLM2-135M-Instruct models/smollm2
     """
@@ -27,4 +28,6 @@ def convert(
 
     result = convert_checkpoint(source, directory, say)
     parameters = sum(parameter.numel() for parameter in result.model.parameters())
-    say(f"written: {directory} ({result.checkpoint.model_type}, {parameters / 1e6:,.1f} million parameters)")
+    say(
+        f"written: {directory} ({result.checkpoint.model_type}, {parameters / 1e6:,.1f} million parameters)"
+    )

@@ -86,7 +86,8 @@ def translate(
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
-    A line without a translation is empty (exit code 4). --input with --output goes on where it was stopped.
+    A line without a translation is empty (exit code 4). --input with --output goes on where it was
+    stopped.
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
     """
@@ -132,8 +133,12 @@ def generate(
     ban_token: BanTokenOption = None,
     no_repeat_ngram: NoRepeatOption = 0,
     stop: StopOption = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a user's turn in the model's chat.")] = False,
-    system: Annotated[str | None, typer.Option(help="With --chat: the system's words before it.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Each prompt is a user's turn in the model's chat.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="With --chat: the system's words before it.")
+    ] = None,
     batch_size: BatchSizeOption = 32,
     buffer: BufferOption = 1024,
     source: InputOption = None,
@@ -148,15 +153,18 @@ def generate(
 ) -> None:
     """Continue prompts with a causal model: one prompt a line in, one text a line out, in order.
 
-    Line ends that the model writes become blanks, except with --stream; --json has them. A prompt that cannot be
-    continued becomes an empty line; stderr names it, and the exit code is 4.
+    Line ends that the model writes become blanks, except with --stream; --json has them. A prompt
+    that cannot be continued becomes an empty line; stderr names it, and the exit code is 4.
 
-    Example: echo "It is a truth universally" | multistride generate --model RUN/best --group-size 4 --mode exact
+    Example: echo "It is a truth universally" | multistride generate --model RUN/best --group-size 4
+    --mode exact
     """
     ways = _ways(locals())
     size, form = _size(group_size), line_format(show_groups, stream, as_json)
     if system is not None and not chat:
-        raise UsageError("--system was given, which belongs to a conversation: add --chat, or leave it out")
+        raise UsageError(
+            "--system was given, which belongs to a conversation: add --chat, or leave it out"
+        )
 
     from multistride.device import set_threads
     from multistride.generator import Generator
@@ -180,14 +188,16 @@ def score(
     group_size: GroupSizeOption = "1",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: all tokens.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per line: all tokens.")
+    ] = False,
 ) -> None:
     """Print how probable given translations are (natural logarithm).
 
     With a causal model: how probable given texts are after given prompts, EOS not counted.
 
-    One line per pair, in order: the sum over all tokens and EOS, a tab, and their number. A pair that cannot be
-    scored is an empty line; stderr names it, and the exit code is 4.
+    One line per pair, in order: the sum over all tokens and EOS, a tab, and their number. A pair
+    that cannot be scored is an empty line; stderr names it, and the exit code is 4.
 
     Example: multistride score --model RUN/best --source test.en --target test.de --group-size 4
     """
@@ -206,10 +216,14 @@ def score(
 
 def _check_plain(window: int | None, plain: bool) -> None:
     if window is not None and not plain:
-        raise UsageError("--window writes plain lines: leave --show-groups, --stream, --json and --trace out")
+        raise UsageError(
+            "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
+        )
 
 
-def _translator(model: Path | None, device: str, engine: str, threads: int | None, window: int | None) -> Translator:
+def _translator(
+    model: Path | None, device: str, engine: str, threads: int | None, window: int | None
+) -> Translator:
     """What translates lines, in windows if they were asked for."""
     from multistride.device import set_threads
     from multistride.tasks.sentence_windows import WindowTranslator
@@ -232,7 +246,11 @@ def _ways(given: dict[str, Any]) -> dict[str, Any]:
     search = ("mode", "threshold", "policy", "layout", "drafts", "beam")
     drawn = ("temperature", "top_k", "top_p", "min_p", "seed")
     ways = {name: given[name] for name in (*search, *drawn, "min_length", "no_repeat_ngram")}
-    texts = {"banned": given["ban"] or (), "banned_tokens": given["ban_token"] or (), "stop": given["stop"] or ()}
+    texts = {
+        "banned": given["ban"] or (),
+        "banned_tokens": given["ban_token"] or (),
+        "stop": given["stop"] or (),
+    }
     return {**ways, **texts, "batch_size": 1 if given["stream"] else given["batch_size"]}
 
 

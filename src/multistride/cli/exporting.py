@@ -14,12 +14,14 @@ def export(
     model: Annotated[Path, typer.Argument(help="Model directory, for example RUN/best.")],
     output: Annotated[Path, typer.Argument(help="Directory to write.")],
     to: Annotated[
-        str, typer.Option(help="int8 (ONNX, for --engine int8) or ctranslate2 (K=1, extra [bench]).")
+        str,
+        typer.Option(help="int8 (ONNX, for --engine int8) or ctranslate2 (K=1, extra [bench])."),
     ] = "int8",
 ) -> None:
     """Write a model in the form of a faster engine, or of another program.
 
-    An int8 export is smaller and loads without the float32 weights. It can translate, but not be scored or trained.
+    An int8 export is smaller and loads without the float32 weights. It can translate, but not be
+    scored or trained.
 
     Example: multistride export RUN/best RUN/int8 --to int8
     """

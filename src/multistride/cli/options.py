@@ -16,58 +16,93 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", help="Model directory, for example RUN/best; left out: the English-German one we ship."),
+    typer.Option(
+        "--model",
+        help="Model directory, for example RUN/best; left out: the English-German one we ship.",
+    ),
 ]
-GroupSizeOption = Annotated[str, typer.Option(help="Tokens per step (K); 1 is autoregressive, auto the fastest.")]
-GroupSizesOption = Annotated[str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")]
+GroupSizeOption = Annotated[
+    str, typer.Option(help="Tokens per step (K); 1 is autoregressive, auto the fastest.")
+]
+GroupSizesOption = Annotated[
+    str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 EngineOption = Annotated[
-    str, typer.Option(help="What computes: eager (PyTorch, float32), int8 (CPU, extra [int8]), gpu (CUDA), auto.")
+    str,
+    typer.Option(
+        help="What computes: eager (PyTorch, float32), int8 (CPU, extra [int8]), gpu (CUDA), auto."
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
-BeamOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")]
+BeamOption = Annotated[
+    int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")
+]
 ModeOption = Annotated[
-    str, typer.Option(help="fast: all tokens of a group are kept; adaptive: the sure ones; exact: the text of K=1.")
+    str,
+    typer.Option(
+        help="fast: all tokens of a group are kept; adaptive: the sure ones; exact: the text of K=1."
+    ),
 ]
 ThresholdOption = Annotated[
-    float | None, typer.Option(help="adaptive: keep tokens while they are together this probable (0.5).")
+    float | None,
+    typer.Option(help="adaptive: keep tokens while they are together this probable (0.5)."),
 ]
 ReferenceOption = Annotated[
     Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
 ]
 MinLengthOption = Annotated[int, typer.Option(help="No end before so many tokens.")]
 MaxLengthOption = Annotated[
-    int | None, typer.Option(help="Most tokens, the end included; left out: it follows from the source.")
+    int | None,
+    typer.Option(help="Most tokens, the end included; left out: it follows from the source."),
 ]
 PrefixOption = Annotated[str, typer.Option(help="Text that every translation begins with.")]
-BanOption = Annotated[list[str] | None, typer.Option("--ban", help="A text that is never written; may be repeated.")]
+BanOption = Annotated[
+    list[str] | None, typer.Option("--ban", help="A text that is never written; may be repeated.")
+]
 BanTokenOption = Annotated[
-    list[int] | None, typer.Option("--ban-token", help="The id of a token that is never written; may be repeated.")
+    list[int] | None,
+    typer.Option("--ban-token", help="The id of a token that is never written; may be repeated."),
 ]
 NoRepeatOption = Annotated[
-    int, typer.Option("--no-repeat-ngram", help="No so many tokens in a row are written twice; 0: no such rule.")
+    int,
+    typer.Option(
+        "--no-repeat-ngram", help="No so many tokens in a row are written twice; 0: no such rule."
+    ),
 ]
 StopOption = Annotated[
-    list[str] | None, typer.Option("--stop", help="A text that ends a translation and is cut off; may be repeated.")
+    list[str] | None,
+    typer.Option("--stop", help="A text that ends a translation and is cut off; may be repeated."),
 ]
 PolicyOption = Annotated[
     str | None,
-    typer.Option(help="How many tokens a step proposes: fixed, confidence, cost-model, phase, autoregressive."),
+    typer.Option(
+        help="How many tokens a step proposes: fixed, confidence, cost-model, phase, autoregressive."
+    ),
 ]
 LayoutOption = Annotated[
-    str | None, typer.Option(help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits.")
+    str | None,
+    typer.Option(
+        help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits."
+    ),
 ]
 KindOption = Annotated[
-    str, typer.Option(help="translation or phonemes: which measures the table shows; generation: causal models.")
+    str,
+    typer.Option(
+        help="translation or phonemes: which measures the table shows; generation: causal models."
+    ),
 ]
 TaskOption = Annotated[
-    str | None, typer.Option(help="A task by name; --source then has its records, one JSON object a line.")
+    str | None,
+    typer.Option(help="A task by name; --source then has its records, one JSON object a line."),
 ]
 TeacherOption = Annotated[
-    Path | None, typer.Option(help="--task generation: the autoregressive model to compare with, at K=1.")
+    Path | None,
+    typer.Option(help="--task generation: the autoregressive model to compare with, at K=1."),
 ]
 DraftsOption = Annotated[
-    str | None, typer.Option(help="exact: drafted by masks, by text that stood there before, or by both.")
+    str | None,
+    typer.Option(help="exact: drafted by masks, by text that stood there before, or by both."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 TemperatureOption = Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")]
@@ -79,20 +114,29 @@ BatchSizeOption = Annotated[int, typer.Option(min=1, help="Sentences decoded tog
 WindowOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Sentences of a document translated together; lines too long are cut. Blank lines part."
+        min=1,
+        help="Sentences of a document translated together; lines too long are cut. Blank lines part.",
     ),
 ]
 BufferOption = Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")]
-InputOption = Annotated[Path | None, typer.Option("--input", help="Read this file instead of stdin.")]
-OutputOption = Annotated[Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")]
-TraceOption = Annotated[Path | None, typer.Option(help="Write one JSON line per step to this file.")]
+InputOption = Annotated[
+    Path | None, typer.Option("--input", help="Read this file instead of stdin.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")
+]
+TraceOption = Annotated[
+    Path | None, typer.Option(help="Write one JSON line per step to this file.")
+]
 ShowGroupsOption = Annotated[
     bool, typer.Option("--show-groups", help="Text with a bar between the steps that wrote it.")
 ]
 StreamOption = Annotated[
     bool, typer.Option("--stream", help="Write each group at once, one sentence after the other.")
 ]
-LinesOption = Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")]
+LinesOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object per line instead of text.")
+]
 
 
 def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
@@ -100,18 +144,26 @@ def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
     formats = {"--show-groups": show_groups, "--stream": stream, "--json": as_json}
     if sum(formats.values()) > 1:
         given = " and ".join(name for name, chosen in formats.items() if chosen)
-        raise UsageError(f"{given} were given, which are different formats: give one (--json has the groups)")
+        raise UsageError(
+            f"{given} were given, which are different formats: give one (--json has the groups)"
+        )
     return "json" if as_json else "groups" if show_groups else "stream" if stream else "text"
 
 
 def refuse_search(beam: int, tokenize: str, policy: str | None, layout: str | None) -> None:
     """Raise `UsageError` for ways of decoding that measuring a causal model has no use for."""
     if beam > 1 or tokenize != "13a" or policy or layout:
-        raise UsageError("--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out")
+        raise UsageError(
+            "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
+        )
 
 
 def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
-    """Say so if the model was not trained for this group size, unless its drafts are `copied` from text."""
+    """Say so if the model was not trained for this group size, unless its drafts are `copied` from
+    text.
+    """
     trained = translator.config.group_sizes
     if group_size not in trained and not copied:
-        say(f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}")
+        say(
+            f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, not for {group_size}"
+        )

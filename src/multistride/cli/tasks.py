@@ -49,10 +49,17 @@ def evaluate_records(given: dict[str, Any]) -> None:
     set_threads(given["threads"])
     model = given["model"] or DEFAULT
     taken = ("task", "source", "drafts", "beam", "engine", "device", "batch_size", "limit")
-    tree = {name: given[name] for name in taken} | {"group_sizes": numbers(given["group_size"]), "model": model}
+    tree = {name: given[name] for name in taken} | {
+        "group_sizes": numbers(given["group_size"]),
+        "model": model,
+    }
     tree |= {"modes": words(given["mode"]), "latency_records": given["latency_sentences"]}
-    tree["writing"] = {name: given[name] for name, unset in _WRITING.items() if given[name] != unset}
-    result = evaluate_task(validate(TaskEvaluation, {**tree, "name": given["name"] or model.name}, "evaluate"), say)
+    tree["writing"] = {
+        name: given[name] for name, unset in _WRITING.items() if given[name] != unset
+    }
+    result = evaluate_task(
+        validate(TaskEvaluation, {**tree, "name": given["name"] or model.name}, "evaluate"), say
+    )
     found = result.model_dump(mode="json")
     if given["output"] is not None:
         write_json(given["output"], found)
@@ -62,20 +69,28 @@ def evaluate_records(given: dict[str, Any]) -> None:
     else:
         Console().print(task_table_of(result))
     if result.failed:
-        raise DataError(f"{result.failed} of the records have no answer (named above); they count in no figure")
+        raise DataError(
+            f"{result.failed} of the records have no answer (named above); they count in no figure"
+        )
 
 
 def classify(
     model: Annotated[Path, typer.Option(help="Directory of a classifier, for example RUN/best.")],
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Documents: a file each, or .jsonl; left out: lines of stdin.")
+        list[Path] | None,
+        typer.Argument(help="Documents: a file each, or .jsonl; left out: lines of stdin."),
     ] = None,
-    records: Annotated[bool, typer.Option("--records", help="The lines are JSON objects with a text.")] = False,
+    records: Annotated[
+        bool, typer.Option("--records", help="The lines are JSON objects with a text.")
+    ] = False,
     field: Annotated[str, typer.Option(help="Their field that holds it.")] = "text",
     classes: Annotated[
-        Path | None, typer.Option(help="Refuse to run unless these are the model's classes, one a line.")
+        Path | None,
+        typer.Option(help="Refuse to run unless these are the model's classes, one a line."),
     ] = None,
-    group_size: Annotated[int, typer.Option(min=1, help="Labels as targets: their tokens per step (K).")] = 1,
+    group_size: Annotated[
+        int, typer.Option(min=1, help="Labels as targets: their tokens per step (K).")
+    ] = 1,
     batch_size: BatchSizeOption = 32,
     source: InputOption = None,
     output: OutputOption = None,
@@ -85,13 +100,15 @@ def classify(
 ) -> None:
     """Say to which class each document belongs, however long it is.
 
-    One line per document, in order: the class (--json: the probabilities of all). A document without an answer, an
-    empty one too, is an empty line; stderr names it, and the exit code is 4.
+    One line per document, in order: the class (--json: the probabilities of all). A document
+    without an answer, an empty one too, is an empty line; stderr names it, and the exit code is 4.
 
     Example: multistride classify --model RUN/best --json < documents.txt
     """
     if files and (source or records):
-        raise UsageError("files were given, which are read as they are: leave --input and --records out")
+        raise UsageError(
+            "files were given, which are read as they are: leave --input and --records out"
+        )
 
     from multistride.data.corpus import read_lines
     from multistride.device import set_threads
@@ -106,6 +123,10 @@ def classify(
     with reading(source) as lines, writing(output) as text:
         taken = records_of_files(files, field) if files else None
         taken = taken or (read_records(lines) if records else records_of_lines(lines, field))
-        failed = write_answers(solved(opened_classifier(classifier, field), taken, 64), text, as_json, say)
+        failed = write_answers(
+            solved(opened_classifier(classifier, field), taken, 64), text, as_json, say
+        )
     if failed:
-        raise DataError(f"{failed} of the documents have no answer (named above); their lines are empty")
+        raise DataError(
+            f"{failed} of the documents have no answer (named above); their lines are empty"
+        )

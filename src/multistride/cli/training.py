@@ -14,8 +14,12 @@ from multistride.errors import UsageError
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; see examples/.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run if it was begun.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override: section.key=value.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run if it was begun.")
+    ] = False,
     threads: ThreadsOption = None,
 ) -> None:
     """Train a model; Ctrl-C leaves a checkpoint, --resume continues.
@@ -45,9 +49,13 @@ def train(
 
 
 def average(
-    models: Annotated[list[Path], typer.Argument(help="Model directories, or one run directory with --last.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Model directories, or one run directory with --last.")
+    ],
     output: Annotated[Path, typer.Option(help="Model directory to write.")],
-    last: Annotated[int | None, typer.Option(min=2, help="Take this many newest checkpoints of a run.")] = None,
+    last: Annotated[
+        int | None, typer.Option(min=2, help="Take this many newest checkpoints of a run.")
+    ] = None,
 ) -> None:
     """Average the weights of several checkpoints.
 

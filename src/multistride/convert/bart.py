@@ -1,8 +1,10 @@
-"""The layout of BART, mBART and Marian (OPUS-MT): encoder-decoders with one vocabulary for both sides.
+"""The layout of BART, mBART and Marian (OPUS-MT): encoder-decoders with one vocabulary for both
+sides.
 
-All three begin the decoder's text with a start symbol, so their places are ours. BART and mBART have learned tables
-of positions, one a side, which begin with two rows that are never used, and normalise embeddings; mBART normalises
-before its sublayers, the others after. Marian has sinusoids and a bias for every entry of the vocabulary.
+All three begin the decoder's text with a start symbol, so their places are ours. BART and mBART
+have learned tables of positions, one a side, which begin with two rows that are never used, and
+normalise embeddings; mBART normalises before its sublayers, the others after. Marian has sinusoids
+and a bias for every entry of the vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from multistride.convert.names import Entry, Layout, check_head, linear, refuse
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import sinusoids
 
-ACTIVATIONS = {"swish": "silu", "silu": "silu", "gelu": "gelu", "gelu_new": "gelu-tanh", "relu": "relu"}
+ACTIVATIONS = {
+    "swish": "silu",
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu-tanh",
+    "relu": "relu",
+}
 _EMBEDDINGS = (
     "model.shared.weight",
     "model.decoder.embed_tokens.weight",
@@ -69,15 +77,27 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
     check_head(checkpoint, config.tie_embeddings, "lm_head.weight", embedding)
     result = [Entry("target_embedding.weight", (embedding,))]
     if not config.tie_embeddings:
-        result += [Entry("source_embedding.weight", (embedding,)), Entry("output.weight", ("lm_head.weight",))]
+        result += [
+            Entry("source_embedding.weight", (embedding,)),
+            Entry("output.weight", ("lm_head.weight",)),
+        ]
     if config.output_bias:
         result.append(Entry("output_bias", (_BIAS,), Tensor.flatten))
     rows = config.max_positions + config.max_group_size
-    for side, embedded, position in (("encoder", "source", "source_position"), ("decoder", "target", "position")):
+    for side, embedded, position in (
+        ("encoder", "source", "source_position"),
+        ("decoder", "target", "position"),
+    ):
         theirs = f"model.{side}"
         if config.positions == "learned":
             table = f"{theirs}.embed_positions.weight"
-            result.append(Entry(f"{position}.table", (table,), lambda table: extended(table[_UNUSED_ROWS:], rows)))
+            result.append(
+                Entry(
+                    f"{position}.table",
+                    (table,),
+                    lambda table: extended(table[_UNUSED_ROWS:], rows),
+                )
+            )
         else:
             _check_sinusoids(checkpoint, f"{theirs}.embed_positions.weight")
         if config.embedding_norm:

@@ -39,7 +39,8 @@ CUTTING = {
     "llama-bpe": lambda: _by_expression(r"\p{N}{1,3}"),
     "qwen2": lambda: _by_expression(r"\p{N}"),
 }
-"""How a text is cut into words before they are merged, by the name llama.cpp has for it (`tokenizer.ggml.pre`)."""
+"""How a text is cut into words before they are merged, by the name llama.cpp has for it
+(`tokenizer.ggml.pre`)."""
 
 
 def byte_level_tokenizer(
@@ -50,8 +51,9 @@ def byte_level_tokenizer(
     first: str | None,
     name: str,
 ) -> str:
-    """The text of a tokenizer.json. `special` says of every added piece whether it is special, `first` is put before
-    every text. Raises `DataError` for a way of cutting words that is not known.
+    """The text of a tokenizer.json. `special` says of every added piece whether it is special,
+    `first` is put before every text. Raises `DataError` for a way of cutting words that is not
+    known.
     """
     if cutting not in CUTTING:
         raise DataError(

@@ -36,6 +36,14 @@ def _short(checkpoint: Checkpoint) -> str:
 
 def _licence(checkpoint: Checkpoint) -> str:
     readme = checkpoint.directory / "README.md" if checkpoint.directory else None
-    text = readme.read_text(encoding="utf-8", errors="replace") if readme and readme.is_file() else ""
-    found = _LICENCE.search(text) or _LICENCE.search(f"license: {checkpoint.config.get('license', '')}")
-    return f"{found[1]} (that of the original)" if found else "that of the original, which does not name it here"
+    text = (
+        readme.read_text(encoding="utf-8", errors="replace") if readme and readme.is_file() else ""
+    )
+    found = _LICENCE.search(text) or _LICENCE.search(
+        f"license: {checkpoint.config.get('license', '')}"
+    )
+    return (
+        f"{found[1]} (that of the original)"
+        if found
+        else "that of the original, which does not name it here"
+    )

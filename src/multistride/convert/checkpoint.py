@@ -1,7 +1,8 @@
-"""What is converted: the configuration, tensors and tokenizer files of a checkpoint. No code of it is ever run.
+"""What is converted: the configuration, tensors and tokenizer files of a checkpoint. No code of it
+is ever run.
 
-A source is a directory as transformers writes it, or a model on the Hugging Face hub; `convert/gguf.py` makes the
-same of a GGUF file.
+A source is a directory as transformers writes it, or a model on the Hugging Face hub;
+`convert/gguf.py` makes the same of a GGUF file.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ Reader = Callable[[str], Tensor]
 
 @dataclass
 class Checkpoint:
-    """A checkpoint in the terms of transformers: `config` as in its config.json, tensors by the names it has there.
+    """A checkpoint in the terms of transformers: `config` as in its config.json, tensors by the
+    names it has there.
 
-    `tokenizer` is the text of a tokenizer.json (None: there is none), `tokenizer_config` what stands beside it;
-    `generation` is generation_config.json. `directory` is where other files of it may lie.
+    `tokenizer` is the text of a tokenizer.json (None: there is none), `tokenizer_config` what
+    stands beside it; `generation` is generation_config.json. `directory` is where other files of it
+    may lie.
     """
 
     name: str
@@ -61,7 +64,8 @@ class Checkpoint:
 def read_directory(directory: Path, name: str) -> Checkpoint:
     """The checkpoint in a directory.
 
-    Raises `DataError` if it is incomplete or broken, has its weights in pickles, or needs its own code to run.
+    Raises `DataError` if it is incomplete or broken, has its weights in pickles, or needs its own
+    code to run.
     """
     config = read_json(directory / "config.json", f"{name} is no checkpoint of transformers")
     if "auto_map" in config:
@@ -92,9 +96,11 @@ def read_directory(directory: Path, name: str) -> Checkpoint:
 
 
 def fetched(name: str) -> Path:
-    """The directory of a model on the hub: from the cache where it is complete there, else downloaded.
+    """The directory of a model on the hub: from the cache where it is complete there, else
+    downloaded.
 
-    Raises `MissingExtraError` without huggingface_hub and `DataError` if the name is none or nothing can be had.
+    Raises `MissingExtraError` without huggingface_hub and `DataError` if the name is none or
+    nothing can be had.
     """
     if not _HUB_NAME.fullmatch(name):
         raise DataError(
@@ -102,10 +108,14 @@ def fetched(name: str) -> Path:
             "owner/model): give one of these"
         )
     if huggingface_hub is None:
-        raise MissingExtraError(f"{name} is not a directory, and the hub needs pip install 'multistride[hf]'")
+        raise MissingExtraError(
+            f"{name} is not a directory, and the hub needs pip install 'multistride[hf]'"
+        )
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED))
-    except Exception as error:  # the library raises its own, those of its HTTP client and of the system
+    except (
+        Exception
+    ) as error:  # the library raises its own, those of its HTTP client and of the system
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{name} is no directory here and could not be fetched from the hub ({type(error).__name__}: {reason}): "
@@ -114,13 +124,19 @@ def fetched(name: str) -> Path:
 
 
 def read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `DataError`, which begins with `otherwise`, if there is none."""
+    """The object in a JSON file. Raises `DataError`, which begins with `otherwise`, if there is
+    none.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{otherwise}: {path.name} cannot be read ({error.strerror}): download it again") from error
+        raise DataError(
+            f"{otherwise}: {path.name} cannot be read ({error.strerror}): download it again"
+        ) from error
     except ValueError as error:
-        raise DataError(f"{otherwise}: {path.name} is not JSON ({error}): download it again") from error
+        raise DataError(
+            f"{otherwise}: {path.name} is not JSON ({error}): download it again"
+        ) from error
     if not isinstance(value, dict):
         raise DataError(f"{otherwise}: {path.name} does not hold an object: download it again")
     return value
@@ -172,5 +188,9 @@ def _tensor(path: Path, name: str) -> Tensor:
     with safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
     if not tensor.is_floating_point():
-        raise DataError(f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted")
-    return tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.float()
+        raise DataError(
+            f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted"
+        )
+    return (
+        tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.float()
+    )

@@ -1,8 +1,9 @@
-"""GGUF files (llama.cpp) of the Llama layout, read through the package `gguf`: tensors made float32 again.
+"""GGUF files (llama.cpp) of the Llama layout, read through the package `gguf`: tensors made float32
+again.
 
-Two things differ from the checkpoint that such a file was made of: the names; and, in files of the architecture
-`llama`, the order of the rows of queries and keys. It suits rotations of neighbouring coordinates, where transformers
-(and we) rotate the two halves of a head.
+Two things differ from the checkpoint that such a file was made of: the names; and, in files of the
+architecture `llama`, the order of the rows of queries and keys. It suits rotations of neighbouring
+coordinates, where transformers (and we) rotate the two halves of a head.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 def read_gguf(path: Path) -> Checkpoint:
     """The checkpoint in a GGUF file.
 
-    Raises `MissingExtraError` without the package and `DataError` for a file that is broken, or of another layout.
+    Raises `MissingExtraError` without the package and `DataError` for a file that is broken, or of
+    another layout.
     """
     if gguf is None:
         raise MissingExtraError(f"{path} is a GGUF file, which needs pip install 'multistride[hf]'")
@@ -60,7 +62,9 @@ def read_gguf(path: Path) -> Checkpoint:
         reader = gguf.GGUFReader(path)
         fields = {name: found.contents() for name, found in reader.fields.items()}
     except (ValueError, OSError, IndexError, KeyError) as error:
-        raise DataError(f"{path} is truncated or no GGUF file ({error}): download it again") from error
+        raise DataError(
+            f"{path} is truncated or no GGUF file ({error}): download it again"
+        ) from error
     architecture = fields.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise DataError(
@@ -71,7 +75,9 @@ def read_gguf(path: Path) -> Checkpoint:
     config = _config(fields, architecture, tied="lm_head.weight" not in stored)
 
     def read(name: str) -> Tensor:
-        tensor = torch.from_numpy(gguf.quants.dequantize(stored[name].data, stored[name].tensor_type).copy())
+        tensor = torch.from_numpy(
+            gguf.quants.dequantize(stored[name].data, stored[name].tensor_type).copy()
+        )
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
         part = name.split(".")[-2]
         return _halves(tensor, heads[part]) if architecture == "llama" and part in heads else tensor
@@ -94,12 +100,16 @@ def _their_name(name: str, path: Path) -> str:
     if found and found[2] in _LAYER_NAMES:
         return f"model.layers.{found[1]}.{_LAYER_NAMES[found[2]]}.{found[3]}"
     if name not in _NAMES:
-        raise DataError(f"{path} has the tensor {name}, for which there is no place: convert what it was made of")
+        raise DataError(
+            f"{path} has the tensor {name}, for which there is no place: convert what it was made of"
+        )
     return _NAMES[name]
 
 
 def _halves(rows: Tensor, heads: int) -> Tensor:
-    """Rows in which neighbours were a coordinate pair, with the first of all pairs before the second of all pairs."""
+    """Rows in which neighbours were a coordinate pair, with the first of all pairs before the
+    second of all pairs.
+    """
     pairs = rows.unflatten(0, (heads, -1, 2))
     halves: Tensor = pairs.transpose(1, 2).flatten(0, 2)
     return halves
@@ -144,7 +154,9 @@ def _tokenizer(fields: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]
     pieces: list[str] = fields["tokenizer.ggml.tokens"]
     types = fields.get("tokenizer.ggml.token_type", [])
     special = {piece: True for piece, of in zip(pieces, types, strict=False) if of == _CONTROL}
-    special.update({piece: False for piece, of in zip(pieces, types, strict=False) if of == _USER_DEFINED})
+    special.update(
+        {piece: False for piece, of in zip(pieces, types, strict=False) if of == _USER_DEFINED}
+    )
     merges = [(left, right) for left, right in map(str.split, fields["tokenizer.ggml.merges"])]
     settings: dict[str, Any] = {}
     for role, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):

@@ -1,7 +1,9 @@
-"""The GPT-2 layout: pre-norm, learned positions, GELU by its approximation, output and embedding one matrix.
+"""The GPT-2 layout: pre-norm, learned positions, GELU by its approximation, output and embedding
+one matrix.
 
-GPT-2 counts the places of tokens that are read, we count those that are predicted, which is one more: the table of
-positions is shifted by one, and K=1 is the original. Its row 0 is for a start symbol, which GPT-2 does not have.
+GPT-2 counts the places of tokens that are read, we count those that are predicted, which is one
+more: the table of positions is shifted by one, and K=1 is the original. Its row 0 is for a start
+symbol, which GPT-2 does not have.
 """
 
 from __future__ import annotations
@@ -13,17 +15,28 @@ from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.names import Entry, Layout, check_head, linear, refuse
 from multistride.model.config import TransformerConfig
 
-ACTIVATIONS = {"gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh", "gelu": "gelu", "relu": "relu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+}
 
 
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
-    """Our configuration of a GPT-2. Raises `DataError` for the scalings of attention that few of them have."""
+    """Our configuration of a GPT-2. Raises `DataError` for the scalings of attention that few of
+    them have.
+    """
     config = checkpoint.config
     activation = config.get("activation_function", "gelu_new")
     if activation not in ACTIVATIONS:
         raise refuse(checkpoint, f"the activation {activation}")
-    if not config.get("scale_attn_weights", True) or config.get("scale_attn_by_inverse_layer_idx", False):
-        raise refuse(checkpoint, "attention that is scaled otherwise than by the root of the width of a head")
+    if not config.get("scale_attn_weights", True) or config.get(
+        "scale_attn_by_inverse_layer_idx", False
+    ):
+        raise refuse(
+            checkpoint, "attention that is scaled otherwise than by the root of the width of a head"
+        )
     return TransformerConfig.model_validate(
         {
             "vocabulary_size": config["vocab_size"],
@@ -47,12 +60,18 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
     """The name map. Older files leave out the `transformer.` in front of all names."""
-    front = "transformer." if any(name.startswith("transformer.") for name in checkpoint.names) else ""
+    front = (
+        "transformer." if any(name.startswith("transformer.") for name in checkpoint.names) else ""
+    )
     check_head(checkpoint, config.tie_embeddings, "lm_head.weight", f"{front}wte.weight")
     last = config.max_positions + config.max_group_size
     result = [
         Entry("target_embedding.weight", (f"{front}wte.weight",)),
-        Entry("position.table", (f"{front}wpe.weight",), lambda table: extended(torch.cat([table[:1], table]), last)),
+        Entry(
+            "position.table",
+            (f"{front}wpe.weight",),
+            lambda table: extended(torch.cat([table[:1], table]), last),
+        ),
         *linear("decoder_norm", f"{front}ln_f"),
     ]
     if not config.tie_embeddings:
@@ -84,5 +103,7 @@ def _turned(tensor: Tensor) -> Tensor:
 LAYOUT = Layout(
     configure,
     entries,
-    ignored=lambda name: name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")),
+    ignored=lambda name: (
+        name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias"))
+    ),
 )

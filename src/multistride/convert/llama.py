@@ -1,7 +1,7 @@
 """The Llama layout: Llama, Mistral, Qwen2, Qwen3, SmolLM2.
 
-Pre-norm with RMSNorm, rotary positions, grouped queries, SwiGLU; Qwen2 has biases of queries, keys and values, Qwen3
-norms of queries and keys.
+Pre-norm with RMSNorm, rotary positions, grouped queries, SwiGLU; Qwen2 has biases of queries, keys
+and values, Qwen3 norms of queries and keys.
 """
 
 from __future__ import annotations
@@ -12,17 +12,27 @@ from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.names import Entry, Layout, check_head, linear, refuse
 from multistride.model.config import RotaryScaling, TransformerConfig
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu-tanh", "relu": "relu"}
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "relu": "relu",
+}
 
 
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
-    """Our configuration of a Llama-like model. Raises `DataError` for sliding windows and unknown rotary scaling."""
+    """Our configuration of a Llama-like model. Raises `DataError` for sliding windows and unknown
+    rotary scaling.
+    """
     config, kind = checkpoint.config, checkpoint.model_type
     if config.get("hidden_act", "silu") not in ACTIVATIONS:
         raise refuse(checkpoint, f"the activation {config['hidden_act']}")
     if config.get("sliding_window") and config.get("use_sliding_window", kind == "mistral"):
         raise refuse(checkpoint, f"attention in a sliding window of {config['sliding_window']}")
-    biases = "input" if kind == "qwen2" else "all" if config.get("attention_bias", False) else "none"
+    biases = (
+        "input" if kind == "qwen2" else "all" if config.get("attention_bias", False) else "none"
+    )
     base, scaling = rotary(checkpoint)
     return TransformerConfig.model_validate(
         {
@@ -91,15 +101,32 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
         result += [
             Entry(f"{ours}.around_attention.norm.weight", (f"{theirs}.input_layernorm.weight",)),
             *linear(f"{ours}.attention.input", *parts, bias=config.attention_bias != "none"),
-            *linear(f"{ours}.attention.output", f"{attention}.o_proj", bias=config.attention_bias == "all"),
-            Entry(f"{ours}.around_feedforward.norm.weight", (f"{theirs}.post_attention_layernorm.weight",)),
-            *linear(f"{ours}.feedforward.gate", f"{feedforward}.gate_proj", bias=config.feedforward_bias),
-            *linear(f"{ours}.feedforward.widen", f"{feedforward}.up_proj", bias=config.feedforward_bias),
-            *linear(f"{ours}.feedforward.narrow", f"{feedforward}.down_proj", bias=config.feedforward_bias),
+            *linear(
+                f"{ours}.attention.output",
+                f"{attention}.o_proj",
+                bias=config.attention_bias == "all",
+            ),
+            Entry(
+                f"{ours}.around_feedforward.norm.weight",
+                (f"{theirs}.post_attention_layernorm.weight",),
+            ),
+            *linear(
+                f"{ours}.feedforward.gate", f"{feedforward}.gate_proj", bias=config.feedforward_bias
+            ),
+            *linear(
+                f"{ours}.feedforward.widen", f"{feedforward}.up_proj", bias=config.feedforward_bias
+            ),
+            *linear(
+                f"{ours}.feedforward.narrow",
+                f"{feedforward}.down_proj",
+                bias=config.feedforward_bias,
+            ),
         ]
         if config.query_key_norm:
             result += [
-                Entry(f"{ours}.attention.{part}_norm.weight", (f"{attention}.{part[0]}_norm.weight",))
+                Entry(
+                    f"{ours}.attention.{part}_norm.weight", (f"{attention}.{part[0]}_norm.weight",)
+                )
                 for part in ("query", "key")
             ]
     return result

@@ -33,8 +33,9 @@ class Entry(NamedTuple):
 class Layout:
     """How one kind of checkpoint becomes a model of ours.
 
-    `configure` reads its config.json into ours (less what the tokenizer decides) and raises `DataError` for what we
-    have no brick for; `entries` maps the tensors; `ignored` says which of theirs hold nothing that is learned.
+    `configure` reads its config.json into ours (less what the tokenizer decides) and raises
+    `DataError` for what we have no brick for; `entries` maps the tensors; `ignored` says which of
+    theirs hold nothing that is learned.
     """
 
     configure: Callable[[Checkpoint], TransformerConfig]
@@ -45,7 +46,10 @@ class Layout:
 def linear(ours: str, *theirs: str, bias: bool = True, change: Change = unchanged) -> list[Entry]:
     """The weight of a linear layer, and its bias where it has one."""
     parts = ("weight", "bias") if bias else ("weight",)
-    return [Entry(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), change) for part in parts]
+    return [
+        Entry(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), change)
+        for part in parts
+    ]
 
 
 def mapped(layout: Layout, config: TransformerConfig, checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -77,17 +81,26 @@ def mapped(layout: Layout, config: TransformerConfig, checkpoint: Checkpoint) ->
 def check_head(checkpoint: Checkpoint, tied: bool, head: str, embedding: str) -> None:
     """Raise `DataError` unless the output matrix is where config.json says it is.
 
-    Tied, there may be a copy of the embedding under the name of the output matrix, and of nothing else.
+    Tied, there may be a copy of the embedding under the name of the output matrix, and of nothing
+    else.
     """
     if embedding not in checkpoint.names:
-        said = "tie_word_embeddings true, so output and embedding are one" if tied else "an embedding"
-        raise DataError(f"{checkpoint.name} declares {said}, but {embedding} is not there: download it again")
+        said = (
+            "tie_word_embeddings true, so output and embedding are one" if tied else "an embedding"
+        )
+        raise DataError(
+            f"{checkpoint.name} declares {said}, but {embedding} is not there: download it again"
+        )
     if not tied and head not in checkpoint.names:
         raise DataError(
             f"{checkpoint.name} declares an output matrix of its own (tie_word_embeddings false), but {head} is not "
             "there: download it again, or correct config.json"
         )
-    if tied and head in checkpoint.names and not torch.equal(checkpoint.read(head), checkpoint.read(embedding)):
+    if (
+        tied
+        and head in checkpoint.names
+        and not torch.equal(checkpoint.read(head), checkpoint.read(embedding))
+    ):
         raise DataError(
             f"{checkpoint.name} declares output and embedding to be one (tie_word_embeddings true), but {head} is "
             f"not equal to {embedding}: correct config.json"
@@ -96,4 +109,6 @@ def check_head(checkpoint: Checkpoint, tied: bool, head: str, embedding: str) ->
 
 def refuse(checkpoint: Checkpoint, what: str) -> DataError:
     """The error for a choice of theirs that we have no brick for."""
-    return DataError(f"{checkpoint.name} has {what}, for which there is no brick here: it cannot be converted")
+    return DataError(
+        f"{checkpoint.name} has {what}, for which there is no brick here: it cannot be converted"
+    )

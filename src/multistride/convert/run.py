@@ -1,4 +1,6 @@
-"""Converting a checkpoint: read, map, write. Nothing is written unless all of it could be converted."""
+"""Converting a checkpoint: read, map, write. Nothing is written unless all of it could be
+converted.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ class Converted:
 def convert(source: str, directory: Path, say: Callable[[str], None]) -> Converted:
     """Read `source` (a directory, a GGUF file, or a name on the hub) and write a model directory.
 
-    Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if `directory` is the source.
+    Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if
+    `directory` is the source.
     """
     if Path(source).exists() and Path(source).resolve() == directory.resolve():
         raise UsageError(f"{source} is the source and the place to write: choose another directory")
@@ -90,7 +93,9 @@ def open_source(source: str) -> Checkpoint:
         return read_directory(path, source)
     if path.is_file():
         if path.suffix != ".gguf":
-            raise DataError(f"{source} is a file and no .gguf: give the directory of a checkpoint, or a GGUF file")
+            raise DataError(
+                f"{source} is a file and no .gguf: give the directory of a checkpoint, or a GGUF file"
+            )
         return read_gguf(path)
     return read_directory(fetched(source), source)
 
@@ -98,7 +103,8 @@ def open_source(source: str) -> Checkpoint:
 def converted(checkpoint: Checkpoint) -> Converted:
     """The model of a checkpoint, in evaluation mode and in the precision it is stored in.
 
-    Raises `DataError` if its layout is unknown or has a part we have no brick for, or if a tensor is missing.
+    Raises `DataError` if its layout is unknown or has a part we have no brick for, or if a tensor
+    is missing.
     """
     layout = _layout(checkpoint)
     try:
@@ -106,7 +112,9 @@ def converted(checkpoint: Checkpoint) -> Converted:
         vocabulary, mask_added = foreign_vocabulary(checkpoint, config)
         config = _completed(config, checkpoint, vocabulary, mask_added)
     except KeyError as error:
-        raise DataError(f"{checkpoint.name}: config.json does not say {error}: download it again") from error
+        raise DataError(
+            f"{checkpoint.name}: config.json does not say {error}: download it again"
+        ) from error
     except ValidationError as error:
         problem = first_problem(error, TransformerConfig)
         raise DataError(f"{checkpoint.name} cannot be converted: {problem}") from error
@@ -120,25 +128,38 @@ def converted(checkpoint: Checkpoint) -> Converted:
 def _layout(checkpoint: Checkpoint) -> Layout:
     kind = checkpoint.model_type
     if kind in WHY_NOT:
-        raise DataError(f"{checkpoint.name} is of the layout {kind}, which cannot be converted: {WHY_NOT[kind]}")
+        raise DataError(
+            f"{checkpoint.name} is of the layout {kind}, which cannot be converted: {WHY_NOT[kind]}"
+        )
     if kind not in LAYOUTS:
         given = f"the model_type {kind}" if kind else "no model_type in its config.json"
-        raise DataError(f"{checkpoint.name} has {given}; what can be converted is {', '.join(sorted(LAYOUTS))}")
+        raise DataError(
+            f"{checkpoint.name} has {given}; what can be converted is {', '.join(sorted(LAYOUTS))}"
+        )
     return LAYOUTS[kind]
 
 
 def _completed(
-    config: TransformerConfig, checkpoint: Checkpoint, vocabulary: ForeignVocabulary, mask_added: bool
+    config: TransformerConfig,
+    checkpoint: Checkpoint,
+    vocabulary: ForeignVocabulary,
+    mask_added: bool,
 ) -> TransformerConfig:
-    """The configuration with what the tokenizer decides. Rows of the tables that no token stands for are left out."""
+    """The configuration with what the tokenizer decides. Rows of the tables that no token stands
+    for are left out.
+    """
     entries = len(vocabulary) - int(mask_added)
     if entries > config.vocabulary_size:
         raise DataError(
             f"{checkpoint.name} has a tokenizer of {entries} entries and a model for {config.vocabulary_size}: "
             "use the files of one model"
         )
-    forbidden = {row[0] for row in checkpoint.generation.get("bad_words_ids") or () if len(row) == 1}
-    forbidden |= {token for token in checkpoint.generation.get("suppress_tokens") or () if token >= 0}
+    forbidden = {
+        row[0] for row in checkpoint.generation.get("bad_words_ids") or () if len(row) == 1
+    }
+    forbidden |= {
+        token for token in checkpoint.generation.get("suppress_tokens") or () if token >= 0
+    }
     decided = {
         "vocabulary_size": len(vocabulary),
         "pad_token": vocabulary.pad,
@@ -151,23 +172,36 @@ def _completed(
     return TransformerConfig.model_validate({**config.model_dump(), **decided})
 
 
-def _with_own(tensors: dict[str, Tensor], config: TransformerConfig, mask_added: bool) -> dict[str, Tensor]:
-    """Their tensors with ours beside them: reach vectors of zero, so that K=1 is the original, and start symbols."""
+def _with_own(
+    tensors: dict[str, Tensor], config: TransformerConfig, mask_added: bool
+) -> dict[str, Tensor]:
+    """Their tensors with ours beside them: reach vectors of zero, so that K=1 is the original, and
+    start symbols.
+    """
     like = tensors["target_embedding.weight"]
-    tensors["reach.beyond_one.weight"] = torch.zeros(config.max_group_size, config.hidden_size, dtype=like.dtype)
+    tensors["reach.beyond_one.weight"] = torch.zeros(
+        config.max_group_size, config.hidden_size, dtype=like.dtype
+    )
     if config.positions == "rotary":
         generator = torch.Generator().manual_seed(_SEED)
         far = torch.randn(config.max_group_size, config.hidden_size, generator=generator)
         far[0] = 0
         tensors["position.further_start.weight"] = (far * like.float().std()).to(like.dtype)
-    for name in ("target_embedding.weight", "source_embedding.weight", "output.weight", "output_bias"):
+    for name in (
+        "target_embedding.weight",
+        "source_embedding.weight",
+        "output.weight",
+        "output_bias",
+    ):
         if name in tensors:
             tensors[name] = _table(tensors[name], config, mask_added)
     return tensors
 
 
 def _table(table: Tensor, config: TransformerConfig, mask_added: bool) -> Tensor:
-    """A table over the vocabulary as long as that; a mask that was added begins as the mean of all other tokens."""
+    """A table over the vocabulary as long as that; a mask that was added begins as the mean of all
+    other tokens.
+    """
     if not mask_added:
         return table[: config.vocabulary_size]
     others = table[: config.mask_token]
@@ -175,7 +209,9 @@ def _table(table: Tensor, config: TransformerConfig, mask_added: bool) -> Tensor
     return torch.cat([others, mean, table[config.mask_token + 1 : config.vocabulary_size]])
 
 
-def _fitting(tensors: dict[str, Tensor], model: Transformer, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _fitting(
+    tensors: dict[str, Tensor], model: Transformer, checkpoint: Checkpoint
+) -> dict[str, Tensor]:
     """The tensors, if they are those of the model. Raises `DataError` for one of another shape."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -193,7 +229,11 @@ def _further_ends(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tupl
     """The tokens that end a text beside the tokenizer's own."""
     ends: Any = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
     listed = ends if isinstance(ends, list) else []
-    return tuple(dict.fromkeys(token for token in listed if token != vocabulary.eos and token < len(vocabulary)))
+    return tuple(
+        dict.fromkeys(
+            token for token in listed if token != vocabulary.eos and token < len(vocabulary)
+        )
+    )
 
 
 def _lost(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -201,15 +241,21 @@ def _lost(checkpoint: Checkpoint) -> tuple[str, ...]:
     lost = []
     forced = checkpoint.generation.get("forced_bos_token_id")
     if forced is not None:
-        lost.append(f"the first token {forced} is not forced: the model writes it itself, or a prompt begins with it")
+        lost.append(
+            f"the first token {forced} is not forced: the model writes it itself, or a prompt begins with it"
+        )
     for name in ("no_repeat_ngram_size", "repetition_penalty", "length_penalty", "num_beams"):
         value = checkpoint.generation.get(name)
         if value not in (None, 0, 1, 1.0):
-            lost.append(f"{name} {value} of generation_config.json: ask for what you want when decoding")
+            lost.append(
+                f"{name} {value} of generation_config.json: ask for what you want when decoding"
+            )
     return tuple(lost)
 
 
 def _only(files: list[Path], place: Path) -> Path:
     if len(files) > 1:
-        raise DataError(f"{place} holds {len(files)} GGUF files: name one of them, such as {files[0].name}")
+        raise DataError(
+            f"{place} holds {len(files)} GGUF files: name one of them, such as {files[0].name}"
+        )
     return files[0]

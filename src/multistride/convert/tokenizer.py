@@ -1,4 +1,6 @@
-"""The tokenizer comes along: its ids stay, its special tokens get the roles they have here, and a mask is added."""
+"""The tokenizer comes along: its ids stay, its special tokens get the roles they have here, and a
+mask is added.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,29 @@ KEPT_SETTINGS = (
     "src_lang",
     "tgt_lang",
 )
-"""What `tokenizer_config.json` keeps; the rest are settings of classes that read other files than ours."""
+"""What `tokenizer_config.json` keeps; the rest are settings of classes that read other files than
+ours."""
 
 
-def foreign_vocabulary(checkpoint: Checkpoint, config: TransformerConfig) -> tuple[ForeignVocabulary, bool]:
-    """The tokenizer of a checkpoint with its special tokens by role, and whether a mask was added to it.
+def foreign_vocabulary(
+    checkpoint: Checkpoint, config: TransformerConfig
+) -> tuple[ForeignVocabulary, bool]:
+    """The tokenizer of a checkpoint with its special tokens by role, and whether a mask was added
+    to it.
 
-    Where no token is a mask one is added, which takes the id behind all others. Padding is never read, so where
-    there is none EOS stands in. Raises `DataError` without tokenizer or EOS, and where sources do not end in EOS.
+    Where no token is a mask one is added, which takes the id behind all others. Padding is never
+    read, so where there is none EOS stands in. Raises `DataError` without tokenizer or EOS, and
+    where sources do not end in EOS.
     """
     tokenizer = _read(checkpoint)
     given = checkpoint.tokenizer_config
     settings = {name: _piece(given[name]) for name in KEPT_SETTINGS if given.get(name) is not None}
     end = _end(checkpoint, tokenizer, settings)
-    start = _decoder_start(checkpoint) if config.encoder_layers else _id(tokenizer, settings.get("bos_token"))
+    start = (
+        _decoder_start(checkpoint)
+        if config.encoder_layers
+        else _id(tokenizer, settings.get("bos_token"))
+    )
     pad = _id(tokenizer, settings.get("pad_token"))
     unknown = _id(tokenizer, settings.get("unk_token"))
     mask, added = _mask(tokenizer, settings)
@@ -83,11 +94,15 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
         return Tokenizer.from_str(text)
     except Exception as error:  # the tokenizers library raises nothing more precise
         reason = " ".join(str(error).split())
-        raise DataError(f"{checkpoint.name}: tokenizer.json is broken ({reason}): download it again") from error
+        raise DataError(
+            f"{checkpoint.name}: tokenizer.json is broken ({reason}): download it again"
+        ) from error
 
 
 def _target(checkpoint: Checkpoint, settings: dict[str, Any]) -> Tokenizer | None:
-    """The tokenizer of the target language, where Marian's two SentencePiece files are what there is."""
+    """The tokenizer of the target language, where Marian's two SentencePiece files are what there
+    is.
+    """
     if checkpoint.tokenizer is not None or checkpoint.directory is None:
         return None
     tokenizer = marian_tokenizer(checkpoint.directory, checkpoint.name, "target")
@@ -123,9 +138,13 @@ def _end(checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any])
 
 def _decoder_start(checkpoint: Checkpoint) -> int:
     """What the decoder of an encoder-decoder begins with."""
-    named = checkpoint.generation.get("decoder_start_token_id", checkpoint.config.get("decoder_start_token_id"))
+    named = checkpoint.generation.get(
+        "decoder_start_token_id", checkpoint.config.get("decoder_start_token_id")
+    )
     if not isinstance(named, int):
-        raise DataError(f"{checkpoint.name} does not say decoder_start_token_id: name it in config.json")
+        raise DataError(
+            f"{checkpoint.name} does not say decoder_start_token_id: name it in config.json"
+        )
     return named
 
 

@@ -1,4 +1,6 @@
-"""What every prepared directory has in common: the names of its files, and how they come into it."""
+"""What every prepared directory has in common: the names of its files, and how they come into
+it.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ Arrays = dict[str, NDArray[Any]]
 def array_name(split: str, side: str, content: str) -> str:
     """The file of a split that holds `content`.
 
-    `tokens` [total] and `offsets` [texts + 1], where each text begins, of a side (source, target, text); for text
-    also `known` [texts], how many tokens of each are read and not predicted, or `labels` [texts], their classes.
+    `tokens` [total] and `offsets` [texts + 1], where each text begins, of a side (source, target,
+    text); for text also `known` [texts], how many tokens of each are read and not predicted, or
+    `labels` [texts], their classes.
     """
     return f"{split}.{side}.{content}.npy"
 
@@ -42,7 +45,9 @@ def token_type(vocabulary: Vocabulary) -> type[np.uint16] | type[np.int32]:
 
 
 def refuse_foreign(output: Path) -> None:
-    """Replacing a directory deletes what it holds, so only what `prepare` writes may be there. Else `UsageError`."""
+    """Replacing a directory deletes what it holds, so only what `prepare` writes may be there. Else
+    `UsageError`.
+    """
     if not output.exists():
         return
     if not output.is_dir():
@@ -62,13 +67,22 @@ def refuse_foreign(output: Path) -> None:
 
 
 def write_prepared(
-    output: Path, vocabulary: Vocabulary, arrays: Arrays, manifest: dict[str, Any], report: Callable[[str], None]
+    output: Path,
+    vocabulary: Vocabulary,
+    arrays: Arrays,
+    manifest: dict[str, Any],
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write vocabulary, arrays and the completed manifest to `output`, all or nothing; return the manifest."""
+    """Write vocabulary, arrays and the completed manifest to `output`, all or nothing; return the
+    manifest.
+    """
     manifest = {**manifest, "data_hash": _hash_arrays(arrays)}
     with replacing_directory(output) as directory:
         vocabulary.save(directory)
-        manifest["vocabulary"] = {"size": len(vocabulary), "sha256": sha256(directory / TOKENIZER_FILE)}
+        manifest["vocabulary"] = {
+            "size": len(vocabulary),
+            "sha256": sha256(directory / TOKENIZER_FILE),
+        }
         for file_name, array in arrays.items():
             np.save(directory / file_name, array, allow_pickle=False)
         write_json(directory / MANIFEST_FILE, manifest)

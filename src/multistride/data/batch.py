@@ -48,11 +48,15 @@ class PairedTokens:
         return len(self.source_offsets) - 1
 
     def source(self, row: int) -> NDArray[Any]:
-        """The source tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0 to N-1."""
+        """The source tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0
+        to N-1.
+        """
         return _text(self.source_tokens, self.source_offsets, row)
 
     def target(self, row: int) -> NDArray[Any]:
-        """The target tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0 to N-1."""
+        """The target tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0
+        to N-1.
+        """
         return _text(self.target_tokens, self.target_offsets, row)
 
     @cached_property
@@ -70,7 +74,8 @@ class PairedTokens:
 class TextWindows:
     """The N windows of one split of texts without sources, in files mapped into memory.
 
-    Tokens are [total tokens], offsets [N + 1], known [N]: how many tokens of a window are read and not predicted.
+    Tokens are [total tokens], offsets [N + 1], known [N]: how many tokens of a window are read and
+    not predicted.
     """
 
     tokens: NDArray[Any]
@@ -81,7 +86,9 @@ class TextWindows:
         return len(self.known)
 
     def window(self, row: int) -> NDArray[Any]:
-        """The tokens of window `row`, with EOS where its text ends. Raises `IndexError` outside 0 to N-1."""
+        """The tokens of window `row`, with EOS where its text ends. Raises `IndexError` outside 0
+        to N-1.
+        """
         return _text(self.tokens, self.offsets, row)
 
     @cached_property
@@ -137,7 +144,9 @@ class PreparedData:
         return tuple(self.manifest.get("classes", ()))
 
     def split(self, name: str) -> Split:
-        """The pairs, windows or documents of split `name`. Raises `DataError` if there is none or it is damaged."""
+        """The pairs, windows or documents of split `name`. Raises `DataError` if there is none or
+        it is damaged.
+        """
         if name not in self.manifest["splits"]:
             available = ", ".join(self.manifest["splits"])
             raise DataError(
@@ -148,10 +157,14 @@ class PreparedData:
         return self._windows(name) if self.causal else self._pairs(name)
 
     def pairs(self, name: str) -> PairedTokens:
-        """The pairs of split `name`. Raises `DataError` also where the data are texts without sources."""
+        """The pairs of split `name`. Raises `DataError` also where the data are texts without
+        sources.
+        """
         split = self.split(name)
         if not isinstance(split, PairedTokens):
-            raise DataError(f"{self.directory} holds texts without translations: prepare pairs instead")
+            raise DataError(
+                f"{self.directory} holds texts without translations: prepare pairs instead"
+            )
         return split
 
     def _documents(self, name: str) -> LabelledDocuments:
@@ -159,20 +172,28 @@ class PreparedData:
         split = LabelledDocuments(*_side(self.directory, name, TEXT), labels)
         fits = len(split) == len(split.offsets) - 1 == self.manifest["splits"][name]["kept"]
         if not fits or not ((labels >= 0) & (labels < len(self.classes))).all():
-            raise DataError(f"{self.directory}: the {name} arrays do not fit each other: prepare the data again")
+            raise DataError(
+                f"{self.directory}: the {name} arrays do not fit each other: prepare the data again"
+            )
         return split
 
     def _windows(self, name: str) -> TextWindows:
         known = _map(self.directory / array_name(name, TEXT, "known"))
         split = TextWindows(*_side(self.directory, name, TEXT), known)
         if not len(split) == len(split.offsets) - 1 == self.manifest["splits"][name]["windows"]:
-            raise DataError(f"{self.directory}: the {name} arrays do not fit each other: prepare the data again")
+            raise DataError(
+                f"{self.directory}: the {name} arrays do not fit each other: prepare the data again"
+            )
         if (known < 0).any() or (known >= split.target_lengths).any():
-            raise DataError(f"{self.directory}: a {name} window has nothing to predict: prepare the data again")
+            raise DataError(
+                f"{self.directory}: a {name} window has nothing to predict: prepare the data again"
+            )
         return split
 
     def _pairs(self, name: str) -> PairedTokens:
-        split = PairedTokens(*_side(self.directory, name, "source"), *_side(self.directory, name, "target"))
+        split = PairedTokens(
+            *_side(self.directory, name, "source"), *_side(self.directory, name, "target")
+        )
         expected = self.manifest["splits"][name]["kept"]
         if not len(split) == len(split.target_offsets) - 1 == expected:
             raise DataError(
@@ -186,9 +207,10 @@ class PreparedData:
 class Batch:
     """Some pairs as tensors of int64, padded on the right; each side ends in end of sentence.
 
-    source [B, S], source_lengths [B], target [B, T], target_lengths [B]; lengths include that end. A batch of windows
-    has no source (None) but `known` [B], how many of the first target tokens are only read, and only texts that end
-    in their window have EOS. Documents with classes have no EOS, and their target [B, 1] is the class.
+    source [B, S], source_lengths [B], target [B, T], target_lengths [B]; lengths include that end.
+    A batch of windows has no source (None) but `known` [B], how many of the first target tokens are
+    only read, and only texts that end in their window have EOS. Documents with classes have no EOS,
+    and their target [B, 1] is the class.
     """
 
     source: torch.Tensor | None
@@ -200,7 +222,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         there = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in there.items() if value is not None})
+        return replace(
+            self, **{name: value.to(device) for name, value in there.items() if value is not None}
+        )
 
 
 def token_batches(
@@ -212,9 +236,9 @@ def token_batches(
 ) -> list[NDArray[np.int64]]:
     """Divide N pairs into batches of similar length; every row index is in exactly one [B].
 
-    B x the longest side of the batch is at most `tokens_per_batch`; a pair that alone is longer gets
-    a batch of its own. The order follows from (`seed`, `epoch`) alone; without a seed it is by length.
-    Raises `UsageError` when `tokens_per_batch` is below 1.
+    B x the longest side of the batch is at most `tokens_per_batch`; a pair that alone is longer
+    gets a batch of its own. The order follows from (`seed`, `epoch`) alone; without a seed it is by
+    length. Raises `UsageError` when `tokens_per_batch` is below 1.
     """
     if tokens_per_batch < 1:
         raise UsageError(f"tokens_per_batch is {tokens_per_batch}; it must be at least 1")
@@ -224,7 +248,9 @@ def token_batches(
         return []
     lengths = np.maximum(source_lengths, target_lengths)
     if seed is None:
-        return _cut(_by_length(np.arange(count), source_lengths, lengths), lengths, tokens_per_batch)
+        return _cut(
+            _by_length(np.arange(count), source_lengths, lengths), lengths, tokens_per_batch
+        )
     generator = np.random.default_rng([seed, epoch])
     shuffled = generator.permutation(count)
     pool_rows = max(1, int(_BATCHES_PER_POOL * tokens_per_batch / lengths.mean()))
@@ -236,7 +262,8 @@ def token_batches(
 
 
 def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: Vocabulary) -> Batch:
-    """The pairs or windows `rows` [B] of `split` as one batch; appends end of sentence to both sides of pairs.
+    """The pairs or windows `rows` [B] of `split` as one batch; appends end of sentence to both
+    sides of pairs.
 
     Raises `IndexError` for a row outside the split.
     """
@@ -248,14 +275,19 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: V
         documents = _padded([split.document(int(row)) for row in rows], vocabulary.pad)
         return Batch(*documents, *_padded([split.labels[[row]] for row in rows], vocabulary.pad))
     special = vocabulary.pad, vocabulary.eos
-    sources, targets = [split.source(int(row)) for row in rows], [split.target(int(row)) for row in rows]
+    sources, targets = (
+        [split.source(int(row)) for row in rows],
+        [split.target(int(row)) for row in rows],
+    )
     return Batch(*_padded(sources, *special), *_padded(targets, *special))
 
 
 def batches_of(
     pairs: Sequence[TokenPair], pad: int, end: int, tokens_per_batch: int
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Token pairs in batches of similar length, `end` appended to both sides, each with the places of its pairs."""
+    """Token pairs in batches of similar length, `end` appended to both sides, each with the places
+    of its pairs.
+    """
     lengths = [np.array([len(pair[side]) + 1 for pair in pairs], dtype=np.int64) for side in (0, 1)]
     for rows in token_batches(lengths[0], lengths[1], tokens_per_batch, seed=None, epoch=0):
         places = [int(row) for row in rows]
@@ -266,7 +298,9 @@ def batches_of(
 def continuations_of(
     pairs: Sequence[TokenPair], pad: int, tokens_per_batch: int
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Prompts and what follows them as windows, in batches of similar length, each with the places of its pairs."""
+    """Prompts and what follows them as windows, in batches of similar length, each with the places
+    of its pairs.
+    """
     lengths = np.array([len(prompt) + len(text) for prompt, text in pairs], dtype=np.int64)
     for rows in token_batches(lengths, lengths, tokens_per_batch, seed=None, epoch=0):
         places = [int(row) for row in rows]
@@ -288,7 +322,9 @@ def _by_length(
     return rows[np.lexsort((source_lengths[rows], lengths[rows]))]
 
 
-def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
+def _cut(
+    rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int
+) -> list[NDArray[np.int64]]:
     """Cut rows of ascending length where one more would exceed the budget."""
     batches = []
     start = 0
@@ -300,8 +336,12 @@ def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int) -> li
     return batches
 
 
-def _padded(texts: Sequence[Tokens], pad: int, end: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [B, longest (+ 1)] and lengths [B] of `texts`, with end of sentence if there is one to add."""
+def _padded(
+    texts: Sequence[Tokens], pad: int, end: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B, longest (+ 1)] and lengths [B] of `texts`, with end of sentence if there is one to
+    add.
+    """
     lengths = np.array([len(text) + (end is not None) for text in texts], dtype=np.int64)
     tokens = np.full((len(texts), lengths.max(initial=0)), pad, dtype=np.int64)
     for row, text in enumerate(texts):
@@ -335,9 +375,13 @@ def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray
     tokens = _map(directory / array_name(split, side, "tokens"))
     offsets = _map(directory / array_name(split, side, "offsets"))
     if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) < 2 or tokens.ndim != 1:
-        raise DataError(f"{directory}: the {split} {side} arrays have a wrong shape: prepare the data again")
+        raise DataError(
+            f"{directory}: the {split} {side} arrays have a wrong shape: prepare the data again"
+        )
     if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
-        raise DataError(f"{directory}: the {split} {side} offsets do not fit the tokens: prepare the data again")
+        raise DataError(
+            f"{directory}: the {split} {side} offsets do not fit the tokens: prepare the data again"
+        )
     return tokens, offsets
 
 

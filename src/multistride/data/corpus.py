@@ -58,9 +58,13 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: check the path") from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is cut short or corrupt ({error}): fetch or compress it again") from error
+        raise DataError(
+            f"{path} is cut short or corrupt ({error}): fetch or compress it again"
+        ) from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}; check the path"
+        ) from error
     if empty:
         raise DataError(f"{path} is empty: give a file with one text a line")
 
@@ -84,7 +88,9 @@ def read_parallel(source_path: Path | str, target_path: Path | str) -> Iterator[
         yield _pair(source, target)
 
 
-def read_table(path: Path | str, source_column: int = 0, target_column: int = 1) -> Iterator[Record]:
+def read_table(
+    path: Path | str, source_column: int = 0, target_column: int = 1
+) -> Iterator[Record]:
     """Two columns, counted from 0, of a tab-separated file without quoting.
 
     Raises `DataError` for what `read_lines` refuses.
@@ -97,7 +103,9 @@ def read_table(path: Path | str, source_column: int = 0, target_column: int = 1)
             yield _pair(cells[source_column], cells[target_column])
 
 
-def read_jsonl(path: Path | str, source_field: str = "source", target_field: str = "target") -> Iterator[Record]:
+def read_jsonl(
+    path: Path | str, source_field: str = "source", target_field: str = "target"
+) -> Iterator[Record]:
     """Two text fields of a file with one JSON object a line.
 
     Raises `DataError` for what `read_lines` refuses.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from multistride.data.vocab import Vocabulary
 
 REPLACEMENT = "\ufffd"
-"""What bytes that are not UTF-8 become, among them a character whose last bytes have not come yet."""
+"""What bytes that are not UTF-8 become, among them a character whose last bytes have not come
+yet."""
 
 
 def one_line(text: str) -> str:
@@ -23,12 +24,16 @@ def as_it_is(text: str) -> str:
 class TextStream:
     """The text of a growing sequence of tokens, handed out in parts that are never taken back.
 
-    The parts joined are `shape(until(vocabulary.decode(all tokens), stops))`. A character that is spread over
-    several tokens, and so perhaps over several groups, comes whole; what may be the beginning of a stop text waits.
+    The parts joined are `shape(until(vocabulary.decode(all tokens), stops))`. A character that is
+    spread over several tokens, and so perhaps over several groups, comes whole; what may be the
+    beginning of a stop text waits.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, stops: Collection[str] = (), shape: Callable[[str], str] = one_line
+        self,
+        vocabulary: Vocabulary,
+        stops: Collection[str] = (),
+        shape: Callable[[str], str] = one_line,
     ) -> None:
         self._vocabulary, self._stops, self._shape = vocabulary, stops, shape
         self._tokens: list[int] = []
@@ -54,4 +59,6 @@ class TextStream:
 
 def until(text: str, stops: Collection[str]) -> str:
     """The text before the first of the stop texts in it; all of it where there is none."""
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+    return text[
+        : min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))
+    ]

@@ -1,7 +1,7 @@
 """Reading texts without translations: documents, and what a model wrote after prompts.
 
-A document is a whole file, a paragraph (lines between blank ones) or a line of a plain file, or a field of one JSON
-object a line. Its inner line ends stay as they are.
+A document is a whole file, a paragraph (lines between blank ones) or a line of a plain file, or a
+field of one JSON object a line. Its inner line ends stay as they are.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, rea
 DocumentKind = Literal["file", "paragraph", "line"]
 
 ENCODED_TOGETHER = 100_000
-"""Characters of a document that the tokenizer reads at once: it needs some hundred bytes for each."""
+"""Characters of a document that the tokenizer reads at once: it needs some hundred bytes for
+each."""
 
 
 class Written(NamedTuple):
-    """The tokens of a prompt, and those that a model wrote after it, EOS included if it wrote that."""
+    """The tokens of a prompt, and those that a model wrote after it, EOS included if it wrote
+    that.
+    """
 
     prompt: list[int]
     written: list[int]
 
 
 def read_documents(path: Path, kind: DocumentKind, field: str) -> Iterator[str | Unreadable]:
-    """The documents of a file; .gz and .xz are decompressed. A name in .jsonl has one object a line, text in `field`.
+    """The documents of a file; .gz and .xz are decompressed. A name in .jsonl has one object a
+    line, text in `field`.
 
     Raises `DataError` for what `read_lines` refuses.
     """
@@ -46,10 +50,11 @@ def read_documents(path: Path, kind: DocumentKind, field: str) -> Iterator[str |
 
 
 def spans(length: int, size: int, overlap: int) -> list[range]:
-    """The windows of a text of `length` tokens: as few as can be, about equally long, of at most `size` tokens.
+    """The windows of a text of `length` tokens: as few as can be, about equally long, of at most
+    `size` tokens.
 
-    Each shares at least `overlap` tokens with the one before it, and together they hold every token. A text of no
-    tokens has one window of none.
+    Each shares at least `overlap` tokens with the one before it, and together they hold every
+    token. A text of no tokens has one window of none.
     """
     count = 1 if length <= size else -(-(length - overlap) // (size - overlap))
     width = min(length, -(-(length + (count - 1) * overlap) // count))
@@ -61,8 +66,8 @@ def spans(length: int, size: int, overlap: int) -> list[range]:
 def pieces_of(text: str, size: int = ENCODED_TOGETHER) -> Iterator[str]:
     """A text in pieces of about `size` characters that have the same tokens apart as together.
 
-    It is cut before a blank or line end that follows other characters: no token of byte-level BPE reaches over such a
-    place. Where there is none for `size` characters, it is cut anywhere.
+    It is cut before a blank or line end that follows other characters: no token of byte-level BPE
+    reaches over such a place. Where there is none for `size` characters, it is cut anywhere.
     """
     begin = 0
     while len(text) - begin > 2 * size:
@@ -73,7 +78,9 @@ def pieces_of(text: str, size: int = ENCODED_TOGETHER) -> Iterator[str]:
 
 
 def _before_blank(text: str, first: int, last: int) -> int:
-    """The first place in `first` to `last` where a blank follows what is none; `last` if there is none."""
+    """The first place in `first` to `last` where a blank follows what is none; `last` if there is
+    none.
+    """
     while first < last:
         places = [place for blank in " \n" if (place := text.find(blank, first, last)) >= 0]
         if not places:
@@ -85,7 +92,9 @@ def _before_blank(text: str, first: int, last: int) -> int:
 
 
 def read_written(path: Path) -> Iterator[Written | Unreadable]:
-    """What `multistride distill` wrote with a causal model: one object a line, ids in `prompt` and `written`."""
+    """What `multistride distill` wrote with a causal model: one object a line, ids in `prompt` and
+    `written`.
+    """
     for line in read_lines(path):
         try:
             record = json.loads(line)

@@ -1,7 +1,8 @@
 """Tokenizers that another program made: of converted models.
 
-Their special tokens have the ids they always had, and `tokenizer_config.json` says which. Texts are encoded as that
-program did it, with whatever it puts in front of a text; only the end of sentence is left to those who make batches.
+Their special tokens have the ids they always had, and `tokenizer_config.json` says which. Texts are
+encoded as that program did it, with whatever it puts in front of a text; only the end of sentence
+is left to those who make batches.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenizers import Tokenizer
 
-from multistride.data.vocab import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Vocabulary, read_tokenizer, unencodable
+from multistride.data.vocab import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    Vocabulary,
+    read_tokenizer,
+    unencodable,
+)
 from multistride.errors import DataError
 from multistride.files import replacing_file, write_json
 
@@ -26,7 +33,8 @@ TARGET_FILE = "target_tokenizer.json"
 """The tokenizer of the target language, where it is one of its own."""
 
 ROLES = "multistride"
-"""The key of `tokenizer_config.json` that makes a vocabulary a foreign one: its special tokens by role."""
+"""The key of `tokenizer_config.json` that makes a vocabulary a foreign one: its special tokens by
+role."""
 
 
 class TokenRoles(BaseModel):
@@ -38,14 +46,21 @@ class TokenRoles(BaseModel):
     bos: int = Field(ge=0, description="what slots before the beginning of the sentence read")
     eos: int = Field(ge=0, description="end of sentence")
     mask: int = Field(ge=0, description="what lookahead slots read")
-    unknown: int = Field(ge=0, description="stands for what the tokenizer cannot write; the mask where there is none")
+    unknown: int = Field(
+        ge=0, description="stands for what the tokenizer cannot write; the mask where there is none"
+    )
 
 
 class ForeignVocabulary(Vocabulary):
-    """A tokenizer with ids of its own for the special tokens: `pad`, `bos`, `eos`, `mask` and `unknown`."""
+    """A tokenizer with ids of its own for the special tokens: `pad`, `bos`, `eos`, `mask` and
+    `unknown`.
+    """
 
-    def __init__(self, tokenizer: Tokenizer, settings: dict[str, Any], target: Tokenizer | None = None) -> None:
-        """`settings` is what `tokenizer_config.json` says; `target` encodes targets, where another tokenizer does.
+    def __init__(
+        self, tokenizer: Tokenizer, settings: dict[str, Any], target: Tokenizer | None = None
+    ) -> None:
+        """`settings` is what `tokenizer_config.json` says; `target` encodes targets, where another
+        tokenizer does.
 
         Raises `DataError` if the roles are not there or wrong.
         """
@@ -77,9 +92,11 @@ class ForeignVocabulary(Vocabulary):
         return template if isinstance(template, str) else None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text as the model was trained to read them, less a final end of sentence.
+        """The tokens of each text as the model was trained to read them, less a final end of
+        sentence.
 
-        What spells a special token is ordinary text. Raises `DataError` when a text cannot be written as UTF-8.
+        What spells a special token is ordinary text. Raises `DataError` when a text cannot be
+        written as UTF-8.
         """
         return [self._without_end(tokens) for tokens in self._encoded(texts)]
 
@@ -88,9 +105,11 @@ class ForeignVocabulary(Vocabulary):
         return self.encode(texts) if self._target is None else self._target.encode(texts)
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of texts in which special tokens are spelled out, as a chat template writes them.
+        """The tokens of texts in which special tokens are spelled out, as a chat template writes
+        them.
 
-        Nothing is put in front of them or behind. Raises `DataError` when a text cannot be written as UTF-8.
+        Nothing is put in front of them or behind. Raises `DataError` when a text cannot be written
+        as UTF-8.
         """
         self._tokenizer.encode_special_tokens = False
         try:
@@ -112,13 +131,21 @@ class ForeignVocabulary(Vocabulary):
             temporary.write_text(self._serialized(), encoding="utf-8", newline="\n")
 
     def digest(self) -> str:
-        """SHA-256 of the tokenizer, and of that for targets; equal where every text gets the same tokens."""
+        """SHA-256 of the tokenizer, and of that for targets; equal where every text gets the same
+        tokens.
+        """
         own = super().digest()
-        return own if self._target is None else hashlib.sha256((own + self._target.digest()).encode()).hexdigest()
+        return (
+            own
+            if self._target is None
+            else hashlib.sha256((own + self._target.digest()).encode()).hexdigest()
+        )
 
     def _encoded(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+            encodings = self._tokenizer.encode_batch_fast(
+                list(texts), add_special_tokens=add_special_tokens
+            )
         except TypeError as error:
             raise DataError(unencodable(texts)) from error
         return [list(encoding.ids) for encoding in encodings]
@@ -141,7 +168,11 @@ def load_vocabulary(directory: Path | str) -> Vocabulary:
     settings = _settings(Path(directory) / TOKENIZER_CONFIG_FILE)
     if ROLES not in settings:
         return Vocabulary.load(directory)
-    target = read_tokenizer(directory, TARGET_FILE) if (Path(directory) / TARGET_FILE).is_file() else None
+    target = (
+        read_tokenizer(directory, TARGET_FILE)
+        if (Path(directory) / TARGET_FILE).is_file()
+        else None
+    )
     return ForeignVocabulary(read_tokenizer(directory), settings, target)
 
 

@@ -21,7 +21,8 @@ from multistride.data.documents import spans
 class LabelledDocuments:
     """The N documents of one split, in files mapped into memory.
 
-    Tokens are [total tokens], without end of sentence; offsets [N + 1]; labels [N], places in the list of classes.
+    Tokens are [total tokens], without end of sentence; offsets [N + 1]; labels [N], places in the
+    list of classes.
     """
 
     tokens: NDArray[Any]
@@ -49,9 +50,15 @@ class LabelledDocuments:
 
 
 def window_sources(
-    documents: LabelledDocuments, names: Sequence[Sequence[int]], size: int, overlap: int, first: int | None
+    documents: LabelledDocuments,
+    names: Sequence[Sequence[int]],
+    size: int,
+    overlap: int,
+    first: int | None,
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
-    """Every window of every document with the tokens of its class's name: tokens and offsets of both sides."""
+    """Every window of every document with the tokens of its class's name: tokens and offsets of
+    both sides.
+    """
     windows: list[NDArray[Any]] = []
     targets: list[Sequence[int]] = []
     for row in range(len(documents)):

@@ -11,7 +11,8 @@ LINK = "‿"
 GROUP_BAR = " │ "
 """Stands between two groups."""
 
-# How a piece says "a new word starts here": our own blank, SentencePiece's U+2581, raw byte-level BPE's U+0120.
+# How a piece says "a new word starts here": our own blank, SentencePiece's U+2581, raw byte-level
+# BPE's U+0120.
 _WORD_STARTS = (" ", "▁", "Ġ")
 _SPECIAL_PIECE = re.compile(r"<[^<>\s]+>")
 
@@ -19,8 +20,9 @@ _SPECIAL_PIECE = re.compile(r"<[^<>\s]+>")
 def group_texts(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """One readable string per group of pieces, in order.
 
-    Pieces that mark the start of a word are joined into words, and a group that begins inside a word starts with
-    `LINK`. Pieces without such marks (phonemes, whole words) are joined with spaces.
+    Pieces that mark the start of a word are joined into words, and a group that begins inside a
+    word starts with `LINK`. Pieces without such marks (phonemes, whole words) are joined with
+    spaces.
     """
     marked = any(piece.startswith(_WORD_STARTS) for group in groups for piece in group)
     if not marked:

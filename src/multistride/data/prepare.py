@@ -49,10 +49,16 @@ class CorpusFiles(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Path | None = Field(default=None, description="source text, one a line")
-    target: Path | None = Field(default=None, description="target text, line n translating line n of `source`")
+    target: Path | None = Field(
+        default=None, description="target text, line n translating line n of `source`"
+    )
     pairs: Path | None = Field(default=None, description="both sides in one .tsv or .jsonl file")
-    source_column: int = Field(default=0, ge=0, description="column of the source in a .tsv, from 0")
-    target_column: int = Field(default=1, ge=0, description="column of the target in a .tsv, from 0")
+    source_column: int = Field(
+        default=0, ge=0, description="column of the source in a .tsv, from 0"
+    )
+    target_column: int = Field(
+        default=1, ge=0, description="column of the target in a .tsv, from 0"
+    )
     source_field: str = Field(default="source", description="field of the source in a .jsonl")
     target_field: str = Field(default="target", description="field of the target in a .jsonl")
 
@@ -63,7 +69,9 @@ class CorpusFiles(BaseModel):
         if not (both and self.pairs is None) and not (neither and self.pairs is not None):
             raise ValueError("give `source` and `target`, or `pairs` alone")
         if self.pairs is not None and _layout(self.pairs) not in (".tsv", ".jsonl"):
-            raise ValueError(f"`pairs` is {self.pairs}; its name must end in .tsv or .jsonl (then .gz or .xz)")
+            raise ValueError(
+                f"`pairs` is {self.pairs}; its name must end in .tsv or .jsonl (then .gz or .xz)"
+            )
         return self
 
     def paths(self) -> list[Path]:
@@ -71,7 +79,9 @@ class CorpusFiles(BaseModel):
         return [path for path in (self.source, self.target, self.pairs) if path is not None]
 
     def records(self) -> Iterator[Record]:
-        """Every line, as a pair or as the reason it is none. Raises `DataError` for an unreadable file."""
+        """Every line, as a pair or as the reason it is none. Raises `DataError` for an unreadable
+        file.
+        """
         if self.source is not None and self.target is not None:
             return read_parallel(self.source, self.target)
         assert self.pairs is not None
@@ -81,14 +91,20 @@ class CorpusFiles(BaseModel):
 
 
 class CleaningConfig(BaseModel):
-    """Which pairs are dropped. Validation pairs are dropped only for being unreadable, empty or too long."""
+    """Which pairs are dropped. Validation pairs are dropped only for being unreadable, empty or too
+    long.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_tokens: int = Field(default=256, ge=1, description="most tokens of either side, without end of sentence")
+    max_tokens: int = Field(
+        default=256, ge=1, description="most tokens of either side, without end of sentence"
+    )
     max_characters: int = Field(default=5000, ge=1, description="most characters of either side")
     max_length_ratio: float | None = Field(
-        default=4.0, ge=1, description="most tokens of the longer side per token of the shorter; null: any"
+        default=4.0,
+        ge=1,
+        description="most tokens of the longer side per token of the shorter; null: any",
     )
     length_ratio_grace: int = Field(
         default=10,
@@ -104,15 +120,27 @@ class PrepareConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output: Path = Field(description="directory to write; an earlier prepared directory there is replaced")
-    train: tuple[CorpusFiles, ...] = Field(min_length=1, description="training corpora, joined in this order")
-    validation: tuple[CorpusFiles, ...] = Field(default=(), description="validation corpora; none: no such split")
-    vocabulary_size: int = Field(default=8000, ge=6, description="most tokens, of both sides together")
+    output: Path = Field(
+        description="directory to write; an earlier prepared directory there is replaced"
+    )
+    train: tuple[CorpusFiles, ...] = Field(
+        min_length=1, description="training corpora, joined in this order"
+    )
+    validation: tuple[CorpusFiles, ...] = Field(
+        default=(), description="validation corpora; none: no such split"
+    )
+    vocabulary_size: int = Field(
+        default=8000, ge=6, description="most tokens, of both sides together"
+    )
     vocabulary_kind: VocabularyKind = Field(
         default="bpe", description="bpe: any text; words: blank-separated symbols"
     )
-    vocabulary_from: Path | None = Field(default=None, description="use the tokenizer of this directory instead")
-    cleaning: CleaningConfig = Field(default_factory=CleaningConfig, description="which pairs are dropped")
+    vocabulary_from: Path | None = Field(
+        default=None, description="use the tokenizer of this directory instead"
+    )
+    cleaning: CleaningConfig = Field(
+        default_factory=CleaningConfig, description="which pairs are dropped"
+    )
 
     def corpora(self, split: str) -> tuple[CorpusFiles, ...]:
         """The corpora of one split."""
@@ -126,7 +154,9 @@ class _Split:
     read: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    tokens: dict[str, list[NDArray[Any]]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    tokens: dict[str, list[NDArray[Any]]] = field(
+        default_factory=lambda: {side: [] for side in SIDES}
+    )
     lengths: dict[str, list[int]] = field(default_factory=lambda: {side: [] for side in SIDES})
 
     def summary(self) -> str:
@@ -136,7 +166,9 @@ class _Split:
         return f"{line}; dropped: {lost}" if lost else line
 
 
-def prepare(config: PrepareConfig, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def prepare(
+    config: PrepareConfig, report: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Write the prepared directory `config.output` and return its manifest.
 
     `report` gets one line for each thing done. Nothing is written unless everything succeeds.
@@ -177,7 +209,9 @@ def _records(corpora: Iterable[CorpusFiles]) -> Iterator[Record]:
     return chain.from_iterable(files.records() for files in corpora)
 
 
-def _clean_texts(records: Iterable[Record], cleaning: CleaningConfig, split: _Split, strict: bool) -> Iterator[Pair]:
+def _clean_texts(
+    records: Iterable[Record], cleaning: CleaningConfig, split: _Split, strict: bool
+) -> Iterator[Pair]:
     """The pairs that pass what can be judged without tokens, counting the others in `split`."""
     seen: set[bytes] = set()
     for record in records:
@@ -186,7 +220,9 @@ def _clean_texts(records: Iterable[Record], cleaning: CleaningConfig, split: _Sp
             split.dropped[record.reason] += 1
             continue
         pair = Pair(record.source.strip(), record.target.strip())
-        reason = _text_fault(pair, cleaning) or (_training_fault(pair, cleaning, seen) if strict else None)
+        reason = _text_fault(pair, cleaning) or (
+            _training_fault(pair, cleaning, seen) if strict else None
+        )
         if reason is None:
             yield pair
         else:
@@ -215,7 +251,9 @@ def _training_fault(pair: Pair, cleaning: CleaningConfig, seen: set[bytes]) -> s
     return None
 
 
-def _token_fault(source_length: int, target_length: int, cleaning: CleaningConfig, strict: bool) -> str | None:
+def _token_fault(
+    source_length: int, target_length: int, cleaning: CleaningConfig, strict: bool
+) -> str | None:
     shorter, longer = sorted((source_length, target_length))
     if shorter == 0:
         return EMPTY_SIDE
@@ -257,7 +295,9 @@ def _encode_chunk(
         kept["target"].append(target)
     split.kept += len(kept["source"])
     for side, texts in kept.items():
-        split.tokens[side].append(np.fromiter(chain.from_iterable(texts), dtype=token_type(vocabulary)))
+        split.tokens[side].append(
+            np.fromiter(chain.from_iterable(texts), dtype=token_type(vocabulary))
+        )
         split.lengths[side].extend(len(text) for text in texts)
 
 
@@ -266,7 +306,9 @@ def _split_arrays(name: str, split: _Split, dtype: type[np.generic]) -> dict[str
     for side in SIDES:
         offsets = np.zeros(split.kept + 1, dtype=np.int64)
         np.cumsum(split.lengths[side], out=offsets[1:])
-        arrays[array_name(name, side, "tokens")] = np.concatenate(split.tokens[side]).astype(dtype, copy=False)
+        arrays[array_name(name, side, "tokens")] = np.concatenate(split.tokens[side]).astype(
+            dtype, copy=False
+        )
         arrays[array_name(name, side, "offsets")] = offsets
     return arrays
 

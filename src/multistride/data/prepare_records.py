@@ -1,7 +1,8 @@
 """From records with a text and a label to a directory of tokens, for training classifiers.
 
-Documents stay whole, however long; training cuts them into windows. The classes are the labels of the training
-records, in order of their names, and are written into the manifest. Everything that is lost is counted by its reason.
+Documents stay whole, however long; training cuts them into windows. The classes are the labels of
+the training records, in order of their names, and are written into the manifest. Everything that is
+lost is counted by its reason.
 """
 
 from __future__ import annotations
@@ -52,14 +53,24 @@ class RecordsPrepareConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output: Path = Field(description="directory to write; an earlier prepared directory there is replaced")
-    train: tuple[Path, ...] = Field(min_length=1, description=".jsonl to train on; may end in .gz or .xz")
-    validation: tuple[Path, ...] = Field((), description="the same for validation; none: no such split")
+    output: Path = Field(
+        description="directory to write; an earlier prepared directory there is replaced"
+    )
+    train: tuple[Path, ...] = Field(
+        min_length=1, description=".jsonl to train on; may end in .gz or .xz"
+    )
+    validation: tuple[Path, ...] = Field(
+        (), description="the same for validation; none: no such split"
+    )
     text_field: str = Field("text", description="field that holds the document")
     label_field: str = Field("label", description="field that holds the name of its class")
     vocabulary_size: int = Field(8000, ge=6, description="most tokens")
-    vocabulary_kind: VocabularyKind = Field("bpe", description="bpe: any text; words: blank-separated symbols")
-    vocabulary_from: Path | None = Field(None, description="use the tokenizer of this directory instead")
+    vocabulary_kind: VocabularyKind = Field(
+        "bpe", description="bpe: any text; words: blank-separated symbols"
+    )
+    vocabulary_from: Path | None = Field(
+        None, description="use the tokenizer of this directory instead"
+    )
 
     def files(self, split: str) -> tuple[Path, ...]:
         """The files of one split."""
@@ -82,22 +93,31 @@ class _Split:
         return f"{line}; dropped: {lost}" if lost else line
 
 
-def prepare_records(config: RecordsPrepareConfig, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def prepare_records(
+    config: RecordsPrepareConfig, report: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Write the prepared directory `config.output` and return its manifest.
 
-    `report` gets one line for each thing done. Nothing is written unless everything succeeds. Raises `DataError` when
-    a file cannot be read, nothing is left or there are not two classes, `UsageError` when `config.output` holds
-    something else.
+    `report` gets one line for each thing done. Nothing is written unless everything succeeds.
+    Raises `DataError` when a file cannot be read, nothing is left or there are not two classes,
+    `UsageError` when `config.output` holds something else.
     """
     refuse_foreign(config.output)
     classes = sorted({record.label for record in _clean(config, "train", _Split())})
     if len(classes) < 2:
         found = f"one class, {classes[0]!r}" if classes else "no record with a text and a label"
-        raise DataError(f"the training data have {found}; a classifier needs two: check the files and the fields")
+        raise DataError(
+            f"the training data have {found}; a classifier needs two: check the files and the fields"
+        )
     vocabulary = _vocabulary(config, report)
     report(f"classes: {len(classes)}")
     arrays: Arrays = {}
-    manifest: dict[str, Any] = {"format": FORMAT, "kind": LABELLED, "multistride": __version__, "splits": {}}
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": LABELLED,
+        "multistride": __version__,
+        "splits": {},
+    }
     for name in SPLITS:
         if config.files(name):
             split = _read_split(config, name, vocabulary, classes)
@@ -109,7 +129,9 @@ def prepare_records(config: RecordsPrepareConfig, report: Callable[[str], None] 
 
 
 def encode_document(vocabulary: Vocabulary, text: str) -> list[int]:
-    """The tokens of a document of any length. Raises `DataError` where it cannot be written as UTF-8."""
+    """The tokens of a document of any length. Raises `DataError` where it cannot be written as
+    UTF-8.
+    """
     return list(chain.from_iterable(vocabulary.encode([piece])[0] for piece in pieces_of(text)))
 
 
@@ -118,7 +140,11 @@ def _vocabulary(config: RecordsPrepareConfig, report: Callable[[str], None]) -> 
         vocabulary = load_vocabulary(config.vocabulary_from)
         report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
         return vocabulary
-    texts = (line for record in _clean(config, "train", _Split()) for line in record.text.splitlines(keepends=True))
+    texts = (
+        line
+        for record in _clean(config, "train", _Split())
+        for line in record.text.splitlines(keepends=True)
+    )
     vocabulary = train_vocabulary(texts, config.vocabulary_size, config.vocabulary_kind)
     report(f"vocabulary: {len(vocabulary)} tokens learned")
     return vocabulary
@@ -147,24 +173,36 @@ def _labelled(line: bytes, config: RecordsPrepareConfig) -> Labelled | Unreadabl
         return Unreadable(BROKEN_RECORD)
     if not isinstance(text, str) or not isinstance(label, str):
         return Unreadable(BROKEN_RECORD)
-    return Labelled(text.strip(), label.strip()) if text.strip() and label.strip() else Unreadable(EMPTY)
+    return (
+        Labelled(text.strip(), label.strip())
+        if text.strip() and label.strip()
+        else Unreadable(EMPTY)
+    )
 
 
-def _read_split(config: RecordsPrepareConfig, name: str, vocabulary: Vocabulary, classes: list[str]) -> _Split:
+def _read_split(
+    config: RecordsPrepareConfig, name: str, vocabulary: Vocabulary, classes: list[str]
+) -> _Split:
     split, places = _Split(), {label: place for place, label in enumerate(classes)}
     for record in _clean(config, name, split):
         if record.label not in places:
             split.dropped[NEW_LABEL] += 1
             continue
         split.labels.append(places[record.label])
-        split.documents.append(np.array(encode_document(vocabulary, record.text), dtype=token_type(vocabulary)))
+        split.documents.append(
+            np.array(encode_document(vocabulary, record.text), dtype=token_type(vocabulary))
+        )
     if not split.labels:
         paths = ", ".join(map(str, config.files(name)))
-        raise DataError(f"nothing is left of the {name} data ({paths}): {split.summary()}; check the files")
+        raise DataError(
+            f"nothing is left of the {name} data ({paths}): {split.summary()}; check the files"
+        )
     return split
 
 
-def _facts(config: RecordsPrepareConfig, name: str, split: _Split, classes: list[str]) -> dict[str, Any]:
+def _facts(
+    config: RecordsPrepareConfig, name: str, split: _Split, classes: list[str]
+) -> dict[str, Any]:
     counts = Counter(split.labels)
     return {
         "files": [{"path": str(path), "sha256": sha256(path)} for path in config.files(name)],

@@ -1,9 +1,10 @@
 """From documents to windows of tokens, for training causal models.
 
-A document ends in EOS and is cut into windows that fit the model. Every window but the first begins with the last
-tokens of the one before: they are read and not predicted again, so that no token is predicted from nothing. Of what a
-model wrote after a prompt the prompt is read and the rest predicted. Both are the same kind of window: some known
-tokens, then those to predict. Everything that is lost is counted by its reason.
+A document ends in EOS and is cut into windows that fit the model. Every window but the first begins
+with the last tokens of the one before: they are read and not predicted again, so that no token is
+predicted from nothing. Of what a model wrote after a prompt the prompt is read and the rest
+predicted. Both are the same kind of window: some known tokens, then those to predict. Everything
+that is lost is counted by its reason.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ FOREIGN_TOKEN = "token outside the vocabulary"
 
 
 class TextFiles(BaseModel):
-    """The texts of one split: documents, and continuations that a model wrote. All may end in .gz or .xz."""
+    """The texts of one split: documents, and continuations that a model wrote. All may end in .gz
+    or .xz.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     documents: tuple[Path, ...] = Field((), description="plain text, or .jsonl")
-    written: tuple[Path, ...] = Field((), description="token files that `multistride distill` wrote")
+    written: tuple[Path, ...] = Field(
+        (), description="token files that `multistride distill` wrote"
+    )
 
     def paths(self) -> tuple[Path, ...]:
         """All files."""
@@ -59,27 +64,41 @@ class TextPrepareConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output: Path = Field(description="directory to write; an earlier prepared directory there is replaced")
+    output: Path = Field(
+        description="directory to write; an earlier prepared directory there is replaced"
+    )
     train: TextFiles = Field(description="texts to train on")
-    validation: TextFiles = Field(TextFiles(), description="texts to validate on; none: no such split")
+    validation: TextFiles = Field(
+        TextFiles(), description="texts to validate on; none: no such split"
+    )
     documents: DocumentKind = Field("file", description="what a document is in a plain file")
     field: str = Field("text", description="field of a .jsonl that holds the text")
-    window: int = Field(256, ge=8, description="most tokens of a window, EOS included: the model's max_positions")
+    window: int = Field(
+        256, ge=8, description="most tokens of a window, EOS included: the model's max_positions"
+    )
     carry: int | None = Field(
-        None, ge=0, description="tokens a window has of the one before, only to be read; left out: window / 8"
+        None,
+        ge=0,
+        description="tokens a window has of the one before, only to be read; left out: window / 8",
     )
     vocabulary_size: int = Field(8000, ge=6, description="most tokens")
-    vocabulary_from: Path | None = Field(None, description="use the tokenizer of this directory instead")
+    vocabulary_from: Path | None = Field(
+        None, description="use the tokenizer of this directory instead"
+    )
     drop_duplicates: bool = Field(True, description="keep an identical document once")
 
     @model_validator(mode="after")
     def _consistent(self) -> TextPrepareConfig:
         if self.carried >= self.window:
-            raise ValueError(f"carry is {self.carry}; it must be smaller than window ({self.window})")
+            raise ValueError(
+                f"carry is {self.carry}; it must be smaller than window ({self.window})"
+            )
         if not self.train.paths():
             raise ValueError("give a text to train on")
         if not self.train.documents and self.vocabulary_from is None:
-            raise ValueError("token files need the vocabulary they were written with: give its directory")
+            raise ValueError(
+                "token files need the vocabulary they were written with: give its directory"
+            )
         return self
 
     @property
@@ -111,8 +130,17 @@ class _Split:
     def facts(self) -> dict[str, Any]:
         """The counts."""
         total = sum(map(len, self.windows))
-        windows = {"windows": len(self.windows), "tokens": total, "predicted": total - sum(self.known)}
-        return {"read": self.read, "kept": self.kept, "dropped": dict(sorted(self.dropped.items())), **windows}
+        windows = {
+            "windows": len(self.windows),
+            "tokens": total,
+            "predicted": total - sum(self.known),
+        }
+        return {
+            "read": self.read,
+            "kept": self.kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            **windows,
+        }
 
     def summary(self) -> str:
         """The counts in one line."""
@@ -123,29 +151,41 @@ class _Split:
         return f"{line}; dropped: {lost}" if lost else line
 
 
-def prepare_text(config: TextPrepareConfig, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def prepare_text(
+    config: TextPrepareConfig, report: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Write the prepared directory `config.output` and return its manifest.
 
-    `report` gets one line for each thing done. Nothing is written unless everything succeeds. Raises `DataError` when
-    a file cannot be read or nothing is left, `UsageError` when `config.output` holds something else.
+    `report` gets one line for each thing done. Nothing is written unless everything succeeds.
+    Raises `DataError` when a file cannot be read or nothing is left, `UsageError` when
+    `config.output` holds something else.
     """
     refuse_foreign(config.output)
     vocabulary = _vocabulary(config, report)
     arrays: Arrays = {}
-    manifest: dict[str, Any] = {"format": FORMAT, "kind": TEXT, "multistride": __version__, "splits": {}}
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": TEXT,
+        "multistride": __version__,
+        "splits": {},
+    }
     for name in SPLITS:
         if config.files(name).paths():
             split = _read_split(config, name, vocabulary)
             report(f"{name}: {split.summary()}")
             arrays.update(_arrays(name, split, token_type(vocabulary)))
-            files = [{"path": str(path), "sha256": sha256(path)} for path in config.files(name).paths()]
+            files = [
+                {"path": str(path), "sha256": sha256(path)} for path in config.files(name).paths()
+            ]
             manifest["splits"][name] = {"files": files, **split.facts(), "cut": split.cut}
     manifest["settings"] = config.model_dump(mode="json")
     return write_prepared(config.output, vocabulary, arrays, manifest, report)
 
 
 def windows(tokens: list[int], size: int, carry: int) -> Iterator[tuple[list[int], int]]:
-    """Cut a text into windows of at most `size` tokens; with each, how many of its tokens the one before had too."""
+    """Cut a text into windows of at most `size` tokens; with each, how many of its tokens the one
+    before had too.
+    """
     end = known = 0
     while end < len(tokens):
         begin = end - known
@@ -159,7 +199,11 @@ def _vocabulary(config: TextPrepareConfig, report: Callable[[str], None]) -> Voc
         vocabulary = load_vocabulary(config.vocabulary_from)
         report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
         return vocabulary
-    texts = (line for text in _clean(config, "train", _Split()) for line in text.splitlines(keepends=True))
+    texts = (
+        line
+        for text in _clean(config, "train", _Split())
+        for line in text.splitlines(keepends=True)
+    )
     vocabulary = train_vocabulary(texts, config.vocabulary_size, "bpe")
     report(f"vocabulary: {len(vocabulary)} tokens learned")
     return vocabulary
@@ -197,11 +241,15 @@ def _read_split(config: TextPrepareConfig, name: str, vocabulary: Vocabulary) ->
             _add_written(split, record, config.window, len(vocabulary))
     if not split.kept:
         paths = ", ".join(map(str, config.files(name).paths()))
-        raise DataError(f"nothing is left of the {name} data ({paths}): {split.summary()}; check the files")
+        raise DataError(
+            f"nothing is left of the {name} data ({paths}): {split.summary()}; check the files"
+        )
     return split
 
 
-def _add_written(split: _Split, record: Written | Unreadable, size: int, vocabulary_size: int) -> None:
+def _add_written(
+    split: _Split, record: Written | Unreadable, size: int, vocabulary_size: int
+) -> None:
     """Keep what a model wrote, cut to a window, unless the prompt fills it."""
     if isinstance(record, Unreadable):
         split.dropped[record.reason] += 1
@@ -222,7 +270,9 @@ def _add_written(split: _Split, record: Written | Unreadable, size: int, vocabul
 def _arrays(name: str, split: _Split, dtype: type[np.generic]) -> Arrays:
     offsets = np.zeros(len(split.windows) + 1, dtype=np.int64)
     np.cumsum([len(window) for window in split.windows], out=offsets[1:])
-    tokens = np.fromiter((token for window in split.windows for token in window), dtype=dtype, count=int(offsets[-1]))
+    tokens = np.fromiter(
+        (token for window in split.windows for token in window), dtype=dtype, count=int(offsets[-1])
+    )
     known = np.array(split.known, dtype=np.int64)
     contents = {"tokens": tokens, "offsets": offsets, "known": known}
     return {array_name(name, TEXT, content): array for content, array in contents.items()}

@@ -1,9 +1,9 @@
 """Text to tokens and back.
 
 A `Vocabulary` is one tokenizer shared by both sides of the data. It comes in two kinds. `bpe` is
-byte-pair encoding (Sennrich et al. 2016, https://aclanthology.org/P16-1162) over UTF-8 bytes, so every
-text can be written and comes back exactly. `words` has one token for each blank-separated word, for
-data that already is a list of symbols, such as letters and phonemes.
+byte-pair encoding (Sennrich et al. 2016, https://aclanthology.org/P16-1162) over UTF-8 bytes, so
+every text can be written and comes back exactly. `words` has one token for each blank-separated
+word, for data that already is a list of symbols, such as letters and phonemes.
 
 The five special tokens have the same ids in every vocabulary. No text can spell one: "</s>" in a
 sentence is four ordinary characters.
@@ -71,7 +71,8 @@ class Vocabulary:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, without any special token (except `unknown` in a words vocabulary).
+        """The tokens of each text, without any special token (except `unknown` in a words
+        vocabulary).
 
         Raises `DataError` when a text cannot be written as UTF-8.
         """
@@ -87,16 +88,26 @@ class Vocabulary:
         return None
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of texts that a chat template wrote; in those special tokens are spelled out."""
-        raise DataError("this vocabulary has no chat template, so nothing can be written by it: encode plain text")
+        """The tokens of texts that a chat template wrote; in those special tokens are spelled
+        out.
+        """
+        raise DataError(
+            "this vocabulary has no chat template, so nothing can be written by it: encode plain text"
+        )
 
     def symbols(self) -> dict[str, str]:
-        """The special tokens as chat templates name them: `bos_token` and so on, with their spelling."""
+        """The special tokens as chat templates name them: `bos_token` and so on, with their
+        spelling.
+        """
         roles = {"pad_token": self.pad, "bos_token": self.bos, "eos_token": self.eos}
-        return {name: str(self._tokenizer.id_to_token(token) or "") for name, token in roles.items()}
+        return {
+            name: str(self._tokenizer.id_to_token(token) or "") for name, token in roles.items()
+        }
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for texts of the target language: the same, unless a converted model has two tokenizers."""
+        """`encode` for texts of the target language: the same, unless a converted model has two
+        tokenizers.
+        """
         return self.encode(texts)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -104,7 +115,9 @@ class Vocabulary:
 
         Bytes that are not UTF-8, which a model may write, become U+FFFD.
         """
-        return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True))
+        return str(
+            self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True)
+        )
 
     def decode_all(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """`decode` for many sequences at once."""
@@ -121,10 +134,11 @@ class Vocabulary:
 
     @cached_property
     def spellings(self) -> list[bytes]:
-        """What each token adds to a text, in UTF-8 (perhaps a part of a character); special tokens add nothing.
+        """What each token adds to a text, in UTF-8 (perhaps a part of a character); special tokens
+        add nothing.
 
-        In a words vocabulary every word brings the blank before it. Raises `UsageError` for a tokenizer of another
-        kind, whose tokens do not spell the text one after the other.
+        In a words vocabulary every word brings the blank before it. Raises `UsageError` for a
+        tokenizer of another kind, whose tokens do not spell the text one after the other.
         """
         if not self._byte_level and not isinstance(self._tokenizer.model, models.WordLevel):
             raise UsageError(
@@ -138,12 +152,16 @@ class Vocabulary:
         return [f" {piece}".encode() if piece else b"" for piece in pieces]
 
     def spelled(self, tokens: Sequence[int]) -> bytes:
-        """The text of tokens in UTF-8, before `decode` replaces what is none. Raises as `spellings` does."""
+        """The text of tokens in UTF-8, before `decode` replaces what is none. Raises as `spellings`
+        does.
+        """
         text = b"".join(self.spellings[token] for token in tokens)
         return text if self._byte_level else text.removeprefix(b" ")
 
     def digest(self) -> str:
-        """SHA-256 of the tokenizer; equal for two vocabularies that give every text the same tokens."""
+        """SHA-256 of the tokenizer; equal for two vocabularies that give every text the same
+        tokens.
+        """
         return hashlib.sha256(self._serialized().encode()).hexdigest()
 
     def save(self, directory: Path | str) -> None:
@@ -178,7 +196,9 @@ class Vocabulary:
             )
         if self._is_special(token) or not self._byte_level:
             return str(piece)
-        return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece).decode("utf-8", errors="backslashreplace")
+        return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece).decode(
+            "utf-8", errors="backslashreplace"
+        )
 
     def _is_special(self, token: int) -> bool:
         return token < len(SPECIAL_PIECES)
@@ -199,19 +219,24 @@ def read_tokenizer(directory: Path | str, name: str = TOKENIZER_FILE) -> Tokeniz
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the tokenizers library raises nothing more precise
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} is not a tokenizer: {reason}; restore it or prepare the data again") from error
+        raise DataError(
+            f"{path} is not a tokenizer: {reason}; restore it or prepare the data again"
+        ) from error
     return tokenizer
 
 
 def train_vocabulary(texts: Iterable[str], size: int, kind: VocabularyKind) -> Vocabulary:
     """Learn a vocabulary of at most `size` tokens, the special ones included, from `texts`.
 
-    The same texts give the same vocabulary, byte for byte. A small corpus may fill less than `size`.
-    Raises `UsageError` when `size` cannot hold what every vocabulary of this kind must have.
+    The same texts give the same vocabulary, byte for byte. A small corpus may fill less than
+    `size`. Raises `UsageError` when `size` cannot hold what every vocabulary of this kind must
+    have.
     """
     smallest = len(SPECIAL_PIECES) + (_BYTES if kind == "bpe" else 1)
     if size < smallest:
-        raise UsageError(f"vocabulary size {size} is too small: a {kind} vocabulary needs {smallest} or more")
+        raise UsageError(
+            f"vocabulary size {size} is too small: a {kind} vocabulary needs {smallest} or more"
+        )
     if kind == "bpe":
         tokenizer, trainer = _untrained_bpe(size)
     else:
@@ -239,7 +264,9 @@ def _untrained_bpe(size: int) -> tuple[Any, Any]:
 def _untrained_words(size: int) -> tuple[Any, Any]:
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_PIECES[Vocabulary.unknown]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=list(SPECIAL_PIECES), show_progress=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=size, special_tokens=list(SPECIAL_PIECES), show_progress=False
+    )
     return tokenizer, trainer
 
 
@@ -254,7 +281,9 @@ def _byte_symbols() -> dict[str, int]:
 
     Bytes that are visible in Latin-1 stand for themselves; the others follow from U+0100 on.
     """
-    visible = [byte for byte in range(_BYTES) if 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)]
+    visible = [
+        byte for byte in range(_BYTES) if 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)
+    ]
     hidden = [byte for byte in range(_BYTES) if byte not in visible]
     symbols = {chr(byte): byte for byte in visible}
     symbols.update({chr(_BYTES + place): byte for place, byte in enumerate(hidden)})

@@ -1,7 +1,8 @@
-"""`--group-size auto`: the size that writes the most tokens a millisecond, from what was measured beforehand.
+"""`--group-size auto`: the size that writes the most tokens a millisecond, from what was measured
+beforehand.
 
-Only tokens that are worth having count: in fast mode those that K=1 would have written too, in adaptive mode those
-that are kept, in exact mode those that the drafts save.
+Only tokens that are worth having count: in fast mode those that K=1 would have written too, in
+adaptive mode those that are kept, in exact mode those that the drafts save.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def check_auto(options: DecodeOptions, measured: Measured) -> Calibration:
     """
     if options.beam > 1 or options.temperature > 0:
         other = f"beam {options.beam}" if options.beam > 1 else f"temperature {options.temperature}"
-        raise UsageError(f"group size auto is measured on greedy decoding, and {other} was asked for: give a number")
+        raise UsageError(
+            f"group size auto is measured on greedy decoding, and {other} was asked for: give a number"
+        )
     if options.drafts is not None:
         raise UsageError(
             f"group size auto weighs what masks draft, and drafts {options.drafts} was given: give a number, or "
@@ -53,7 +56,8 @@ def check_auto(options: DecodeOptions, measured: Measured) -> Calibration:
 
 
 def offers(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> list[Offer]:
-    """Every trained group size as an offer, for batches of `options.batch_size` decoded as the other options say.
+    """Every trained group size as an offer, for batches of `options.batch_size` decoded as the
+    other options say.
 
     The costs of the layout must have been measured. Raises `UsageError` as `check_auto` does.
     """
@@ -80,26 +84,32 @@ def best(offered: Sequence[Offer]) -> Offer:
 def explained(offered: Sequence[Offer]) -> str:
     """What was chosen and why, in one line."""
     chosen = best(offered)
-    rates = ", ".join(f"K={each.group_size} {each.tokens:.2f}/{each.milliseconds:.1f}" for each in offered)
+    rates = ", ".join(
+        f"K={each.group_size} {each.tokens:.2f}/{each.milliseconds:.1f}" for each in offered
+    )
     return f"group size auto: K={chosen.group_size}, the most tokens a millisecond of {rates}"
 
 
 def costly_layout(options: DecodeOptions, config: TransformerConfig) -> Layout:
-    """The layout whose steps cost what decoding will: drafts are checked and made in the lookahead layout."""
+    """The layout whose steps cost what decoding will: drafts are checked and made in the lookahead
+    layout.
+    """
     return "lookahead" if options.mode == "exact" else layout_for(options, config)
 
 
 def prefix(shares: Sequence[float]) -> float:
-    """The expected length of a prefix whose places each follow the one before with these shares, at least 1."""
+    """The expected length of a prefix whose places each follow the one before with these shares, at
+    least 1.
+    """
     return 1 + float(np.cumprod(shares).sum())
 
 
 def drafted(shares: Sequence[float]) -> float:
-    """Tokens a pass of exact mode: after a pass whose drafts were all right comes one that checks new ones, after any
-    other one that only drafts and writes a single token.
+    """Tokens a pass of exact mode: after a pass whose drafts were all right comes one that checks
+    new ones, after any other one that only drafts and writes a single token.
 
-    With r the chance that all drafts are right and t the tokens of a checking pass, a share 1 / (2 - r) of the passes
-    check, which gives (1 - r + t) / (2 - r) tokens a pass.
+    With r the chance that all drafts are right and t the tokens of a checking pass, a share 1 / (2
+    - r) of the passes check, which gives (1 - r + t) / (2 - r) tokens a pass.
     """
     if not shares:
         return 1.0

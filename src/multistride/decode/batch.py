@@ -38,39 +38,56 @@ def begin_batch(
     constraints: Constraints | None = None,
     measured: Measured | None = None,
 ) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
-    """The state of a batch, and the passes that decode it as `options` say: take them one by one, or all.
+    """The state of a batch, and the passes that decode it as `options` say: take them one by one,
+    or all.
 
-    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS; those of a causal model
-    are prompts, which do not end. `constraints` are those of the options where they are left out, which can say
-    nothing about text. `measured` is what is known of the model; a way of decoding that needs more than there is
-    raises `UsageError`.
+    Each gives the sentences it wrote into. Sources are padded on the right and end in EOS; those of
+    a causal model are prompts, which do not end. `constraints` are those of the options where they
+    are left out, which can say nothing about text. `measured` is what is known of the model; a way
+    of decoding that needs more than there is raises `UsageError`.
     """
     config, rules = model.config, constraints or constraints_of(options, model.config)
     limits = [options.limit(length, config, len(rules.prefix)) for length in lengths.tolist()]
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     if not config.encoder_layers:
         check_prompted(rules)
-    prompts, encoded, counts = (None, source, lengths) if config.encoder_layers else (given, None, None)
+    prompts, encoded, counts = (
+        (None, source, lengths) if config.encoder_layers else (given, None, None)
+    )
     permitted = rules.in_batch(given, config)
     special = config.start_token, config.end_token
-    state = DecodeState(limits, *special, prompts, config.start_symbol, rules.stopped, config.further_ends)
+    state = DecodeState(
+        limits, *special, prompts, config.start_symbol, rules.stopped, config.further_ends
+    )
     seeds = [request_seed(options.seed, tokens) for tokens in given if options.temperature > 0]
     if options.mode == "exact":
-        if len(limits) == 1 and is_single(options, config, measured) and isinstance(model, SingleStepModel):
+        if (
+            len(limits) == 1
+            and is_single(options, config, measured)
+            and isinstance(model, SingleStepModel)
+        ):
             return state, decode_single(model, source, lengths, state, options.group_size)
         drafter = drafter_for(model, options, permitted, rules.prefix, state, seeds, measured)
-        return state, decode_exact(model, encoded, counts, state, options.group_size, drafter, rules.prefix)
+        return state, decode_exact(
+            model, encoded, counts, state, options.group_size, drafter, rules.prefix
+        )
     if is_even(options, config) and isinstance(model, EvenStepModel):
         return state, decode_even(model, source, lengths, state, options.group_size)
     measured = measured or Measured()
     policy, accept = policy_for(options, config, measured), acceptor_for(options, config, measured)
     pick = _picker(model, options, permitted, state, seeds)
     lookahead = layout_for(options, config) == "lookahead"
-    return state, decode(model, encoded, counts, state, policy, pick, accept, lookahead, rules.prefix)
+    return state, decode(
+        model, encoded, counts, state, policy, pick, accept, lookahead, rules.prefix
+    )
 
 
 def _picker(
-    model: StepModel[M], options: DecodeOptions, permitted: Permitted | None, state: DecodeState, seeds: list[int]
+    model: StepModel[M],
+    options: DecodeOptions,
+    permitted: Permitted | None,
+    state: DecodeState,
+    seeds: list[int],
 ) -> Picker | None:
     """What picks tokens where it is not plain greedy decoding."""
     config, head = model.config, model.markov
@@ -91,7 +108,9 @@ def drafter_for(
     seeds: list[int],
     measured: Measured | None,
 ) -> Drafter:
-    """What drafts in exact mode, and checks the drafts; `measured` holds the table of phrases, if there is one."""
+    """What drafts in exact mode, and checks the drafts; `measured` holds the table of phrases, if
+    there is one.
+    """
     if options.temperature > 0:
         return SpeculativeDrafter(model, options, state, seeds, permitted)
     choose = None
@@ -116,7 +135,9 @@ def decode_batch(
     constraints: Constraints | None = None,
     measured: Measured | None = None,
 ) -> list[Hypothesis]:
-    """Decode one batch to its end, as `options` say. Sources are padded on the right and end in EOS."""
+    """Decode one batch to its end, as `options` say. Sources are padded on the right and end in
+    EOS.
+    """
     state, passes = begin_batch(model, source, lengths, options, constraints, measured)
     for _ in passes:
         pass

@@ -1,10 +1,11 @@
-"""Beam search over groups: one network call for K tokens, then ordinary pruning one token at a time.
+"""Beam search over groups: one network call for K tokens, then ordinary pruning one token at a
+time.
 
-Inside a group no token depends on another (the model is factorised), so the K lists of probable tokens that one call
-gives can be consumed place by place, and the search is the one that K calls would have made. At K=1 it is ordinary
-beam search. Source: Wang, Zhang, Chen (2018), arXiv 1808.08583, section 3. With a Markov head a token depends on the
-one before it in its own hypothesis, which is known by then: each has a list of its own, and the search stays
-exact.
+Inside a group no token depends on another (the model is factorised), so the K lists of probable
+tokens that one call gives can be consumed place by place, and the search is the one that K calls
+would have made. At K=1 it is ordinary beam search. Source: Wang, Zhang, Chen (2018), arXiv
+1808.08583, section 3. With a Markov head a token depends on the one before it in its own
+hypothesis, which is known by then: each has a list of its own, and the search stays exact.
 
 **Pruning.** A sentence has B places. At every token the hypotheses still open are continued by every token, and the
 best are kept by the sum of their log-probabilities; they are all equally long, so no normalisation could change their
@@ -21,8 +22,9 @@ has a sum of at most s, since log-probabilities are at most 0, and a length n of
 penalty a >= 0, its score is at most s / n ** a <= s / L ** a. Once the wanted number of finished hypotheses all score
 at least that bound for the best open hypothesis, nothing the search could still find would displace them.
 
-Shapes: B sentences still searched, P hypotheses of a sentence, R rows of the memory (open hypotheses of all
-sentences), K tokens in a group, T tokens written so far, W tokens listed for a slot.
+Shapes: B sentences still searched, P hypotheses of a sentence, R rows of the memory (open
+hypotheses of all sentences), K tokens in a group, T tokens written so far, W tokens listed for a
+slot.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from multistride.groups import NO_LABEL, Slots, prompt_slots, step_slots
 from multistride.model.step import M, StepModel
 
 Continuations = Callable[[int, Int[Tensor, "B P"], Int[Tensor, "B P T"]], Shortlist]
-"""The place in the group, each hypothesis's row of the memory and its tokens, to what it may go on with [B, P, W]."""
+"""The place in the group, each hypothesis's row of the memory and its tokens, to what it may go on
+with [B, P, W]."""
 
 NOBODY = float("-inf")
 """The sum of a place that no open hypothesis stands in."""
@@ -58,7 +61,8 @@ class Ranked(NamedTuple):
 
 
 class BeamState:
-    """The open and finished hypotheses of a batch. The search asks for slots and commits lists; nobody else edits it.
+    """The open and finished hypotheses of a batch. The search asks for slots and commits lists;
+    nobody else edits it.
 
     Open hypotheses stand in tables of [B, P]; each knows the row of the memory that holds its past.
     """
@@ -81,9 +85,13 @@ class BeamState:
         self._ends = torch.tensor(ends)
         self._group = self._unread = self._prefix = 0
         self._prompts = prompts or [[] for _ in limits]
-        self._prompt_lengths = torch.tensor([len(prompt) for prompt in self._prompts], dtype=torch.long)
+        self._prompt_lengths = torch.tensor(
+            [len(prompt) for prompt in self._prompts], dtype=torch.long
+        )
         lengths = range(max(limits, default=0) + 1)
-        self._divisors = torch.tensor([max(length, 1) ** options.length_penalty for length in lengths]).double()
+        self._divisors = torch.tensor(
+            [max(length, 1) ** options.length_penalty for length in lengths]
+        ).double()
         self._sentences = torch.arange(len(limits))
         self._limits = torch.tensor(limits, dtype=torch.long)
         self._places = torch.full_like(self._limits, options.beam)
@@ -100,7 +108,9 @@ class BeamState:
 
     @property
     def width(self) -> int:
-        """How many tokens of a slot can matter: the most places that any sentence still searches."""
+        """How many tokens of a slot can matter: the most places that any sentence still
+        searches.
+        """
         return int(self._places.max())
 
     @property
@@ -116,8 +126,8 @@ class BeamState:
     def slots(self, start_token: int) -> Slots:
         """The slots of the next step, one row for each open hypothesis.
 
-        Shorter prompts are filled up with start symbols in front, which is what stands there anyway; then all rows
-        are equally long, and only positions say where each of them begins.
+        Shorter prompts are filled up with start symbols in front, which is what stands there
+        anyway; then all rows are equally long, and only positions say where each of them begins.
         """
         sentences = self._sentences[:, None].expand(self.open.shape)[self.open]
         longest = max(map(len, self._prompts), default=0)
@@ -126,13 +136,18 @@ class BeamState:
         known = torch.cat([prompts, self._tokens[self.open]], dim=1)
         rows, border = known.shape
         size = torch.full((rows,), self._group_size)
-        unread, group = torch.full_like(size, self._unread), torch.full_like(size, longest + self._group)
+        unread, group = (
+            torch.full_like(size, self._unread),
+            torch.full_like(size, longest + self._group),
+        )
         slots = step_slots(known, torch.full_like(size, border), unread, size, group, start_token)
         missing = longest - self._prompt_lengths[sentences]
         return slots._replace(position=slots.position - missing[:, None])
 
     def begin(self, prefix: Prefix) -> None:
-        """Let every sentence begin with a prefix, shorter than its limit, whose log-probabilities count."""
+        """Let every sentence begin with a prefix, shorter than its limit, whose log-probabilities
+        count.
+        """
         given, self._group, self._unread = prefix
         self._prefix = given.tokens.shape[1]
         self._tokens = given.tokens[:, None].clone()
@@ -140,16 +155,20 @@ class BeamState:
         self._sums = given.log_probabilities.double().sum(dim=1, keepdim=True)
 
     def commit(self, continuations: Continuations) -> None:
-        """Continue the open hypotheses by a group, one place after the other; stop where nobody is open."""
+        """Continue the open hypotheses by a group, one place after the other; stop where nobody is
+        open.
+        """
         for place in range(self._group_size):
             if bool(self.open.any()):
                 self._advance(*continuations(place, self._rows, self._tokens))
         self._group, self._unread = self._group + 1, self._group_size
 
     def leave(self) -> Int[Tensor, "R"]:
-        """Take out the sentences whose search is over; return the rows of the memory the others go on with.
+        """Take out the sentences whose search is over; return the rows of the memory the others go
+        on with.
 
-        The rows come in the order of the next step's slots; a row with several heirs is returned for each.
+        The rows come in the order of the next step's slots; a row with several heirs is returned
+        for each.
         """
         bound = self._sums.amax(dim=1) / self._divisors[self._limits]
         stay = (bound > self._bar).nonzero().flatten()
@@ -163,16 +182,24 @@ class BeamState:
 
     def ranked(self) -> list[list[Ranked]]:
         """The wanted number of finished hypotheses of each sentence, best first."""
-        return [sorted(found, key=lambda each: -each.score)[: self._wanted] for found in self.finished]
+        return [
+            sorted(found, key=lambda each: -each.score)[: self._wanted] for found in self.finished
+        ]
 
-    def _advance(self, tokens: Int[Tensor, "B P W"], log_probabilities: Float[Tensor, "B P W"]) -> None:
-        """Continue every open hypothesis by one of its listed tokens, and keep the best in each sentence."""
+    def _advance(
+        self, tokens: Int[Tensor, "B P W"], log_probabilities: Float[Tensor, "B P W"]
+    ) -> None:
+        """Continue every open hypothesis by one of its listed tokens, and keep the best in each
+        sentence.
+        """
         listed = tokens.shape[2]
         candidates = self._sums[:, :, None] + log_probabilities
         sums, chosen = leading(candidates.flatten(1), self.width)
         sentences, parents = torch.arange(len(sums))[:, None], chosen // listed
         self._rows = self._rows[sentences, parents]
-        self._tokens = _appended(self._tokens[sentences, parents], tokens.flatten(1).gather(1, chosen))
+        self._tokens = _appended(
+            self._tokens[sentences, parents], tokens.flatten(1).gather(1, chosen)
+        )
         values = log_probabilities.flatten(1).gather(1, chosen)
         self._log_probabilities = _appended(self._log_probabilities[sentences, parents], values)
         kept = (torch.arange(sums.shape[1]) < self._places[:, None]) & (sums > NOBODY)
@@ -192,15 +219,25 @@ class BeamState:
         stops = [self._stopped(tokens[:-1], tokens[-1:]) is not None for tokens in written]
         return torch.zeros_like(going).masked_scatter(going, torch.tensor(stops, dtype=torch.bool))
 
-    def _finish(self, over: Bool[Tensor, "B P"], stopped: Bool[Tensor, "B P"], sums: Float[Tensor, "B P"]) -> None:
-        """Record the hypotheses that are over, lowest beam first, and raise the bar of their sentences."""
+    def _finish(
+        self, over: Bool[Tensor, "B P"], stopped: Bool[Tensor, "B P"], sums: Float[Tensor, "B P"]
+    ) -> None:
+        """Record the hypotheses that are over, lowest beam first, and raise the bar of their
+        sentences.
+        """
         scores = (sums[over] / self._divisors[self._tokens.shape[2]]).tolist()
-        written = zip(self._tokens[over].tolist(), self._log_probabilities[over].tolist(), strict=True)
-        ended = zip(over.nonzero()[:, 0].tolist(), stopped[over].tolist(), scores, written, strict=True)
+        written = zip(
+            self._tokens[over].tolist(), self._log_probabilities[over].tolist(), strict=True
+        )
+        ended = zip(
+            over.nonzero()[:, 0].tolist(), stopped[over].tolist(), scores, written, strict=True
+        )
         for place, by_text, score, (tokens, values) in ended:
             found = self.finished[int(self._sentences[place])]
             hypothesis = Hypothesis(int(self._sentences[place]), int(self._limits[place]))
-            hypothesis.ending = "stop" if by_text else "end" if tokens[-1] in self._ends else "limit"
+            hypothesis.ending = (
+                "stop" if by_text else "end" if tokens[-1] in self._ends else "limit"
+            )
             hypothesis.groups = _grouped(tokens, values, self._group_size, self._prefix)
             found.append(Ranked(score, hypothesis))
             if len(found) >= self._wanted:
@@ -219,21 +256,28 @@ def search(
 ) -> list[list[Ranked]]:
     """The `wanted` best hypotheses of each sentence (None: all `options.beam`), best first.
 
-    `source` holds the prompts of a causal model, or is None; `limits[b]` is the most tokens sentence b may have, EOS
-    included. The fewer are wanted, the earlier the search may stop; those it returns are the same.
+    `source` holds the prompts of a causal model, or is None; `limits[b]` is the most tokens
+    sentence b may have, EOS included. The fewer are wanted, the earlier the search may stop; those
+    it returns are the same.
     """
-    assert wanted is None or 1 <= wanted <= options.beam, "at least 1 and at most `beam` hypotheses can be wanted"
+    assert wanted is None or 1 <= wanted <= options.beam, (
+        "at least 1 and at most `beam` hypotheses can be wanted"
+    )
     config, size = model.config, options.group_size
     rules = constraints or constraints_of(options, config)
     given = None
     if source is not None and lengths is not None:
-        given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+        given = [
+            row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)
+        ]
     prompts = None
     if source is not None and lengths is not None and not config.encoder_layers:
         check_prompted(rules)
         prompts = given
         memory = model.start(None, None)
-        if (known := prompt_slots(source, lengths, config.start_token, config.start_symbol)).token.shape[1]:
+        if (
+            known := prompt_slots(source, lengths, config.start_token, config.start_symbol)
+        ).token.shape[1]:
             model.step(known, memory)
     else:
         memory = model.start(source, lengths)
@@ -267,18 +311,26 @@ def _shared_lists(model: StepModel[M]) -> Callable[[Float[Tensor, "R K V"], int]
 def _own_lists(
     model: StepModel[M], permitted: Permitted | None, state: BeamState
 ) -> Callable[[Float[Tensor, "R K V"], int], Continuations]:
-    """Continuations from a list for each hypothesis, where what may come next depends on what it has written."""
+    """Continuations from a list for each hypothesis, where what may come next depends on what it
+    has written.
+    """
     log_probabilities = distribution(model.config, model.markov)
 
     def continuing(logits: Float[Tensor, "R K V"], width: int) -> Continuations:
-        def continuations(place: int, rows: Int[Tensor, "B P"], written: Int[Tensor, "B P T"]) -> Shortlist:
+        def continuations(
+            place: int, rows: Int[Tensor, "B P"], written: Int[Tensor, "B P T"]
+        ) -> Shortlist:
             histories = written.flatten(0, 1)
             fresh = place == 0 or model.markov is None
             previous = torch.full((len(histories),), NO_LABEL) if fresh else histories[:, -1]
             own = log_probabilities(logits[rows.flatten().to(logits.device), place], previous)
-            allowed = own if permitted is None else permitted(own, histories.tolist(), state.sentences)
+            allowed = (
+                own if permitted is None else permitted(own, histories.tolist(), state.sentences)
+            )
             values, tokens = leading(allowed, width)
-            return Shortlist(tokens.view(*rows.shape, -1), values.clamp(max=0).view(*rows.shape, -1))
+            return Shortlist(
+                tokens.view(*rows.shape, -1), values.clamp(max=0).view(*rows.shape, -1)
+            )
 
         return continuations
 
@@ -292,7 +344,9 @@ def search_batch(
     options: DecodeOptions,
     constraints: Constraints | None = None,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each sentence. Sources are padded on the right and end in EOS; prompts do not."""
+    """The best hypothesis of each sentence. Sources are padded on the right and end in EOS; prompts
+    do not.
+    """
     rules = constraints or constraints_of(options, model.config)
     limits = [options.limit(length, model.config, len(rules.prefix)) for length in lengths.tolist()]
     found = search(model, source, lengths, limits, options, wanted=1, constraints=rules)
@@ -304,10 +358,17 @@ def _appended(table: Tensor, column: Tensor) -> Tensor:
     return torch.cat([table, column[:, :, None]], dim=2)
 
 
-def _grouped(tokens: list[int], log_probabilities: list[float], size: int, prefix: int) -> list[Group]:
+def _grouped(
+    tokens: list[int], log_probabilities: list[float], size: int, prefix: int
+) -> list[Group]:
     """What each step wrote into a hypothesis: the given prefix, then `size` tokens each."""
     starts = [*([0] if prefix else []), *range(prefix, len(tokens), size)]
     return [
-        Group(step, prefix if start < prefix else size, tuple(tokens[start:end]), tuple(log_probabilities[start:end]))
+        Group(
+            step,
+            prefix if start < prefix else size,
+            tuple(tokens[start:end]),
+            tuple(log_probabilities[start:end]),
+        )
         for step, (start, end) in enumerate(zip(starts, [*starts[1:], len(tokens)], strict=True))
     ]

@@ -1,14 +1,16 @@
-"""How sure a model may be: its confidence in the tokens of a group against how often they are right.
+"""How sure a model may be: its confidence in the tokens of a group against how often they are
+right.
 
-How sure a model is of the token it picked is not how often it is right, and how far the two lie apart depends on the
-place in the group. So every place of every group size has a temperature and a shift of its own, for the log-odds of
-the token that was picked: sure = sigmoid(log-odds / temperature + shift). That is temperature scaling (Guo et al.
-2017, arXiv 1706.04599, section 4.2) of the two outcomes "this token is right" and "it is not", for which the
-probability of the token alone is enough, with the constant of Platt (1999, "Probabilistic outputs for support vector
+How sure a model is of the token it picked is not how often it is right, and how far the two lie
+apart depends on the place in the group. So every place of every group size has a temperature and a
+shift of its own, for the log-odds of the token that was picked: sure = sigmoid(log-odds /
+temperature + shift). That is temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2)
+of the two outcomes "this token is right" and "it is not", for which the probability of the token
+alone is enough, with the constant of Platt (1999, "Probabilistic outputs for support vector
 machines"): a temperature cannot make a token of 30 % that is mostly right more probable than 50 %.
 
-A place is judged where all places of its group before it were right, so the product over a prefix is how probable the
-whole prefix is right: what adaptive mode asks.
+A place is judged where all places of its group before it were right, so the product over a prefix
+is how probable the whole prefix is right: what adaptive mode asks.
 
 Shapes: R rows, K tokens of a group, N groups.
 """
@@ -34,12 +36,14 @@ Scale = tuple[float, float]
 """A temperature and a shift."""
 
 CERTAIN = 0.0
-"""The temperature of a place that was never wrong: the first of a group in the lookahead layout, judged by K=1."""
+"""The temperature of a place that was never wrong: the first of a group in the lookahead layout,
+judged by K=1."""
 
 NEWTON_STEPS = 30
 
 HOTTEST = 20.0
-"""The largest temperature, and its inverse the smallest: a place beyond it says nothing, or is certain."""
+"""The largest temperature, and its inverse the smallest: a place beyond it says nothing, or is
+certain."""
 
 BINS = 15
 """Equal bins of confidence in the expected calibration error, as in Guo et al. 2017, section 5."""
@@ -51,9 +55,9 @@ THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class PlaceCalibration(BaseModel):
     """One place of the groups of one size in one layout; `place` counts from 1.
 
-    `right` is the share of right tokens and `confidence` their mean probability, over `tokens` groups whose places
-    before were right. The errors are expected calibration errors; they and the shares are those of sentences that the
-    temperature and the shift were not fitted on.
+    `right` is the share of right tokens and `confidence` their mean probability, over `tokens`
+    groups whose places before were right. The errors are expected calibration errors; they and the
+    shares are those of sentences that the temperature and the shift were not fitted on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +75,9 @@ class PlaceCalibration(BaseModel):
 
 
 class KeptShares(BaseModel):
-    """At a threshold: of the groups that keep place p + 1 the share that keep place p + 2, for every p."""
+    """At a threshold: of the groups that keep place p + 1 the share that keep place p + 2, for
+    every p.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,22 +103,30 @@ class Calibration(BaseModel):
     kept: tuple[KeptShares, ...]
 
     def sureness(self, layout: Layout) -> Sureness | None:
-        """Corrects log-probabilities in this layout, a size not measured as the next larger; None if not known."""
+        """Corrects log-probabilities in this layout, a size not measured as the next larger; None
+        if not known.
+        """
         table = {
             size: [
-                (row.temperature, row.shift) for row in self.places if (row.layout, row.group_size) == (layout, size)
+                (row.temperature, row.shift)
+                for row in self.places
+                if (row.layout, row.group_size) == (layout, size)
             ]
             for size in {row.group_size for row in self.places if row.layout == layout}
         }
         return corrector(table) if table else None
 
     def right_shares(self, layout: Layout, group_size: int) -> list[float]:
-        """The share of right tokens at places 2 ... `group_size`, given that those before are; [] if not known."""
+        """The share of right tokens at places 2 ... `group_size`, given that those before are; []
+        if not known.
+        """
         rows = [row for row in self.places if (row.layout, row.group_size) == (layout, group_size)]
         return [row.right for row in rows[1:]]
 
     def kept_at(self, layout: Layout, group_size: int, threshold: float) -> list[float] | None:
-        """The shares that adaptive mode keeps at the measured threshold nearest to this one; None if not known."""
+        """The shares that adaptive mode keeps at the measured threshold nearest to this one; None
+        if not known.
+        """
         rows = [row for row in self.kept if (row.layout, row.group_size) == (layout, group_size)]
         if not rows:
             return None
@@ -120,14 +134,18 @@ class Calibration(BaseModel):
 
 
 def corrector(scales: Mapping[int, Sequence[Scale]]) -> Sureness:
-    """Correct log-probabilities by the temperature and shift of their group's size and their place in it."""
+    """Correct log-probabilities by the temperature and shift of their group's size and their place
+    in it.
+    """
     largest = max(scales)
     table = torch.zeros(largest + 1, largest, 2)
     for size in range(1, largest + 1):
         measured = scales[min(known for known in scales if known >= size)]
         table[size, :size] = torch.tensor(measured[:size])
 
-    def correct(log_probabilities: Float[Tensor, "R K"], sizes: Int[Tensor, "R"]) -> Float[Tensor, "R K"]:
+    def correct(
+        log_probabilities: Float[Tensor, "R K"], sizes: Int[Tensor, "R"]
+    ) -> Float[Tensor, "R K"]:
         temperatures, shifts = table[sizes, : log_probabilities.shape[1]].unbind(-1)
         return scaled(log_probabilities, temperatures, shifts)
 
@@ -135,9 +153,13 @@ def corrector(scales: Mapping[int, Sequence[Scale]]) -> Sureness:
 
 
 def scaled(
-    log_probabilities: Float[Tensor, "R K"], temperatures: Float[Tensor, "R K"], shifts: Float[Tensor, "R K"]
+    log_probabilities: Float[Tensor, "R K"],
+    temperatures: Float[Tensor, "R K"],
+    shifts: Float[Tensor, "R K"],
 ) -> Float[Tensor, "R K"]:
-    """The logarithm of sigmoid(log-odds / temperature + shift); 0 where the temperature is `CERTAIN`."""
+    """The logarithm of sigmoid(log-odds / temperature + shift); 0 where the temperature is
+    `CERTAIN`.
+    """
     least = torch.finfo(torch.float32).eps
     inner = log_probabilities.clamp(max=-least)
     odds = inner - torch.log(-torch.expm1(inner))
@@ -146,10 +168,12 @@ def scaled(
 
 
 def fitted(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Scale:
-    """The temperature and shift under which tokens of these probabilities [N] are most probably right where they are.
+    """The temperature and shift under which tokens of these probabilities [N] are most probably
+    right where they are.
 
-    Newton's method on the negative log-likelihood, which is convex in (1 / temperature, shift); one token's worth of
-    doubt pulls both towards (1, 0), so a few tokens, or none, give no extremes. `CERTAIN` if no token is wrong.
+    Newton's method on the negative log-likelihood, which is convex in (1 / temperature, shift); one
+    token's worth of doubt pulls both towards (1, 0), so a few tokens, or none, give no extremes.
+    `CERTAIN` if no token is wrong.
     """
     if len(right) and right.all():
         return CERTAIN, 0.0
@@ -167,7 +191,9 @@ def fitted(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Scale:
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """The mean distance of confidence [N] and the share of right ones over bins of confidence, weighted by tokens."""
+    """The mean distance of confidence [N] and the share of right ones over bins of confidence,
+    weighted by tokens.
+    """
     if not len(right):
         return 0.0
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -1,11 +1,12 @@
 """What may be written, made into closures once from what a person asked for.
 
-Constraints take effect where tokens are picked, from left to right through a group: what may stand at a place depends
-on the tokens before it, and those of its own group are among them. They choose, and do not change what is
-reported: log-probabilities stay the model's own, as `score` gives them.
+Constraints take effect where tokens are picked, from left to right through a group: what may stand
+at a place depends on the tokens before it, and those of its own group are among them. They choose,
+and do not change what is reported: log-probabilities stay the model's own, as `score` gives them.
 
-EOS is barred by the least length alone. Where nothing else may be written the sentence ends, whatever its length.
-Shapes: R rows still running, K slots of the group, C slots walked, V vocabulary, P prefix.
+EOS is barred by the least length alone. Where nothing else may be written the sentence ends,
+whatever its length. Shapes: R rows still running, K slots of the group, C slots walked, V
+vocabulary, P prefix.
 """
 
 from __future__ import annotations
@@ -27,23 +28,28 @@ from multistride.errors import UsageError
 from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig
 
-Permitted = Callable[[Float[Tensor, "R V"], Sequence[Sequence[int]], Sequence[int]], Float[Tensor, "R V"]]
-"""Log-probabilities, what each row has written and which sentence of the batch it is, to the same log-probabilities
-with minus infinity for what may not come next."""
+Permitted = Callable[
+    [Float[Tensor, "R V"], Sequence[Sequence[int]], Sequence[int]], Float[Tensor, "R V"]
+]
+"""Log-probabilities, what each row has written and which sentence of the batch it is, to the same
+log-probabilities with minus infinity for what may not come next."""
 
 Choice = Callable[[Float[Tensor, "R V"], int], Int[Tensor, "R"]]
 """Log-probabilities of what may come, and the place in the walk, to one token a row."""
 
 Distribution = Callable[[Float[Tensor, "A V"], Int[Tensor, "A"]], Float[Tensor, "A V"]]
-"""Logits, and the token before each slot in its own group, to log-probabilities (`markov.distribution`)."""
+"""Logits, and the token before each slot in its own group, to log-probabilities
+(`markov.distribution`)."""
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """`prefix`: tokens every sentence begins with; `stopped`: what ends one; `permitted`: what may come next.
+    """`prefix`: tokens every sentence begins with; `stopped`: what ends one; `permitted`: what may
+    come next.
 
-    `permitted` is None where everything may. `allowing` makes of a source (its tokens without EOS; of a causal model
-    the prompt) a rule of its own, such as `spans` of a text: nothing else may be written for it.
+    `permitted` is None where everything may. `allowing` makes of a source (its tokens without EOS;
+    of a causal model the prompt) a rule of its own, such as `spans` of a text: nothing else may be
+    written for it.
     """
 
     prefix: tuple[int, ...] = ()
@@ -51,8 +57,12 @@ class Constraints:
     permitted: Permitted | None = None
     allowing: Callable[[Sequence[int]], Allowing] | None = None
 
-    def in_batch(self, sources: Sequence[Sequence[int]], config: TransformerConfig) -> Permitted | None:
-        """What may come next in a batch with these sources, which end in EOS where the model has an encoder."""
+    def in_batch(
+        self, sources: Sequence[Sequence[int]], config: TransformerConfig
+    ) -> Permitted | None:
+        """What may come next in a batch with these sources, which end in EOS where the model has an
+        encoder.
+        """
         if self.allowing is None:
             return self.permitted
         ends = 1 if config.encoder_layers else 0
@@ -65,7 +75,8 @@ def constraints_of(
 ) -> Constraints:
     """The constraints that `options` ask for; those about text need the vocabulary.
 
-    Raises `UsageError` for a prefix that other options rule out, or for text that the vocabulary cannot write.
+    Raises `UsageError` for a prefix that other options rule out, or for text that the vocabulary
+    cannot write.
     """
     bars: list[Barring] = []
     if options.banned_tokens:
@@ -85,12 +96,18 @@ def constraints_of(
 
 
 def check_prompted(constraints: Constraints) -> None:
-    """Raise `UsageError` for a prefix where every text has a beginning of its own, the prompt of a causal model."""
+    """Raise `UsageError` for a prefix where every text has a beginning of its own, the prompt of a
+    causal model.
+    """
     if constraints.prefix:
-        raise UsageError("a prefix was given, and a causal model goes on from its prompt: put it at the prompt's end")
+        raise UsageError(
+            "a prefix was given, and a causal model goes on from its prompt: put it at the prompt's end"
+        )
 
 
-def _permission(bars: Sequence[Barring], min_length: int, ends: tuple[int, ...]) -> Permitted | None:
+def _permission(
+    bars: Sequence[Barring], min_length: int, ends: tuple[int, ...]
+) -> Permitted | None:
     if not bars and not min_length:
         return None
 
@@ -128,7 +145,9 @@ def _only(rules: Sequence[Allowing], permitted: Permitted | None, end_token: int
     return narrowed
 
 
-def _prefix(options: DecodeOptions, config: TransformerConfig, vocabulary: Vocabulary) -> tuple[int, ...]:
+def _prefix(
+    options: DecodeOptions, config: TransformerConfig, vocabulary: Vocabulary
+) -> tuple[int, ...]:
     """The tokens of the prefix, once nothing speaks against them."""
     [tokens] = vocabulary.encode([options.prefix])
     limit = options.max_length or config.max_positions
@@ -138,13 +157,19 @@ def _prefix(options: DecodeOptions, config: TransformerConfig, vocabulary: Vocab
             "give a shorter prefix, or a larger max_length where the model allows it"
         )
     if vocabulary.unknown in tokens:
-        raise UsageError(f"the prefix {options.prefix!r} has a word that this vocabulary lacks: choose other words")
+        raise UsageError(
+            f"the prefix {options.prefix!r} has a word that this vocabulary lacks: choose other words"
+        )
     if barred := [token for token in tokens if token in options.banned_tokens]:
-        raise UsageError(f"the prefix {options.prefix!r} has the banned token {barred[0]} in it: drop one of them")
+        raise UsageError(
+            f"the prefix {options.prefix!r} has the banned token {barred[0]} in it: drop one of them"
+        )
     for name, texts in (("a banned text", options.banned), ("a stop text", options.stop)):
         for text in texts:
             if text in options.prefix:
-                raise UsageError(f"the prefix {options.prefix!r} has {text!r} in it, {name}: drop one of them")
+                raise UsageError(
+                    f"the prefix {options.prefix!r} has {text!r} in it, {name}: drop one of them"
+                )
     return tuple(tokens)
 
 
@@ -155,11 +180,13 @@ def one_by_one(
 ) -> Callable[[Float[Tensor, "R K V"], Choice, Int[Tensor, "R C"] | None], Picked]:
     """A walk through the slots of a group: each token is chosen in sight of all before it.
 
-    The third argument of the walk says which slot is each row's first, second, ... where that is not the order of the
-    slots.
+    The third argument of the walk says which slot is each row's first, second, ... where that is
+    not the order of the slots.
     """
 
-    def walk(logits: Float[Tensor, "R K V"], choose: Choice, columns: Int[Tensor, "R C"] | None = None) -> Picked:
+    def walk(
+        logits: Float[Tensor, "R K V"], choose: Choice, columns: Int[Tensor, "R C"] | None = None
+    ) -> Picked:
         rows = torch.arange(len(logits))
         histories = [list(hypothesis.tokens) for hypothesis in state.running]
         sentences = [hypothesis.row for hypothesis in state.running]
@@ -168,7 +195,9 @@ def one_by_one(
         for place in range(logits.shape[1] if columns is None else columns.shape[1]):
             slot = logits[:, place] if columns is None else logits[rows, columns[:, place]]
             own = distribution(slot, previous)
-            previous = choose(own if permitted is None else permitted(own, histories, sentences), place)
+            previous = choose(
+                own if permitted is None else permitted(own, histories, sentences), place
+            )
             for history, token in zip(histories, previous.tolist(), strict=True):
                 history.append(token)
             tokens.append(previous)

@@ -24,11 +24,12 @@ def decode_corpus(
     constraints: Constraints | None = None,
     measured: Measured | None = None,
 ) -> list[Hypothesis]:
-    """Decode token sequences (no EOS) and return their hypotheses in the same order: greedily, or the best of a beam.
+    """Decode token sequences (no EOS) and return their hypotheses in the same order: greedily, or
+    the best of a beam.
 
-    `progress` is called after each batch with the number of sentences it held. `constraints` are those of the options
-    (`constraints_of`); left out they can say nothing about text. `measured` is what is known of the model beforehand
-    (see `decode.strategy`). Raises `UsageError` if the model
+    `progress` is called after each batch with the number of sentences it held. `constraints` are
+    those of the options (`constraints_of`); left out they can say nothing about text. `measured` is
+    what is known of the model beforehand (see `decode.strategy`). Raises `UsageError` if the model
     cannot do what `options` ask.
     """
     options.checked(model.config)
@@ -46,8 +47,12 @@ def decode_corpus(
     return [results[index] for index in range(len(sources))]
 
 
-def source_batch(sources: Sequence[Sequence[int]], config: TransformerConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sources with EOS (prompts of a causal model without), padded on the right [B, S], and their lengths [B]."""
+def source_batch(
+    sources: Sequence[Sequence[int]], config: TransformerConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources with EOS (prompts of a causal model without), padded on the right [B, S], and their
+    lengths [B].
+    """
     end = [config.end_token] if config.encoder_layers else []
     rows = [torch.tensor([*source, *end], dtype=torch.long) for source in sources]
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)

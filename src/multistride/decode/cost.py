@@ -1,4 +1,6 @@
-"""What a step costs, and how many of its tokens one may expect to keep: the two sides of the policy `cost-model`."""
+"""What a step costs, and how many of its tokens one may expect to keep: the two sides of the policy
+`cost-model`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ PRIOR_GROUPS = 20
 
 
 class StepCosts(BaseModel):
-    """Milliseconds of a step by rows in the batch and tokens proposed; `decode.profile` measures them. Frozen."""
+    """Milliseconds of a step by rows in the batch and tokens proposed; `decode.profile` measures
+    them. Frozen.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,14 +43,18 @@ class StepCosts(BaseModel):
 
 
 class KeptStatistics:
-    """How many tokens of a group are kept, learned from groups that were; it begins with what is expected beforehand.
+    """How many tokens of a group are kept, learned from groups that were; it begins with what is
+    expected beforehand.
 
-    For each place of a group it counts how often its token was kept where the one before was. A place that no group
-    reached keeps what was expected, so sizes that are never tried are never written off.
+    For each place of a group it counts how often its token was kept where the one before was. A
+    place that no group reached keeps what was expected, so sizes that are never tried are never
+    written off.
     """
 
     def __init__(self, expected: Sequence[float]) -> None:
-        """`expected[p]` is the share of groups in which place p + 2 is kept, of those in which place p + 1 is."""
+        """`expected[p]` is the share of groups in which place p + 2 is kept, of those in which
+        place p + 1 is.
+        """
         self._kept = [PRIOR_GROUPS * share for share in expected]
         self._seen = [float(PRIOR_GROUPS)] * len(self._kept)
 

@@ -1,7 +1,8 @@
-"""The loop for the usual case: greedy, every group whole and of one size, no rule for texts. All rows stand alike.
+"""The loop for the usual case: greedy, every group whole and of one size, no rule for texts. All
+rows stand alike.
 
-`loop.decode` does the same, and is what tests hold this to. Here a step makes no tensors, which in a
-small model cost as much as the network does.
+`loop.decode` does the same, and is what tests hold this to. Here a step makes no tensors, which in
+a small model cost as much as the network does.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ from multistride.model.step import EvenStepModel, M
 
 def is_even(options: DecodeOptions, config: TransformerConfig) -> bool:
     """Whether options ask for the usual case, of a model with a source."""
-    alike = options.mode == "fast" and options.policy in (None, "fixed") and options.layout in (None, "sat")
-    return alike and options.temperature == 0 and not options.constrained and config.encoder_layers > 0
+    alike = (
+        options.mode == "fast"
+        and options.policy in (None, "fixed")
+        and options.layout in (None, "sat")
+    )
+    return (
+        alike and options.temperature == 0 and not options.constrained and config.encoder_layers > 0
+    )
 
 
 def decode_even(
@@ -33,7 +40,9 @@ def decode_even(
     state: DecodeState,
     group_size: int,
 ) -> Iterator[list[Hypothesis]]:
-    """Write groups until every sentence is over; after each step, yield the sentences it wrote into."""
+    """Write groups until every sentence is over; after each step, yield the sentences it wrote
+    into.
+    """
     memory = model.start(source, lengths)
     tokens = np.full((len(state.running), group_size), model.config.start_token, np.int64)
     while not state.done:

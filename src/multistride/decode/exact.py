@@ -1,15 +1,18 @@
-"""Several tokens a pass and not one of them other than at K=1: drafts that the same pass checks and replaces.
+"""Several tokens a pass and not one of them other than at K=1: drafts that the same pass checks and
+replaces.
 
-Every pass reads the drafts of the last one in autoregressive (clean) slots, which says which of them greedy K=1 would
-have written, and drafts the next ones with masks behind them (the lookahead layout). Where all drafts were right the
-new ones can be used; where one was wrong the pass after it only drafts. In a model whose masks cost little (those of
-adapters) every clean slot is drafted from, so that no pass is without drafts. Clean slots see no mask, so the cache
-is the autoregressive one, and what is written is what K=1 writes, up to rounding.
+Every pass reads the drafts of the last one in autoregressive (clean) slots, which says which of
+them greedy K=1 would have written, and drafts the next ones with masks behind them (the lookahead
+layout). Where all drafts were right the new ones can be used; where one was wrong the pass after it
+only drafts. In a model whose masks cost little (those of adapters) every clean slot is drafted
+from, so that no pass is without drafts. Clean slots see no mask, so the cache is the autoregressive
+one, and what is written is what K=1 writes, up to rounding.
 
-A `Drafter` decides what is drafted and what of it stands; with sampling it is `speculate.SpeculativeDrafter`.
+A `Drafter` decides what is drafted and what of it stands; with sampling it is
+`speculate.SpeculativeDrafter`.
 
-Drafting and checking in turns: Stern, Shazeer and Uszkoreit 2018, arXiv 1811.03115; in one pass: section 4 there.
-Shapes: R rows still running, C clean slots, D drafts, V vocabulary.
+Drafting and checking in turns: Stern, Shazeer and Uszkoreit 2018, arXiv 1811.03115; in one pass:
+section 4 there. Shapes: R rows still running, C clean slots, D drafts, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from multistride.model.config import TransformerConfig
 from multistride.model.step import CheckingStepModel, M, StepModel
 
 AlignedPicker = Callable[[Float[Tensor, "R N V"], Int[Tensor, "R C"]], Picked]
-"""Logits, and where each row's first, second, ... clean slot stands in them, to what the model writes there."""
+"""Logits, and where each row's first, second, ... clean slot stands in them, to what the model
+writes there."""
 
 
 def greedy_at(config: TransformerConfig) -> AlignedPicker:
@@ -46,7 +50,9 @@ def greedy_at(config: TransformerConfig) -> AlignedPicker:
 
 
 class Drafter:
-    """The drafts of the running rows: none at first, and none after a wrong one unless every slot is drafted from."""
+    """The drafts of the running rows: none at first, and none after a wrong one unless every slot
+    is drafted from.
+    """
 
     def __init__(
         self,
@@ -64,8 +70,12 @@ class Drafter:
         self._choose = choose or greedy_at(model.config)
         self._draft = chained(model.config, model.markov)
 
-    def read(self, model: StepModel[M], state: DecodeState, memory: M) -> tuple[Picked, Int[Tensor, "R"]]:
-        """One pass: what `verify` gives, once new drafts are made and the memory has forgotten what is of no use."""
+    def read(
+        self, model: StepModel[M], state: DecodeState, memory: M
+    ) -> tuple[Picked, Int[Tensor, "R"]]:
+        """One pass: what `verify` gives, once new drafts are made and the memory has forgotten what
+        is of no use.
+        """
         logits = model.step(self.slots(state, model.config.mask_token), memory)  # propose
         picked, kept = self.verify(logits)
         memory.truncate(self.forgotten(kept))
@@ -73,26 +83,36 @@ class Drafter:
         return picked, kept
 
     def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
-        """What the model writes after the known tokens and after each draft [R, C], and how many of it stand [R]."""
+        """What the model writes after the known tokens and after each draft [R, C], and how many of
+        it stand [R].
+        """
         picked = self._choose(logits[:, : int(self.counts.max()) + 1], self.columns())
         return picked, verified_prefix(picked.tokens, self.tokens, self.counts)
 
     def columns(self) -> Int[Tensor, "R C"]:
-        """The clean slots of every row from left to right; the last one again where a row has fewer than others."""
+        """The clean slots of every row from left to right; the last one again where a row has fewer
+        than others.
+        """
         most = int(self.counts.max())
         return (torch.arange(most + 1) + (most - self.counts)[:, None]).clamp(max=most)
 
     def slots(self, state: DecodeState, mask_token: int) -> Slots:
         """The slots of the next pass: drafts to check, and masks."""
-        return state.draft_slots(self.tokens, self.counts, self.masks + 1, mask_token, self.everywhere)
+        return state.draft_slots(
+            self.tokens, self.counts, self.masks + 1, mask_token, self.everywhere
+        )
 
     def forgotten(self, kept: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
-        """How many of the last slots of the pass are of no use any more: all masks, and drafts that were wrong."""
+        """How many of the last slots of the pass are of no use any more: all masks, and drafts that
+        were wrong.
+        """
         drafting = int(self.counts.max()) + 1 if self.everywhere else 1
         return self.counts + 1 - kept + drafting * self.masks
 
     def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
-        """Draft anew behind what was kept; where masks stood behind the last draft only and it was wrong: nothing."""
+        """Draft anew behind what was kept; where masks stood behind the last draft only and it was
+        wrong: nothing.
+        """
         fresh = self.everywhere | (kept == self.counts + 1)
         if self.masks and bool(fresh.any()):
             previous = picked.tokens.gather(1, kept[:, None] - 1).squeeze(1)
@@ -100,11 +120,17 @@ class Drafter:
         self.counts = torch.where(fresh, self.masks, 0)
 
     def _draft_from(self, logits: Float[Tensor, "R D V"], previous: Int[Tensor, "R"]) -> None:
-        """Pick drafts from the logits of masks; `previous` is the token before the first of them."""
+        """Pick drafts from the logits of masks; `previous` is the token before the first of
+        them.
+        """
         self.tokens = self._draft(logits, previous).tokens
 
-    def _logits_of_masks(self, logits: Float[Tensor, "R N V"], kept: Int[Tensor, "R"]) -> Float[Tensor, "R D V"]:
-        """The logits of the masks behind the last slot that was kept; else of those behind the last draft."""
+    def _logits_of_masks(
+        self, logits: Float[Tensor, "R N V"], kept: Int[Tensor, "R"]
+    ) -> Float[Tensor, "R D V"]:
+        """The logits of the masks behind the last slot that was kept; else of those behind the last
+        draft.
+        """
         if not self.everywhere:
             return logits[:, -self.masks :]
         most = int(self.counts.max())
@@ -118,18 +144,24 @@ class Drafter:
 
 
 class QuickDrafter(Drafter):
-    """The same for greedy decoding, where the model picks by itself; masks stand behind the last draft only."""
+    """The same for greedy decoding, where the model picks by itself; masks stand behind the last
+    draft only.
+    """
 
     def __init__(self, model: CheckingStepModel[M], rows: int, group_size: int) -> None:
         super().__init__(model, rows, group_size)
         assert not self.everywhere
 
-    def read(self, model: StepModel[M], state: DecodeState, memory: M) -> tuple[Picked, Int[Tensor, "R"]]:
+    def read(
+        self, model: StepModel[M], state: DecodeState, memory: M
+    ) -> tuple[Picked, Int[Tensor, "R"]]:
         """One pass, without logits."""
         assert isinstance(model, CheckingStepModel)
         checked = model.step_checked(self.slots(state, model.config.mask_token), memory, self.masks)
         columns = self.columns()
-        picked = Picked(checked.tokens.gather(1, columns), checked.log_probabilities.gather(1, columns))
+        picked = Picked(
+            checked.tokens.gather(1, columns), checked.log_probabilities.gather(1, columns)
+        )
         kept = verified_prefix(picked.tokens, self.tokens, self.counts)
         memory.truncate(self.forgotten(kept))
         fresh = kept == self.counts + 1
@@ -139,8 +171,12 @@ class QuickDrafter(Drafter):
         return picked, kept
 
 
-def greedy_drafter(model: StepModel[M], rows: int, group_size: int, choose: AlignedPicker | None = None) -> Drafter:
-    """The drafter by masks alone: by the model's own way where it has one and no picker is given."""
+def greedy_drafter(
+    model: StepModel[M], rows: int, group_size: int, choose: AlignedPicker | None = None
+) -> Drafter:
+    """The drafter by masks alone: by the model's own way where it has one and no picker is
+    given.
+    """
     if choose is None and model.config.adapter is None and isinstance(model, CheckingStepModel):
         return QuickDrafter(model, rows, group_size)
     return Drafter(model, rows, group_size, choose)
@@ -155,7 +191,8 @@ def decode_exact(
     drafter: Drafter | None = None,
     prefix: tuple[int, ...] = (),
 ) -> Iterator[list[Hypothesis]]:
-    """Write what K=1 writes, up to `group_size` tokens a pass; after each, yield the rows it wrote into.
+    """Write what K=1 writes, up to `group_size` tokens a pass; after each, yield the rows it wrote
+    into.
 
     Without a `drafter` it is greedy K=1. Sentences begin with `prefix`.
     """

@@ -28,11 +28,13 @@ def decode(
     lookahead: bool = False,
     prefix: tuple[int, ...] = (),
 ) -> Iterator[list[Hypothesis]]:
-    """Write groups until every sentence is over; after each step, yield the sentences it wrote into.
+    """Write groups until every sentence is over; after each step, yield the sentences it wrote
+    into.
 
-    `source` is None for a causal model, `pick` for the most probable tokens. With `lookahead` known tokens are read
-    as at K=1 and masks stand for those that a group writes behind its first; the masks are forgotten, so no step
-    depends on where earlier ones ended. Sentences begin with `prefix`. The result is in `state.hypotheses`.
+    `source` is None for a causal model, `pick` for the most probable tokens. With `lookahead` known
+    tokens are read as at K=1 and masks stand for those that a group writes behind its first; the
+    masks are forgotten, so no step depends on where earlier ones ended. Sentences begin with
+    `prefix`. The result is in `state.hypotheses`.
     """
     propose = proposer(model, pick)
     memory = model.start(source, lengths)
@@ -47,7 +49,9 @@ def decode(
             memory.reorder(stay)
     while not state.done:
         began, (sizes, reasons) = time.perf_counter(), policy(state)
-        slots = state.clean_slots(sizes, model.config.mask_token) if lookahead else state.slots(sizes)
+        slots = (
+            state.clean_slots(sizes, model.config.mask_token) if lookahead else state.slots(sizes)
+        )
         picked = propose(slots, memory, sizes)  # propose and pick
         kept = accept(picked, sizes)
         if lookahead:

@@ -1,8 +1,10 @@
-"""Picking with a Markov head: each token of a group after the first is chosen by the one before it as well.
+"""Picking with a Markov head: each token of a group after the first is chosen by the one before it
+as well.
 
-The head corrects every token of a slot, so probabilities are exact; a token costs a product of rank and vocabulary.
-Correcting only the most probable costs more time (finding them does) and, in large groups, much quality: what
-fits the token before is often far down the list of a slot that did not see it.
+The head corrects every token of a slot, so probabilities are exact; a token costs a product of rank
+and vocabulary. Correcting only the most probable costs more time (finding them does) and, in large
+groups, much quality: what fits the token before is often far down the list of a slot that did not
+see it.
 
 Shapes: R rows still running, K slots of the group, A slots asked, V vocabulary.
 """
@@ -30,10 +32,13 @@ def greedy_for(config: TransformerConfig, head: MarkovHead | None) -> Picker:
     return greedy(config) if head is None else markov_greedy(config, head)
 
 
-def proposer(model: StepModel[M], pick: Picker | None) -> Callable[[Slots, M, Int[Tensor, "R"]], Picked]:
+def proposer(
+    model: StepModel[M], pick: Picker | None
+) -> Callable[[Slots, M, Int[Tensor, "R"]], Picked]:
     """What makes tokens of slots, given how many of the last slots of each row are asked.
 
-    `pick` of the logits; None for the most probable tokens, which an engine may have a way of its own to.
+    `pick` of the logits; None for the most probable tokens, which an engine may have a way of its
+    own to.
     """
     picker = greedy_for(model.config, model.markov) if pick is None else pick
     shortcut = model if pick is None and isinstance(model, GreedyStepModel) else None
@@ -47,18 +52,24 @@ def proposer(model: StepModel[M], pick: Picker | None) -> Callable[[Slots, M, In
 
 
 def markov_greedy(config: TransformerConfig, head: MarkovHead) -> Picker:
-    """Pick the first token of a group as `greedy` does and every other one by the one before it as well."""
+    """Pick the first token of a group as `greedy` does and every other one by the one before it as
+    well.
+    """
     pickable = without_symbols(config)
     return lambda logits: Picked(*(each.cpu() for each in followed(pickable, head, logits, None)))
 
 
 def chained(config: TransformerConfig, head: MarkovHead | None) -> ChainedPicker:
-    """A picker for slots that follow a token they have not seen; each is corrected by the one before it."""
+    """A picker for slots that follow a token they have not seen; each is corrected by the one
+    before it.
+    """
     if head is None:
         alone = greedy(config)
         return lambda logits, previous: alone(logits)
     pickable = without_symbols(config)
-    return lambda logits, previous: Picked(*(each.cpu() for each in followed(pickable, head, logits, previous)))
+    return lambda logits, previous: Picked(
+        *(each.cpu() for each in followed(pickable, head, logits, previous))
+    )
 
 
 @torch.inference_mode()
@@ -68,10 +79,12 @@ def followed(
     logits: Float[Tensor, "R K V"],
     previous: Int[Tensor, "R"] | None,
 ) -> tuple[Int[Tensor, "R K"], Float[Tensor, "R K"]]:
-    """The most probable token of each slot after the one before it, and its log-probability, where the logits are.
+    """The most probable token of each slot after the one before it, and its log-probability, where
+    the logits are.
 
-    The first slot follows `previous`; without it (None) it is not corrected. `pickable` makes what is never picked
-    impossible. Nothing here waits for a device or copies to it, so it can be recorded.
+    The first slot follows `previous`; without it (None) it is not corrected. `pickable` makes what
+    is never picked impossible. Nothing here waits for a device or copies to it, so it can be
+    recorded.
     """
     before = None if previous is None else previous.to(logits.device)
     tokens: list[Tensor] = []
@@ -91,13 +104,15 @@ def distribution(
 ) -> Callable[[Float[Tensor, "A V"], Int[Tensor, "A"]], Float[Tensor, "A V"]]:
     """The log-probability of every token: what greedy decoding, sampling and scoring agree on.
 
-    The second argument is the token before each slot in its own group, `groups.NO_LABEL` where there is none. The
-    result is on the CPU.
+    The second argument is the token before each slot in its own group, `groups.NO_LABEL` where
+    there is none. The result is on the CPU.
     """
     pickable = without_symbols(config)
 
     @torch.no_grad()
-    def log_probabilities(logits: Float[Tensor, "A V"], previous: Int[Tensor, "A"]) -> Float[Tensor, "A V"]:
+    def log_probabilities(
+        logits: Float[Tensor, "A V"], previous: Int[Tensor, "A"]
+    ) -> Float[Tensor, "A V"]:
         scores = pickable(logits)
         follows = previous != NO_LABEL
         if head is not None and bool(follows.any()):

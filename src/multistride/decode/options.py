@@ -16,7 +16,8 @@ Layout = Literal["sat", "lookahead"]
 Drafts = Literal["masks", "text", "both"]
 
 MOST_COPIED = 16
-"""The largest group size where text is drafted by copying: no model was trained for it, the check alone costs."""
+"""The largest group size where text is drafted by copying: no model was trained for it, the check
+alone costs."""
 
 POLICIES: dict[PolicyName, tuple[Mode, ...]] = {
     "fixed": ("fast",),
@@ -25,9 +26,9 @@ POLICIES: dict[PolicyName, tuple[Mode, ...]] = {
     "phase": ("fast", "adaptive"),
     "autoregressive": ("fast",),
 }
-"""The modes that each policy goes with. `fixed` keeps whole groups and `confidence` parts of them, which is what
-tells fast from adaptive; `cost-model` weighs what is kept, so something must not be. Exact mode writes the same
-whatever is proposed: there `--group-size auto` chooses."""
+"""The modes that each policy goes with. `fixed` keeps whole groups and `confidence` parts of them,
+which is what tells fast from adaptive; `cost-model` weighs what is kept, so something must not be.
+Exact mode writes the same whatever is proposed: there `--group-size auto` chooses."""
 
 THRESHOLD = 0.5
 """Where adaptive mode stops keeping tokens if nothing else is said."""
@@ -40,16 +41,21 @@ class DecodeOptions(BaseModel):
 
     group_size: int = Field(1, description="tokens written per step (K); 1 is autoregressive")
     mode: Mode = Field(
-        "fast", description="fast: every token of a group is kept; adaptive: the sure ones; exact: the text of K=1"
+        "fast",
+        description="fast: every token of a group is kept; adaptive: the sure ones; exact: the text of K=1",
     )
     threshold: float | None = Field(
-        None, ge=0, le=1, description=f"adaptive: keep tokens while they are together this probable ({THRESHOLD})"
+        None,
+        ge=0,
+        le=1,
+        description=f"adaptive: keep tokens while they are together this probable ({THRESHOLD})",
     )
     policy: PolicyName | None = Field(
         None, description="how many tokens a step proposes, group_size at most: see decode.policy"
     )
     layout: Layout | None = Field(
-        None, description="sat: groups as in the paper; lookahead: masks behind known tokens; left out: what suits"
+        None,
+        description="sat: groups as in the paper; lookahead: masks behind known tokens; left out: what suits",
     )
     drafts: Drafts | None = Field(
         None,
@@ -57,27 +63,55 @@ class DecodeOptions(BaseModel):
         "both where the model has a table of phrases, else masks",
     )
     temperature: float = Field(
-        0.0, ge=0, le=100, description="above 0 tokens are drawn by chance; 1 is the model's own distribution"
+        0.0,
+        ge=0,
+        le=100,
+        description="above 0 tokens are drawn by chance; 1 is the model's own distribution",
     )
-    top_k: int = Field(0, ge=0, description="sampling: only from so many most probable tokens; 0 for all")
-    top_p: float = Field(1.0, gt=0, le=1, description="sampling: only from the most probable tokens with this mass")
-    min_p: float = Field(0.0, ge=0, le=1, description="sampling: only from tokens this probable beside the best one")
-    seed: int = Field(0, ge=0, description="sampling: the same source with the same seed gives the same text")
+    top_k: int = Field(
+        0, ge=0, description="sampling: only from so many most probable tokens; 0 for all"
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sampling: only from the most probable tokens with this mass"
+    )
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="sampling: only from tokens this probable beside the best one"
+    )
+    seed: int = Field(
+        0, ge=0, description="sampling: the same source with the same seed gives the same text"
+    )
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     length_penalty: float = Field(
-        1.0, ge=0, le=10, description="beam search ranks by log-probability / length ** this; 0 favours short outputs"
+        1.0,
+        ge=0,
+        le=10,
+        description="beam search ranks by log-probability / length ** this; 0 favours short outputs",
     )
-    min_length: int = Field(0, ge=0, description="no EOS before so many tokens; stop texts end all the same")
+    min_length: int = Field(
+        0, ge=0, description="no EOS before so many tokens; stop texts end all the same"
+    )
     max_length: int | None = Field(
-        None, ge=1, description="most tokens, EOS included; instead of the limit that follows from the source"
+        None,
+        ge=1,
+        description="most tokens, EOS included; instead of the limit that follows from the source",
     )
     prefix: str = Field("", description="text every translation begins with")
-    banned: tuple[str, ...] = Field((), description="texts that are never written, not even within a word")
+    banned: tuple[str, ...] = Field(
+        (), description="texts that are never written, not even within a word"
+    )
     banned_tokens: tuple[int, ...] = Field((), description="tokens that are never written")
-    no_repeat_ngram: int = Field(0, ge=0, description="no so many tokens in a row are written twice; 0 for no rule")
-    stop: tuple[str, ...] = Field((), description="texts that end a translation, which is cut before them")
-    batch_size: int = Field(32, ge=1, description="sentences decoded together (each with `beam` hypotheses)")
-    limit_ratio: float = Field(2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra")
+    no_repeat_ngram: int = Field(
+        0, ge=0, description="no so many tokens in a row are written twice; 0 for no rule"
+    )
+    stop: tuple[str, ...] = Field(
+        (), description="texts that end a translation, which is cut before them"
+    )
+    batch_size: int = Field(
+        32, ge=1, description="sentences decoded together (each with `beam` hypotheses)"
+    )
+    limit_ratio: float = Field(
+        2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra"
+    )
     limit_extra: int = Field(16, ge=1, description="target tokens allowed whatever the source")
 
     @field_validator("banned", "stop")
@@ -89,11 +123,15 @@ class DecodeOptions(BaseModel):
 
     @classmethod
     def made(cls, **choices: Any) -> DecodeOptions:
-        """Options from keyword arguments. Raises `UsageError` with the first problem in one line."""
+        """Options from keyword arguments. Raises `UsageError` with the first problem in one
+        line.
+        """
         return validate(cls, choices, "decoding")
 
     def checked(self, config: TransformerConfig) -> DecodeOptions:
-        """These options, if the model can do what they ask. Raises `UsageError` with the allowed range."""
+        """These options, if the model can do what they ask. Raises `UsageError` with the allowed
+        range.
+        """
         self._check_drafts()
         if self.drafts != "text":
             untrained = ", or drafts text, which needs no training" if self.mode == "exact" else ""
@@ -121,7 +159,9 @@ class DecodeOptions(BaseModel):
         return self
 
     def checked_for_streaming(self, config: TransformerConfig) -> DecodeOptions:
-        """These options, if the model can do what they ask and show it meanwhile. Raises `UsageError` if not."""
+        """These options, if the model can do what they ask and show it meanwhile. Raises
+        `UsageError` if not.
+        """
         if self.beam > 1:
             raise UsageError(
                 f"beam {self.beam} was asked for, and its best text is known only in the end: "
@@ -197,7 +237,9 @@ class DecodeOptions(BaseModel):
 
     def _check_lengths(self, config: TransformerConfig) -> None:
         longest = config.max_positions
-        bounded = config.encoder_layers > 0  # a causal model writes as much as its context has room for
+        bounded = (
+            config.encoder_layers > 0
+        )  # a causal model writes as much as its context has room for
         if bounded and self.max_length is not None and self.max_length > longest:
             raise UsageError(
                 f"max_length {self.max_length} was given; this checkpoint has {longest} positions: "
@@ -216,7 +258,9 @@ class DecodeOptions(BaseModel):
                     f"token {token} was banned; this checkpoint has 0 to {config.vocabulary_size - 1}: choose one"
                 )
             if token in config.ends:
-                raise UsageError(f"token {token} ends a sentence and cannot be banned: give min_length instead")
+                raise UsageError(
+                    f"token {token} ends a sentence and cannot be banned: give min_length instead"
+                )
 
     @property
     def constrained(self) -> bool:
@@ -226,14 +270,16 @@ class DecodeOptions(BaseModel):
 
     @property
     def sure_from(self) -> float:
-        """The probability down to which adaptive mode keeps tokens, and from which the policy `phase` writes more."""
+        """The probability down to which adaptive mode keeps tokens, and from which the policy
+        `phase` writes more.
+        """
         return THRESHOLD if self.threshold is None else self.threshold
 
     def limit(self, source_tokens: int, config: TransformerConfig, prefix_tokens: int = 0) -> int:
         """The most tokens, EOS included, that a source of `source_tokens` tokens may become.
 
-        Without `max_length` it holds at least `min_length` and EOS, and `limit_extra` tokens after a prefix. In a
-        causal model: that may follow a prompt of so many, in one context with it.
+        Without `max_length` it holds at least `min_length` and EOS, and `limit_extra` tokens after
+        a prefix. In a causal model: that may follow a prompt of so many, in one context with it.
         """
         if not config.encoder_layers:
             room = config.max_positions - source_tokens
@@ -246,7 +292,9 @@ class DecodeOptions(BaseModel):
 
 
 def check_writes_groups(group_size: int, config: TransformerConfig) -> None:
-    """Raise `UsageError` where groups are asked of a checkpoint that can only draft them (see `model.adapters`)."""
+    """Raise `UsageError` where groups are asked of a checkpoint that can only draft them (see
+    `model.adapters`).
+    """
     if config.adapter is not None and group_size > 1:
         raise UsageError(
             f"group size {group_size} was asked for without checking; the adapters of this checkpoint only write "
@@ -255,7 +303,9 @@ def check_writes_groups(group_size: int, config: TransformerConfig) -> None:
 
 
 def check_group_size(group_size: int, config: TransformerConfig, otherwise: str = "") -> None:
-    """Raise `UsageError`, which ends in `otherwise`, unless the checkpoint can write `group_size` tokens per step."""
+    """Raise `UsageError`, which ends in `otherwise`, unless the checkpoint can write `group_size`
+    tokens per step.
+    """
     trained = ", ".join(str(size) for size in config.group_sizes)
     if not 1 <= group_size <= max(config.group_sizes):
         raise UsageError(

@@ -1,13 +1,14 @@
 """Drafts without a network: what stood behind the same tokens before.
 
-A text repeats itself and its prompt, and what one model writes resembles what it wrote before. So the last few tokens
-are looked up in the text so far, prompt included, then in a table of what most often followed them in text the model
-wrote (`phrases.npy` in its directory), and what followed there is drafted. Exact mode checks it as it checks any
-draft, so it can cost a few slots and nothing else; no training is needed.
+A text repeats itself and its prompt, and what one model writes resembles what it wrote before. So
+the last few tokens are looked up in the text so far, prompt included, then in a table of what most
+often followed them in text the model wrote (`phrases.npy` in its directory), and what followed
+there is drafted. Exact mode checks it as it checks any draft, so it can cost a few slots and
+nothing else; no training is needed.
 
-Source: copying from the text so far, Yang et al. 2023, arXiv 2304.04487; drafts from stored text, He et al. 2023,
-arXiv 2311.08252.
-Shapes: R rows still running, N slots of the pass, M rows of a table, P a phrase and one more, V vocabulary.
+Source: copying from the text so far, Yang et al. 2023, arXiv 2304.04487; drafts from stored text,
+He et al. 2023, arXiv 2311.08252. Shapes: R rows still running, N slots of the pass, M rows of a
+table, P a phrase and one more, V vocabulary.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ SHORTEST = 2
 """Tokens of the shortest ones where masks draft too: a single token says less than they do."""
 
 SURE, LONG = 0.5, 3
-"""Masks whose first draft is this probable give way only to phrases of the text so far that are this long."""
+"""Masks whose first draft is this probable give way only to phrases of the text so far that are
+this long."""
 
 PADDING = -1
 """Stands before phrases shorter than the longest in a stored table."""
@@ -66,7 +68,9 @@ class SoFar:
             self.tokens.append(token)
 
     def following(self, most: int, shortest: int = SHORTEST) -> list[int]:
-        """What followed the longest phrase at the end where it stood last, `most` tokens; nothing if it never did."""
+        """What followed the longest phrase at the end where it stood last, `most` tokens; nothing
+        if it never did.
+        """
         for length in range(min(LONGEST, len(self.tokens)), shortest - 1, -1):
             place = self._behind.get(tuple(self.tokens[-length:]))
             if place is not None:
@@ -81,20 +85,28 @@ class PhraseTable:
     def __init__(self, rows: Int[np.ndarray, "M P"]) -> None:
         self._longest = rows.shape[1] - 1
         phrases = ([token for token in row[:-1] if token != PADDING] for row in rows.tolist())
-        self._next = {tuple(phrase): row[-1] for phrase, row in zip(phrases, rows.tolist(), strict=True)}
+        self._next = {
+            tuple(phrase): row[-1] for phrase, row in zip(phrases, rows.tolist(), strict=True)
+        }
 
     @classmethod
     def load(cls, directory: Path | str) -> PhraseTable | None:
-        """The table in a model directory, None if it has none. Raises `DataError` if it is damaged."""
+        """The table in a model directory, None if it has none. Raises `DataError` if it is
+        damaged.
+        """
         path = Path(directory) / PHRASES
         if not path.is_file():
             return None
         try:
             rows = np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"{path} is damaged ({error}): delete it, or run `multistride phrases` again") from error
+            raise DataError(
+                f"{path} is damaged ({error}): delete it, or run `multistride phrases` again"
+            ) from error
         if rows.dtype != np.int32 or rows.ndim != 2 or rows.shape[1] < 2:
-            raise DataError(f"{path} is no table of phrases: delete it, or run `multistride phrases` again")
+            raise DataError(
+                f"{path} is no table of phrases: delete it, or run `multistride phrases` again"
+            )
         return cls(rows)
 
     def following(self, tokens: Sequence[int], most: int, shortest: int = 1) -> list[int]:
@@ -103,7 +115,14 @@ class PhraseTable:
         found: list[int] = []
         while len(found) < most:
             lengths = range(len(context), shortest - 1, -1)
-            token = next((after for length in lengths if (after := self._next.get(tuple(context[-length:])))), None)
+            token = next(
+                (
+                    after
+                    for length in lengths
+                    if (after := self._next.get(tuple(context[-length:])))
+                ),
+                None,
+            )
             if token is None:
                 break
             found.append(token)
@@ -111,11 +130,15 @@ class PhraseTable:
         return found
 
 
-def phrases_of(texts: Iterable[tuple[Sequence[int], int]], longest: int = LONGEST) -> NDArray[np.int32]:
-    """A table [M, P] of texts: a phrase, padded on the left, and the token that followed it most often.
+def phrases_of(
+    texts: Iterable[tuple[Sequence[int], int]], longest: int = LONGEST
+) -> NDArray[np.int32]:
+    """A table [M, P] of texts: a phrase, padded on the left, and the token that followed it most
+    often.
 
-    With each text comes how many of its first tokens were given to the model; what they say is no draft. A phrase of
-    more than two tokens that its own end speaks for is left out. Of equally frequent ones the first stands.
+    With each text comes how many of its first tokens were given to the model; what they say is no
+    draft. A phrase of more than two tokens that its own end speaks for is left out. Of equally
+    frequent ones the first stands.
     """
     behind: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
     for tokens, known in texts:
@@ -123,21 +146,28 @@ def phrases_of(texts: Iterable[tuple[Sequence[int], int]], longest: int = LONGES
             for length in range(1, min(longest, place) + 1):
                 behind[tuple(tokens[place - length : place])][tokens[place]] += 1
     best = {phrase: counts.most_common(1)[0][0] for phrase, counts in behind.items()}
-    kept = [(phrase, after) for phrase, after in best.items() if len(phrase) <= SHORTEST or best[phrase[1:]] != after]
+    kept = [
+        (phrase, after)
+        for phrase, after in best.items()
+        if len(phrase) <= SHORTEST or best[phrase[1:]] != after
+    ]
     rows = [[PADDING] * (longest - len(phrase)) + [*phrase, after] for phrase, after in kept]
     return np.array(rows, dtype=np.int32).reshape(-1, longest + 1)
 
 
 def store_phrases(model: Path | str, data: Path | str, longest: int = LONGEST) -> int:
-    """Write the table of the training text in `data` into the directory of a model; returns its rows.
+    """Write the table of the training text in `data` into the directory of a model; returns its
+    rows.
 
-    Of windows what was given to the model is left out. Raises `DataError` for directories that are none, and for text
-    in tokens of another vocabulary.
+    Of windows what was given to the model is left out. Raises `DataError` for directories that are
+    none, and for text in tokens of another vocabulary.
     """
     load_config(model)
     prepared = PreparedData.load(data)
     if load_vocabulary(model).digest() != prepared.vocabulary.digest():
-        raise DataError(f"{data} was prepared with another vocabulary: prepare it with --vocabulary {model}")
+        raise DataError(
+            f"{data} was prepared with another vocabulary: prepare it with --vocabulary {model}"
+        )
     rows = phrases_of(_written(prepared), longest)
     with replacing_file(Path(model) / PHRASES) as place, open(place, "wb") as file:
         np.save(file, rows)
@@ -148,7 +178,9 @@ def _written(prepared: PreparedData) -> Iterator[tuple[list[int], int]]:
     """The texts of the training split, and how many of the first tokens of each were given."""
     split = prepared.split("train")
     if isinstance(split, LabelledDocuments):
-        raise DataError(f"{prepared.directory} holds documents with labels: phrases are of text that a model writes")
+        raise DataError(
+            f"{prepared.directory} holds documents with labels: phrases are of text that a model writes"
+        )
     for row in range(len(split)):
         if isinstance(split, TextWindows):
             yield split.window(row).tolist(), int(split.known[row])
@@ -157,7 +189,9 @@ def _written(prepared: PreparedData) -> Iterator[tuple[list[int], int]]:
 
 
 class PhraseDrafter(Drafter):
-    """Drafts by phrases where the text so far or the table has any; by masks elsewhere or where they are sure."""
+    """Drafts by phrases where the text so far or the table has any; by masks elsewhere or where
+    they are sure.
+    """
 
     def __init__(
         self,
@@ -179,7 +213,9 @@ class PhraseDrafter(Drafter):
         """Draft anew behind what was kept."""
         self._sure = torch.zeros(len(kept), dtype=torch.bool)
         super().renew(logits, picked, kept)
-        for text, tokens, count in zip(self._texts, picked.tokens.tolist(), kept.tolist(), strict=True):
+        for text, tokens, count in zip(
+            self._texts, picked.tokens.tolist(), kept.tolist(), strict=True
+        ):
             text.extend(tokens[:count])
         self._look_up()
 
@@ -196,7 +232,9 @@ class PhraseDrafter(Drafter):
     def _look_up(self) -> None:
         most = self.group_size - 1
         tokens, counts = self.tokens.tolist(), self.counts.tolist()
-        for row, (text, sure) in enumerate(zip(self._texts, (self._sure & (self.counts > 0)).tolist(), strict=True)):
+        for row, (text, sure) in enumerate(
+            zip(self._texts, (self._sure & (self.counts > 0)).tolist(), strict=True)
+        ):
             found = text.following(most, LONG if sure else SHORTEST)
             if not found and not sure and self._table is not None:
                 found = self._table.following(text.tokens, most, self._shortest)

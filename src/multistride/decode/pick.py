@@ -19,14 +19,18 @@ PIECE = 500_000
 
 
 class Picked(NamedTuple):
-    """One token for every slot of a group, and its log-probability (natural logarithm); both on the CPU."""
+    """One token for every slot of a group, and its log-probability (natural logarithm); both on the
+    CPU.
+    """
 
     tokens: Int[Tensor, "R K"]
     log_probabilities: Float[Tensor, "R K"]
 
 
 class Shortlist(NamedTuple):
-    """The most probable tokens of every slot, best first, and their log-probabilities; both on the CPU."""
+    """The most probable tokens of every slot, best first, and their log-probabilities; both on the
+    CPU.
+    """
 
     tokens: Int[Tensor, "R K W"]
     log_probabilities: Float[Tensor, "R K W"]
@@ -55,10 +59,12 @@ def greedy(config: TransformerConfig) -> Picker:
 
 
 def shortlist(config: TransformerConfig) -> Lister:
-    """List the `width` most probable tokens of each slot; of equally probable ones the lowest ids, lowest first.
+    """List the `width` most probable tokens of each slot; of equally probable ones the lowest ids,
+    lowest first.
 
-    What is never picked, and what probabilities are over, is as in `greedy`. Where fewer than `width` tokens can
-    be picked the others have log-probability minus infinity. No log-probability is above 0, not even by rounding.
+    What is never picked, and what probabilities are over, is as in `greedy`. Where fewer than
+    `width` tokens can be picked the others have log-probability minus infinity. No log-probability
+    is above 0, not even by rounding.
     """
     pickable = without_symbols(config)
 
@@ -75,12 +81,15 @@ def shortlist(config: TransformerConfig) -> Lister:
 
 
 def in_pieces(logits: Float[Tensor, "R K V"]) -> Sequence[Float[Tensor, "P K V"]]:
-    """The rows of large logits a few at a time, so that what is computed from them stays small beside them."""
+    """The rows of large logits a few at a time, so that what is computed from them stays small
+    beside them.
+    """
     return logits.split(max(1, PIECE // max(1, logits[0].numel()))) if len(logits) else (logits,)
 
 
 def left_aligned(logits: Float[Tensor, "R N V"], sizes: Int[Tensor, "R"]) -> Float[Tensor, "R K V"]:
-    """The last `sizes` columns of each row, its group, aligned on the left; behind a smaller group stands its last.
+    """The last `sizes` columns of each row, its group, aligned on the left; behind a smaller group
+    stands its last.
 
     K is the largest group.
     """
@@ -92,11 +101,15 @@ def left_aligned(logits: Float[Tensor, "R N V"], sizes: Int[Tensor, "R"]) -> Flo
     return logits[torch.arange(len(logits), device=logits.device)[:, None], columns]
 
 
-def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor, "*rows W"], Int[Tensor, "*rows W"]]:
-    """The `count` largest values of each row (all N if there are fewer), largest first, and their places.
+def leading(
+    values: Float[Tensor, "*rows N"], count: int
+) -> tuple[Float[Tensor, "*rows W"], Int[Tensor, "*rows W"]]:
+    """The `count` largest values of each row (all N if there are fewer), largest first, and their
+    places.
 
-    Of equal values the one at the lower place comes first. `topk` alone does not promise that: among values equal
-    to the last one taken it may take any. Rows where that happens are sorted in full; they are rare.
+    Of equal values the one at the lower place comes first. `topk` alone does not promise that:
+    among values equal to the last one taken it may take any. Rows where that happens are sorted in
+    full; they are rare.
     """
     count = min(count, values.shape[-1])
     best, places = values.topk(min(count + 1, values.shape[-1]))
@@ -106,11 +119,17 @@ def leading(values: Float[Tensor, "*rows N"], count: int) -> tuple[Float[Tensor,
     places = places.gather(-1, order)
     open_border = (last == next_one) & (last > float("-inf"))
     if count < values.shape[-1] and bool(open_border.any()):
-        places[open_border] = values[open_border].argsort(dim=-1, descending=True, stable=True)[:, :count]
+        places[open_border] = values[open_border].argsort(dim=-1, descending=True, stable=True)[
+            :, :count
+        ]
     return best, places
 
 
-def without_symbols(config: TransformerConfig) -> Callable[[Float[Tensor, "R K V"]], Float[Tensor, "R K V"]]:
-    """Float32 logits in which the padding, start and mask symbols, or what a model names instead, are impossible."""
+def without_symbols(
+    config: TransformerConfig,
+) -> Callable[[Float[Tensor, "R K V"]], Float[Tensor, "R K V"]]:
+    """Float32 logits in which the padding, start and mask symbols, or what a model names instead,
+    are impossible.
+    """
     never = torch.tensor(config.unpicked, dtype=torch.long)
     return lambda logits: logits.float().index_fill(-1, never.to(logits.device), float("-inf"))

@@ -1,7 +1,9 @@
-"""How many tokens the next step proposes: chosen for every row of every step, and each choice has its reason.
+"""How many tokens the next step proposes: chosen for every row of every step, and each choice has
+its reason.
 
-A policy looks at the state and nothing else, so what it chooses for a sentence follows from that sentence (and, with
-`cost_model`, from how many are in the batch). How much of what is proposed is kept is not its concern: see `accept`.
+A policy looks at the state and nothing else, so what it chooses for a sentence follows from that
+sentence (and, with `cost_model`, from how many are in the batch). How much of what is proposed is
+kept is not its concern: see `accept`.
 
 Shapes: R rows still running.
 """
@@ -24,7 +26,8 @@ AS_ASKED = "as asked for"
 """Why a group has the size that was given."""
 
 SURE = 0.5
-"""How probable a group must be, all tokens together, for the policy `phase` to write more in the next step."""
+"""How probable a group must be, all tokens together, for the policy `phase` to write more in the
+next step."""
 
 
 class Proposal(NamedTuple):
@@ -48,10 +51,12 @@ def fixed(group_size: int, reason: str = AS_ASKED) -> Policy:
 
 
 def phase(largest: int, sure_from: float = SURE) -> Policy:
-    """Small groups at the start and where the model hesitated, larger ones where it was sure; 1 to `largest` tokens.
+    """Small groups at the start and where the model hesitated, larger ones where it was sure; 1 to
+    `largest` tokens.
 
-    A sentence begins with one token. After a group that was kept whole and whose tokens are together at least
-    `sure_from` probable the next one is twice as large; after any other it is half of the last one.
+    A sentence begins with one token. After a group that was kept whole and whose tokens are
+    together at least `sure_from` probable the next one is twice as large; after any other it is
+    half of the last one.
     """
 
     def of_row(hypothesis: Hypothesis) -> tuple[int, str]:
@@ -59,10 +64,16 @@ def phase(largest: int, sure_from: float = SURE) -> Policy:
             return 1, "a sentence begins with one token"
         last = hypothesis.groups[-1]
         if len(last.tokens) < last.group_size:
-            return max(1, last.group_size // 2), f"only {len(last.tokens)} of {last.group_size} were kept: half"
+            return max(
+                1, last.group_size // 2
+            ), f"only {len(last.tokens)} of {last.group_size} were kept: half"
         if last.confidence < sure_from:
-            return max(1, last.group_size // 2), f"the last group was {last.confidence:.2f} probable: half"
-        return min(largest, 2 * last.group_size), f"the last group was {last.confidence:.2f} probable: twice"
+            return max(
+                1, last.group_size // 2
+            ), f"the last group was {last.confidence:.2f} probable: half"
+        return min(
+            largest, 2 * last.group_size
+        ), f"the last group was {last.confidence:.2f} probable: twice"
 
     def propose(state: DecodeState) -> Proposal:
         sizes, reasons = zip(*(of_row(hypothesis) for hypothesis in state.running), strict=True)
@@ -74,17 +85,25 @@ def phase(largest: int, sure_from: float = SURE) -> Policy:
 def cost_model(costs: StepCosts, kept: KeptStatistics, group_sizes: Sequence[int]) -> Policy:
     """The size that writes the most tokens a millisecond, for all rows of the step alike.
 
-    What a step costs was measured (`costs`, by rows and size); how much of a group is kept is expected from what was
-    kept so far (`kept`, which learns from every step).
+    What a step costs was measured (`costs`, by rows and size); how much of a group is kept is
+    expected from what was kept so far (`kept`, which learns from every step).
     """
 
     def propose(state: DecodeState) -> Proposal:
         rows = len(state.running)
-        kept.learn([row.groups[-1] for row in state.running if row.groups and row.groups[-1].step == state.step - 1])
+        kept.learn(
+            [
+                row.groups[-1]
+                for row in state.running
+                if row.groups and row.groups[-1].step == state.step - 1
+            ]
+        )
         expected = {size: kept.expected(size) for size in group_sizes}
         prices = {size: costs.milliseconds(rows, size) for size in group_sizes}
         best = max(group_sizes, key=lambda size: (expected[size] / prices[size], -size))
-        reason = f"{expected[best]:.2f} tokens expected in {prices[best]:.1f} ms, the most a millisecond"
+        reason = (
+            f"{expected[best]:.2f} tokens expected in {prices[best]:.1f} ms, the most a millisecond"
+        )
         return Proposal(torch.full((rows,), best), (reason,) * rows)
 
     return propose

@@ -1,8 +1,8 @@
 """A given beginning: read in one pass, as if the sentence had written it itself, K tokens a step.
 
-The slots are those of `score` (groups.teacher_forced), so the log-probabilities are too. Where the prefix is no
-multiple of K its last group is kept in part, and the groups after it begin where it ends.
-Shapes: R rows, P tokens of the prefix, V vocabulary.
+The slots are those of `score` (groups.teacher_forced), so the log-probabilities are too. Where the
+prefix is no multiple of K its last group is kept in part, and the groups after it begin where it
+ends. Shapes: R rows, P tokens of the prefix, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from multistride.model.step import M, StepModel
 
 
 class Prefix(NamedTuple):
-    """Its tokens and their log-probabilities [R, P], the groups it was laid out in, and the tokens of the last."""
+    """Its tokens and their log-probabilities [R, P], the groups it was laid out in, and the tokens
+    of the last.
+    """
 
     picked: Picked
     groups: int
     unread: int
 
 
-def read_prefix(model: StepModel[M], memory: M, rows: int, tokens: tuple[int, ...], group_size: int) -> Prefix:
+def read_prefix(
+    model: StepModel[M], memory: M, rows: int, tokens: tuple[int, ...], group_size: int
+) -> Prefix:
     """Let the memory of `rows` sentences begin with `tokens` (at least one)."""
     target = torch.tensor(tokens).expand(rows, -1)
     lengths = torch.full((rows,), len(tokens))

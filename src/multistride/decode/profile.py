@@ -1,4 +1,6 @@
-"""Timing the steps of a model on this machine, once: the table is kept in the user's cache directory."""
+"""Timing the steps of a model on this machine, once: the table is kept in the user's cache
+directory.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,25 @@ from multistride.model.step import M, StepModel
 from multistride.version import __version__
 
 ROWS = (1, 2, 4, 8, 16, 32)
-"""Batch sizes whose steps are timed; what lies between is interpolated, larger batches cost in proportion."""
+"""Batch sizes whose steps are timed; what lies between is interpolated, larger batches cost in
+proportion."""
 
 SOURCE_TOKENS, STEPS, ROUNDS = 16, 6, 3
-"""What is timed: so many steps of sentences with so many source tokens, so many times; the median counts."""
+"""What is timed: so many steps of sentences with so many source tokens, so many times; the median
+counts."""
 
 
 def profile(model: StepModel[M], engine: str, layout: Layout, most_rows: int) -> StepCosts:
     """Time the steps of `model` in batches of up to `most_rows`, the trained group sizes in turn.
 
-    Sources are random tokens, every token of a group is kept, nothing ends: what a step costs depends on its shape.
+    Sources are random tokens, every token of a group is kept, nothing ends: what a step costs
+    depends on its shape.
     """
     rows = [each for each in ROWS if each < most_rows] + [min(most_rows, ROWS[-1])]
     table = {each: _times(model, layout, each) for each in rows}
-    return StepCosts(engine=engine, layout=layout, threads=torch.get_num_threads(), cpu=cpu_name(), table=table)
+    return StepCosts(
+        engine=engine, layout=layout, threads=torch.get_num_threads(), cpu=cpu_name(), table=table
+    )
 
 
 def cached_costs(
@@ -50,12 +57,15 @@ def cached_costs(
     model_hash: str,
     report: Callable[[str], None] = lambda line: None,
 ) -> StepCosts:
-    """`profile`, or what it found before: by model, engine, layout, batch size, threads, processor and versions.
+    """`profile`, or what it found before: by model, engine, layout, batch size, threads, processor
+    and versions.
 
     A file that cannot be read is made again, one that cannot be written is done without.
     """
     threads, versions = torch.get_num_threads(), [__version__, torch.__version__]
-    key = json.dumps([model_hash, engine, layout, min(most_rows, ROWS[-1]), threads, cpu_name(), versions])
+    key = json.dumps(
+        [model_hash, engine, layout, min(most_rows, ROWS[-1]), threads, cpu_name(), versions]
+    )
     path = cache_directory() / "step-costs" / f"{sha256(key.encode()).hexdigest()[:24]}.json"
     try:
         return StepCosts.model_validate_json(path.read_bytes())
@@ -68,7 +78,9 @@ def cached_costs(
 
 
 def cache_directory() -> Path:
-    """Where measurements of this machine are kept: `$XDG_CACHE_HOME/multistride`, else `~/.cache/multistride`."""
+    """Where measurements of this machine are kept: `$XDG_CACHE_HOME/multistride`, else
+    `~/.cache/multistride`.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multistride"
 
 
@@ -82,7 +94,9 @@ def _times(model: StepModel[M], layout: Layout, rows: int) -> dict[int, float]:
     for turn in range(ROUNDS + 1):
         for size, measured in times.items():
             state = DecodeState([size * STEPS] * rows, config.start_token, end_token=-1)
-            for _ in decode(model, given[0], given[1], state, fixed(size), pick, lookahead=layout == "lookahead"):
+            for _ in decode(
+                model, given[0], given[1], state, fixed(size), pick, lookahead=layout == "lookahead"
+            ):
                 pass
             if turn:  # the first round warms up
                 measured += [group.milliseconds for group in state.hypotheses[0].groups]

@@ -1,8 +1,8 @@
 """Tokens drawn by chance, from the model's distribution or from the probable part of it.
 
-Sources: top-k, Fan et al. 2018 (arXiv 1805.04833, section 5.1); top-p, Holtzman et al. 2020 (arXiv 1904.09751,
-section 3.1); min-p, Nguyen et al. 2024 (arXiv 2407.01082, section 3).
-Shapes: R rows still running, K slots of the group, V vocabulary.
+Sources: top-k, Fan et al. 2018 (arXiv 1805.04833, section 5.1); top-p, Holtzman et al. 2020 (arXiv
+1904.09751, section 3.1); min-p, Nguyen et al. 2024 (arXiv 2407.01082, section 3). Shapes: R rows
+still running, K slots of the group, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,36 +31,48 @@ def sampler(
     seeds: list[int],
     permitted: Permitted | None = None,
 ) -> Picker:
-    """A picker that draws each token; with a Markov head each depends on the one drawn before it in its group.
+    """A picker that draws each token; with a Markov head each depends on the one drawn before it in
+    its group.
 
-    Sentence n of the batch has a generator of its own, made from `seeds[n]`, so its tokens depend on no neighbour.
-    Log-probabilities are the model's own, whatever `options` cut away.
+    Sentence n of the batch has a generator of its own, made from `seeds[n]`, so its tokens depend
+    on no neighbour. Log-probabilities are the model's own, whatever `options` cut away.
     """
     chance_of = chances(seeds, state)
     walk = one_by_one(distribution(config, head), permitted, state)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
         drawn = chance_of(logits.shape[1])
-        return walk(logits, lambda values, place: draw(restricted(values, options), drawn[:, place]), None)
+        return walk(
+            logits, lambda values, place: draw(restricted(values, options), drawn[:, place]), None
+        )
 
     return pick
 
 
 def chances(seeds: list[int], state: DecodeState) -> Callable[[int], Float[Tensor, "R C"]]:
-    """So many numbers, uniform in [0, 1), for each running row, from a generator of its sentence's own."""
+    """So many numbers, uniform in [0, 1), for each running row, from a generator of its sentence's
+    own.
+    """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def next_chances(count: int) -> Float[Tensor, "R C"]:
-        rows = [torch.rand(count, generator=generators[each.row], dtype=torch.float64) for each in state.running]
+        rows = [
+            torch.rand(count, generator=generators[each.row], dtype=torch.float64)
+            for each in state.running
+        ]
         return torch.stack(rows)
 
     return next_chances
 
 
-def restricted(log_probabilities: Float[Tensor, "R V"], options: DecodeOptions) -> Float[Tensor, "R V"]:
-    """Log-probabilities at the temperature asked for, minus infinity where `top_k`, `top_p` or `min_p` cut.
+def restricted(
+    log_probabilities: Float[Tensor, "R V"], options: DecodeOptions
+) -> Float[Tensor, "R V"]:
+    """Log-probabilities at the temperature asked for, minus infinity where `top_k`, `top_p` or
+    `min_p` cut.
 
-    They are applied in this order, each to what the one before left; the most probable token always stays.
+    They are applied in this order, each to what the one before left; the most probable token always
+    stays.
     """
     values = (log_probabilities / options.temperature).log_softmax(dim=-1)
     if 0 < options.top_k < values.shape[-1]:
@@ -69,7 +81,9 @@ def restricted(log_probabilities: Float[Tensor, "R V"], options: DecodeOptions) 
     if options.top_p < 1:
         ordered, places = values.sort(dim=-1, descending=True, stable=True)
         before = ordered.exp().cumsum(dim=-1) - ordered.exp()
-        beyond = torch.zeros_like(values, dtype=torch.bool).scatter(1, places, before >= options.top_p)
+        beyond = torch.zeros_like(values, dtype=torch.bool).scatter(
+            1, places, before >= options.top_p
+        )
         beyond.scatter_(1, places[:, :1], False)
         values = values.masked_fill(beyond, float("-inf")).log_softmax(dim=-1)
     if options.min_p > 0:
@@ -79,7 +93,9 @@ def restricted(log_probabilities: Float[Tensor, "R V"], options: DecodeOptions) 
 
 
 def draw(log_probabilities: Float[Tensor, "R V"], chances: Float[Tensor, "R"]) -> Int[Tensor, "R"]:
-    """The token each of `chances`, uniform in [0, 1), falls on when probabilities are laid end to end by token id."""
+    """The token each of `chances`, uniform in [0, 1), falls on when probabilities are laid end to
+    end by token id.
+    """
     ends = log_probabilities.double().exp().cumsum(dim=-1)
     tokens = torch.searchsorted(ends, (chances * ends[:, -1])[:, None], right=True).squeeze(1)
     return tokens.clamp(max=log_probabilities.shape[-1] - 1)
@@ -87,4 +103,6 @@ def draw(log_probabilities: Float[Tensor, "R V"], chances: Float[Tensor, "R"]) -
 
 def request_seed(seed: int, tokens: list[int]) -> int:
     """A generator's seed that follows from a request's seed and its source alone."""
-    return int(np.random.SeedSequence([seed, *tokens]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([seed, *tokens]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )

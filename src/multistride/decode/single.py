@@ -1,7 +1,7 @@
 """The loop for exact mode of one sentence, greedy, by masks, without a rule for texts.
 
-`exact.decode_exact` does the same, and is what tests hold this to. Here a pass makes no tensors, which in a small
-model cost as much as the network does.
+`exact.decode_exact` does the same, and is what tests hold this to. Here a pass makes no tensors,
+which in a small model cost as much as the network does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def decode_single(
     state: DecodeState,
     group_size: int,
 ) -> Iterator[list[Hypothesis]]:
-    """Write what K=1 writes, up to `group_size` tokens a pass, until the sentence is over; yield it after each."""
+    """Write what K=1 writes, up to `group_size` tokens a pass, until the sentence is over; yield it
+    after each.
+    """
     memory = model.start(source, lengths)
     last, drafts, written = model.config.start_token, list[int](), 0
     while not state.done:
@@ -44,9 +46,13 @@ def decode_single(
         drafts = read.draft() if kept == len(read.tokens) and group_size > 1 else []
         last, written = read.tokens[kept - 1], written + kept
         milliseconds = 1000 * (time.perf_counter() - began)
-        yield state.commit_even([read.tokens[:kept]], [read.log_probabilities[:kept]], milliseconds, "", group_size)
+        yield state.commit_even(
+            [read.tokens[:kept]], [read.log_probabilities[:kept]], milliseconds, "", group_size
+        )
 
 
 def _agreed(tokens: list[int], drafts: list[int]) -> int:
     """How many drafts are what the model writes (`accept.verified_prefix`)."""
-    return next((place for place, draft in enumerate(drafts) if draft != tokens[place]), len(drafts))
+    return next(
+        (place for place, draft in enumerate(drafts) if draft != tokens[place]), len(drafts)
+    )

@@ -1,11 +1,13 @@
-"""A rule that copies: a sentence may only be a span of a given text, of whole words, and then it ends.
+"""A rule that copies: a sentence may only be a span of a given text, of whole words, and then it
+ends.
 
-It looks at the bytes of the text, as the rules in `wording` do: a model may cut a span into other tokens than the
-text around it. One blank may stand before the span, since most tokens that begin a word bring theirs, and an opening
-where a model was taught to write one.
+It looks at the bytes of the text, as the rules in `wording` do: a model may cut a span into other
+tokens than the text around it. One blank may stand before the span, since most tokens that begin a
+word bring theirs, and an opening where a model was taught to write one.
 
-A *border* is a place between two characters that are not both inside one word; a span goes from a border to a border
-and has no blank at its ends. Characters of scripts that are written without blanks are words of their own.
+A *border* is a place between two characters that are not both inside one word; a span goes from a
+border to a border and has no blank at its ends. Characters of scripts that are written without
+blanks are words of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from itertools import pairwise
 from multistride.data.vocab import Vocabulary
 
 Allowing = Callable[[Sequence[int]], Collection[int]]
-"""The tokens written so far, to the tokens (perhaps EOS) that alone may come next; none: nothing goes on."""
+"""The tokens written so far, to the tokens (perhaps EOS) that alone may come next; none: nothing
+goes on."""
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -40,19 +43,30 @@ def spans(vocabulary: Vocabulary, opening: str = "") -> Callable[[str], Allowing
 
     def beginning(text: bytes) -> set[int]:
         """The tokens that spell the beginning of a text."""
-        return {token for count in range(1, longest + 1) for token in by_spelling.get(text[:count], ())}
+        return {
+            token for count in range(1, longest + 1) for token in by_spelling.get(text[:count], ())
+        }
 
-    return lambda text: _rule(text.strip(), vocabulary, openings, lambda rest: beginning(rest[:longest]))
+    return lambda text: _rule(
+        text.strip(), vocabulary, openings, lambda rest: beginning(rest[:longest])
+    )
 
 
 def borders(text: str) -> list[int]:
     """The places, in characters, where a span may begin or end, the ends of the text included."""
     inside = (before and after for before, after in pairwise(map(_in_word, text)))
-    return [0, *(place for place, within in enumerate(inside, start=1) if not within), len(text)] if text else []
+    return (
+        [0, *(place for place, within in enumerate(inside, start=1) if not within), len(text)]
+        if text
+        else []
+    )
 
 
 def _rule(
-    text: str, vocabulary: Vocabulary, openings: Sequence[bytes], beginning: Callable[[bytes], set[int]]
+    text: str,
+    vocabulary: Vocabulary,
+    openings: Sequence[bytes],
+    beginning: Callable[[bytes], set[int]],
 ) -> Allowing:
     spelled = text.encode()
     starts, ends = _bytes_of_borders(text)
@@ -65,7 +79,9 @@ def _rule(
                 tokens.update(*(beginning(missing + spelled[start:]) for start in starts))
             elif raw.startswith(opening):
                 known = raw[len(opening) :]
-                reached = [start + len(known) for start in starts if spelled.startswith(known, start)]
+                reached = [
+                    start + len(known) for start in starts if spelled.startswith(known, start)
+                ]
                 tokens.update(*(beginning(spelled[place:]) for place in reached))
                 if known and not ends.isdisjoint(reached):
                     tokens.add(vocabulary.eos)

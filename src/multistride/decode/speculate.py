@@ -1,13 +1,15 @@
-"""Sampling at K=1, several tokens a pass: drafts are drawn, and kept so often that the text has K=1's distribution.
+"""Sampling at K=1, several tokens a pass: drafts are drawn, and kept so often that the text has
+K=1's distribution.
 
-A draft x drawn from q stands with probability min(1, p(x) / q(x)), where p is what sampling at K=1 would draw from
-there; where it does not stand, a token drawn from what p has more of than q, normalised, stands instead. Where all
-drafts stand one more token is drawn from p. Temperature and cuts apply to p and q alike; constraints to p, since what
-they bar is never to stand. Passes, cache and ragged rows are those of exact mode.
+A draft x drawn from q stands with probability min(1, p(x) / q(x)), where p is what sampling at K=1
+would draw from there; where it does not stand, a token drawn from what p has more of than q,
+normalised, stands instead. Where all drafts stand one more token is drawn from p. Temperature and
+cuts apply to p and q alike; constraints to p, since what they bar is never to stand. Passes, cache
+and ragged rows are those of exact mode.
 
-Source: Leviathan, Kalman and Matias 2023, arXiv 2211.17192, sections 2.2 and 2.3 and appendix A.1 (the proof); Chen
-et al. 2023, arXiv 2302.01318, algorithm 2.
-Shapes: R rows still running, N slots of the pass, C clean slots, D drafts, V vocabulary.
+Source: Leviathan, Kalman and Matias 2023, arXiv 2211.17192, sections 2.2 and 2.3 and appendix A.1
+(the proof); Chen et al. 2023, arXiv 2302.01318, algorithm 2. Shapes: R rows still running, N slots
+of the pass, C clean slots, D drafts, V vocabulary.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class SpeculativeDrafter(Drafter):
     def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
         """The drafts that stand and the token after them [R, C], and how many that is [R].
 
-        Of a row's chances the first decide on its drafts, one draws the token that no draft gives, and the others
-        draw the next drafts: their number depends on no neighbour.
+        Of a row's chances the first decide on its drafts, one draws the token that no draft gives,
+        and the others draw the next drafts: their number depends on no neighbour.
         """
         most = self.group_size - 1
         self._drawn = self._chances(2 * most + 1)
@@ -63,10 +65,15 @@ class SpeculativeDrafter(Drafter):
             if place == most:
                 return draw(wanted, self._drawn[:, most])
             drafted = place < self.counts
-            draft, drafts_from = self.tokens[:, place], self._draft_log_probabilities[:, place].double().exp()
+            draft, drafts_from = (
+                self.tokens[:, place],
+                self._draft_log_probabilities[:, place].double().exp(),
+            )
             drafts_from = drafts_from * drafted[:, None]
             more = (wanted.double().exp() - drafts_from).clamp(min=0)
-            possible = more.sum(dim=1, keepdim=True) > 0  # else p is q up to rounding, and the draft all but stands
+            possible = (
+                more.sum(dim=1, keepdim=True) > 0
+            )  # else p is q up to rounding, and the draft all but stands
             other = draw(torch.where(possible, more.log(), wanted.double()), self._drawn[:, most])
             at_draft = wanted.double().exp().gather(1, draft[:, None]).squeeze(1)
             asked = self._drawn[:, place] * drafts_from.gather(1, draft[:, None]).squeeze(1)
@@ -86,7 +93,10 @@ class SpeculativeDrafter(Drafter):
             previous = draw(own, self._drawn[:, place])
             tokens.append(previous)
             drawn_from.append(own)
-        self.tokens, self._draft_log_probabilities = torch.stack(tokens, 1), torch.stack(drawn_from, 1)
+        self.tokens, self._draft_log_probabilities = (
+            torch.stack(tokens, 1),
+            torch.stack(drawn_from, 1),
+        )
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""

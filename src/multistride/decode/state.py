@@ -1,7 +1,7 @@
 """The hypotheses of one batch while they are decoded, and every rule that ends one.
 
-Only this file knows when a sentence is over. Rows are independent: each has its own border, limit and group, and
-leaves the batch when it is done.
+Only this file knows when a sentence is over. Rows are independent: each has its own border, limit
+and group, and leaves the batch when it is done.
 
 Shapes: R rows still running, K tokens in the group just picked, T most tokens of any row.
 """
@@ -25,10 +25,12 @@ PROMPT_SLOTS = 256
 """Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
 
 Ending = Literal["end", "stop", "limit", "cancelled"]
-"""Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was told to stop."""
+"""Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was
+told to stop."""
 
 StopRule = Callable[[list[int], list[int]], int | None]
-"""Tokens known and new, to how many of the new ones belong to a sentence that a stop text ends; None: it goes on."""
+"""Tokens known and new, to how many of the new ones belong to a sentence that a stop text ends;
+None: it goes on."""
 
 
 def goes_on(known: list[int], new: list[int]) -> int | None:
@@ -40,8 +42,8 @@ def goes_on(known: list[int], new: list[int]) -> int | None:
 class Group:
     """What one step wrote into one sentence: of `group_size` tokens proposed those that were kept.
 
-    `milliseconds` is the time of the whole step, which all sentences of the batch share; 0 where nobody took it.
-    `reason` says why so many were proposed; empty where nobody chose.
+    `milliseconds` is the time of the whole step, which all sentences of the batch share; 0 where
+    nobody took it. `reason` says why so many were proposed; empty where nobody chose.
     """
 
     step: int
@@ -87,7 +89,9 @@ class Hypothesis:
 
 
 class DecodeState:
-    """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits it."""
+    """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits
+    it.
+    """
 
     def __init__(
         self,
@@ -103,15 +107,18 @@ class DecodeState:
 
         `further_ends` end it as EOS does, and count as EOS.
 
-        `prompts[b]` is what sentence b is known to begin with: it is read, and no part of the hypothesis, its limit
-        or its groups. `prompt_slots` are the passes to make before the first step. `start_symbol` says whether a
-        start symbol stands before the first token (`TransformerConfig.start_symbol`).
+        `prompts[b]` is what sentence b is known to begin with: it is read, and no part of the
+        hypothesis, its limit or its groups. `prompt_slots` are the passes to make before the first
+        step. `start_symbol` says whether a start symbol stands before the first token
+        (`TransformerConfig.start_symbol`).
         """
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
         self._start, self._ends, self._stopped = start_token, {end_token, *further_ends}, stopped
-        given = [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
+        given = (
+            [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
+        )
         wholes = [len(prompt) + limit for prompt, limit in zip(given, limits, strict=True)]
         self._known = torch.zeros(len(limits), max(wholes, default=0), dtype=torch.long)
         for row, prompt in enumerate(given):
@@ -121,7 +128,9 @@ class DecodeState:
         self._start_symbol = start_symbol
         self._group = longest = max(map(len, given), default=0)
         alike = all(len(prompt) == longest for prompt in given)
-        self._even = (longest, min(longest, 1)) if alike else None  # border and unread where all rows have the same
+        self._even = (
+            (longest, min(longest, 1)) if alike else None
+        )  # border and unread where all rows have the same
 
     @property
     def done(self) -> bool:
@@ -130,13 +139,20 @@ class DecodeState:
 
     def known(self) -> list[list[int]]:
         """The tokens of every running row, its prompt included."""
-        return [row[:border] for row, border in zip(self._known.tolist(), self._border.tolist(), strict=True)]
+        return [
+            row[:border]
+            for row, border in zip(self._known.tolist(), self._border.tolist(), strict=True)
+        ]
 
     def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
-        """The passes that read the prompts before the first step, at most `width` slots each; none without any."""
+        """The passes that read the prompts before the first step, at most `width` slots each; none
+        without any.
+        """
         slots = prompt_slots(self._known, self._border, self._start, self._start_symbol)
         if slots.token.shape[1]:
-            yield from map(Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True))
+            yield from map(
+                Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True)
+            )
 
     def slots(self, group_size: int | Int[Tensor, "R"]) -> Slots:
         """The slots of the next step; a row's own are its last `group_size` columns."""
@@ -148,9 +164,11 @@ class DecodeState:
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
     def clean_slots(self, group_size: int | Int[Tensor, "R"], mask_token: int) -> Slots:
-        """The same in the lookahead layout: what the last step kept is read clean, masks stand for what comes next.
+        """The same in the lookahead layout: what the last step kept is read clean, masks stand for
+        what comes next.
 
-        The first of the group's own slots is clean and autoregressive; the masks are to be forgotten after the step.
+        The first of the group's own slots is clean and autoregressive; the masks are to be
+        forgotten after the step.
         """
         kept = (self._unread - 1).clamp(min=0)
         border = self._border - kept
@@ -166,12 +184,16 @@ class DecodeState:
         mask_token: int,
         everywhere: bool = False,
     ) -> Slots:
-        """The slots of the next step where the first `counts` of `drafts` are checked and new ones are drafted.
+        """The slots of the next step where the first `counts` of `drafts` are checked and new ones
+        are drafted.
 
-        They are drafted behind the last one, or `everywhere`, so that some fit whichever of these is wrong.
+        They are drafted behind the last one, or `everywhere`, so that some fit whichever of these
+        is wrong.
         """
         lay_out = draft_everywhere if everywhere else draft_slots
-        return lay_out(self._known, self._border, drafts, counts, group_size, self._start, mask_token)
+        return lay_out(
+            self._known, self._border, drafts, counts, group_size, self._start, mask_token
+        )
 
     def commit(
         self,
@@ -181,24 +203,32 @@ class DecodeState:
         milliseconds: float = 0.0,
         reasons: Sequence[str] = (),
     ) -> list[Hypothesis]:
-        """Append the first `kept` tokens of each row's group, apply the stop rules, and return the rows written to.
+        """Append the first `kept` tokens of each row's group, apply the stop rules, and return the
+        rows written to.
 
-        The last three are for the record: the number of tokens proposed (those picked if left out), the time of the
-        step, and why each row was proposed so many.
+        The last three are for the record: the number of tokens proposed (those picked if left out),
+        the time of the step, and why each row was proposed so many.
 
-        A row ends at EOS or with the token that completes a stop text, whichever comes first (what its group holds
-        after it is cut), else at its limit, wherever in the group they fall. The rows that ended are still in the
-        batch until `leave` is called.
+        A row ends at EOS or with the token that completes a stop text, whichever comes first (what
+        its group holds after it is cut), else at its limit, wherever in the group they fall. The
+        rows that ended are still in the batch until `leave` is called.
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         counts = kept.tolist()
         self._write(picked.tokens, kept, counts)
-        sizes = torch.as_tensor(picked.tokens.shape[1] if group_size is None else group_size).expand_as(kept)
+        sizes = torch.as_tensor(
+            picked.tokens.shape[1] if group_size is None else group_size
+        ).expand_as(kept)
         values = zip(picked.tokens.tolist(), picked.log_probabilities.tolist(), counts, strict=True)
         facts = zip(sizes.tolist(), reasons or [""] * len(kept), strict=True)
-        for hypothesis, (tokens, scores, count), (size, reason) in zip(self.running, values, facts, strict=True):
+        for hypothesis, (tokens, scores, count), (size, reason) in zip(
+            self.running, values, facts, strict=True
+        ):
             self._append(
-                hypothesis, tokens[:count], scores[:count], Group(self.step, size, (), (), milliseconds, reason)
+                hypothesis,
+                tokens[:count],
+                scores[:count],
+                Group(self.step, size, (), (), milliseconds, reason),
             )
         self.step += 1
         self._group += 1
@@ -212,22 +242,27 @@ class DecodeState:
         reason: str,
         group_size: int | None = None,
     ) -> list[Hypothesis]:
-        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens are not kept.
+        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens
+        are not kept.
 
         `group_size` is how many were proposed, if not all of them are given.
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         for hypothesis, group, values in zip(self.running, tokens, scores, strict=True):
             size = group_size or len(group)
-            self._append(hypothesis, group, values, Group(self.step, size, (), (), milliseconds, reason))
+            self._append(
+                hypothesis, group, values, Group(self.step, size, (), (), milliseconds, reason)
+            )
         self.step += 1
         return running
 
-    def begin(self, prefix: Picked, groups: int, unread: int, milliseconds: float = 0.0) -> list[Hypothesis]:
+    def begin(
+        self, prefix: Picked, groups: int, unread: int, milliseconds: float = 0.0
+    ) -> list[Hypothesis]:
         """Write a given prefix into every row before the first step, as one group of the record.
 
-        One pass laid it out in `groups` groups, the last of which has `unread` tokens. It is shorter than every limit
-        and completes no stop text.
+        One pass laid it out in `groups` groups, the last of which has `unread` tokens. It is
+        shorter than every limit and completes no stop text.
         """
         counts = torch.full_like(self._border, prefix.tokens.shape[1])
         running = self.commit(prefix, counts, milliseconds=milliseconds)
@@ -242,11 +277,14 @@ class DecodeState:
             self.hypotheses[row].ending = "cancelled"
 
     def leave(self) -> Int[Tensor, "R"] | None:
-        """Take the rows that are over out of the batch. Returns the places of those that stay, None if all do.
+        """Take the rows that are over out of the batch. Returns the places of those that stay, None
+        if all do.
 
         The last rows take the places of those that left, so that a memory has little to move.
         """
-        places = [place for place, hypothesis in enumerate(self.running) if hypothesis.ending is None]
+        places = [
+            place for place, hypothesis in enumerate(self.running) if hypothesis.ending is None
+        ]
         if len(places) == len(self.running):
             return None
         further = (place for place in places if place >= len(places))
@@ -256,10 +294,16 @@ class DecodeState:
         ]
         stay = torch.tensor(places, dtype=torch.long)
         self.running = [self.running[place] for place in places]
-        self._known, self._border, self._unread = self._known[stay], self._border[stay], self._unread[stay]
+        self._known, self._border, self._unread = (
+            self._known[stay],
+            self._border[stay],
+            self._unread[stay],
+        )
         return stay
 
-    def _append(self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], record: Group) -> None:
+    def _append(
+        self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], record: Group
+    ) -> None:
         if hypothesis.ending is not None:
             return
         known = hypothesis.tokens
@@ -278,7 +322,9 @@ class DecodeState:
         hypothesis.groups.append(replace(record, tokens=tuple(tokens), log_probabilities=values))
 
     def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"], counts: list[int]) -> None:
-        """Put the kept tokens behind the known ones. What falls past the widest limit belongs to rows that end."""
+        """Put the kept tokens behind the known ones. What falls past the widest limit belongs to
+        rows that end.
+        """
         if self._even is not None and len(set(counts)) == 1:
             border, count = self._even[0], counts[0]
             room = self._known[:, border : border + count]

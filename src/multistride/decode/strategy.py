@@ -1,14 +1,21 @@
-"""The combined generation-and-parallel strategy: which layout, how many tokens a step, and how many of them to keep.
+"""The combined generation-and-parallel strategy: which layout, how many tokens a step, and how many
+of them to keep.
 
-`options` say what is wanted, the model's configuration what it was trained for, `Measured` what is known of it. What
-comes out are the closures that the loop calls; nothing here runs in a step.
+`options` say what is wanted, the model's configuration what it was trained for, `Measured` what is
+known of it. What comes out are the closures that the loop calls; nothing here runs in a step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from multistride.decode.accept import Acceptor, accept_all, as_given, confident_prefix, first_certain
+from multistride.decode.accept import (
+    Acceptor,
+    accept_all,
+    as_given,
+    confident_prefix,
+    first_certain,
+)
 from multistride.decode.calibration import Calibration
 from multistride.decode.cost import KeptStatistics, StepCosts
 from multistride.decode.options import DecodeOptions, Drafts, Layout
@@ -18,14 +25,17 @@ from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 
 UNKNOWN = 0.8
-"""The share of tokens kept behind a kept one, where nothing was measured: a guess that favours large groups."""
+"""The share of tokens kept behind a kept one, where nothing was measured: a guess that favours
+large groups."""
 
 
 @dataclass
 class Measured:
-    """What is known of a model beyond its weights: how sure it may be, what its steps cost, what was kept of groups.
+    """What is known of a model beyond its weights: how sure it may be, what its steps cost, what
+    was kept of groups.
 
-    `statistics` grow while decoding goes on, so one object serves a whole corpus, or a whole session.
+    `statistics` grow while decoding goes on, so one object serves a whole corpus, or a whole
+    session.
     """
 
     calibration: Calibration | None = None
@@ -37,8 +47,9 @@ class Measured:
 def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
     """The layout of the steps: as asked for, else what suits the way of decoding.
 
-    Groups that change their size, or of which only some is kept, want the lookahead layout, in which a step does not
-    depend on where earlier ones ended; a model that was never trained on it writes them as the paper does.
+    Groups that change their size, or of which only some is kept, want the lookahead layout, in
+    which a step does not depend on where earlier ones ended; a model that was never trained on it
+    writes them as the paper does.
     """
     if options.layout is not None:
         return options.layout
@@ -47,7 +58,9 @@ def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
 
 
 def drafts_for(options: DecodeOptions, measured: Measured | None) -> Drafts:
-    """What drafts in exact mode: as asked for, else masks, and text beside them where there is a table of phrases."""
+    """What drafts in exact mode: as asked for, else masks, and text beside them where there is a
+    table of phrases.
+    """
     phrases = None if measured is None else measured.phrases
     return options.drafts or ("masks" if phrases is None else "both")
 
@@ -58,11 +71,15 @@ def acceptor_for(options: DecodeOptions, config: TransformerConfig, measured: Me
         return accept_all
     layout = layout_for(options, config)
     known = measured.calibration.sureness(layout) if measured.calibration else None
-    return confident_prefix(options.sure_from, known or (first_certain if layout == "lookahead" else as_given))
+    return confident_prefix(
+        options.sure_from, known or (first_certain if layout == "lookahead" else as_given)
+    )
 
 
 def policy_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Policy:
-    """How many tokens a step proposes. Raises `UsageError` if the policy needs what was not measured."""
+    """How many tokens a step proposes. Raises `UsageError` if the policy needs what was not
+    measured.
+    """
     if options.policy == "phase":
         return phase(options.group_size, options.sure_from)
     if options.policy == "autoregressive":
@@ -79,11 +96,17 @@ def policy_for(options: DecodeOptions, config: TransformerConfig, measured: Meas
     return fixed(options.group_size)
 
 
-def statistics_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> KeptStatistics:
+def statistics_for(
+    options: DecodeOptions, config: TransformerConfig, measured: Measured
+) -> KeptStatistics:
     """What was kept so far at this threshold; at first what the calibration saw, or a guess."""
     layout, most = layout_for(options, config), max(config.group_sizes)
     key = (layout, options.sure_from)
     if key not in measured.statistics:
-        seen = measured.calibration.kept_at(layout, most, options.sure_from) if measured.calibration else None
+        seen = (
+            measured.calibration.kept_at(layout, most, options.sure_from)
+            if measured.calibration
+            else None
+        )
         measured.statistics[key] = KeptStatistics(seen or [UNKNOWN] * (most - 1))
     return measured.statistics[key]

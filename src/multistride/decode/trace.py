@@ -22,10 +22,11 @@ def trace_entries(
     options: DecodeOptions,
     pieces: Callable[[tuple[int, ...]], list[str]],
 ) -> Iterator[dict[str, Any]]:
-    """The record of every group of a sentence that ended as `ending` says; `pieces` makes tokens readable.
+    """The record of every group of a sentence that ended as `ending` says; `pieces` makes tokens
+    readable.
 
-    `accepted` counts the tokens kept of `group_size` proposed; `why_group_size` says why so many were proposed, `why`
-    why no more were kept. `confidence` is their probability together, and
+    `accepted` counts the tokens kept of `group_size` proposed; `why_group_size` says why so many
+    were proposed, `why` why no more were kept. `confidence` is their probability together, and
     `milliseconds` the time of the step, which all sentences of the batch share.
     """
     for place, group in enumerate(groups, start=1):
@@ -45,7 +46,9 @@ def trace_entries(
         }
 
 
-def _why(group: Group, first: bool, last: bool, ending: Ending | None, options: DecodeOptions) -> str:
+def _why(
+    group: Group, first: bool, last: bool, ending: Ending | None, options: DecodeOptions
+) -> str:
     """Why these tokens were kept and no more."""
     kept = len(group.tokens)
     if first and options.prefix:
@@ -53,7 +56,9 @@ def _why(group: Group, first: bool, last: bool, ending: Ending | None, options: 
     if last and ending is not None:
         return WHY_OVER[ending]
     if options.mode == "exact":
-        return f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
+        return (
+            f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
+        )
     if options.mode == "adaptive" and kept < group.group_size:
         return f"with the next token less than {options.sure_from:g} sure"
     if options.beam > 1:

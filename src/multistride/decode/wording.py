@@ -1,8 +1,8 @@
 """Rules about the text that tokens spell: what may not be written, and what ends a sentence.
 
-A text can be cut into tokens in many ways, and a token can hold the end of one word and the beginning of the next. So
-these rules look at the bytes of the text, not at tokens: a text is found across tokens, across the borders of groups,
-and in the middle of a token.
+A text can be cut into tokens in many ways, and a token can hold the end of one word and the
+beginning of the next. So these rules look at the bytes of the text, not at tokens: a text is found
+across tokens, across the borders of groups, and in the middle of a token.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ Barring = Callable[[Sequence[int]], Collection[int]]
 
 
 def banned_texts(texts: Sequence[str], vocabulary: Vocabulary) -> Barring:
-    """Bars every token with which one of `texts` would stand in the text; its beginning may be written."""
+    """Bars every token with which one of `texts` would stand in the text; its beginning may be
+    written.
+    """
     spellings = vocabulary.spellings
     banned = [text.encode() for text in texts]
-    always = {token for token, piece in enumerate(spellings) if any(text in piece for text in banned)}
+    always = {
+        token for token, piece in enumerate(spellings) if any(text in piece for text in banned)
+    }
     completing: dict[bytes, set[int]] = {}
     for text in banned:
         for place in range(1, len(text)):
@@ -30,7 +34,9 @@ def banned_texts(texts: Sequence[str], vocabulary: Vocabulary) -> Barring:
 
     def barred(written: Sequence[int]) -> set[int]:
         spelled = vocabulary.spelled(written)
-        return always.union(*(tokens for begun, tokens in completing.items() if spelled.endswith(begun)))
+        return always.union(
+            *(tokens for begun, tokens in completing.items() if spelled.endswith(begun))
+        )
 
     return barred
 
@@ -59,7 +65,9 @@ def no_repeat(length: int) -> Barring:
         begun = tuple(written[len(written) - length + 1 :])
         places = range(len(written) - length + 1)
         return {
-            written[place + length - 1] for place in places if tuple(written[place : place + length - 1]) == begun
+            written[place + length - 1]
+            for place in places
+            if tuple(written[place : place + length - 1]) == begun
         }
 
     return barred

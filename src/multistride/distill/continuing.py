@@ -25,30 +25,44 @@ from multistride.generator import Generator
 from multistride.parts import Part
 
 UNFIT = "no room for a text"
-"""Why a line is empty, beside `INVALID_UTF8`: the prompt is too long, or blank where the model needs one."""
+"""Why a line is empty, beside `INVALID_UTF8`: the prompt is too long, or blank where the model
+needs one."""
 
 
 class Continuer(Teacher):
-    """A causal model as its own teacher: a line is a prompt, what it writes a JSON object of token ids."""
+    """A causal model as its own teacher: a line is a prompt, what it writes a JSON object of token
+    ids.
+    """
 
-    def __init__(self, generator: Generator, options: DecodeOptions, precision: str = "float32") -> None:
+    def __init__(
+        self, generator: Generator, options: DecodeOptions, precision: str = "float32"
+    ) -> None:
         def decode(sources: list[list[int]], progress: Callable[[int], None]) -> list[Decoded]:
             hypotheses = decode_corpus(generator.engine, sources, options, progress)
-            return [Decoded(_with_end(hypothesis), hypothesis.ending == "end") for hypothesis in hypotheses]
+            return [
+                Decoded(_with_end(hypothesis), hypothesis.ending == "end")
+                for hypothesis in hypotheses
+            ]
 
         super().__init__(generator, decode, "eager", precision, f"torch {torch.__version__}")
         self._generator = generator
 
     def choices(self, config: DistillConfig) -> dict[str, Any]:
         """What else decides what is written."""
-        return {name: getattr(config, name) for name in ("max_tokens", "temperature", "seed", "chat")}
+        return {
+            name: getattr(config, name) for name in ("max_tokens", "temperature", "seed", "chat")
+        }
 
     def tally(self) -> Tally:
         """What counts the parts that this teacher wrote."""
         return WrittenTally(self.translator.vocabulary)
 
-    def translate(self, lines: list[bytes], progress: Callable[[int], None] = lambda count: None) -> Translations:
-        """Continue lines of UTF-8; the n-th object belongs to the n-th line, an empty line if there is none."""
+    def translate(
+        self, lines: list[bytes], progress: Callable[[int], None] = lambda count: None
+    ) -> Translations:
+        """Continue lines of UTF-8; the n-th object belongs to the n-th line, an empty line if there
+        is none.
+        """
         prompts, faults = self._prompts(lines)
         places = [place for place, fault in enumerate(faults) if fault is None]
         progress(len(lines) - len(places))
@@ -57,7 +71,9 @@ class Continuer(Teacher):
         for place, each in zip(places, decoded, strict=True):
             texts[place] = json.dumps({"prompt": prompts[place], "written": each.tokens})
         empty = Counter(fault for fault in faults if fault is not None)
-        return Translations(texts, dict(sorted(empty.items())), sum(not each.ended for each in decoded))
+        return Translations(
+            texts, dict(sorted(empty.items())), sum(not each.ended for each in decoded)
+        )
 
     def _prompts(self, lines: list[bytes]) -> tuple[list[list[int]], list[str | None]]:
         """The tokens of each prompt, and why it cannot be continued (None: it can)."""
@@ -96,11 +112,17 @@ class WrittenTally(Tally):
         """The counts and seconds."""
         facts = super().facts(compared)
         left_out = ("length_ratio_to_source", "length_ratio_to_target", "changed_share")
-        return {**{name: fact for name, fact in facts.items() if name not in left_out}, **self._written()}
+        return {
+            **{name: fact for name, fact in facts.items() if name not in left_out},
+            **self._written(),
+        }
 
     def _written(self) -> dict[str, Any]:
         tokens = self._tokens["output"]
-        return {"tokens": tokens, "tokens_per_second": round(tokens / self._seconds, 2) if self._seconds else None}
+        return {
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / self._seconds, 2) if self._seconds else None,
+        }
 
 
 def continuer(config: DistillConfig, device: str) -> Continuer:
@@ -112,6 +134,9 @@ def continuer(config: DistillConfig, device: str) -> Continuer:
     if config.precision == "bfloat16":
         generator.engine = EagerStepModel(generator.engine.model.to(torch.bfloat16))
     options = DecodeOptions.made(
-        batch_size=config.batch_size, max_length=config.max_tokens, temperature=config.temperature, seed=config.seed
+        batch_size=config.batch_size,
+        max_length=config.max_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
     ).checked(generator.config)
     return Continuer(generator.chatting() if config.chat else generator, options, config.precision)

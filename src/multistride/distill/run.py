@@ -1,4 +1,6 @@
-"""`multistride distill`: a corpus translated by a teacher, line for line, whatever happens meanwhile."""
+"""`multistride distill`: a corpus translated by a teacher, line for line, whatever happens
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +54,10 @@ def distill(
 ) -> dict[str, Any]:
     """Write `config.output` and, beside it, the manifest OUTPUT.json, which is also returned.
 
-    The work is done in parts; called again after any kind of end, it goes on with them, and does nothing where all is
-    done. Raises `DataError` for files that cannot be read or do not align, `UsageError` for an output that is there
-    already or parts that other settings began, `MissingExtraError` for an engine that is not installed, and
-    `Interrupted` after Ctrl-C.
+    The work is done in parts; called again after any kind of end, it goes on with them, and does
+    nothing where all is done. Raises `DataError` for files that cannot be read or do not align,
+    `UsageError` for an output that is there already or parts that other settings began,
+    `MissingExtraError` for an engine that is not installed, and `Interrupted` after Ctrl-C.
     """
     causal = not load_config(config.model).encoder_layers
     config = config.for_model(causal)
@@ -77,7 +79,9 @@ def distill(
             manifest = _join(job, manifest)
             parts.discard()
     except KeyboardInterrupt as error:
-        raise Interrupted("stopped; nothing that is done is lost: the same command goes on from here") from error
+        raise Interrupted(
+            "stopped; nothing that is done is lost: the same command goes on from here"
+        ) from error
     return manifest
 
 
@@ -114,7 +118,9 @@ def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | N
 
 
 def _count_lines(config: DistillConfig) -> int:
-    """The lines of the source. Raises `DataError` if the target has more or fewer, before any work is done."""
+    """The lines of the source. Raises `DataError` if the target has more or fewer, before any work
+    is done.
+    """
     lines = sum(1 for _ in read_lines(config.source))
     if config.target is not None:
         targets = sum(1 for _ in read_lines(config.target))
@@ -130,7 +136,9 @@ def _read_validation(config: DistillConfig) -> tuple[list[bytes], list[str]] | N
     if config.validation_source is None or config.validation_reference is None:
         return None
     sources, references = [], []
-    for line, record in enumerate(read_parallel(config.validation_source, config.validation_reference), start=1):
+    for line, record in enumerate(
+        read_parallel(config.validation_source, config.validation_reference), start=1
+    ):
         if isinstance(record, Unreadable):
             files = f"{config.validation_source} and {config.validation_reference}"
             raise DataError(f"{files}: line {line}: {record.reason}: repair it")
@@ -140,7 +148,9 @@ def _read_validation(config: DistillConfig) -> tuple[list[bytes], list[str]] | N
 
 
 def _plan(job: _Job) -> dict[str, Any]:
-    """All that decides what is written; parts made under another plan are never mixed with these."""
+    """All that decides what is written; parts made under another plan are never mixed with
+    these.
+    """
     config, teacher = job.config, job.teacher
     return {
         "format": FORMAT,
@@ -162,7 +172,12 @@ def _plan(job: _Job) -> dict[str, Any]:
 
 
 def _names(config: DistillConfig) -> dict[str, Any]:
-    names = ("teacher", config.model), ("source", config.source), ("output", config.output), ("target", config.target)
+    names = (
+        ("teacher", config.model),
+        ("source", config.source),
+        ("output", config.output),
+        ("target", config.target),
+    )
     target_hash = {"target_sha256": sha256(config.target)} if config.target is not None else {}
     return {**{name: None if path is None else str(path) for name, path in names}, **target_hash}
 
@@ -170,7 +185,9 @@ def _names(config: DistillConfig) -> dict[str, Any]:
 def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> dict[str, Any]:
     """BLEU of the teacher, by the engine and beam that write the corpus."""
     quality = measure_quality(job.teacher.translate(sources).texts, references)
-    job.report(f"teacher: BLEU {quality.bleu:.2f} on {len(sources)} validation sentences, {quality.bleu_signature}")
+    job.report(
+        f"teacher: BLEU {quality.bleu:.2f} on {len(sources)} validation sentences, {quality.bleu_signature}"
+    )
     config = job.config
     assert config.validation_source is not None
     assert config.validation_reference is not None
@@ -190,7 +207,11 @@ def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> 
 
 def _write_parts(job: _Job, progress: ProgressLine) -> None:
     """Translate every chunk that has no good part yet."""
-    missing = {chunk.number: len(chunk.lines) for chunk in job.chunks() if not job.parts.is_done(chunk, job.report)}
+    missing = {
+        chunk.number: len(chunk.lines)
+        for chunk in job.chunks()
+        if not job.parts.is_done(chunk, job.report)
+    }
     done = job.lines - sum(missing.values())
     if done:
         job.report(f"{done:,} of {job.lines:,} lines are done already")
@@ -209,9 +230,11 @@ def _write_parts(job: _Job, progress: ProgressLine) -> None:
 
 
 def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Check every part against its source lines, put them together, and move the output and its manifest into place.
+    """Check every part against its source lines, put them together, and move the output and its
+    manifest into place.
 
-    Both are written among the parts first, so that a crash leaves nothing half written beside the output.
+    Both are written among the parts first, so that a crash leaves nothing half written beside the
+    output.
     """
     config, place = job.config, job.parts.path
     tally = job.teacher.tally()
@@ -224,10 +247,16 @@ def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:
         for chunk in job.chunks():
             part = job.parts.read(chunk)
             file.write(b"".join(line + b"\n" for line in part.lines))
-            tally.add(part, chunk.lines, list(islice(targets, len(part.lines))) if targets is not None else None)
+            tally.add(
+                part,
+                chunk.lines,
+                list(islice(targets, len(part.lines))) if targets is not None else None,
+            )
             joined += len(part.lines)
     if joined != job.lines:
-        raise DataError(f"{config.source} had {job.lines} lines and now has {joined}: restore it, then begin anew")
+        raise DataError(
+            f"{config.source} had {job.lines} lines and now has {joined}: restore it, then begin anew"
+        )
     facts = {**tally.facts(config.target is not None), "output_sha256": sha256(place / "output")}
     manifest = {**manifest, **facts}
     write_json(place / "manifest", manifest)

@@ -11,7 +11,9 @@ from multistride.parts import Part
 
 
 class Tally:
-    """Counts over the parts so far. Ratios and shares are over the lines that have a translation."""
+    """Counts over the parts so far. Ratios and shares are over the lines that have a
+    translation.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -21,7 +23,9 @@ class Tally:
         self._seconds = 0.0
 
     def add(self, part: Part, sources: Sequence[bytes], targets: Sequence[bytes] | None) -> None:
-        """Count one part, with its source lines and, if there are any, the real translations of those."""
+        """Count one part, with its source lines and, if there are any, the real translations of
+        those.
+        """
         places = self._count_lines(part, sources)
         self._count("output", [part.lines[place] for place in places])
         self._count("source", [sources[place] for place in places])
@@ -41,7 +45,9 @@ class Tally:
         return places
 
     def facts(self, compared: bool) -> dict[str, Any]:
-        """The counts, seconds and ratios; `compared` says whether the real translations were there."""
+        """The counts, seconds and ratios; `compared` says whether the real translations were
+        there.
+        """
         return {
             "lines": self._lines,
             "translated_lines": self._translated,
@@ -49,9 +55,13 @@ class Tally:
             "unfinished_lines": self._unfinished,
             "length_ratio_to_source": self._ratio("source"),
             "length_ratio_to_target": self._ratio("target") if compared else None,
-            "changed_share": self._changed / self._translated if compared and self._translated else None,
+            "changed_share": self._changed / self._translated
+            if compared and self._translated
+            else None,
             "seconds": round(self._seconds, 3),
-            "sentences_per_second": round(self._lines / self._seconds, 2) if self._seconds else None,
+            "sentences_per_second": round(self._lines / self._seconds, 2)
+            if self._seconds
+            else None,
         }
 
     def _ratio(self, side: str) -> float | None:

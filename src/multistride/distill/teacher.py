@@ -1,7 +1,7 @@
 """The teacher: lines in, as many lines out, by whichever engine can run it.
 
-Source: Kim and Rush 2016, arXiv 1606.07947, section 3.2: the best hypothesis of a beam search stands for the
-teacher's distribution over sequences.
+Source: Kim and Rush 2016, arXiv 1606.07947, section 3.2: the best hypothesis of a beam search
+stands for the teacher's distribution over sequences.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ class Decoded(NamedTuple):
 
 
 Decode = Callable[[list[list[int]], Callable[[int], None]], list[Decoded]]
-"""Tokens of sentences (no EOS) to tokens of translations; the second argument hears how many each batch held."""
+"""Tokens of sentences (no EOS) to tokens of translations; the second argument hears how many each
+batch held."""
 
 
 class Translations(NamedTuple):
-    """One text a line. `empty` counts why lines are empty; `unfinished` counts those that the length limit ended."""
+    """One text a line. `empty` counts why lines are empty; `unfinished` counts those that the
+    length limit ended.
+    """
 
     texts: list[str]
     empty: dict[str, int]
@@ -49,7 +52,9 @@ class Translations(NamedTuple):
 class Teacher:
     """A model, an engine that decodes it, and the name, precision and library of that engine."""
 
-    def __init__(self, translator: Translator, decode: Decode, engine: str, compute_type: str, library: str) -> None:
+    def __init__(
+        self, translator: Translator, decode: Decode, engine: str, compute_type: str, library: str
+    ) -> None:
         self.translator = translator
         self.engine, self.compute_type, self.library = engine, compute_type, library
         self._decode = decode
@@ -62,10 +67,14 @@ class Teacher:
         """What counts the parts that this teacher wrote."""
         return Tally(self.translator.vocabulary)
 
-    def translate(self, lines: list[bytes], progress: Callable[[int], None] = lambda count: None) -> Translations:
-        """Translate lines of UTF-8; the n-th text belongs to the n-th line, and is empty if there is none.
+    def translate(
+        self, lines: list[bytes], progress: Callable[[int], None] = lambda count: None
+    ) -> Translations:
+        """Translate lines of UTF-8; the n-th text belongs to the n-th line, and is empty if there
+        is none.
 
-        `progress` is called now and then with a number of lines just done; the numbers add up to all lines.
+        `progress` is called now and then with a number of lines just done; the numbers add up to
+        all lines.
         """
         sources, faults = self._sources(lines)
         places = [place for place, fault in enumerate(faults) if fault is None]
@@ -78,7 +87,9 @@ class Teacher:
             if not texts[place]:
                 faults[place] = EMPTY
         empty = Counter(fault for fault in faults if fault is not None)
-        return Translations(texts, dict(sorted(empty.items())), sum(not each.ended for each in decoded))
+        return Translations(
+            texts, dict(sorted(empty.items())), sum(not each.ended for each in decoded)
+        )
 
     def _sources(self, lines: list[bytes]) -> tuple[list[list[int]], list[str | None]]:
         """The tokens of each line, and why it cannot be translated (None: it can)."""
@@ -98,12 +109,15 @@ class Teacher:
 
 
 def open_teacher(
-    config: DistillConfig, device: str, threads: int, report: Callable[[str], None] = lambda line: None
+    config: DistillConfig,
+    device: str,
+    threads: int,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Teacher:
     """Load the teacher into the engine that `config` asks for; `auto` says which one it took.
 
-    Raises `DataError` for a bad model directory, `MissingExtraError` or `UsageError` if the engine that was asked for
-    cannot be had.
+    Raises `DataError` for a bad model directory, `MissingExtraError` or `UsageError` if the engine
+    that was asked for cannot be had.
     """
     place = pick_device("cpu" if config.engine == "ctranslate2" else device)
     translator = Translator.load(config.model, str(place))
@@ -118,7 +132,9 @@ def open_teacher(
             raise
         report(f"engine: eager, because: {error}")
         return _eager_teacher(config, translator)
-    report(f"engine: {teacher.library}, {teacher.compute_type}, beam {config.beam}, threads {threads}")
+    report(
+        f"engine: {teacher.library}, {teacher.compute_type}, beam {config.beam}, threads {threads}"
+    )
     return teacher
 
 
@@ -131,7 +147,9 @@ def _fast_teacher(config: DistillConfig, translator: Translator, threads: int) -
         results = engine.decode(sources, options, beam, config.length_penalty, progress)
         return [Decoded(result.tokens, result.ended) for result in results]
 
-    return Teacher(translator, decode, "ctranslate2", engine.compute_type, f"ctranslate2 {installed_version()}")
+    return Teacher(
+        translator, decode, "ctranslate2", engine.compute_type, f"ctranslate2 {installed_version()}"
+    )
 
 
 def _eager_teacher(config: DistillConfig, translator: Translator) -> Teacher:

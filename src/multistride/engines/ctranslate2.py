@@ -1,8 +1,10 @@
-"""The weights of a model in CTranslate2 (https://opennmt.net/CTranslate2), for decoding at K=1 on the CPU.
+"""The weights of a model in CTranslate2 (https://opennmt.net/CTranslate2), for decoding at K=1 on
+the CPU.
 
-It is no `StepModel`: CTranslate2 owns its loop and writes one token a step. At K=1 the reach embedding is zero, so a
-checkpoint trained for many K converts as well as an autoregressive one. Nothing is downloaded, and nothing stays on
-the disk: the converted weights pass through a temporary directory that is gone before decoding begins.
+It is no `StepModel`: CTranslate2 owns its loop and writes one token a step. At K=1 the reach
+embedding is zero, so a checkpoint trained for many K converts as well as an autoregressive one.
+Nothing is downloaded, and nothing stays on the disk: the converted weights pass through a temporary
+directory that is gone before decoding begins.
 
 Tokens go in and out as their ids, written as strings.
 """
@@ -41,10 +43,11 @@ _BATCHES_AHEAD = 2
 
 
 class Written(NamedTuple):
-    """One sentence as it was written: its tokens without EOS, whether EOS came before the limit, and the score.
+    """One sentence as it was written: its tokens without EOS, whether EOS came before the limit,
+    and the score.
 
-    `score` is the sum of the natural log-probabilities, EOS included, over their number to the power of the length
-    penalty.
+    `score` is the sum of the natural log-probabilities, EOS included, over their number to the
+    power of the length penalty.
     """
 
     tokens: list[int]
@@ -53,7 +56,9 @@ class Written(NamedTuple):
 
 
 class CTranslate2Engine:
-    """A model converted and loaded. Each of the `workers` decodes one batch at a time, on `threads` threads."""
+    """A model converted and loaded. Each of the `workers` decodes one batch at a time, on `threads`
+    threads.
+    """
 
     def __init__(
         self,
@@ -63,10 +68,11 @@ class CTranslate2Engine:
         threads: int = 1,
         converted: Path | None = None,
     ) -> None:
-        """Convert `model`, whose weights are left as they are; or open what `save_ctranslate2` wrote to `converted`.
+        """Convert `model`, whose weights are left as they are; or open what `save_ctranslate2`
+        wrote to `converted`.
 
-        In the second case the configuration is enough of the model. Raises `MissingExtraError` without CTranslate2
-        and `UsageError` for a model it cannot express.
+        In the second case the configuration is enough of the model. Raises `MissingExtraError`
+        without CTranslate2 and `UsageError` for a model it cannot express.
         """
         check_installed()
         self.config = model.config if isinstance(model, Transformer) else model
@@ -94,12 +100,14 @@ class CTranslate2Engine:
     ) -> list[Written]:
         """Decode token sequences (no EOS); the n-th result belongs to the n-th source.
 
-        Only sentences of equal length share a batch, so nothing is padded and each has the limit that
-        `options.limit` gives it. `progress` is called after each batch with the number of sentences it held. Raises
-        `UsageError` for other constraints.
+        Only sentences of equal length share a batch, so nothing is padded and each has the limit
+        that `options.limit` gives it. `progress` is called after each batch with the number of
+        sentences it held. Raises `UsageError` for other constraints.
         """
         if options.constrained:
-            raise UsageError("this engine knows no constraints but the limit: choose the engine eager, or drop them")
+            raise UsageError(
+                "this engine knows no constraints but the limit: choose the engine eager, or drop them"
+            )
         results: dict[int, Written] = {}
         waiting: deque[tuple[list[int], list[Any]]] = deque()
 
@@ -119,10 +127,12 @@ class CTranslate2Engine:
         return [results[index] for index in range(len(sources))]
 
     def greedy(self, sources: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
-        """Decode one batch of sources (no EOS) at once, at most `limit` tokens each, as fast as this program can.
+        """Decode one batch of sources (no EOS) at once, at most `limit` tokens each, as fast as
+        this program can.
 
-        Nothing is asked that costs time: no scores, no symbols forbidden (a trained model does not write them), no
-        division of the batch. EOS is among the tokens returned where it was written.
+        Nothing is asked that costs time: no scores, no symbols forbidden (a trained model does not
+        write them), no division of the batch. EOS is among the tokens returned where it was
+        written.
         """
         answers = self._translator.translate_batch(
             [[*map(str, source), str(self.config.end_token)] for source in sources],
@@ -134,7 +144,9 @@ class CTranslate2Engine:
         )
         return [[int(piece) for piece in answer.hypotheses[0]] for answer in answers]
 
-    def _begin(self, batch: list[list[str]], limit: int, beam: int, length_penalty: float) -> list[Any]:
+    def _begin(
+        self, batch: list[list[str]], limit: int, beam: int, length_penalty: float
+    ) -> list[Any]:
         config = self.config
         never = [[str(token)] for token in config.unpicked]
         answers: list[Any] = self._translator.translate_batch(
@@ -173,7 +185,9 @@ def save_ctranslate2(model: Transformer, place: Path) -> None:
     Raises `MissingExtraError` without CTranslate2 and `UsageError` for a model it cannot express.
     """
     if ctranslate2 is None:
-        raise MissingExtraError("--to ctranslate2 needs CTranslate2, not installed: pip install 'multistride[bench]'")
+        raise MissingExtraError(
+            "--to ctranslate2 needs CTranslate2, not installed: pip install 'multistride[bench]'"
+        )
     _specification(model).save(str(place))
 
 
@@ -183,7 +197,9 @@ def installed_version() -> str | None:
 
 
 def _equally_long(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Batches of the places of equally long sources, the longest first, so that no long batch comes last."""
+    """Batches of the places of equally long sources, the longest first, so that no long batch comes
+    last.
+    """
     places: defaultdict[int, list[int]] = defaultdict(list)
     for place, source in enumerate(sources):
         places[len(source)].append(place)
@@ -197,7 +213,9 @@ class _Weights:
     """The tensors of a model, handed out by name; what nobody asked for is known at the end."""
 
     def __init__(self, model: Transformer) -> None:
-        self._tensors = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+        self._tensors = {
+            name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()
+        }
         self._taken: set[str] = set()
 
     def take(self, name: str) -> NDArray[np.float32]:
@@ -208,11 +226,17 @@ class _Weights:
 
     def linear(self, specification: Any, name: str) -> None:
         """Fill the specification of a linear layer with bias."""
-        specification.weight, specification.bias = self.take(f"{name}.weight"), self.take(f"{name}.bias")
+        specification.weight, specification.bias = (
+            self.take(f"{name}.weight"),
+            self.take(f"{name}.bias"),
+        )
 
     def norm(self, specification: Any, name: str) -> None:
         """Fill the specification of a layer normalisation."""
-        specification.gamma, specification.beta = self.take(f"{name}.weight"), self.take(f"{name}.bias")
+        specification.gamma, specification.beta = (
+            self.take(f"{name}.weight"),
+            self.take(f"{name}.bias"),
+        )
 
     def left(self) -> list[str]:
         """What nobody took and K=1 has a use for."""
@@ -221,16 +245,22 @@ class _Weights:
 
 
 def _specification(model: Transformer) -> Any:
-    """The model in the terms of CTranslate2. Raises `UsageError` if a part of it has no counterpart there."""
+    """The model in the terms of CTranslate2. Raises `UsageError` if a part of it has no counterpart
+    there.
+    """
     config, weights = model.config, _Weights(model)
     if not config.encoder_layers:
-        raise UsageError("the engine ctranslate2 was asked for, but this model has no encoder: choose --engine eager")
+        raise UsageError(
+            "the engine ctranslate2 was asked for, but this model has no encoder: choose --engine eager"
+        )
     if config.extras:
         raise UsageError(
             f"the engine ctranslate2 was asked for, but it has no place for {config.extras[0]} of this model: "
             "choose --engine eager"
         )
-    activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[config.activation]
+    activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[
+        config.activation
+    ]
     specification = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
         config.heads,
@@ -241,7 +271,9 @@ def _specification(model: Transformer) -> Any:
     for side, stack in (("encoder", specification.encoder), ("decoder", specification.decoder)):
         assert isinstance(model.position, PositionEmbedding)
         positions = "position.table" if config.positions == "learned" else None
-        stack.position_encodings.encodings = weights.take(positions) if positions else model.position.table.numpy()
+        stack.position_encodings.encodings = (
+            weights.take(positions) if positions else model.position.table.numpy()
+        )
         if config.norm == "pre":
             weights.norm(stack.layer_norm, f"{side}_norm")
         for number, layer in enumerate(stack.layer):
@@ -260,13 +292,17 @@ def _specification(model: Transformer) -> Any:
 def _fill_embeddings(specification: Any, config: TransformerConfig, weights: _Weights) -> None:
     target = weights.take("target_embedding.weight")
     tied = config.tie_embeddings
-    specification.encoder.embeddings[0].weight = target if tied else weights.take("source_embedding.weight")
+    specification.encoder.embeddings[0].weight = (
+        target if tied else weights.take("source_embedding.weight")
+    )
     specification.decoder.embeddings.weight = target
     specification.decoder.projection.weight = target if tied else weights.take("output.weight")
 
 
 def _fill_layer(layer: Any, name: str, weights: _Weights) -> None:
-    """Queries, keys and values are one matrix in both programs, in this order; so are keys and values of a source."""
+    """Queries, keys and values are one matrix in both programs, in this order; so are keys and
+    values of a source.
+    """
     attention = layer.self_attention
     weights.norm(attention.layer_norm, f"{name}.around_attention.norm")
     weights.linear(attention.linear[0], f"{name}.attention.input")

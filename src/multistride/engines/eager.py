@@ -20,7 +20,8 @@ from multistride.model.transformer import Transformer
 class EagerStepModel:
     """The reference engine: PyTorch, in the precision of the weights, with a growing cache.
 
-    The output matrix is packed where that pays, so an engine is made anew when the weights have changed.
+    The output matrix is packed where that pays, so an engine is made anew when the weights have
+    changed.
     """
 
     name = "eager"
@@ -42,7 +43,9 @@ class EagerStepModel:
         return self.model.markov
 
     @torch.inference_mode()
-    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
+    def start(
+        self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None
+    ) -> DecoderCache:
         """Encode a batch of sources once, on the device of the weights."""
         if source is None or lengths is None:
             return self.model.start(None, None)

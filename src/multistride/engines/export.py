@@ -1,4 +1,6 @@
-"""A model directory in the form that another program, or a leaner start, wants: what `multistride export` does."""
+"""A model directory in the form that another program, or a leaner start, wants: what `multistride
+export` does.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,21 @@ GENERATION = "generation_config.json"
 
 
 def export(directory: Path, kind: str, output: Path) -> None:
-    """Write the model of `directory` as `kind` ("int8" or "ctranslate2") into the directory `output`, atomically.
+    """Write the model of `directory` as `kind` ("int8" or "ctranslate2") into the directory
+    `output`, atomically.
 
-    Raises `UsageError` for another kind, for a place that is the model directory itself, or for a model that the
-    other program cannot express; `DataError` for a bad model directory; `MissingExtraError` without the library.
+    Raises `UsageError` for another kind, for a place that is the model directory itself, or for a
+    model that the other program cannot express; `DataError` for a bad model directory;
+    `MissingExtraError` without the library.
     """
-    writers: dict[str, Callable[[Path, Path, Transformer], None]] = {"int8": _int8, "ctranslate2": _ctranslate2}
+    writers: dict[str, Callable[[Path, Path, Transformer], None]] = {
+        "int8": _int8,
+        "ctranslate2": _ctranslate2,
+    }
     if kind not in writers:
-        raise UsageError(f"--to {kind} was asked for; allowed are {' and '.join(writers)}: choose one of them")
+        raise UsageError(
+            f"--to {kind} was asked for; allowed are {' and '.join(writers)}: choose one of them"
+        )
     if output.resolve() == directory.resolve():
         raise UsageError(
             f"{output} is the model directory itself, which an export would replace: choose another place"
@@ -51,7 +60,9 @@ def _int8(directory: Path, place: Path, model: Transformer) -> None:
 
 def _ctranslate2(directory: Path, place: Path, model: Transformer) -> None:
     save_ctranslate2(model, place)
-    (place / "README.md").write_text(_CTRANSLATE2_NOTE.format(end=model.config.end_token), encoding="utf-8")
+    (place / "README.md").write_text(
+        _CTRANSLATE2_NOTE.format(end=model.config.end_token), encoding="utf-8"
+    )
 
 
 _INT8_NOTE = """\

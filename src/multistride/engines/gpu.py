@@ -1,12 +1,13 @@
 """The GPU engine: a decoding step is a CUDA graph that is recorded once and repeated.
 
-At K=1 a step of a small model is a few hundred kernels of microseconds each, and the time goes into launching them. A
-graph launches all of them at once. It is recorded for each bucket of rows, cached slots and source tokens
-(`gpu_cache.py`) and each number of new slots, the first time that it is needed; tokens are picked within it, so what
-comes back to the host in a step is one small array.
+At K=1 a step of a small model is a few hundred kernels of microseconds each, and the time goes into
+launching them. A graph launches all of them at once. It is recorded for each bucket of rows, cached
+slots and source tokens (`gpu_cache.py`) and each number of new slots, the first time that it is
+needed; tokens are picked within it, so what comes back to the host in a step is one small array.
 
-Everything but the recording runs on any device; on the CPU the same step is computed each time, and tested.
-Shapes: R sentences, B rows of a bucket, S source tokens, N new slots, K tokens asked, V vocabulary.
+Everything but the recording runs on any device; on the CPU the same step is computed each time, and
+tested. Shapes: R sentences, B rows of a bucket, S source tokens, N new slots, K tokens asked, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _WARM_UPS = 3
 
 
 class GpuStepModel:
-    """A model in bfloat16 (float16 where the GPU lacks it; float32 on a CPU), with static memory."""
+    """A model in bfloat16 (float16 where the GPU lacks it; float32 on a CPU), with static
+    memory.
+    """
 
     name = "gpu"
 
@@ -42,7 +45,9 @@ class GpuStepModel:
         chosen = dtype or _half(self.device)
         self.precision = str(chosen).removeprefix("torch.")
         self._network = copy.deepcopy(model).to(chosen).eval()
-        self._markov = copy.deepcopy(model.markov).float().cpu() if model.markov is not None else None
+        self._markov = (
+            copy.deepcopy(model.markov).float().cpu() if model.markov is not None else None
+        )
         self._arenas = Arenas(model.config, self.device, chosen)
         self._never = torch.tensor(model.config.unpicked, dtype=torch.long, device=self.device)
 
@@ -53,11 +58,15 @@ class GpuStepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other, in float32 and on the CPU, where tokens are drawn."""
+        """What corrects the tokens of a group by each other, in float32 and on the CPU, where
+        tokens are drawn.
+        """
         return self._markov
 
     @torch.inference_mode()
-    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> GpuMemory:
+    def start(
+        self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None
+    ) -> GpuMemory:
         """Encode a batch of sources once."""
         if source is None or lengths is None:
             assert not self.config.encoder_layers, "an encoder-decoder model needs a source"
@@ -77,7 +86,9 @@ class GpuStepModel:
     def step_greedy(
         self, slots: Slots, memory: GpuMemory, size: int
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """The token that greedy decoding picks in each of the last `size` slots, and its log-probability."""
+        """The token that greedy decoding picks in each of the last `size` slots, and its
+        log-probability.
+        """
         found = self._run("best", slots, memory, size)[:, : memory.rows].cpu()
         return found[0].long(), found[1].float()
 
@@ -87,17 +98,23 @@ class GpuStepModel:
         arena, new = memory.arena, slots.token.shape[1]
         key = (kind, new, size)
         if key not in arena.recorded:
-            arena.recorded[key] = recorded(lambda: self._computed(kind, arena, new, size), self.device)
+            arena.recorded[key] = recorded(
+                lambda: self._computed(kind, arena, new, size), self.device
+            )
         return arena.recorded[key]()
 
     def _pickable(self, logits: Tensor) -> Tensor:
-        """What is never picked made impossible; its ids are on the device already, as a recording needs."""
+        """What is never picked made impossible; its ids are on the device already, as a recording
+        needs.
+        """
         return logits.index_fill(-1, self._never, float("-inf"))
 
     def _computed(self, kind: str, arena: Arena, new: int, size: int) -> Tensor:
-        """Logits [B, K, V], or the best tokens and their log-probabilities as one array of float64 [2, B, K].
+        """Logits [B, K, V], or the best tokens and their log-probabilities as one array of float64
+        [2, B, K].
 
-        Token ids are exact in float64, so one transfer brings both. The Markov head is part of the recording.
+        Token ids are exact in float64, so one transfer brings both. The Markov head is part of the
+        recording.
         """
         slots, visible = arena.loaded(new)
         hidden = self._network.decode(slots, visible, arena.source, arena.real, list(arena.caches))
@@ -114,7 +131,9 @@ class GpuStepModel:
 
 
 def recorded(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """`compute` as a CUDA graph that writes the same array each time; on another device, `compute` itself."""
+    """`compute` as a CUDA graph that writes the same array each time; on another device, `compute`
+    itself.
+    """
     if device.type != "cuda" or not torch.cuda.is_available():
         return compute
     stream = torch.cuda.Stream(device)
@@ -135,7 +154,9 @@ def recorded(compute: Callable[[], Tensor], device: torch.device) -> Callable[[]
 
 
 def check_gpu(model: Transformer) -> None:
-    """Raise `UsageError`, saying what was found, unless the weights of `model` are on a CUDA device."""
+    """Raise `UsageError`, saying what was found, unless the weights of `model` are on a CUDA
+    device.
+    """
     device = model.target_embedding.weight.device
     if not torch.cuda.is_available():
         raise UsageError(

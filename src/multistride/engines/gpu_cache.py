@@ -1,11 +1,13 @@
-"""Where the GPU engine keeps a batch: arrays whose place and size never change, so that a recorded step stays valid.
+"""Where the GPU engine keeps a batch: arrays whose place and size never change, so that a recorded
+step stays valid.
 
-A CUDA graph repeats kernels on the addresses they were recorded with. So rows, cached slots and source tokens are
-rounded up to sizes of which there are few (buckets); what is beyond the real ones is there and never seen. When rows
-leave, slots come or a batch ends, the contents move to an arena of another size, or stay.
+A CUDA graph repeats kernels on the addresses they were recorded with. So rows, cached slots and
+source tokens are rounded up to sizes of which there are few (buckets); what is beyond the real ones
+is there and never seen. When rows leave, slots come or a batch ends, the contents move to an arena
+of another size, or stay.
 
-Shapes: B rows of the bucket, R real rows, M slots of the bucket, N new slots, S source tokens of the bucket, H heads,
-E width of a head.
+Shapes: B rows of the bucket, R real rows, M slots of the bucket, N new slots, S source tokens of
+the bucket, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def bucket(count: int, smallest: int = 1) -> int:
 
 
 class StaticLayerCache(LayerCache):
-    """Keys and values of one decoder layer in an array of fixed size; all of it is given out, seen or not."""
+    """Keys and values of one decoder layer in an array of fixed size; all of it is given out, seen
+    or not.
+    """
 
     def __init__(self, key: Tensor, value: Tensor, columns: Callable[[int], Tensor]) -> None:
         super().__init__()
@@ -51,7 +55,9 @@ class StaticLayerCache(LayerCache):
         self._columns = columns
 
     def append(self, key: Tensor, value: Tensor) -> KeyValue:
-        """Write the keys and values of N new slots to the columns that were announced; return the whole array."""
+        """Write the keys and values of N new slots to the columns that were announced; return the
+        whole array.
+        """
         assert self._key is not None
         assert self._value is not None
         columns = self._columns(key.shape[2])
@@ -61,9 +67,13 @@ class StaticLayerCache(LayerCache):
 
 
 class Arena:
-    """The arrays of one batch at one size, and the steps that were recorded on them (by whoever runs them)."""
+    """The arrays of one batch at one size, and the steps that were recorded on them (by whoever
+    runs them).
+    """
 
-    def __init__(self, config: TransformerConfig, size: Size, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: TransformerConfig, size: Size, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.size = size
         width = config.hidden_size // config.heads
 
@@ -72,7 +82,11 @@ class Arena:
 
         layers = range(config.decoder_layers)
         self.past = [(array(size.slots), array(size.slots)) for _ in layers]
-        self.source = [(array(size.source), array(size.source)) for _ in layers] if config.encoder_layers else []
+        self.source = (
+            [(array(size.source), array(size.source)) for _ in layers]
+            if config.encoder_layers
+            else []
+        )
         self.real = torch.ones(size.rows, 1, 1, size.source, device=device, dtype=torch.bool)
         self.recorded: dict[tuple[str, int, int], Callable[[], Tensor]] = {}
         self._inputs: dict[int, Tensor] = {}
@@ -82,10 +96,13 @@ class Arena:
     def load(self, slots: Slots, table: Int[Tensor, "R M"]) -> None:
         """Send new slots, and the groups of all slots with them, to the arena: one transfer.
 
-        `table` ends with the new slots. Rows that are not real read the start of nothing and are seen by nobody.
+        `table` ends with the new slots. Rows that are not real read the start of nothing and are
+        seen by nobody.
         """
         rows, new = slots.token.shape
-        packed = torch.full((self.size.rows, 4 * new + new + self.size.slots), PADDING_GROUP, dtype=torch.int32)
+        packed = torch.full(
+            (self.size.rows, 4 * new + new + self.size.slots), PADDING_GROUP, dtype=torch.int32
+        )
         packed[:, : 3 * new] = 0
         for place, field in enumerate((slots.token, slots.position, slots.reach - 1, slots.group)):
             packed[:rows, place * new : (place + 1) * new] = field
@@ -94,8 +111,12 @@ class Arena:
         self._input(new).copy_(packed, non_blocking=True)
 
     def loaded(self, new: int) -> tuple[Slots, Tensor]:
-        """The slots that were sent, and what they see of the cache [B, 1, N, M]; all on the device."""
-        token, position, reach, group, _, table = self._input(new).long().split([new] * 5 + [self.size.slots], dim=1)
+        """The slots that were sent, and what they see of the cache [B, 1, N, M]; all on the
+        device.
+        """
+        token, position, reach, group, _, table = (
+            self._input(new).long().split([new] * 5 + [self.size.slots], dim=1)
+        )
         visible = table[:, None, None, :] <= group[:, None, :, None]
         return Slots(token, position, reach + 1, group), visible
 
@@ -111,7 +132,9 @@ class Arena:
 
     @torch.inference_mode()
     def take(self, other: Arena, rows: Int[Tensor, "R"]) -> None:
-        """Copy the given rows of another arena (or of this one) to the first rows of this one, in that order."""
+        """Copy the given rows of another arena (or of this one) to the first rows of this one, in
+        that order.
+        """
         slots = min(self.size.slots, other.size.slots)
         source = min(self.size.source, other.size.source)
         rows = rows.to(self._device)
@@ -127,11 +150,15 @@ class Arena:
         """Keep, in each of the first rows, the slots at the given places in the given order."""
         rows, length = order.shape
         for array in (array for pair in self.past for array in pair):
-            places = order.to(self._device)[:, None, :, None].expand(-1, array.shape[1], -1, array.shape[3])
+            places = order.to(self._device)[:, None, :, None].expand(
+                -1, array.shape[1], -1, array.shape[3]
+            )
             array[:rows, :, :length] = array[:rows].gather(2, places)
 
     def _input(self, new: int) -> Tensor:
-        """The array that slots arrive in, [B, 5N + M]: token, position, reach - 1, group, columns, groups of all."""
+        """The array that slots arrive in, [B, 5N + M]: token, position, reach - 1, group, columns,
+        groups of all.
+        """
         if new not in self._inputs:
             shape = (self.size.rows, 5 * new + self.size.slots)
             self._inputs[new] = torch.zeros(shape, dtype=torch.int32, device=self._device)
@@ -142,7 +169,9 @@ class Arena:
 
 
 class Arenas:
-    """All arenas of an engine. One is lent to one batch at a time and kept for the next, with what was recorded."""
+    """All arenas of an engine. One is lent to one batch at a time and kept for the next, with what
+    was recorded.
+    """
 
     def __init__(self, config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> None:
         self._make = lambda size: Arena(config, size, device, dtype)
@@ -161,7 +190,9 @@ class GpuMemory:
     """One batch while it is decoded. Groups are kept on the CPU, where the slots come from."""
 
     def __init__(self, arenas: Arenas, rows: int, source_tokens: int) -> None:
-        """Borrow an arena; a causal model has no source tokens, and as many rows as its first slots."""
+        """Borrow an arena; a causal model has no source tokens, and as many rows as its first
+        slots.
+        """
         self._arenas = arenas
         self.rows = rows
         self.groups = CachedGroups()
@@ -180,7 +211,10 @@ class GpuMemory:
             self._move(self.arena.size._replace(rows=bucket(self.rows)), torch.arange(0))
         self.groups.extend(slots.group)
         if self.length > self.arena.size.slots:
-            self._move(self.arena.size._replace(slots=bucket(self.length, SMALLEST_CACHE)), torch.arange(self.rows))
+            self._move(
+                self.arena.size._replace(slots=bucket(self.length, SMALLEST_CACHE)),
+                torch.arange(self.rows),
+            )
         assert self.groups.table is not None
         self.arena.load(slots, self.groups.table)
 

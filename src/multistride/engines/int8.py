@@ -1,10 +1,12 @@
-"""The int8 engine: ONNX Runtime runs graphs that were built from the weights, one call for the whole step.
+"""The int8 engine: ONNX Runtime runs graphs that were built from the weights, one call for the
+whole step.
 
-Keys and values lie in buffers that the graphs write in place (`int8_memory.py`). What an activation is rounded by
-belongs to its place in the model (`int8_ranges.py`), so a sentence does not depend on the others in its batch beyond
-the rounding of float32 sums.
+Keys and values lie in buffers that the graphs write in place (`int8_memory.py`). What an activation
+is rounded by belongs to its place in the model (`int8_ranges.py`), so a sentence does not depend on
+the others in its batch beyond the rounding of float32 sums.
 
-Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens asked, H heads, D = H E, V vocabulary.
+Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens asked, H heads, D = H E,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,7 +31,14 @@ try:
     import onnxruntime
 
     from multistride.engines.int8_graphs import graphs_of
-    from multistride.engines.int8_memory import EncodedSource, Int8Memory, Network, Pool, Sizes, Step
+    from multistride.engines.int8_memory import (
+        EncodedSource,
+        Int8Memory,
+        Network,
+        Pool,
+        Sizes,
+        Step,
+    )
 except ImportError:  # check_int8 says so
     onnxruntime = None
 
@@ -62,10 +71,11 @@ class Int8StepModel:
         weights: Transformer | None = None,
         threads: int | None = None,
     ) -> None:
-        """`graphs` as `int8_graphs.graphs_of` makes them; `weights` those they were made of, None for an export.
+        """`graphs` as `int8_graphs.graphs_of` makes them; `weights` those they were made of, None
+        for an export.
 
-        `threads`: None for as many as PyTorch uses. Raises `MissingExtraError` without ONNX Runtime, `UsageError` on
-        a CPU that cannot multiply 8-bit integers without overflow.
+        `threads`: None for as many as PyTorch uses. Raises `MissingExtraError` without ONNX
+        Runtime, `UsageError` on a CPU that cannot multiply 8-bit integers without overflow.
         """
         check_int8()
         self._config, self._weights = config, weights
@@ -80,7 +90,9 @@ class Int8StepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other, rounded as in the graphs; None for a model without."""
+        """What corrects the tokens of a group by each other, rounded as in the graphs; None for a
+        model without.
+        """
         return self._markov
 
     @property
@@ -93,7 +105,9 @@ class Int8StepModel:
             )
         return self._weights
 
-    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> Int8Memory:
+    def start(
+        self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None
+    ) -> Int8Memory:
         """Encode a batch of sources once."""
         if source is None or lengths is None:
             assert not self.config.encoder_layers, "an encoder-decoder model needs a source"
@@ -114,7 +128,9 @@ class Int8StepModel:
     def step_greedy(
         self, slots: Slots, memory: Int8Memory, size: int
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """The token that greedy decoding picks in each of the last `size` slots, and its log-probability."""
+        """The token that greedy decoding picks in each of the last `size` slots, and its
+        log-probability.
+        """
         return self._picked(self._stepped(slots, memory), size)
 
     def step_even(
@@ -123,7 +139,9 @@ class Int8StepModel:
         """The next group of every row, and its log-probabilities, from the last one."""
         rows, size = tokens.shape
         length = memory.grow_even(size)
-        step = memory.room(rows, length, size).step(rows, size, self._networks["decoder"], memory.source)
+        step = memory.room(rows, length, size).step(
+            rows, size, self._networks["decoder"], memory.source
+        )
         step.token[:] = tokens
         step.position[:] = np.arange(length, length + size)
         step.reach.fill(size)
@@ -132,7 +150,9 @@ class Int8StepModel:
         return step.pick(self._networks["chained" if chained else "greedy"], chained)()
 
     def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
-        """What greedy decoding picks in every slot but the last `masks`, and what drafts by these."""
+        """What greedy decoding picks in every slot but the last `masks`, and what drafts by
+        these.
+        """
         step = self._stepped(slots, memory)
         clean = step.hidden.shape[1] - masks
         if clean == 1:  # all rows draft: one product for all slots
@@ -140,12 +160,16 @@ class Int8StepModel:
             return Checked(tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:])
 
         def draft(rows: Int[Tensor, "F"]) -> Int[Tensor, "F D"]:
-            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self.markov is not None)[0][:, 1:]
+            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self.markov is not None)[
+                0
+            ][:, 1:]
 
         return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
-        """What greedy decoding picks behind each token of one sentence, and what drafts by masks behind them."""
+        """What greedy decoding picks behind each token of one sentence, and what drafts by masks
+        behind them.
+        """
         count = len(clean)
         new = count + masks
         length = memory.grow_even(new)
@@ -156,10 +180,16 @@ class Int8StepModel:
         step(length, None, clean=count)
         if count == 1:  # one product for all slots
             tokens, log_probabilities = self._picked(step, new)
-            return Read(tokens[0, :1].tolist(), log_probabilities[0, :1].tolist(), lambda: tokens[0, 1:].tolist())
+            return Read(
+                tokens[0, :1].tolist(),
+                log_probabilities[0, :1].tolist(),
+                lambda: tokens[0, 1:].tolist(),
+            )
 
         def draft() -> list[int]:
-            return self._picked_of(step.hidden[:, count - 1 :], self.markov is not None)[0][0, 1:].tolist()
+            return self._picked_of(step.hidden[:, count - 1 :], self.markov is not None)[0][
+                0, 1:
+            ].tolist()
 
         tokens, log_probabilities = self._picked_of(step.hidden[:, :count], chained=False)
         return Read(tokens[0].tolist(), log_probabilities[0].tolist(), draft)
@@ -173,7 +203,9 @@ class Int8StepModel:
         rows, new = slots.token.shape
         length = memory.length
         visible = memory.groups.extend(slots.group)
-        step = memory.room(rows, length, new).step(rows, new, self._networks["decoder"], memory.source)
+        step = memory.room(rows, length, new).step(
+            rows, new, self._networks["decoder"], memory.source
+        )
         step.token[:], step.position[:], step.reach[:] = (
             part.numpy() for part in (slots.token, slots.position, slots.reach)
         )
@@ -185,7 +217,9 @@ class Int8StepModel:
         chained = self.markov is not None and size > 1
         if size < step.hidden.shape[1]:
             return self._picked_of(step.hidden[:, -size:], chained)
-        tokens, log_probabilities = step.pick(self._networks["chained" if chained else "greedy"], chained)()
+        tokens, log_probabilities = step.pick(
+            self._networks["chained" if chained else "greedy"], chained
+        )()
         return torch.from_numpy(tokens), torch.from_numpy(log_probabilities)
 
     def _picked_of(
@@ -194,12 +228,16 @@ class Int8StepModel:
         """The tokens of slots, alone or each by the one before."""
         rows = np.ascontiguousarray(hidden if chained else hidden.reshape(-1, hidden.shape[2]))
         found = self._networks["chained" if chained else "greedy"]({"hidden": rows})
-        tokens, log_probabilities = (torch.from_numpy(each).view(hidden.shape[:2]) for each in found)
+        tokens, log_probabilities = (
+            torch.from_numpy(each).view(hidden.shape[:2]) for each in found
+        )
         return tokens, log_probabilities
 
 
 def quantise(model: Transformer, threads: int | None = None) -> Int8StepModel:
-    """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel` does."""
+    """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel`
+    does.
+    """
     return Int8StepModel(model.config, model.markov, int8_graphs(model), model, threads)
 
 

@@ -1,14 +1,16 @@
-"""Choosing the tokens of a group by the Markov head from candidates, where correcting a whole vocabulary is too slow.
+"""Choosing the tokens of a group by the Markov head from candidates, where correcting a whole
+vocabulary is too slow.
 
-Candidates of all slots of a group are the tokens that are most probable in any of its slots: what fits the token
-before is often far down the list of its own slot, but seldom of all of them. The first token is the most probable one
-of all. So the choice is that among all tokens wherever the best one is a candidate.
+Candidates of all slots of a group are the tokens that are most probable in any of its slots: what
+fits the token before is often far down the list of its own slot, but seldom of all of them. The
+first token is the most probable one of all. So the choice is that among all tokens wherever the
+best one is a candidate.
 
-Probabilities are over the whole vocabulary, as if all of it had been corrected: of the tokens that are no candidates
-the first `SAMPLED` of every `SPACING` are, and stand for the others.
+Probabilities are over the whole vocabulary, as if all of it had been corrected: of the tokens that
+are no candidates the first `SAMPLED` of every `SPACING` are, and stand for the others.
 
-Shapes: B sentences, K slots of a group, L = K - 1 of them after the first, A tokens, C candidates, W entries of the
-vocabulary up to whole blocks, Y sampled entries, H rank of the head.
+Shapes: B sentences, K slots of a group, L = K - 1 of them after the first, A tokens, C candidates,
+W entries of the vocabulary up to whole blocks, Y sampled entries, H rank of the head.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ CANDIDATES = 48
 """Candidates for each slot of a group."""
 
 SAMPLED, SPACING = 16, 256
-"""Of so many entries the first that are corrected to learn what those that are no candidates weigh together.
+"""Of so many entries the first that are corrected to learn what those that are no candidates weigh
+together.
 
 They are neighbours, since fetching one number costs what fetching the 16 of its cache line does.
 """
@@ -50,7 +53,9 @@ def chosen_of_candidates(graph: Graph, logits: str, head: MarkovHead) -> tuple[s
 def _candidates(graph: Graph, logits: str, shares: str) -> str:
     """The tokens [B, C] that are most probable in any of the slots, in no order."""
     slots, entries = (graph.add("Shape", logits, start=axis, end=axis + 1) for axis in (1, 2))
-    wanted = graph.add("Min", graph.add("Mul", slots, graph.constant(np.array([CANDIDATES]))), entries)
+    wanted = graph.add(
+        "Min", graph.add("Mul", slots, graph.constant(np.array([CANDIDATES]))), entries
+    )
     merged = graph.add("ReduceMax", shares, graph.constant(np.array([1])), keepdims=0)
     return graph.many("TopK", merged, wanted, outputs=2, axis=-1, sorted=0)[1]
 
@@ -64,16 +69,27 @@ def _first(graph: Graph, logits: str, shares: str) -> tuple[str, str]:
     return token, graph.add("Log", graph.add("Unsqueeze", share, one))
 
 
-def _walked(graph: Graph, shares: str, candidates: str, first: str, head: MarkovHead) -> tuple[str, str]:
-    """From slot to slot: the corrected scores of the candidates [B, L, C], and the places of the best [B, L].
+def _walked(
+    graph: Graph, shares: str, candidates: str, first: str, head: MarkovHead
+) -> tuple[str, str]:
+    """From slot to slot: the corrected scores of the candidates [B, L, C], and the places of the
+    best [B, L].
 
-    A score is the logarithm of the share that a candidate has in its slot, and what the head adds to that.
+    A score is the logarithm of the share that a candidate has in its slot, and what the head adds
+    to that.
     """
     every = graph.add(
-        "Concat", graph.add("Shape", shares, start=0, end=2), graph.add("Shape", candidates, start=1), axis=0
+        "Concat",
+        graph.add("Shape", shares, start=0, end=2),
+        graph.add("Shape", candidates, start=1),
+        axis=0,
     )
-    wide = graph.add("Expand", graph.add("Unsqueeze", candidates, graph.constant(np.array([1]))), every)
-    plain = graph.part(graph.add("Log", graph.add("GatherElements", shares, wide, axis=2)), 1, END, axis=1)
+    wide = graph.add(
+        "Expand", graph.add("Unsqueeze", candidates, graph.constant(np.array([1]))), every
+    )
+    plain = graph.part(
+        graph.add("Log", graph.add("GatherElements", shares, wide, axis=2)), 1, END, axis=1
+    )
     previous, following = quantised(head.previous.weight), quantised(head.following)
     row = graph.add("Transpose", _rows(graph, previous, first), perm=[0, 2, 1])
     body = _slot(_rows(graph, previous, candidates), _rows(graph, following, candidates))
@@ -81,16 +97,22 @@ def _walked(graph: Graph, shares: str, candidates: str, first: str, head: Markov
         body, row, graph.add("Unsqueeze", plain, graph.constant(np.array([3]))), outputs=2, axis=1
     )
     last = graph.constant(np.array([3]))
-    return graph.add("Squeeze", scores, last), graph.add("Squeeze", places, graph.constant(np.array([2, 3])))
+    return graph.add("Squeeze", scores, last), graph.add(
+        "Squeeze", places, graph.constant(np.array([2, 3]))
+    )
 
 
 def _slot(previous: str, following: str) -> Graph:
-    """One slot: `row` [B, H, 1] of the token before and `plain` [B, C, 1] to the `next` row, `place` and `scores`.
+    """One slot: `row` [B, H, 1] of the token before and `plain` [B, C, 1] to the `next` row,
+    `place` and `scores`.
 
     `previous` and `following` are the candidates' rows [B, C, H] of the graph around this one.
     """
     body = Graph("slot")
-    row, plain = body.input("row", np.float32, ["B", "H", 1]), body.input("plain", np.float32, ["B", "C", 1])
+    row, plain = (
+        body.input("row", np.float32, ["B", "H", 1]),
+        body.input("plain", np.float32, ["B", "C", 1]),
+    )
     scores = body.add("Add", plain, body.add("MatMul", following, row))
     place = body.add("ArgMax", scores, axis=1, keepdims=1)
     chosen = body.shaped(body.add("GatherND", previous, place, batch_dims=1), 0, -1, 1)
@@ -100,22 +122,34 @@ def _slot(previous: str, following: str) -> Graph:
     return body
 
 
-def _weight(graph: Graph, shares: str, candidates: str, scores: str, before: str, head: MarkovHead) -> str:
-    """What all tokens weigh together [B, L, 1]: the candidates, and the others as those that are sampled tell."""
+def _weight(
+    graph: Graph, shares: str, candidates: str, scores: str, before: str, head: MarkovHead
+) -> str:
+    """What all tokens weigh together [B, L, 1]: the candidates, and the others as those that are
+    sampled tell.
+    """
     last = graph.constant(np.array([2]))
     weights = graph.add("Exp", scores)
-    sampled = graph.add("Mul", graph.add("Exp", _added(graph, before, head)), _sampled(graph, shares, head))
+    sampled = graph.add(
+        "Mul", graph.add("Exp", _added(graph, before, head)), _sampled(graph, shares, head)
+    )
     inside = graph.add("Mod", candidates, graph.constant(np.array(SPACING)))
     known = graph.add("Less", inside, graph.constant(np.array(SAMPLED)))
     known = graph.add("Unsqueeze", graph.add("Cast", known, to=TensorProto.FLOAT), last)
-    unknown = graph.add("Sub", graph.add("ReduceSum", sampled, last, keepdims=1), graph.add("MatMul", weights, known))
+    unknown = graph.add(
+        "Sub",
+        graph.add("ReduceSum", sampled, last, keepdims=1),
+        graph.add("MatMul", weights, known),
+    )
     sparse = np.array(len(head.following) / _taken(head).sum(), np.float32)
     others = graph.add("Mul", graph.add("Relu", unknown), graph.constant(sparse))
     return graph.add("Add", graph.add("ReduceSum", weights, last, keepdims=1), others)
 
 
 def _added(graph: Graph, before: str, head: MarkovHead) -> str:
-    """What the head adds to the sampled entries [B, L, Y] after each of the tokens `before` [B, L]."""
+    """What the head adds to the sampled entries [B, L, Y] after each of the tokens `before` [B,
+    L].
+    """
     previous, following = quantised(head.previous.weight), padded(quantised(head.following))
     stored = graph.constant((previous.integers.T.astype(np.int16) + 128).astype(np.uint8))
     step, zero = graph.constant(np.array(1, np.float32)), graph.constant(np.array(128, np.uint8))
@@ -134,12 +168,16 @@ def _taken(head: MarkovHead) -> Bool[np.ndarray, "W"]:
 def _sampled(graph: Graph, shares: str, head: MarkovHead) -> str:
     """The shares of the sampled entries in the slots after the first, [B, L, Y]."""
     lines = graph.shaped(shares, 0, 0, -1, SAMPLED)
-    taken = graph.add("Gather", lines, graph.constant(np.flatnonzero(_taken(head)[::SAMPLED])), axis=2)
+    taken = graph.add(
+        "Gather", lines, graph.constant(np.flatnonzero(_taken(head)[::SAMPLED])), axis=2
+    )
     return graph.part(graph.shaped(taken, 0, 0, -1), 1, END, axis=1)
 
 
 def _rows(graph: Graph, table: Quantised, tokens: str) -> str:
     """Rows of a table [B, A, H] for tokens [B, A]."""
-    integers = graph.add("Gather", graph.constant(np.ascontiguousarray(padded(table).integers.T)), tokens)
+    integers = graph.add(
+        "Gather", graph.constant(np.ascontiguousarray(padded(table).integers.T)), tokens
+    )
     scale = graph.add("Gather", graph.constant(padded(table).scale[:, None]), tokens)
     return graph.add("Mul", graph.add("Cast", integers, to=TensorProto.FLOAT), scale)

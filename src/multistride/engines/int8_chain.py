@@ -1,8 +1,9 @@
-"""From hidden states to the tokens of groups in which each is chosen by the one before it, as ONNX graphs.
+"""From hidden states to the tokens of groups in which each is chosen by the one before it, as ONNX
+graphs.
 
-Every token of a group after the first is the most probable one once the token before has corrected all of them by
-the Markov head (`decode/markov.py`, whose sums these are), or in a large vocabulary the likely ones
-(`int8_candidates.py`). The head's tables are in 8 bits.
+Every token of a group after the first is the most probable one once the token before has corrected
+all of them by the Markov head (`decode/markov.py`, whose sums these are), or in a large vocabulary
+the likely ones (`int8_candidates.py`). The head's tables are in 8 bits.
 
 Shapes: B sentences, K slots of a group, D hidden size, V vocabulary, W the same up to whole blocks.
 """
@@ -20,7 +21,8 @@ from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 
 LARGE = 16_384
-"""Entries of a vocabulary of which only candidates are corrected, as `int8_candidates.py` does it."""
+"""Entries of a vocabulary of which only candidates are corrected, as `int8_candidates.py` does
+it."""
 
 
 def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
@@ -42,30 +44,43 @@ def finished(graph: Graph, logits: str, model: Transformer) -> ModelProto:
 
 
 def _chosen_of_all(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, str]:
-    """Tokens and log-probabilities [B, K], every token of the vocabulary corrected in every slot."""
+    """Tokens and log-probabilities [B, K], every token of the vocabulary corrected in every
+    slot.
+    """
     logits = graph.add("Transpose", logits, perm=[1, 0, 2])
     first = graph.add("Squeeze", graph.part(logits, 0, 1, axis=0), graph.constant(np.array([0])))
     token, certain = chosen(graph, first)
     others = graph.scan(_chain(head), token, graph.part(logits, 1, END, axis=0), outputs=2)
     found = []
     for one, rest in ((token, others[0]), (certain, others[1])):
-        every = graph.add("Concat", graph.add("Unsqueeze", one, graph.constant(np.array([0]))), rest, axis=0)
+        every = graph.add(
+            "Concat", graph.add("Unsqueeze", one, graph.constant(np.array([0]))), rest, axis=0
+        )
         shaped = graph.add("Squeeze", every, graph.constant(np.array([2])))
         found.append(graph.add("Transpose", shaped, perm=[1, 0]))
     return found[0], found[1]
 
 
 def _chain(head: MarkovHead) -> Graph:
-    """One slot: the token before, and the slot's logits, to the most probable token and its log-probability.
+    """One slot: the token before, and the slot's logits, to the most probable token and its
+    log-probability.
 
-    `before` int64 [B, 1], `plain` float32 [B, W] to `next` and `token` int64 [B, 1] and `certain` float32 [B, 1].
+    `before` int64 [B, 1], `plain` float32 [B, W] to `next` and `token` int64 [B, 1] and `certain`
+    float32 [B, 1].
     """
     body = Graph("slot")
-    before, plain = body.input("before", np.int64, ["B", 1]), body.input("plain", np.float32, ["B", "W"])
+    before, plain = (
+        body.input("before", np.int64, ["B", 1]),
+        body.input("plain", np.float32, ["B", "W"]),
+    )
     table, following = quantised(head.previous.weight), quantised(head.following)
     stored = (table.integers.T.astype(np.int16) + 128).astype(np.uint8)
-    integers, factor = (body.add("Gather", body.constant(each), before) for each in (stored, table.scale[:, None]))
-    rows = Rows(integers, body.constant(np.array(1, np.float32)), body.constant(np.array(128, np.uint8)))
+    integers, factor = (
+        body.add("Gather", body.constant(each), before) for each in (stored, table.scale[:, None])
+    )
+    rows = Rows(
+        integers, body.constant(np.array(1, np.float32)), body.constant(np.array(128, np.uint8))
+    )
     added = body.add("Mul", body.product(rows, padded(following)), factor)  # [B, 1, W]
     changed = body.add("Add", plain, body.add("Squeeze", added, body.constant(np.array([1]))))
     token, certain = chosen(body, changed)

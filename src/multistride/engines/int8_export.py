@@ -1,8 +1,9 @@
 """Directories with an exported int8 model: what is written, and what is checked when one is read.
 
-Such a directory holds the graphs of `int8_graphs.py` as ONNX files, the Markov head if there is one, configuration
-and tokenizer, and `int8.json`, which says what the graphs were made of and gives the hash of every file. The graphs
-run in ONNX Runtime alone; this package's loop around them needs PyTorch.
+Such a directory holds the graphs of `int8_graphs.py` as ONNX files, the Markov head if there is
+one, configuration and tokenizer, and `int8.json`, which says what the graphs were made of and gives
+the hash of every file. The graphs run in ONNX Runtime alone; this package's loop around them needs
+PyTorch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ MARKOV = "markov.safetensors"
 
 
 def write_int8(place: Path, model: Transformer, graphs: dict[str, bytes], weights: str) -> None:
-    """Write graphs, Markov head and `int8.json` beside the configuration and tokenizer that are in `place` already.
+    """Write graphs, Markov head and `int8.json` beside the configuration and tokenizer that are in
+    `place` already.
 
     `weights` is the SHA-256 of the weights that the graphs were made of.
     """
@@ -42,7 +44,12 @@ def write_int8(place: Path, model: Transformer, graphs: dict[str, bytes], weight
         save_file(tensors, place / MARKOV)
         names.append(MARKOV)
     hashes = {name: sha256(place / name) for name in sorted([*names, CONFIG, *VOCABULARY_FILES])}
-    manifest = {"format": FORMAT, "multistride": __version__, "source_weights_sha256": weights, "files": hashes}
+    manifest = {
+        "format": FORMAT,
+        "multistride": __version__,
+        "source_weights_sha256": weights,
+        "files": hashes,
+    }
     (place / INT8_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
@@ -55,7 +62,9 @@ def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
     directory = Path(directory)
     names = list(_manifest(directory)["files"])
     config = load_config(directory)
-    graphs = {Path(name).stem: (directory / name).read_bytes() for name in names if name.endswith(".onnx")}
+    graphs = {
+        Path(name).stem: (directory / name).read_bytes() for name in names if name.endswith(".onnx")
+    }
     vocabulary = Vocabulary.load(directory)
     return Int8StepModel(config, _markov(directory, config), graphs), vocabulary
 

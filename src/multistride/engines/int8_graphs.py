@@ -1,11 +1,13 @@
-"""The network of `model/transformer.py` as ONNX graphs with int8 weights: the encoder, a decoding step.
+"""The network of `model/transformer.py` as ONNX graphs with int8 weights: the encoder, a decoding
+step.
 
-The modules of the model are read, not run; `tests/equivalence/test_int8.py` holds the graphs to what the modules
-compute. Every graph is whole in itself and runs without PyTorch; its inputs and outputs are listed where it is built.
-What follows from the hidden states, tokens or logits, is in `int8_output.py` and
-`int8_chain.py`.
+The modules of the model are read, not run; `tests/equivalence/test_int8.py` holds the graphs to
+what the modules compute. Every graph is whole in itself and runs without PyTorch; its inputs and
+outputs are listed where it is built. What follows from the hidden states, tokens or logits, is in
+`int8_output.py` and `int8_chain.py`.
 
-Shapes: B sentences, S source tokens, N slots, C slots there is room for, H heads, E = D / H, V vocabulary.
+Shapes: B sentences, S source tokens, N slots, C slots there is room for, H heads, E = D / H, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from multistride.model.layers import FeedForward, PositionEmbedding, Residual
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 Sublayer = Callable[[Graph, Rows, Rounding], str]
-"""Adds itself to a graph, given the rows it reads and how they were rounded; returns the name of its result."""
+"""Adds itself to a graph, given the rows it reads and how they were rounded; returns the name of
+its result."""
 
 
 def graphs_of(model: Transformer) -> dict[str, bytes]:
@@ -47,7 +50,8 @@ def graphs_of(model: Transformer) -> dict[str, bytes]:
 
 
 def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
-    """`source` int64 [B, S] and `real` int32 [B, S] (1: a token, 0: padding) to the keys and values of every layer.
+    """`source` int64 [B, S] and `real` int32 [B, S] (1: a token, 0: padding) to the keys and values
+    of every layer.
 
     Outputs `cross_key0`, `cross_value0`, `cross_key1` ... float32 [B, H, S, E].
     """
@@ -57,15 +61,21 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
     real = graph.input("real", np.int32, ["B", "S"])
     table = model.target_embedding if config.tie_embeddings else model.source_embedding
     tokens = graph.embedding(source, table.weight, math.sqrt(config.hidden_size))
-    length = graph.add("Gather", graph.add("Shape", source), graph.constant(np.array(1, np.int64)), axis=0)
+    length = graph.add(
+        "Gather", graph.add("Shape", source), graph.constant(np.array(1, np.int64)), axis=0
+    )
     zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-    hidden = graph.add("Add", tokens, graph.table(graph.add("Range", zero, length, one), _positions(model)))
+    hidden = graph.add(
+        "Add", tokens, graph.table(graph.add("Range", zero, length, one), _positions(model))
+    )
     for index, layer in enumerate(model.encoder):
         assert isinstance(layer, EncoderLayer)
         name = f"encoder.{index}"
         attention = _SelfAttention(config, layer, roundings.other(f"{name}.attention.output"))
         attention.real = real
-        hidden = _residual(graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", attention)
+        hidden = _residual(
+            graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", attention
+        )
         hidden = _widened(graph, hidden, layer, roundings, name)
     places = [f"decoder.{index}.cross.key_value" for index in range(config.decoder_layers)]
     rounding = roundings.normed(*places, alike=config.norm == "pre")
@@ -81,16 +91,20 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
 
 
 def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> ModelProto:
-    """One step: N slots that go into the caches from the place `start` on. `hidden` uint8 [B, N, D] comes out.
+    """One step: N slots that go into the caches from the place `start` on. `hidden` uint8 [B, N, D]
+    comes out.
 
-    Inputs: `token`, `position`, `reach` int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1, N, C], added to
-    the attention scores; with an encoder `real` int32 [B, S] and `cross_key0` ... as the encoder gives them;
-    `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs `new_key0`, `new_value0` ... are the same with the
-    slots in them: bound to the memory of the inputs, nothing is copied.
+    Inputs: `token`, `position`, `reach` int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1,
+    N, C], added to the attention scores; with an encoder `real` int32 [B, S] and `cross_key0` ...
+    as the encoder gives them; `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs
+    `new_key0`, `new_value0` ... are the same with the slots in them: bound to the memory of the
+    inputs, nothing is copied.
     """
     config = model.config
     graph = Graph("decoder")
-    token, position, reach = (graph.input(name, np.int64, ["B", "N"]) for name in ("token", "position", "reach"))
+    token, position, reach = (
+        graph.input(name, np.int64, ["B", "N"]) for name in ("token", "position", "reach")
+    )
     start = graph.input("start", np.int64, ["B"])
     bias = graph.input("bias", np.float32, ["A", 1, "N", "C"])
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
@@ -105,14 +119,23 @@ def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> 
         attention = _SelfAttention(config, layer, roundings.other(f"{name}.attention.output"))
         caches = [graph.input(f"{kind}{index}", np.float32, shape) for kind in ("key", "value")]
         attention.bias, attention.start, attention.caches = bias, start, caches
-        hidden = _residual(graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", attention)
+        hidden = _residual(
+            graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", attention
+        )
         for kind, written in zip(("key", "value"), attention.written, strict=True):
             graph.output(f"new_{kind}{index}", written, np.float32, shape)
         if config.encoder_layers:
             of_source = ("B", config.heads, "S", config.hidden_size // config.heads)
-            source = [graph.input(f"cross_{kind}{index}", np.float32, of_source) for kind in ("key", "value")]
-            cross = _CrossAttention(config, layer, source, real, roundings.other(f"{name}.cross.output"))
-            hidden = _residual(graph, hidden, layer.around_cross, roundings, f"{name}.cross.query", cross)
+            source = [
+                graph.input(f"cross_{kind}{index}", np.float32, of_source)
+                for kind in ("key", "value")
+            ]
+            cross = _CrossAttention(
+                config, layer, source, real, roundings.other(f"{name}.cross.output")
+            )
+            hidden = _residual(
+                graph, hidden, layer.around_cross, roundings, f"{name}.cross.query", cross
+            )
         hidden = _widened(graph, hidden, layer, roundings, name)
     rows = graph.rounded(graph.norm(hidden, model.decoder_norm, final.shrink), final)
     graph.output("hidden", rows.integers, np.uint8, ["B", "N", config.hidden_size])
@@ -126,9 +149,13 @@ def _positions(model: Transformer) -> Tensor:
 
 
 class _SelfAttention:
-    """Attention among rows: those that are `real`, or all that were `written` to `caches` as `bias` allows."""
+    """Attention among rows: those that are `real`, or all that were `written` to `caches` as `bias`
+    allows.
+    """
 
-    def __init__(self, config: TransformerConfig, layer: EncoderLayer | DecoderLayer, inner: Rounding) -> None:
+    def __init__(
+        self, config: TransformerConfig, layer: EncoderLayer | DecoderLayer, inner: Rounding
+    ) -> None:
         self._config, self._layer, self._inner = config, layer.attention, inner
         self.real = self.bias = self.start = ""
         self.caches: list[str] = []
@@ -140,10 +167,18 @@ class _SelfAttention:
         if self.caches:
             news = [_heads(graph, part, self._config) for part in parts]
             pairs = zip(self.caches, news, strict=True)
-            parts = [graph.add("TensorScatter", cache, new, self.start, axis=2) for cache, new in pairs]
+            parts = [
+                graph.add("TensorScatter", cache, new, self.start, axis=2) for cache, new in pairs
+            ]
             self.written = parts
         found = graph.add(
-            "MultiHeadAttention", query, *parts, "", self.real, self.bias, **_attention(self._config.heads)
+            "MultiHeadAttention",
+            query,
+            *parts,
+            "",
+            self.real,
+            self.bias,
+            **_attention(self._config.heads),
         )
         return graph.linear(graph.rounded(found, self._inner), self._layer.output, self._inner)
 
@@ -152,19 +187,28 @@ class _CrossAttention:
     """Attention over the source, whose keys and values are there already."""
 
     def __init__(
-        self, config: TransformerConfig, layer: DecoderLayer, source: list[str], real: str, inner: Rounding
+        self,
+        config: TransformerConfig,
+        layer: DecoderLayer,
+        source: list[str],
+        real: str,
+        inner: Rounding,
     ) -> None:
         self._heads, self._layer, self._source, self._real = config.heads, layer.cross, source, real
         self._inner = inner
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
         query = graph.linear(rows, self._layer.query, rounding)
-        found = graph.add("MultiHeadAttention", query, *self._source, "", self._real, **_attention(self._heads))
+        found = graph.add(
+            "MultiHeadAttention", query, *self._source, "", self._real, **_attention(self._heads)
+        )
         return graph.linear(graph.rounded(found, self._inner), self._layer.output, self._inner)
 
 
 class _FeedForward:
-    """The feed-forward layer. Where rounding cuts off what is negative there is nothing left for ReLU to do."""
+    """The feed-forward layer. Where rounding cuts off what is negative there is nothing left for
+    ReLU to do.
+    """
 
     def __init__(self, layer: FeedForward, roundings: Roundings, place: str) -> None:
         self._layer = layer
@@ -178,13 +222,22 @@ class _FeedForward:
         return graph.linear(graph.rounded(wide, self._inner), self._layer.narrow, self._inner)
 
 
-def _widened(graph: Graph, hidden: str, layer: EncoderLayer | DecoderLayer, roundings: Roundings, name: str) -> str:
+def _widened(
+    graph: Graph, hidden: str, layer: EncoderLayer | DecoderLayer, roundings: Roundings, name: str
+) -> str:
     feedforward = _FeedForward(layer.feedforward, roundings, f"{name}.feedforward.narrow")
-    return _residual(graph, hidden, layer.around_feedforward, roundings, f"{name}.feedforward.widen", feedforward)
+    return _residual(
+        graph, hidden, layer.around_feedforward, roundings, f"{name}.feedforward.widen", feedforward
+    )
 
 
 def _residual(
-    graph: Graph, hidden: str, around: Residual, roundings: Roundings, place: str, sublayer: Sublayer
+    graph: Graph,
+    hidden: str,
+    around: Residual,
+    roundings: Roundings,
+    place: str,
+    sublayer: Sublayer,
 ) -> str:
     rounding = roundings.normed(place, alike=around.before)
     if around.before:
@@ -195,8 +248,14 @@ def _residual(
 
 
 def _attention(heads: int) -> dict[str, Any]:
-    """Choices of the attention operator; what is masked gets the lowest score there is, so that it weighs nothing."""
-    return {"domain": "com.microsoft", "num_heads": heads, "mask_filter_value": float(np.finfo(np.float32).min)}
+    """Choices of the attention operator; what is masked gets the lowest score there is, so that it
+    weighs nothing.
+    """
+    return {
+        "domain": "com.microsoft",
+        "num_heads": heads,
+        "mask_filter_value": float(np.finfo(np.float32).min),
+    }
 
 
 def _heads(graph: Graph, rows: str, config: TransformerConfig) -> str:

@@ -1,9 +1,12 @@
-"""What the int8 engine keeps of a batch: arrays that ONNX Runtime reads and writes where they are, bound once.
+"""What the int8 engine keeps of a batch: arrays that ONNX Runtime reads and writes where they are,
+bound once.
 
-Keys and values lie in buffers with room to grow; a step writes its own behind those that are there, and nothing is
-copied. Buffers and what is bound to them outlive their batch: the next one of the same size takes them over.
+Keys and values lie in buffers with room to grow; a step writes its own behind those that are there,
+and nothing is copied. Buffers and what is bound to them outlive their batch: the next one of the
+same size takes them over.
 
-Shapes: B sentences, S source tokens, N new slots, C slots there is room for, H heads, D = H E hidden size.
+Shapes: B sentences, S source tokens, N new slots, C slots there is room for, H heads, D = H E
+hidden size.
 """
 
 from __future__ import annotations
@@ -25,13 +28,15 @@ MASKED = float(torch.finfo(torch.float32).min)
 """What is added to the score of a slot that is not seen."""
 
 ROOM = 8
-"""Buffers have room for a multiple of so many slots. What they have too much costs time in every attention."""
+"""Buffers have room for a multiple of so many slots. What they have too much costs time in every
+attention."""
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """What ONNX Runtime is not to make of several operators: here the one is slower than they are."""
 
 PICKED = 64
-"""Slots that are multiplied with the output matrix together, at most: the logits of more do not stay in a cache."""
+"""Slots that are multiplied with the output matrix together, at most: the logits of more do not
+stay in a cache."""
 
 SPARE = 6
 """Buffers that wait for another batch."""
@@ -64,7 +69,9 @@ class Network:
 
     def fill(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
         """Compute all outputs into the given arrays."""
-        given, written = ({name: shared(array) for name, array in each.items()} for each in (inputs, outputs))
+        given, written = (
+            {name: shared(array) for name, array in each.items()} for each in (inputs, outputs)
+        )
         self.bound(given, written)()
 
     def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
@@ -105,9 +112,11 @@ class Sizes(NamedTuple):
 
 
 class EncodedSource:
-    """What a step reads of the source, by the names that its graph has for it; empty in a causal model.
+    """What a step reads of the source, by the names that its graph has for it; empty in a causal
+    model.
 
-    Keys and values `cross_key0`, `cross_value0` ... are float32 [B, H, S, E]; `real` int32 [B, S] is 0 for padding.
+    Keys and values `cross_key0`, `cross_value0` ... are float32 [B, H, S, E]; `real` int32 [B, S]
+    is 0 for padding.
     """
 
     def __init__(self, arrays: dict[str, Array]) -> None:
@@ -119,23 +128,31 @@ class EncodedSource:
         return {name: shared(array) for name, array in self._arrays.items()}
 
     def reordered(self, rows: Int[np.ndarray, "R"]) -> EncodedSource:
-        """The given rows, in the given order, in the same memory if it can be: this object is of no use then."""
+        """The given rows, in the given order, in the same memory if it can be: this object is of no
+        use then.
+        """
         moved = gaps_filled(rows)
         if moved is None:
-            return EncodedSource({name: array.take(rows, 0) for name, array in self._arrays.items()})
+            return EncodedSource(
+                {name: array.take(rows, 0) for name, array in self._arrays.items()}
+            )
         for array in self._arrays.values():
             array[moved[0]] = array[moved[1]]
         return EncodedSource({name: array[: len(rows)] for name, array in self._arrays.items()})
 
 
 def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
-    """Which places are filled from which, if that is all it takes to have the given rows first; None otherwise."""
+    """Which places are filled from which, if that is all it takes to have the given rows first;
+    None otherwise.
+    """
     places = np.flatnonzero(rows != np.arange(len(rows)))
     return (places, rows[places]) if (rows[places] >= len(rows)).all() else None
 
 
 class Buffers:
-    """Keys and values of up to `rows` sentences, with room for `room` slots, and the steps that are bound to them."""
+    """Keys and values of up to `rows` sentences, with room for `room` slots, and the steps that are
+    bound to them.
+    """
 
     def __init__(self, sizes: Sizes, rows: int, room: int) -> None:
         self.sizes, self.rows, self.room = sizes, rows, room
@@ -153,22 +170,29 @@ class Buffers:
 
 
 class Step:
-    """Arrays that one step reads and writes: fill them, run it, and read `hidden` uint8 [B, N, D]."""
+    """Arrays that one step reads and writes: fill them, run it, and read `hidden` uint8 [B, N,
+    D].
+    """
 
-    def __init__(self, buffers: Buffers, rows: int, new: int, decoder: Network, source: EncodedSource) -> None:
+    def __init__(
+        self, buffers: Buffers, rows: int, new: int, decoder: Network, source: EncodedSource
+    ) -> None:
         room, sizes = buffers.room, buffers.sizes
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
         self.bias = np.zeros((1, 1, new, room), np.float32)
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
         self._picked: dict[bool, Picked] = {}
-        read = {name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")}
+        read = {
+            name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")
+        }
         self._bias = shared(self.bias)
         self._source, self._alike = source, True
         caches = {name: shared(array[:rows]) for name, array in buffers.arrays.items()}
         written = {f"new_{name}": value for name, value in caches.items()}
         self._run = decoder.bound(
-            {**read, "bias": self._bias, **source.values, **caches}, {**written, "hidden": shared(self.hidden)}
+            {**read, "bias": self._bias, **source.values, **caches},
+            {**written, "hidden": shared(self.hidden)},
         )
 
     def turn_to(self, source: EncodedSource) -> None:
@@ -178,7 +202,8 @@ class Step:
             self._source = source
 
     def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int = 0) -> None:
-        """Write the slots behind the `length` that are there; they see what is `visible`, None for all.
+        """Write the slots behind the `length` that are there; they see what is `visible`, None for
+        all.
 
         Of these the first `clean` slots see none of the new ones behind them.
         """
@@ -186,7 +211,9 @@ class Step:
         self.start.fill(length)
         if visible is not None:
             bias = np.full((len(self.start), 1, new, room), np.float32(MASKED))
-            bias[:, 0, :, : length + new] = np.where(visible.numpy(), np.float32(0), np.float32(MASKED))
+            bias[:, 0, :, : length + new] = np.where(
+                visible.numpy(), np.float32(0), np.float32(MASKED)
+            )
             self._run.read({"bias": shared(bias)})
             self._alike = False
         else:
@@ -200,14 +227,18 @@ class Step:
         self._run()
 
     def pick(self, network: Network, chained: bool) -> Picked:
-        """The tokens of all slots of the step, and their log-probabilities, by a graph that gives them."""
+        """The tokens of all slots of the step, and their log-probabilities, by a graph that gives
+        them.
+        """
         if chained not in self._picked:
             self._picked[chained] = Picked(self.hidden, network, chained)
         return self._picked[chained]
 
 
 class Picked:
-    """The most probable tokens of the slots of a step, in arrays [B, N] that the next run writes anew."""
+    """The most probable tokens of the slots of a step, in arrays [B, N] that the next run writes
+    anew.
+    """
 
     def __init__(self, hidden: Array, network: Network, chained: bool) -> None:
         self.tokens = np.zeros(hidden.shape[:2], np.int64)
@@ -276,7 +307,9 @@ class Int8Memory:
         return self._even or self.groups.length
 
     def grow_even(self, new: int) -> int:
-        """Announce slots of rows that stay alike (or, negative, forget some); return how many were there."""
+        """Announce slots of rows that stay alike (or, negative, forget some); return how many were
+        there.
+        """
         self._even += new
         return self._even - new
 
@@ -294,7 +327,9 @@ class Int8Memory:
         if order is not None and self._buffers is not None:
             places = order.numpy()[:, None, :, None]
             for array in self._buffers.arrays.values():
-                array[: self._rows, :, : self.length] = np.take_along_axis(array[: self._rows], places, 2)
+                array[: self._rows, :, : self.length] = np.take_along_axis(
+                    array[: self._rows], places, 2
+                )
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""

@@ -1,7 +1,8 @@
-"""From hidden states to logits, or to the most probable tokens without them, as ONNX graphs with int8 weights.
+"""From hidden states to logits, or to the most probable tokens without them, as ONNX graphs with
+int8 weights.
 
-The hidden states are in 8 bits already, as the decoder's graph gives them; inputs and outputs are listed where a
-graph is built.
+The hidden states are in 8 bits already, as the decoder's graph gives them; inputs and outputs are
+listed where a graph is built.
 
 Shapes: R rows, D hidden size, V vocabulary, W the same up to whole blocks.
 """
@@ -40,18 +41,22 @@ def logits_graph(model: Transformer, final: Rounding) -> ModelProto:
 
 
 def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
-    """`hidden` uint8 [R, D] to the most probable `tokens` int64 [R], and their `log_probabilities` float32 [R].
+    """`hidden` uint8 [R, D] to the most probable `tokens` int64 [R], and their `log_probabilities`
+    float32 [R].
 
-    The vocabulary is projected in chunks, of each of which only the largest logit, its place and the sum of the
-    exponentials are kept (the last as one over the largest share, since the operator for shares is the fast one).
-    What is never picked is left out of the product; of equal logits the lowest id is taken.
+    The vocabulary is projected in chunks, of each of which only the largest logit, its place and
+    the sum of the exponentials are kept (the last as one over the largest share, since the operator
+    for shares is the fast one). What is never picked is left out of the product; of equal logits
+    the lowest id is taken.
     """
     graph = Graph("greedy")
     rows = graph.known(final, graph.input("hidden", np.uint8, ["R", model.config.hidden_size]))
     output = pickable_output(model, final)
     parts = [output.part(first, first + CHUNK) for first in range(0, len(output.bias), CHUNK)]
     logits = [graph.product(rows, part.weight, part.bias) for part in parts]
-    token, certain = chosen(graph, logits[0]) if len(parts) == 1 else _chosen_of_chunks(graph, logits)
+    token, certain = (
+        chosen(graph, logits[0]) if len(parts) == 1 else _chosen_of_chunks(graph, logits)
+    )
     last = graph.constant(np.array([-1]))
     graph.output("tokens", graph.add("Squeeze", token, last), np.int64, ["R"])
     graph.output("log_probabilities", graph.add("Squeeze", certain, last), np.float32, ["R"])
@@ -66,10 +71,11 @@ def chosen(graph: Graph, logits: str) -> tuple[str, str]:
 
 
 class PickableOutput(NamedTuple):
-    """The output matrix as the graphs that pick tokens read it: column w gives the logit of token w.
+    """The output matrix as the graphs that pick tokens read it: column w gives the logit of token
+    w.
 
-    Behind the vocabulary stand columns up to whole blocks, W together. `bias` is zero, but the lowest number there is
-    for what is never picked and for what is no entry.
+    Behind the vocabulary stand columns up to whole blocks, W together. `bias` is zero, but the
+    lowest number there is for what is never picked and for what is no entry.
     """
 
     weight: Quantised
@@ -106,8 +112,8 @@ def padded(weight: Quantised) -> Quantised:
 def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
     """The largest of each row [R, 1], and the first place where it stands [R, 1].
 
-    The place is looked for in two steps, in the first block that holds the largest: the operator that finds places
-    is many times slower than the one that finds values.
+    The place is looked for in two steps, in the first block that holds the largest: the operator
+    that finds places is many times slower than the one that finds values.
     """
     blocks = graph.shaped(logits, 0, -1, BLOCK)
     best = graph.largest(blocks, keep=False)
@@ -115,7 +121,9 @@ def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
     one = graph.constant(np.array([1]))
     row = graph.add("GatherND", blocks, graph.add("Unsqueeze", block, one), batch_dims=1)
     inside = graph.add("ArgMax", graph.add("Squeeze", row, one), axis=-1, keepdims=1)
-    return graph.largest(best), graph.add("Add", graph.add("Mul", block, graph.constant(np.array(BLOCK))), inside)
+    return graph.largest(best), graph.add(
+        "Add", graph.add("Mul", block, graph.constant(np.array(BLOCK))), inside
+    )
 
 
 def _chosen_of_chunks(graph: Graph, chunks: list[str]) -> tuple[str, str]:
@@ -137,5 +145,7 @@ def _chosen_of_chunks(graph: Graph, chunks: list[str]) -> tuple[str, str]:
 
 
 def _output(model: Transformer) -> Tensor:
-    weight: Tensor = model.target_embedding.weight if model.config.tie_embeddings else model.output.weight
+    weight: Tensor = (
+        model.target_embedding.weight if model.config.tie_embeddings else model.output.weight
+    )
     return weight

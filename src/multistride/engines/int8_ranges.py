@@ -1,13 +1,15 @@
 """How large activations become, which decides the steps that the int8 engine rounds them to.
 
-A range belongs to a place in the model, not to a batch or a row: so a sentence does not depend on the others in its
-batch, and a product needs no pass over its rows to find their largest entries. The ranges are those of random tokens,
-since a model directory holds no text. What comes out of layer normalisation has a fixed size whatever is read, so
-there little room is left above them; elsewhere more (`ROOM`). What is beyond is rounded to the end of the range.
+A range belongs to a place in the model, not to a batch or a row: so a sentence does not depend on
+the others in its batch, and a product needs no pass over its rows to find their largest entries.
+The ranges are those of random tokens, since a model directory holds no text. What comes out of
+layer normalisation has a fixed size whatever is read, so there little room is left above them;
+elsewhere more (`ROOM`). What is beyond is rounded to the end of the range.
 
-Where nothing but a linear layer reads the activation, its channels are first made more alike, at no cost, by weights:
-each is divided by the root of its own range, and the weights that read it are multiplied by that (Xiao et al. 2023,
-"SmoothQuant", arXiv 2211.10438, equation 4, with the share 0.5 and activations only).
+Where nothing but a linear layer reads the activation, its channels are first made more alike, at no
+cost, by weights: each is divided by the root of its own range, and the weights that read it are
+multiplied by that (Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, equation 4, with the share
+0.5 and activations only).
 
 Shapes: B sentences, S source tokens, T target tokens, N slots, D channels of an activation.
 """
@@ -33,16 +35,20 @@ SENTENCES, LONGEST = 12, 15
 """How many random sentences are read in each layout, and the most tokens of each."""
 
 ROOM_NORMED, ROOM = 1.1, 1.5
-"""The end of a range, as a multiple of what random tokens reach: after layer normalisation, and elsewhere."""
+"""The end of a range, as a multiple of what random tokens reach: after layer normalisation, and
+elsewhere."""
 
 FINAL = "output"
-"""The name of the place before the output matrix; all others have the name of the linear layer that reads them."""
+"""The name of the place before the output matrix; all others have the name of the linear layer that
+reads them."""
 
 
 class Rounding(NamedTuple):
-    """How an activation becomes 8-bit integers: divided by `shrink`, channel by channel, and then by `step`.
+    """How an activation becomes 8-bit integers: divided by `shrink`, channel by channel, and then
+    by `step`.
 
-    Integers are `lowest` ... `lowest` + 255; they are stored without sign, so that `-lowest` stands for zero.
+    Integers are `lowest` ... `lowest` + 255; they are stored without sign, so that `-lowest` stands
+    for zero.
     """
 
     step: float
@@ -58,9 +64,13 @@ class Roundings:
         self._config, self._largest = model.config, observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
-        """What layer normalisation gives, for all linear layers that read it; `alike` if nothing else reads it."""
+        """What layer normalisation gives, for all linear layers that read it; `alike` if nothing
+        else reads it.
+        """
         largest = np.maximum.reduce([self._largest[place] for place in places])
-        shrink = np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
+        shrink = (
+            np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
+        )
         return _rounding(ROOM_NORMED * (largest / shrink).max(), shrink)
 
     def other(self, place: str, *, positive: bool = False) -> Rounding:
@@ -76,7 +86,9 @@ def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -
 
 @torch.inference_mode()
 def observed(model: Transformer) -> dict[str, NDArray[np.float32]]:
-    """The largest absolute entry of every channel of what each linear layer reads, by the name of the layer."""
+    """The largest absolute entry of every channel of what each linear layer reads, by the name of
+    the layer.
+    """
     largest: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
 
     def watch(name: str, rows: Tensor) -> None:
@@ -102,14 +114,20 @@ def _watched(model: Transformer, watch: Any) -> Iterator[None]:
             handle.remove()
 
 
-def _random_passes(config: TransformerConfig) -> Iterator[tuple[Tensor | None, Tensor | None, Slots]]:
-    """Random sentences in the layouts that decoding uses: K=1, the largest group, and masks behind known tokens."""
+def _random_passes(
+    config: TransformerConfig,
+) -> Iterator[tuple[Tensor | None, Tensor | None, Slots]]:
+    """Random sentences in the layouts that decoding uses: K=1, the largest group, and masks behind
+    known tokens.
+    """
     generator = torch.Generator().manual_seed(0)
     longest = min(LONGEST, config.max_positions - 1)
 
     def drawn() -> tuple[Tensor, Tensor]:
         lengths = torch.randint(1, longest + 1, (SENTENCES,), generator=generator)
-        tokens = torch.randint(config.vocabulary_size, (SENTENCES, longest + 1), generator=generator)
+        tokens = torch.randint(
+            config.vocabulary_size, (SENTENCES, longest + 1), generator=generator
+        )
         return tokens, lengths
 
     def source() -> tuple[Tensor | None, Tensor | None]:
@@ -126,5 +144,7 @@ def _random_passes(config: TransformerConfig) -> Iterator[tuple[Tensor | None, T
         yield *source(), slots
     if config.lookahead and largest > 1:
         target, known = drawn()
-        slots, _ = lookahead(target, known, known // 2, largest, config.start_token, config.mask_token)
+        slots, _ = lookahead(
+            target, known, known // 2, largest, config.start_token, config.mask_token
+        )
         yield *source(), slots

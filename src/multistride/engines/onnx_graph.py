@@ -1,11 +1,13 @@
-"""An ONNX graph under construction, and the bricks of a Transformer as its nodes, quantised to int8.
+"""An ONNX graph under construction, and the bricks of a Transformer as its nodes, quantised to
+int8.
 
-Every place where an activation is rounded has a step of its own (`int8_ranges.py`), which no input changes. So what a
-row becomes does not depend on the rows beside it, which a scale taken from the whole tensor would make it do, and
-rounding is one pass, where a scale for each row takes five. Weights have one scale for each output.
+Every place where an activation is rounded has a step of its own (`int8_ranges.py`), which no input
+changes. So what a row becomes does not depend on the rows beside it, which a scale taken from the
+whole tensor would make it do, and rounding is one pass, where a scale for each row takes five.
+Weights have one scale for each output.
 
-A node of ONNX Runtime costs a few tenths of a microsecond, a call of a PyTorch operator several: the graph is why a
-step of one row is fast (`benchmarks/products.py`, docs/log.md).
+A node of ONNX Runtime costs a few tenths of a microsecond, a call of a PyTorch operator several:
+the graph is why a step of one row is fast (`benchmarks/products.py`, docs/log.md).
 
 Shapes: B sentences, N rows of a sentence, D hidden size, I inputs and O outputs of a linear layer.
 """
@@ -33,21 +35,27 @@ Shape = Sequence[str | int | None]
 
 
 class Quantised(NamedTuple):
-    """A weight matrix in 8 bits, as a product reads it: [I, O] integers and the scale of each output."""
+    """A weight matrix in 8 bits, as a product reads it: [I, O] integers and the scale of each
+    output.
+    """
 
     integers: Int8[np.ndarray, "I O"]
     scale: Float[np.ndarray, "O"]
 
 
 class Rows(NamedTuple):
-    """An activation in 8 bits: the names of its integers, of their step, and of the integer that stands for zero."""
+    """An activation in 8 bits: the names of its integers, of their step, and of the integer that
+    stands for zero.
+    """
 
     integers: str
     step: str
     zero: str
 
 
-def quantised(weight: Float[Tensor, "O I"], shrink: Float[np.ndarray, "I"] | None = None) -> Quantised:
+def quantised(
+    weight: Float[Tensor, "O I"], shrink: Float[np.ndarray, "I"] | None = None
+) -> Quantised:
     """Round a weight matrix to -127 ... 127, with one scale for each of its outputs.
 
     `shrink` is what the inputs it will read were divided by.
@@ -59,10 +67,14 @@ def quantised(weight: Float[Tensor, "O I"], shrink: Float[np.ndarray, "I"] | Non
 
 
 class Graph:
-    """Nodes, constants, inputs and outputs, by name. Every method that computes returns the name of its result."""
+    """Nodes, constants, inputs and outputs, by name. Every method that computes returns the name of
+    its result.
+    """
 
     def __init__(self, name: str) -> None:
-        """The name stands in those of all results, so that a graph inside another shadows nothing."""
+        """The name stands in those of all results, so that a graph inside another shadows
+        nothing.
+        """
         self._name = name
         self._nodes: list[Any] = []
         self._constants: dict[str, NDArray[Any]] = {}
@@ -71,12 +83,16 @@ class Graph:
         self._given_out: dict[str, str] = {}
 
     def input(self, name: str, kind: type, shape: Shape) -> str:
-        """An input of numpy type `kind`; a name in its shape stands for a size known only at run time."""
+        """An input of numpy type `kind`; a name in its shape stands for a size known only at run
+        time.
+        """
         self._inputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
         return name
 
     def output(self, name: str, computed: str, kind: type, shape: Shape) -> None:
-        """Give out what has been `computed` under a name of its own, for the second time by a copy."""
+        """Give out what has been `computed` under a name of its own, for the second time by a
+        copy.
+        """
         if computed in self._given_out:
             self._nodes.append(helper.make_node("Identity", [computed], [name]))
         else:
@@ -95,45 +111,64 @@ class Graph:
         return self.add("ReduceMax", values, self.constant(np.array([-1])), keepdims=int(keep))
 
     def shaped(self, values: str, *shape: int) -> str:
-        """The same values in another shape, in which 0 stands for a size that stays, and -1 for what is left."""
+        """The same values in another shape, in which 0 stands for a size that stays, and -1 for
+        what is left.
+        """
         return self.add("Reshape", values, self.constant(np.array(shape)))
 
     def part(self, values: str, first: int, end: int, axis: int) -> str:
         """The values from `first` to `end` along an axis."""
-        return self.add("Slice", values, *(self.constant(np.array([number])) for number in (first, end, axis)))
+        return self.add(
+            "Slice", values, *(self.constant(np.array([number])) for number in (first, end, axis))
+        )
 
     def add(self, operator: str, *inputs: str, domain: str = "", **choices: Any) -> str:
         """A node with one result."""
         return self.many(operator, *inputs, outputs=1, domain=domain, **choices)[0]
 
-    def many(self, operator: str, *inputs: str, outputs: int, domain: str = "", **choices: Any) -> list[str]:
+    def many(
+        self, operator: str, *inputs: str, outputs: int, domain: str = "", **choices: Any
+    ) -> list[str]:
         """A node with several results."""
         names = [f"{self._name}{len(self._nodes)}.{place}" for place in range(outputs)]
-        self._nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **choices))
+        self._nodes.append(
+            helper.make_node(operator, list(inputs), names, domain=domain, **choices)
+        )
         return names
 
-    def scan(self, body: Graph, carried: str, *sequences: str, outputs: int, axis: int = 0) -> list[str]:
-        """Run `body` along an axis of the `sequences`; returns what it gave at each place, stacked likewise.
+    def scan(
+        self, body: Graph, carried: str, *sequences: str, outputs: int, axis: int = 0
+    ) -> list[str]:
+        """Run `body` along an axis of the `sequences`; returns what it gave at each place, stacked
+        likewise.
 
-        Its inputs are what the place before gave out first, `carried` at the beginning, and one place of each
-        sequence; its outputs the carried value and those that are stacked. It may read values of this graph.
+        Its inputs are what the place before gave out first, `carried` at the beginning, and one
+        place of each sequence; its outputs the carried value and those that are stacked. It may
+        read values of this graph.
         """
         choices: dict[str, Any] = {"num_scan_inputs": len(sequences), "body": body._finished()}
-        choices |= {"scan_input_axes": [axis] * len(sequences), "scan_output_axes": [axis] * outputs}
+        choices |= {
+            "scan_input_axes": [axis] * len(sequences),
+            "scan_output_axes": [axis] * outputs,
+        }
         return self.many("Scan", carried, *sequences, outputs=1 + outputs, **choices)[1:]
 
     def _finished(self) -> Any:
         for node in self._nodes:
             for names in (node.input, node.output):
                 names[:] = [self._given_out.get(name, name) for name in names]
-        constants = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
+        constants = [
+            numpy_helper.from_array(value, name) for name, value in self._constants.items()
+        ]
         return helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
 
     def model(self) -> ModelProto:
         """The finished graph."""
         graph = self._finished()
         opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="multistride")
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=10, producer_name="multistride"
+        )
 
     def rounded(self, rows: str, rounding: Rounding) -> Rows:
         """Rows in 8 bits; they have been divided by `rounding.shrink` already."""
@@ -145,9 +180,17 @@ class Graph:
         step = self.constant(np.array(rounding.step, np.float32))
         return Rows(integers, step, self.constant(np.array(-rounding.lowest, np.uint8)))
 
-    def product(self, rows: Rows, weight: Quantised, bias: Float[np.ndarray, "O"] | None = None) -> str:
+    def product(
+        self, rows: Rows, weight: Quantised, bias: Float[np.ndarray, "O"] | None = None
+    ) -> str:
         """Rows times weights, in float32."""
-        parts = [rows.integers, self.constant(weight.integers), rows.step, self.constant(weight.scale), rows.zero]
+        parts = [
+            rows.integers,
+            self.constant(weight.integers),
+            rows.step,
+            self.constant(weight.scale),
+            rows.zero,
+        ]
         if bias is not None:
             parts += ["", self.constant(bias)]
         return self.add("MatMulIntegerToFloat", *parts, domain="com.microsoft")
@@ -167,7 +210,9 @@ class Graph:
         """Rows of a table, kept in 8 bits with a scale for each, times `factor`."""
         weight = quantised(table)
         rows = self.add("Gather", self.constant(weight.integers.T), places)
-        scale = self.add("Gather", self.constant((weight.scale * np.float32(factor))[:, None]), places)
+        scale = self.add(
+            "Gather", self.constant((weight.scale * np.float32(factor))[:, None]), places
+        )
         return self.add("Mul", self.add("Cast", rows, to=TensorProto.FLOAT), scale)
 
     def table(self, places: str, table: Float[Tensor, "V D"]) -> str:

@@ -20,7 +20,9 @@ ENGINES = ("eager", "int8", "gpu", "auto")
 
 
 class Engine(StepModel[M], Protocol[M]):
-    """A `StepModel` that says what it is and gives the weights it was made from (scoring and inspection use them)."""
+    """A `StepModel` that says what it is and gives the weights it was made from (scoring and
+    inspection use them).
+    """
 
     name: str
     precision: str
@@ -39,9 +41,9 @@ def open_engine(
 ) -> Engine[Any]:
     """The engine called `name`, with the weights of `model` on the device where they are.
 
-    `auto` is the fastest that runs here; `report` hears in one line which one it is, and why. Raises `UsageError`
-    for an unknown name, or an engine that cannot run this model or on this machine; `MissingExtraError` if the engine
-    needs a library that is not installed.
+    `auto` is the fastest that runs here; `report` hears in one line which one it is, and why.
+    Raises `UsageError` for an unknown name, or an engine that cannot run this model or on this
+    machine; `MissingExtraError` if the engine needs a library that is not installed.
     """
     check_engine(name)
     if name == "int8":
@@ -54,9 +56,11 @@ def open_engine(
 def open_export(
     directory: Path | str, name: str, *, report: Callable[[str], None] = lambda line: None
 ) -> tuple[Engine[Any], Vocabulary] | None:
-    """The engine and vocabulary in a directory that `multistride export` wrote; None if it is none, or not asked for.
+    """The engine and vocabulary in a directory that `multistride export` wrote; None if it is none,
+    or not asked for.
 
-    Raises `DataError` for a damaged export or one for another version; otherwise as `open_engine` does.
+    Raises `DataError` for a damaged export or one for another version; otherwise as `open_engine`
+    does.
     """
     if name not in ("int8", "auto") or not is_export(directory):
         return None
@@ -71,7 +75,9 @@ def open_export(
 def check_engine(name: str) -> None:
     """Raise `UsageError` unless there is an engine of this name."""
     if name not in ENGINES:
-        raise UsageError(f"engine {name!r} was asked for; allowed are {', '.join(ENGINES)}: choose one of them")
+        raise UsageError(
+            f"engine {name!r} was asked for; allowed are {', '.join(ENGINES)}: choose one of them"
+        )
 
 
 def _int8(model: Transformer) -> Engine[Any]:

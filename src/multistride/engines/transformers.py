@@ -1,8 +1,10 @@
-"""The weights of a model in Hugging Face transformers, for decoding at K=1 by `generate` in float32: a baseline.
+"""The weights of a model in Hugging Face transformers, for decoding at K=1 by `generate` in
+float32: a baseline.
 
-Pegasus is the Transformer with layer normalisation before each sublayer, Marian the one with it after; both multiply
-embeddings by the root of the width, end in no bias that is not zero, and take any table of positions. So each of our
-encoder-decoder models is one of them, number for number, which is checked before anything is decoded.
+Pegasus is the Transformer with layer normalisation before each sublayer, Marian the one with it
+after; both multiply embeddings by the root of the width, end in no bias that is not zero, and take
+any table of positions. So each of our encoder-decoder models is one of them, number for number,
+which is checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ TOLERANCE = 1e-4
 
 
 class TransformersEngine:
-    """A model as transformers has it, on the CPU. It is no `StepModel`: `generate` owns its loop."""
+    """A model as transformers has it, on the CPU. It is no `StepModel`: `generate` owns its
+    loop.
+    """
 
     def __init__(self, model: Transformer) -> None:
         """Copy the weights of `model` and compare logits.
 
-        Raises `MissingExtraError` without transformers and `UsageError` for a model it cannot express.
+        Raises `MissingExtraError` without transformers and `UsageError` for a model it cannot
+        express.
         """
         if transformers is None:
             raise MissingExtraError(
@@ -47,12 +52,18 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def greedy(self, sources: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
-        """Decode one batch of sources (no EOS), at most `limit` tokens each; EOS is among those returned."""
+        """Decode one batch of sources (no EOS), at most `limit` tokens each; EOS is among those
+        returned.
+        """
         rows = [torch.tensor([*source, self.config.end_token]) for source in sources]
-        source = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.config.pad_token)
+        source = torch.nn.utils.rnn.pad_sequence(
+            rows, batch_first=True, padding_value=self.config.pad_token
+        )
         lengths = torch.tensor([len(row) for row in rows])
         real = torch.arange(source.shape[1]) < lengths[:, None]
-        written = self._model.generate(input_ids=source, attention_mask=real.long(), max_new_tokens=limit)
+        written = self._model.generate(
+            input_ids=source, attention_mask=real.long(), max_new_tokens=limit
+        )
         return [self._cut(row) for row in written[:, 1:].tolist()]
 
     def _cut(self, tokens: list[int]) -> list[int]:
@@ -79,7 +90,11 @@ def _converted(model: Transformer) -> Any:
         )
     assert isinstance(model.position, PositionEmbedding)
     before = config.norm == "pre"
-    names = ("PegasusConfig", "PegasusForConditionalGeneration") if before else ("MarianConfig", "MarianMTModel")
+    names = (
+        ("PegasusConfig", "PegasusForConditionalGeneration")
+        if before
+        else ("MarianConfig", "MarianMTModel")
+    )
     make_config, make_model = (getattr(transformers, name) for name in names)
     positions = model.position.table.shape[0]
     sizes = {
@@ -105,7 +120,9 @@ def _converted(model: Transformer) -> Any:
     }
     converted = make_model(make_config(**sizes, **symbols)).eval()
     _fill(model, converted)
-    converted.generation_config = transformers.GenerationConfig(do_sample=False, num_beams=1, **symbols)
+    converted.generation_config = transformers.GenerationConfig(
+        do_sample=False, num_beams=1, **symbols
+    )
     return converted
 
 
@@ -127,24 +144,34 @@ def _fill(model: Transformer, converted: Any) -> None:
     found = {f"{name}.weight": table for name, table in tables.items()}
     for side in ("encoder", "decoder"):
         if model.config.norm == "pre":
-            found.update(_renamed(f"model.{side}.layer_norm", getattr(model, f"{side}_norm").state_dict()))
+            found.update(
+                _renamed(f"model.{side}.layer_norm", getattr(model, f"{side}_norm").state_dict())
+            )
         for number, layer in enumerate(getattr(model, side)):
             found.update(_layer(f"model.{side}.layers.{number}", layer.state_dict()))
     _untie(converted)
-    converted.load_state_dict({**state, **{name: value.clone() for name, value in found.items()}}, strict=True)
+    converted.load_state_dict(
+        {**state, **{name: value.clone() for name, value in found.items()}}, strict=True
+    )
     if tied:
         for place in _tables(converted):
             place.weight = converted.model.shared.weight
 
 
 def _untie(converted: Any) -> None:
-    """Give source, target and output a matrix each, as loading would else write one over the other."""
+    """Give source, target and output a matrix each, as loading would else write one over the
+    other.
+    """
     for place in _tables(converted):
         place.weight = torch.nn.Parameter(place.weight.detach().clone())
 
 
 def _tables(converted: Any) -> list[Any]:
-    return [converted.model.encoder.embed_tokens, converted.model.decoder.embed_tokens, converted.lm_head]
+    return [
+        converted.model.encoder.embed_tokens,
+        converted.model.decoder.embed_tokens,
+        converted.lm_head,
+    ]
 
 
 def _layer(place: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -153,7 +180,9 @@ def _layer(place: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         module, kind = name.rsplit(".", 1)
         parts = tensor.chunk(len(_NAMES[module]))
-        found.update({f"{place}.{new}.{kind}": part for new, part in zip(_NAMES[module], parts, strict=True)})
+        found.update(
+            {f"{place}.{new}.{kind}": part for new, part in zip(_NAMES[module], parts, strict=True)}
+        )
     return found
 
 

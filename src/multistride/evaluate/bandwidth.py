@@ -1,7 +1,8 @@
 """How fast this machine reads memory, and how much of that a decoder uses.
 
-At small batches a decoding step is little more than reading the decoder's weights once. So the weights that were
-streamed, over the time it took, over what the machine can read, says how much is left to gain.
+At small batches a decoding step is little more than reading the decoder's weights once. So the
+weights that were streamed, over the time it took, over what the machine can read, says how much is
+left to gain.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _BUFFER = 2**28
 
 
 def read_bandwidth(threads: int, rounds: int = 5) -> float:
-    """Bytes a second that `threads` threads of PyTorch read from memory: the best of several sums of 256 MB."""
+    """Bytes a second that `threads` threads of PyTorch read from memory: the best of several sums
+    of 256 MB.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -34,16 +37,22 @@ def read_bandwidth(threads: int, rounds: int = 5) -> float:
 
 
 def weights_per_step(config: TransformerConfig) -> int:
-    """Matrix entries that one pass of the decoder reads, the output projection included; biases are left out."""
+    """Matrix entries that one pass of the decoder reads, the output projection included; biases are
+    left out.
+    """
     width = config.hidden_size
     attention = 4 * width**2
     cross = 2 * width**2 if config.encoder_layers else 0
     feedforward = 2 * width * config.feedforward_size
-    return config.decoder_layers * (attention + cross + feedforward) + config.vocabulary_size * width
+    return (
+        config.decoder_layers * (attention + cross + feedforward) + config.vocabulary_size * width
+    )
 
 
 def weights_per_batch(config: TransformerConfig) -> int:
-    """Matrix entries that are read once a batch: the encoder, and the keys and values of the source."""
+    """Matrix entries that are read once a batch: the encoder, and the keys and values of the
+    source.
+    """
     width = config.hidden_size
     if not config.encoder_layers:
         return 0
@@ -52,5 +61,7 @@ def weights_per_batch(config: TransformerConfig) -> int:
 
 
 def bytes_per_weight(precision: str) -> int | None:
-    """Bytes of one weight; None for a precision of unknown size. Scales of quantised weights are left out."""
+    """Bytes of one weight; None for a precision of unknown size. Scales of quantised weights are
+    left out.
+    """
     return next((size for name, size in _BYTES.items() if precision.startswith(name)), None)

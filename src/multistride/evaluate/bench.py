@@ -1,8 +1,9 @@
 """`multistride bench`: our engines and others on the same sentences, in turns, on one machine.
 
-Every contender is a process (`evaluate/processes.py`) and decodes greedily until each sentence has written EOS or
-reached its limit. The same batches of the same sentences go to all of them, a few sentences a turn, beginning with
-another contender each time; whole rounds of that are repeated, and medians are taken over the rounds.
+Every contender is a process (`evaluate/processes.py`) and decodes greedily until each sentence has
+written EOS or reached its limit. The same batches of the same sentences go to all of them, a few
+sentences a turn, beginning with another contender each time; whole rounds of that are repeated, and
+medians are taken over the rounds.
 """
 
 from __future__ import annotations
@@ -51,28 +52,38 @@ class BenchRequest(BaseModel):
     reference: Path | None = None
     name: str
     group_sizes: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1, description="K, one or more")
-    batch_sizes: tuple[Size, ...] = Field((1, 8, 32), min_length=1, description="sentences decoded together")
+    batch_sizes: tuple[Size, ...] = Field(
+        (1, 8, 32), min_length=1, description="sentences decoded together"
+    )
     modes: tuple[Mode, ...] = Field(("fast",), min_length=1, description="fast, adaptive, exact")
     threshold: float | None = Field(None, description="of adaptive mode")
     engines: tuple[str, ...] = Field(("eager",), min_length=1, description="our engines")
     device: str = Field("cpu", description="where our engines compute")
     threads: int = Field(1, description="CPU threads of every contender")
     against: tuple[str, ...] = Field((OWN,), description="baselines")
-    against_model: Path | None = Field(None, description="another model, decoded at K=1 on the same engines")
-    require: tuple[str, ...] = Field((), description="least ratios, such as k=4,batch=1,ctranslate2-int8>=5")
+    against_model: Path | None = Field(
+        None, description="another model, decoded at K=1 on the same engines"
+    )
+    require: tuple[str, ...] = Field(
+        (), description="least ratios, such as k=4,batch=1,ctranslate2-int8>=5"
+    )
     sentences: int = Field(100, ge=1, description="lines that are timed, spread over the file")
     rounds: int = Field(3, ge=1, description="times each sentence is decoded by each contender")
     tokenize: str = Field("13a", description="sacreBLEU's tokenizer")
 
     def ways(self) -> list[DecodeOptions]:
-        """One way of decoding for each mode and group size. Raises `UsageError` for a threshold nobody takes."""
+        """One way of decoding for each mode and group size. Raises `UsageError` for a threshold
+        nobody takes.
+        """
         if self.threshold is not None and "adaptive" not in self.modes:
             raise UsageError(
                 f"threshold {self.threshold} was given, and none of the modes asked for ({', '.join(self.modes)}) "
                 "has one: add mode adaptive, or leave the threshold out"
             )
         return [
-            DecodeOptions.made(group_size=size, mode=mode, threshold=self.threshold if mode == "adaptive" else None)
+            DecodeOptions.made(
+                group_size=size, mode=mode, threshold=self.threshold if mode == "adaptive" else None
+            )
             for mode in self.modes
             for size in self.group_sizes
         ]
@@ -85,11 +96,14 @@ class BenchRequest(BaseModel):
         return found
 
 
-def bench(request: BenchRequest, report: Callable[[str], None] = lambda line: None) -> BenchmarkResult:
+def bench(
+    request: BenchRequest, report: Callable[[str], None] = lambda line: None
+) -> BenchmarkResult:
     """Measure every engine, mode, group size and batch size, and every baseline, in turns.
 
-    Raises `UsageError` for what cannot be measured, `MissingExtraError` for a baseline that is not installed,
-    `DataError` for bad files or a bad model, and what a contender raises when it is opened.
+    Raises `UsageError` for what cannot be measured, `MissingExtraError` for a baseline that is not
+    installed, `DataError` for bad files or a bad model, and what a contender raises when it is
+    opened.
     """
     _check(request)
     translator = Translator.load(request.model, "cpu")
@@ -104,7 +118,9 @@ def bench(request: BenchRequest, report: Callable[[str], None] = lambda line: No
     others: list[BaselineRow] = []
     with ExitStack() as stack:
         texts = [test_set.sources[place] for place in chosen]
-        contenders = Contenders(request.model, translator, texts, request.threads, request.device, stack)
+        contenders = Contenders(
+            request.model, translator, texts, request.threads, request.device, stack
+        )
         entries = _entries(request, contenders, ways, stack, report)
         for batch_size in request.batch_sizes:
             timings = time_entries(entries, contenders.lengths, batch_size, request.rounds, report)
@@ -123,11 +139,17 @@ def bench(request: BenchRequest, report: Callable[[str], None] = lambda line: No
 
 def machine_name(device: torch.device) -> str:
     """What computes: the processor, and a GPU's name before it."""
-    return f"{torch.cuda.get_device_name(device)}, {cpu_name()}" if device.type == "cuda" else cpu_name()
+    return (
+        f"{torch.cuda.get_device_name(device)}, {cpu_name()}"
+        if device.type == "cuda"
+        else cpu_name()
+    )
 
 
 def _check(request: BenchRequest) -> None:
-    """Everything that can be said before a model is read. Raises `UsageError`, `MissingExtraError`."""
+    """Everything that can be said before a model is read. Raises `UsageError`,
+    `MissingExtraError`.
+    """
     check_threads(request.threads)
     for engine in request.engines:
         check_engine(engine)
@@ -169,14 +191,22 @@ def _entries(
         if request.against_model is not None:
             entries.append(contenders.other_model(request.against_model, engine))
     place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="multistride-")))
-    return entries + contenders.libraries([name for name in against if name in LIBRARIES], place, report)
+    return entries + contenders.libraries(
+        [name for name in against if name in LIBRARIES], place, report
+    )
 
 
-def _settings(request: BenchRequest, translator: Translator, sentences: int, bandwidth: float) -> dict[str, Any]:
+def _settings(
+    request: BenchRequest, translator: Translator, sentences: int, bandwidth: float
+) -> dict[str, Any]:
     model = translator.engine.model
     packages = [
         "torch",
-        *(package for package in ("ctranslate2", "transformers", "onnxruntime") if installed(package)),
+        *(
+            package
+            for package in ("ctranslate2", "transformers", "onnxruntime")
+            if installed(package)
+        ),
     ]
     return {
         "model": str(request.model),

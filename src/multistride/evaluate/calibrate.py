@@ -1,8 +1,9 @@
-"""`multistride calibrate`: how often the tokens of a group are right, against how sure the model is of them.
+"""`multistride calibrate`: how often the tokens of a group are right, against how sure the model is
+of them.
 
-A model is led along a known text: at every border it proposes a group, which is judged and forgotten, and the known
-tokens are read instead. In the lookahead layout every token of the text is such a border, in the paper's layout every
-K-th.
+A model is led along a known text: at every border it proposes a group, which is judged and
+forgotten, and the known tokens are read instead. In the lookahead layout every token of the text is
+such a border, in the paper's layout every K-th.
 
 Shapes: R rows still running, K tokens of a group, N groups.
 """
@@ -48,8 +49,8 @@ LEAST_SENTENCES = 10
 
 
 class Judged(NamedTuple):
-    """Groups that were proposed: log-probabilities [N, K], which tokens were right, which stood in the sentence at
-    all, and the number of the sentence [N].
+    """Groups that were proposed: log-probabilities [N, K], which tokens were right, which stood in
+    the sentence at all, and the number of the sentence [N].
     """
 
     log_probabilities: NDArray[np.float64]
@@ -65,16 +66,20 @@ def calibrate(
     reference: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Calibration:
-    """Measure a model on `source`; right is what `reference` says, or without one what the model's own K=1 writes.
+    """Measure a model on `source`; right is what `reference` says, or without one what the model's
+    own K=1 writes.
 
-    Temperatures and shifts are fitted on every other sentence and judged on the rest. Raises `DataError` for files
-    that cannot be read, do not align, or hold fewer than 10 sentences that fit the model.
+    Temperatures and shifts are fitted on every other sentence and judged on the rest. Raises
+    `DataError` for files that cannot be read, do not align, or hold fewer than 10 sentences that
+    fit the model.
     """
     sources, targets = _text(translator, source, reference)
     if not targets:
         report(f"decoding {len(sources)} sentences at K=1")
         hypotheses = decode_corpus(translator.engine, sources, DecodeOptions())
-        targets = [[token for group in each.groups for token in group.tokens] for each in hypotheses]
+        targets = [
+            [token for group in each.groups for token in group.tokens] for each in hypotheses
+        ]
     config = translator.config
     layouts: list[Layout] = ["sat", "lookahead"] if config.lookahead else ["sat"]
     places: list[PlaceCalibration] = []
@@ -85,7 +90,9 @@ def calibrate(
             judged = judge(translator.engine, sources, targets, layout, size)
             rows = fit(judged, layout, size)
             places += rows
-            kept += kept_shares(judged, layout, size, [(row.temperature, row.shift) for row in rows])
+            kept += kept_shares(
+                judged, layout, size, [(row.temperature, row.shift) for row in rows]
+            )
     return Calibration(
         model_sha256=sha256(directory / WEIGHTS),
         truth="own-k1" if reference is None else "reference",
@@ -104,7 +111,9 @@ def judge(
     group_size: int,
     batch_size: int = 32,
 ) -> Judged:
-    """Propose groups of `group_size` along the `targets` (EOS included) and compare them with what stands there."""
+    """Propose groups of `group_size` along the `targets` (EOS included) and compare them with what
+    stands there.
+    """
     by_length = sorted(range(len(sources)), key=lambda place: (len(targets[place]), place))
     parts = []
     for first in range(0, len(by_length), batch_size):
@@ -129,12 +138,18 @@ def _led(
     state = DecodeState([len(target) for target in targets], config.start_token, end_token=-1)
     advance = 1 if layout == "lookahead" else group_size
     longest = max(len(target) for target in targets) + group_size
-    table = torch.tensor([[*target, *[config.pad_token] * (longest - len(target))] for target in targets])
+    table = torch.tensor(
+        [[*target, *[config.pad_token] * (longest - len(target))] for target in targets]
+    )
     lengths, names = torch.tensor([len(target) for target in targets]), torch.tensor(sentences)
     while not state.done:
         border = state.step * advance
         lookahead = layout == "lookahead"
-        slots = state.clean_slots(group_size, config.mask_token) if lookahead else state.slots(group_size)
+        slots = (
+            state.clean_slots(group_size, config.mask_token)
+            if lookahead
+            else state.slots(group_size)
+        )
         picked = pick(model.step(slots, memory)[:, -group_size:])
         truth = table[:, border : border + group_size]
         there = border + torch.arange(group_size) < lengths[:, None]
@@ -143,14 +158,19 @@ def _led(
         rows = torch.full((len(names),), group_size - 1)
         if lookahead:
             memory.truncate(rows)
-        state.commit(Picked(truth, torch.zeros_like(picked.log_probabilities)), torch.full_like(rows, advance))
+        state.commit(
+            Picked(truth, torch.zeros_like(picked.log_probabilities)),
+            torch.full_like(rows, advance),
+        )
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
             table, lengths, names = table[stay], lengths[stay], names[stay]
 
 
 def fit(judged: Judged, layout: Layout, group_size: int) -> list[PlaceCalibration]:
-    """The temperature and shift of every place of these groups, fitted on even sentences and judged on odd ones."""
+    """The temperature and shift of every place of these groups, fitted on even sentences and judged
+    on odd ones.
+    """
     rows = []
     before = np.ones(len(judged.sentence), dtype=bool)
     confidence = np.exp(judged.log_probabilities)
@@ -178,8 +198,12 @@ def fit(judged: Judged, layout: Layout, group_size: int) -> list[PlaceCalibratio
     return rows
 
 
-def kept_shares(judged: Judged, layout: Layout, group_size: int, scales: Sequence[Scale]) -> Iterator[KeptShares]:
-    """How much of these groups adaptive mode keeps at several thresholds, but for those that end a sentence."""
+def kept_shares(
+    judged: Judged, layout: Layout, group_size: int, scales: Sequence[Scale]
+) -> Iterator[KeptShares]:
+    """How much of these groups adaptive mode keeps at several thresholds, but for those that end a
+    sentence.
+    """
     whole = judged.there.all(axis=1)
     scores = torch.from_numpy(judged.log_probabilities[whole]).float()
     sizes = torch.full((len(scores),), group_size)
@@ -192,15 +216,21 @@ def kept_shares(judged: Judged, layout: Layout, group_size: int, scales: Sequenc
         yield KeptShares(layout=layout, group_size=group_size, threshold=threshold, shares=shares)
 
 
-def _corrected(log_probabilities: NDArray[np.float64], scales: Sequence[Scale]) -> NDArray[np.float64]:
+def _corrected(
+    log_probabilities: NDArray[np.float64], scales: Sequence[Scale]
+) -> NDArray[np.float64]:
     values = torch.from_numpy(log_probabilities).float()
     size = values.shape[1]
     corrected = corrector({size: scales})(values, torch.full((len(values),), size))
     return corrected.double().exp().numpy()
 
 
-def _text(translator: Translator, source: Path, reference: Path | None) -> tuple[list[list[int]], list[list[int]]]:
-    """Source tokens of the first lines that fit the model, and those of the references with EOS, if there are any."""
+def _text(
+    translator: Translator, source: Path, reference: Path | None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Source tokens of the first lines that fit the model, and those of the references with EOS, if
+    there are any.
+    """
     if reference is None:
         lines = [line.decode("utf-8", errors="replace").strip() for line in read_lines(source)]
         pairs = [(line, "") for line in lines if line]

@@ -1,4 +1,5 @@
-"""`multistride calibrate` for classifiers: one temperature under which probabilities are as sure as they are right.
+"""`multistride calibrate` for classifiers: one temperature under which probabilities are as sure as
+they are right.
 
 Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599, section 4.2).
 """
@@ -24,12 +25,15 @@ HALVINGS = 50
 
 
 def calibrate_classifier(
-    classifier: Classifier, directory: Path, source: Path, report: Callable[[str], None] = lambda line: None
+    classifier: Classifier,
+    directory: Path,
+    source: Path,
+    report: Callable[[str], None] = lambda line: None,
 ) -> ClassTemperature:
     """Fit the temperature on every other record of `source` and judge it on the rest.
 
-    Raises `DataError` for a file that cannot be read or has fewer than 20 records with a known label; others are
-    reported.
+    Raises `DataError` for a file that cannot be read or has fewer than 20 records with a known
+    label; others are reported.
     """
     assert classifier.temperature == 1.0, "it is fitted on probabilities as they come"
     opened = opened_classifier(classifier)
@@ -41,7 +45,9 @@ def calibrate_classifier(
         rows.append([each.answer.facts["probabilities"][name] for name in classifier.classes])
         labels.append(classifier.classes.index(each.record["label"].strip()))
     if len(rows) < LEAST_RECORDS:
-        raise DataError(f"{source} has {len(rows)} records with a known label; {LEAST_RECORDS} are needed")
+        raise DataError(
+            f"{source} has {len(rows)} records with a known label; {LEAST_RECORDS} are needed"
+        )
     scores, wanted = np.log(np.maximum(np.array(rows), 1e-30)), np.array(labels)
     temperature = fitted_temperature(scores[::2], wanted[::2])
     judged, truth = scores[1::2], wanted[1::2]
@@ -58,7 +64,9 @@ def calibrate_classifier(
     )
 
 
-def fitted_temperature(scores: NDArray[np.float64], labels: Sequence[int] | NDArray[np.int64]) -> float:
+def fitted_temperature(
+    scores: NDArray[np.float64], labels: Sequence[int] | NDArray[np.int64]
+) -> float:
     """The temperature under which the labels [N] are most probable, given log-probabilities [N, C].
 
     The log-loss is convex in the inverse of the temperature, so its slope is halved down to zero.

@@ -1,4 +1,6 @@
-"""Who takes part in a benchmark: our engines in every way asked for, and what they are compared with."""
+"""Who takes part in a benchmark: our engines in every way asked for, and what they are compared
+with.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ LIBRARIES = {
 """Baselines that are other programs, by name: the package each of them needs."""
 
 BASELINES = (OWN, *LIBRARIES)
-_SEVERAL = {"ctranslate2": ("ctranslate2-int8", "ctranslate2-float32"), "transformers": ("transformers-float32",)}
+_SEVERAL = {
+    "ctranslate2": ("ctranslate2-int8", "ctranslate2-float32"),
+    "transformers": ("transformers-float32",),
+}
 
 
 def baselines(names: Sequence[str]) -> tuple[str, ...]:
@@ -61,10 +66,18 @@ class Contenders:
     """Opens workers one after the other; `stack` ends them, whatever happens."""
 
     def __init__(
-        self, model: Path, translator: Translator, texts: Sequence[str], threads: int, device: str, stack: ExitStack
+        self,
+        model: Path,
+        translator: Translator,
+        texts: Sequence[str],
+        threads: int,
+        device: str,
+        stack: ExitStack,
     ) -> None:
         self._translator, self._texts, self._stack = translator, texts, stack
-        self._setup = Setup(model=model, sources=_tokens(translator, texts, model), threads=threads, device=device)
+        self._setup = Setup(
+            model=model, sources=_tokens(translator, texts, model), threads=threads, device=device
+        )
 
     @property
     def lengths(self) -> list[int]:
@@ -72,7 +85,9 @@ class Contenders:
         return [len(source) for source in self._setup.sources]
 
     def own(self, engine: str, ways: Sequence[DecodeOptions], compared: bool) -> list[Entry]:
-        """One of our engines in every way; where `compared`, its greedy K=1 is a baseline, among `ways` or beside."""
+        """One of our engines in every way; where `compared`, its greedy K=1 is a baseline, among
+        `ways` or beside.
+        """
         worker = self._opened("own", self._setup.model_copy(update={"engine": engine}))
         entries = [self._entry(worker, way, own=True) for way in ways]
         if not compared:
@@ -84,14 +99,20 @@ class Contenders:
         return entries
 
     def other_model(self, path: Path, engine: str) -> Entry:
-        """Another model at K=1, on the same engine. Raises `DataError` if it cannot read the sentences."""
+        """Another model at K=1, on the same engine. Raises `DataError` if it cannot read the
+        sentences.
+        """
         other = Translator.load(path, "cpu")
         sources = _tokens(other, self._texts, path)
         setup = self._setup.model_copy(update={"model": path, "sources": sources, "engine": engine})
         worker = self._opened("own", setup)
-        return Entry(worker, DecodeOptions(), other.config, other.vocabulary, ours=True, baseline=OTHER_MODEL)
+        return Entry(
+            worker, DecodeOptions(), other.config, other.vocabulary, ours=True, baseline=OTHER_MODEL
+        )
 
-    def libraries(self, names: Sequence[str], place: Path, report: Callable[[str], None]) -> list[Entry]:
+    def libraries(
+        self, names: Sequence[str], place: Path, report: Callable[[str], None]
+    ) -> list[Entry]:
         """Other programs with our weights; what CTranslate2 reads is written to `place` once."""
         entries = []
         converted = place / "ctranslate2"
@@ -112,13 +133,28 @@ class Contenders:
         return self._stack.enter_context(Worker(kind, setup))
 
     def _entry(
-        self, worker: Worker, way: DecodeOptions, own: bool = False, ours: bool = True, baseline: str | None = None
+        self,
+        worker: Worker,
+        way: DecodeOptions,
+        own: bool = False,
+        ours: bool = True,
+        baseline: str | None = None,
     ) -> Entry:
         translator = self._translator
-        return Entry(worker, way, translator.config, translator.vocabulary, own=own, ours=ours, baseline=baseline)
+        return Entry(
+            worker,
+            way,
+            translator.config,
+            translator.vocabulary,
+            own=own,
+            ours=ours,
+            baseline=baseline,
+        )
 
 
-def _tokens(translator: Translator, texts: Sequence[str], model: Path) -> tuple[tuple[int, ...], ...]:
+def _tokens(
+    translator: Translator, texts: Sequence[str], model: Path
+) -> tuple[tuple[int, ...], ...]:
     sources = translator.vocabulary.encode(list(texts))
     for source in sources:
         if problem := translator.problem(source):

@@ -1,4 +1,6 @@
-"""`multistride evaluate` for causal models: one model, some prompts, several group sizes and modes, one result."""
+"""`multistride evaluate` for causal models: one model, some prompts, several group sizes and modes,
+one result.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,17 @@ from multistride.version import __version__
 
 
 class GenerationRequest(BaseModel):
-    """What to measure. Frozen; unknown keys are errors. `latency_texts` prompts are timed alone (batch 1)."""
+    """What to measure. Frozen; unknown keys are errors. `latency_texts` prompts are timed alone
+    (batch 1).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path
     source: Path = Field(description="prompts, one a line")
-    reference: Path | None = Field(None, description="how they really go on, line by line, for the perplexity")
+    reference: Path | None = Field(
+        None, description="how they really go on, line by line, for the perplexity"
+    )
     group_sizes: tuple[int, ...]
     modes: tuple[Mode, ...] = ("fast",)
     threshold: float | None = None
@@ -50,12 +56,16 @@ class GenerationRequest(BaseModel):
 
 
 def evaluate_generation(
-    request: GenerationRequest, generator: Generator, report: Callable[[str], None] = lambda line: None
+    request: GenerationRequest,
+    generator: Generator,
+    report: Callable[[str], None] = lambda line: None,
 ) -> GenerationResult:
-    """Continue the prompts at every group size in every mode, and measure what is written, steps and speed.
+    """Continue the prompts at every group size in every mode, and measure what is written, steps
+    and speed.
 
-    K=1 is the same in every mode and is measured once. Raises `DataError` for files that cannot be read or do not
-    align and for prompts that cannot be continued, `UsageError` for what the checkpoint was not trained for.
+    K=1 is the same in every mode and is measured once. Raises `DataError` for files that cannot be
+    read or do not align and for prompts that cannot be continued, `UsageError` for what the
+    checkpoint was not trained for.
     """
     choices = _choices(request, generator)
     writer = generator.chatting() if request.chat else generator
@@ -67,11 +77,17 @@ def evaluate_generation(
     runs = []
     for choice in choices:
         report(f"writing {len(tokens)} texts at K={choice.group_size}, mode {choice.mode}")
-        runs.append(measure_throughput(generator.engine, tokens, choice, generator.measured_for(choice)))
+        runs.append(
+            measure_throughput(generator.engine, tokens, choice, generator.measured_for(choice))
+        )
     chosen = tokens[: request.latency_texts]
     report(f"timing {len(chosen)} texts at batch 1")
-    latencies = measure_latency(generator.engine, chosen, choices, generator.measured_for(choices[-1]))
-    alone = choices[0].model_copy(update={"group_size": 1, "mode": "fast", "threshold": None, "drafts": None})
+    latencies = measure_latency(
+        generator.engine, chosen, choices, generator.measured_for(choices[-1])
+    )
+    alone = choices[0].model_copy(
+        update={"group_size": 1, "mode": "fast", "threshold": None, "drafts": None}
+    )
     first = runs[0] if choices[0] == alone else measure_throughput(generator.engine, tokens, alone)
     baseline = [hypothesis.tokens for hypothesis in first.hypotheses]
     perplexities = _perplexities(request, generator, tokens, references, choices)
@@ -80,7 +96,9 @@ def evaluate_generation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=_settings(request, generator, len(tokens), len(chosen)),
         results=tuple(
-            _measurement(*each, baseline, perplexities[each[0].group_size], _texts(generator, each[1]))
+            _measurement(
+                *each, baseline, perplexities[each[0].group_size], _texts(generator, each[1])
+            )
             for each in zip(choices, runs, latencies, strict=True)
         ),
         examples=tuple(_examples(request, generator, prompts, runs)),
@@ -95,7 +113,11 @@ def _choices(request: GenerationRequest, generator: Generator) -> list[DecodeOpt
         threshold = request.threshold if mode == "adaptive" else None
         if size > 1:
             drafts = request.drafts if mode == "exact" else None
-            ways.append(DecodeOptions.made(group_size=size, mode=mode, threshold=threshold, drafts=drafts, **shared))
+            ways.append(
+                DecodeOptions.made(
+                    group_size=size, mode=mode, threshold=threshold, drafts=drafts, **shared
+                )
+            )
     return [way.checked(generator.config) for way in ways]
 
 
@@ -110,7 +132,9 @@ def _read(request: GenerationRequest) -> tuple[list[str], list[str] | None]:
     prompts, references = [], []
     for line, record in enumerate(read_parallel(request.source, request.reference), start=1):
         if isinstance(record, Unreadable):
-            raise DataError(f"{request.source} and {request.reference}: line {line}: {record.reason}: repair it")
+            raise DataError(
+                f"{request.source} and {request.reference}: line {line}: {record.reason}: repair it"
+            )
         assert isinstance(record, Pair)
         prompts.append(record.source)
         references.append(record.target)
@@ -124,19 +148,27 @@ def _perplexities(
     references: list[str] | None,
     choices: list[DecodeOptions],
 ) -> dict[int, float | None]:
-    """Perplexity of the references by group size, of as many of their tokens as the context holds."""
+    """Perplexity of the references by group size, of as many of their tokens as the context
+    holds.
+    """
     sizes = {choice.group_size for choice in choices}
     if references is None:
         return dict.fromkeys(sizes)
     texts = generator.vocabulary.encode(references)
     room = generator.config.max_positions
-    pairs = [(prompt, text[: room - len(prompt)]) for prompt, text in zip(prompts, texts, strict=True)]
+    pairs = [
+        (prompt, text[: room - len(prompt)]) for prompt, text in zip(prompts, texts, strict=True)
+    ]
     found: dict[int, float | None] = {}
     for size in sizes:
         if size > 1 and generator.config.adapter is not None:
             found[size] = None
             continue
-        scores = [value for values in score_continuations(generator.engine.model, pairs, size) for value in values]
+        scores = [
+            value
+            for values in score_continuations(generator.engine.model, pairs, size)
+            for value in values
+        ]
         found[size] = math.exp(-sum(scores) / len(scores)) if scores else None
     return found
 
@@ -174,9 +206,13 @@ def _measurement(
     )
 
 
-def _settings(request: GenerationRequest, generator: Generator, texts: int, timed: int) -> dict[str, Any]:
+def _settings(
+    request: GenerationRequest, generator: Generator, texts: int, timed: int
+) -> dict[str, Any]:
     model = generator.engine.model
-    asked = request.model_dump(mode="json", include={"threshold", "drafts", "max_tokens", "chat", "batch_size"})
+    asked = request.model_dump(
+        mode="json", include={"threshold", "drafts", "max_tokens", "chat", "batch_size"}
+    )
     files = {"source": request.source, "reference": request.reference}
     return {
         "model": str(request.model),
@@ -185,7 +221,9 @@ def _settings(request: GenerationRequest, generator: Generator, texts: int, time
         "trained_group_sizes": list(model.config.group_sizes),
         "provenance": load_provenance(request.model),
         **{name: None if path is None else str(path) for name, path in files.items()},
-        **{f"{name}_sha256": None if path is None else sha256(path) for name, path in files.items()},
+        **{
+            f"{name}_sha256": None if path is None else sha256(path) for name, path in files.items()
+        },
         "prompts": texts,
         **asked,
         "latency_texts": timed,
@@ -205,7 +243,10 @@ def _examples(
 ) -> list[Continuation]:
     texts = [_texts(generator, run) for run in runs]
     places = range(min(request.examples, len(prompts)))
-    return [Continuation(prompt=prompts[place], texts=tuple(each[place] for each in texts)) for place in places]
+    return [
+        Continuation(prompt=prompts[place], texts=tuple(each[place] for each in texts))
+        for place in places
+    ]
 
 
 def _texts(generator: Generator, run: Throughput) -> list[str]:

@@ -1,7 +1,7 @@
 """What each place of a group is worth: how well a model predicts it, and how well it knows that.
 
-Measured on references the model is given (teacher forcing), so that one place's errors are not another's.
-Shapes: L labels, V vocabulary.
+Measured on references the model is given (teacher forcing), so that one place's errors are not
+another's. Shapes: L labels, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ _TOKENS_PER_BATCH = 2048
 def measure_places(
     model: Transformer, pairs: Sequence[TokenPair], group_sizes: Sequence[int]
 ) -> list[PlaceMeasurement]:
-    """Cross-entropy, accuracy, confidence, its error, and entropy by group size and place in the group, 1 first.
+    """Cross-entropy, accuracy, confidence, its error, and entropy by group size and place in the
+    group, 1 first.
 
-    EOS counts as a token; what stands after it in its group does not. Raises nothing: pairs must fit the model.
+    EOS counts as a token; what stands after it in its group does not. Raises nothing: pairs must
+    fit the model.
     """
     model.eval()
     special = model.config.pad_token, model.config.end_token
@@ -40,7 +42,9 @@ def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[P
     device = next(model.parameters()).device
     for batch in batches:
         sizes = equal_sizes(batch.target_lengths, group_size)
-        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, model.config.start_token)
+        slots, labels = teacher_forced(
+            batch.target, batch.target_lengths, sizes, model.config.start_token
+        )
         asked = labels != NO_LABEL
         previous = previous_in_group(slots, labels).to(device)
         there = batch.to(device)
@@ -57,7 +61,9 @@ def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[P
             place=index + 1,
             tokens=len(row),
             **dict(zip(_MEASURES, row.mean(0).tolist(), strict=True)),
-            calibration_error=calibration_error(row[:, 2].numpy().clip(max=1), row[:, 1].numpy() > 0.5),
+            calibration_error=calibration_error(
+                row[:, 2].numpy().clip(max=1), row[:, 1].numpy() > 0.5
+            ),
         )
         for index, row in enumerate(rows)
         if len(row)

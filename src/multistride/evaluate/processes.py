@@ -1,9 +1,10 @@
-"""A benchmark's worker processes: started one by one, and standing still while another has its turn.
+"""A benchmark's worker processes: started one by one, and standing still while another has its
+turn.
 
-Each contender has a process of its own, so that its memory can be told from the others', and so that libraries
-which bring their own thread pools do not disturb each other. A pool may spin while it waits
-(`OMP_WAIT_POLICY=ACTIVE`, which two threads need to be faster than one); so whoever has no turn is stopped by a
-signal and costs nothing.
+Each contender has a process of its own, so that its memory can be told from the others', and so
+that libraries which bring their own thread pools do not disturb each other. A pool may spin while
+it waits (`OMP_WAIT_POLICY=ACTIVE`, which two threads need to be faster than one); so whoever has no
+turn is stopped by a signal and costs nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ from pydantic import ValidationError
 from multistride.errors import DataError, GateError, MissingExtraError, UsageError, UserError
 from multistride.evaluate.workers.messages import Answer, Failure, Ready, Setup, Turn
 
-_ERRORS = {kind.exit_code: kind for kind in (UserError, UsageError, MissingExtraError, DataError, GateError)}
+_ERRORS = {
+    kind.exit_code: kind
+    for kind in (UserError, UsageError, MissingExtraError, DataError, GateError)
+}
 
 
 def environment(threads: int) -> dict[str, str]:
     """The environment of a worker: the number of threads of every library, and how they wait."""
-    counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    counts = {
+        name: str(threads)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    }
     waiting = {"OMP_WAIT_POLICY": "ACTIVE"} if threads > 1 else {}
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     return {**inherited, **counts, **waiting, "TOKENIZERS_PARALLELISM": "false"}
@@ -34,7 +41,8 @@ class Worker:
     """One process. Use it in a `with` block, which ends it whatever happens."""
 
     def __init__(self, kind: str, setup: Setup) -> None:
-        """Start the module `kind` of `evaluate.workers` and wait until it is ready, then let it stand still.
+        """Start the module `kind` of `evaluate.workers` and wait until it is ready, then let it
+        stand still.
 
         Raises what the worker raised: a `UserError` of the same kind.
         """
@@ -71,7 +79,10 @@ class Worker:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 

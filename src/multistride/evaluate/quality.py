@@ -53,7 +53,10 @@ def measure_quality(hypotheses: list[str], references: list[str], tokenize: str 
     bleu = bleu_metric.corpus_score(hypotheses, [references])
     chrf_metric = CHRF()
     chrf = chrf_metric.corpus_score(hypotheses, [references])
-    matches = sum(hypothesis == reference for hypothesis, reference in zip(hypotheses, references, strict=True))
+    matches = sum(
+        hypothesis == reference
+        for hypothesis, reference in zip(hypotheses, references, strict=True)
+    )
     return Quality(
         bleu=_at_most_100(bleu.score),
         bleu_signature=bleu_metric.get_signature().format(),
@@ -75,17 +78,26 @@ def repetition_rate(tokens: Sequence[Sequence[int]]) -> float:
     Raises `DataError` when there is no sequence.
     """
     if not tokens:
-        raise DataError("repetition_rate was given 0 sequences; it needs at least 1: check the output it is fed")
+        raise DataError(
+            "repetition_rate was given 0 sequences; it needs at least 1: check the output it is fed"
+        )
     total = sum(len(sequence) for sequence in tokens)
-    repeated = sum(sequence[index] == sequence[index - 1] for sequence in tokens for index in range(1, len(sequence)))
+    repeated = sum(
+        sequence[index] == sequence[index - 1]
+        for sequence in tokens
+        for index in range(1, len(sequence))
+    )
     return repeated / total if total else 0.0
 
 
-def repetition_by_border(sentences: Sequence[Sequence[Sequence[int]]]) -> tuple[float | None, float | None]:
-    """The share of tokens that equal the token before them: of those that begin a group, and of those inside one.
+def repetition_by_border(
+    sentences: Sequence[Sequence[Sequence[int]]],
+) -> tuple[float | None, float | None]:
+    """The share of tokens that equal the token before them: of those that begin a group, and of
+    those inside one.
 
-    Sentences are lists of groups of tokens. The first token of a sentence has no token before it and does not count;
-    None where no token counts.
+    Sentences are lists of groups of tokens. The first token of a sentence has no token before it
+    and does not count; None where no token counts.
     """
     counts = {True: [0, 0], False: [0, 0]}
     for groups in sentences:
@@ -96,7 +108,9 @@ def repetition_by_border(sentences: Sequence[Sequence[Sequence[int]]]) -> tuple[
                     counts[place == 0][0] += token == before
                     counts[place == 0][1] += 1
                 before = token
-    borders, inside = (repeated / total if total else None for repeated, total in (counts[True], counts[False]))
+    borders, inside = (
+        repeated / total if total else None for repeated, total in (counts[True], counts[False])
+    )
     return borders, inside
 
 
@@ -106,7 +120,9 @@ def identical_share(first: Sequence[Sequence[int]], second: Sequence[Sequence[in
     Raises `DataError` when the two hold different numbers of sequences, or none.
     """
     _check_pairs(len(first), len(second), "sequences", "sequences to compare with")
-    return sum(list(one) == list(other) for one, other in zip(first, second, strict=True)) / len(first)
+    return sum(list(one) == list(other) for one, other in zip(first, second, strict=True)) / len(
+        first
+    )
 
 
 def _token_error_rate(hypotheses: list[str], references: list[str]) -> float:
@@ -131,10 +147,15 @@ def _token_error_rate(hypotheses: list[str], references: list[str]) -> float:
 def _bleu_metric(tokenize: str) -> BLEU:
     if tokenize not in BLEU.TOKENIZERS:
         allowed = ", ".join(BLEU.TOKENIZERS)
-        raise UsageError(f"unknown BLEU tokenizer {tokenize!r}; sacreBLEU has {allowed}: choose one of these")
+        raise UsageError(
+            f"unknown BLEU tokenizer {tokenize!r}; sacreBLEU has {allowed}: choose one of these"
+        )
     try:
         return BLEU(tokenize=tokenize)
-    except (ImportError, RuntimeError) as error:  # sacreBLEU reports a missing tokenizer package either way
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # sacreBLEU reports a missing tokenizer package either way
         extra = tokenize.split("-", maxsplit=1)[0]
         raise MissingExtraError(
             f"the BLEU tokenizer {tokenize!r} needs packages that are not installed; "
@@ -154,4 +175,6 @@ def _check_pairs(first: int, second: int, first_name: str, second_name: str) -> 
             "pass equally many"
         )
     if first == 0:
-        raise DataError(f"0 {first_name} and 0 {second_name}; at least 1 is needed: check the input")
+        raise DataError(
+            f"0 {first_name} and 0 {second_name}; at least 1 is needed: check the input"
+        )

@@ -1,4 +1,6 @@
-"""Turns and rounds: who decodes what when, so that the noise of the machine falls on all contenders alike."""
+"""Turns and rounds: who decodes what when, so that the noise of the machine falls on all contenders
+alike.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from multistride.evaluate.workers.messages import Sentence, Turn
 from multistride.model.config import TransformerConfig
 
 SENTENCES_A_TURN = 8
-"""Sentences a contender decodes before the next one has its turn; a larger batch is a turn of its own.
+"""Sentences a contender decodes before the next one has its turn; a larger batch is a turn of its
+own.
 
-The first sentence after a change finds the caches cold, as those of a program that runs alone never are.
+The first sentence after a change finds the caches cold, as those of a program that runs alone never
+are.
 """
 
 Batch = tuple[int, ...]
@@ -24,8 +28,8 @@ Batch = tuple[int, ...]
 class Entry:
     """One contender: a worker told to decode in one way.
 
-    `own` makes a row of the result of it, `baseline` is its name as one (None: it is none); `ours` says whether one
-    of our engines decodes.
+    `own` makes a row of the result of it, `baseline` is its name as one (None: it is none); `ours`
+    says whether one of our engines decodes.
     """
 
     worker: Worker
@@ -64,11 +68,16 @@ class Timed:
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> tuple[Batch, ...]:
     """Places in batches of similar length, the shortest first, as decoding a corpus makes them."""
     by_length = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
-    return tuple(tuple(by_length[first : first + batch_size]) for first in range(0, len(by_length), batch_size))
+    return tuple(
+        tuple(by_length[first : first + batch_size])
+        for first in range(0, len(by_length), batch_size)
+    )
 
 
 def turns(batches: Sequence[Batch], sentences: int = SENTENCES_A_TURN) -> list[tuple[Batch, ...]]:
-    """Batches in a row that hold at least `sentences` sentences together; the last turn may hold fewer."""
+    """Batches in a row that hold at least `sentences` sentences together; the last turn may hold
+    fewer.
+    """
     found: list[tuple[Batch, ...]] = []
     waiting: list[Batch] = []
     for batch in batches:
@@ -86,7 +95,8 @@ def time_entries(
     rounds: int,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Timed]:
-    """Let all entries decode all sentences `rounds` times, in turns, after one turn each that does not count.
+    """Let all entries decode all sentences `rounds` times, in turns, after one turn each that does
+    not count.
 
     `lengths` are those of the sources, whose places the workers know.
     """
@@ -96,7 +106,9 @@ def time_entries(
         entry.worker.take(Turn(batches=parts[len(parts) // 2], options=entry.options))
     records = [_Record() for _ in entries]
     for turn_of_round in range(rounds):
-        report(f"batch {batch_size}: round {turn_of_round + 1} of {rounds}, {len(entries)} contenders")
+        report(
+            f"batch {batch_size}: round {turn_of_round + 1} of {rounds}, {len(entries)} contenders"
+        )
         for record in records:
             record.milliseconds.append([])
         for number, part in enumerate(parts):

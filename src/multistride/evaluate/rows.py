@@ -18,7 +18,9 @@ from multistride.report.benchmark import BaselineRow, BenchmarkRow
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all rows have in common: the machine, and the references of the sentences that were timed (or none)."""
+    """What all rows have in common: the machine, and the references of the sentences that were
+    timed (or none).
+    """
 
     cpu: str
     threads: int
@@ -37,7 +39,9 @@ def rows_of(
         if timed.entry.baseline is not None:
             baselines.append(BaselineRow(name=timed.entry.baseline, **facts))
         if timed.entry.own:
-            rounds = {name: _ratios(other, timed) for name, other in _others(timed.entry, timings).items()}
+            rounds = {
+                name: _ratios(other, timed) for name, other in _others(timed.entry, timings).items()
+            }
             ratios = {name: median(each) for name, each in rounds.items()}
             spreads = {name: (min(each), max(each)) for name, each in rounds.items()}
             own.append(BenchmarkRow(ratio_to=ratios, ratio_spread=spreads, **facts))
@@ -45,24 +49,35 @@ def rows_of(
 
 
 def _others(entry: Entry, timings: Sequence[Timed]) -> dict[str, Timed]:
-    """What an entry is compared with, by name: baselines on its own engine, and those of other programs."""
+    """What an entry is compared with, by name: baselines on its own engine, and those of other
+    programs.
+    """
     return {
         timed.entry.baseline: timed
         for timed in timings
-        if timed.entry.baseline is not None and (timed.entry.engine == entry.engine or not timed.entry.ours)
+        if timed.entry.baseline is not None
+        and (timed.entry.engine == entry.engine or not timed.entry.ours)
     }
 
 
 def _reference(timed: Timed, timings: Sequence[Timed]) -> Timed | None:
-    """Greedy K=1 of the same weights: on the same engine, else on the first of ours; None for another model."""
+    """Greedy K=1 of the same weights: on the same engine, else on the first of ours; None for
+    another model.
+    """
     if timed.entry.config is not timings[0].entry.config:
         return None
-    alone = [other for other in timings if other.entry.autoregressive and other.entry.config is timed.entry.config]
+    alone = [
+        other
+        for other in timings
+        if other.entry.autoregressive and other.entry.config is timed.entry.config
+    ]
     same = [other for other in alone if other.entry.engine == timed.entry.engine]
     return next(iter(same + alone), None)
 
 
-def _facts(timed: Timed, reference: Timed | None, batch_size: int, conditions: Conditions) -> dict[str, Any]:
+def _facts(
+    timed: Timed, reference: Timed | None, batch_size: int, conditions: Conditions
+) -> dict[str, Any]:
     entry, sentences = timed.entry, timed.sentences
     per_sentence, rounds = _per_sentence(timed), _rounds(timed)
     steps = sum(sentence.steps for sentence in sentences)

@@ -15,12 +15,23 @@ from multistride.decode.options import DecodeOptions, Layout, Mode, PolicyName
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.evaluate.positions import measure_places
-from multistride.evaluate.quality import identical_share, measure_quality, repetition_by_border, repetition_rate
+from multistride.evaluate.quality import (
+    identical_share,
+    measure_quality,
+    repetition_by_border,
+    repetition_rate,
+)
 from multistride.evaluate.sentences import TestSet, read_test_set, spread
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
 from multistride.model.weights import WEIGHTS, load_provenance
-from multistride.report.results import EvaluationResult, Example, ExampleOutput, Measurement, PlaceMeasurement
+from multistride.report.results import (
+    EvaluationResult,
+    Example,
+    ExampleOutput,
+    Measurement,
+    PlaceMeasurement,
+)
 from multistride.translator import Translator
 from multistride.version import __version__
 
@@ -28,8 +39,9 @@ from multistride.version import __version__
 class EvaluationRequest(BaseModel):
     """What to measure. Frozen; unknown keys are errors.
 
-    `latency_sentences` are timed alone (batch 1), spread evenly over the test set; `examples` are shown in full.
-    `tokenize` is sacreBLEU's tokenizer; `phonemes` counts blank-separated symbols as they are.
+    `latency_sentences` are timed alone (batch 1), spread evenly over the test set; `examples` are
+    shown in full. `tokenize` is sacreBLEU's tokenizer; `phonemes` counts blank-separated symbols as
+    they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,25 +65,33 @@ class EvaluationRequest(BaseModel):
 
 
 def evaluate(
-    request: EvaluationRequest, translator: Translator, report: Callable[[str], None] = lambda line: None
+    request: EvaluationRequest,
+    translator: Translator,
+    report: Callable[[str], None] = lambda line: None,
 ) -> EvaluationResult:
     """Decode the test set at every group size and measure quality, steps and speed.
 
-    Raises `DataError` for files that cannot be read or do not align, `UsageError` for a group size the checkpoint
-    was not trained for, or a beam wider than its vocabulary.
+    Raises `DataError` for files that cannot be read or do not align, `UsageError` for a group size
+    the checkpoint was not trained for, or a beam wider than its vocabulary.
     """
     choices = _choices(request, translator)
-    assert translator.engine.model.config == translator.config, "refused here, not after decoding, for an export"
+    assert translator.engine.model.config == translator.config, (
+        "refused here, not after decoding, for an export"
+    )
     test_set = read_test_set(translator, request.source, request.reference, request.limit, report)
     sources = test_set.decodable()
     runs: list[Throughput] = []
     for choice in choices:
         report(f"decoding {len(sources)} sentences at K={choice.group_size}")
-        runs.append(measure_throughput(translator.engine, sources, choice, translator.measured_for(choice)))
+        runs.append(
+            measure_throughput(translator.engine, sources, choice, translator.measured_for(choice))
+        )
     report(f"timing {min(request.latency_sentences, len(sources))} sentences at batch 1")
     chosen = spread(len(sources), request.latency_sentences)
     timed = [sources[place] for place in chosen]
-    latencies = measure_latency(translator.engine, timed, choices, translator.measured_for(choices[0]))
+    latencies = measure_latency(
+        translator.engine, timed, choices, translator.measured_for(choices[0])
+    )
     baseline = _baseline(translator, sources, choices, runs)
     rows = [
         _measurement(request, translator, test_set, *each, baseline)
@@ -90,19 +110,27 @@ def evaluate(
 
 def _choices(request: EvaluationRequest, translator: Translator) -> list[DecodeOptions]:
     """One way of decoding for each group size that was asked for."""
-    ways = request.model_dump(include={"mode", "threshold", "policy", "layout", "beam", "batch_size"})
+    ways = request.model_dump(
+        include={"mode", "threshold", "policy", "layout", "beam", "batch_size"}
+    )
     return [translator.settled(size, **ways) for size in request.group_sizes]
 
 
 def _baseline(
-    translator: Translator, sources: list[list[int]], choices: list[DecodeOptions], runs: list[Throughput]
+    translator: Translator,
+    sources: list[list[int]],
+    choices: list[DecodeOptions],
+    runs: list[Throughput],
 ) -> list[list[int]]:
     """The tokens of greedy K=1, which every row is compared with."""
     for choice, run in zip(choices, runs, strict=True):
         if choice.group_size == 1 and choice.beam == 1:
             return [hypothesis.tokens for hypothesis in run.hypotheses]
     alone = DecodeOptions.made(batch_size=choices[0].batch_size)
-    return [hypothesis.tokens for hypothesis in measure_throughput(translator.engine, sources, alone).hypotheses]
+    return [
+        hypothesis.tokens
+        for hypothesis in measure_throughput(translator.engine, sources, alone).hypotheses
+    ]
 
 
 def _measurement(
@@ -121,7 +149,9 @@ def _measurement(
     quality = measure_quality(texts, test_set.references, request.tokenize)
     steps = sum(hypothesis.steps for hypothesis in run.hypotheses)
     written = sum(len(hypothesis.log_probabilities) for hypothesis in run.hypotheses)
-    borders, inside = repetition_by_border([[group.tokens for group in each.groups] for each in run.hypotheses])
+    borders, inside = repetition_by_border(
+        [[group.tokens for group in each.groups] for each in run.hypotheses]
+    )
     return Measurement(
         group_size=group_size,
         mode=request.mode,
@@ -181,7 +211,9 @@ def _settings(
 
 
 def _decoding(choice: DecodeOptions) -> str:
-    """How the outputs were searched for. A beam search may make more network calls than its best output has steps."""
+    """How the outputs were searched for. A beam search may make more network calls than its best
+    output has steps.
+    """
     if choice.mode == "exact":
         return "greedy, drafts checked against K=1 of the same weights"
     if choice.mode == "adaptive":
@@ -191,11 +223,16 @@ def _decoding(choice: DecodeOptions) -> str:
         return f"greedy, groups twice as large after one at least {choice.sure_from} probable, else half"
     if choice.beam == 1:
         return "greedy"
-    return f"beam search, length penalty {choice.length_penalty}; steps are those of the chosen output"
+    return (
+        f"beam search, length penalty {choice.length_penalty}; steps are those of the chosen output"
+    )
 
 
 def _examples(
-    request: EvaluationRequest, translator: Translator, test_set: TestSet, runs: Sequence[Throughput]
+    request: EvaluationRequest,
+    translator: Translator,
+    test_set: TestSet,
+    runs: Sequence[Throughput],
 ) -> list[Example]:
     """Test lines, spread evenly over the set, with what every group size wrote step by step."""
     chosen = spread(len(test_set.places), request.examples)
@@ -212,9 +249,13 @@ def _examples(
     ]
 
 
-def _by_place(request: EvaluationRequest, translator: Translator, test_set: TestSet) -> list[PlaceMeasurement]:
+def _by_place(
+    request: EvaluationRequest, translator: Translator, test_set: TestSet
+) -> list[PlaceMeasurement]:
     """What each place of a group is worth, on the pairs whose references fit the model."""
-    references = translator.vocabulary.encode_targets([test_set.references[place] for place in test_set.places])
+    references = translator.vocabulary.encode_targets(
+        [test_set.references[place] for place in test_set.places]
+    )
     fitting = [
         (source, reference)
         for source, reference in zip(test_set.decodable(), references, strict=True)
@@ -226,4 +267,6 @@ def _by_place(request: EvaluationRequest, translator: Translator, test_set: Test
 def _output(translator: Translator, group_size: int, hypothesis: Hypothesis) -> ExampleOutput:
     vocabulary = translator.vocabulary
     groups = tuple(tuple(vocabulary.pieces(group.tokens)) for group in hypothesis.groups)
-    return ExampleOutput(group_size=group_size, text=vocabulary.decode(hypothesis.tokens), groups=groups)
+    return ExampleOutput(
+        group_size=group_size, text=vocabulary.decode(hypothesis.tokens), groups=groups
+    )

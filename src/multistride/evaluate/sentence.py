@@ -1,4 +1,6 @@
-"""One sentence from the inside: what each step wrote, how sure it was, and where it looked in the source."""
+"""One sentence from the inside: what each step wrote, how sure it was, and where it looked in the
+source.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,29 @@ from multistride.translator import Translator
 
 
 def look_into(translator: Translator, text: str, group_size: int) -> dict[str, Any]:
-    """Translate `text`, `group_size` tokens a step, and return pieces, probabilities and attention, for JSON.
+    """Translate `text`, `group_size` tokens a step, and return pieces, probabilities and attention,
+    for JSON.
 
-    `attention` has a row for each target token and a column for each source token, EOS included on both sides: the
-    mean over layers and heads. Raises `DataError` for a blank text or one that is too long, `UsageError` for a causal
-    model or a group size it cannot write.
+    `attention` has a row for each target token and a column for each source token, EOS included on
+    both sides: the mean over layers and heads. Raises `DataError` for a blank text or one that is
+    too long, `UsageError` for a causal model or a group size it cannot write.
     """
     if not translator.config.encoder_layers:
-        raise UsageError("a causal model has no source sentence to look at: inspect it without --sentence")
+        raise UsageError(
+            "a causal model has no source sentence to look at: inspect it without --sentence"
+        )
     [result] = translator.translate([text], group_size=group_size)
     if not result.trace:
-        raise DataError(f"{text!r} has no translation: {result.problem or 'it is blank: give a sentence'}")
+        raise DataError(
+            f"{text!r} has no translation: {result.problem or 'it is blank: give a sentence'}"
+        )
     vocabulary, config = translator.vocabulary, translator.config
     [source] = vocabulary.encode([text])
     written = [token for group in result.trace for token in group.tokens]
     target, lengths = torch.tensor([written]), torch.tensor([len(written)])
-    slots, labels = teacher_forced(target, lengths, equal_sizes(lengths, group_size), config.start_token)
+    slots, labels = teacher_forced(
+        target, lengths, equal_sizes(lengths, group_size), config.start_token
+    )
     device = translator.engine.device
     tokens, length = (each.to(device) for each in source_batch([source], config))
     weights = cross_attention(translator.engine.model, tokens, length, slots.to(device))
@@ -42,5 +51,7 @@ def look_into(translator: Translator, text: str, group_size: int) -> dict[str, A
         "groups": [vocabulary.pieces(group.tokens) for group in result.trace],
         "probabilities": [round(float(torch.tensor(score).exp()), 4) for score in result.scores],
         "confidence": [round(group.confidence, 4) for group in result.trace],
-        "attention": [[round(value, 4) for value in row] for row in weights.mean((0, 1)).cpu()[asked].tolist()],
+        "attention": [
+            [round(value, 4) for value in row] for row in weights.mean((0, 1)).cpu()[asked].tolist()
+        ],
     }

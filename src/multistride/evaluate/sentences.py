@@ -13,7 +13,8 @@ from multistride.translator import Translator
 
 @dataclass(frozen=True)
 class TestSet:
-    """Sources and references, line by line, with the tokens of the sources that can be decoded (else None).
+    """Sources and references, line by line, with the tokens of the sources that can be decoded
+    (else None).
 
     Without a reference file `references` is empty.
     """
@@ -33,16 +34,22 @@ class TestSet:
 
 
 def read_test_set(
-    translator: Translator, source: Path, reference: Path | None, limit: int | None, report: Callable[[str], None]
+    translator: Translator,
+    source: Path,
+    reference: Path | None,
+    limit: int | None,
+    report: Callable[[str], None],
 ) -> TestSet:
     """The first `limit` lines (None: all) of a source file and its reference file.
 
-    `report` hears of lines that cannot be decoded. Raises `DataError` for files that cannot be read, do not align, or
-    hold no line that can be decoded.
+    `report` hears of lines that cannot be decoded. Raises `DataError` for files that cannot be
+    read, do not align, or hold no line that can be decoded.
     """
     sources, references = _texts(source, reference, limit)
     tokens: list[list[int] | None] = []
-    for line, (text, ids) in enumerate(zip(sources, translator.vocabulary.encode(sources), strict=True), start=1):
+    for line, (text, ids) in enumerate(
+        zip(sources, translator.vocabulary.encode(sources), strict=True), start=1
+    ):
         problem = translator.problem(ids)
         if problem:
             report(f"line {line}: {problem}; it counts as an empty translation")

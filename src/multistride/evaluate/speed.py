@@ -1,4 +1,6 @@
-"""How long a sentence takes, measured so that the noise of the machine falls on every group size alike."""
+"""How long a sentence takes, measured so that the noise of the machine falls on every group size
+alike.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def measure_latency(
     options: Sequence[DecodeOptions],
     measured: Measured | None = None,
 ) -> list[Latency]:
-    """Decode each source alone under each of `options`, interleaved, and return one latency for each of them.
+    """Decode each source alone under each of `options`, interleaved, and return one latency for
+    each of them.
 
     Sentence by sentence every option is timed once, beginning with another one each time.
     """
@@ -47,9 +50,11 @@ def measure_latency(
 
 
 def in_turns(ways: Sequence[Callable[[E], object]], examples: Sequence[E]) -> list[Latency]:
-    """The time each way takes for single examples, after some to warm up; every example goes to all ways in turn.
+    """The time each way takes for single examples, after some to warm up; every example goes to all
+    ways in turn.
 
-    The order of the ways turns as well, so that the noise of the machine falls on all of them alike.
+    The order of the ways turns as well, so that the noise of the machine falls on all of them
+    alike.
     """
     times: list[list[float]] = [[] for _ in ways]
     for example in examples[:WARM_UP]:
@@ -61,7 +66,9 @@ def in_turns(ways: Sequence[Callable[[E], object]], examples: Sequence[E]) -> li
             began = time.perf_counter()
             ways[index](example)
             times[index].append(1000 * (time.perf_counter() - began))
-    return [Latency(float(np.percentile(each, 50)), float(np.percentile(each, 95))) for each in times]
+    return [
+        Latency(float(np.percentile(each, 50)), float(np.percentile(each, 95))) for each in times
+    ]
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,10 @@ class Throughput:
 
 
 def measure_throughput(
-    model: StepModel[M], sources: Sequence[Sequence[int]], options: DecodeOptions, measured: Measured | None = None
+    model: StepModel[M],
+    sources: Sequence[Sequence[int]],
+    options: DecodeOptions,
+    measured: Measured | None = None,
 ) -> Throughput:
     """Decode a corpus once, in batches of `options.batch_size` sentences of similar length."""
     began = time.perf_counter()

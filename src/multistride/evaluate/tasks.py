@@ -1,4 +1,6 @@
-"""`multistride evaluate --task`: one task, one model, one file of records, several ways of decoding, one result."""
+"""`multistride evaluate --task`: one task, one model, one file of records, several ways of
+decoding, one result.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ from multistride.version import __version__
 
 
 class TaskEvaluation(BaseModel):
-    """What to measure. Frozen; unknown keys are errors. `latency_records` are answered alone, against the clock."""
+    """What to measure. Frozen; unknown keys are errors. `latency_records` are answered alone,
+    against the clock.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,11 +88,15 @@ class _Run:
         return self.opened.solve([example])
 
 
-def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambda line: None) -> TaskResult:
-    """Answer every record in every way asked for and measure the answers, then the time of single ones, in turns.
+def evaluate_task(
+    request: TaskEvaluation, report: Callable[[str], None] = lambda line: None
+) -> TaskResult:
+    """Answer every record in every way asked for and measure the answers, then the time of single
+    ones, in turns.
 
-    A record without an answer is reported with its line number and counted in `failed`. Raises `DataError` if none
-    has one, `UsageError` for `writing` options that the task does not take, and what opening the task raises.
+    A record without an answer is reported with its line number and counted in `failed`. Raises
+    `DataError` if none has one, `UsageError` for `writing` options that the task does not take, and
+    what opening the task raises.
     """
     _check_writing(request)
     records = list(read_records(read_lines(request.source)))[: request.limit]
@@ -103,7 +111,14 @@ def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambd
     for problem in runs[0].problems:
         report(str(problem))
     latencies = _latencies(runs, request.latency_records)
-    alone = next((run for way, run in zip(ways, runs, strict=True) if not way.teacher and way.group_size == 1), None)
+    alone = next(
+        (
+            run
+            for way, run in zip(ways, runs, strict=True)
+            if not way.teacher and way.group_size == 1
+        ),
+        None,
+    )
     return TaskResult(
         multistride=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -111,12 +126,18 @@ def evaluate_task(request: TaskEvaluation, report: Callable[[str], None] = lambd
         name=request.name,
         **_named(request.model),
         teacher=None if request.writing.teacher is None else _named(request.writing.teacher),
-        settings=request.model_dump(mode="json", include={"batch_size", "latency_records", "drafts", "writing"}),
+        settings=request.model_dump(
+            mode="json", include={"batch_size", "latency_records", "drafts", "writing"}
+        ),
         source=str(request.source),
         source_sha256=sha256(request.source),
         records=len(runs[0].answers),
         failed=len(runs[0].problems),
-        machine={"cpu": cpu_name(), "threads": torch.get_num_threads(), "system": platform.platform()},
+        machine={
+            "cpu": cpu_name(),
+            "threads": torch.get_num_threads(),
+            "system": platform.platform(),
+        },
         results=[
             _measurement(request, way, run, latency, alone)
             for way, run, latency in zip(ways, runs, latencies, strict=True)
@@ -129,22 +150,38 @@ def _check_writing(request: TaskEvaluation) -> None:
     writing = request.writing
     if request.task not in WRITING and writing != Writing():
         given = ", ".join(writing.model_fields_set)
-        raise UsageError(f"{given} was given, and task {request.task} writes no texts that way: leave it out")
-    if request.drafts is not None and ("exact" not in request.modes or max(request.group_sizes) == 1):
+        raise UsageError(
+            f"{given} was given, and task {request.task} writes no texts that way: leave it out"
+        )
+    if request.drafts is not None and (
+        "exact" not in request.modes or max(request.group_sizes) == 1
+    ):
         raise UsageError(
             f"drafts {request.drafts} was given, which is for mode exact and K above 1: add them, or leave it out"
         )
     if writing.policy is not None and max(request.group_sizes) == 1:
-        raise UsageError(f"policy {writing.policy} was given, and only K=1 is measured: add a group size above 1")
-    if writing.threshold is not None and "adaptive" not in request.modes and writing.policy != "phase":
+        raise UsageError(
+            f"policy {writing.policy} was given, and only K=1 is measured: add a group size above 1"
+        )
+    if (
+        writing.threshold is not None
+        and "adaptive" not in request.modes
+        and writing.policy != "phase"
+    ):
         raise UsageError(
             f"threshold {writing.threshold} was given, which is for mode adaptive: add it, or leave it out"
         )
 
 
 def _ways(request: TaskEvaluation) -> list[Way]:
-    """The teacher at K=1 if there is one, then every group size in every mode; K=1 is the same in all, and once."""
-    asked = [Way(False, size, mode) for mode, size in product(request.modes, request.group_sizes) if size > 1]
+    """The teacher at K=1 if there is one, then every group size in every mode; K=1 is the same in
+    all, and once.
+    """
+    asked = [
+        Way(False, size, mode)
+        for mode, size in product(request.modes, request.group_sizes)
+        if size > 1
+    ]
     first = [Way(True, 1, "fast")] if request.writing.teacher is not None else []
     mode: Mode = "fast" if "fast" in request.modes else request.modes[0]  # a task may refuse it
     alone = [Way(False, 1, mode)] if 1 in request.group_sizes else []
@@ -157,7 +194,12 @@ def _opening(request: TaskEvaluation, way: Way) -> TaskRequest:
     model = request.writing.teacher if way.teacher else request.model
     assert model is not None
     drafts = request.drafts if way.mode == "exact" and way.group_size > 1 else None
-    own = {"group_size": way.group_size, "mode": way.mode, "drafts": drafts, "writing": request.writing}
+    own = {
+        "group_size": way.group_size,
+        "mode": way.mode,
+        "drafts": drafts,
+        "writing": request.writing,
+    }
     return TaskRequest(model=model, **own, **shared)
 
 
@@ -168,19 +210,30 @@ def _named(model: Path) -> dict[str, Any]:
     return {"model": str(model), "model_sha256": digest, "provenance": load_provenance(model)}
 
 
-def _answered(opened: Opened[Any], records: list[tuple[int, Record | RecordError]], source: Path) -> _Run:
+def _answered(
+    opened: Opened[Any], records: list[tuple[int, Record | RecordError]], source: Path
+) -> _Run:
     """All records answered. Raises `DataError` if none has an answer."""
     began = time.perf_counter()
     results = list(solved(opened, records))
     seconds = time.perf_counter() - began
     problems = [each.problem for each in results if each.problem is not None]
-    good = [(each.line, each.record, each.answer) for each in results if each.record is not None and each.answer]
+    good = [
+        (each.line, each.record, each.answer)
+        for each in results
+        if each.record is not None and each.answer
+    ]
     if not good:
         first = f"; {problems[0]}" if problems else ""
         raise DataError(f"{source}: no record has an answer{first}: check the file")
     examples = [opened.task.example(record, line) for line, record, _ in good]
     return _Run(
-        opened, [answer for *_, answer in good], [record for _, record, _ in good], examples, problems, seconds
+        opened,
+        [answer for *_, answer in good],
+        [record for _, record, _ in good],
+        examples,
+        problems,
+        seconds,
     )
 
 

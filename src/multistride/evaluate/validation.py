@@ -19,7 +19,8 @@ from multistride.tasks.classification import Classifier
 def label_validator(
     data: PreparedData, group_sizes: tuple[int, ...], documents: int
 ) -> Callable[[Transformer], dict[str, float]]:
-    """A function that classifies the first `documents` validation documents by the names of classes it scores.
+    """A function that classifies the first `documents` validation documents by the names of classes
+    it scores.
 
     It returns accuracy by group size, and their mean as `score`.
     """

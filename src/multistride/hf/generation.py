@@ -1,4 +1,6 @@
-"""Our decoding loop in the place of transformers' own: `model.generate(custom_generate=multistride.hf.generate)`."""
+"""Our decoding loop in the place of transformers' own:
+`model.generate(custom_generate=multistride.hf.generate)`.
+"""
 
 from __future__ import annotations
 
@@ -63,34 +65,52 @@ def generate(
     group_streamer: Any = None,
     **prepared: Any,
 ) -> Tensor:
-    """Token ids [B, T] as transformers returns them: what was given, then what was written with its EOS, padded.
+    """Token ids [B, T] as transformers returns them: what was given, then what was written with its
+    EOS, padded.
 
-    `group_size`, `mode`, `threshold`, `drafts` and the names of a `policy` are those of `DecodeOptions`; a policy of
-    one's own is a function (`decode.policy.Policy`). `drafts="text"` needs no training, and looks in the table of
-    phrases of the model's directory too, if `multistride phrases` wrote one. Of `generation_config` it reads
-    `max_length` (so also `max_new_tokens`), `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and
-    `length_penalty`; chance comes from torch's generator. `group_streamer` is given every group of the first text as
-    it is written; `prepared` is what transformers made of the inputs (its encoder's output, the attention mask).
-    Raises `UsageError` for what the model cannot do, and for logits processors, which see one token at a time.
+    `group_size`, `mode`, `threshold`, `drafts` and the names of a `policy` are those of
+    `DecodeOptions`; a policy of one's own is a function (`decode.policy.Policy`). `drafts="text"`
+    needs no training, and looks in the table of phrases of the model's directory too, if
+    `multistride phrases` wrote one. Of `generation_config` it reads `max_length` (so also
+    `max_new_tokens`), `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and
+    `length_penalty`; chance comes from torch's generator. `group_streamer` is given every group of
+    the first text as it is written; `prepared` is what transformers made of the inputs (its
+    encoder's output, the attention mask). Raises `UsageError` for what the model cannot do, and for
+    logits processors, which see one token at a time.
     """
     encoder_outputs = prepared.get("encoder_outputs")
     assert generation_config is not None
     transformer: Transformer = model.transformer
     _check_processors(logits_processor)
     named = policy if isinstance(policy, str) else None
-    options = _options(generation_config, group_size, mode, threshold, named, drafts).checked(transformer.config)
+    options = _options(generation_config, group_size, mode, threshold, named, drafts).checked(
+        transformer.config
+    )
     if callable(policy) and mode != "fast":
-        raise UsageError(f"a policy was given, and mode {mode} has its own: choose mode fast, or leave it out")
-    encoded, real = (None, None) if encoder_outputs is None else (encoder_outputs[0], encoder_outputs.attentions)
+        raise UsageError(
+            f"a policy was given, and mode {mode} has its own: choose mode fast, or leave it out"
+        )
+    encoded, real = (
+        (None, None)
+        if encoder_outputs is None
+        else (encoder_outputs[0], encoder_outputs.attentions)
+    )
     engine = EncodedStepModel(transformer, encoded, real)
     room = int(generation_config.max_length) - input_ids.shape[1]
     if options.beam > 1:
-        return _joined(input_ids, _searched(engine, input_ids, room, options, generation_config), engine)
+        return _joined(
+            input_ids, _searched(engine, input_ids, room, options, generation_config), engine
+        )
     prompts = _prompts(input_ids, prepared.get("attention_mask"), causal=encoded is None)
     config = transformer.config
     limits = [room] * len(prompts)
     state = DecodeState(
-        limits, config.start_token, config.end_token, prompts, config.start_symbol, further_ends=config.further_ends
+        limits,
+        config.start_token,
+        config.end_token,
+        prompts,
+        config.start_symbol,
+        further_ends=config.further_ends,
     )
     measured = Measured(phrases=model.phrases if options.mode == "exact" else None)
     for hypotheses in _passes(engine, state, options, policy, measured):
@@ -123,9 +143,15 @@ def _passes(
 
 
 def _searched(
-    engine: EncodedStepModel, input_ids: Tensor, room: int, options: DecodeOptions, settings: GenerationConfig
+    engine: EncodedStepModel,
+    input_ids: Tensor,
+    room: int,
+    options: DecodeOptions,
+    settings: GenerationConfig,
 ) -> list[Hypothesis]:
-    """The best hypotheses of a beam search; transformers has repeated every row `num_beams` times."""
+    """The best hypotheses of a beam search; transformers has repeated every row `num_beams`
+    times.
+    """
     if engine._encoded is None or engine._real is None or input_ids.shape[1] > 1:
         raise UsageError(
             f"num_beams {options.beam} was asked for after a prompt; beam search here begins with the start symbol: "
@@ -133,12 +159,16 @@ def _searched(
         )
     wanted = settings.num_return_sequences or 1
     if wanted > 1:
-        raise UsageError(f"num_return_sequences is {wanted}; the beam search here returns the best one: leave it out")
+        raise UsageError(
+            f"num_return_sequences is {wanted}; the beam search here returns the best one: leave it out"
+        )
     once = slice(None, None, options.beam)
     one_each = EncodedStepModel(engine.model, engine._encoded[once], engine._real[once])
     source = torch.zeros(len(input_ids[once]), 1, dtype=torch.long)
     limits = [room] * len(source)
-    found = search(one_each, source, torch.ones(len(source), dtype=torch.long), limits, options, wanted=1)
+    found = search(
+        one_each, source, torch.ones(len(source), dtype=torch.long), limits, options, wanted=1
+    )
     return [best.hypothesis for [best] in found]
 
 
@@ -150,12 +180,21 @@ def _options(
     policy: str | None,
     drafts: str | None,
 ) -> DecodeOptions:
-    choices: dict[str, Any] = {"group_size": group_size, "mode": mode, "threshold": threshold, "policy": policy}
+    choices: dict[str, Any] = {
+        "group_size": group_size,
+        "mode": mode,
+        "threshold": threshold,
+        "policy": policy,
+    }
     choices["drafts"] = drafts
     if settings.do_sample:
         choices["temperature"] = 1.0 if settings.temperature is None else settings.temperature
         choices.update(
-            {name: value for name in ("top_k", "top_p", "min_p") if (value := getattr(settings, name)) is not None}
+            {
+                name: value
+                for name in ("top_k", "top_p", "min_p")
+                if (value := getattr(settings, name)) is not None
+            }
         )
     if (settings.num_beams or 1) > 1:
         penalty = settings.length_penalty
@@ -164,7 +203,9 @@ def _options(
 
 
 def _check_processors(processors: Any) -> None:
-    others = [name for each in processors or () if (name := type(each).__name__) not in _KNOWN_PROCESSORS]
+    others = [
+        name for each in processors or () if (name := type(each).__name__) not in _KNOWN_PROCESSORS
+    ]
     if others:
         raise UsageError(
             f"generation was asked for with {others[0]}, which sees one token at a time and cannot steer groups: "
@@ -173,7 +214,9 @@ def _check_processors(processors: Any) -> None:
 
 
 def _prompts(input_ids: Tensor, attention_mask: Tensor | None, causal: bool) -> list[list[int]]:
-    """What each row is known to begin with: of a causal model all of it, else what follows the start symbol."""
+    """What each row is known to begin with: of a causal model all of it, else what follows the
+    start symbol.
+    """
     if not causal:
         return [row[1:] for row in input_ids.tolist()]
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -183,9 +226,13 @@ def _prompts(input_ids: Tensor, attention_mask: Tensor | None, causal: bool) -> 
 def _joined(input_ids: Tensor, hypotheses: list[Hypothesis], engine: EncodedStepModel) -> Tensor:
     """Given and written tokens, padded on the right."""
     written = [
-        torch.tensor([token for group in hypothesis.groups for token in group.tokens], dtype=torch.long)
+        torch.tensor(
+            [token for group in hypothesis.groups for token in group.tokens], dtype=torch.long
+        )
         for hypothesis in hypotheses
     ]
-    table = torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=engine.config.pad_token)
+    table = torch.nn.utils.rnn.pad_sequence(
+        written, batch_first=True, padding_value=engine.config.pad_token
+    )
     given = input_ids[:: len(input_ids) // len(hypotheses)]
     return torch.cat([given, table.to(input_ids.device)], dim=1)

@@ -1,7 +1,8 @@
 """Pipelines: `pipeline("translation", model=directory)`, which transformers 5 has no more.
 
-transformers 5 refuses the name "translation" before it looks at what is registered. Its list of removed tasks is not
-ours to change, so the task has a name of its own there, and `pipeline` here knows it by the old one.
+transformers 5 refuses the name "translation" before it looks at what is registered. Its list of
+removed tasks is not ours to change, so the task has a name of its own there, and `pipeline` here
+knows it by the old one.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ TASK = "multistride-translation"
 
 
 class TranslationPipeline(Pipeline):
-    """Translate texts with an encoder-decoder; arguments of `generate` may be given with the call."""
+    """Translate texts with an encoder-decoder; arguments of `generate` may be given with the
+    call.
+    """
 
     _load_processor = False
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = True
 
-    def _sanitize_parameters(self, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def _sanitize_parameters(
+        self, **settings: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, settings, {}
 
     def preprocess(self, text: str) -> Any:

@@ -1,4 +1,5 @@
-"""Low-rank additions to a model's matrices that act on mask slots alone, so that they can only change drafts.
+"""Low-rank additions to a model's matrices that act on mask slots alone, so that they can only
+change drafts.
 
 The model's own weights stay as they are, and so does every slot of reach 1: what K=1 writes, and exact mode with it,
 is bit for bit what the model wrote before it had adapters. Source: low-rank adaptation, Hu et al. 2021 (arXiv
@@ -20,21 +21,26 @@ from multistride.model.config import AdapterConfig
 
 @dataclass
 class DraftGate:
-    """How many of the last columns of the pass at hand are mask slots. The decoder sets it, adapters read it."""
+    """How many of the last columns of the pass at hand are mask slots. The decoder sets it,
+    adapters read it.
+    """
 
     columns: int = 0
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear layer whose last `gate.columns` rows of input pass through a low-rank addition as well.
+    """A linear layer whose last `gate.columns` rows of input pass through a low-rank addition as
+    well.
 
-    `weight` and `bias` keep their names, so the weights of a model without adapters fit. The addition is zero before
-    it is trained.
+    `weight` and `bias` keep their names, so the weights of a model without adapters fit. The
+    addition is zero before it is trained.
     """
 
     def __init__(self, like: nn.Linear, config: AdapterConfig, gate: DraftGate) -> None:
         super().__init__(like.in_features, like.out_features, like.bias is not None)
-        self.down = nn.Parameter(torch.randn(config.rank, like.in_features) * like.in_features**-0.5)
+        self.down = nn.Parameter(
+            torch.randn(config.rank, like.in_features) * like.in_features**-0.5
+        )
         self.up = nn.Parameter(torch.zeros(like.out_features, config.rank))
         self.gate, self.scale = gate, config.alpha / config.rank
 
@@ -57,7 +63,9 @@ def adapt(layer: nn.Module, config: AdapterConfig, gate: DraftGate) -> None:
 
 
 def freeze_all_but_drafting(model: nn.Module) -> None:
-    """Leave only what acts on mask slots to be trained: adapters, reach vectors and the Markov head."""
+    """Leave only what acts on mask slots to be trained: adapters, reach vectors and the Markov
+    head.
+    """
     for name, parameter in model.named_parameters():
         last = name.rpartition(".")[2]
         parameter.requires_grad_(last in ("down", "up") or name.startswith(("reach.", "markov.")))

@@ -27,8 +27,12 @@ class SelfAttention(nn.Module):
         self.sizes = (queries, keys, keys)
         self.input = nn.Linear(config.hidden_size, sum(self.sizes), config.attention_bias != "none")
         self.output = nn.Linear(queries, config.hidden_size, config.attention_bias == "all")
-        self.query_norm = nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
-        self.key_norm = nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
+        self.query_norm = (
+            nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
+        )
+        self.key_norm = (
+            nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
+        )
 
     def forward(
         self,
@@ -37,11 +41,15 @@ class SelfAttention(nn.Module):
         cache: LayerCache | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Attend under `mask` (true: visible; None: all visible), to the cached keys as well where there are any.
+        """Attend under `mask` (true: visible; None: all visible), to the cached keys as well where
+        there are any.
 
-        Queries and keys are turned by `rotation` where positions are rotary; the cache keeps turned keys.
+        Queries and keys are turned by `rotation` where positions are rotary; the cache keeps turned
+        keys.
         """
-        query, key, value = (split_heads(part, self.width) for part in self.input(hidden).split(self.sizes, dim=-1))
+        query, key, value = (
+            split_heads(part, self.width) for part in self.input(hidden).split(self.sizes, dim=-1)
+        )
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
@@ -54,7 +62,9 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of the slots over the encoded source; its keys and values are computed once a sentence."""
+    """Attention of the slots over the encoded source; its keys and values are computed once a
+    sentence.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -86,9 +96,13 @@ def attend(
     mask: Bool[Tensor, "B 1 #N M"] | None,
     dropout: float,
 ) -> Float[Tensor, "B H N E"]:
-    """Scaled dot-product attention; each of the G heads of keys and values serves H / G heads of queries."""
+    """Scaled dot-product attention; each of the G heads of keys and values serves H / G heads of
+    queries.
+    """
     shared = query.shape[1] != key.shape[1]
-    output: Tensor = scaled_dot_product_attention(query, key, value, mask, dropout, enable_gqa=shared)
+    output: Tensor = scaled_dot_product_attention(
+        query, key, value, mask, dropout, enable_gqa=shared
+    )
     return output
 
 

@@ -1,4 +1,5 @@
-"""Where each slot looks in the source: attention weights, which the fused kernel of decoding does not return.
+"""Where each slot looks in the source: attention weights, which the fused kernel of decoding does
+not return.
 
 Shapes: L decoder layers, H heads, N slots, S source tokens, D hidden size.
 """
@@ -23,7 +24,8 @@ from multistride.model.transformer import DecoderLayer, Transformer
 def cross_attention(
     model: Transformer, source: Int[Tensor, "1 S"], lengths: Int[Tensor, "1"], slots: Slots
 ) -> Float[Tensor, "L H N S"]:
-    """The weights of every decoder layer and head over the source in one pass over the slots of one sentence.
+    """The weights of every decoder layer and head over the source in one pass over the slots of one
+    sentence.
 
     They are computed beside the pass from what its cross-attention is given; a row adds up to one.
     """
@@ -49,7 +51,9 @@ def explicit(
     source: KeyValue,
     mask: Bool[Tensor, "B 1 1 S"] | None,
 ) -> tuple[Float[Tensor, "B H N S"], Float[Tensor, "B N D"]]:
-    """The weights and the output of a cross-attention, step by step (arXiv 1706.03762, equation 1)."""
+    """The weights and the output of a cross-attention, step by step (arXiv 1706.03762, equation
+    1).
+    """
     key, value = source
     query = split_heads(attention.query(hidden), attention.width)
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])

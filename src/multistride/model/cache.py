@@ -1,7 +1,8 @@
 """What decoding keeps between steps: keys and values of the slots so far and of the source.
 
-The cache has one owner, the decoding loop, and three verbs: `append` (inside a step), `truncate`, `reorder`.
-It grows with batch and length: its buffers double when they are full, however many steps fill them.
+The cache has one owner, the decoding loop, and three verbs: `append` (inside a step), `truncate`,
+`reorder`. It grows with batch and length: its buffers double when they are full, however many steps
+fill them.
 
 Shapes: B sentences, H heads, M cached slots, S source tokens, E width of a head.
 """
@@ -21,7 +22,8 @@ FIRST_CAPACITY = 32
 
 
 HOLES = 8
-"""Columns more than the longest row needs that are put up with before the rows are pushed together."""
+"""Columns more than the longest row needs that are put up with before the rows are pushed
+together."""
 
 
 class LayerCache:
@@ -33,9 +35,14 @@ class LayerCache:
         self._value: Tensor | None = None
 
     def append(self, key: Float[Tensor, "B H N E"], value: Float[Tensor, "B H N E"]) -> KeyValue:
-        """Add the keys and values of N new slots; return those of all slots so far, [B, H, M, E]."""
+        """Add the keys and values of N new slots; return those of all slots so far, [B, H, M,
+        E].
+        """
         end = self.length + key.shape[2]
-        self._key, self._value = self._room(self._key, key, end), self._room(self._value, value, end)
+        self._key, self._value = (
+            self._room(self._key, key, end),
+            self._room(self._value, value, end),
+        )
         self._key[:, :, self.length : end] = key
         self._value[:, :, self.length : end] = value
         self.length = end
@@ -48,7 +55,10 @@ class LayerCache:
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
         if self._key is not None and self._value is not None:
-            self._key, self._value = self._key.index_select(0, rows), self._value.index_select(0, rows)
+            self._key, self._value = (
+                self._key.index_select(0, rows),
+                self._value.index_select(0, rows),
+            )
 
     @torch.inference_mode()
     def rearrange(self, order: Int[Tensor, "B M"]) -> None:
@@ -73,7 +83,9 @@ class LayerCache:
 
 
 class CachedGroups:
-    """The groups of the slots in a cache, which say who sees whom, and where the holes in its rows are."""
+    """The groups of the slots in a cache, which say who sees whom, and where the holes in its rows
+    are.
+    """
 
     def __init__(self) -> None:
         self.table: Int[Tensor, "B M"] | None = None
@@ -85,7 +97,9 @@ class CachedGroups:
         return 0 if self.table is None else self.table.shape[1]
 
     def extend(self, group: Int[Tensor, "B N"]) -> Bool[Tensor, "B N M"] | None:
-        """Announce N new slots; return what they see of all slots, themselves included (None: all of it)."""
+        """Announce N new slots; return what they see of all slots, themselves included (None: all
+        of it).
+        """
         self.table = group if self.table is None else torch.cat([self.table, group], dim=1)
         if group.device.type != "cpu":  # to look at the groups would be to wait for the GPU
             return drafting_visibility(group, self.table)
@@ -99,8 +113,9 @@ class CachedGroups:
     def truncate(self, counts: Int[Tensor, "B"]) -> Int[Tensor, "B L"] | None:
         """Forget the last `counts` slots of each row; `length` is then that of the longest row.
 
-        Rows that keep more leave holes in the others. Where holes are more than a few the rows are pushed together,
-        so that memory follows the longest row: returned are the places of the slots to keep, in their new order.
+        Rows that keep more leave holes in the others. Where holes are more than a few the rows are
+        pushed together, so that memory follows the longest row: returned are the places of the
+        slots to keep, in their new order.
         """
         assert self.table is not None
         kept = self.length - counts.to(self.table.device)
@@ -123,7 +138,9 @@ class CachedGroups:
 
 
 class PassedOn(LayerCache):
-    """Keys and values of one pass, handed on to a second one that is trained together with it: nothing is copied."""
+    """Keys and values of one pass, handed on to a second one that is trained together with it:
+    nothing is copied.
+    """
 
     def append(self, key: Float[Tensor, "B H N E"], value: Float[Tensor, "B H N E"]) -> KeyValue:
         """Keep those of the first pass; return those of both, [B, H, M, E], in the second."""
@@ -134,13 +151,16 @@ class PassedOn(LayerCache):
 
 
 class DecoderCache:
-    """The memory of one batch while it is decoded: a `LayerCache` a layer, the groups, and the source.
+    """The memory of one batch while it is decoded: a `LayerCache` a layer, the groups, and the
+    source.
 
     `source` holds the cross-attention keys and values of every layer (empty for a causal model),
     `source_mask` [B, 1, 1, S] which source tokens are real (None: all).
     """
 
-    def __init__(self, layers: int, source: list[KeyValue], source_mask: Bool[Tensor, "B 1 1 S"] | None) -> None:
+    def __init__(
+        self, layers: int, source: list[KeyValue], source_mask: Bool[Tensor, "B 1 1 S"] | None
+    ) -> None:
         self.layers = [LayerCache() for _ in range(layers)]
         self.source = source
         self.source_mask = source_mask
@@ -152,7 +172,9 @@ class DecoderCache:
         return self.groups.length
 
     def extend(self, group: Int[Tensor, "B N"]) -> Bool[Tensor, "B 1 N M"] | None:
-        """Announce N new slots; return what they see of all slots, themselves included (None: all of it)."""
+        """Announce N new slots; return what they see of all slots, themselves included (None: all
+        of it).
+        """
         visible = self.groups.extend(group)
         return None if visible is None else visible[:, None]
 
@@ -174,6 +196,8 @@ class DecoderCache:
         self.groups.reorder(rows)
         for layer in self.layers:
             layer.reorder(rows)
-        self.source = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in self.source]
+        self.source = [
+            (key.index_select(0, rows), value.index_select(0, rows)) for key, value in self.source
+        ]
         if self.source_mask is not None:
             self.source_mask = self.source_mask.index_select(0, rows)

@@ -1,6 +1,8 @@
-"""A pooled head on the encoder: from the tokens of windows to a vector each, from those to the classes of documents.
+"""A pooled head on the encoder: from the tokens of windows to a vector each, from those to the
+classes of documents.
 
-Shapes: R windows, S tokens of a window, D hidden size, P width of a window's vector, B documents, C classes.
+Shapes: R windows, S tokens of a window, D hidden size, P width of a window's vector, B documents, C
+classes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class PooledHead(nn.Module):
     """Classes of documents that may be longer than what is encoded at once.
 
     Attention over windows is the additive one of hierarchical attention networks (Yang et al. 2016,
-    https://aclanthology.org/N16-1174, equations 8 to 10), here over vectors of windows in place of sentences.
+    https://aclanthology.org/N16-1174, equations 8 to 10), here over vectors of windows in place of
+    sentences.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -37,14 +40,22 @@ class PooledHead(nn.Module):
         self.attention: nn.Module | None = None
         if self.config.windows == "attention":
             inner = nn.Linear(width, config.hidden_size)
-            self.attention = nn.Sequential(inner, nn.Tanh(), nn.Linear(config.hidden_size, 1, bias=False))
+            self.attention = nn.Sequential(
+                inner, nn.Tanh(), nn.Linear(config.hidden_size, 1, bias=False)
+            )
         self.dropout = nn.Dropout(self.config.dropout)
         self.output = nn.Linear(width, len(self.config.classes))
-        self.wide = WidePath(self.config, config.vocabulary_size) if self.config.wide is not None else None
+        self.wide = (
+            WidePath(self.config, config.vocabulary_size) if self.config.wide is not None else None
+        )
 
-    def pool(self, encoded: Float[Tensor, "R S D"], lengths: Int[Tensor, "R"]) -> Float[Tensor, "R P"]:
+    def pool(
+        self, encoded: Float[Tensor, "R S D"], lengths: Int[Tensor, "R"]
+    ) -> Float[Tensor, "R P"]:
         """One vector for every window, in float32; padding takes no part."""
-        real = (torch.arange(encoded.shape[1], device=encoded.device) < lengths[:, None])[:, :, None]
+        real = (torch.arange(encoded.shape[1], device=encoded.device) < lengths[:, None])[
+            :, :, None
+        ]
         encoded = encoded.float()
         parts = []
         if self.config.pool != "max":
@@ -73,26 +84,37 @@ def aggregated(
     how: Aggregation,
     scores: Float[Tensor, "R"] | None = None,
 ) -> Float[Tensor, "B P"]:
-    """The mean, the largest or (by the softmax of `scores`) the weighted mean of the rows of each document."""
+    """The mean, the largest or (by the softmax of `scores`) the weighted mean of the rows of each
+    document.
+    """
     if how == "max":
         lowest = rows.new_full((documents, rows.shape[1]), -torch.inf)
         return lowest.scatter_reduce(0, document[:, None].expand_as(rows), rows, "amax")
     weights = rows.new_ones(len(rows))
     if how == "attention":
         assert scores is not None
-        highest = scores.new_full((documents,), -torch.inf).scatter_reduce(0, document, scores.detach(), "amax")
+        highest = scores.new_full((documents,), -torch.inf).scatter_reduce(
+            0, document, scores.detach(), "amax"
+        )
         weights = (scores - highest[document]).exp()
     total = rows.new_zeros(documents).index_add(0, document, weights)
-    summed = rows.new_zeros(documents, rows.shape[1]).index_add(0, document, rows * weights[:, None])
+    summed = rows.new_zeros(documents, rows.shape[1]).index_add(
+        0, document, rows * weights[:, None]
+    )
     return summed / total[:, None]
 
 
 def check_classes(known: Sequence[str], given: Sequence[str], model: str, where: str) -> None:
-    """Raise `DataError` naming what differs if `given`, found in `where`, are not the classes that `model` knows."""
+    """Raise `DataError` naming what differs if `given`, found in `where`, are not the classes that
+    `model` knows.
+    """
     missing, new = sorted(set(known) - set(given)), sorted(set(given) - set(known))
     if not missing and not new:
         return
-    parts = [f"{_some(missing)} missing" if missing else "", f"{_some(new)} not known" if new else ""]
+    parts = [
+        f"{_some(missing)} missing" if missing else "",
+        f"{_some(new)} not known" if new else "",
+    ]
     raise DataError(
         f"the classes of {where} are not those of {model}: {' and '.join(filter(None, parts))}; "
         "use the list it was trained with, or train anew"

@@ -8,18 +8,28 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class RotaryScaling(BaseModel):
-    """Slower rotations for long texts, as Llama 3.1 has them (Grattafiori et al. 2024, arXiv 2407.21783)."""
+    """Slower rotations for long texts, as Llama 3.1 has them (Grattafiori et al. 2024, arXiv
+    2407.21783).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     factor: float = Field(ge=1, description="how much slower the slow rotations become")
-    low_frequency: float = Field(gt=0, description="turns in the original context up to which a rotation is slow")
-    high_frequency: float = Field(gt=0, description="turns in the original context from which on it is left alone")
-    original_positions: int = Field(ge=1, description="the context the model was first trained with")
+    low_frequency: float = Field(
+        gt=0, description="turns in the original context up to which a rotation is slow"
+    )
+    high_frequency: float = Field(
+        gt=0, description="turns in the original context from which on it is left alone"
+    )
+    original_positions: int = Field(
+        ge=1, description="the context the model was first trained with"
+    )
 
 
 class AdapterConfig(BaseModel):
-    """What is added to a causal model, for mask slots alone, so that it drafts and its own text stays what it was."""
+    """What is added to a causal model, for mask slots alone, so that it drafts and its own text
+    stays what it was.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -33,47 +43,71 @@ class AdapterConfig(BaseModel):
 
 
 class WideConfig(BaseModel):
-    """A linear path beside the pooled states, which reads the words of whole documents (see `model/wide.py`)."""
+    """A linear path beside the pooled states, which reads the words of whole documents (see
+    `model/wide.py`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    words: int = Field(65536, ge=1, description="most words that are known: those that most documents have")
-    documents: int = Field(2, ge=1, description="training documents that a word must stand in to be known")
+    words: int = Field(
+        65536, ge=1, description="most words that are known: those that most documents have"
+    )
+    documents: int = Field(
+        2, ge=1, description="training documents that a word must stand in to be known"
+    )
     penalty: float = Field(
-        0.03, gt=0, description="weight of half the squares of its weights, beside the sum of losses of all documents"
+        0.03,
+        gt=0,
+        description="weight of half the squares of its weights, beside the sum of losses of all documents",
     )
 
 
 class ClassifierConfig(BaseModel):
-    """How a model says to which class a document belongs, and how long documents are cut into windows.
+    """How a model says to which class a document belongs, and how long documents are cut into
+    windows.
 
-    `pooled` is a head on the encoder (no decoder); `labels` an encoder-decoder model that writes the class's name.
+    `pooled` is a head on the encoder (no decoder); `labels` an encoder-decoder model that writes
+    the class's name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["pooled", "labels"] = Field("pooled", description="a head on the encoder, or names as targets")
-    classes: tuple[str, ...] = Field((), description="names of the classes; training takes them from the data")
+    kind: Literal["pooled", "labels"] = Field(
+        "pooled", description="a head on the encoder, or names as targets"
+    )
+    classes: tuple[str, ...] = Field(
+        (), description="names of the classes; training takes them from the data"
+    )
     window: int = Field(256, ge=8, description="most tokens that are encoded together")
-    overlap: int = Field(32, ge=0, description="tokens that a window shares with the one before it, at least")
-    first_tokens: int | None = Field(None, ge=8, description="read only so many of a document; left out: all")
+    overlap: int = Field(
+        32, ge=0, description="tokens that a window shares with the one before it, at least"
+    )
+    first_tokens: int | None = Field(
+        None, ge=8, description="read only so many of a document; left out: all"
+    )
     pool: Literal["mean", "max", "mean-max"] = Field(
         "mean-max", description="pooled: what a window's vector is made of its tokens'"
     )
     windows: Literal["mean", "max", "attention"] = Field(
-        "mean", description="how a document follows from its windows: pooled from their vectors, labels from scores"
+        "mean",
+        description="how a document follows from its windows: pooled from their vectors, labels from scores",
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="pooled: on the document's vector")
     wide: WideConfig | None = Field(
-        None, description="pooled: a linear path that reads the words of the whole document; left out: none"
+        None,
+        description="pooled: a linear path that reads the words of the whole document; left out: none",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassifierConfig:
         if self.overlap >= self.window:
-            raise ValueError(f"overlap is {self.overlap}; it must be smaller than window ({self.window})")
+            raise ValueError(
+                f"overlap is {self.overlap}; it must be smaller than window ({self.window})"
+            )
         if self.kind == "labels" and self.windows == "attention":
-            raise ValueError("windows is attention, which needs vectors; labels have scores: choose mean or max")
+            raise ValueError(
+                "windows is attention, which needs vectors; labels have scores: choose mean or max"
+            )
         if self.kind == "labels" and self.wide is not None:
             raise ValueError("wide is a path beside a pooled head; labels have none: leave it out")
         if len(set(self.classes)) != len(self.classes):
@@ -92,52 +126,102 @@ class TransformerConfig(BaseModel):
     hidden_size: int = Field(256, ge=8, description="width of the residual stream (D)")
     feedforward_size: int = Field(1024, ge=8, description="inner width of the feed-forward layers")
     heads: int = Field(4, ge=1, description="attention heads (H); divides hidden_size")
-    encoder_layers: int = Field(3, ge=0, description="encoder depth; 0 makes a decoder-only (causal) model")
-    decoder_layers: int = Field(3, ge=0, description="decoder depth; 0 only with a pooled classifier")
-    norm: Literal["pre", "post"] = Field("pre", description="layer normalisation before or after each sublayer")
+    encoder_layers: int = Field(
+        3, ge=0, description="encoder depth; 0 makes a decoder-only (causal) model"
+    )
+    decoder_layers: int = Field(
+        3, ge=0, description="decoder depth; 0 only with a pooled classifier"
+    )
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="layer normalisation before or after each sublayer"
+    )
     activation: Literal["relu", "gelu", "gelu-tanh", "silu"] = Field(
         "relu", description="of the feed-forward layers; gelu-tanh is the approximation by tanh"
     )
     positions: Literal["sinusoidal", "learned", "rotary"] = Field(
-        "sinusoidal", description="vectors added to the embeddings, or rotations of queries and keys"
+        "sinusoidal",
+        description="vectors added to the embeddings, or rotations of queries and keys",
     )
-    max_positions: int = Field(256, ge=8, description="longest source and longest target, in tokens with EOS")
-    tie_embeddings: bool = Field(True, description="source, target and output embedding are one matrix")
+    max_positions: int = Field(
+        256, ge=8, description="longest source and longest target, in tokens with EOS"
+    )
+    tie_embeddings: bool = Field(
+        True, description="source, target and output embedding are one matrix"
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="on embeddings and sublayer outputs")
-    attention_dropout: float = Field(0.0, ge=0, lt=1, description="on attention weights (slower on CPUs if not 0)")
-    max_group_size: int = Field(8, ge=1, description="largest K this model has reach embeddings for")
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="on attention weights (slower on CPUs if not 0)"
+    )
+    max_group_size: int = Field(
+        8, ge=1, description="largest K this model has reach embeddings for"
+    )
     markov_rank: int = Field(0, ge=0, description="rank of the Markov head; 0 for none")
-    group_sizes: tuple[int, ...] = Field((1,), description="the K values it was trained for, K=1 first")
-    lookahead: bool = Field(False, description="it was trained to draft: with masks behind known tokens")
+    group_sizes: tuple[int, ...] = Field(
+        (1,), description="the K values it was trained for, K=1 first"
+    )
+    lookahead: bool = Field(
+        False, description="it was trained to draft: with masks behind known tokens"
+    )
     pad_token: int = Field(0, ge=0)
-    start_token: int = Field(1, ge=0, description="what slots before the beginning of the sentence read")
+    start_token: int = Field(
+        1, ge=0, description="what slots before the beginning of the sentence read"
+    )
     end_token: int = Field(2, ge=0, description="EOS")
     mask_token: int = Field(3, ge=0, description="what lookahead slots read")
-    norm_kind: Literal["layer", "rms"] = Field("layer", description="LayerNorm, or RMSNorm (no mean, no bias)")
-    norm_epsilon: float = Field(1e-5, gt=0, description="added to the variance in every normalisation")
-    embedding_norm: bool = Field(False, description="normalise embeddings, positions included (BART)")
-    scale_embeddings: bool = Field(True, description="multiply token embeddings by the root of hidden_size")
-    separate_positions: bool = Field(False, description="the encoder has a learned table of positions of its own")
+    norm_kind: Literal["layer", "rms"] = Field(
+        "layer", description="LayerNorm, or RMSNorm (no mean, no bias)"
+    )
+    norm_epsilon: float = Field(
+        1e-5, gt=0, description="added to the variance in every normalisation"
+    )
+    embedding_norm: bool = Field(
+        False, description="normalise embeddings, positions included (BART)"
+    )
+    scale_embeddings: bool = Field(
+        True, description="multiply token embeddings by the root of hidden_size"
+    )
+    separate_positions: bool = Field(
+        False, description="the encoder has a learned table of positions of its own"
+    )
     rotary_base: float = Field(10000.0, gt=1, description="base of the rotary frequencies (theta)")
-    rotary_scaling: RotaryScaling | None = Field(None, description="slower rotations for long texts")
-    head_size: int | None = Field(None, ge=1, description="width of a head (E); left out: hidden_size / heads")
-    key_value_heads: int | None = Field(None, ge=1, description="heads of keys and values; left out: heads")
+    rotary_scaling: RotaryScaling | None = Field(
+        None, description="slower rotations for long texts"
+    )
+    head_size: int | None = Field(
+        None, ge=1, description="width of a head (E); left out: hidden_size / heads"
+    )
+    key_value_heads: int | None = Field(
+        None, ge=1, description="heads of keys and values; left out: heads"
+    )
     query_key_norm: bool = Field(False, description="RMSNorm of every query and key head (Qwen3)")
     attention_bias: Literal["all", "input", "none"] = Field(
-        "all", description="biases of attention: of all four matrices, of queries, keys and values only, or none"
+        "all",
+        description="biases of attention: of all four matrices, of queries, keys and values only, or none",
     )
     feedforward_bias: bool = Field(True, description="biases of the feed-forward layers")
-    gated_feedforward: bool = Field(False, description="multiply by a second widening (with silu: SwiGLU)")
-    output_bias: bool = Field(False, description="a bias for every entry of the vocabulary (Marian)")
+    gated_feedforward: bool = Field(
+        False, description="multiply by a second widening (with silu: SwiGLU)"
+    )
+    output_bias: bool = Field(
+        False, description="a bias for every entry of the vocabulary (Marian)"
+    )
     start_symbol: bool = Field(
-        True, description="texts begin with the start symbol; false: with their own first token, which is given"
+        True,
+        description="texts begin with the start symbol; false: with their own first token, which is given",
     )
     never_written: tuple[int, ...] | None = Field(
-        None, description="tokens that are never picked; left out: the padding, start and mask symbols"
+        None,
+        description="tokens that are never picked; left out: the padding, start and mask symbols",
     )
-    further_ends: tuple[int, ...] = Field((), description="tokens that end a text as EOS does (Llama 3, Qwen)")
-    adapter: AdapterConfig | None = Field(None, description="adapters that write drafts; left out: none")
-    classifier: ClassifierConfig | None = Field(None, description="what makes a classifier of it; left out: none")
+    further_ends: tuple[int, ...] = Field(
+        (), description="tokens that end a text as EOS does (Llama 3, Qwen)"
+    )
+    adapter: AdapterConfig | None = Field(
+        None, description="adapters that write drafts; left out: none"
+    )
+    classifier: ClassifierConfig | None = Field(
+        None, description="what makes a classifier of it; left out: none"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TransformerConfig:
@@ -146,14 +230,24 @@ class TransformerConfig(BaseModel):
                 f"hidden_size is {self.hidden_size}; it must be even and a multiple of heads ({self.heads})"
             )
         if self.heads % self.key_value_count:
-            raise ValueError(f"key_value_heads is {self.key_value_heads}; it must divide heads ({self.heads})")
+            raise ValueError(
+                f"key_value_heads is {self.key_value_heads}; it must divide heads ({self.heads})"
+            )
         if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(f"a head is {self.head_width} wide; rotary positions need an even width")
+            raise ValueError(
+                f"a head is {self.head_width} wide; rotary positions need an even width"
+            )
         if self.separate_positions and not (self.positions == "learned" and self.encoder_layers):
-            raise ValueError("separate_positions is true; only an encoder-decoder with learned positions has any")
+            raise ValueError(
+                "separate_positions is true; only an encoder-decoder with learned positions has any"
+            )
         if not self.start_symbol and self.encoder_layers:
-            raise ValueError("start_symbol is false; only a causal model (encoder_layers 0) can do without")
-        if self.adapter is not None and (self.encoder_layers or self.adapter.layers > self.decoder_layers):
+            raise ValueError(
+                "start_symbol is false; only a causal model (encoder_layers 0) can do without"
+            )
+        if self.adapter is not None and (
+            self.encoder_layers or self.adapter.layers > self.decoder_layers
+        ):
             raise ValueError(
                 f"adapter.layers is {self.adapter.layers}; adapters are for causal models (encoder_layers 0), in at "
                 f"most all of their decoder_layers ({self.decoder_layers})"
@@ -161,7 +255,9 @@ class TransformerConfig(BaseModel):
         self._check_classifier()
         sizes, largest = list(self.group_sizes), self.max_group_size
         if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > largest:
-            raise ValueError(f"group_sizes is {sizes}; each must lie in 1 ... {largest}, in rising order")
+            raise ValueError(
+                f"group_sizes is {sizes}; each must lie in 1 ... {largest}, in rising order"
+            )
         return self
 
     def _check_classifier(self) -> None:
@@ -173,7 +269,9 @@ class TransformerConfig(BaseModel):
         if self.classifier is None:
             return
         if not self.encoder_layers or not self.tie_embeddings:
-            raise ValueError("a classifier needs encoder_layers of 1 or more and tie_embeddings true")
+            raise ValueError(
+                "a classifier needs encoder_layers of 1 or more and tie_embeddings true"
+            )
         if self.classifier.window >= self.max_positions:
             raise ValueError(
                 f"classifier.window is {self.classifier.window}; it must be smaller than max_positions "
@@ -187,12 +285,16 @@ class TransformerConfig(BaseModel):
 
     @property
     def key_value_count(self) -> int:
-        """How many heads of keys and values there are; each serves `heads` divided by it queries."""
+        """How many heads of keys and values there are; each serves `heads` divided by it
+        queries.
+        """
         return self.key_value_heads or self.heads
 
     @property
     def unpicked(self) -> tuple[int, ...]:
-        """The tokens that are never picked; what ends a text is not among them, even if it is also another symbol."""
+        """The tokens that are never picked; what ends a text is not among them, even if it is also
+        another symbol.
+        """
         if self.never_written is not None:
             return self.never_written
         return tuple({self.pad_token, self.start_token, self.mask_token} - set(self.ends))
@@ -204,7 +306,9 @@ class TransformerConfig(BaseModel):
 
     @property
     def extras(self) -> list[str]:
-        """The choices that only converted models have, as text; engines may have no place for them."""
+        """The choices that only converted models have, as text; engines may have no place for
+        them.
+        """
         plain = TransformerConfig().stored().keys()
         others = [f"{name} {value}" for name, value in self.stored().items() if name not in plain]
         if self.activation not in ("relu", "gelu"):
@@ -214,12 +318,16 @@ class TransformerConfig(BaseModel):
         return [each for each in others if not each.startswith("classifier kind='labels'")]
 
     def stored(self) -> dict[str, Any]:
-        """What `config.json` says: every choice, less those made for converted models where they are the default.
+        """What `config.json` says: every choice, less those made for converted models where they
+        are the default.
 
-        So the file of a model that has none of them is the one that earlier versions wrote, and can read.
+        So the file of a model that has none of them is the one that earlier versions wrote, and can
+        read.
         """
         left_out = {
-            name for name in _FOR_CONVERTED if getattr(self, name) == TransformerConfig.model_fields[name].default
+            name
+            for name in _FOR_CONVERTED
+            if getattr(self, name) == TransformerConfig.model_fields[name].default
         }
         stored = self.model_dump(mode="json", exclude=left_out)
         if self.classifier is not None and self.classifier.wide is None:
@@ -227,5 +335,7 @@ class TransformerConfig(BaseModel):
         return stored
 
 
-_FOR_CONVERTED = list(TransformerConfig.model_fields)[list(TransformerConfig.model_fields).index("norm_kind") :]
+_FOR_CONVERTED = list(TransformerConfig.model_fields)[
+    list(TransformerConfig.model_fields).index("norm_kind") :
+]
 """The choices that came with conversion."""

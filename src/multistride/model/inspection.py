@@ -11,7 +11,9 @@ from multistride.model.weights import WEIGHTS, load_model, load_provenance
 
 
 def inspect_model(directory: Path) -> dict[str, Any]:
-    """Sizes, group sizes and origin of a model. Raises `DataError` if the directory does not hold a whole one."""
+    """Sizes, group sizes and origin of a model. Raises `DataError` if the directory does not hold a
+    whole one.
+    """
     model, vocabulary = load_model(directory)
     config, provenance = model.config, load_provenance(directory)
     weights = directory / WEIGHTS
@@ -26,7 +28,8 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "feedforward_size": config.feedforward_size,
         "heads": config.heads,
         "norm": config.norm,
-        "adapter": config.adapter and f"rank {config.adapter.rank}, last {config.adapter.layers} layers, for drafts",
+        "adapter": config.adapter
+        and f"rank {config.adapter.rank}, last {config.adapter.layers} layers, for drafts",
         "positions": f"{config.positions}, at most {config.max_positions} tokens",
         "vocabulary": len(vocabulary),
         "classes": list(config.classifier.classes) if config.classifier else None,

@@ -1,4 +1,5 @@
-"""The small bricks: positions (vectors or rotations) and reach, the feed-forward layer, norms, the residual wrapper.
+"""The small bricks: positions (vectors or rotations) and reach, the feed-forward layer, norms, the
+residual wrapper.
 
 Shapes: B sentences, N slots or S source tokens, D hidden size, H heads, E width of a head.
 """
@@ -18,7 +19,8 @@ Rotation = tuple[Float[Tensor, "B 1 N F"], Float[Tensor, "B 1 N F"]]
 """Cosines and sines of the angles that queries and keys are turned by; F = E / 2."""
 
 TABLES = "cpu"
-"""Where what is computed and not learned is made: there even while a model is made on no device, to be filled."""
+"""Where what is computed and not learned is made: there even while a model is made on no device, to
+be filled."""
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -29,7 +31,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def sinusoids(positions: int, width: int) -> Float[Tensor, "positions width"]:
-    """Fixed position vectors (Vaswani et al. 2017, arXiv 1706.03762, section 3.5), sines then cosines."""
+    """Fixed position vectors (Vaswani et al. 2017, arXiv 1706.03762, section 3.5), sines then
+    cosines.
+    """
     rates = torch.exp(torch.arange(0, width, 2, device=TABLES) * (-math.log(10000.0) / width))
     angles = torch.arange(positions, device=TABLES)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -38,8 +42,8 @@ def sinusoids(positions: int, width: int) -> Float[Tensor, "positions width"]:
 class PositionEmbedding(nn.Module):
     """A vector for every position, fixed or learned. Positions past the table share its last entry.
 
-    Learned ones begin as large as sinusoids are: with start symbols for input, position is all that tells the slots
-    of the first group apart.
+    Learned ones begin as large as sinusoids are: with start symbols for input, position is all that
+    tells the slots of the first group apart.
     """
 
     table: Tensor
@@ -60,13 +64,14 @@ class PositionEmbedding(nn.Module):
 class RotaryPositions(nn.Module):
     """Positions as rotations of queries and keys (Su et al. 2021, arXiv 2104.09864, section 3.2.2).
 
-    A slot is turned by the place it predicts, less one: the place of the token that an autoregressive slot reads,
-    and of the token that a mask stands for. Attention sees differences of places only, so the slots of a group,
-    which read K tokens back, stand K - 1 places ahead of what they read. The two halves of a head are the two
-    coordinates, as in Llama.
+    A slot is turned by the place it predicts, less one: the place of the token that an
+    autoregressive slot reads, and of the token that a mask stands for. Attention sees differences
+    of places only, so the slots of a group, which read K tokens back, stand K - 1 places ahead of
+    what they read. The two halves of a head are the two coordinates, as in Llama.
 
-    Nothing but its place tells one start symbol from another, and a rotation does not show where all that is seen
-    is alike. So those further back than the first have a vector of their own, which is added to their embedding.
+    Nothing but its place tells one start symbol from another, and a rotation does not show where
+    all that is seen is alike. So those further back than the first have a vector of their own,
+    which is added to their embedding.
     """
 
     frequency: Tensor
@@ -89,15 +94,21 @@ class RotaryPositions(nn.Module):
         angles = (position - 1)[:, None, :, None].float() * self.frequency
         return angles.cos(), angles.sin()
 
-    def starts(self, position: Int[Tensor, "B N"], reach: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-        """What is added to the embeddings: zero but for start symbols further back than the first."""
+    def starts(
+        self, position: Int[Tensor, "B N"], reach: Int[Tensor, "B N"]
+    ) -> Float[Tensor, "B N D"]:
+        """What is added to the embeddings: zero but for start symbols further back than the
+        first.
+        """
         back = (reach - position - 1).clamp(min=0, max=self.further_start.num_embeddings - 1)
         vectors: Tensor = self.further_start(back)
         return vectors
 
 
 def slowed(frequency: Float[Tensor, "F"], scaling: RotaryScaling) -> Float[Tensor, "F"]:
-    """Frequencies with the slow ones divided by `factor`, the fast ones as they were, those between interpolated."""
+    """Frequencies with the slow ones divided by `factor`, the fast ones as they were, those between
+    interpolated.
+    """
     turns = scaling.original_positions * frequency / (2 * math.pi)
     share = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
     share = share.clamp(0, 1)
@@ -112,7 +123,9 @@ def rotated(heads: Float[Tensor, "B H N E"], rotation: Rotation) -> Float[Tensor
 
 
 def normalisation(config: TransformerConfig, width: int | None = None) -> nn.Module:
-    """LayerNorm (Ba et al. 2016, arXiv 1607.06450) or RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    """LayerNorm (Ba et al. 2016, arXiv 1607.06450) or RMSNorm (Zhang and Sennrich 2019, arXiv
+    1910.07467).
+    """
     make = nn.LayerNorm if config.norm_kind == "layer" else nn.RMSNorm
     return make(width or config.hidden_size, eps=config.norm_epsilon)
 
@@ -120,7 +133,8 @@ def normalisation(config: TransformerConfig, width: int | None = None) -> nn.Mod
 class ReachEmbedding(nn.Module):
     """A vector for every reach. Zero at the start of training, and for reach 1 for ever.
 
-    So a model without any training on groups *is* the autoregressive model, and at K=1 it always is one.
+    So a model without any training on groups *is* the autoregressive model, and at K=1 it always is
+    one.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -137,7 +151,8 @@ class ReachEmbedding(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with a nonlinearity between them (arXiv 1706.03762, section 3.3).
 
-    Gated, the nonlinearity's output is multiplied by that of a third (Shazeer 2020, arXiv 2002.05202, equation 6).
+    Gated, the nonlinearity's output is multiplied by that of a third (Shazeer 2020, arXiv
+    2002.05202, equation 6).
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -145,7 +160,11 @@ class FeedForward(nn.Module):
         bias = config.feedforward_bias
         self.widen = nn.Linear(config.hidden_size, config.feedforward_size, bias)
         self.narrow = nn.Linear(config.feedforward_size, config.hidden_size, bias)
-        self.gate = nn.Linear(config.hidden_size, config.feedforward_size, bias) if config.gated_feedforward else None
+        self.gate = (
+            nn.Linear(config.hidden_size, config.feedforward_size, bias)
+            if config.gated_feedforward
+            else None
+        )
         self.activation = ACTIVATIONS[config.activation]()
 
     def forward(self, hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
@@ -158,7 +177,9 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """Adds a sublayer to the residual stream, with layer normalisation before it (pre) or after the sum (post)."""
+    """Adds a sublayer to the residual stream, with layer normalisation before it (pre) or after the
+    sum (post).
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -166,7 +187,9 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.before = config.norm == "pre"
 
-    def forward(self, hidden: Float[Tensor, "B N D"], sublayer: Callable[[Tensor], Tensor]) -> Float[Tensor, "B N D"]:
+    def forward(
+        self, hidden: Float[Tensor, "B N D"], sublayer: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "B N D"]:
         """The stream after the sublayer, [B, N, D]."""
         if self.before:
             updated: Tensor = hidden + self.dropout(sublayer(self.norm(hidden)))

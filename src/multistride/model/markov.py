@@ -13,12 +13,14 @@ from multistride.model.config import TransformerConfig
 
 
 class MarkovHead(nn.Module):
-    """Scores every token by the one before it in the same group, as a product of two low-rank matrices.
+    """Scores every token by the one before it in the same group, as a product of two low-rank
+    matrices.
 
-    The tokens of a group are predicted independently of each other (arXiv 1808.08583, equation 4), which repeats
-    words and drops them. Adding a first-order term to the logits, as the transition matrix of a conditional random
-    field does (Sun et al. 2019, arXiv 1910.11555, section 3.2), makes each depend on the one before, exactly
-    normalised, for one look-up and one small product a token. The head is zero before it is trained.
+    The tokens of a group are predicted independently of each other (arXiv 1808.08583, equation 4),
+    which repeats words and drops them. Adding a first-order term to the logits, as the transition
+    matrix of a conditional random field does (Sun et al. 2019, arXiv 1910.11555, section 3.2),
+    makes each depend on the one before, exactly normalised, for one look-up and one small product a
+    token. The head is zero before it is trained.
     """
 
     def __init__(self, config: TransformerConfig) -> None:

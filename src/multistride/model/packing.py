@@ -1,9 +1,10 @@
 """Large matrices in the layout that the CPU's kernels want, for decoding.
 
-A decoding step multiplies a few rows with matrices that do not change. PyTorch's own product for float32 reads such
-a matrix once for every few rows, so that four rows cost four times one row; a oneDNN product with weights laid out
-in advance reads it once. Measured for 256 x 8,000 on one thread: 409 microseconds became 204 for one row, 1,840
-became 261 for four. Small matrices gain nothing: there the call itself is what costs.
+A decoding step multiplies a few rows with matrices that do not change. PyTorch's own product for
+float32 reads such a matrix once for every few rows, so that four rows cost four times one row; a
+oneDNN product with weights laid out in advance reads it once. Measured for 256 x 8,000 on one
+thread: 409 microseconds became 204 for one row, 1,840 became 261 for four. Small matrices gain
+nothing: there the call itself is what costs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ SMALLEST = 2**20
 
 
 class PackedLinear(nn.Module):
-    """A linear layer with its weights as they were when it was made; float32, on the CPU, without gradients."""
+    """A linear layer with its weights as they were when it was made; float32, on the CPU, without
+    gradients.
+    """
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
         super().__init__()
@@ -31,7 +34,9 @@ class PackedLinear(nn.Module):
     def forward(self, rows: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         """The product, of any number of rows."""
         flat = rows.reshape(-1, rows.shape[-1])
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self._packed, self._bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            flat, self._packed, self._bias, "none", [], ""
+        )
         return product.view(*rows.shape[:-1], product.shape[-1])
 
 
@@ -46,7 +51,11 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
-def projection(model: Transformer) -> Callable[[Float[Tensor, "*shape D"]], Float[Tensor, "*shape V"]]:
-    """What makes logits of the hidden states of `model`: its own method, or the same with a packed matrix."""
+def projection(
+    model: Transformer,
+) -> Callable[[Float[Tensor, "*shape D"]], Float[Tensor, "*shape V"]]:
+    """What makes logits of the hidden states of `model`: its own method, or the same with a packed
+    matrix.
+    """
     weight = model.target_embedding.weight if model.config.tie_embeddings else model.output.weight
     return PackedLinear(weight, model.output_bias) if can_pack(weight) else model.project

@@ -1,6 +1,7 @@
 """The seam between models and decoding: two methods, which every engine implements.
 
-Shapes: B sentences, S source tokens, N slots, V vocabulary; C clean slots, D drafts, F rows that are drafted for.
+Shapes: B sentences, S source tokens, N slots, V vocabulary; C clean slots, D drafts, F rows that
+are drafted for.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class StepModel(Protocol[M]):
         """What corrects the tokens of a group by each other; None for a model without."""
 
     def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> M:
-        """Encode a batch of sources (None: a causal model) and return the memory its steps will use."""
+        """Encode a batch of sources (None: a causal model) and return the memory its steps will
+        use.
+        """
 
     def step(self, slots: Slots, memory: M) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
@@ -54,26 +57,35 @@ class StepModel(Protocol[M]):
 
 @runtime_checkable
 class GreedyStepModel(StepModel[M], Protocol[M]):
-    """A model with a way of its own to the most probable tokens, cheaper than by logits of the whole vocabulary."""
+    """A model with a way of its own to the most probable tokens, cheaper than by logits of the
+    whole vocabulary.
+    """
 
-    def step_greedy(self, slots: Slots, memory: M, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """The token that greedy decoding picks in each of the last `size` slots, and its log-probability.
+    def step_greedy(
+        self, slots: Slots, memory: M, size: int
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+        """The token that greedy decoding picks in each of the last `size` slots, and its
+        log-probability.
 
-        All slots join the memory. Tokens and numbers are those that `step` and the greedy picker give, but for
-        rounding.
+        All slots join the memory. Tokens and numbers are those that `step` and the greedy picker
+        give, but for rounding.
         """
 
 
 @runtime_checkable
 class EvenStepModel(StepModel[M], Protocol[M]):
-    """A model with a quick way through a batch whose rows stand alike: greedy groups, from the start of one size."""
+    """A model with a quick way through a batch whose rows stand alike: greedy groups, from the
+    start of one size.
+    """
 
     def step_even(
         self, tokens: Int[np.ndarray, "B K"], memory: M
     ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
-        """The next group of every row and its log-probabilities, from the last one (start symbols at first).
+        """The next group of every row and its log-probabilities, from the last one (start symbols
+        at first).
 
-        It is what `step_greedy` gives for the slots of SAT-K. All steps of a memory are of this kind and one size.
+        It is what `step_greedy` gives for the slots of SAT-K. All steps of a memory are of this
+        kind and one size.
         """
 
 
@@ -82,10 +94,11 @@ Draft = Callable[[Int[Tensor, "F"]], Int[Tensor, "F D"]]
 
 
 class Checked(NamedTuple):
-    """What greedy decoding picks in the slots of a pass that stand before its masks, and what drafts by the masks.
+    """What greedy decoding picks in the slots of a pass that stand before its masks, and what
+    drafts by the masks.
 
-    A row's drafts are chained from the token picked in the last of its clean slots. They are made when they are
-    asked for, which must be before the next step.
+    A row's drafts are chained from the token picked in the last of its clean slots. They are made
+    when they are asked for, which must be before the next step.
     """
 
     tokens: Int[Tensor, "B C"]
@@ -95,13 +108,16 @@ class Checked(NamedTuple):
 
 @runtime_checkable
 class CheckingStepModel(StepModel[M], Protocol[M]):
-    """A model with a way of its own through a pass that checks drafts and makes new ones, greedily."""
+    """A model with a way of its own through a pass that checks drafts and makes new ones,
+    greedily.
+    """
 
     def step_checked(self, slots: Slots, memory: M, masks: int) -> Checked:
         """Pick in every slot but the last `masks`, from which drafts are made.
 
-        All slots join the memory. Tokens and numbers are those that `step` and the greedy pickers give, but for
-        rounding; drafts may differ, where an engine does not look at all of a large vocabulary.
+        All slots join the memory. Tokens and numbers are those that `step` and the greedy pickers
+        give, but for rounding; drafts may differ, where an engine does not look at all of a large
+        vocabulary.
         """
 
 
@@ -115,12 +131,16 @@ class Read(NamedTuple):
 
 @runtime_checkable
 class SingleStepModel(StepModel[M], Protocol[M]):
-    """A model with a quick way through passes that check drafts and make new ones, for one sentence."""
+    """A model with a quick way through passes that check drafts and make new ones, for one
+    sentence.
+    """
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: M) -> Read:
-        """Read tokens in clean slots, the first of which predicts `position`, and draft by `masks` behind them.
+        """Read tokens in clean slots, the first of which predicts `position`, and draft by `masks`
+        behind them.
 
-        It is what `step_checked` gives for the slots of `groups.draft_slots`. All steps of a memory are of this kind.
+        It is what `step_checked` gives for the slots of `groups.draft_slots`. All steps of a memory
+        are of this kind.
         """
 
     def forget(self, count: int, memory: M) -> None:
@@ -165,7 +185,9 @@ class UncachedStepModel:
         """What corrects the tokens of a group by each other; None for a model without."""
         return self.model.markov
 
-    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> UncachedMemory:
+    def start(
+        self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None
+    ) -> UncachedMemory:
         """Remember the source."""
         return UncachedMemory(source, None if source is None else lengths)
 

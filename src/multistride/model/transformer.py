@@ -1,4 +1,5 @@
-"""The Transformer. It receives slots and a mask, and knows nothing of groups or of how it is decoded.
+"""The Transformer. It receives slots and a mask, and knows nothing of groups or of how it is
+decoded.
 
 Shapes: B sentences, S source tokens, N slots, D hidden size, V vocabulary.
 """
@@ -40,16 +41,23 @@ class EncoderLayer(nn.Module):
         self.feedforward, self.around_feedforward = FeedForward(config), Residual(config)
 
     def forward(
-        self, hidden: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 1 S"] | None, rotation: Rotation | None = None
+        self,
+        hidden: Float[Tensor, "B S D"],
+        mask: Bool[Tensor, "B 1 1 S"] | None,
+        rotation: Rotation | None = None,
     ) -> Float[Tensor, "B S D"]:
         """The layer's output, [B, S, D]."""
-        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask, None, rotation))
+        hidden = self.around_attention(
+            hidden, lambda normed: self.attention(normed, mask, None, rotation)
+        )
         output: Tensor = self.around_feedforward(hidden, self.feedforward)
         return output
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the slots, attention over the source if there is one, then a feed-forward layer."""
+    """Self-attention over the slots, attention over the source if there is one, then a feed-forward
+    layer.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -67,10 +75,16 @@ class DecoderLayer(nn.Module):
         cache: LayerCache | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """The layer's output, [B, N, D]; `source` is what `CrossAttention.project` made, None in a causal model."""
-        hidden = self.around_attention(hidden, lambda normed: self.attention(normed, mask, cache, rotation))
+        """The layer's output, [B, N, D]; `source` is what `CrossAttention.project` made, None in a
+        causal model.
+        """
+        hidden = self.around_attention(
+            hidden, lambda normed: self.attention(normed, mask, cache, rotation)
+        )
         if source is not None:
-            hidden = self.around_cross(hidden, lambda normed: self.cross(normed, source, source_mask))
+            hidden = self.around_cross(
+                hidden, lambda normed: self.cross(normed, source, source_mask)
+            )
         output: Tensor = self.around_feedforward(hidden, self.feedforward)
         return output
 
@@ -78,8 +92,9 @@ class DecoderLayer(nn.Module):
 class Transformer(nn.Module):
     """An encoder-decoder Transformer, or a decoder-only one where `encoder_layers` is 0.
 
-    The same class, weights and code path serve every group size; 1 is autoregressive.
-    Source: Vaswani et al. 2017 (arXiv 1706.03762); slots in place of shifted targets as in `multistride.groups`.
+    The same class, weights and code path serve every group size; 1 is autoregressive. Source:
+    Vaswani et al. 2017 (arXiv 1706.03762); slots in place of shifted targets as in
+    `multistride.groups`.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -91,10 +106,14 @@ class Transformer(nn.Module):
             self.source_embedding = nn.Embedding(config.vocabulary_size, config.hidden_size)
         if not config.tie_embeddings:
             self.output = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
-        self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size)) if config.output_bias else None
+        self.output_bias = (
+            nn.Parameter(torch.zeros(config.vocabulary_size)) if config.output_bias else None
+        )
         self.markov = MarkovHead(config) if config.markov_rank else None
         self.classifier = PooledHead(config) if config.decoder_layers == 0 else None
-        self.position = RotaryPositions(config) if config.positions == "rotary" else PositionEmbedding(config)
+        self.position = (
+            RotaryPositions(config) if config.positions == "rotary" else PositionEmbedding(config)
+        )
         self.source_position = PositionEmbedding(config) if config.separate_positions else None
         self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
         self.reach = ReachEmbedding(config)
@@ -102,10 +121,16 @@ class Transformer(nn.Module):
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         final = config.norm == "pre"
-        self.encoder_norm = normalisation(config) if config.encoder_layers and final else nn.Identity()
-        self.decoder_norm = normalisation(config) if final and config.decoder_layers else nn.Identity()
+        self.encoder_norm = (
+            normalisation(config) if config.encoder_layers and final else nn.Identity()
+        )
+        self.decoder_norm = (
+            normalisation(config) if final and config.decoder_layers else nn.Identity()
+        )
         first = config.embedding_norm
-        self.source_embedding_norm = normalisation(config) if config.encoder_layers and first else nn.Identity()
+        self.source_embedding_norm = (
+            normalisation(config) if config.encoder_layers and first else nn.Identity()
+        )
         self.target_embedding_norm = normalisation(config) if first else nn.Identity()
         self._gate = DraftGate()
         if config.adapter is not None:
@@ -113,7 +138,9 @@ class Transformer(nn.Module):
                 adapt(layer, config.adapter, self._gate)
         self.apply(_initialise)
         if self.classifier is not None:
-            nn.init.zeros_(self.classifier.output.weight)  # largest entries of vectors are large: begin undecided
+            nn.init.zeros_(
+                self.classifier.output.weight
+            )  # largest entries of vectors are large: begin undecided
 
     def forward(
         self,
@@ -123,10 +150,12 @@ class Transformer(nn.Module):
         drafts: Slots | None = None,
         entering: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B M D"]:
-        """Final hidden states of all slots in one pass (training, scoring); `project` makes logits of them.
+        """Final hidden states of all slots in one pass (training, scoring); `project` makes logits
+        of them.
 
-        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs follow; `entering`
-        is then what `before_adapters` says of the slots, if that is known already.
+        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs
+        follow; `entering` is then what `before_adapters` says of the slots, if that is known
+        already.
         """
         mask = visibility(slots.group, slots.group)[:, None]
         if source is None or source_lengths is None:
@@ -136,7 +165,9 @@ class Transformer(nn.Module):
         return self.decode(slots, mask, self.project_source(encoded), source_mask, None)
 
     def before_adapters(self, slots: Slots) -> Float[Tensor, "B N D"]:
-        """The state in which clean slots enter the first layer with adapters, in one pass without a cache."""
+        """The state in which clean slots enter the first layer with adapters, in one pass without a
+        cache.
+        """
         return self._before_adapters(slots, visibility(slots.group, slots.group)[:, None], None)
 
     def _with_drafts(
@@ -157,8 +188,12 @@ class Transformer(nn.Module):
             if entering is None:
                 entering = self.before_adapters(slots)
             hidden = self._with_adapters(entering, slots, mask, passed_on, 0)
-        anchors = drafts.group.clamp(max=slots.group.shape[1] - 1)  # a text laid out for drafts is clean all through
-        first = entering.gather(1, anchors[:, :, None].expand(-1, -1, entering.shape[2])) + self.reach(drafts.reach)
+        anchors = drafts.group.clamp(
+            max=slots.group.shape[1] - 1
+        )  # a text laid out for drafts is clean all through
+        first = entering.gather(
+            1, anchors[:, :, None].expand(-1, -1, entering.shape[2])
+        ) + self.reach(drafts.reach)
         drafted = self._with_adapters(first, drafts, seen, passed_on, drafts.token.shape[1])
         return torch.cat([hidden, drafted], dim=1)
 
@@ -181,8 +216,12 @@ class Transformer(nn.Module):
             hidden = layer(hidden, mask, rotation)
         return self.encoder_norm(hidden), mask
 
-    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> DecoderCache:
-        """Encode the source and compute its cross-attention keys and values once; an empty cache otherwise."""
+    def start(
+        self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None
+    ) -> DecoderCache:
+        """Encode the source and compute its cross-attention keys and values once; an empty cache
+        otherwise.
+        """
         if source is None or lengths is None:
             assert not self.encoder, "an encoder-decoder model needs a source"
             return DecoderCache(self.config.decoder_layers, [], None)
@@ -191,7 +230,11 @@ class Transformer(nn.Module):
 
     def project_source(self, encoded: Float[Tensor, "B S D"]) -> list[KeyValue]:
         """Keys and values of the encoded source for every decoder layer."""
-        return [layer.cross.project(encoded) for layer in self.decoder if isinstance(layer, DecoderLayer)]
+        return [
+            layer.cross.project(encoded)
+            for layer in self.decoder
+            if isinstance(layer, DecoderLayer)
+        ]
 
     def decode(
         self,
@@ -201,23 +244,29 @@ class Transformer(nn.Module):
         source_mask: Bool[Tensor, "B 1 1 S"] | None,
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "B N D"]:
-        """Run the decoder over N slots; `mask` says which of the M cached and new slots each of them sees."""
+        """Run the decoder over N slots; `mask` says which of the M cached and new slots each of
+        them sees.
+        """
         if self.config.adapter is not None:
             return self._decode_adapted(slots, mask, caches)
         hidden = self._enter(slots)
         rotation = self._rotation(slots)
         for index, layer in enumerate(self.decoder):
             keys_values = source[index] if source else None
-            hidden = layer(hidden, mask, keys_values, source_mask, caches[index] if caches else None, rotation)
+            hidden = layer(
+                hidden, mask, keys_values, source_mask, caches[index] if caches else None, rotation
+            )
         output: Tensor = self.decoder_norm(hidden)
         return output
 
     def _decode_adapted(
         self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
     ) -> Float[Tensor, "B N D"]:
-        """Masks (the last columns) begin where adapters do: as the clean slot they draft from and a reach vector.
+        """Masks (the last columns) begin where adapters do: as the clean slot they draft from and a
+        reach vector.
 
-        In the layers below there are clean slots only, and masks cost nothing. Each of them is drafted from.
+        In the layers below there are clean slots only, and masks cost nothing. Each of them is
+        drafted from.
         """
         columns = int((slots.reach[0] > 1).sum())
         clean = Slots(*(field[:, : slots.token.shape[1] - columns] for field in slots))
@@ -279,7 +328,9 @@ class Transformer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier-uniform matrices, zero biases, embeddings of unit norm in expectation; the reach stays zero."""
+    """Xavier-uniform matrices, zero biases, embeddings of unit norm in expectation; the reach stays
+    zero.
+    """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -1,7 +1,8 @@
 """Model directories: what is written, and what is checked when one is read. Never pickle.
 
-A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`,
-`generation_config.json`, `README.md` (the model card) and `provenance.json`.
+A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`,
+`tokenizer_config.json`, `generation_config.json`, `README.md` (the model card) and
+`provenance.json`.
 """
 
 from __future__ import annotations
@@ -51,15 +52,21 @@ def save_model(
 ) -> None:
     """Write a complete model directory, atomically.
 
-    `card` is the text of its README.md; `beside` may write more files into the directory before it is moved.
+    `card` is the text of its README.md; `beside` may write more files into the directory before it
+    is moved.
     """
     config = model.config
     with replacing_directory(directory) as place:
         _write(place / CONFIG, {"model_type": "multistride", **config.stored()})
         try:
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, place / WEIGHTS)
+            save_file(
+                {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+                place / WEIGHTS,
+            )
         except SafetensorError as error:
-            raise UserError(f"could not write {directory}: {error}; nothing was changed there: free space") from error
+            raise UserError(
+                f"could not write {directory}: {error}; nothing was changed there: free space"
+            ) from error
         vocabulary.save(place)
         generation = {
             "pad_token_id": config.pad_token,
@@ -90,19 +97,27 @@ def load_config(directory: Path | str) -> TransformerConfig:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(stored, dict) or stored.pop("model_type", None) != "multistride":
-            raise DataError(f"{path} is not of a multistride model: its model_type is not 'multistride'")
+            raise DataError(
+                f"{path} is not of a multistride model: its model_type is not 'multistride'"
+            )
         config = TransformerConfig.model_validate(stored)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON: {error}: copy the model again") from error
     except ValidationError as error:
-        raise DataError(f"{path} is not a model configuration: {first_problem(error, TransformerConfig)}") from error
+        raise DataError(
+            f"{path} is not a model configuration: {first_problem(error, TransformerConfig)}"
+        ) from error
     if config.vocabulary_size == 0:
         raise DataError(f"{path} does not say its vocabulary_size: copy the model again")
     return config
 
 
-def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tuple[Transformer, Vocabulary]:
-    """The model (float32, in evaluation mode) and its vocabulary. Raises `DataError` on anything incomplete."""
+def load_model(
+    directory: Path | str, device: torch.device | str = "cpu"
+) -> tuple[Transformer, Vocabulary]:
+    """The model (float32, in evaluation mode) and its vocabulary. Raises `DataError` on anything
+    incomplete.
+    """
     config = load_config(directory)
     path = Path(directory) / WEIGHTS
     try:
@@ -115,19 +130,24 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> tup
             ) from error
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is truncated or corrupt ({error}): copy the model again") from error
+        raise DataError(
+            f"{path} is truncated or corrupt ({error}): copy the model again"
+        ) from error
     _check_width(path, config, tensors)
     model = _unfilled(config, path.stat().st_size)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
-        name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        name = min(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
         raise DataError(
             f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing')}: use the two files of one model"
         )
     model.load_state_dict(
-        {name: tensor.to(_loaded_type(tensor), copy=True) for name, tensor in tensors.items()}, assign=True
+        {name: tensor.to(_loaded_type(tensor), copy=True) for name, tensor in tensors.items()},
+        assign=True,
     )
     vocabulary = load_vocabulary(directory)
     if len(vocabulary) != config.vocabulary_size:
@@ -146,8 +166,8 @@ def _loaded_type(tensor: torch.Tensor) -> torch.dtype:
 def _unfilled(config: TransformerConfig, size: int) -> Transformer:
     """A model whose weights are about to be replaced, by a file of so many bytes.
 
-    The device "meta" spares filling them first, which takes long for large models; for small ones the import of
-    PyTorch's compiler, which it brings along, would take longer.
+    The device "meta" spares filling them first, which takes long for large models; for small ones
+    the import of PyTorch's compiler, which it brings along, would take longer.
     """
     if size < LARGE:
         return Transformer(config)
@@ -175,7 +195,9 @@ def load_provenance(directory: Path | str) -> dict[str, Any]:
         return {}
 
 
-def load_calibration(directory: Path | str, kind: type[Stored], name: str = CALIBRATION) -> Stored | None:
+def load_calibration(
+    directory: Path | str, kind: type[Stored], name: str = CALIBRATION
+) -> Stored | None:
     """What was measured about a model's confidence, as `kind`; None if there is no such file.
 
     Raises `DataError` if it is damaged, or was measured on other weights.
@@ -187,9 +209,13 @@ def load_calibration(directory: Path | str, kind: type[Stored], name: str = CALI
     except FileNotFoundError:
         return None
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise DataError(f"{path} is damaged: delete it, or run `multistride calibrate` again") from error
+        raise DataError(
+            f"{path} is damaged: delete it, or run `multistride calibrate` again"
+        ) from error
     if stored["model_sha256"] != sha256(Path(directory) / WEIGHTS):
-        raise DataError(f"{path} was measured on other weights: delete it, or run `multistride calibrate` again")
+        raise DataError(
+            f"{path} was measured on other weights: delete it, or run `multistride calibrate` again"
+        )
     return calibration
 
 

@@ -15,7 +15,8 @@ from multistride.report.drawing import FAINT, INK, tidy
 
 
 def draw_attention(figure: Any, facts: Mapping[str, Any]) -> None:
-    """Draw what `evaluate.sentence.look_into` found: source across, target down, a line where a step ended.
+    """Draw what `evaluate.sentence.look_into` found: source across, target down, a line where a
+    step ended.
 
     At the right stands how probable each token was for the model.
     """
@@ -23,12 +24,20 @@ def draw_attention(figure: Any, facts: Mapping[str, Any]) -> None:
     width, height = figure.get_size_inches()
     left, right, top, bottom = 1.5 / width, 0.75 / width, 1.55 / height, 0.35 / height
     axes = figure.add_axes((left, bottom, 1 - left - right, 1 - top - bottom))
-    figure.text(0.02, 1 - 0.25 / height, "Where each step looked", fontsize=14, weight="bold", va="center")
-    caption = f"K={facts['group_size']}: a line ends a step; mean attention over all layers and heads"
+    figure.text(
+        0.02, 1 - 0.25 / height, "Where each step looked", fontsize=14, weight="bold", va="center"
+    )
+    caption = (
+        f"K={facts['group_size']}: a line ends a step; mean attention over all layers and heads"
+    )
     figure.text(0.02, 1 - 0.52 / height, caption, fontsize=9, color=FAINT, va="center")
     axes.imshow(facts["attention"], cmap="Blues", vmin=0, aspect="auto")
     axes.set_xticks(
-        range(len(columns)), [readable(piece) for piece in columns], rotation=45, ha="left", rotation_mode="anchor"
+        range(len(columns)),
+        [readable(piece) for piece in columns],
+        rotation=45,
+        ha="left",
+        rotation_mode="anchor",
     )
     axes.set_yticks(range(len(rows)), [readable(piece) for piece in rows])
     axes.xaxis.tick_top()
@@ -39,7 +48,14 @@ def draw_attention(figure: Any, facts: Mapping[str, Any]) -> None:
     for border in list(accumulate(len(group) for group in facts["groups"]))[:-1]:
         axes.axhline(border - 0.5, color=INK, linewidth=1.4)
     for row, probability in enumerate(facts["probabilities"]):
-        axes.text(len(columns) - 0.35, row, f"{100 * probability:.0f} %", fontsize=9, color=FAINT, va="center")
+        axes.text(
+            len(columns) - 0.35,
+            row,
+            f"{100 * probability:.0f} %",
+            fontsize=9,
+            color=FAINT,
+            va="center",
+        )
 
 
 def attention_size(facts: Mapping[str, Any]) -> tuple[float, float]:
@@ -49,15 +65,24 @@ def attention_size(facts: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def sentence_table(facts: Mapping[str, Any]) -> Table:
-    """One row a step: what it wrote, how probable that was, and where each of its tokens looked most."""
+    """One row a step: what it wrote, how probable that was, and where each of its tokens looked
+    most.
+    """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("step", "wrote", "sure %", "looked most at"):
         table.add_column(Text(name), justify="right" if name in ("step", "sure %") else "left")
     rows = iter(facts["attention"])
     texts = group_texts(facts["groups"])
-    for step, (group, text, sure) in enumerate(zip(facts["groups"], texts, facts["confidence"], strict=True)):
+    for step, (group, text, sure) in enumerate(
+        zip(facts["groups"], texts, facts["confidence"], strict=True)
+    ):
         looked = [facts["source_pieces"][row.index(max(row))] for row in islice(rows, len(group))]
-        table.add_row(str(step), Text(text), f"{100 * sure:.0f}", Text(" ".join(piece.strip() for piece in looked)))
+        table.add_row(
+            str(step),
+            Text(text),
+            f"{100 * sure:.0f}",
+            Text(" ".join(piece.strip() for piece in looked)),
+        )
     return table
 
 

@@ -1,6 +1,8 @@
-"""The benchmark result: the object `multistride bench --json` prints and the tables and the picture are made from.
+"""The benchmark result: the object `multistride bench --json` prints and the tables and the picture
+are made from.
 
-A ratio never stands without the engine, the threads and the processor it was measured on: they are in its row.
+A ratio never stands without the engine, the threads and the processor it was measured on: they are
+in its row.
 """
 
 from __future__ import annotations
@@ -11,7 +13,16 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
-from multistride.report.results import Amount, Count, Decoding, Name, Record, Score, Time, read_record
+from multistride.report.results import (
+    Amount,
+    Count,
+    Decoding,
+    Name,
+    Record,
+    Score,
+    Time,
+    read_record,
+)
 
 OWN = "own-k1"
 """The baseline that is greedy K=1 of the same weights on the same engine."""
@@ -23,11 +34,12 @@ Spread = tuple[Amount, Amount]
 class Timing(Decoding):
     """One contender at one batch size.
 
-    `ms_per_sentence` is that of the median round, its spread the fastest and the slowest; the percentiles are over
-    batches, each the median of its rounds over its sentences. Quality is that of the sentences that were timed, None
-    without a reference. `memory_peak_mb` is the size of the contender's process while it decoded,
-    `memory_libraries_mb` its size before a model was opened (2**20 bytes). `bandwidth_fraction` is the share of the
-    measured memory bandwidth that reading the weights took; above 1 they were read from a cache.
+    `ms_per_sentence` is that of the median round, its spread the fastest and the slowest; the
+    percentiles are over batches, each the median of its rounds over its sentences. Quality is that
+    of the sentences that were timed, None without a reference. `memory_peak_mb` is the size of the
+    contender's process while it decoded, `memory_libraries_mb` its size before a model was opened
+    (2**20 bytes). `bandwidth_fraction` is the share of the measured memory bandwidth that reading
+    the weights took; above 1 they were read from a cache.
     """
 
     batch_size: Count
@@ -47,7 +59,8 @@ class Timing(Decoding):
 
 
 class BenchmarkRow(Timing):
-    """One of our own combinations, and how many times as fast it is as each baseline (above 1: faster).
+    """One of our own combinations, and how many times as fast it is as each baseline (above 1:
+    faster).
 
     A ratio is the median of the ratios of the rounds, in which both had their turns side by side.
     """
@@ -68,7 +81,9 @@ class BaselineRow(Timing):
 
 
 class Crossing(Record):
-    """Where the gain over a baseline ends: the smallest measured batch with a ratio below 1 (None: there is none)."""
+    """Where the gain over a baseline ends: the smallest measured batch with a ratio below 1 (None:
+    there is none).
+    """
 
     baseline: Name
     engine: Name
@@ -78,7 +93,9 @@ class Crossing(Record):
 
 
 class BenchmarkResult(Record):
-    """One benchmark of one model on one set of sentences; `created` is an ISO 8601 date and time."""
+    """One benchmark of one model on one set of sentences; `created` is an ISO 8601 date and
+    time.
+    """
 
     name: Name
     created: Time
@@ -113,12 +130,18 @@ def crossings(rows: tuple[BenchmarkRow, ...]) -> tuple[Crossing, ...]:
             slower = [row.batch_size for row in alike if row.ratio_to[name] < 1]
             engine, mode, group_size = line
             batch = slower[0] if slower else None
-            found.append(Crossing(baseline=name, engine=engine, mode=mode, group_size=group_size, batch_size=batch))
+            found.append(
+                Crossing(
+                    baseline=name, engine=engine, mode=mode, group_size=group_size, batch_size=batch
+                )
+            )
     return tuple(found)
 
 
 def is_benchmark(path: Path | str) -> bool:
-    """Whether a file looks like a benchmark result rather than another one. Unreadable files do not."""
+    """Whether a file looks like a benchmark result rather than another one. Unreadable files do
+    not.
+    """
     try:
         stored = json.loads(Path(path).read_bytes())
     except (OSError, ValueError):
@@ -128,4 +151,6 @@ def is_benchmark(path: Path | str) -> bool:
 
 def read_benchmark(path: Path | str) -> BenchmarkResult:
     """Read a benchmark result. Raises `DataError`, in one line, if the file is missing or none."""
-    return read_record(path, BenchmarkResult, "a benchmark result", "write one with: multistride bench --json")
+    return read_record(
+        path, BenchmarkResult, "a benchmark result", "write one with: multistride bench --json"
+    )

@@ -1,4 +1,6 @@
-"""The picture of a benchmark: quality against time per sentence, one panel a batch size, ours and the baselines."""
+"""The picture of a benchmark: quality against time per sentence, one panel a batch size, ours and
+the baselines.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from typing import Any
 
 from multistride.errors import UsageError
 from multistride.report.benchmark import OWN, BenchmarkResult, Timing
-from multistride.report.drawing import COLOURS, FAINT, GRID, INK, check_drawing, drawing, svg_text, tidy
+from multistride.report.drawing import (
+    COLOURS,
+    FAINT,
+    GRID,
+    INK,
+    check_drawing,
+    drawing,
+    svg_text,
+    tidy,
+)
 from multistride.report.figures import box_around, settle
 
 _PANELS = 3
@@ -28,12 +39,14 @@ def check_picture(reference: Path | None) -> None:
 def benchmark_figure(result: BenchmarkResult) -> str:
     """BLEU (up) against milliseconds per sentence (right, logarithmic), as the text of one `<svg>`.
 
-    Filled points are on the Pareto front of their panel: nothing measured is both faster and better. Raises
-    `UsageError` for a result without BLEU, `MissingExtraError` without matplotlib.
+    Filled points are on the Pareto front of their panel: nothing measured is both faster and
+    better. Raises `UsageError` for a result without BLEU, `MissingExtraError` without matplotlib.
     """
     points = [row for row in (*result.results, *result.baselines) if row.bleu is not None]
     if not points:
-        raise UsageError(f"{result.name} was measured without a reference, so there is no quality to draw")
+        raise UsageError(
+            f"{result.name} was measured without a reference, so there is no quality to draw"
+        )
     sizes = _drawn_sizes(sorted({row.batch_size for row in points}))
     with drawing(1.2 + 3.4 * len(sizes), 4.6) as figure:
         _draw_words(figure, result)
@@ -66,7 +79,9 @@ def _drawn_sizes(sizes: Sequence[int]) -> list[int]:
 
 def _draw_words(figure: Any, result: BenchmarkResult) -> None:
     title = textwrap.shorten(result.name, 70, placeholder=" …")
-    figure.text(0.02, 0.95, "Quality against time per sentence", fontsize=14, weight="bold", va="center")
+    figure.text(
+        0.02, 0.95, "Quality against time per sentence", fontsize=14, weight="bold", va="center"
+    )
     figure.text(0.02, 0.895, title, fontsize=10, color=FAINT, va="center")
     caption = textwrap.fill(f"Measured on: {result.conditions}", 110, max_lines=2, placeholder=" …")
     figure.text(0.02, 0.015, caption, fontsize=8, color=FAINT, va="bottom", linespacing=1.4)
@@ -81,11 +96,17 @@ def _draw_panel(axes: Any, result: BenchmarkResult, batch_size: int, first: bool
     labels = []
     for index, (engine, mode) in enumerate(dict.fromkeys((row.engine, row.mode) for row in own)):
         rows = sorted(
-            (row for row in own if (row.engine, row.mode) == (engine, mode)), key=lambda row: row.group_size
+            (row for row in own if (row.engine, row.mode) == (engine, mode)),
+            key=lambda row: row.group_size,
         )
         colour = COLOURS[index % len(COLOURS)]
         label = f"{mode}, {engine}"
-        axes.plot([row.ms_per_sentence for row in rows], [row.bleu for row in rows], color=colour, label=label)
+        axes.plot(
+            [row.ms_per_sentence for row in rows],
+            [row.bleu for row in rows],
+            color=colour,
+            label=label,
+        )
         for row in rows:
             _point(axes, row, colour, "o", front[id(row)])
             labels.append((f"K={row.group_size}", row, colour))
@@ -112,13 +133,17 @@ def _dress(axes: Any, batch_size: int, times: Sequence[float], first: bool) -> N
     axes.margins(x=0.12, y=0.16)
 
 
-def _draw_labels(axes: Any, labels: Sequence[tuple[str, Timing, str]], points: Sequence[Timing]) -> None:
+def _draw_labels(
+    axes: Any, labels: Sequence[tuple[str, Timing, str]], points: Sequence[Timing]
+) -> None:
     """Write "K=…" beside our points, where it covers no point and no other label."""
     places = axes.transData.transform([(row.ms_per_sentence, row.bleu) for row in points])
     taken = [box_around(x, y, 12) for x, y in places]
     for text, row, colour in labels:
         place = (row.ms_per_sentence, row.bleu)
-        label = axes.annotate(text, place, xytext=(0, 8), textcoords="offset points", fontsize=8, color=colour)
+        label = axes.annotate(
+            text, place, xytext=(0, 8), textcoords="offset points", fontsize=8, color=colour
+        )
         taken.append(settle(label, taken, axes.bbox))
 
 
@@ -126,11 +151,15 @@ def _plain_ticks(axes: Any, values: Sequence[float]) -> None:
     """Times written out (5, 10, 20 …), as many as a panel has room for."""
     steps = [factor * 10.0**power for power in range(-2, 5) for factor in (1, 2, 5)]
     inside = [step for step in steps if min(values) * 0.8 <= step <= max(values) * 1.25]
-    axes.set_xticks(inside or [min(values)], [f"{step:g}" for step in inside] or [f"{min(values):.3g}"])
+    axes.set_xticks(
+        inside or [min(values)], [f"{step:g}" for step in inside] or [f"{min(values):.3g}"]
+    )
     axes.minorticks_off()
 
 
-def _point(axes: Any, row: Timing, colour: str, marker: str, filled: bool, label: str | None = None) -> None:
+def _point(
+    axes: Any, row: Timing, colour: str, marker: str, filled: bool, label: str | None = None
+) -> None:
     face = colour if filled else "white"
     axes.plot(
         [row.ms_per_sentence],

@@ -16,14 +16,21 @@ from rich.table import Table
 from rich.text import Text
 
 from multistride.errors import DataError
-from multistride.report.benchmark import BaselineRow, BenchmarkResult, BenchmarkRow, Timing, read_benchmark
+from multistride.report.benchmark import (
+    BaselineRow,
+    BenchmarkResult,
+    BenchmarkRow,
+    Timing,
+    read_benchmark,
+)
 from multistride.report.profile import profile_markdown, read_profile
 from multistride.report.results import read_results
 from multistride.report.startup import read_startups, startup_markdown
 from multistride.report.tables import ABSENT, markdown_line, markdown_table, milliseconds, narrow
 
 _MARK = re.compile(
-    r"(<!-- (bench|ratios|baselines|table|parts|startup) (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (bench|ratios|baselines|table|parts|startup) (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -44,7 +51,9 @@ class Cells:
         """For the terminal; headings are broken where their cells are narrower."""
         table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
         for heading, number, *cells in zip(self.headings, self.numeric, *self.rows, strict=True):
-            broken = narrow(heading.replace("-", "- "), max(len(cell) for cell in cells)).replace("- ", "-")
+            broken = narrow(heading.replace("-", "- "), max(len(cell) for cell in cells)).replace(
+                "- ", "-"
+            )
             table.add_column(Text(broken), justify="right" if number else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*map(Text, row))
@@ -61,7 +70,8 @@ def heading(result: BenchmarkResult) -> str:
 
 
 def rows_table(result: BenchmarkResult, brief: bool = False) -> Cells:
-    """Our own rows: time, ratios, quality, memory, bandwidth; if not `brief`, with the spread of the ratios.
+    """Our own rows: time, ratios, quality, memory, bandwidth; if not `brief`, with the spread of
+    the ratios.
 
     Engine and mode have a column where rows differ in them; else the heading names them.
     """
@@ -80,7 +90,10 @@ def rows_table(result: BenchmarkResult, brief: bool = False) -> Cells:
     return Cells(
         [name for name, _, _ in columns] + cells.headings,
         [number for _, number, _ in columns] + cells.numeric,
-        [[show(row) for _, _, show in columns] + rest for row, rest in zip(rows, cells.rows, strict=True)],
+        [
+            [show(row) for _, _, show in columns] + rest
+            for row, rest in zip(rows, cells.rows, strict=True)
+        ],
     )
 
 
@@ -92,14 +105,21 @@ def baselines_table(result: BenchmarkResult, brief: bool = False) -> Cells:
         ["batch", "baseline", "ms/sentence", *cells.headings],
         [True, False, True, *cells.numeric],
         [
-            [f"{row.batch_size}", _baseline_name(row, result), milliseconds(row.ms_per_sentence), *rest]
+            [
+                f"{row.batch_size}",
+                _baseline_name(row, result),
+                milliseconds(row.ms_per_sentence),
+                *rest,
+            ]
             for row, rest in zip(rows, cells.rows, strict=True)
         ],
     )
 
 
 def ratios_table(result: BenchmarkResult, baseline: str) -> Cells:
-    """How many times as fast as one baseline: batch sizes down, K across, one block of rows a way of decoding."""
+    """How many times as fast as one baseline: batch sizes down, K across, one block of rows a way
+    of decoding.
+    """
     sizes = list(dict.fromkeys(row.group_size for row in result.results))
     found = {(row.engine, row.mode, row.batch_size, row.group_size): row for row in result.results}
     ways = dict.fromkeys((row.engine, row.mode, row.batch_size) for row in result.results)
@@ -108,7 +128,10 @@ def ratios_table(result: BenchmarkResult, baseline: str) -> Cells:
         [False, False, True, *(True for _ in sizes)],
         [
             [way[0], way[1], f"{way[2]}"]
-            + [_ratio_to(baseline, False)(found[*way, size]) if (*way, size) in found else ABSENT for size in sizes]
+            + [
+                _ratio_to(baseline, False)(found[*way, size]) if (*way, size) in found else ABSENT
+                for size in sizes
+            ]
             for way in ways
         ],
     )
@@ -149,12 +172,13 @@ def benchmark_tables(result: BenchmarkResult) -> Group:
 
 
 def filled(page: str, root: Path) -> str:
-    """A page with every marked table made anew from its result file, whose path is relative to `root`.
+    """A page with every marked table made anew from its result file, whose path is relative to
+    `root`.
 
-    Marks are `<!-- bench FILE -->`, `<!-- baselines FILE -->`, `<!-- ratios FILE BASELINE -->`, of an evaluation
-    `<!-- table FILE -->`, of a profile `<!-- parts FILE -->`, of start-up times `<!-- startup FILE -->`, each up to
-    `<!-- end -->`. Where a file is missing the page says so. Raises `DataError` for
-    one that is no such result.
+    Marks are `<!-- bench FILE -->`, `<!-- baselines FILE -->`, `<!-- ratios FILE BASELINE -->`, of
+    an evaluation `<!-- table FILE -->`, of a profile `<!-- parts FILE -->`, of start-up times `<!--
+    startup FILE -->`, each up to `<!-- end -->`. Where a file is missing the page says so. Raises
+    `DataError` for one that is no such result.
     """
 
     def table(mark: re.Match[str]) -> str:
@@ -205,25 +229,39 @@ def _ratio_to(name: str, brief: bool) -> Callable[[BenchmarkRow], str]:
 
 
 def _measures(rows: Sequence[Timing], brief: bool) -> Cells:
-    """The columns that our rows and baselines have in common; those that nobody has are left out."""
+    """The columns that our rows and baselines have in common; those that nobody has are left
+    out.
+    """
     wide = {"tokens/s", "of it libraries"} if brief else set()
     columns: list[tuple[str, Callable[[Timing], str | None]]] = [
         ("BLEU", lambda row: None if row.bleu is None else f"{row.bleu:.1f}"),
-        ("same as K=1 %", lambda row: None if row.identical_to_k1 is None else f"{100 * row.identical_to_k1:.0f}"),
+        (
+            "same as K=1 %",
+            lambda row: None if row.identical_to_k1 is None else f"{100 * row.identical_to_k1:.0f}",
+        ),
         ("tokens/step", lambda row: f"{row.tokens_per_step:.2f}"),
         ("tokens/s", lambda row: f"{row.tokens_per_second:,.0f}"),
-        ("peak MB", lambda row: None if row.memory_peak_mb is None else f"{row.memory_peak_mb:,.0f}"),
+        (
+            "peak MB",
+            lambda row: None if row.memory_peak_mb is None else f"{row.memory_peak_mb:,.0f}",
+        ),
         (
             "of it libraries",
-            lambda row: None if row.memory_libraries_mb is None else f"{row.memory_libraries_mb:,.0f}",
+            lambda row: (
+                None if row.memory_libraries_mb is None else f"{row.memory_libraries_mb:,.0f}"
+            ),
         ),
         (
             "bandwidth %",
-            lambda row: None if row.bandwidth_fraction is None else f"{100 * row.bandwidth_fraction:.0f}",
+            lambda row: (
+                None if row.bandwidth_fraction is None else f"{100 * row.bandwidth_fraction:.0f}"
+            ),
         ),
     ]
     shown = [
-        (name, show) for name, show in columns if name not in wide and any(show(row) is not None for row in rows)
+        (name, show)
+        for name, show in columns
+        if name not in wide and any(show(row) is not None for row in rows)
     ]
     cells = [[show(row) or ABSENT for _, show in shown] for row in rows]
     return Cells([name for name, _ in shown], [True] * len(shown), cells)

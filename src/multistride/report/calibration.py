@@ -1,4 +1,6 @@
-"""The table of a calibration: how far the model's confidence is off, place by place, before and after."""
+"""The table of a calibration: how far the model's confidence is off, place by place, before and
+after.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,32 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-HEADINGS = ("layout", "K", "place", "right %", "sure %", "off by %", "temp.", "shift", "then off by %", "tokens")
+HEADINGS = (
+    "layout",
+    "K",
+    "place",
+    "right %",
+    "sure %",
+    "off by %",
+    "temp.",
+    "shift",
+    "then off by %",
+    "tokens",
+)
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> Table:
-    """The places of a `calibration.json` for the terminal; what it is off by is the expected calibration error."""
+    """The places of a `calibration.json` for the terminal; what it is off by is the expected
+    calibration error.
+    """
     title = f"Judged by {'K=1 of the model' if calibration['truth'] == 'own-k1' else 'a reference'}"
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for name in HEADINGS:
         table.add_column(Text(name), justify="left" if name == "layout" else "right")
     for row in calibration["places"]:

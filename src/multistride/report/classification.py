@@ -15,7 +15,10 @@ CELL_NUMBERS = 25
 
 def class_table(details: dict[str, Any]) -> Group:
     """Precision, recall and F1 of every class, and accuracy by the length of the documents."""
-    classes, lengths = Table(title="By class", title_justify="left"), Table(title="By length", title_justify="left")
+    classes, lengths = (
+        Table(title="By class", title_justify="left"),
+        Table(title="By length", title_justify="left"),
+    )
     for heading in ("class", "precision", "recall", "F1", "documents"):
         classes.add_column(heading, justify="left" if heading == "class" else "right")
     for row in details["by_class"]:
@@ -25,7 +28,9 @@ def class_table(details: dict[str, Any]) -> Group:
         lengths.add_column(heading, justify="right")
     for row in details["by_length"]:
         lengths.add_row(
-            f"{row['words_from']:,} to {row['words_to']:,}", f"{row['accuracy']:.3f}", f"{row['records']:,}"
+            f"{row['words_from']:,} to {row['words_to']:,}",
+            f"{row['accuracy']:.3f}",
+            f"{row['records']:,}",
         )
     return Group(classes, lengths)
 
@@ -37,7 +42,9 @@ def confusion_size(details: dict[str, Any]) -> tuple[float, float]:
 
 
 def draw_confusion(figure: Any, details: dict[str, Any]) -> None:
-    """What each class (row) was taken for (column): its shares as shades, numbers of documents in the cells."""
+    """What each class (row) was taken for (column): its shares as shades, numbers of documents in
+    the cells.
+    """
     names, matrix = details["classes"], details["confusion"]
     totals = [max(sum(row), 1) for row in matrix]
     shares = [[value / total for value in row] for row, total in zip(matrix, totals, strict=True)]

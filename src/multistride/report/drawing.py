@@ -53,7 +53,9 @@ def check_drawing() -> None:
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Any]:
-    """A figure of so many inches, in the style of the project. Raises `MissingExtraError` without matplotlib."""
+    """A figure of so many inches, in the style of the project. Raises `MissingExtraError` without
+    matplotlib.
+    """
     check_drawing()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A name in a script DejaVu lacks costs a box in the picture, not a warning on the terminal.
@@ -72,10 +74,14 @@ def svg_text(figure: Any) -> str:
 
 
 def save(figure: Any, destination: Path) -> None:
-    """Write a figure as .svg or .png, whole or not at all. Raises `UsageError` for another ending."""
+    """Write a figure as .svg or .png, whole or not at all. Raises `UsageError` for another
+    ending.
+    """
     kind = destination.suffix.lower()
     if kind not in (".svg", ".png"):
-        raise UsageError(f"the picture {destination} is neither .svg nor .png: give it one of these endings")
+        raise UsageError(
+            f"the picture {destination} is neither .svg nor .png: give it one of these endings"
+        )
     with replacing_file(destination) as temporary:
         if kind == ".svg":
             temporary.write_text(svg_text(figure), encoding="utf-8")

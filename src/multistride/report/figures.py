@@ -19,7 +19,18 @@ with suppress(ImportError):  # `drawing` says so
     from matplotlib.transforms import Bbox
 
 # Where a label may stand, in points from its point; the first place that is free is taken.
-_PLACES = ((-7, 7), (7, -16), (7, 7), (-7, -16), (0, 16), (0, -26), (-12, 24), (12, 24), (12, -34), (0, 34))
+_PLACES = (
+    (-7, 7),
+    (7, -16),
+    (7, 7),
+    (-7, -16),
+    (0, 16),
+    (0, -26),
+    (-12, 24),
+    (12, 24),
+    (12, -34),
+    (0, 34),
+)
 
 
 def quality_latency_figure(result: EvaluationResult) -> str:
@@ -45,7 +56,9 @@ def box_around(x: float, y: float, size: float) -> Any:
 
 
 def settings_caption(result: EvaluationResult) -> str:
-    """What the times were measured on, in one line; settings that were not recorded are left out."""
+    """What the times were measured on, in one line; settings that were not recorded are left
+    out.
+    """
     settings = result.settings
     machine = settings.get("cpu") if settings.get("device", "cpu") == "cpu" else settings["device"]
     parts = [str(part) for part in (machine, settings.get("precision")) if part]
@@ -63,7 +76,9 @@ def _quality(result: EvaluationResult) -> tuple[str, Callable[[Measurement], flo
 
 
 def _series(result: EvaluationResult) -> dict[tuple[str, int, str], list[Measurement]]:
-    """Rows by mode, beam and engine, each in order of K; ways of decoding in order of appearance."""
+    """Rows by mode, beam and engine, each in order of K; ways of decoding in order of
+    appearance.
+    """
     series: dict[tuple[str, int, str], list[Measurement]] = {}
     for measurement in result.results:
         series.setdefault(measurement.way, []).append(measurement)
@@ -74,7 +89,9 @@ def _draw_axes(figure: Any, axes: Any, result: EvaluationResult) -> None:
     unit = "word" if result.kind == "phonemes" else "sentence"
     quality_label, _ = _quality(result)
     title = textwrap.shorten(result.name, 60, placeholder=" …")
-    figure.text(0.02, 0.945, f"Quality against time per {unit}", fontsize=14, weight="bold", va="center")
+    figure.text(
+        0.02, 0.945, f"Quality against time per {unit}", fontsize=14, weight="bold", va="center"
+    )
     figure.text(0.02, 0.885, title, fontsize=10, color=FAINT, va="center")
     caption = textwrap.fill(settings_caption(result), 80, max_lines=2, placeholder=" …")
     figure.text(0.02, 0.015, caption, fontsize=8, color=FAINT, va="bottom", linespacing=1.4)
@@ -106,7 +123,9 @@ def _draw_points(axes: Any, result: EvaluationResult) -> None:
 
 
 def _set_limits(axes: Any, qualities: Sequence[float]) -> None:
-    """Time starts at zero, so distances compare; quality is zoomed, but never on differences under 1."""
+    """Time starts at zero, so distances compare; quality is zoomed, but never on differences under
+    1.
+    """
     axes.set_xlim(left=0, right=1.12 * max(axes.get_xlim()[1], 1e-3))
     low, high = min(qualities), max(qualities)
     room = 0.2 * max(high - low, 1.0)
@@ -114,7 +133,9 @@ def _set_limits(axes: Any, qualities: Sequence[float]) -> None:
 
 
 def _drawn(axes: Any, result: EvaluationResult) -> list[Any]:
-    """Boxes, in pixels of the canvas, that the legend, the points and the lines between them cover."""
+    """Boxes, in pixels of the canvas, that the legend, the points and the lines between them
+    cover.
+    """
     _, quality = _quality(result)
     legend = axes.get_legend()
     boxes = [legend.get_window_extent()] if legend else []
@@ -125,7 +146,10 @@ def _drawn(axes: Any, result: EvaluationResult) -> list[Any]:
             steps = 1 + int(math.hypot(right - left, high - low) / 4)
             boxes += [
                 Bbox.from_bounds(
-                    left + (right - left) * step / steps - 2, low + (high - low) * step / steps - 2, 4, 4
+                    left + (right - left) * step / steps - 2,
+                    low + (high - low) * step / steps - 2,
+                    4,
+                    4,
                 )
                 for step in range(steps)
             ]
@@ -154,7 +178,9 @@ def settle(label: Any, taken: Sequence[Any], area: Any) -> Any:
     """Move a label to its first free place, or back to the first of all; its box in pixels."""
     for place in (*_PLACES, _PLACES[0]):
         label.set_position(place)
-        label.set_horizontalalignment("left" if place[0] > 0 else "right" if place[0] < 0 else "center")
+        label.set_horizontalalignment(
+            "left" if place[0] > 0 else "right" if place[0] < 0 else "center"
+        )
         box = label.get_window_extent()
         inside = box.x0 >= area.x0 and box.x1 <= area.x1 and box.y0 >= area.y0
         if inside and not any(box.overlaps(other) for other in taken):

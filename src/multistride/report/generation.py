@@ -1,4 +1,6 @@
-"""The result of evaluating a causal model, and its table. Made from the result alone; no model is needed."""
+"""The result of evaluating a causal model, and its table. Made from the result alone; no model is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class _Record(BaseModel):
 
 
 class GenerationMeasurement(_Record):
-    """One row: what one group size in one mode is worth and what it costs. Shares are 0–1, times milliseconds.
+    """One row: what one group size in one mode is worth and what it costs. Shares are 0–1, times
+    milliseconds.
 
     perplexity           of the references given their prompts, in tokens, one parallel pass in the slots of this K;
                          None without references, and for adapters, which only draft
@@ -66,7 +69,9 @@ class Continuation(_Record):
 
 
 class GenerationResult(_Record):
-    """One evaluation of one causal model on one set of prompts; `created` is an ISO 8601 date and time."""
+    """One evaluation of one causal model on one set of prompts; `created` is an ISO 8601 date and
+    time.
+    """
 
     name: str
     kind: Literal["generation"] = "generation"
@@ -77,7 +82,8 @@ class GenerationResult(_Record):
 
 
 def read_generation(path: Path) -> GenerationResult | None:
-    """The result in a file; None if it is of another kind, which `results.read_results` then judges.
+    """The result in a file; None if it is of another kind, which `results.read_results` then
+    judges.
 
     Raises `DataError` for a generation result that is damaged.
     """
@@ -92,7 +98,9 @@ def read_generation(path: Path) -> GenerationResult | None:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, problem["loc"]))
-        raise DataError(f"{path} is not a generation result: {place}: {problem['msg']}; evaluate again") from error
+        raise DataError(
+            f"{path} is not a generation result: {place}: {problem['msg']}; evaluate again"
+        ) from error
 
 
 Show = Callable[[GenerationMeasurement, GenerationMeasurement], str]
@@ -107,7 +115,10 @@ COLUMNS: tuple[tuple[str, Show], ...] = (
     ("mode", lambda row, first: row.mode),
     ("perplexity", lambda row, first: "–" if row.perplexity is None else f"{row.perplexity:.1f}"),
     ("tokens/step", lambda row, first: f"{row.tokens_per_step:.2f}"),
-    ("ms/text p50 (p95)", lambda row, first: f"{row.ms_per_text_p50:,.0f} ({row.ms_per_text_p95:,.0f})"),
+    (
+        "ms/text p50 (p95)",
+        lambda row, first: f"{row.ms_per_text_p50:,.0f} ({row.ms_per_text_p95:,.0f})",
+    ),
     ("speed up", lambda row, first: f"{first.ms_per_text_p50 / row.ms_per_text_p50:.2f}×"),
     ("tokens/s", lambda row, first: f"{row.tokens_per_second:,.0f}"),
     ("repeats %", lambda row, first: _percent(row.repetition_rate)),
@@ -125,9 +136,13 @@ def generation_rows(result: GenerationResult) -> list[list[str]]:
 
 def generation_table(result: GenerationResult) -> Table:
     """What each group size and mode is worth, for the terminal."""
-    table = Table(title=Text(result.name), title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(
+        title=Text(result.name), title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False
+    )
     for heading, _ in COLUMNS:
-        table.add_column(Text(heading.replace(" ", "\n", 1)), justify="left" if heading == "mode" else "right")
+        table.add_column(
+            Text(heading.replace(" ", "\n", 1)), justify="left" if heading == "mode" else "right"
+        )
     for row in generation_rows(result):
         table.add_row(*map(Text, row))
     return table
@@ -137,7 +152,9 @@ def generation_markdown(result: GenerationResult) -> str:
     """The same as a Markdown table. Ends with a line break."""
     headings = [heading for heading, _ in COLUMNS]
     rules = [":--" if heading == "mode" else "--:" for heading in headings]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, rules, *generation_rows(result)))
+    return "".join(
+        f"| {' | '.join(cells)} |\n" for cells in (headings, rules, *generation_rows(result))
+    )
 
 
 def show_generation(result: GenerationResult, markdown: bool) -> None:

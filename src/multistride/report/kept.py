@@ -1,7 +1,8 @@
-"""What is kept of the autoregressive model's quality when texts are written K tokens at a time, and what it brings.
+"""What is kept of the autoregressive model's quality when texts are written K tokens at a time, and
+what it brings.
 
-Made from the result of `multistride evaluate --task generation` alone. Everything is compared with the teacher at K=1
-where the result has one, else with K=1 of the model itself.
+Made from the result of `multistride evaluate --task generation` alone. Everything is compared with
+the teacher at K=1 where the result has one, else with K=1 of the model itself.
 
 Drawing needs matplotlib; the module imports without it.
 """
@@ -25,7 +26,12 @@ from multistride.report.tasks import TaskMeasurement, TaskResult
 
 Show = Callable[[TaskMeasurement, TaskMeasurement], str]
 
-MEASURES = {"rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L", "concept_coverage": "concepts"}
+MEASURES = {
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "concept_coverage": "concepts",
+}
 """What the picture shows the kept share of."""
 
 
@@ -67,7 +73,9 @@ def _speed_up(row: TaskMeasurement, first: TaskMeasurement) -> str:
 
 
 def speed_up(row: TaskMeasurement, first: TaskMeasurement) -> float | None:
-    """How many times less time than the baseline a record takes alone (median); None when unknown."""
+    """How many times less time than the baseline a record takes alone (median); None when
+    unknown.
+    """
     if not row.ms_per_record_p50 or first.ms_per_record_p50 is None:
         return None
     return first.ms_per_record_p50 / row.ms_per_record_p50
@@ -90,13 +98,27 @@ COLUMNS: tuple[tuple[str, Show], ...] = (
     ("tokens/step", _number("tokens_per_step", 2)),
     ("ms/text p50 (p95)", _latency),
     ("speed up", _speed_up),
-    ("same as K=1 %", lambda row, _: ABSENT if row.same_as_k1 is None else f"{100 * row.same_as_k1:.1f}"),
+    (
+        "same as K=1 %",
+        lambda row, _: ABSENT if row.same_as_k1 is None else f"{100 * row.same_as_k1:.1f}",
+    ),
 )
-"""Headings, and how a row is shown beside the baseline. Columns that are empty in all rows are left out."""
+"""Headings, and how a row is shown beside the baseline. Columns that are empty in all rows are left
+out."""
 
 _WORDS = ("model", "mode")
 
-_ON_TERMINAL = {"model", "K", "mode", "ROUGE-L", "% kept", "concepts %", "repeats %", "tokens/step", "speed up"}
+_ON_TERMINAL = {
+    "model",
+    "K",
+    "mode",
+    "ROUGE-L",
+    "% kept",
+    "concepts %",
+    "repeats %",
+    "tokens/step",
+    "speed up",
+}
 """What 80 columns hold; Markdown has all."""
 
 
@@ -105,7 +127,9 @@ def kept_cells(result: TaskResult) -> list[list[str]]:
     first = baseline(result)
     rows = [[show(row, first) for _, show in COLUMNS] for row in result.results]
     used = [place for place in range(len(COLUMNS)) if any(row[place] != ABSENT for row in rows)]
-    return [[each[place] for place in used] for each in ([heading for heading, _ in COLUMNS], *rows)]
+    return [
+        [each[place] for place in used] for each in ([heading for heading, _ in COLUMNS], *rows)
+    ]
 
 
 def kept_table(result: TaskResult) -> Table:
@@ -113,7 +137,9 @@ def kept_table(result: TaskResult) -> Table:
     cells = kept_cells(result)
     shown = [place for place, heading in enumerate(cells[0]) if heading in _ON_TERMINAL]
     headings, *rows = ([row[place] for place in shown] for row in cells)
-    table = Table(title=Text(result.name), title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(
+        title=Text(result.name), title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False
+    )
     for heading, *column in zip(headings, *rows, strict=True):
         text = Text(narrow(heading, max(map(len, column))))
         table.add_column(text, justify="left" if heading in _WORDS else "right", overflow="fold")
@@ -136,15 +162,22 @@ PICTURE_SIZE = (8.2, 4.2)
 
 
 def draw_kept(figure: Any, result: TaskResult) -> None:
-    """Two panels against K: the quality that is kept, and how many times faster one text is. Whole groups only.
+    """Two panels against K: the quality that is kept, and how many times faster one text is. Whole
+    groups only.
 
     Raises `UsageError` for a result that has no K above 1 in mode fast, or no ROUGE.
     """
     first = baseline(result)
-    rows = [row for row in result.results if row.model == "own" and (row.mode == "fast" or row.group_size == 1)]
+    rows = [
+        row
+        for row in result.results
+        if row.model == "own" and (row.mode == "fast" or row.group_size == 1)
+    ]
     rows = sorted(rows, key=lambda row: row.group_size)
     if not rows or rows[-1].group_size == 1 or kept(rows[-1], first, "rouge_l") is None:
-        raise UsageError("the picture shows quality against K: measure mode fast, K above 1, with references")
+        raise UsageError(
+            "the picture shows quality against K: measure mode fast, K above 1, with references"
+        )
     against = "the autoregressive teacher" if first.model == "teacher" else "K=1"
     figure.text(0.02, 0.945, f"What is kept of {against}", fontsize=14, weight="bold", va="center")
     title = textwrap.shorten(result.name, 80, placeholder=" …")
@@ -164,9 +197,13 @@ def show_kept(
     markdown: bool,
     report: Callable[[str], None],
 ) -> None:
-    """Print the table of a result on stdout; draw it where asked (.svg or .png). Raises `UsageError` for a page."""
+    """Print the table of a result on stdout; draw it where asked (.svg or .png). Raises
+    `UsageError` for a page.
+    """
     if page is not None:
-        raise UsageError(f"{path} is about a task, which has a table and a --figure: leave --page out")
+        raise UsageError(
+            f"{path} is about a task, which has a table and a --figure: leave --page out"
+        )
     if markdown:
         print(kept_markdown(result), end="")
     else:
@@ -185,7 +222,15 @@ def _draw_shares(axes: Any, rows: list[TaskMeasurement], first: TaskMeasurement)
         shares = [kept(row, first, measure) for row in rows]
         values = [100 * share for share in shares if share is not None]
         if len(values) == len(sizes):
-            axes.plot(sizes, values, marker="o", markersize=5, linewidth=1.8, color=COLOURS[index], label=label)
+            axes.plot(
+                sizes,
+                values,
+                marker="o",
+                markersize=5,
+                linewidth=1.8,
+                color=COLOURS[index],
+                label=label,
+            )
             lowest = min(lowest, *values)
     axes.axhline(100, color=FAINT, linewidth=0.8, linestyle="--")
     axes.set_ylim(bottom=max(0.0, lowest - 5))

@@ -51,13 +51,16 @@ _MONTHS = (
 )
 
 
-def write_page(result: EvaluationResult, destination: Path | str, commands: Sequence[str] = ()) -> None:
+def write_page(
+    result: EvaluationResult, destination: Path | str, commands: Sequence[str] = ()
+) -> None:
     """Write `result` as one self-contained HTML page to `destination`, whole or not at all.
 
     `commands` are shell lines shown under "Reproduce it, and what to try next", in order.
     Every text of the result is escaped: it came from data and may hold markup.
 
-    Raises `MissingExtraError` without jinja2 or matplotlib, `UserError` when the file cannot be written.
+    Raises `MissingExtraError` without jinja2 or matplotlib, `UserError` when the file cannot be
+    written.
     """
     if jinja2 is None:
         raise MissingExtraError(
@@ -82,7 +85,10 @@ def write_page(result: EvaluationResult, destination: Path | str, commands: Sequ
         figure_text=figure_text(result),
         link=LINK,
         has_links=any(
-            LINK in text for example in result.examples for output in example.outputs for text in output.group_texts()
+            LINK in text
+            for example in result.examples
+            for output in example.outputs
+            for text in output.group_texts()
         ),
         settings=readable_settings(result),
         commands=commands,
@@ -92,7 +98,9 @@ def write_page(result: EvaluationResult, destination: Path | str, commands: Sequ
 
 
 def glance(result: EvaluationResult) -> str:
-    """What the fastest row above K=1 gains and keeps, in a sentence or two; "" without a K=1 row."""
+    """What the fastest row above K=1 gains and keeps, in a sentence or two; "" without a K=1
+    row.
+    """
     larger = [row for row in result.results if row.group_size > 1]
     row = min(larger, key=lambda row: row.ms_per_sentence_p50, default=None)
     baseline = row and result.baseline(row)
@@ -106,7 +114,9 @@ def glance(result: EvaluationResult) -> str:
         f"(median) against {milliseconds(baseline.ms_per_sentence_p50)} ms at K=1, {ratio:.2f} times as fast."
     )
     if result.kind == "phonemes":
-        rates = f"{100 * row.token_error_rate:.1f} % against {100 * baseline.token_error_rate:.1f} %"
+        rates = (
+            f"{100 * row.token_error_rate:.1f} % against {100 * baseline.token_error_rate:.1f} %"
+        )
         return f"{pace} The phoneme error rate is {rates}."
     kept = bleu_kept(row, baseline)
     if kept is None:

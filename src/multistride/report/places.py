@@ -1,4 +1,6 @@
-"""The table of what each place of a group is worth: how far ahead a model can look before it guesses."""
+"""The table of what each place of a group is worth: how far ahead a model can look before it
+guesses.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ MEASURES: tuple[tuple[str, str, Callable[[PlaceMeasurement], str]], ...] = (
         "Nats per token of the reference; lower is better.",
         lambda row: f"{row.cross_entropy:.2f}",
     ),
-    ("entropy", "Nats; how undecided the model is between tokens.", lambda row: f"{row.entropy:.2f}"),
+    (
+        "entropy",
+        "Nats; how undecided the model is between tokens.",
+        lambda row: f"{row.entropy:.2f}",
+    ),
     (
         "off by %",
         "Expected calibration error: how far sure and right lie apart, over 15 bins of confidence; 0 is calibrated.",
@@ -37,7 +43,9 @@ MEASURES: tuple[tuple[str, str, Callable[[PlaceMeasurement], str]], ...] = (
 
 
 def place_rows(result: EvaluationResult) -> list[list[str]]:
-    """The heading and one row per K and measure: K, measure, and a cell for each place (empty where K ends)."""
+    """The heading and one row per K and measure: K, measure, and a cell for each place (empty where
+    K ends).
+    """
     sizes = sorted({row.group_size for row in result.places})
     places = range(1, max((row.place for row in result.places), default=0) + 1)
     table = [["K", "", *(f"place {place}" for place in places)]]
@@ -53,9 +61,15 @@ def places_table(result: EvaluationResult) -> Table:
     """The same for the terminal."""
     heading, *rows = place_rows(result)
     title = Text("By place in the group, given the reference before it")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for index, name in enumerate(heading):
-        table.add_column(Text(name.replace("place ", "")), justify="left" if index == 1 else "right")
+        table.add_column(
+            Text(name.replace("place ", "")), justify="left" if index == 1 else "right"
+        )
     for index, row in enumerate(rows):
-        table.add_row(*(Text(cell) for cell in row), end_section=index % len(MEASURES) == len(MEASURES) - 1)
+        table.add_row(
+            *(Text(cell) for cell in row), end_section=index % len(MEASURES) == len(MEASURES) - 1
+        )
     return table

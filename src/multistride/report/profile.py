@@ -28,11 +28,15 @@ class Profile(Record):
 
 def read_profile(path: Path) -> Profile:
     """Read a profile. Raises `DataError`, in one line, if the file is missing or none."""
-    return read_record(path, Profile, "a profile", "write one with: python benchmarks/profile_parts.py")
+    return read_record(
+        path, Profile, "a profile", "write one with: python benchmarks/profile_parts.py"
+    )
 
 
 def profile_markdown(profile: Profile) -> str:
-    """A heading that says what was measured on what, and a table of milliseconds with their share of the whole."""
+    """A heading that says what was measured on what, and a table of milliseconds with their share
+    of the whole.
+    """
     settings = profile.settings
     found = dict.fromkeys(name for row in profile.parts for name in row.ms_per_sentence)
     names = [*(name for name in found if name != "all"), "all"]
@@ -53,4 +57,8 @@ def profile_markdown(profile: Profile) -> str:
 def _share(value: float | None, whole: float) -> str:
     if value is None or not whole:
         return ABSENT
-    return milliseconds(value) if value == whole else f"{milliseconds(value)} ({100 * value / whole:.0f})"
+    return (
+        milliseconds(value)
+        if value == whole
+        else f"{milliseconds(value)} ({100 * value / whole:.0f})"
+    )

@@ -33,9 +33,10 @@ class Record(BaseModel):
 class Decoding(Record):
     """One group size, decoded one way: steps and time, without quality.
 
-    Shares and rates are 0–1, times milliseconds. `identical_to_k1` is None when there was no K=1 output to compare
-    with. `repetition_at_borders` is the share of groups' first tokens that repeat the token before them,
-    `repetition_inside` that of all their other tokens; None where there are none of them.
+    Shares and rates are 0–1, times milliseconds. `identical_to_k1` is None when there was no K=1
+    output to compare with. `repetition_at_borders` is the share of groups' first tokens that repeat
+    the token before them, `repetition_inside` that of all their other tokens; None where there are
+    none of them.
     """
 
     group_size: Count
@@ -61,7 +62,8 @@ class Decoding(Record):
 class Measurement(Decoding):
     """One row: what one group size, decoded one way, is worth and what it costs.
 
-    BLEU and chrF are 0–100. A "sentence" is one line of the source file, so one word when the kind is phonemes.
+    BLEU and chrF are 0–100. A "sentence" is one line of the source file, so one word when the kind
+    is phonemes.
     """
 
     bleu: Score
@@ -94,11 +96,13 @@ class Example(Record):
 
 
 class PlaceMeasurement(Record):
-    """How well one place of the groups of one size is predicted, given the reference before the group.
+    """How well one place of the groups of one size is predicted, given the reference before the
+    group.
 
-    `place` counts from 1. `cross_entropy` and `entropy` are in nats, `accuracy` and `confidence` (the mean of the
-    highest probability) are 0–1. Where the model is calibrated, accuracy and confidence agree; `calibration_error` is
-    the mean distance between them over bins of confidence (None in results of older versions).
+    `place` counts from 1. `cross_entropy` and `entropy` are in nats, `accuracy` and `confidence`
+    (the mean of the highest probability) are 0–1. Where the model is calibrated, accuracy and
+    confidence agree; `calibration_error` is the mean distance between them over bins of confidence
+    (None in results of older versions).
     """
 
     group_size: Count
@@ -136,7 +140,8 @@ class EvaluationResult(Record):
         candidates = [
             row
             for row in self.results
-            if row.group_size == 1 and (row.beam, row.engine) == (measurement.beam, measurement.engine)
+            if row.group_size == 1
+            and (row.beam, row.engine) == (measurement.beam, measurement.engine)
         ]
         same_mode = [row for row in candidates if row.mode == measurement.mode]
         return next(iter(same_mode + candidates), None)
@@ -151,7 +156,9 @@ def read_results(path: Path | str) -> EvaluationResult:
 
 
 def read_record(path: Path | str, kind: type[R], what: str, way_out: str) -> R:
-    """Read a file of one kind of result. Raises `DataError`, in one line that ends in `way_out`, if it is none."""
+    """Read a file of one kind of result. Raises `DataError`, in one line that ends in `way_out`, if
+    it is none.
+    """
     try:
         text = Path(path).read_bytes()
     except OSError as error:

@@ -29,15 +29,22 @@ from multistride.report.trace import draw_trace, read_trace, trace_size, trace_t
 
 
 def show_file(
-    path: Path, page: Path | None, figure: Path | None, markdown: bool, report: Callable[[str], None]
+    path: Path,
+    page: Path | None,
+    figure: Path | None,
+    markdown: bool,
+    report: Callable[[str], None],
 ) -> None:
     """Show a result file of any kind.
 
-    Raises `DataError` if it is none, and `UsageError` for a page or picture that this kind of result has not.
+    Raises `DataError` if it is none, and `UsageError` for a page or picture that this kind of
+    result has not.
     """
     if (generation := read_generation(path)) is not None:
         if page or figure:
-            raise UsageError(f"{path} is about a causal model, which has a table only: leave --page and --figure out")
+            raise UsageError(
+                f"{path} is about a causal model, which has a table only: leave --page and --figure out"
+            )
         show_generation(generation, markdown)
         return
     if (task := read_task(path)) is not None:
@@ -45,7 +52,9 @@ def show_file(
             show_kept(task, path, page, figure, markdown, report)
             return
         if page or markdown:
-            raise UsageError(f"{path} is about a task, which has tables and a --figure: leave the others out")
+            raise UsageError(
+                f"{path} is about a task, which has tables and a --figure: leave the others out"
+            )
         show_task(task, path, figure, report)
         return
     if not is_benchmark(path):
@@ -74,7 +83,9 @@ def show_benchmark(
     table: bool,
     report: Callable[[str], None],
 ) -> None:
-    """Print the tables of a benchmark on stdout if `table`; write the object, the tables, the picture where asked."""
+    """Print the tables of a benchmark on stdout if `table`; write the object, the tables, the
+    picture where asked.
+    """
     if output is not None:
         write_json(output, result.model_dump(mode="json"))
         report(f"written: {output}")
@@ -88,9 +99,14 @@ def show_benchmark(
 
 
 def show(
-    result: EvaluationResult, page: Path | None, figure: Path | None, markdown: bool, report: Callable[[str], None]
+    result: EvaluationResult,
+    page: Path | None,
+    figure: Path | None,
+    markdown: bool,
+    report: Callable[[str], None],
 ) -> None:
-    """Print the table (and the worked examples) on stdout; write the page and the picture where asked.
+    """Print the table (and the worked examples) on stdout; write the page and the picture where
+    asked.
 
     Raises `MissingExtraError` if a picture is asked for and matplotlib is not installed.
     """
@@ -126,7 +142,9 @@ def show_trace(trace: Path, line: int, figure: Path | None, report: Callable[[st
 def show_sentence(
     facts: Mapping[str, Any], picture: Path | None, as_json: bool, report: Callable[[str], None]
 ) -> None:
-    """Print what is known of one translation on stdout; draw its attention where asked (.svg or .png)."""
+    """Print what is known of one translation on stdout; draw its attention where asked (.svg or
+    .png).
+    """
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
     else:

@@ -12,7 +12,9 @@ from multistride.report.tables import markdown_line
 
 
 class Startup(Record):
-    """One engine: seconds from the start of the process to its first line, and its largest size (2**20 bytes)."""
+    """One engine: seconds from the start of the process to its first line, and its largest size
+    (2**20 bytes).
+    """
 
     engine: Name
     seconds: Amount
@@ -29,7 +31,9 @@ class Startups(Record):
 
 def read_startups(path: Path) -> Startups:
     """Read such a file. Raises `DataError`, in one line, if it is missing or none."""
-    return read_record(path, Startups, "a file of start-up times", "write one with: python benchmarks/startup.py")
+    return read_record(
+        path, Startups, "a file of start-up times", "write one with: python benchmarks/startup.py"
+    )
 
 
 def startup_markdown(startups: Startups) -> str:

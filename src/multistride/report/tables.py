@@ -119,7 +119,9 @@ def examples_table(result: EvaluationResult) -> Table:
     if any(LINK in text for output in shown for text in output.group_texts()):
         caption += f"; {LINK} goes on with the word before it"
     # A box without upright lines: those would look like the bars between steps.
-    table = Table(caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("K", justify="right")
     table.add_column("steps", justify="right")
     table.add_column("written group by group", overflow="fold")
@@ -134,7 +136,9 @@ def examples_table(result: EvaluationResult) -> Table:
 
 
 def narrow(heading: str, width: int) -> str:
-    """Break a heading at spaces and slashes to the width of its cells, to fit 80 columns of terminal."""
+    """Break a heading at spaces and slashes to the width of its cells, to fit 80 columns of
+    terminal.
+    """
     words = heading.replace("/", "/ ").split()
     lines = textwrap.wrap(" ".join(words), max(width, *map(len, words)), break_on_hyphens=False)
     return "\n".join(lines).replace("/ ", "/")
@@ -197,18 +201,28 @@ def _identical(row: Measurement, baseline: Measurement | None) -> str:
 
 
 _GROUP_SIZE = Column(
-    "K", "Tokens written per step; 1 is an ordinary Transformer.", lambda row, _: f"{row.group_size}"
+    "K",
+    "Tokens written per step; 1 is an ordinary Transformer.",
+    lambda row, _: f"{row.group_size}",
 )
 _MODE = Column("mode", "How the tokens of a step are accepted.", lambda row, _: row.mode, False)
-_BEAM = Column("beam", "Hypotheses kept while searching; 1 is greedy.", lambda row, _: f"{row.beam}")
+_BEAM = Column(
+    "beam", "Hypotheses kept while searching; 1 is greedy.", lambda row, _: f"{row.beam}"
+)
 _ENGINE = Column("engine", "What computed the steps.", lambda row, _: row.engine, False)
 
-_BLEU = Column("BLEU", "Corpus BLEU by sacreBLEU, 0–100; higher is better.", lambda row, _: f"{row.bleu:.1f}")
+_BLEU = Column(
+    "BLEU", "Corpus BLEU by sacreBLEU, 0–100; higher is better.", lambda row, _: f"{row.bleu:.1f}"
+)
 _TOKENS_PER_STEP = Column(
-    "tokens/step", "Tokens kept per network step, on average.", lambda row, _: f"{row.tokens_per_step:.2f}"
+    "tokens/step",
+    "Tokens kept per network step, on average.",
+    lambda row, _: f"{row.tokens_per_step:.2f}",
 )
 _SPEED_UP = Column("speed up", "Median time of the K=1 row divided by this row's.", _speed_up)
-_TOKENS_PER_SECOND = Column("tokens/s", "Tokens written per second.", lambda row, _: f"{row.tokens_per_second:,.0f}")
+_TOKENS_PER_SECOND = Column(
+    "tokens/s", "Tokens written per second.", lambda row, _: f"{row.tokens_per_second:,.0f}"
+)
 
 _PHONEME_COLUMNS = (
     Column(
@@ -231,10 +245,18 @@ _PHONEME_COLUMNS = (
 _TRANSLATION_COLUMNS = (
     _BLEU,
     Column("% of K=1", "BLEU as a percentage of the K=1 row's.", _kept),
-    Column("chrF", "Character n-gram score, 0–100; higher is better.", lambda row, _: f"{row.chrf:.1f}"),
-    Column("steps/sentence", "Network steps per sentence.", lambda row, _: f"{row.steps_per_sentence:.1f}"),
+    Column(
+        "chrF", "Character n-gram score, 0–100; higher is better.", lambda row, _: f"{row.chrf:.1f}"
+    ),
+    Column(
+        "steps/sentence",
+        "Network steps per sentence.",
+        lambda row, _: f"{row.steps_per_sentence:.1f}",
+    ),
     _TOKENS_PER_STEP,
-    Column("ms/sentence p50 (p95)", "Milliseconds per sentence: median, and 95th percentile.", _latency),
+    Column(
+        "ms/sentence p50 (p95)", "Milliseconds per sentence: median, and 95th percentile.", _latency
+    ),
     _SPEED_UP,
     _TOKENS_PER_SECOND,
     Column(

@@ -41,7 +41,9 @@ class TaskMeasurement(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """One task, one model, one file of records. `failed` records were reported and count in no figure."""
+    """One task, one model, one file of records. `failed` records were reported and count in no
+    figure.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,7 +78,9 @@ def task_table(result: TaskResult) -> Table:
 
 
 def read_task(path: Path) -> TaskResult | None:
-    """The result in a file; None if it is of another kind. Raises `DataError` for one that is damaged."""
+    """The result in a file; None if it is of another kind. Raises `DataError` for one that is
+    damaged.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -87,11 +91,16 @@ def read_task(path: Path) -> TaskResult | None:
         return TaskResult.model_validate(found)
     except ValidationError as error:
         place = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
-        raise DataError(f"{path} is a damaged result: {place} is wrong or missing: measure again") from error
+        raise DataError(
+            f"{path} is a damaged result: {place} is wrong or missing: measure again"
+        ) from error
 
 
-def show_task(result: TaskResult, path: Path, figure: Path | None, report: Callable[[str], None]) -> None:
-    """Print the tables on stdout; draw the confusion matrix of the first row where asked (.svg or .png).
+def show_task(
+    result: TaskResult, path: Path, figure: Path | None, report: Callable[[str], None]
+) -> None:
+    """Print the tables on stdout; draw the confusion matrix of the first row where asked (.svg or
+    .png).
 
     Raises `UsageError` for a picture of a task that has none.
     """

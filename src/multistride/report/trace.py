@@ -1,4 +1,6 @@
-"""Traces for people: what each step of a sentence proposed, kept, and why, as a table and as a picture."""
+"""Traces for people: what each step of a sentence proposed, kept, and why, as a table and as a
+picture.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,16 @@ NEEDED = {"line", "step", "group_size", "accepted", "mode", "why", "confidence",
 
 
 def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
-    """The steps of one input line. Raises `DataError` if it is no trace, `UsageError` if it has no such line."""
+    """The steps of one input line. Raises `DataError` if it is no trace, `UsageError` if it has no
+    such line.
+    """
     try:
         entries = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
         whole = all(isinstance(entry, dict) and entry.keys() >= NEEDED for entry in entries)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}: check the path") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}: check the path"
+        ) from error
     except (UnicodeDecodeError, json.JSONDecodeError):
         whole, entries = False, []
     if not whole or not entries:
@@ -33,16 +39,30 @@ def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
     found = [entry for entry in entries if entry["line"] == line]
     if not found:
         lines = sorted({entry["line"] for entry in entries})
-        raise UsageError(f"{path} has no step of line {line}: it has lines from {lines[0]} to {lines[-1]}")
+        raise UsageError(
+            f"{path} has no step of line {line}: it has lines from {lines[0]} to {lines[-1]}"
+        )
     return found
 
 
 def trace_table(entries: Sequence[Mapping[str, Any]]) -> Table:
     """One row a step, for the terminal."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("step", "K", "kept", "sure %", "wrote", "why so many were proposed", "why no more were kept"):
-        table.add_column(Text(name), justify="right" if name in ("step", "K", "kept", "sure %") else "left")
-    for entry, text in zip(entries, group_texts([entry["pieces"] for entry in entries]), strict=True):
+    for name in (
+        "step",
+        "K",
+        "kept",
+        "sure %",
+        "wrote",
+        "why so many were proposed",
+        "why no more were kept",
+    ):
+        table.add_column(
+            Text(name), justify="right" if name in ("step", "K", "kept", "sure %") else "left"
+        )
+    for entry, text in zip(
+        entries, group_texts([entry["pieces"] for entry in entries]), strict=True
+    ):
         numbers = [str(entry[name]) for name in ("step", "group_size", "accepted")]
         reasons = (str(entry.get("why_group_size", "")), str(entry["why"]))
         table.add_row(*numbers, f"{100 * entry['confidence']:.0f}", *map(Text, (text, *reasons)))
@@ -50,9 +70,11 @@ def trace_table(entries: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def draw_trace(figure: Any, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the steps from top to bottom: places proposed in outline, kept ones filled, stronger where surer.
+    """Draw the steps from top to bottom: places proposed in outline, kept ones filled, stronger
+    where surer.
 
-    In each kept place stands its piece; at the right why so many were proposed, and why no more were kept.
+    In each kept place stands its piece; at the right why so many were proposed, and why no more
+    were kept.
     """
     width, height = figure.get_size_inches()
     largest = max(entry["group_size"] for entry in entries)
@@ -67,7 +89,10 @@ def draw_trace(figure: Any, entries: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlim(0, largest)
     axes.set_ylim(len(entries), 0)
     axes.set_xticks([])
-    axes.set_yticks([row + 0.5 for row in range(len(entries))], [f"K={entry['group_size']}" for entry in entries])
+    axes.set_yticks(
+        [row + 0.5 for row in range(len(entries))],
+        [f"K={entry['group_size']}" for entry in entries],
+    )
     tidy(axes)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -75,7 +100,9 @@ def draw_trace(figure: Any, entries: Sequence[Mapping[str, Any]]) -> None:
 
 def trace_size(entries: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Inches that fit the steps."""
-    return 0.6 + 0.82 * max(entry["group_size"] for entry in entries) + 4.3, 1.05 + 0.42 * len(entries)
+    return 0.6 + 0.82 * max(entry["group_size"] for entry in entries) + 4.3, 1.05 + 0.42 * len(
+        entries
+    )
 
 
 def _draw_step(axes: Any, row: int, entry: Mapping[str, Any], largest: int) -> None:
@@ -83,11 +110,21 @@ def _draw_step(axes: Any, row: int, entry: Mapping[str, Any], largest: int) -> N
     for place in range(entry["group_size"]):
         kept = place < entry["accepted"]
         sure = math.exp(min(0.0, scores[place])) if place < len(scores) else 0.0
-        look = {"facecolor": COLOURS[0], "alpha": 0.12 + 0.5 * sure} if kept else {"facecolor": "white"}
+        look = (
+            {"facecolor": COLOURS[0], "alpha": 0.12 + 0.5 * sure}
+            if kept
+            else {"facecolor": "white"}
+        )
         box = {"edgecolor": FAINT, "linewidth": 0.8, **look}
         axes.barh(row + 0.5, 0.92, height=0.76, left=place + 0.04, **box)
         if kept:
             piece = entry["pieces"][place].strip() or "␣"
-            axes.text(place + 0.5, row + 0.5, piece, fontsize=8, ha="center", va="center", clip_on=True)
-    reasons = "\n".join(text for text in (entry.get("why_group_size"), f"kept: {entry['why']}") if text)
-    axes.text(largest + 0.12, row + 0.5, reasons, fontsize=7.5, color=FAINT, va="center", linespacing=1.25)
+            axes.text(
+                place + 0.5, row + 0.5, piece, fontsize=8, ha="center", va="center", clip_on=True
+            )
+    reasons = "\n".join(
+        text for text in (entry.get("why_group_size"), f"kept: {entry['why']}") if text
+    )
+    axes.text(
+        largest + 0.12, row + 0.5, reasons, fontsize=7.5, color=FAINT, va="center", linespacing=1.25
+    )

@@ -1,4 +1,5 @@
-"""What answers questions: a model, asked in its own words, over windows of a passage or over choices.
+"""What answers questions: a model, asked in its own words, over windows of a passage or over
+choices.
 
 **Windows.** A passage that the model cannot read at once is cut; BM25 picks the windows that are worth reading, the
 model answers from each, and the most probable answer wins. Its tokens count together, and so they do in beam search:
@@ -23,7 +24,16 @@ from multistride.decode.constraints import Constraints
 from multistride.decode.options import DecodeOptions, Drafts, Mode
 from multistride.decode.spans import spans
 from multistride.generator import Generator, load
-from multistride.tasks.answering import CHAT, ENCODER, PROMPT, AnsweringTask, Found, Question, Wording, plain
+from multistride.tasks.answering import (
+    CHAT,
+    ENCODER,
+    PROMPT,
+    AnsweringTask,
+    Found,
+    Question,
+    Wording,
+    plain,
+)
 from multistride.tasks.passages import retrieved, windows, word_count
 from multistride.tasks.task import Example, Opened, RecordError, TaskRequest
 from multistride.translator import Translation, Translator
@@ -38,13 +48,21 @@ class AnswerSettings(BaseModel):
 
     group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
     mode: Mode = Field("fast", description="fast, adaptive or exact")
-    drafts: Drafts | None = Field(None, description="exact: drafted by masks, text that stood there before, or both")
+    drafts: Drafts | None = Field(
+        None, description="exact: drafted by masks, text that stood there before, or both"
+    )
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
-    free: bool = Field(False, description="whether an answer may be any text, and not only a span of the passage")
-    window: int | None = Field(None, ge=8, description="words of a window; left out: as many as the model can read")
+    free: bool = Field(
+        False, description="whether an answer may be any text, and not only a span of the passage"
+    )
+    window: int | None = Field(
+        None, ge=8, description="words of a window; left out: as many as the model can read"
+    )
     windows: int = Field(3, ge=1, description="windows that are read of a passage which has more")
     max_tokens: int = Field(32, ge=1, description="most tokens of an answer, the end included")
-    choose: Choose = Field("average", description="choices are ranked by log-probability per token, or in total")
+    choose: Choose = Field(
+        "average", description="choices are ranked by log-probability per token, or in total"
+    )
     batch_size: int = Field(32, ge=1, description="windows read together")
 
 
@@ -66,7 +84,9 @@ class Answerer:
         self.model = model.chatting() if isinstance(model, Generator) and talking else model
         self.wording = CHAT if talking else PROMPT if isinstance(model, Generator) else ENCODER
         self.settings = settings
-        self._scored_at = 1 if settings.mode == "exact" else settings.group_size  # exact mode is K=1's
+        self._scored_at = (
+            1 if settings.mode == "exact" else settings.group_size
+        )  # exact mode is K=1's
         self._options, self._constraints = _decoding(self.model, self.wording, settings)
         self._spans = None if settings.free else spans(model.vocabulary, self.wording.opening)
 
@@ -82,16 +102,31 @@ class Answerer:
 
     def _chosen(self, questions: dict[int, Question]) -> dict[int, Found | RecordError]:
         """The most probable choices, by the place of the question."""
-        pairs = [(each.source, self.wording.written(text)) for each in questions.values() for text in each.choices]
+        pairs = [
+            (each.source, self.wording.written(text))
+            for each in questions.values()
+            for text in each.choices
+        ]
         scores = iter(self.model.score(pairs, self._scored_at))
-        return {place: self._best(each, list(islice(scores, len(each.choices)))) for place, each in questions.items()}
+        return {
+            place: self._best(each, list(islice(scores, len(each.choices))))
+            for place, each in questions.items()
+        }
 
-    def _best(self, question: Question, scores: Sequence[Sequence[float] | None]) -> Found | RecordError:
-        """The most probable of the choices, and how probable all of them are: the scores of their tokens, or None."""
+    def _best(
+        self, question: Question, scores: Sequence[Sequence[float] | None]
+    ) -> Found | RecordError:
+        """The most probable of the choices, and how probable all of them are: the scores of their
+        tokens, or None.
+        """
         if any(values is None for values in scores):
-            return RecordError(question.line, "the question, with a choice, is too long for the model: shorten it")
+            return RecordError(
+                question.line, "the question, with a choice, is too long for the model: shorten it"
+            )
         totals = [sum(values or ()) for values in scores]
-        averages = [total / max(1, len(values or ())) for total, values in zip(totals, scores, strict=True)]
+        averages = [
+            total / max(1, len(values or ())) for total, values in zip(totals, scores, strict=True)
+        ]
         ranked = averages if self.settings.choose == "average" else totals
         best = max(range(len(ranked)), key=lambda place: (ranked[place], -place))
         shares = [math.exp(value - ranked[best]) for value in ranked]
@@ -125,11 +160,14 @@ class Answerer:
         """The windows to read: one, if the model can read the whole passage."""
         passage = plain(question.passage or "")
         count = word_count(passage)
-        # Signs count as words and may share a token with others; so much more than there is room for cannot fit.
+        # Signs count as words and may share a token with others; so much more than there is room
+        # for cannot fit.
         words = self.settings.window or min(count, 2 * self._room)
         while True:
             texts = [passage] if words >= count else windows(passage, words)
-            kept = [texts[place] for place in retrieved(question.question, texts, self.settings.windows)]
+            kept = [
+                texts[place] for place in retrieved(question.question, texts, self.settings.windows)
+            ]
             asked = [self.wording.asked(question.question, text) for text in kept]
             excess = max(map(len, self.model.encode(asked))) / self._room
             if excess <= 1:
@@ -143,7 +181,11 @@ class Answerer:
     def _room(self) -> int:
         """The most tokens that may be asked."""
         positions = self.model.config.max_positions
-        return positions - 1 if self.model.config.encoder_layers else max(1, positions - self.settings.max_tokens)
+        return (
+            positions - 1
+            if self.model.config.encoder_layers
+            else max(1, positions - self.settings.max_tokens)
+        )
 
     def _written(self, readings: Sequence[_Reading]) -> list[Translation]:
         """What the model writes for each window."""
@@ -151,7 +193,9 @@ class Answerer:
         constraints = self._constraints
         if self._spans is not None:
             tokens = self.model.encode(texts)
-            copied = {tuple(row): reading.window for row, reading in zip(tokens, readings, strict=True)}
+            copied = {
+                tuple(row): reading.window for row, reading in zip(tokens, readings, strict=True)
+            }
             rule = self._spans
             constraints = replace(constraints, allowing=lambda source: rule(copied[tuple(source)]))
         return self.model.written(texts, self._options, constraints)
@@ -169,8 +213,12 @@ class Answerer:
         return Found(text, facts)
 
 
-def answering(model: Translator, settings: AnswerSettings, name: str = "answering") -> Opened[Found]:
-    """The task with a model behind it. Raises `UsageError` for settings that the model cannot follow."""
+def answering(
+    model: Translator, settings: AnswerSettings, name: str = "answering"
+) -> Opened[Found]:
+    """The task with a model behind it. Raises `UsageError` for settings that the model cannot
+    follow.
+    """
     answerer = Answerer(model, settings)
     return Opened(AnsweringTask(answerer.wording, name), answerer.solve)
 
@@ -188,10 +236,14 @@ def open_free_answering(request: TaskRequest) -> Opened[Found]:
 def _opened(request: TaskRequest, free: bool) -> Opened[Found]:
     given = request.model_dump(include={"group_size", "mode", "drafts", "beam", "batch_size"})
     model = load(request.model, request.device, request.engine)
-    return answering(model, AnswerSettings(free=free, **given), "answering-free" if free else "answering")
+    return answering(
+        model, AnswerSettings(free=free, **given), "answering-free" if free else "answering"
+    )
 
 
-def _decoding(model: Translator, wording: Wording, settings: AnswerSettings) -> tuple[DecodeOptions, Constraints]:
+def _decoding(
+    model: Translator, wording: Wording, settings: AnswerSettings
+) -> tuple[DecodeOptions, Constraints]:
     longest = settings.max_tokens
     if model.config.encoder_layers:
         longest = min(longest, model.config.max_positions)

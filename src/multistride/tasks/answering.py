@@ -1,7 +1,8 @@
 """Questions: what a model reads of a record, what its output means, and how answers are judged.
 
-A record has a `question` and a `passage`, out of which the answer is taken, or `choices`, one of which is the answer,
-or both. To be measured it has `answers` (texts that are right) or `answer` (one).
+A record has a `question` and a `passage`, out of which the answer is taken, or `choices`, one of
+which is the answer, or both. To be measured it has `answers` (texts that are right) or `answer`
+(one).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from multistride.tasks.task import Answer, Example, Record, RecordError, text_fi
 
 @dataclass(frozen=True)
 class Question(Example):
-    """An example that keeps the parts it was made of: `passage` is None where only `choices` are given."""
+    """An example that keeps the parts it was made of: `passage` is None where only `choices` are
+    given.
+    """
 
     question: str = ""
     passage: str | None = None
@@ -37,8 +40,8 @@ class Found:
 class Wording:
     """How one kind of model is asked, and how it writes.
 
-    `asked` makes the text it reads of a question and a passage (None: there is none), `written` the text it writes of
-    an answer. What it writes begins with `opening`; a text of `stop` ends it.
+    `asked` makes the text it reads of a question and a passage (None: there is none), `written` the
+    text it writes of an answer. What it writes begins with `opening`; a text of `stop` ends it.
     """
 
     asked: Callable[[str, str | None], str]
@@ -74,9 +77,9 @@ def _prompt(question: str, passage: str | None) -> str:
 
 
 ENCODER = Wording(_encoder_source, lambda answer: f": {plain(answer)}", opening=":")
-"""For a model with an encoder. The source is worded as for T5 (Raffel et al. 2020, arXiv 1910.10683, appendix D). The
-opening is there for the blank behind it: with a blank before them words are cut into the same tokens as in the
-passage, and can be copied."""
+"""For a model with an encoder. The source is worded as for T5 (Raffel et al. 2020, arXiv
+1910.10683, appendix D). The opening is there for the blank behind it: with a blank before them
+words are cut into the same tokens as in the passage, and can be copied."""
 
 CHAT = Wording(_chat_turn, plain)
 """For a causal model with a chat template: what its user says."""
@@ -86,10 +89,11 @@ PROMPT = Wording(_prompt, lambda answer: f" {plain(answer)}", stop=("\n",))
 
 
 class AnsweringTask:
-    """Exact match and F1 of answers out of passages, accuracy of choices (all 0 to 1), and what steps wrote.
+    """Exact match and F1 of answers out of passages, accuracy of choices (all 0 to 1), and what
+    steps wrote.
 
-    `in_passage` is the share of answers that stand in their passage. Each figure is over the records it is about: a
-    file may have both kinds.
+    `in_passage` is the share of answers that stand in their passage. Each figure is over the
+    records it is about: a file may have both kinds.
     """
 
     def __init__(self, wording: Wording, name: str = "answering") -> None:
@@ -97,11 +101,14 @@ class AnsweringTask:
         self._wording = wording
 
     def example(self, record: Record, line: int) -> Question:
-        """The texts of a record. Raises `RecordError` for a question with neither passage nor choices, too."""
+        """The texts of a record. Raises `RecordError` for a question with neither passage nor
+        choices, too.
+        """
         question, choices = text_field(record, "question", line), _choices(record, line)
         if "passage" not in record and not choices:
             raise RecordError(
-                line, "the question has neither a 'passage' to answer from nor 'choices': add one of them"
+                line,
+                "the question has neither a 'passage' to answer from nor 'choices': add one of them",
             )
         passage = text_field(record, "passage", line) if "passage" in record else None
         right = right_answers(record, line)
@@ -114,7 +121,9 @@ class AnsweringTask:
         return Answer(output.text, output.facts)
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """The figures that these records have. Raises `DataError` where a record does not say what is right."""
+        """The figures that these records have. Raises `DataError` where a record does not say what
+        is right.
+        """
         both = list(zip(answers, records, strict=True))
         if any(not right_answers(record) for record in records):
             raise DataError(
@@ -124,15 +133,21 @@ class AnsweringTask:
         taken = [(answer, record) for answer, record in both if not record.get("choices")]
         figures: dict[str, float] = {}
         if taken:
-            figures["exact_match"] = _mean([exact_match(each.text, right_answers(record)) for each, record in taken])
+            figures["exact_match"] = _mean(
+                [exact_match(each.text, right_answers(record)) for each, record in taken]
+            )
             figures["f1"] = _mean([f1(each.text, right_answers(record)) for each, record in taken])
-            figures["in_passage"] = _mean([float(stands_in(each.text, record["passage"])) for each, record in taken])
+            figures["in_passage"] = _mean(
+                [float(stands_in(each.text, record["passage"])) for each, record in taken]
+            )
             steps = sum(each.facts.get("steps", 0) for each, _ in taken)
             if steps:
                 figures["steps_per_answer"] = steps / len(taken)
                 figures["tokens_per_step"] = sum(each.facts["tokens"] for each, _ in taken) / steps
         if chosen:
-            figures["accuracy"] = _mean([float(each.text in right_answers(record)) for each, record in chosen])
+            figures["accuracy"] = _mean(
+                [float(each.text in right_answers(record)) for each, record in chosen]
+            )
         return figures
 
 
@@ -142,7 +157,9 @@ def stands_in(answer: str, passage: str) -> bool:
 
 
 def right_answers(record: Record, line: int = 0) -> list[str]:
-    """The texts of `answers` or `answer`; none where the record does not say. Raises `RecordError` for no texts."""
+    """The texts of `answers` or `answer`; none where the record does not say. Raises `RecordError`
+    for no texts.
+    """
     given = record.get("answers", record.get("answer"))
     texts = [given] if isinstance(given, str) else given
     if texts is None:
@@ -156,10 +173,15 @@ def _choices(record: Record, line: int) -> tuple[str, ...]:
     if "choices" not in record:
         return ()
     given = record["choices"]
-    texts = [text for text in given if isinstance(text, str) and text.strip()] if isinstance(given, list) else []
+    texts = (
+        [text for text in given if isinstance(text, str) and text.strip()]
+        if isinstance(given, list)
+        else []
+    )
     if not isinstance(given, list) or len(texts) != len(given) or len(set(texts)) < 2:
         raise RecordError(
-            line, f"the field 'choices' is {_shown(given)}; it must be a list of two different texts or more"
+            line,
+            f"the field 'choices' is {_shown(given)}; it must be a list of two different texts or more",
         )
     return tuple(texts)
 

@@ -1,4 +1,5 @@
-"""Which class a document belongs to: by a pooled head on the encoder, or by names of classes scored as targets.
+"""Which class a document belongs to: by a pooled head on the encoder, or by names of classes scored
+as targets.
 
 A record has `text` and, to be measured, `label`. Documents of any length are read in windows.
 
@@ -29,16 +30,25 @@ from multistride.model.transformer import Transformer
 from multistride.model.weights import TEMPERATURE, load_calibration, load_model
 from multistride.tasks.documents import read_windows, tokens_of, windows_of
 from multistride.tasks.figures import class_metrics, classification_details
-from multistride.tasks.task import Answer, Example, Opened, Record, RecordError, TaskRequest, text_field
+from multistride.tasks.task import (
+    Answer,
+    Example,
+    Opened,
+    Record,
+    RecordError,
+    TaskRequest,
+    text_field,
+)
 
 LABELS_SHOWN = 30
 
 
 class ClassTemperature(BaseModel):
-    """What `multistride calibrate` writes into a classifier's directory. Frozen; unknown keys are errors.
+    """What `multistride calibrate` writes into a classifier's directory. Frozen; unknown keys are
+    errors.
 
-    Log-probabilities divided by `temperature` are as sure as they are right. The errors are expected calibration
-    errors, on records that the temperature was not fitted on.
+    Log-probabilities divided by `temperature` are as sure as they are right. The errors are
+    expected calibration errors, on records that the temperature was not fitted on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -56,7 +66,9 @@ class ClassTemperature(BaseModel):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model that knows classes. `group_size` is that of the names it scores; a pooled head has no use for it."""
+    """A model that knows classes. `group_size` is that of the names it scores; a pooled head has no
+    use for it.
+    """
 
     model: Transformer
     vocabulary: Vocabulary
@@ -74,9 +86,11 @@ class Classifier:
         batch_size: int = 32,
         calibrated: bool = True,
     ) -> Classifier:
-        """Read a model directory and, if `calibrated`, the temperature that was measured for this group size, if any.
+        """Read a model directory and, if `calibrated`, the temperature that was measured for this
+        group size, if any.
 
-        Raises `DataError` if it is damaged, `UsageError` if it is no classifier or does not write such groups.
+        Raises `DataError` if it is damaged, `UsageError` if it is no classifier or does not write
+        such groups.
         """
         model, vocabulary = load_model(directory, pick_device(device))
         shape = model.config.classifier
@@ -90,7 +104,9 @@ class Classifier:
             raise UsageError(
                 f"--group-size is {group_size}; {directory} has a pooled head, which writes nothing: give 1"
             )
-        measured = load_calibration(directory, ClassTemperature, TEMPERATURE) if calibrated else None
+        measured = (
+            load_calibration(directory, ClassTemperature, TEMPERATURE) if calibrated else None
+        )
         fits = measured is not None and measured.group_size == group_size
         temperature = measured.temperature if measured is not None and fits else 1.0
         return cls(model, vocabulary, shape, temperature, group_size, batch_size)
@@ -121,8 +137,12 @@ class Classifier:
         together: Tensor = (scores.float().cpu() / self.temperature).log_softmax(-1)
         return together
 
-    def _read_wide(self, documents: Iterable[list[int]], beside: list[Tensor]) -> Iterator[list[int]]:
-        """Hand documents on; `beside` gets the logits [1, C] of each if there is a wide path: it reads them whole."""
+    def _read_wide(
+        self, documents: Iterable[list[int]], beside: list[Tensor]
+    ) -> Iterator[list[int]]:
+        """Hand documents on; `beside` gets the logits [1, C] of each if there is a wide path: it
+        reads them whole.
+        """
         wide = self.model.classifier.wide if self.model.classifier is not None else None
         for tokens in documents:
             if wide is not None:
@@ -139,7 +159,9 @@ class Classifier:
 
     def _name_scores(self, tokens: Int[Tensor, "R S"], lengths: Int[Tensor, "R"]) -> Tensor:
         names = self.vocabulary.encode_targets(list(self.classes))
-        sources = [row[:length].tolist() for row, length in zip(tokens, lengths.tolist(), strict=True)]
+        sources = [
+            row[:length].tolist() for row, length in zip(tokens, lengths.tolist(), strict=True)
+        ]
         return score_choices(self.model, sources, names, self.group_size).log_softmax(-1)
 
 
@@ -153,11 +175,17 @@ class ClassificationTask:
         self._text, self._label = text, label
 
     def example(self, record: Record, line: int) -> Example:
-        """The text and, if there is one, the label. An empty document is an error, and so is an unknown label."""
+        """The text and, if there is one, the label. An empty document is an error, and so is an
+        unknown label.
+        """
         label = text_field(record, self._label, line).strip() if self._label in record else None
         if label is not None and label not in self._known:
-            allowed = ", ".join(self.classes[:LABELS_SHOWN]) + (" ..." if len(self.classes) > LABELS_SHOWN else "")
-            raise RecordError(line, f"the label {label!r} was not seen in training; there are {allowed}")
+            allowed = ", ".join(self.classes[:LABELS_SHOWN]) + (
+                " ..." if len(self.classes) > LABELS_SHOWN else ""
+            )
+            raise RecordError(
+                line, f"the label {label!r} was not seen in training; there are {allowed}"
+            )
         return Example(line, text_field(record, self._text, line), label)
 
     def answer(self, output: Sequence[float], record: Record) -> Answer:
@@ -167,7 +195,9 @@ class ClassificationTask:
         return Answer(best, {"probability": shares[best], "probabilities": shares})
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """Accuracy, macro F1, log-loss (nats) and calibration error. Raises `DataError` where a label is missing."""
+        """Accuracy, macro F1, log-loss (nats) and calibration error. Raises `DataError` where a
+        label is missing.
+        """
         return class_metrics(answers, self._labels(records), self.classes)
 
     def details(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
@@ -177,22 +207,37 @@ class ClassificationTask:
 
     def _labels(self, records: Sequence[Record]) -> list[str]:
         if not all(self._label in record for record in records):
-            raise DataError(f"a record has no {self._label!r}, and answers are measured against it: add the labels")
+            raise DataError(
+                f"a record has no {self._label!r}, and answers are measured against it: add the labels"
+            )
         return [record[self._label].strip() for record in records]
 
 
 def open_classification(request: TaskRequest) -> Opened[Sequence[float]]:
-    """A classifier behind the task. Raises as `Classifier.load` does, and `UsageError` for another mode or engine."""
-    for option, value, allowed in (("mode", request.mode, "fast"), ("engine", request.engine, "eager")):
+    """A classifier behind the task. Raises as `Classifier.load` does, and `UsageError` for another
+    mode or engine.
+    """
+    for option, value, allowed in (
+        ("mode", request.mode, "fast"),
+        ("engine", request.engine, "eager"),
+    ):
         if value not in (allowed, "auto"):
-            raise UsageError(f"--{option} is {value}; a classifier knows only {allowed}: leave it out")
+            raise UsageError(
+                f"--{option} is {value}; a classifier knows only {allowed}: leave it out"
+            )
     if request.beam > 1:
-        raise UsageError(f"--beam is {request.beam}, and a classifier searches for nothing: leave it out")
-    classifier = Classifier.load(request.model, request.device, request.group_size, request.batch_size)
+        raise UsageError(
+            f"--beam is {request.beam}, and a classifier searches for nothing: leave it out"
+        )
+    classifier = Classifier.load(
+        request.model, request.device, request.group_size, request.batch_size
+    )
     return opened_classifier(classifier)
 
 
-def opened_classifier(classifier: Classifier, text: str = "text", label: str = "label") -> Opened[Sequence[float]]:
+def opened_classifier(
+    classifier: Classifier, text: str = "text", label: str = "label"
+) -> Opened[Sequence[float]]:
     """The task of a loaded classifier; `text` and `label` are the fields of its records."""
     task = ClassificationTask(classifier.classes, text, label)
 
@@ -202,7 +247,13 @@ def opened_classifier(classifier: Classifier, text: str = "text", label: str = "
     return Opened(task, solve, task.details)
 
 
-def check_class_list(classifier: Classifier, path: Path, lines: Iterable[bytes], directory: Path) -> None:
-    """Raise `DataError` naming the labels that differ if a list of classes, one a line, is not the classifier's."""
+def check_class_list(
+    classifier: Classifier, path: Path, lines: Iterable[bytes], directory: Path
+) -> None:
+    """Raise `DataError` naming the labels that differ if a list of classes, one a line, is not the
+    classifier's.
+    """
     listed = [line.decode("utf-8", "replace").strip() for line in lines]
-    check_classes(classifier.classes, [label for label in listed if label], str(directory), str(path))
+    check_classes(
+        classifier.classes, [label for label in listed if label], str(directory), str(path)
+    )

@@ -1,4 +1,5 @@
-"""How varied texts are and how often they repeat themselves: figures that need no reference and no model.
+"""How varied texts are and how often they repeat themselves: figures that need no reference and no
+model.
 
 Shares are 0–1. Texts are lists of tokens (or of words, where it says so).
 """
@@ -12,7 +13,8 @@ from sacrebleu.metrics import BLEU
 Text = Sequence[Hashable]
 
 DISTANCES = (1, 2, 4, 8, 16)
-"""How many tokens back a repetition is looked for: next to each other, within a group, beyond one."""
+"""How many tokens back a repetition is looked for: next to each other, within a group, beyond
+one."""
 
 SELF_BLEU_TEXTS = 200
 """Each text is compared with all others, which takes their number squared: so many are taken."""
@@ -23,7 +25,11 @@ def distinct(texts: Sequence[Text], length: int) -> float:
 
     Source: Li et al. 2016, arXiv 1510.03055, section 5.2.
     """
-    runs = [tuple(text[place : place + length]) for text in texts for place in range(len(text) - length + 1)]
+    runs = [
+        tuple(text[place : place + length])
+        for text in texts
+        for place in range(len(text) - length + 1)
+    ]
     return len(set(runs)) / len(runs) if runs else 0.0
 
 
@@ -40,10 +46,15 @@ def repeated(texts: Sequence[Text], length: int) -> float:
 def repeated_at(texts: Sequence[Text], distance: int) -> float:
     """Share of all tokens that equal the token `distance` places before them in the same text, 0–1.
 
-    Tokens with none so far before them count but cannot repeat, so distance 1 is the `repetition_rate`.
+    Tokens with none so far before them count but cannot repeat, so distance 1 is the
+    `repetition_rate`.
     """
     total = sum(map(len, texts))
-    again = sum(text[place] == text[place - distance] for text in texts for place in range(distance, len(text)))
+    again = sum(
+        text[place] == text[place - distance]
+        for text in texts
+        for place in range(distance, len(text))
+    )
     return again / total if total else 0.0
 
 
@@ -53,11 +64,12 @@ def repetition_by_distance(texts: Sequence[Text]) -> dict[str, float]:
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """How alike the texts are: the mean BLEU of each with all others as its references, 0–1; None for less than two.
+    """How alike the texts are: the mean BLEU of each with all others as its references, 0–1; None
+    for less than two.
 
-    Of more than `SELF_BLEU_TEXTS` texts so many are taken, evenly spread: the figure rises with their number, so only
-    those of equally many texts compare. Source: Zhu et al. 2018 (Texygen), arXiv 1802.01886, section 2.2; sacreBLEU's
-    tokens and smoothing.
+    Of more than `SELF_BLEU_TEXTS` texts so many are taken, evenly spread: the figure rises with
+    their number, so only those of equally many texts compare. Source: Zhu et al. 2018 (Texygen),
+    arXiv 1802.01886, section 2.2; sacreBLEU's tokens and smoothing.
     """
     count = min(len(texts), SELF_BLEU_TEXTS)
     if count < 2:

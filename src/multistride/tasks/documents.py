@@ -1,6 +1,8 @@
-"""Documents longer than what a model reads at once: their windows, in batches, and one result for each document.
+"""Documents longer than what a model reads at once: their windows, in batches, and one result for
+each document.
 
-Whatever the length, only the tokens of one document and one batch of windows are held, beside what each window gives.
+Whatever the length, only the tokens of one document and one batch of windows are held, beside what
+each window gives.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ class Results(NamedTuple):
     document: Int[Tensor, "R"]
 
 
-def tokens_of(vocabulary: Vocabulary, texts: Iterable[str], shape: ClassifierConfig) -> Iterator[list[int]]:
-    """The tokens of texts that are read, one text after the other. Raises `DataError` for one that is not UTF-8."""
+def tokens_of(
+    vocabulary: Vocabulary, texts: Iterable[str], shape: ClassifierConfig
+) -> Iterator[list[int]]:
+    """The tokens of texts that are read, one text after the other. Raises `DataError` for one that
+    is not UTF-8.
+    """
     return (encode_document(vocabulary, text)[: shape.first_tokens] for text in texts)
 
 
@@ -49,9 +55,14 @@ def windows_of(documents: Iterable[Sequence[int]], shape: ClassifierConfig) -> I
 
 
 def read_windows(
-    windows: Iterable[Window], read: Callable[[Int[Tensor, "R S"], Int[Tensor, "R"]], Tensor], pad: int, together: int
+    windows: Iterable[Window],
+    read: Callable[[Int[Tensor, "R S"], Int[Tensor, "R"]], Tensor],
+    pad: int,
+    together: int,
 ) -> Results:
-    """What `read` makes of all windows, `together` at a time: tokens padded on the right, and lengths, to rows."""
+    """What `read` makes of all windows, `together` at a time: tokens padded on the right, and
+    lengths, to rows.
+    """
     rows: list[Tensor] = []
     documents: list[int] = []
     for batch in _batches(windows, together):

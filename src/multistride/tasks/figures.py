@@ -1,6 +1,7 @@
 """Figures of a classifier: accuracy, F1, log-loss, calibration, confusion, by class and by length.
 
-Macro F1 is the mean of the classes' own; a class that was neither there nor answered counts nowhere.
+Macro F1 is the mean of the classes' own; a class that was neither there nor answered counts
+nowhere.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ from multistride.tasks.task import Answer
 QUARTILES = 4
 
 
-def class_metrics(answers: Sequence[Answer], labels: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
-    """Shares are 0–1, log-loss in nats; the calibration error is the expected one of the answered class."""
+def class_metrics(
+    answers: Sequence[Answer], labels: Sequence[str], classes: Sequence[str]
+) -> dict[str, float]:
+    """Shares are 0–1, log-loss in nats; the calibration error is the expected one of the answered
+    class.
+    """
     right = np.array([answer.text == label for answer, label in zip(answers, labels, strict=True)])
     sure = np.array([answer.facts["probability"] for answer in answers])
-    of_label = np.array([answer.facts["probabilities"][label] for answer, label in zip(answers, labels, strict=True)])
+    of_label = np.array(
+        [
+            answer.facts["probabilities"][label]
+            for answer, label in zip(answers, labels, strict=True)
+        ]
+    )
     rows = by_class(confusion(answers, labels, classes), classes)
     scores = [row["f1"] for row in rows if row["records"] or row["answered"]]
     return {
@@ -32,7 +42,9 @@ def class_metrics(answers: Sequence[Answer], labels: Sequence[str], classes: Seq
     }
 
 
-def confusion(answers: Sequence[Answer], labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+def confusion(
+    answers: Sequence[Answer], labels: Sequence[str], classes: Sequence[str]
+) -> NDArray[np.int64]:
     """How often each class [row] was answered as each [column]."""
     places = {name: place for place, name in enumerate(classes)}
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
@@ -45,7 +57,9 @@ def by_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str
     """Precision, recall and F1 of every class; 0 where nothing was answered or there."""
     rows = []
     for place, name in enumerate(classes):
-        hit, there, answered = (int(n) for n in (matrix[place, place], matrix[place].sum(), matrix[:, place].sum()))
+        hit, there, answered = (
+            int(n) for n in (matrix[place, place], matrix[place].sum(), matrix[:, place].sum())
+        )
         shares = {
             "precision": hit / answered if answered else 0.0,
             "recall": hit / there if there else 0.0,

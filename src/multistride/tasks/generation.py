@@ -1,8 +1,10 @@
-"""Text generation as a task: summaries, titles, sentences from concepts, or the continuation of a prompt.
+"""Text generation as a task: summaries, titles, sentences from concepts, or the continuation of a
+prompt.
 
-A record has `source` (a text: what is read or continued) and, to be measured, `references` (texts, each of which is
-right) or `reference` (one text); `concepts` (words that the text must have) are measured where they are given. A
-model with an encoder writes a text of its own, a causal one goes on from the source.
+A record has `source` (a text: what is read or continued) and, to be measured, `references` (texts,
+each of which is right) or `reference` (one text); `concepts` (words that the text must have) are
+measured where they are given. A model with an encoder writes a text of its own, a causal one goes
+on from the source.
 """
 
 from __future__ import annotations
@@ -16,9 +18,23 @@ from typing import Any
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
 from multistride.generator import Generator, load
-from multistride.tasks.coherence import distinct, repeated, repeated_at, repetition_by_distance, self_bleu
+from multistride.tasks.coherence import (
+    distinct,
+    repeated,
+    repeated_at,
+    repetition_by_distance,
+    self_bleu,
+)
 from multistride.tasks.overlap import bleu, check_rouge, concept_coverage, length_ratio, rouge
-from multistride.tasks.task import Answer, Example, Opened, Record, RecordError, TaskRequest, text_field
+from multistride.tasks.task import (
+    Answer,
+    Example,
+    Opened,
+    Record,
+    RecordError,
+    TaskRequest,
+    text_field,
+)
 from multistride.translator import Translation, Translator
 
 SHOWN = 5
@@ -26,7 +42,9 @@ SHOWN = 5
 
 
 class GenerationTask:
-    """Source text to a text of its own; measured against references, concepts, itself, and a teacher."""
+    """Source text to a text of its own; measured against references, concepts, itself, and a
+    teacher.
+    """
 
     name = "generation"
 
@@ -34,27 +52,35 @@ class GenerationTask:
         self.teacher = teacher
 
     def example(self, record: Record, line: int) -> Example:
-        """The source and the first reference. Raises `RecordError` for fields that are no text or list of texts."""
+        """The source and the first reference. Raises `RecordError` for fields that are no text or
+        list of texts.
+        """
         source = text_field(record, "source", line)
         for name in ("references", "concepts"):
             _check_texts(record, name, line)
         if "reference" in record:
             text_field(record, "reference", line)
             if "references" in record:
-                raise RecordError(line, "it has 'reference' and 'references': name all of them in 'references'")
+                raise RecordError(
+                    line, "it has 'reference' and 'references': name all of them in 'references'"
+                )
         own = references(record)
         return Example(line, source, own[0] if own else None)
 
     def answer(self, output: Translation, record: Record) -> Answer:
         """The text, its tokens and how many steps wrote them (`written` counts EOS too)."""
-        facts = {"tokens": list(output.tokens), "steps": len(output.trace), "written": len(output.scores)}
+        facts = {
+            "tokens": list(output.tokens),
+            "steps": len(output.trace),
+            "written": len(output.scores),
+        }
         return Answer(output.text, facts)
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
         """All figures that the records allow; shares are 0–1, BLEU is 0–100.
 
-        `perplexity` is that of the texts under the teacher at K=1, in its tokens. Raises `MissingExtraError` without
-        the package rouge-score where records have references.
+        `perplexity` is that of the texts under the teacher at K=1, in its tokens. Raises
+        `MissingExtraError` without the package rouge-score where records have references.
         """
         tokens = [answer.facts["tokens"] for answer in answers]
         texts = [answer.text for answer in answers]
@@ -74,20 +100,26 @@ class GenerationTask:
         }
 
     def details(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
-        """Repetition by distance, BLEU's signature, what the references have of the concepts, the first answers."""
+        """Repetition by distance, BLEU's signature, what the references have of the concepts, the
+        first answers.
+        """
         texts = [answer.text for answer in answers]
         measured = [(text, references(record)) for text, record in zip(texts, records, strict=True)]
         known = [(text, own) for text, own in measured if own]
         listed = [record for record in records if record.get("concepts") and references(record)]
         found: dict[str, Any] = {
-            "repetition_by_distance": repetition_by_distance([answer.facts["tokens"] for answer in answers]),
+            "repetition_by_distance": repetition_by_distance(
+                [answer.facts["tokens"] for answer in answers]
+            ),
             "with_references": len(known),
         }
         if known:
             found["bleu_signature"] = bleu(*map(list, zip(*known, strict=True)))[1]
         if listed:
             pairs = [(each, record["concepts"]) for record in listed for each in references(record)]
-            found["concept_coverage_of_references"] = concept_coverage(*map(list, zip(*pairs, strict=True)))
+            found["concept_coverage_of_references"] = concept_coverage(
+                *map(list, zip(*pairs, strict=True))
+            )
         found["examples"] = [
             {"source": record["source"], "references": references(record), "text": text}
             for text, record in list(zip(texts, records, strict=True))[:SHOWN]
@@ -104,22 +136,26 @@ class GenerationTask:
 
 def references(record: Record) -> list[str]:
     """The texts that are right for a record; none where it has none."""
-    own: list[str] = record.get("references") or [record[name] for name in ("reference",) if name in record]
+    own: list[str] = record.get("references") or [
+        record[name] for name in ("reference",) if name in record
+    ]
     return own
 
 
 def open_generation(request: TaskRequest) -> Opened[Translation]:
     """A model behind the task, and its teacher where one is named.
 
-    Raises as `generator.load` and decoding do, and `MissingExtraError` without the package rouge-score, before
-    anything is written.
+    Raises as `generator.load` and decoding do, and `MissingExtraError` without the package
+    rouge-score, before anything is written.
     """
     check_rouge()
     model = load(request.model, request.device, request.engine)
     writing = request.writing
     options = _options(model, request)
     constraints = model.checked(options)
-    task = GenerationTask(None if writing.teacher is None else _teacher(writing.teacher, model, request))
+    task = GenerationTask(
+        None if writing.teacher is None else _teacher(writing.teacher, model, request)
+    )
 
     def solve(examples: Sequence[Example]) -> list[Translation | RecordError]:
         written = model.written([example.source for example in examples], options, constraints)
@@ -150,19 +186,31 @@ def _options(model: Translator, request: TaskRequest) -> DecodeOptions:
 
 
 def _teacher(directory: Path, model: Translator, request: TaskRequest) -> Translator:
-    """The model that says how probable the texts are. Raises `UsageError` if it is of another kind."""
+    """The model that says how probable the texts are. Raises `UsageError` if it is of another
+    kind.
+    """
     teacher = load(directory, request.device)
     if isinstance(teacher, Generator) != isinstance(model, Generator):
         kinds = ("a causal model", "a model with an encoder")
         first, second = kinds if isinstance(teacher, Generator) else kinds[::-1]
-        raise UsageError(f"the teacher {directory} is {first} and the model is {second}: give two of one kind")
+        raise UsageError(
+            f"the teacher {directory} is {first} and the model is {second}: give two of one kind"
+        )
     return teacher
 
 
 def _against_references(texts: Sequence[str], records: Sequence[Record]) -> dict[str, float]:
     """What is measured against references and concepts, over the records that have them."""
-    known = [(text, references(record)) for text, record in zip(texts, records, strict=True) if references(record)]
-    asked = [(text, record["concepts"]) for text, record in zip(texts, records, strict=True) if "concepts" in record]
+    known = [
+        (text, references(record))
+        for text, record in zip(texts, records, strict=True)
+        if references(record)
+    ]
+    asked = [
+        (text, record["concepts"])
+        for text, record in zip(texts, records, strict=True)
+        if "concepts" in record
+    ]
     found: dict[str, float] = {}
     if known:
         written, right = map(list, zip(*known, strict=True))
@@ -176,6 +224,12 @@ def _against_references(texts: Sequence[str], records: Sequence[Record]) -> dict
 def _check_texts(record: Record, name: str, line: int) -> None:
     """Raise `RecordError` for a field that is there and is no list of texts."""
     value = record.get(name, ["there is none"])
-    if not (isinstance(value, list) and value and all(isinstance(each, str) and each.strip() for each in value)):
+    if not (
+        isinstance(value, list)
+        and value
+        and all(isinstance(each, str) and each.strip() for each in value)
+    ):
         shown = json.dumps(value, ensure_ascii=False)[:40]
-        raise RecordError(line, f"the field {name!r} is {shown}; it must be a list of at least one text")
+        raise RecordError(
+            line, f"the field {name!r} is {shown}; it must be a list of at least one text"
+        )

@@ -1,10 +1,11 @@
 """Answers without a model, to compare with: what words alone say.
 
-The *best sentence* shares most words with the question, rare words of the passage counting more. The *typed span* is
-the name, number or other run of words in it, or near it, that the question word asks for and the question does not
-already say: the one that words of the question stand nearest to. The *most frequent span* is the one that the whole
-passage names most often. Sources: the sliding window with distances of Richardson, Burges and Renshaw 2013 (MCTest),
-which is also the baseline of Rajpurkar et al. 2016, arXiv 1606.05250, section 5; here without a parser.
+The *best sentence* shares most words with the question, rare words of the passage counting more.
+The *typed span* is the name, number or other run of words in it, or near it, that the question word
+asks for and the question does not already say: the one that words of the question stand nearest to.
+The *most frequent span* is the one that the whole passage names most often. Sources: the sliding
+window with distances of Richardson, Burges and Renshaw 2013 (MCTest), which is also the baseline of
+Rajpurkar et al. 2016, arXiv 1606.05250, section 5; here without a parser.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 _NUMBER = re.compile(r"[$€£]?\d[\d,.]*(?:\s(?:million|billion|thousand|percent|%))?")
 _NAME = re.compile(r"[A-Z][\w'’-]*(?:\s(?:(?:of|the|de|and)\s)?[A-Z][\w'’-]*)*")
 _RUN = re.compile(r"[\w'’-]+(?:\s[\w'’-]+){0,3}")
-_ASKS_NUMBER = re.compile(r"\b(how (?:many|much|long|old|far|large|big)|when|what (?:year|percent\w*|date))\b")
+_ASKS_NUMBER = re.compile(
+    r"\b(how (?:many|much|long|old|far|large|big)|when|what (?:year|percent\w*|date))\b"
+)
 _ASKS_NAME = re.compile(r"\b(who|whose|whom|where|which (?:city|country|person))\b")
 _FUNCTION_WORDS = frozenset(
     words_of(
@@ -45,14 +48,22 @@ def typed_span(question: str, passage: str) -> str:
     for pattern in (wanted, _NAME, _RUN):
         spans = [match for match in pattern.finditer(sentence) if not _said(match[0], asked)]
         if spans:
-            return max(spans, key=lambda match: (_nearness(sentence, match, asked), -match.start()))[0].strip(" .,")
+            return max(
+                spans, key=lambda match: (_nearness(sentence, match, asked), -match.start())
+            )[0].strip(" .,")
     return sentence
 
 
 def most_frequent_span(question: str, passage: str) -> str:
-    """The name or number that stands in the passage most often and not in the question; the first of several."""
+    """The name or number that stands in the passage most often and not in the question; the first
+    of several.
+    """
     asked = set(words_of(question))
-    spans = [match[0].strip(" .,") for pattern in (_NAME, _NUMBER) for match in pattern.finditer(plain(passage))]
+    spans = [
+        match[0].strip(" .,")
+        for pattern in (_NAME, _NUMBER)
+        for match in pattern.finditer(plain(passage))
+    ]
     counted = Counter(span for span in spans if not _said(span, asked))
     return max(counted, key=lambda span: counted[span], default=typed_span(question, passage))
 
@@ -62,7 +73,9 @@ def _sentences(passage: str) -> list[str]:
 
 
 def _weigher(question: str, sentences: Sequence[str]) -> Callable[[str], float]:
-    """How much a sentence shares with the question: inverse document frequencies, sentences taken for documents."""
+    """How much a sentence shares with the question: inverse document frequencies, sentences taken
+    for documents.
+    """
     asked = set(words_of(question)) - _FUNCTION_WORDS
     found = Counter(word for sentence in sentences for word in set(words_of(sentence)))
     weights = {word: math.log(1 + len(sentences) / found[word]) for word in asked if word in found}
@@ -82,7 +95,14 @@ def _said(span: str, asked: set[str]) -> bool:
 
 
 def _nearness(sentence: str, match: re.Match[str], asked: set[str]) -> float:
-    """How near the words of the question stand to a span, each by the inverse of its distance in words."""
+    """How near the words of the question stand to a span, each by the inverse of its distance in
+    words.
+    """
     before, after = words_of(sentence[: match.start()])[::-1], words_of(sentence[match.end() :])
     near = asked - _FUNCTION_WORDS
-    return sum(1 / place for side in (before, after) for place, word in enumerate(side, start=1) if word in near)
+    return sum(
+        1 / place
+        for side in (before, after)
+        for place, word in enumerate(side, start=1)
+        if word in near
+    )

@@ -1,4 +1,6 @@
-"""The tasks by name, for `multistride evaluate --task NAME`: a new task is one file and one line here."""
+"""The tasks by name, for `multistride evaluate --task NAME`: a new task is one file and one line
+here.
+"""
 
 from __future__ import annotations
 

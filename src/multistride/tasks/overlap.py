@@ -1,8 +1,9 @@
-"""How much of the references a text has: ROUGE, the concepts asked for, length. One text may have several references.
+"""How much of the references a text has: ROUGE, the concepts asked for, length. One text may have
+several references.
 
-The words and their stems are those of the package `rouge-score`, Google's reimplementation of ROUGE (Lin 2004), with
-one difference: it knows no letters but a to z, here every letter of Unicode makes words, so that other languages have
-figures too. Of text in ASCII the figures are the same.
+The words and their stems are those of the package `rouge-score`, Google's reimplementation of ROUGE
+(Lin 2004), with one difference: it knows no letters but a to z, here every letter of Unicode makes
+words, so that other languages have figures too. Of text in ASCII the figures are the same.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _SHORTEST_STEMMED = 4
 
 
 class Rouge(NamedTuple):
-    """F-measures, 0–1: words (1), pairs of words (2), the longest common subsequence of words (L)."""
+    """F-measures, 0–1: words (1), pairs of words (2), the longest common subsequence of words
+    (L).
+    """
 
     rouge_1: float
     rouge_2: float
@@ -42,20 +45,26 @@ def rouge(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Rouge:
 
     Raises `MissingExtraError` without the package rouge-score.
     """
-    found = [scorer().score_multi(list(own), text) for text, own in zip(texts, references, strict=True)]
+    found = [
+        scorer().score_multi(list(own), text) for text, own in zip(texts, references, strict=True)
+    ]
     names = ("rouge1", "rouge2", "rougeL")
     return Rouge(*(sum(scores[name].fmeasure for scores in found) / len(found) for name in names))
 
 
 def check_rouge() -> None:
-    """Raise `MissingExtraError` without the package rouge-score: before a model is run, not after."""
+    """Raise `MissingExtraError` without the package rouge-score: before a model is run, not
+    after.
+    """
     scorer()
 
 
 def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, str]:
     """Corpus BLEU against all references of each text, 0–100, and sacreBLEU's signature of it."""
     most = max(map(len, references))
-    streams = [[own[place] if place < len(own) else None for own in references] for place in range(most)]
+    streams = [
+        [own[place] if place < len(own) else None for own in references] for place in range(most)
+    ]
     metric = BLEU()
     score = metric.corpus_score(list(texts), streams).score
     return min(float(score), 100.0), metric.get_signature().format()
@@ -64,7 +73,8 @@ def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[flo
 def concept_coverage(texts: Sequence[str], concepts: Sequence[Sequence[str]]) -> float:
     """Share of the concepts that are in the text asked to have them, by word stems, 0–1.
 
-    Stems know no irregular forms ("ran" is not "run"), so it is a lower bound, also for the references.
+    Stems know no irregular forms ("ran" is not "run"), so it is a lower bound, also for the
+    references.
     """
     there = asked = 0
     for text, wanted in zip(texts, concepts, strict=True):
@@ -82,7 +92,9 @@ def length_ratio(texts: Sequence[str], references: Sequence[Sequence[str]]) -> f
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, those of more than three letters as their stems (Porter 1980)."""
+    """The words of a text in lower case, those of more than three letters as their stems (Porter
+    1980).
+    """
     scorer()
     found = _WORD.findall(text.lower())
     return [_stem(word) if len(word) >= _SHORTEST_STEMMED else word for word in found]

@@ -1,4 +1,6 @@
-"""Passages that are longer than a model reads at once: windows, and those that a question is probably about."""
+"""Passages that are longer than a model reads at once: windows, and those that a question is
+probably about.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from multistride.errors import MissingExtraError
 
 
 def windows(passage: str, words: int) -> list[str]:
-    """Windows of at most `words` words, which share half of them with the one before: what is short is whole in one.
+    """Windows of at most `words` words, which share half of them with the one before: what is short
+    is whole in one.
 
     Signs between words count as words too, and so do the characters of scripts without blanks.
     """
@@ -32,8 +35,9 @@ def word_count(passage: str) -> int:
 def retrieved(question: str, texts: Sequence[str], count: int) -> list[int]:
     """The places of the `count` texts that share most with the question by BM25, best first.
 
-    Of texts that share as much the earlier ones come first. Source: Robertson and Zaragoza 2009, "The probabilistic
-    relevance framework", with the variant and the constants of bm25s. Raises `MissingExtraError` without that.
+    Of texts that share as much the earlier ones come first. Source: Robertson and Zaragoza 2009,
+    "The probabilistic relevance framework", with the variant and the constants of bm25s. Raises
+    `MissingExtraError` without that.
     """
     if len(texts) <= count:
         return list(range(len(texts)))
@@ -45,7 +49,9 @@ def retrieved(question: str, texts: Sequence[str], count: int) -> list[int]:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case; characters of scripts without blanks are words of their own."""
+    """The words of a text in lower case; characters of scripts without blanks are words of their
+    own.
+    """
     lowered = text.lower()
     pieces = (lowered[first:last] for first, last in pairwise(borders(lowered)))
     return [piece for piece in pieces if piece[0].isalnum()]
@@ -53,8 +59,12 @@ def words_of(text: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _word_starts(passage: str) -> list[int]:
-    """Where the words of a passage begin, as characters; kept, since its windows are made smaller until they fit."""
-    return [place for place in borders(passage) if place < len(passage) and not passage[place].isspace()]
+    """Where the words of a passage begin, as characters; kept, since its windows are made smaller
+    until they fit.
+    """
+    return [
+        place for place in borders(passage) if place < len(passage) and not passage[place].isspace()
+    ]
 
 
 def _bm25s() -> Any:

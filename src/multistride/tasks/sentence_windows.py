@@ -1,11 +1,13 @@
-"""Translating a document by windows of consecutive sentences, which then see each other; lines stay aligned.
+"""Translating a document by windows of consecutive sentences, which then see each other; lines stay
+aligned.
 
-The lines of a window are joined, translated as one text, and that text is cut into as many lines again. Where that
-cannot be done (the model wrote more or fewer sentences than it was given) the lines of the window are translated one
-by one: a line never has the translation of another. Blank lines stand between documents; no window reaches over them.
+The lines of a window are joined, translated as one text, and that text is cut into as many lines
+again. Where that cannot be done (the model wrote more or fewer sentences than it was given) the
+lines of the window are translated one by one: a line never has the translation of another. Blank
+lines stand between documents; no window reaches over them.
 
-A line that the context does not hold (a whole paragraph, a page) is cut at its sentences into windows as well, and
-their translations are joined again.
+A line that the context does not hold (a whole paragraph, a page) is cut at its sentences into
+windows as well, and their translations are joined again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _END = re.compile(r"(?<=[.!?…。！？])(?:[\"'”“’‘»«)\]]*)(?:\s+|$)
 
 @dataclass
 class Counts:
-    """What became of the windows of more than one line: `apart` had to be translated line by line."""
+    """What became of the windows of more than one line: `apart` had to be translated line by
+    line.
+    """
 
     windows: int = 0
     apart: int = 0
@@ -40,13 +44,15 @@ class Counts:
 
 
 class WindowTranslator(Translator):
-    """A translator that joins up to `sentences` consecutive lines with a `separator` before it translates them.
+    """A translator that joins up to `sentences` consecutive lines with a `separator` before it
+    translates them.
 
-    With a blank separator a text is cut where sentences end, so a line that ends otherwise ends its window too. Any
-    other one must have been in the training text: the model is to write it between the sentences.
+    With a blank separator a text is cut where sentences end, so a line that ends otherwise ends its
+    window too. Any other one must have been in the training text: the model is to write it between
+    the sentences.
 
-    What is known of a window beside its text (tokens, scores, trace) is with its first line. `counts` says how many
-    windows there were so far.
+    What is known of a window beside its text (tokens, scores, trace) is with its first line.
+    `counts` says how many windows there were so far.
     """
 
     def __init__(self, translator: Translator, sentences: int, separator: str = " ") -> None:
@@ -57,7 +63,9 @@ class WindowTranslator(Translator):
         self.counts = Counts()
 
     def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
-        """The constraints of `options`. Raises `UsageError` for those of single sentences, and as the base does."""
+        """The constraints of `options`. Raises `UsageError` for those of single sentences, and as
+        the base does.
+        """
         if streaming or options.prefix or options.stop:
             given = "--stream" if streaming else "a prefix" if options.prefix else "a stop text"
             raise UsageError(
@@ -66,8 +74,12 @@ class WindowTranslator(Translator):
             )
         return super().checked(options, streaming)
 
-    def written(self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints) -> list[Translation]:
-        """What the model writes for lines, window by window; the n-th result belongs to the n-th line."""
+    def written(
+        self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
+    ) -> list[Translation]:
+        """What the model writes for lines, window by window; the n-th result belongs to the n-th
+        line.
+        """
         windows = list(self._windows(texts))
         pieces = [self._pieces(window) for window in windows]
         flat = [piece for each in pieces for piece in each]
@@ -76,7 +88,12 @@ class WindowTranslator(Translator):
         cuts = [self.cut(each.text, window) for each, window in zip(whole, windows, strict=True)]
         self.counts.windows += sum(len(window) > 1 for window in windows)
         self.counts.apart += sum(cut is None for cut in cuts)
-        lines = [line for window, cut in zip(windows, cuts, strict=True) if cut is None for line in window]
+        lines = [
+            line
+            for window, cut in zip(windows, cuts, strict=True)
+            if cut is None
+            for line in window
+        ]
         alone = iter(super().written(lines, options, constraints))
         results: list[Translation] = []
         for each, window, cut in zip(whole, windows, cuts, strict=True):
@@ -84,7 +101,9 @@ class WindowTranslator(Translator):
         return results
 
     def _windows(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Consecutive lines that are translated together, as many as allowed and as the context holds."""
+        """Consecutive lines that are translated together, as many as allowed and as the context
+        holds.
+        """
         window: list[str] = []
         for text in texts:
             if window and not (text.strip() and self._joins(window, text)):
@@ -109,7 +128,9 @@ class WindowTranslator(Translator):
         return self.problem(tokens) is None
 
     def _pieces(self, window: Sequence[str]) -> list[str]:
-        """What is translated at once: the lines of a window joined, or the parts of one line that is too long."""
+        """What is translated at once: the lines of a window joined, or the parts of one line that
+        is too long.
+        """
         joined = self.separator.join(window)
         if len(window) > 1 or self._fits(joined):
             return [joined]
@@ -123,7 +144,9 @@ class WindowTranslator(Translator):
         return pieces
 
     def cut(self, text: str, window: Sequence[str]) -> list[str] | None:
-        """A translation cut into one part for each line of the window; None where that is not possible."""
+        """A translation cut into one part for each line of the window; None where that is not
+        possible.
+        """
         if len(window) == 1:
             return [text]
         if self.separator.strip():
@@ -143,7 +166,9 @@ def ends_sentence(line: str) -> bool:
 
 
 def _parts(text: str) -> list[str]:
-    """A text cut behind every end of a sentence; what follows the last one comes last and may be empty."""
+    """A text cut behind every end of a sentence; what follows the last one comes last and may be
+    empty.
+    """
     places = [0, *(match.end() for match in _END.finditer(text)), len(text)]
     return [text[first:last].strip() for first, last in pairwise(places)]
 

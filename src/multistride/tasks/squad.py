@@ -1,9 +1,9 @@
 """How answers are compared with those that are right: exact match and F1 as SQuAD defines them.
 
-Before that a text is lower-cased, loses its ASCII punctuation and the words a, an and the, and its blanks become one
-each. Both figures are the best over all right answers. Source: Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1,
-and the evaluation script that came with version 1.1. Words are what stands between blanks, so F1 says little of
-languages that are written without any.
+Before that a text is lower-cased, loses its ASCII punctuation and the words a, an and the, and its
+blanks become one each. Both figures are the best over all right answers. Source: Rajpurkar et al.
+2016, arXiv 1606.05250, section 6.1, and the evaluation script that came with version 1.1. Words are
+what stands between blanks, so F1 says little of languages that are written without any.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ def exact_match(given: str, right: Sequence[str]) -> float:
 
 
 def f1(given: str, right: Sequence[str]) -> float:
-    """The largest F1 (0 to 1) of the words of `given` and those of a right answer, repeated words counted."""
-    return max((_overlap(normalised(given).split(), normalised(answer).split()) for answer in right), default=0.0)
+    """The largest F1 (0 to 1) of the words of `given` and those of a right answer, repeated words
+    counted.
+    """
+    return max(
+        (_overlap(normalised(given).split(), normalised(answer).split()) for answer in right),
+        default=0.0,
+    )
 
 
 def _overlap(given: list[str], right: list[str]) -> float:

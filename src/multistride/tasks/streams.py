@@ -1,4 +1,6 @@
-"""Documents in, answers out: from lines, records or files to one line each, whatever happens to the others."""
+"""Documents in, answers out: from lines, records or files to one line each, whatever happens to the
+others.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,20 @@ Numbered = Iterator[tuple[int, Record | RecordError]]
 
 
 def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
-    """Each line is a document, a blank one too. Raises `DataError` if the first is no text at all."""
+    """Each line is a document, a blank one too. Raises `DataError` if the first is no text at
+    all.
+    """
     for line, raw in enumerate(lines, start=1):
         if line == 1 and b"\0" in raw[:LOOKED_AT]:
-            raise DataError("the input holds binary data (a zero byte in line 1): give UTF-8 text, a document a line")
+            raise DataError(
+                "the input holds binary data (a zero byte in line 1): give UTF-8 text, a document a line"
+            )
         yield line, _document(raw.rstrip(b"\r\n"), field, line)
 
 
 def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
-    """A .jsonl has a record a line, any other file is one document (line 1); .gz and .xz are decompressed.
+    """A .jsonl has a record a line, any other file is one document (line 1); .gz and .xz are
+    decompressed.
 
     A file that cannot be read is a `RecordError`. Records say in `file` where they come from.
     """
@@ -45,11 +52,14 @@ def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
             yield 1, RecordError(1, str(error))
 
 
-def write_answers(results: Iterable[Solved], output: TextIO, as_json: bool, report: Callable[[str], None]) -> int:
-    """Write a line for every record: its answer (after the file's name, if it has one), or an object with all facts.
+def write_answers(
+    results: Iterable[Solved], output: TextIO, as_json: bool, report: Callable[[str], None]
+) -> int:
+    """Write a line for every record: its answer (after the file's name, if it has one), or an
+    object with all facts.
 
-    A record without an answer is an empty line (as JSON: an object with `problem`), and is reported. Returns how many
-    there were.
+    A record without an answer is an empty line (as JSON: an object with `problem`), and is
+    reported. Returns how many there were.
     """
     failed = 0
     for each in results:
@@ -65,9 +75,13 @@ def write_answers(results: Iterable[Solved], output: TextIO, as_json: bool, repo
 def _line(each: Solved, file: str | None, as_json: bool) -> str:
     if as_json:
         known = {FILE: file} if file else {}
-        answer = {"answer": each.answer.text, **each.answer.facts} if each.answer else {"answer": None}
+        answer = (
+            {"answer": each.answer.text, **each.answer.facts} if each.answer else {"answer": None}
+        )
         problem = each.problem and each.problem.problem
-        return json.dumps({"line": each.line, **known, **answer, "problem": problem}, ensure_ascii=False)
+        return json.dumps(
+            {"line": each.line, **known, **answer, "problem": problem}, ensure_ascii=False
+        )
     text = one_line(each.answer.text) if each.answer else ""
     return f"{file}\t{text}" if file else text
 

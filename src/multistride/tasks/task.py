@@ -1,8 +1,9 @@
 """What a task is: records in, examples for the tokenizer, answers out, figures over all of them.
 
-A record is one JSON object. A task makes an `Example` of it (texts, ready for the tokenizer), turns what the model
-gave for that into an `Answer`, and measures many answers against their records. What runs the model in between is a
-`Solve`. One bad record never stops the others: it becomes a `Solved` that says what is wrong with it.
+A record is one JSON object. A task makes an `Example` of it (texts, ready for the tokenizer), turns
+what the model gave for that into an `Answer`, and measures many answers against their records. What
+runs the model in between is a `Solve`. One bad record never stops the others: it becomes a `Solved`
+that says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -59,13 +60,17 @@ class Task(Protocol[Read]):
     name: str
 
     def example(self, record: Record, line: int) -> Example:
-        """The texts of a record. Raises `RecordError` naming line, field, what was given and what is allowed."""
+        """The texts of a record. Raises `RecordError` naming line, field, what was given and what
+        is allowed.
+        """
 
     def answer(self, output: Read, record: Record) -> Answer:
         """What the model's output for this record means."""
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """Figures over all answers; the n-th record, which holds what is right, belongs to the n-th answer."""
+        """Figures over all answers; the n-th record, which holds what is right, belongs to the n-th
+        answer.
+        """
 
 
 Solve: TypeAlias = Callable[[Sequence[Example]], Sequence[Output | RecordError]]
@@ -76,7 +81,9 @@ Details: TypeAlias = Callable[[Sequence[Answer], Sequence[Record]], dict[str, An
 
 @dataclass(frozen=True)
 class Opened(Generic[Output]):
-    """A task with a model behind it. `details` are what a result file has beside the figures, such as a matrix."""
+    """A task with a model behind it. `details` are what a result file has beside the figures, such
+    as a matrix.
+    """
 
     task: Task[Output]
     solve: Solve[Output]
@@ -88,10 +95,18 @@ class Writing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threshold: float | None = Field(None, ge=0, le=1, description="adaptive: how sure kept tokens are together")
-    policy: PolicyName | None = Field(None, description="how many tokens a step proposes: see decode.policy")
-    max_tokens: int | None = Field(None, ge=1, description="most tokens of a text; left out: as decoding has it")
-    teacher: Path | None = Field(None, description="autoregressive model to be compared with, and its perplexity")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="adaptive: how sure kept tokens are together"
+    )
+    policy: PolicyName | None = Field(
+        None, description="how many tokens a step proposes: see decode.policy"
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="most tokens of a text; left out: as decoding has it"
+    )
+    teacher: Path | None = Field(
+        None, description="autoregressive model to be compared with, and its perplexity"
+    )
 
 
 class TaskRequest(BaseModel):
@@ -102,7 +117,9 @@ class TaskRequest(BaseModel):
     model: Path = Field(description="model directory")
     group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
     mode: Mode = Field("fast", description="fast, adaptive or exact")
-    drafts: Drafts | None = Field(None, description="exact: drafted by masks, text that stood there before, or both")
+    drafts: Drafts | None = Field(
+        None, description="exact: drafted by masks, text that stood there before, or both"
+    )
     beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     engine: str = Field("eager", description="what computes")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -111,7 +128,8 @@ class TaskRequest(BaseModel):
 
 
 Open: TypeAlias = Callable[[TaskRequest], Opened[Any]]
-"""How a task is opened by its name: raises as loading a model does, and `UsageError` for what the task cannot use."""
+"""How a task is opened by its name: raises as loading a model does, and `UsageError` for what the
+task cannot use."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,9 @@ class Solved:
 
 
 def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Record | RecordError]]:
-    """One JSON object a line, with its line number from 1; blank lines are skipped, others are a `RecordError`."""
+    """One JSON object a line, with its line number from 1; blank lines are skipped, others are a
+    `RecordError`.
+    """
     for line, raw in enumerate(lines, start=1):
         if raw.strip():
             yield line, _record(line, raw)
@@ -137,7 +157,9 @@ def text_field(record: Record, name: str, line: int) -> str:
     if isinstance(value, str) and value.strip():
         return value
     if name not in record:
-        raise RecordError(line, f"the field {name!r} is missing; it has {', '.join(record) or 'none'}: name it so")
+        raise RecordError(
+            line, f"the field {name!r} is missing; it has {', '.join(record) or 'none'}: name it so"
+        )
     shown = "blank" if isinstance(value, str) else json.dumps(value, ensure_ascii=False)[:40]
     raise RecordError(line, f"the field {name!r} is {shown}; it must be a text")
 
@@ -145,11 +167,15 @@ def text_field(record: Record, name: str, line: int) -> str:
 def solved(
     opened: Opened[Any], records: Iterable[tuple[int, Record | RecordError]], together: int = 256
 ) -> Iterator[Solved]:
-    """Every record with its answer or its problem, in order; `together` are handed to the model at once."""
+    """Every record with its answer or its problem, in order; `together` are handed to the model at
+    once.
+    """
     iterator = iter(records)
     while chunk := list(islice(iterator, together)):
         made = [(line, record, _example(opened.task, record, line)) for line, record in chunk]
-        outputs = iter(opened.solve([example for _, _, example in made if isinstance(example, Example)]))
+        outputs = iter(
+            opened.solve([example for _, _, example in made if isinstance(example, Example)])
+        )
         for line, record, example in made:
             output = next(outputs) if isinstance(example, Example) else example
             known = None if isinstance(record, RecordError) else record
@@ -163,13 +189,17 @@ def solved(
 def _record(line: int, raw: bytes) -> Record | RecordError:
     try:
         record = json.loads(raw.decode("utf-8"))
-        json.dumps(record, ensure_ascii=False).encode("utf-8")  # JSON can escape half of a surrogate pair
+        json.dumps(record, ensure_ascii=False).encode(
+            "utf-8"
+        )  # JSON can escape half of a surrogate pair
     except UnicodeError:
         return RecordError(line, "it is not valid UTF-8; a record is one JSON object in UTF-8")
     except (ValueError, RecursionError):
         return RecordError(line, "it is not JSON; a record is one JSON object a line")
     if not isinstance(record, dict):
-        return RecordError(line, f"it is a JSON {type(record).__name__}; a record is one JSON object a line")
+        return RecordError(
+            line, f"it is a JSON {type(record).__name__}; a record is one JSON object a line"
+        )
     return record
 
 

@@ -8,7 +8,15 @@ from typing import Any
 from sacrebleu.metrics import BLEU, CHRF
 
 from multistride.errors import DataError
-from multistride.tasks.task import Answer, Example, Opened, Record, RecordError, TaskRequest, text_field
+from multistride.tasks.task import (
+    Answer,
+    Example,
+    Opened,
+    Record,
+    RecordError,
+    TaskRequest,
+    text_field,
+)
 from multistride.translator import Translator
 
 
@@ -18,7 +26,9 @@ class TranslationTask:
     name = "translation"
 
     def example(self, record: Record, line: int) -> Example:
-        """The source and, if there is one, the target. Raises `RecordError` for a field that is no text."""
+        """The source and, if there is one, the target. Raises `RecordError` for a field that is no
+        text.
+        """
         target = text_field(record, "target", line) if "target" in record else None
         return Example(line, text_field(record, "source", line), target)
 
@@ -29,8 +39,13 @@ class TranslationTask:
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
         """BLEU and chrF against `target`. Raises `DataError` where a record has none."""
         if not all("target" in record for record in records):
-            raise DataError("a record has no 'target', and quality is measured against it: add the translations")
-        texts, references = [answer.text for answer in answers], [[record["target"] for record in records]]
+            raise DataError(
+                "a record has no 'target', and quality is measured against it: add the translations"
+            )
+        texts, references = (
+            [answer.text for answer in answers],
+            [[record["target"] for record in records]],
+        )
         return {
             "bleu": float(BLEU().corpus_score(texts, references).score),
             "chrf": float(CHRF().corpus_score(texts, references).score),

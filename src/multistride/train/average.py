@@ -16,9 +16,11 @@ from multistride.rundir import RunDirectory
 
 
 class MovingAverage:
-    """An exponential moving average (EMA) of a model's weights (Polyak and Juditsky 1992; the decay warms up).
+    """An exponential moving average (EMA) of a model's weights (Polyak and Juditsky 1992; the decay
+    warms up).
 
-    `other` holds the averaged weights; inside `in_place` the model has them and `other` the trained ones.
+    `other` holds the averaged weights; inside `in_place` the model has them and `other` the trained
+    ones.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,14 +29,18 @@ class MovingAverage:
 
     @torch.no_grad()
     def take(self, update: int) -> None:
-        """Move towards the weights after update number `update`, early on faster than `decay` says."""
+        """Move towards the weights after update number `update`, early on faster than `decay`
+        says.
+        """
         share = 1 - min(self.decay, (1 + update) / (10 + update))
         for name, weights in self.model.named_parameters():
             self.other[name].lerp_(weights, share)
 
     @torch.no_grad()
     def train_on(self, weights: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint: the model has the averaged weights, and these are the trained ones."""
+        """Go on from a checkpoint: the model has the averaged weights, and these are the trained
+        ones.
+        """
         for name, trained in self.model.named_parameters():
             self.other[name] = trained.clone()
             trained.copy_(weights[name])
@@ -57,35 +63,56 @@ class MovingAverage:
 
 
 def average_models(directories: Sequence[Path], output: Path) -> None:
-    """Write the model whose weights are the mean of those of other models (Vaswani et al. 2017, section 6.1).
+    """Write the model whose weights are the mean of those of other models (Vaswani et al. 2017,
+    section 6.1).
 
     Raises `UsageError` for fewer than two, `DataError` if they differ in more than their weights.
     """
     if len(directories) < 2:
-        raise UsageError(f"{len(directories)} model directory was given, an average needs 2: name more checkpoints")
+        raise UsageError(
+            f"{len(directories)} model directory was given, an average needs 2: name more checkpoints"
+        )
     model, vocabulary = load_model(directories[0])
     first = model.state_dict()
-    sums = {name: weights.double() for name, weights in first.items() if weights.is_floating_point()}
+    sums = {
+        name: weights.double() for name, weights in first.items() if weights.is_floating_point()
+    }
     for directory in directories[1:]:
         other, known = load_model(directory)
         _check_alike(directories[0], model, directory, other)
         if known.digest() != vocabulary.digest():
-            raise DataError(f"{directories[0]} and {directory} have different vocabularies: average one run's models")
+            raise DataError(
+                f"{directories[0]} and {directory} have different vocabularies: average one run's models"
+            )
         found = other.state_dict()
-        if not all(torch.equal(weights, found[name]) for name, weights in first.items() if name not in sums):
-            raise DataError(f"{directories[0]} and {directory} know different words: average one run's models")
+        if not all(
+            torch.equal(weights, found[name]) for name, weights in first.items() if name not in sums
+        ):
+            raise DataError(
+                f"{directories[0]} and {directory} know different words: average one run's models"
+            )
         for name in sums:
             sums[name] += found[name].double()
-    mean: dict[str, Tensor] = {name: (total / len(directories)).float() for name, total in sums.items()}
+    mean: dict[str, Tensor] = {
+        name: (total / len(directories)).float() for name, total in sums.items()
+    }
     model.load_state_dict({**first, **mean})
     names = [str(directory) for directory in directories]
     provenance = {**load_provenance(directories[-1]), "average_of": names}
     card = (directories[-1] / "README.md").read_text(encoding="utf-8")
-    save_model(output, model, vocabulary, provenance, f"{card}\nThe weights are the mean of: {', '.join(names)}.\n")
+    save_model(
+        output,
+        model,
+        vocabulary,
+        provenance,
+        f"{card}\nThe weights are the mean of: {', '.join(names)}.\n",
+    )
 
 
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
-    """The newest `count` checkpoints of a run directory, oldest first. Raises `DataError` if there are fewer."""
+    """The newest `count` checkpoints of a run directory, oldest first. Raises `DataError` if there
+    are fewer.
+    """
     found = RunDirectory(run).by_age()
     if len(found) < count:
         raise DataError(
@@ -97,6 +124,10 @@ def newest_checkpoints(run: Path, count: int) -> list[Path]:
 
 def _check_alike(first: Path, model: Transformer, second: Path, other: Transformer) -> None:
     mine, theirs = model.config.model_dump(), other.config.model_dump()
-    differing = [f"{key} is {mine[key]} and {theirs[key]}" for key in mine if mine[key] != theirs[key]]
+    differing = [
+        f"{key} is {mine[key]} and {theirs[key]}" for key in mine if mine[key] != theirs[key]
+    ]
     if differing:
-        raise DataError(f"{first} and {second} differ ({'; '.join(differing)}): average the models of one run")
+        raise DataError(
+            f"{first} and {second} differ ({'; '.join(differing)}): average the models of one run"
+        )

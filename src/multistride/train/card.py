@@ -13,8 +13,12 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
     shape, training = model.config, config.training
     parameters = sum(parameter.numel() for parameter in model.parameters())
     sizes = ", ".join(str(size) for size in shape.group_sizes)
-    files = [entry["path"] for split in data.manifest["splits"].values() for entry in split["files"]]
-    verb, source = ("translate", "source") if shape.encoder_layers else ("generate --mode exact", "prompts")
+    files = [
+        entry["path"] for split in data.manifest["splits"].values() for entry in split["files"]
+    ]
+    verb, source = (
+        ("translate", "source") if shape.encoder_layers else ("generate --mode exact", "prompts")
+    )
     task = f"trained to write K tokens per step for K in {{{sizes}}}"
     if shape.adapter is not None:
         task = f"with adapters of rank {shape.adapter.rank} that draft, K in {{{sizes}}}; its text is unchanged"

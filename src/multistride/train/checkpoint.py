@@ -29,12 +29,16 @@ class Sums:
     seconds: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Sums(
+            *(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+        )
 
 
 @dataclass
 class Progress:
-    """Where a run stands. `batch` counts the batches of the epoch that are used up, `since` the open log line."""
+    """Where a run stands. `batch` counts the batches of the epoch that are used up, `since` the
+    open log line.
+    """
 
     update: int = 0
     epoch: int = 0
@@ -45,9 +49,14 @@ class Progress:
 
 
 def save_state(
-    directory: Path, optimizer: dict[str, Any], progress: Progress, average: MovingAverage | None = None
+    directory: Path,
+    optimizer: dict[str, Any],
+    progress: Progress,
+    average: MovingAverage | None = None,
 ) -> None:
-    """Write the optimiser's state (whole tensors) and progress; the trained weights too where there is an average."""
+    """Write the optimiser's state (whole tensors) and progress; the trained weights too where there
+    is an average.
+    """
     state = {
         "optimizer": optimizer,
         "progress": asdict(progress),
@@ -58,7 +67,9 @@ def save_state(
     (directory / STATE).write_bytes(serialised.getbuffer())
 
 
-def load_state(directory: Path, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None) -> Progress:
+def load_state(
+    directory: Path, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None
+) -> Progress:
     """Restore what `save_state` wrote. Only tensors and plain values are read, never code."""
     path = directory / STATE
     try:

@@ -1,9 +1,11 @@
-"""Cross-entropy over a large vocabulary where the output matrix is frozen: in chunks, gradients at once.
+"""Cross-entropy over a large vocabulary where the output matrix is frozen: in chunks, gradients at
+once.
 
-Adapters are trained on a few thousand drafts an update, each with logits over the whole vocabulary of a converted
-model: a table of hundreds of megabytes, written and read a dozen times on its way through softmax and back. Here a
-chunk of rows is taken from hidden states to gradients before the next one is looked at. The idea is that of fused
-linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989, section 3.2).
+Adapters are trained on a few thousand drafts an update, each with logits over the whole vocabulary
+of a converted model: a table of hundreds of megabytes, written and read a dozen times on its way
+through softmax and back. Here a chunk of rows is taken from hidden states to gradients before the
+next one is looked at. The idea is that of fused linear cross-entropy (Hsu et al. 2024, arXiv
+2410.10989, section 3.2).
 
 Shapes: L labelled slots, D hidden size, V vocabulary, R rank of the Markov head, C rows of a chunk.
 """
@@ -21,7 +23,8 @@ from multistride.groups import NO_LABEL
 from multistride.model.transformer import Transformer
 
 ROWS = 128
-"""Rows of a chunk: enough for fast products, few enough that one chunk's logits stay below 30 MB."""
+"""Rows of a chunk: enough for fast products, few enough that one chunk's logits stay below 30
+MB."""
 
 
 def has_frozen_output(model: Transformer) -> bool:
@@ -36,7 +39,8 @@ def chunked_cross_entropy(
     wanted: Int[Tensor, "L"],
     previous: Int[Tensor, "L"],
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """The summed cross-entropy of labelled slots and how many of them are right, as `SlotLoss` has them.
+    """The summed cross-entropy of labelled slots and how many of them are right, as `SlotLoss` has
+    them.
 
     `previous` is the token before each label, `NO_LABEL` where the Markov head has no say.
     """
@@ -49,7 +53,9 @@ def chunked_cross_entropy(
         following = model.markov.following
     kind = hidden.device.type
     precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    loss, correct = _Chunked.apply(hidden, weight.to(precision), before, following, wanted, model.output_bias)
+    loss, correct = _Chunked.apply(
+        hidden, weight.to(precision), before, following, wanted, model.output_bias
+    )
     return loss, correct
 
 
@@ -78,7 +84,9 @@ class _Chunked(torch.autograd.Function):
             for first in range(0, len(hidden), ROWS):
                 rows = slice(first, first + ROWS)
                 asked = wanted[rows, None]
-                logits = linear(entering[rows], weight, None if bias is None else bias.to(precision))
+                logits = linear(
+                    entering[rows], weight, None if bias is None else bias.to(precision)
+                )
                 error = logits.softmax(dim=-1)
                 given = error.gather(1, asked)
                 correct += (given[:, 0] == error.amax(dim=-1)).sum()
@@ -95,7 +103,10 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         of_entering, of_following = ctx.saved_tensors
-        of_hidden, of_before = of_entering[:, : ctx.width] * scale, of_entering[:, ctx.width :] * scale
+        of_hidden, of_before = (
+            of_entering[:, : ctx.width] * scale,
+            of_entering[:, ctx.width :] * scale,
+        )
         if not of_following.numel():
             return of_hidden, None, None, None, None, None
         return of_hidden, None, of_before, of_following * scale, None, None

@@ -15,7 +15,9 @@ from multistride.train.checkpoint import Progress
 
 @dataclass
 class Piece:
-    """One batch, the pairs it is made of (rows of the split), and the generator its layouts are drawn from."""
+    """One batch, the pairs it is made of (rows of the split), and the generator its layouts are
+    drawn from.
+    """
 
     rows: NDArray[np.int64]
     batch: Batch
@@ -29,16 +31,25 @@ class Feed:
     """
 
     def __init__(
-        self, split: Split, vocabulary: Vocabulary, tokens_per_batch: int, seed: int, most_read: int | None = None
+        self,
+        split: Split,
+        vocabulary: Vocabulary,
+        tokens_per_batch: int,
+        seed: int,
+        most_read: int | None = None,
     ) -> None:
         self._split, self._vocabulary = split, vocabulary
-        self._source_lengths = np.minimum(split.source_lengths, most_read or split.source_lengths.max())
+        self._source_lengths = np.minimum(
+            split.source_lengths, most_read or split.source_lengths.max()
+        )
         self._budget, self._seed = tokens_per_batch, seed
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []
 
     def take(self, progress: Progress, count: int, share: slice = slice(None)) -> list[Piece]:
-        """The next `count` batches, those of `share` made into tensors; `progress` moves past all of them."""
+        """The next `count` batches, those of `share` made into tensors; `progress` moves past all
+        of them.
+        """
         places = [self._next(progress) for _ in range(count)]
         return [self._piece(*place) for place in places[share]]
 

@@ -40,7 +40,9 @@ def objective(model: Transformer, settings: TrainingConfig, r_drop: float = 0.0)
 
 
 def trained_splits(data: PreparedData, model: TransformerConfig) -> dict[str, Split]:
-    """The splits as the model learns them: one that writes labels learns every window with its label as a pair."""
+    """The splits as the model learns them: one that writes labels learns every window with its
+    label as a pair.
+    """
     splits = {name: data.split(name) for name in data.manifest["splits"]}
     shape = model.classifier
     if shape is None or shape.kind == "pooled":
@@ -48,23 +50,30 @@ def trained_splits(data: PreparedData, model: TransformerConfig) -> dict[str, Sp
     names = data.vocabulary.encode_targets(list(shape.classes))
     cut = shape.window, shape.overlap, shape.first_tokens
     return {
-        name: PairedTokens(*window_sources(split, names, *cut)) if isinstance(split, LabelledDocuments) else split
+        name: PairedTokens(*window_sources(split, names, *cut))
+        if isinstance(split, LabelledDocuments)
+        else split
         for name, split in splits.items()
     }
 
 
 def resumed(directory: Path, expected: TransformerConfig) -> Transformer:
-    """The model of a checkpoint. Raises `DataError` if the data no longer have the classes it was begun with."""
+    """The model of a checkpoint. Raises `DataError` if the data no longer have the classes it was
+    begun with.
+    """
     model, _ = load_model(directory)
     if model.config.classifier is not None and expected.classifier is not None:
-        check_classes(model.config.classifier.classes, expected.classifier.classes, str(directory), "the data")
+        check_classes(
+            model.config.classifier.classes, expected.classifier.classes, str(directory), "the data"
+        )
     return model
 
 
 def beside_windows(
     model: Transformer, documents: Split, vocabulary: Vocabulary, say: Callable[[str], None]
 ) -> Tensor | None:
-    """Fit the wide path of a classifier; its logits of the training documents [N, C], None if it has none.
+    """Fit the wide path of a classifier; its logits of the training documents [N, C], None if it
+    has none.
 
     They follow from the documents alone, so a run that goes on has those it began with.
     """
@@ -72,13 +81,19 @@ def beside_windows(
         return None
     assert isinstance(documents, LabelledDocuments)
     fit = fit_wide(model.classifier, documents, vocabulary)
-    right = float((fit.held_out.argmax(1) == torch.from_numpy(np.array(documents.labels))).float().mean())
-    say(f"wide path: {fit.words} words, accuracy {right:.3f} on training documents that a fit did not see")
+    right = float(
+        (fit.held_out.argmax(1) == torch.from_numpy(np.array(documents.labels))).float().mean()
+    )
+    say(
+        f"wide path: {fit.words} words, accuracy {right:.3f} on training documents that a fit did not see"
+    )
     return fit.held_out
 
 
 def check_lengths(splits: dict[str, Split], data: PreparedData, model: TransformerConfig) -> None:
-    """Raise `DataError` for data the model has no positions for; documents that are read in windows fit always."""
+    """Raise `DataError` for data the model has no positions for; documents that are read in windows
+    fit always.
+    """
     longest = model.max_positions
     for name, split in splits.items():
         if isinstance(split, LabelledDocuments):

@@ -1,4 +1,5 @@
-"""Which slots a batch is trained on: every sentence draws a group size, and perhaps a layout of its own.
+"""Which slots a batch is trained on: every sentence draws a group size, and perhaps a layout of its
+own.
 
 Shapes: B sentences, N slots, M slots and drafts, G and H groups, A places to draft from.
 """
@@ -34,9 +35,10 @@ from multistride.train.config import GroupsConfig
 class TrainingPass(NamedTuple):
     """A decoder pass and what it is to predict.
 
-    `previous` is what `groups.previous_in_group` says, or `groups.previous_in_draft` where a draft is laid out. In
-    texts without sources many drafts are laid out at once: their slots are `drafts`, their labels the last ones.
-    `entering` is what the frozen layers below adapters make of the slots, where that is known (`train.trunk`).
+    `previous` is what `groups.previous_in_group` says, or `groups.previous_in_draft` where a draft
+    is laid out. In texts without sources many drafts are laid out at once: their slots are
+    `drafts`, their labels the last ones. `entering` is what the frozen layers below adapters make
+    of the slots, where that is known (`train.trunk`).
     """
 
     slots: Slots
@@ -49,7 +51,13 @@ class TrainingPass(NamedTuple):
         """The same pass on another device."""
         drafts = None if self.drafts is None else self.drafts.to(device)
         entering = None if self.entering is None else self.entering.to(device)
-        return TrainingPass(self.slots.to(device), self.labels.to(device), self.previous.to(device), drafts, entering)
+        return TrainingPass(
+            self.slots.to(device),
+            self.labels.to(device),
+            self.previous.to(device),
+            drafts,
+            entering,
+        )
 
     def labelled(self) -> int:
         """The number of tokens to predict."""
@@ -57,9 +65,13 @@ class TrainingPass(NamedTuple):
 
 
 class LayoutDrawer:
-    """Draws the layouts of batches as a configuration says; all chance comes from the generator it is handed."""
+    """Draws the layouts of batches as a configuration says; all chance comes from the generator it
+    is handed.
+    """
 
-    def __init__(self, groups: GroupsConfig, model: TransformerConfig, word_dropout: float = 0.0) -> None:
+    def __init__(
+        self, groups: GroupsConfig, model: TransformerConfig, word_dropout: float = 0.0
+    ) -> None:
         self.groups, self.model, self.word_dropout = groups, model, word_dropout
 
     def draw(self, batch: Batch, generator: torch.Generator, progress: float = 1.0) -> TrainingPass:
@@ -70,16 +82,26 @@ class LayoutDrawer:
         sizes = equal_sizes(batch.target_lengths, group_size)
         if self.groups.random_borders > 0:
             cut = sampled_sizes(batch.target_lengths, group_size, generator)
-            sizes = _by_row(self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0)
-        sizes, proposals = self._some_partly_kept(batch.target_lengths, group_size, sizes, generator)
-        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token, proposals)
+            sizes = _by_row(
+                self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0
+            )
+        sizes, proposals = self._some_partly_kept(
+            batch.target_lengths, group_size, sizes, generator
+        )
+        slots, labels = teacher_forced(
+            batch.target, batch.target_lengths, sizes, self.model.start_token, proposals
+        )
         asked = TrainingPass(slots, labels, previous_in_group(slots, labels))
         if self.groups.lookahead > 0:
             asked = self._some_look_ahead(batch, group_size, asked, generator)
         return self._harder(asked, generator, progress)
 
-    def _harder(self, asked: TrainingPass, generator: torch.Generator, progress: float) -> TrainingPass:
-        """The same pass with some tokens of groups revealed, and some of the words that are read left out."""
+    def _harder(
+        self, asked: TrainingPass, generator: torch.Generator, progress: float
+    ) -> TrainingPass:
+        """The same pass with some tokens of groups revealed, and some of the words that are read
+        left out.
+        """
         slots, labels, previous = asked[:3]
         glancing = self.groups.glancing * (1 - progress)
         if self.groups.glancing > 0:
@@ -98,27 +120,38 @@ class LayoutDrawer:
         generator: torch.Generator,
         progress: float,
     ) -> TrainingPass:
-        """The pass of a batch of windows: each begins with a prompt of random length, read and learned as at K=1.
+        """The pass of a batch of windows: each begins with a prompt of random length, read and
+        learned as at K=1.
 
-        It holds the known tokens and up to half of the others; the rest is laid out in groups. Some rows are prompts
-        as a whole, and are drafted from in many places.
+        It holds the known tokens and up to half of the others; the rest is laid out in groups. Some
+        rows are prompts as a whole, and are drafted from in many places.
         """
         lengths = batch.target_lengths
         least = known.clamp(min=0 if self.model.start_symbol else 1)
-        prompts = least + (torch.rand(len(lengths), generator=generator) * (lengths - least) / 2).long()
+        prompts = (
+            least + (torch.rand(len(lengths), generator=generator) * (lengths - least) / 2).long()
+        )
         drafting = self._chosen(len(lengths), self.groups.lookahead, generator) & (group_size > 1)
         prompts = torch.where(drafting, lengths, prompts)
         sizes = equal_sizes(lengths - prompts, group_size)
         if self.groups.random_borders > 0:
             cut = sampled_sizes(lengths - prompts, group_size, generator)
-            sizes = _by_row(self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0)
+            sizes = _by_row(
+                self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0
+            )
         sizes, proposals = self._some_partly_kept(lengths - prompts, group_size, sizes, generator)
-        asked = self._harder(self._behind_prompts(batch, known, prompts, sizes, proposals), generator, progress)
+        asked = self._harder(
+            self._behind_prompts(batch, known, prompts, sizes, proposals), generator, progress
+        )
         if not bool(drafting.any()):
             return asked
-        if self.model.adapter is not None:  # the slots of the text itself have nothing that could learn
+        if (
+            self.model.adapter is not None
+        ):  # the slots of the text itself have nothing that could learn
             asked = asked._replace(labels=torch.full_like(asked.labels, NO_LABEL))
-        return _with_drafts(asked, batch, self._anchors(least, lengths, drafting, generator), group_size, self.model)
+        return _with_drafts(
+            asked, batch, self._anchors(least, lengths, drafting, generator), group_size, self.model
+        )
 
     def _behind_prompts(
         self,
@@ -128,9 +161,13 @@ class LayoutDrawer:
         sizes: Int[Tensor, "B G"],
         proposals: Int[Tensor, "B G"],
     ) -> TrainingPass:
-        """Windows with `prompts` tokens read as at K=1, then groups of `sizes`; known tokens have no label."""
+        """Windows with `prompts` tokens read as at K=1, then groups of `sizes`; known tokens have
+        no label.
+        """
         sizes, proposals = after_prompts(prompts, sizes), after_prompts(prompts, proposals)
-        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token, proposals)
+        slots, labels = teacher_forced(
+            batch.target, batch.target_lengths, sizes, self.model.start_token, proposals
+        )
         labels = labels.masked_fill(slots.position < known[:, None], NO_LABEL)
         if not self.model.start_symbol:
             slots, labels = without_start(slots, labels)
@@ -143,7 +180,8 @@ class LayoutDrawer:
         drafting: Bool[Tensor, "B"],
         generator: torch.Generator | None,
     ) -> Int[Tensor, "B A"]:
-        """Places to draft from, different ones in each row: drawn by chance, or spread evenly without a generator.
+        """Places to draft from, different ones in each row: drawn by chance, or spread evenly
+        without a generator.
 
         Rows that do not draft, and texts too short for so many, have negative ones.
         """
@@ -162,7 +200,9 @@ class LayoutDrawer:
         lengths = batch.target_lengths
         if batch.known is not None:
             least = batch.known.clamp(min=0 if self.model.start_symbol else 1)
-            drafting = torch.full_like(lengths, group_size > 1 and self.groups.lookahead == 1).bool()
+            drafting = torch.full_like(
+                lengths, group_size > 1 and self.groups.lookahead == 1
+            ).bool()
             prompts = torch.where(drafting, lengths, least)
             sizes = equal_sizes(lengths - prompts, group_size)
             asked = self._behind_prompts(batch, batch.known, prompts, sizes, sizes)
@@ -170,15 +210,23 @@ class LayoutDrawer:
                 return asked
             asked = asked._replace(labels=torch.full_like(asked.labels, NO_LABEL))
             anchors = self._anchors(least, lengths, drafting, None)
-            return _with_drafts(asked, batch, anchors, torch.full_like(lengths, group_size), self.model)
+            return _with_drafts(
+                asked, batch, anchors, torch.full_like(lengths, group_size), self.model
+            )
         sizes = equal_sizes(batch.target_lengths, group_size)
-        slots, labels = teacher_forced(batch.target, batch.target_lengths, sizes, self.model.start_token)
+        slots, labels = teacher_forced(
+            batch.target, batch.target_lengths, sizes, self.model.start_token
+        )
         return TrainingPass(slots, labels, previous_in_group(slots, labels))
 
-    def _group_sizes(self, rows: int, generator: torch.Generator, progress: float) -> Int[Tensor, "B"]:
+    def _group_sizes(
+        self, rows: int, generator: torch.Generator, progress: float
+    ) -> Int[Tensor, "B"]:
         mixture = self.groups.at(progress)
         shares = torch.tensor(list(mixture.values()), dtype=torch.float)
-        return torch.tensor(list(mixture))[torch.multinomial(shares, rows, replacement=True, generator=generator)]
+        return torch.tensor(list(mixture))[
+            torch.multinomial(shares, rows, replacement=True, generator=generator)
+        ]
 
     def _chosen(self, rows: int, share: float, generator: torch.Generator) -> Bool[Tensor, "B"]:
         return torch.rand(rows, generator=generator) < share
@@ -190,7 +238,9 @@ class LayoutDrawer:
         sizes: Int[Tensor, "B G"],
         generator: torch.Generator,
     ) -> tuple[Int[Tensor, "B H"], Int[Tensor, "B H"]]:
-        """Sizes and proposals of the groups: some rows propose whole groups and commit a random part of each."""
+        """Sizes and proposals of the groups: some rows propose whole groups and commit a random
+        part of each.
+        """
         if self.groups.partial_groups == 0:
             return sizes, sizes
         kept = sampled_sizes(lengths, group_size, generator)
@@ -199,13 +249,21 @@ class LayoutDrawer:
         return _by_row(chosen, kept, sizes, 0), _by_row(chosen, proposed, sizes, 0)
 
     def _some_look_ahead(
-        self, batch: Batch, group_size: Int[Tensor, "B"], asked: TrainingPass, generator: torch.Generator
+        self,
+        batch: Batch,
+        group_size: Int[Tensor, "B"],
+        asked: TrainingPass,
+        generator: torch.Generator,
     ) -> TrainingPass:
-        """Give some rows the lookahead layout, each from an anchor drawn anywhere in its sentence."""
+        """Give some rows the lookahead layout, each from an anchor drawn anywhere in its
+        sentence.
+        """
         chosen = self._chosen(len(asked.labels), self.groups.lookahead, generator)
         anchors = (torch.rand(len(asked.labels), generator=generator) * batch.target_lengths).long()
         special = self.model.start_token, self.model.mask_token
-        drafts, wanted = lookahead(batch.target, batch.target_lengths, anchors, group_size, *special)
+        drafts, wanted = lookahead(
+            batch.target, batch.target_lengths, anchors, group_size, *special
+        )
         padding = (self.model.start_token, 0, 1, PADDING_GROUP)
         fields = zip(drafts, asked.slots, padding, strict=True)
         return TrainingPass(
@@ -215,7 +273,9 @@ class LayoutDrawer:
         )
 
     def _without_some_words(self, slots: Slots, generator: torch.Generator) -> Slots:
-        """Replace tokens the decoder reads by the mask symbol (Bowman et al. 2016, arXiv 1511.06349, section 3.1)."""
+        """Replace tokens the decoder reads by the mask symbol (Bowman et al. 2016, arXiv
+        1511.06349, section 3.1).
+        """
         dropped = torch.rand(slots.token.shape, generator=generator) < self.word_dropout
         dropped &= slots.token != self.model.start_token
         return slots._replace(token=torch.where(dropped, self.model.mask_token, slots.token))
@@ -229,15 +289,24 @@ def _with_drafts(
     model: TransformerConfig,
 ) -> TrainingPass:
     """The pass, and drafts from the anchors behind it."""
-    slots, labels = drafts(batch.target, batch.target_lengths, anchors, group_size, model.mask_token)
+    slots, labels = drafts(
+        batch.target, batch.target_lengths, anchors, group_size, model.mask_token
+    )
     previous = previous_of_drafts(slots, labels, batch.target)
     return TrainingPass(
-        asked.slots, torch.cat([asked.labels, labels], 1), torch.cat([asked.previous, previous], 1), slots
+        asked.slots,
+        torch.cat([asked.labels, labels], 1),
+        torch.cat([asked.previous, previous], 1),
+        slots,
     )
 
 
 def _by_row(chosen: Bool[Tensor, "B"], first: Tensor, second: Tensor, padding: int) -> Tensor:
-    """The chosen rows of `first`, the others of `second`; both [B, any], the narrower one padded on the right."""
+    """The chosen rows of `first`, the others of `second`; both [B, any], the narrower one padded on
+    the right.
+    """
     width = max(first.shape[1], second.shape[1])
-    first, second = (pad(part, (0, width - part.shape[1]), value=padding) for part in (first, second))
+    first, second = (
+        pad(part, (0, width - part.shape[1]), value=padding) for part in (first, second)
+    )
     return torch.where(chosen[:, None], first, second)

@@ -1,7 +1,8 @@
 """Training, from the first update to the last, or from where a run was stopped.
 
-One loop serves every mixture of layouts; autoregressive training is the mixture {1: 1.0}. It stands on
-`accelerate` for devices, precision and processes, and never imports decoding: it is handed a `validate` function.
+One loop serves every mixture of layouts; autoregressive training is the mixture {1: 1.0}. It stands
+on `accelerate` for devices, precision and processes, and never imports decoding: it is handed a
+`validate` function.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ from multistride.train.checkpoint import Progress, Sums, load_state, save_state
 from multistride.train.config import RunConfig
 from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import StopRequest, stop_on_signal
-from multistride.train.kinds import beside_windows, check_lengths, drawer, objective, resumed, trained_splits
+from multistride.train.kinds import (
+    beside_windows,
+    check_lengths,
+    drawer,
+    objective,
+    resumed,
+    trained_splits,
+)
 from multistride.train.layouts import TrainingPass
 from multistride.train.monitor import Monitor
 from multistride.train.optimizer import adamw, clip_gradients
@@ -54,11 +62,14 @@ NOT_FINITE = "not_finite.json"
 """The file of a run directory that says which pairs an update held whose loss was no number."""
 
 
-def train(config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool = False) -> RunDirectory:
+def train(
+    config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool = False
+) -> RunDirectory:
     """Run the training `config` describes and return its directory; the result is RUN/best.
 
-    Raises `UsageError` for a run that exists or differs, `DataError` for data or weights that do not fit,
-    `Interrupted` after Ctrl-C (with a checkpoint to `resume` from), `UserError` when the loss is not finite.
+    Raises `UsageError` for a run that exists or differs, `DataError` for data or weights that do
+    not fit, `Interrupted` after Ctrl-C (with a checkpoint to `resume` from), `UserError` when the
+    loss is not finite.
     """
     keep_few_kernels()
     trainer = Trainer(config, validate, monitor, resume)
@@ -86,7 +97,9 @@ def train(config: RunConfig, validate: Validate | None, monitor: Monitor, resume
 class Trainer:
     """One run in progress: model, optimiser, feed and where they stand."""
 
-    def __init__(self, config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool) -> None:
+    def __init__(
+        self, config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool
+    ) -> None:
         self.config, self._validate, self._monitor = config, validate, monitor
         self.settings = settings = config.training
         self.data = PreparedData.load(config.data)
@@ -97,23 +110,33 @@ class Trainer:
             monitor.silence()
         torch.manual_seed(settings.seed)
         self.model = first_model(config, self.data.vocabulary, self.data.causal, self.data.classes)
-        with self.accelerator.main_process_first():  # the others find the run their main process has opened
+        with (
+            self.accelerator.main_process_first()
+        ):  # the others find the run their main process has opened
             self.run.open(
-                config.model_dump(mode="json"), resume or not self.accelerator.is_main_process, _with_new_fields
+                config.model_dump(mode="json"),
+                resume or not self.accelerator.is_main_process,
+                _with_new_fields,
             )
         last = self.run.last()
         if last is not None:
             self.model = resumed(last, self.model.config)
         self.splits = trained_splits(self.data, self.model.config)
         check_lengths(self.splits, self.data, self.model.config)
-        self.beside = beside_windows(self.model, self.splits["train"], self.data.vocabulary, monitor.say)
+        self.beside = beside_windows(
+            self.model, self.splits["train"], self.data.vocabulary, monitor.say
+        )
         if self.model.config.adapter is not None:
             freeze_all_but_drafting(self.model)
-        self.average = MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
+        self.average = (
+            MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
+        )
         self.sharded = settings.sharding == "full" and self.accelerator.num_processes > 1
         self.copy = copy.deepcopy(self.model) if self.sharded else None
         self.objective, self.optimizer = self._prepared()
-        self.progress = load_state(last, self.optimizer, self.average) if last is not None else Progress()
+        self.progress = (
+            load_state(last, self.optimizer, self.average) if last is not None else Progress()
+        )
         if self.accelerator.is_main_process:
             self.run.rewind(self.progress.update)
         self.layouts = drawer(config, self.model.config)
@@ -154,31 +177,41 @@ class Trainer:
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
 
     def _drawn(self, piece: Piece, done: float) -> Pass:
-        """The layout of a batch, with what the frozen layers make of a draft's, or a wide path of documents."""
+        """The layout of a batch, with what the frozen layers make of a draft's, or a wide path of
+        documents.
+        """
         asked = self.layouts.draw(piece.batch, piece.generator, done)
         if self.beside is not None and isinstance(asked, WindowPass):
             return asked._replace(beside=self.beside[torch.from_numpy(piece.rows)])
         if self.trunk is None or not isinstance(asked, TrainingPass) or asked.drafts is None:
             return asked
         with self.accelerator.autocast():
-            entering = self.trunk.of(piece.rows.tolist(), piece.batch.target_lengths, asked.slots.to(self.device))
+            entering = self.trunk.of(
+                piece.rows.tolist(), piece.batch.target_lengths, asked.slots.to(self.device)
+            )
         return asked._replace(entering=entering)
 
-    def _backward(self, pieces: list[Piece], passes: list[Pass], scale: float) -> tuple[float, float]:
+    def _backward(
+        self, pieces: list[Piece], passes: list[Pass], scale: float
+    ) -> tuple[float, float]:
         """Add up the gradients of this process; returns the sums of both losses.
 
-        What dropout leaves out follows from the seed, the update and the process alone, so that a resumed run drops
-        the same.
+        What dropout leaves out follows from the seed, the update and the process alone, so that a
+        resumed run drops the same.
         """
         self.objective.train()
-        torch.manual_seed(stable_seed(self.settings.seed, self.progress.update, self.accelerator.process_index))
+        torch.manual_seed(
+            stable_seed(self.settings.seed, self.progress.update, self.accelerator.process_index)
+        )
         sums = [0.0, 0.0]
         try:
             for index, (piece, asked) in enumerate(zip(pieces, passes, strict=True)):
                 batch = piece.batch.to(self.device)
                 last = index + 1 == len(pieces)
                 with nullcontext() if last else self.accelerator.no_sync(self.objective):
-                    losses = self.objective(batch.source, batch.source_lengths, *asked.to(self.device))
+                    losses = self.objective(
+                        batch.source, batch.source_lengths, *asked.to(self.device)
+                    )
                     self.accelerator.backward(losses.smoothed * scale)
                 sums[0] += float(losses.smoothed.detach())
                 sums[1] += float(losses.cross_entropy)
@@ -195,15 +228,21 @@ class Trainer:
         """Whether any process was asked to stop."""
         if self.accelerator.num_processes == 1:
             return stop.requested
-        return bool(self.accelerator.reduce(torch.tensor(int(stop.requested), device=self.device), "sum"))
+        return bool(
+            self.accelerator.reduce(torch.tensor(int(stop.requested), device=self.device), "sum")
+        )
 
     def attention(self) -> AbstractContextManager[None]:
-        """On CPUs the plain attention kernel: its backward pass is faster than the fused one on short sentences."""
+        """On CPUs the plain attention kernel: its backward pass is faster than the fused one on
+        short sentences.
+        """
         plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
         return plain if self.device.type == "cpu" else nullcontext()
 
     def validate(self) -> None:
-        """Measure (the averaged weights, if there are any), record, checkpoint; move `best` if this is the best."""
+        """Measure (the averaged weights, if there are any), record, checkpoint; move `best` if this
+        is the best.
+        """
         with self._published() as model:
             metrics = self._measured(model)
         best = metrics["score"] > self.progress.best
@@ -265,17 +304,25 @@ class Trainer:
             yield self.model
 
     def _prepared(self) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Objective and optimiser, ready for the devices, the precision and the processes of this run."""
+        """Objective and optimiser, ready for the devices, the precision and the processes of this
+        run.
+        """
         trained = objective(self.model, self.settings, self.settings.r_drop)
         if not self.sharded:
-            prepared, optimizer = self.accelerator.prepare(trained, adamw(self.model, self.settings))
+            prepared, optimizer = self.accelerator.prepare(
+                trained, adamw(self.model, self.settings)
+            )
             return prepared, optimizer
         divide(trained.to(self.device), self.device, self.accelerator.num_processes)
-        return self.accelerator.prepare_model(trained, evaluation_mode=True), adamw(self.model, self.settings)
+        return self.accelerator.prepare_model(trained, evaluation_mode=True), adamw(
+            self.model, self.settings
+        )
 
     def _accelerator(self) -> Accelerator:
         device = pick_device(self.settings.device)
-        precision = "bf16" if pick_precision(self.settings.precision, device) == "bfloat16" else "no"
+        precision = (
+            "bf16" if pick_precision(self.settings.precision, device) == "bfloat16" else "no"
+        )
         return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
     def _check_finite(self, loss: float, norm: float, pieces: list[Piece]) -> None:
@@ -284,7 +331,15 @@ class Trainer:
             return
         rows = [row for piece in pieces for row in piece.rows.tolist()]
         place = self.run.path / NOT_FINITE
-        write_json(place, {"update": self.progress.update, "loss": str(loss), "norm": str(norm), "train_rows": rows})
+        write_json(
+            place,
+            {
+                "update": self.progress.update,
+                "loss": str(loss),
+                "norm": str(norm),
+                "train_rows": rows,
+            },
+        )
         raise UserError(
             f"the loss is {loss} and the gradient norm {norm} at update {self.progress.update} (its pairs are in "
             f"{place}): lower training.learning_rate or set training.precision: float32, then --resume from the last "
@@ -293,10 +348,16 @@ class Trainer:
 
     @torch.inference_mode()
     def _validated(self, objective: nn.Module, group_size: int) -> tuple[float, float]:
-        """Cross-entropy per label (token or class) in nats, and the share that is right, at one group size."""
+        """Cross-entropy per label (token or class) in nats, and the share that is right, at one
+        group size.
+        """
         split = self.splits.get("validation") or self.data.split("validation")
         batches = token_batches(
-            split.source_lengths, split.target_lengths, self.settings.tokens_per_batch, seed=None, epoch=0
+            split.source_lengths,
+            split.target_lengths,
+            self.settings.tokens_per_batch,
+            seed=None,
+            epoch=0,
         )
         loss, correct, count = 0.0, 0, 0
         for rows in batches:
@@ -317,8 +378,12 @@ class Trainer:
         if update % self.settings.log_every and update != self.settings.updates:
             return
         self.progress.since = Sums()
-        totals = torch.tensor([since.labels, since.smoothed, since.cross_entropy], dtype=torch.float64)
-        labels, smoothed, cross_entropy = self.accelerator.reduce(totals.to(self.device), "sum").tolist()
+        totals = torch.tensor(
+            [since.labels, since.smoothed, since.cross_entropy], dtype=torch.float64
+        )
+        labels, smoothed, cross_entropy = self.accelerator.reduce(
+            totals.to(self.device), "sum"
+        ).tolist()
         if self.accelerator.is_main_process:
             entry = {
                 "update": update,

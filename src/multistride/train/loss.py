@@ -1,6 +1,7 @@
 """The training objectives: cross-entropy of the labelled slots, or of the classes of documents.
 
-Shapes: B sentences or documents, S source tokens, N slots, M slots and drafts, L labelled ones, R windows.
+Shapes: B sentences or documents, S source tokens, N slots, M slots and drafts, L labelled ones, R
+windows.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The model with its objective, so that one `forward` is what devices, precision and processes wrap.
+    """The model with its objective, so that one `forward` is what devices, precision and processes
+    wrap.
 
-    Label smoothing mixes the target distribution with the uniform one (Szegedy et al. 2016, arXiv 1512.00567,
-    section 7). With `r_drop` above 0 a training batch is
-    read twice, under two dropout masks, and the divergence of the readings from each other is added to the smoothed
-    loss with weight `r_drop` (Liang et al. 2021, arXiv 2106.14448, equations 2 to 4; here half of it all, so that
-    the loss stays that of one reading).
+    Label smoothing mixes the target distribution with the uniform one (Szegedy et al. 2016, arXiv
+    1512.00567, section 7). With `r_drop` above 0 a training batch is read twice, under two dropout
+    masks, and the divergence of the readings from each other is added to the smoothed loss with
+    weight `r_drop` (Liang et al. 2021, arXiv 2106.14448, equations 2 to 4; here half of it all, so
+    that the loss stays that of one reading).
     """
 
     def __init__(self, model: Transformer, label_smoothing: float, r_drop: float = 0.0) -> None:
@@ -48,7 +50,9 @@ class Objective(nn.Module):
             return losses
         second = logits()
         again = self._losses(second, wanted)
-        smoothed = (losses.smoothed + again.smoothed) / 2 + self.r_drop / 4 * _divergences(first, second)
+        smoothed = (losses.smoothed + again.smoothed) / 2 + self.r_drop / 4 * _divergences(
+            first, second
+        )
         return Losses(smoothed, (losses.cross_entropy + again.cross_entropy) / 2, losses.correct)
 
     def _losses(self, logits: Float[Tensor, "L V"], wanted: Int[Tensor, "L"]) -> Losses:
@@ -64,7 +68,9 @@ class Objective(nn.Module):
 
 
 class SlotLoss(Objective):
-    """Cross-entropy of the tokens of labelled slots. Slots without a label cost no projection to the vocabulary."""
+    """Cross-entropy of the tokens of labelled slots. Slots without a label cost no projection to
+    the vocabulary.
+    """
 
     def forward(
         self,
@@ -76,14 +82,22 @@ class SlotLoss(Objective):
         drafts: Slots | None = None,
         entering: Float[Tensor, "B N D"] | None = None,
     ) -> Losses:
-        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group` says.
+        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group`
+        says.
 
-        The last labels are those of the `drafts`, where there are any; `entering` is for `Transformer.forward`.
+        The last labels are those of the `drafts`, where there are any; `entering` is for
+        `Transformer.forward`.
         """
-        if drafts is not None and not (self.label_smoothing or self.r_drop) and has_frozen_output(self.model):
+        if (
+            drafts is not None
+            and not (self.label_smoothing or self.r_drop)
+            and has_frozen_output(self.model)
+        ):
             asked = labels != NO_LABEL
             hidden = self.model(source, source_lengths, slots, drafts, entering)[asked]
-            loss, correct = chunked_cross_entropy(self.model, hidden, labels[asked], previous[asked])
+            loss, correct = chunked_cross_entropy(
+                self.model, hidden, labels[asked], previous[asked]
+            )
             return Losses(loss, loss.detach(), correct)
         inputs = (self.model, source, source_lengths, slots, labels, previous, drafts)
         return self._read(lambda: labelled_logits(*inputs), labels[labels != NO_LABEL])
@@ -96,7 +110,11 @@ class ClassLoss(Objective):
     """
 
     def __init__(
-        self, model: Transformer, label_smoothing: float, r_drop: float = 0.0, word_dropout: float = 0.0
+        self,
+        model: Transformer,
+        label_smoothing: float,
+        r_drop: float = 0.0,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__(model, label_smoothing, r_drop)
         self.word_dropout = word_dropout
@@ -111,21 +129,31 @@ class ClassLoss(Objective):
         labels: Int[Tensor, "B"],
         beside: Float[Tensor, "B V"] | None = None,
     ) -> Losses:
-        """The sums over all documents; a window is `lengths` tokens of a `document` of `source` from `begin` on.
+        """The sums over all documents; a window is `lengths` tokens of a `document` of `source`
+        from `begin` on.
 
-        `beside` are logits to add to those of the windows; left out: those of the wide path, if the model has one.
+        `beside` are logits to add to those of the windows; left out: those of the wide path, if the
+        model has one.
         """
         head = self.model.classifier
         assert head is not None
         place = begin[:, None] + torch.arange(int(lengths.max()), device=source.device)
         tokens = source[document[:, None], place.clamp(max=source.shape[1] - 1)]
         if beside is None and head.wide is not None:
-            beside = head.wide(*real_tokens(source, source_lengths, head.config.first_tokens), len(source))
+            beside = head.wide(
+                *real_tokens(source, source_lengths, head.config.first_tokens), len(source)
+            )
         added = 0.0 if beside is None else beside
-        return self._read(lambda: self._logits(tokens, lengths, document, len(source)) + added, labels)
+        return self._read(
+            lambda: self._logits(tokens, lengths, document, len(source)) + added, labels
+        )
 
     def _logits(
-        self, tokens: Int[Tensor, "R W"], lengths: Int[Tensor, "R"], document: Int[Tensor, "R"], documents: int
+        self,
+        tokens: Int[Tensor, "R W"],
+        lengths: Int[Tensor, "R"],
+        document: Int[Tensor, "R"],
+        documents: int,
     ) -> Float[Tensor, "B V"]:
         head = self.model.classifier
         assert head is not None
@@ -140,7 +168,9 @@ class ClassLoss(Objective):
 def real_tokens(
     source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], first: int | None
 ) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"]]:
-    """The tokens of all documents without padding, the `first` of each if given, and the document of each token."""
+    """The tokens of all documents without padding, the `first` of each if given, and the document
+    of each token.
+    """
     ends = lengths if first is None else lengths.clamp(max=first)
     real = torch.arange(source.shape[1], device=source.device) < ends[:, None]
     return source[real], real.nonzero()[:, 0]
@@ -155,7 +185,9 @@ def labelled_logits(
     previous: Int[Tensor, "B M"],
     drafts: Slots | None = None,
 ) -> Float[Tensor, "L V"]:
-    """The logits of the slots (and drafts) that have a label, row by row, what the Markov head adds included."""
+    """The logits of the slots (and drafts) that have a label, row by row, what the Markov head adds
+    included.
+    """
     hidden = model(source, source_lengths, slots, drafts)
     asked = labels != NO_LABEL
     logits: Tensor = model.project(hidden[asked]).float()
@@ -167,6 +199,8 @@ def labelled_logits(
 
 
 def _divergences(first: Float[Tensor, "L V"], second: Float[Tensor, "L V"]) -> Float[Tensor, ""]:
-    """The Kullback-Leibler divergences of two readings from each other, summed: both ways, over all labels."""
+    """The Kullback-Leibler divergences of two readings from each other, summed: both ways, over all
+    labels.
+    """
     one, other = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
     return ((one.exp() - other.exp()) * (one - other)).sum()

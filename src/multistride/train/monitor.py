@@ -36,5 +36,7 @@ class Monitor:
 
     def validated(self, update: int, metrics: dict[str, float]) -> None:
         """Print the result of a validation."""
-        shown = "  ".join(f"{name.removeprefix('validation_')} {value:.3f}" for name, value in metrics.items())
+        shown = "  ".join(
+            f"{name.removeprefix('validation_')} {value:.3f}" for name, value in metrics.items()
+        )
         self._line.note(update, f"validation  {shown}")

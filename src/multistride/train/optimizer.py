@@ -1,4 +1,6 @@
-"""The optimiser: AdamW on all weights, decay on matrices only, gradients clipped before each step."""
+"""The optimiser: AdamW on all weights, decay on matrices only, gradients clipped before each
+step.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from multistride.train.config import TrainingConfig
 
 
 def adamw(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with the epsilon of arXiv 1706.03762, section 5.3."""
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with the epsilon of arXiv 1706.03762,
+    section 5.3.
+    """
     return torch.optim.AdamW(
         parameter_groups(model, settings),
         lr=settings.learning_rate,
@@ -25,7 +29,9 @@ def adamw(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], settings: TrainingConfig) -> float:
-    """Cut entries to `clip_value`, then the whole to `clip_norm` (0: not at all); returns the norm in between."""
+    """Cut entries to `clip_value`, then the whole to `clip_norm` (0: not at all); returns the norm
+    in between.
+    """
     parameters = list(parameters)
     if settings.clip_value:
         torch.nn.utils.clip_grad_value_(parameters, settings.clip_value)
@@ -34,9 +40,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: TrainingConfig)
 
 
 def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms and embeddings without. What is frozen is in neither."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1 and id(p) not in embeddings]
+    """Matrices with weight decay; biases, norms and embeddings without. What is frozen is in
+    neither.
+    """
+    embeddings = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+    }
+    decayed = [
+        p for p in model.parameters() if p.requires_grad and p.dim() > 1 and id(p) not in embeddings
+    ]
     chosen = {id(parameter) for parameter in decayed}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     return [

@@ -1,4 +1,6 @@
-"""The learning rate of an update, a pure function of its number, so that a resumed run cannot differ."""
+"""The learning rate of an update, a pure function of its number, so that a resumed run cannot
+differ.
+"""
 
 from __future__ import annotations
 
@@ -25,5 +27,7 @@ def learning_rate(config: TrainingConfig, update: int) -> float:
     if config.schedule == "wsd":
         first = max(first, config.updates - round(config.updates * config.decay_share))
     progress = min(max(update - first, 0) / max(config.updates - first, 1), 1.0)
-    share = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    share = (
+        0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    )
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * share)

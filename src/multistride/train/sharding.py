@@ -1,7 +1,9 @@
-"""Weights, gradients and optimiser state divided among the processes of a run (fully sharded data parallelism).
+"""Weights, gradients and optimiser state divided among the processes of a run (fully sharded data
+parallelism).
 
-Source: Rajbhandari et al. 2020, arXiv 1910.02054 (ZeRO, stage 3), by `torch.distributed.fsdp.fully_shard`. The model
-is one unit: its weights are gathered for a pass and let go after it; what is spared for good is optimiser state.
+Source: Rajbhandari et al. 2020, arXiv 1910.02054 (ZeRO, stage 3), by
+`torch.distributed.fsdp.fully_shard`. The model is one unit: its weights are gathered for a pass and
+let go after it; what is spared for good is optimiser state.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def divide(module: nn.Module, device: torch.device, processes: int) -> None:
-    """Leave each process its part of every parameter of `module`, in place. All processes must call it."""
+    """Leave each process its part of every parameter of `module`, in place. All processes must call
+    it.
+    """
     fully_shard(module, mesh=init_device_mesh(device.type, (processes,)))
 
 
 def whole(value: Any) -> Any:
-    """The same nest of dictionaries, lists and tensors with every divided tensor put together, on the CPU.
+    """The same nest of dictionaries, lists and tensors with every divided tensor put together, on
+    the CPU.
 
     All processes must call it.
     """
@@ -36,7 +41,9 @@ def whole(value: Any) -> Any:
 
 
 def divided_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser state that `whole` put together, divided as the parameters of `optimizer` are."""
+    """An optimiser state that `whole` put together, divided as the parameters of `optimizer`
+    are.
+    """
     parameters = dict(enumerate(_parameters(optimizer)))
     entries = {
         index: {name: _like(entry, parameters[index]) for name, entry in entries.items()}
@@ -48,7 +55,9 @@ def divided_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> di
 def _like(entry: Any, parameter: nn.Parameter) -> Any:
     if not (isinstance(parameter, DTensor) and isinstance(entry, Tensor) and entry.dim()):
         return entry
-    return distribute_tensor(entry.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return distribute_tensor(
+        entry.to(parameter.device), parameter.device_mesh, parameter.placements
+    )
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:

@@ -1,10 +1,12 @@
 """What the frozen layers of a model with adapters make of each training window, computed once.
 
-Nothing that is trained acts on the clean slots of a window, so the state in which they enter the first layer with
-adapters is the same in every epoch. It is kept in half precision, which what is trained reads it in anyway.
+Nothing that is trained acts on the clean slots of a window, so the state in which they enter the
+first layer with adapters is the same in every epoch. It is kept in half precision, which what is
+trained reads it in anyway.
 
-Each window is computed alone and without dropout: products of other sizes round otherwise, so what came of a window
-beside its neighbours would depend on the batch that met it first, and a resumed run meets windows in other batches.
+Each window is computed alone and without dropout: products of other sizes round otherwise, so what
+came of a window beside its neighbours would depend on the batch that met it first, and a resumed
+run meets windows in other batches.
 
 Shapes: B windows, N slots, D hidden size.
 """
@@ -27,7 +29,9 @@ class TrunkStates:
         self._kept: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def of(self, windows: list[int], lengths: Int[Tensor, "B"], slots: Slots) -> Float[Tensor, "B N D"]:
+    def of(
+        self, windows: list[int], lengths: Int[Tensor, "B"], slots: Slots
+    ) -> Float[Tensor, "B N D"]:
         """The states of the clean slots of these windows, `lengths` tokens each; zeros behind them.
 
         What is returned of a window depends on nothing but the window, kept or not.
@@ -37,7 +41,9 @@ class TrunkStates:
         rows = enumerate(zip(windows, lengths.tolist(), strict=True))
         found = [self._state(window, _alone(slots, row, length)) for row, (window, length) in rows]
         self._model.train(training)
-        states = torch.zeros(*slots.token.shape, self._model.config.hidden_size, device=slots.token.device)
+        states = torch.zeros(
+            *slots.token.shape, self._model.config.hidden_size, device=slots.token.device
+        )
         for row, state in enumerate(found):
             states[row, : len(state)] = state
         return states

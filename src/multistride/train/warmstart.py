@@ -20,8 +20,9 @@ def first_model(
 ) -> Transformer:
     """The model at update 0, decoder-only if `causal`, a classifier if there are `classes`.
 
-    Raises `DataError` if the model to start from has another vocabulary or other classes, `UsageError` for a group
-    size larger than the longest sentence, and for data of the other kind of model.
+    Raises `DataError` if the model to start from has another vocabulary or other classes,
+    `UsageError` for a group size larger than the longest sentence, and for data of the other kind
+    of model.
     """
     if config.start_from is None:
         shape = classifying(config.model or TransformerConfig(), config, classes)
@@ -54,30 +55,44 @@ def first_model(
     return model
 
 
-def classifying(model: TransformerConfig, config: RunConfig, classes: tuple[str, ...]) -> TransformerConfig:
+def classifying(
+    model: TransformerConfig, config: RunConfig, classes: tuple[str, ...]
+) -> TransformerConfig:
     """The model's configuration as a classifier of these classes; as it is where there are none.
 
-    Raises `DataError` if the model knows other classes, `UsageError` where only data or configuration have some.
+    Raises `DataError` if the model knows other classes, `UsageError` where only data or
+    configuration have some.
     """
     shape = config.classifier or model.classifier
     if shape is None and not classes:
         return model
     if shape is None:
-        raise UsageError(f"{config.data} holds documents with labels: add `classifier: {{}}` to train on them")
+        raise UsageError(
+            f"{config.data} holds documents with labels: add `classifier: {{}}` to train on them"
+        )
     if not classes:
         raise UsageError(
             f"classifier is given and {config.data} holds no labels: prepare with --train-records, or leave it out"
         )
     known = shape.classes or (model.classifier.classes if model.classifier else ())
     if known:
-        check_classes(known, classes, str(config.start_from or "classifier.classes"), str(config.data))
+        check_classes(
+            known, classes, str(config.start_from or "classifier.classes"), str(config.data)
+        )
     pooled = shape.kind == "pooled"
-    if pooled and config.model is not None and config.model.decoder_layers and _given(config.model, "decoder_layers"):
+    if (
+        pooled
+        and config.model is not None
+        and config.model.decoder_layers
+        and _given(config.model, "decoder_layers")
+    ):
         raise UsageError(
             f"model.decoder_layers is {config.model.decoder_layers}; a pooled classifier has no decoder: leave it out"
         )
     given = {**model.model_dump(), "classifier": {**shape.model_dump(), "classes": classes}}
-    return validate(TransformerConfig, {**given, **({"decoder_layers": 0} if pooled else {})}, "classifier")
+    return validate(
+        TransformerConfig, {**given, **({"decoder_layers": 0} if pooled else {})}, "classifier"
+    )
 
 
 def _given(model: TransformerConfig, field: str) -> bool:
@@ -85,18 +100,26 @@ def _given(model: TransformerConfig, field: str) -> bool:
 
 
 def _resemble(table: Tensor, embeddings: Tensor) -> None:
-    """Let the rows of a new table be as similar to each other as embeddings are: a random projection of those."""
+    """Let the rows of a new table be as similar to each other as embeddings are: a random
+    projection of those.
+    """
     with torch.no_grad():
         projection = torch.randn(embeddings.shape[1], table.shape[1])
-        table.copy_(torch.nn.functional.normalize((embeddings - embeddings.mean(0)) @ projection, dim=1))
+        table.copy_(
+            torch.nn.functional.normalize((embeddings - embeddings.mean(0)) @ projection, dim=1)
+        )
 
 
 def _check_adapter(start: TransformerConfig, config: RunConfig) -> None:
-    """Raise `UsageError` for other adapters than those that are there, and for layouts that they cannot write."""
+    """Raise `UsageError` for other adapters than those that are there, and for layouts that they
+    cannot write.
+    """
     if config.adapter is None and start.adapter is None:
         return
     if config.adapter is not None and start.adapter is not None and config.adapter != start.adapter:
-        raise UsageError(f"{config.start_from} has other adapters than those of adapter: leave it out")
+        raise UsageError(
+            f"{config.start_from} has other adapters than those of adapter: leave it out"
+        )
     groups = config.groups
     if groups.lookahead < 1 or 1 in groups.sizes:
         raise UsageError(
@@ -119,7 +142,9 @@ def _check_kind(model: TransformerConfig, config: RunConfig, causal: bool) -> No
         )
 
 
-def _completed(model: TransformerConfig, config: RunConfig, vocabulary: Vocabulary) -> TransformerConfig:
+def _completed(
+    model: TransformerConfig, config: RunConfig, vocabulary: Vocabulary
+) -> TransformerConfig:
     """The model's configuration with what the data and the group sizes decide."""
     adapter = config.adapter or model.adapter
     sizes = tuple(sorted({*config.groups.sizes, *((1,) if adapter else ())}))

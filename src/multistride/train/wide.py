@@ -1,10 +1,13 @@
-"""The wide path of a classifier: what it knows is counted, and its weights are fitted, before the first update.
+"""The wide path of a classifier: what it knows is counted, and its weights are fitted, before the
+first update.
 
-Both follow from the training documents alone. The fit is convex (logistic regression over the classes), so nothing
-is drawn and nothing but its penalty chosen, and it takes a minute. The deep path is then trained to add what the wide
-one misses. A fit is near certain of the documents it was fitted to, and would leave nothing to learn. So in training
-the deep path stands beside logits of fits to the other folds (stacked generalisation, Wolpert 1992,
-https://doi.org/10.1016/S0893-6080(05)80023-1), in validation and use beside those of the fit to all.
+Both follow from the training documents alone. The fit is convex (logistic regression over the
+classes), so nothing is drawn and nothing but its penalty chosen, and it takes a minute. The deep
+path is then trained to add what the wide one misses. A fit is near certain of the documents it was
+fitted to, and would leave nothing to learn. So in training the deep path stands beside logits of
+fits to the other folds (stacked generalisation, Wolpert 1992,
+https://doi.org/10.1016/S0893-6080(05)80023-1), in validation and use beside those of the fit to
+all.
 
 Shapes: N documents, C classes, W words that are known.
 """
@@ -40,7 +43,9 @@ FLAT = 1e-5
 
 
 class Fit(NamedTuple):
-    """How many words are known, and the logits of every training document by a fit that did not see it [N, C]."""
+    """How many words are known, and the logits of every training document by a fit that did not see
+    it [N, C].
+    """
 
     words: int
     held_out: Float[Tensor, "N C"]
@@ -59,11 +64,15 @@ def fit_wide(head: PooledHead, documents: LabelledDocuments, vocabulary: Vocabul
     numbers, counts = document_counts(wide, parts)
     kept = np.flatnonzero(counts >= config.documents)
     kept = np.sort(kept[np.argsort(-counts[kept], kind="stable")][: config.words])
-    wide.know(torch.from_numpy(numbers[kept]), torch.from_numpy(rarity(counts[kept], len(documents))))
+    wide.know(
+        torch.from_numpy(numbers[kept]), torch.from_numpy(rarity(counts[kept], len(documents)))
+    )
     bags = [wide.bag(tokens, document, len(documents)) for tokens, document in parts]
     bag = Bag(*(torch.cat(fields) for fields in zip(*bags, strict=True)))
     words, classes = wide.weight.shape
-    regression = Regression(bag, torch.from_numpy(np.array(documents.labels)), words, classes, config.penalty)
+    regression = Regression(
+        bag, torch.from_numpy(np.array(documents.labels)), words, classes, config.penalty
+    )
     held_out = torch.zeros(len(documents), classes)
     fold = torch.arange(len(documents)) % FOLDS
     for number in range(FOLDS):
@@ -76,8 +85,8 @@ def fit_wide(head: PooledHead, documents: LabelledDocuments, vocabulary: Vocabul
 def rarity(counts: NDArray[np.int64], documents: int) -> NDArray[np.float32]:
     """The inverse document frequency of words that `counts` of so many documents have.
 
-    Smoothed as if one more document had every word, plus one, so that a word of all documents still counts a little:
-    the choice of scikit-learn, which the baseline makes too.
+    Smoothed as if one more document had every word, plus one, so that a word of all documents still
+    counts a little: the choice of scikit-learn, which the baseline makes too.
     """
     return (np.log((1 + documents) / (1 + counts)) + 1).astype(np.float32)
 
@@ -100,12 +109,15 @@ def document_counts(
 class Regression:
     """Logistic regression from the bags of documents to their labels.
 
-    What is minimised is the sum of cross-entropies plus `penalty` times half the squares of the weights, divided by
-    the number of documents, by L-BFGS (Liu and Nocedal 1989) from zero. The gradient is written out: as a sum over
-    documents for each word it takes a twentieth of the time that going back through `WidePath.scored` does.
+    What is minimised is the sum of cross-entropies plus `penalty` times half the squares of the
+    weights, divided by the number of documents, by L-BFGS (Liu and Nocedal 1989) from zero. The
+    gradient is written out: as a sum over documents for each word it takes a twentieth of the time
+    that going back through `WidePath.scored` does.
     """
 
-    def __init__(self, bag: Bag, labels: Int[Tensor, "N"], words: int, classes: int, penalty: float) -> None:
+    def __init__(
+        self, bag: Bag, labels: Int[Tensor, "N"], words: int, classes: int, penalty: float
+    ) -> None:
         self._bag, self._penalty = bag, penalty
         self._wanted = functional.one_hot(labels, classes).float()
         self._begins = torch.searchsorted(bag.document, torch.arange(len(labels)))
@@ -113,12 +125,18 @@ class Regression:
         self._document, self._weight = bag.document[by_word], bag.weight[by_word]
         self._word_begins = torch.searchsorted(bag.place[by_word], torch.arange(words))
 
-    def minimum(self, counted: Bool[Tensor, "N"]) -> tuple[Float[Tensor, "W C"], Float[Tensor, "C"]]:
+    def minimum(
+        self, counted: Bool[Tensor, "N"]
+    ) -> tuple[Float[Tensor, "W C"], Float[Tensor, "C"]]:
         """Weights and bias fitted to the documents that are `counted`."""
         weight = torch.zeros(len(self._word_begins), self._wanted.shape[1], requires_grad=True)
         bias = torch.zeros(self._wanted.shape[1], requires_grad=True)
         solver = torch.optim.LBFGS(
-            [weight, bias], max_iter=ITERATIONS, tolerance_grad=FLAT, history_size=10, line_search_fn="strong_wolfe"
+            [weight, bias],
+            max_iter=ITERATIONS,
+            tolerance_grad=FLAT,
+            history_size=10,
+            line_search_fn="strong_wolfe",
         )
         solver.step(lambda: self._loss(weight, bias, counted))
         return weight.detach(), bias.detach()
@@ -127,7 +145,9 @@ class Regression:
     def _loss(self, weight: Tensor, bias: Tensor, counted: Tensor) -> float:
         """The loss; its gradients are left with the two."""
         count = int(counted.sum())
-        log_shares = (_summed(self._bag.place, weight, self._begins, self._bag.weight) + bias).log_softmax(1)
+        log_shares = (
+            _summed(self._bag.place, weight, self._begins, self._bag.weight) + bias
+        ).log_softmax(1)
         errors = (log_shares.exp() - self._wanted) * (counted[:, None] / count)
         weight.grad = _summed(self._document, errors, self._word_begins, self._weight)
         weight.grad += self._penalty / count * weight
@@ -142,7 +162,9 @@ def _summed(rows: Tensor, table: Tensor, begins: Tensor, weights: Tensor) -> Ten
 
 
 def _parts(documents: LabelledDocuments, first: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The tokens that are read of documents, some documents at a time, and to which of all each token belongs."""
+    """The tokens that are read of documents, some documents at a time, and to which of all each
+    token belongs.
+    """
     lengths = np.minimum(documents.source_lengths, first or documents.source_lengths.max())
     ends = np.cumsum(lengths)
     begin = 0
@@ -150,6 +172,11 @@ def _parts(documents: LabelledDocuments, first: int | None) -> Iterator[tuple[Te
         budget = ends[begin] - lengths[begin] + TOKENS_TOGETHER
         end = max(begin + 1, int(np.searchsorted(ends, budget, side="right")))
         rows = range(begin, end)
-        tokens = np.concatenate([documents.document(row)[: lengths[row]] for row in rows]).astype(np.int64)
-        yield torch.from_numpy(tokens), torch.from_numpy(np.repeat(np.array(rows), lengths[begin:end]))
+        tokens = np.concatenate([documents.document(row)[: lengths[row]] for row in rows]).astype(
+            np.int64
+        )
+        yield (
+            torch.from_numpy(tokens),
+            torch.from_numpy(np.repeat(np.array(rows), lengths[begin:end])),
+        )
         begin = end

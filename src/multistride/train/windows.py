@@ -18,14 +18,17 @@ from multistride.model.config import ClassifierConfig
 
 
 class WindowPass(NamedTuple):
-    """The windows of a batch of documents: `lengths` tokens of a `document` from `begin` on; and the classes."""
+    """The windows of a batch of documents: `lengths` tokens of a `document` from `begin` on; and
+    the classes.
+    """
 
     document: Int[Tensor, "R"]
     begin: Int[Tensor, "R"]
     lengths: Int[Tensor, "R"]
     labels: Int[Tensor, "B"]
     beside: Float[Tensor, "B C"] | None = None
-    """Logits that the states of windows are trained beside, in place of those of the model's wide path."""
+    """Logits that the states of windows are trained beside, in place of those of the model's wide
+    path."""
 
     def to(self, device: torch.device | str) -> WindowPass:
         """The same pass on another device."""
@@ -39,7 +42,9 @@ class WindowPass(NamedTuple):
 
 
 class WindowDrawer:
-    """Draws which windows of long documents are read; all chance comes from the generator it is handed."""
+    """Draws which windows of long documents are read; all chance comes from the generator it is
+    handed.
+    """
 
     def __init__(self, classifier: ClassifierConfig, most: int) -> None:
         self.classifier, self.most = classifier, most
@@ -50,7 +55,9 @@ class WindowDrawer:
         return min(self.most * self.classifier.window, self.classifier.first_tokens or sys.maxsize)
 
     def draw(self, batch: Batch, generator: torch.Generator, progress: float = 1.0) -> WindowPass:
-        """At most `most` windows of every document, drawn without repetition; `progress` changes nothing."""
+        """At most `most` windows of every document, drawn without repetition; `progress` changes
+        nothing.
+        """
 
         def some(count: int) -> list[int]:
             if count <= self.most:
@@ -67,7 +74,10 @@ class WindowDrawer:
         assert batch.source_lengths is not None
         shape = self.classifier
         longest = shape.first_tokens or int(batch.source_lengths.max())
-        return [spans(min(length, longest), shape.window, shape.overlap) for length in batch.source_lengths.tolist()]
+        return [
+            spans(min(length, longest), shape.window, shape.overlap)
+            for length in batch.source_lengths.tolist()
+        ]
 
     def _windows(self, batch: Batch, chosen: list[list[int]]) -> WindowPass:
         spans = self._spans(batch)

@@ -26,7 +26,13 @@ VOCABULARY, LARGER = 40, 60
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(7)
-    sizes = {"hidden_size": 32, "feedforward_size": 48, "heads": 4, "encoder_layers": 2, "decoder_layers": 1}
+    sizes = {
+        "hidden_size": 32,
+        "feedforward_size": 48,
+        "heads": 4,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+    }
     config = TransformerConfig(
         vocabulary_size=VOCABULARY, max_positions=32, group_sizes=(1, 2, 4), markov_rank=4, **sizes
     )
@@ -48,13 +54,17 @@ def larger(model):
 def sources():
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, 12, (40,), generator=generator).tolist()
-    return [torch.randint(5, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+    return [
+        torch.randint(5, VOCABULARY, (length,), generator=generator).tolist() for length in lengths
+    ]
 
 
 def logits(model, sources, group_size):
     source, lengths = source_batch(sources, model.config)
     target_lengths = torch.full((len(sources),), 6)
-    target = torch.randint(5, VOCABULARY, (len(sources), 6), generator=torch.Generator().manual_seed(1))
+    target = torch.randint(
+        5, VOCABULARY, (len(sources), 6), generator=torch.Generator().manual_seed(1)
+    )
     sizes = equal_sizes(target_lengths, group_size)
     slots = teacher_forced(target, target_lengths, sizes, model.config.start_token)[0]
     with torch.inference_mode():
@@ -76,8 +86,12 @@ def test_logits_are_equal(model, larger, sources, group_size):
 def test_outputs_are_equal(model, larger, sources, choices):
     # Guards: an entry of the vocabulary that nobody uses and that wins all the same.
     options = DecodeOptions(**choices)
-    small = [hypothesis.tokens for hypothesis in decode_corpus(EagerStepModel(model), sources, options)]
-    large = [hypothesis.tokens for hypothesis in decode_corpus(EagerStepModel(larger), sources, options)]
+    small = [
+        hypothesis.tokens for hypothesis in decode_corpus(EagerStepModel(model), sources, options)
+    ]
+    large = [
+        hypothesis.tokens for hypothesis in decode_corpus(EagerStepModel(larger), sources, options)
+    ]
     assert small == large
     assert len({len(tokens) for tokens in small}) > 2
 

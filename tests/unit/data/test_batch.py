@@ -27,7 +27,9 @@ def as_lists(batches):
 def prepared(tmp_path_factory):
     directory = tmp_path_factory.mktemp("data")
     pairs = [("a b c", "x"), ("a", "x y z z"), ("b b", "y y")]
-    (directory / "train.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    (directory / "train.tsv").write_text(
+        "".join(f"{source}\t{target}\n" for source, target in pairs)
+    )
     files = CorpusFiles(pairs=directory / "train.tsv")
     prepare(PrepareConfig(output=directory / "out", train=(files,), vocabulary_kind="words"))
     return directory / "out"
@@ -64,7 +66,10 @@ def test_batches_are_deterministic(pairs, seed, epoch):
 def test_epochs_and_seeds_differ():
     generator = np.random.default_rng(0)
     source, target = generator.integers(1, 50, (2, 2000))
-    orders = [as_lists(token_batches(source, target, 500, *key)) for key in [(1, 0), (1, 1), (2, 0), (0, 1)]]
+    orders = [
+        as_lists(token_batches(source, target, 500, *key))
+        for key in [(1, 0), (1, 1), (2, 0), (0, 1)]
+    ]
     members = [{frozenset(batch) for batch in order} for order in orders]
     for number, order in enumerate(orders):
         for other in range(number):

@@ -18,9 +18,14 @@ QUESTION = {"role": "user", "content": "How {{ 1 + 1 }}?"}
 
 def test_a_conversation_becomes_one_text():
     # Guards: an answer that is not asked for, content that is taken for template.
-    assert rendered(TEMPLATE, [QUESTION], SYMBOLS) == "[be kind]<s>user: How {{ 1 + 1 }}?</s>\n<s>assistant: "
+    assert (
+        rendered(TEMPLATE, [QUESTION], SYMBOLS)
+        == "[be kind]<s>user: How {{ 1 + 1 }}?</s>\n<s>assistant: "
+    )
     system = {"role": "system", "content": "Be brief."}
-    assert rendered(TEMPLATE, [system, QUESTION], SYMBOLS).startswith("<s>system: Be brief.</s>\n<s>user")
+    assert rendered(TEMPLATE, [system, QUESTION], SYMBOLS).startswith(
+        "<s>system: Be brief.</s>\n<s>user"
+    )
 
 
 @pytest.mark.parametrize(

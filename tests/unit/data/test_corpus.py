@@ -4,7 +4,14 @@ import lzma
 
 import pytest
 
-from multistride.data.corpus import Pair, Unreadable, read_jsonl, read_lines, read_parallel, read_table
+from multistride.data.corpus import (
+    Pair,
+    Unreadable,
+    read_jsonl,
+    read_lines,
+    read_parallel,
+    read_table,
+)
 from multistride.errors import DataError
 
 
@@ -31,7 +38,8 @@ def test_one_carriage_return_is_removed(tmp_path):
     ]
 
 
-# Guards: splitting at what str.splitlines calls a line end, which shifts one side against the other.
+# Guards: splitting at what str.splitlines calls a line end, which shifts one side against the
+# other.
 @pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x85"])
 def test_lines_end_at_newline_only(tmp_path, inside):
     source = write(tmp_path / "source", f"a{inside}b\nc\n".encode())
@@ -50,7 +58,9 @@ def test_byte_order_mark_is_removed_once(tmp_path):
 def test_misaligned_files_are_refused(tmp_path, source_count, target_count):
     source = write(tmp_path / "left.en", b"x\n" * source_count)
     target = write(tmp_path / "right.de", b"y\n" * target_count)
-    with pytest.raises(DataError, match=rf"left\.en has {source_count} lines .*right\.de has {target_count}:"):
+    with pytest.raises(
+        DataError, match=rf"left\.en has {source_count} lines .*right\.de has {target_count}:"
+    ):
         list(read_parallel(source, target))
 
 
@@ -92,7 +102,8 @@ def test_invalid_utf8_is_marked(tmp_path):
     assert list(read_parallel(source, target)) == expected
 
 
-# Guards: columns counted from 1, quotes taken as syntax, and a bad third column that costs the pair.
+# Guards: columns counted from 1, quotes taken as syntax, and a bad third column that costs the
+# pair.
 def test_read_table(tmp_path):
     path = write(tmp_path / "a.tsv", b'one\t"eins\t\xff\nlonely\n\xff\tdrei\n')
     expected = [Pair("one", '"eins'), Unreadable("missing column"), Unreadable("invalid utf-8")]

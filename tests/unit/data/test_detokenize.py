@@ -15,7 +15,8 @@ WORDS = train_vocabulary(["a b c", "b c d"], 32, "words")
 @pytest.mark.parametrize("vocabulary", [BPE, WORDS], ids=["bpe", "words"])
 @given(data=st.data())
 def test_the_parts_joined_are_the_text(vocabulary, data):
-    # Guards: a part that is taken back, doubled or lost: at group borders, in broken UTF-8, at line ends.
+    # Guards: a part that is taken back, doubled or lost: at group borders, in broken UTF-8, at line
+    # ends.
     token = st.integers(0, len(vocabulary) - 1)
     groups = data.draw(st.lists(st.lists(token, max_size=4), max_size=12))
     stream = TextStream(vocabulary)
@@ -37,7 +38,8 @@ def test_a_character_comes_whole(size):
 
 @given(data=st.data())
 def test_the_parts_joined_end_before_a_stop_text(data):
-    # Guards: the beginning of a stop text handed out before the rest of it came, or held back for ever.
+    # Guards: the beginning of a stop text handed out before the rest of it came, or held back for
+    # ever.
     token = st.integers(0, len(BPE) - 1)
     groups = data.draw(st.lists(st.lists(token, max_size=4), max_size=12))
     stops = data.draw(st.lists(st.sampled_from(["a", "ab", "ü", " ab", "b a", "aus"]), max_size=3))

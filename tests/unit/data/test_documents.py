@@ -32,12 +32,23 @@ def test_bytes_that_are_no_text_cost_one_document(tmp_path):
     # Guards: one bad byte that costs the whole file where documents are smaller than that.
     path = tmp_path / "text.txt"
     path.write_bytes(b"good\n\n\xff\xfe\n\nalso good\n")
-    assert list(read_documents(path, "paragraph", "text")) == ["good", Unreadable(INVALID_UTF8), "also good"]
+    assert list(read_documents(path, "paragraph", "text")) == [
+        "good",
+        Unreadable(INVALID_UTF8),
+        "also good",
+    ]
 
 
 def test_records(tmp_path):
     path = tmp_path / "texts.jsonl"
-    records = ['{"text": " a\\nb "}', "no json", '{"other": "x"}', '{"text": 3}', '{"text": "\\ud800"}', "[1]"]
+    records = [
+        '{"text": " a\\nb "}',
+        "no json",
+        '{"other": "x"}',
+        '{"text": 3}',
+        '{"text": "\\ud800"}',
+        "[1]",
+    ]
     path.write_text("\n".join(records) + "\n")
     found = list(read_documents(path, "file", "text"))
     broken = Unreadable(BROKEN_RECORD)
@@ -48,7 +59,13 @@ def test_written_tokens(tmp_path):
     # Guards: a record that is half there and becomes a text of other tokens.
     path = tmp_path / "written.jsonl"
     good = {"prompt": [4, 5], "written": [6, 2]}
-    bad = [{"prompt": [4]}, {"prompt": [4], "written": [-1]}, {"prompt": "ab", "written": [1]}, [1], 7]
+    bad = [
+        {"prompt": [4]},
+        {"prompt": [4], "written": [-1]},
+        {"prompt": "ab", "written": [1]},
+        [1],
+        7,
+    ]
     path.write_text("".join(json.dumps(record) + "\n" for record in (good, *bad)))
     found = list(read_written(path))
     assert found[0] == Written([4, 5], [6, 2])

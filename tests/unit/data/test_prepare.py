@@ -65,7 +65,11 @@ def test_losses_are_counted_by_reason(tmp_path):
         ("same", "same"),
     ]
     cleaning = CleaningConfig(
-        max_tokens=22, max_characters=100, max_length_ratio=4, length_ratio_grace=10, drop_copies=True
+        max_tokens=22,
+        max_characters=100,
+        max_length_ratio=4,
+        length_ratio_grace=10,
+        drop_copies=True,
     )
     manifest = prepare(config(tmp_path, train=pairs, cleaning=cleaning, vocabulary_kind="words"))
     train = manifest["splits"]["train"]
@@ -85,7 +89,9 @@ def test_losses_are_counted_by_reason(tmp_path):
 def test_validation_keeps_duplicates_copies_and_odd_lengths(tmp_path):
     odd = [("a", "a"), ("a", "a"), ("b", "1 2 3 4 5 6 7 8 9 1 2 3 4 5 6 7 8 9")]
     validation = [*odd, ("", "x"), b"\xff\tx", ("q " * 200, "x")]
-    manifest = prepare(config(tmp_path, validation=validation, cleaning=CleaningConfig(drop_copies=True)))
+    manifest = prepare(
+        config(tmp_path, validation=validation, cleaning=CleaningConfig(drop_copies=True))
+    )
     assert manifest["splits"]["validation"]["kept"] == 3
     dropped = {"empty side": 1, "invalid utf-8": 1, "too long": 1}
     assert manifest["splits"]["validation"]["dropped"] == dropped
@@ -143,13 +149,17 @@ def test_vocabulary_is_reused(tmp_path):
     split = data.split("train")
     assert split.source(0).dtype == np.int32
     assert split.source_tokens.max() > 65_535
-    assert [data.vocabulary.decode(split.target(row)) for row in range(len(split))] == [target for _, target in pairs]
+    assert [data.vocabulary.decode(split.target(row)) for row in range(len(split))] == [
+        target for _, target in pairs
+    ]
 
 
 # Guards: an empty data directory, or an error that does not say where the pairs went.
 @pytest.mark.parametrize("kind", ["bpe", "words"])
 def test_nothing_left_is_refused(tmp_path, kind):
-    with pytest.raises(DataError, match=r"nothing is left of the train data \(.*train\.tsv\): 3 pairs read, 0 kept"):
+    with pytest.raises(
+        DataError, match=r"nothing is left of the train data \(.*train\.tsv\): 3 pairs read, 0 kept"
+    ):
         prepare(config(tmp_path, train=[("", "")] * 3, vocabulary_kind=kind))
     with pytest.raises(DataError, match=r"nothing is left of the validation data .* 1 empty side"):
         prepare(config(tmp_path, validation=[("", "x")], vocabulary_kind=kind))
@@ -165,7 +175,8 @@ def test_blank_files_are_refused(tmp_path):
         prepare(PrepareConfig(output=tmp_path / "out", train=(files,)))
 
 
-# Guards: an error of the files that is lost, or changed, on its way through the tokenizer's trainer.
+# Guards: an error of the files that is lost, or changed, on its way through the tokenizer's
+# trainer.
 def test_misaligned_files_are_refused_while_the_vocabulary_is_learned(tmp_path):
     (tmp_path / "source").write_bytes(b"a\nb\n")
     (tmp_path / "target").write_bytes(b"a\n")

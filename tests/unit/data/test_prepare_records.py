@@ -14,7 +14,10 @@ from multistride.errors import DataError
 
 def write(path, *records):
     path.write_bytes(
-        b"".join(each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n" for each in records)
+        b"".join(
+            each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n"
+            for each in records
+        )
     )
     return path
 
@@ -31,16 +34,30 @@ def prepared(tmp_path):
         b"\xff\n",
         {"text": "\ud800", "label": "x"},
     )
-    validation = write(tmp_path / "v.jsonl", {"text": "a", "label": "z"}, {"text": "a b", "label": "x"})
-    config = {"output": tmp_path / "data", "train": [train], "validation": [validation], "vocabulary_size": 270}
-    return prepare_records(RecordsPrepareConfig.model_validate(config)), PreparedData.load(tmp_path / "data")
+    validation = write(
+        tmp_path / "v.jsonl", {"text": "a", "label": "z"}, {"text": "a b", "label": "x"}
+    )
+    config = {
+        "output": tmp_path / "data",
+        "train": [train],
+        "validation": [validation],
+        "vocabulary_size": 270,
+    }
+    return prepare_records(RecordsPrepareConfig.model_validate(config)), PreparedData.load(
+        tmp_path / "data"
+    )
 
 
 def test_what_is_kept_and_what_is_lost(prepared):
-    # Guards: labels in the order they came, a label of validation alone that gets a class, losses that nobody sees.
+    # Guards: labels in the order they came, a label of validation alone that gets a class, losses
+    # that nobody sees.
     manifest, data = prepared
     assert data.classes == ("x", "y")
-    assert manifest["splits"]["train"]["dropped"] == {"broken record": 2, "empty": 1, "invalid utf-8": 2}
+    assert manifest["splits"]["train"]["dropped"] == {
+        "broken record": 2,
+        "empty": 1,
+        "invalid utf-8": 2,
+    }
     assert manifest["splits"]["validation"]["dropped"] == {"label not seen in training": 1}
     assert manifest["splits"]["train"]["of_class"] == {"x": 1, "y": 1}
     split = data.split("train")
@@ -49,7 +66,8 @@ def test_what_is_kept_and_what_is_lost(prepared):
 
 
 def test_batches_hold_documents_and_classes(prepared):
-    # Guards: an EOS that windows would take for a word; classes and documents that do not belong together.
+    # Guards: an EOS that windows would take for a word; classes and documents that do not belong
+    # together.
     _, data = prepared
     split = data.split("train")
     batch = collate(split, [1, 0], data.vocabulary)
@@ -73,7 +91,8 @@ def test_a_damaged_label_is_found(prepared, tmp_path):
 
 
 def test_windows_become_pairs_with_the_names_of_their_classes():
-    # Guards: a window with the label of its neighbour, and a cut that is not where classifying cuts.
+    # Guards: a window with the label of its neighbour, and a cut that is not where classifying
+    # cuts.
     tokens, offsets = np.arange(10, 30), np.array([0, 3, 20])
     documents = LabelledDocuments(tokens, offsets, np.array([1, 0]))
     sources, begins, targets, target_begins = window_sources(documents, [[5], [6, 7]], 8, 2, 15)

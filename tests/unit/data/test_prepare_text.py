@@ -15,7 +15,8 @@ from multistride.errors import DataError, UsageError
 
 @given(st.integers(1, 200), st.integers(2, 40), st.integers(0, 39))
 def test_windows_predict_every_token_once(length, size, carry):
-    # Guards: a token at a border that is predicted twice or never, and windows that grow past the model.
+    # Guards: a token at a border that is predicted twice or never, and windows that grow past the
+    # model.
     carry = min(carry, size - 1)
     text = list(range(length))
     found = list(windows(text, size, carry))
@@ -28,15 +29,23 @@ def test_windows_predict_every_token_once(length, size, carry):
 
 def prepared(tmp_path, **choices):
     text = tmp_path / "train.txt"
-    text.write_text("\n\n".join(f"Paragraph {n} says what {n % 3} said." for n in range(40)) + "\n\nParagraph\n" * 2)
-    tree = {"output": tmp_path / "data", "train": {"documents": [text]}, "validation": {"documents": [text]}}
+    text.write_text(
+        "\n\n".join(f"Paragraph {n} says what {n % 3} said." for n in range(40))
+        + "\n\nParagraph\n" * 2
+    )
+    tree = {
+        "output": tmp_path / "data",
+        "train": {"documents": [text]},
+        "validation": {"documents": [text]},
+    }
     shape = {"documents": "paragraph", "vocabulary_size": 300, "window": 16, "carry": 4}
     manifest = prepare_text(validate(TextPrepareConfig, {**tree, **shape, **choices}, "prepare"))
     return manifest, PreparedData.load(tmp_path / "data")
 
 
 def test_prepared_text_comes_back(tmp_path):
-    # Guards: windows that do not join to the text, EOS elsewhere than at its end, counts that do not add up.
+    # Guards: windows that do not join to the text, EOS elsewhere than at its end, counts that do
+    # not add up.
     manifest, data = prepared(tmp_path)
     assert data.causal
     facts = manifest["splits"]["train"]
@@ -44,9 +53,15 @@ def test_prepared_text_comes_back(tmp_path):
     assert manifest["splits"]["validation"]["dropped"] == {}
     split = data.split("train")
     assert len(split) == facts["windows"]
-    tokens = [token for row in range(len(split)) for token in split.window(row)[split.known[row] :].tolist()]
+    tokens = [
+        token
+        for row in range(len(split))
+        for token in split.window(row)[split.known[row] :].tolist()
+    ]
     assert len(tokens) == facts["predicted"]
-    texts = "".join("|" if token == data.vocabulary.eos else data.vocabulary.decode([token]) for token in tokens)
+    texts = "".join(
+        "|" if token == data.vocabulary.eos else data.vocabulary.decode([token]) for token in tokens
+    )
     assert texts.startswith("Paragraph 0 says what 0 said.|Paragraph 1 says")
     assert texts.count("|") == 41
 
@@ -74,7 +89,8 @@ def test_pairs_are_not_texts(tmp_path):
 
 
 def test_written_tokens_are_windows_whose_prompt_is_known(tmp_path):
-    # Guards: prompts that are trained as if the model had written them; continuations that fit no window.
+    # Guards: prompts that are trained as if the model had written them; continuations that fit no
+    # window.
     _, _data = prepared(tmp_path)
     records = [
         {"prompt": [5, 6], "written": [7, 8, 2]},
@@ -85,7 +101,12 @@ def test_written_tokens_are_windows_whose_prompt_is_known(tmp_path):
     ]
     path = tmp_path / "written.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    tree = {"train": {"written": [path]}, "vocabulary_from": tmp_path / "data", "window": 16, "carry": 0}
+    tree = {
+        "train": {"written": [path]},
+        "vocabulary_from": tmp_path / "data",
+        "window": 16,
+        "carry": 0,
+    }
     config = validate(TextPrepareConfig, {"output": tmp_path / "own", **tree}, "prepare")
     facts = prepare_text(config)["splits"]["train"]
     assert facts["dropped"] == {"empty": 1, "token outside the vocabulary": 1, "too long": 1}

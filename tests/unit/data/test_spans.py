@@ -13,7 +13,8 @@ from multistride.data.vocab import train_vocabulary
 
 @given(st.integers(0, 5000), st.integers(1, 300), st.data())
 def test_windows_hold_every_token_and_share_what_they_should(length, size, data):
-    """A token lost at a border or at the end, a window too long for the model, an overlap that is none."""
+    """A token lost at a border or at the end, a window too long for the model, an overlap that is
+    none."""
     overlap = data.draw(st.integers(0, size - 1))
     windows = spans(length, size, overlap)
     assert windows[0].start == 0
@@ -47,10 +48,15 @@ def test_pieces_are_the_text(text, size):
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    return train_vocabulary(["ab ba  ab\n\nb'a 99. é漢 aab ", "a b\tab", " ab  ab   b"] * 3, 290, "bpe")
+    return train_vocabulary(
+        ["ab ba  ab\n\nb'a 99. é漢 aab ", "a b\tab", " ab  ab   b"] * 3, 290, "bpe"
+    )
 
 
-@given(text=st.lists(st.text(st.sampled_from("ab'9.é漢"), min_size=1, max_size=6), max_size=60), data=st.data())
+@given(
+    text=st.lists(st.text(st.sampled_from("ab'9.é漢"), min_size=1, max_size=6), max_size=60),
+    data=st.data(),
+)
 def test_pieces_have_the_tokens_of_the_whole(vocabulary, text, data):
     """A word or a run of blanks that is cut where a token would reach over."""
     blanks = [data.draw(st.sampled_from([" ", "  ", "\n\n", " \t ", "\t"])) for _ in text]

@@ -41,7 +41,16 @@ def test_bpe_returns_any_text(text):
 # Guards: blanks at the ends, tabs, Chinese and emoji, which random text seldom holds together.
 @pytest.mark.parametrize(
     "text",
-    ["  two  blanks ", "a\tb", "草地上的小狗", "🙂👩‍👩‍👧", "a\u2028b\x85c", "\ufeffx", "e\u0301 ﬁ", ""],
+    [
+        "  two  blanks ",
+        "a\tb",
+        "草地上的小狗",
+        "🙂👩‍👩‍👧",
+        "a\u2028b\x85c",
+        "\ufeffx",
+        "e\u0301 ﬁ",
+        "",
+    ],
 )
 def test_bpe_returns_awkward_text(bpe, text):
     assert bpe.decode_all(bpe.encode([text, text])) == [text, text]
@@ -65,7 +74,8 @@ def test_words_that_spell_a_special_token_are_unknown(words):
     assert words.encode(["</s> <pad> <mask> <unk>"]) == [[words.unknown] * 4]
 
 
-# Guards: ids of special tokens that differ between vocabularies, or attributes that do not match them.
+# Guards: ids of special tokens that differ between vocabularies, or attributes that do not match
+# them.
 def test_special_ids_are_fixed(bpe, words):
     for vocabulary in (bpe, words):
         ids = [vocabulary.pad, vocabulary.bos, vocabulary.eos, vocabulary.mask, vocabulary.unknown]
@@ -99,7 +109,9 @@ def test_pieces_are_readable(bpe):
 # Guards: a token outside the vocabulary shown as None, or counted from the end.
 @pytest.mark.parametrize("token", [-1, 10**6])
 def test_pieces_refuse_unknown_ids(bpe, token):
-    with pytest.raises(DataError, match=f"token {token} is outside the vocabulary, which has 0 to {len(bpe) - 1}:"):
+    with pytest.raises(
+        DataError, match=f"token {token} is outside the vocabulary, which has 0 to {len(bpe) - 1}:"
+    ):
         bpe.pieces([token])
 
 
@@ -124,13 +136,15 @@ def test_save_and_load(tmp_path, kind):
     assert loaded.encode(TEXTS) == vocabulary.encode(TEXTS)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
-    assert [config[name] for name in ("pad_token", "bos_token", "eos_token", "mask_token", "unk_token")] == list(
-        SPECIAL_PIECES
-    )
+    assert [
+        config[name] for name in ("pad_token", "bos_token", "eos_token", "mask_token", "unk_token")
+    ] == list(SPECIAL_PIECES)
 
 
 # Guards: a traceback of the tokenizers library for a missing or broken file.
-@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\xfe", b'{"version": "1.0", "model": 3}'])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{}", b"\xff\xfe", b'{"version": "1.0", "model": 3}']
+)
 def test_load_refuses_what_is_no_tokenizer(tmp_path, content):
     if content is not None:
         (tmp_path / "tokenizer.json").write_bytes(content)
@@ -152,12 +166,15 @@ def test_load_refuses_other_special_ids(tmp_path, bpe):
 # Guards: a size that cannot hold all bytes, which would be exceeded silently.
 @pytest.mark.parametrize(("kind", "size", "smallest"), [("bpe", 260, 261), ("words", 5, 6)])
 def test_size_has_a_lower_limit(kind, size, smallest):
-    with pytest.raises(UsageError, match=f"{size} is too small: a {kind} vocabulary needs {smallest}"):
+    with pytest.raises(
+        UsageError, match=f"{size} is too small: a {kind} vocabulary needs {smallest}"
+    ):
         train_vocabulary(["a"], size, kind)
     assert len(train_vocabulary(["a"], smallest, kind)) == smallest
 
 
-# Guards: a lone surrogate, which JSON can carry, failing with a TypeError of the tokenizers library.
+# Guards: a lone surrogate, which JSON can carry, failing with a TypeError of the tokenizers
+# library.
 def test_encode_names_the_lone_surrogate(bpe):
     with pytest.raises(DataError, match=r"text 1 .* character 2 is a lone surrogate, U\+D800"):
         bpe.encode(["fine", "ab" + SURROGATE])
@@ -176,4 +193,10 @@ def test_a_foreign_vocabulary_spells_all_but_its_own_special_tokens():
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<end>"])
     roles = dict.fromkeys(("pad", "bos", "eos", "mask", "unknown"), 4)
-    assert ForeignVocabulary(tokenizer, {"multistride": roles}).spellings == [b"!", b"a", b"b", b"ab", b""]
+    assert ForeignVocabulary(tokenizer, {"multistride": roles}).spellings == [
+        b"!",
+        b"a",
+        b"b",
+        b"ab",
+        b"",
+    ]

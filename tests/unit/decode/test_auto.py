@@ -27,7 +27,10 @@ def measured():
         for layout in RIGHT for size in (2, 4)
     ]  # fmt: skip
     table = {1: {1: 2.0, 2: 2.5, 4: 4.0}}
-    costs = {layout: StepCosts(engine="", layout=layout, threads=1, cpu="", table=table) for layout in RIGHT}
+    costs = {
+        layout: StepCosts(engine="", layout=layout, threads=1, cpu="", table=table)
+        for layout in RIGHT
+    }
     calibration = Calibration(
         model_sha256="", truth="own-k1", sentences=9, source_sha256="", places=places, kept=kept
     )
@@ -46,10 +49,13 @@ def test_what_a_step_is_worth_in_each_mode():
 
 
 def test_exact_mode_by_hand():
-    # Guards: the pass without drafts after a wrong one forgotten. One draft, right in r of the rounds: a checking
-    # pass writes 1 + r tokens and is followed, in 1 - r of the cases, by one that writes a single token.
+    # Guards: the pass without drafts after a wrong one forgotten. One draft, right in r of the
+    # rounds: a checking pass writes 1 + r tokens and is followed, in 1 - r of the cases, by one
+    # that writes a single token.
     for right in (0.0, 0.5, 1.0):
-        assert drafted([right]) == pytest.approx(((1 + right) + (1 - right) * 1) / (1 + (1 - right)))
+        assert drafted([right]) == pytest.approx(
+            ((1 + right) + (1 - right) * 1) / (1 + (1 - right))
+        )
     assert drafted([]) == prefix([]) == 1
 
 

@@ -17,7 +17,9 @@ from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 
-CONFIG = TransformerConfig(vocabulary_size=7, max_positions=32, group_sizes=(1, 2, 3, 4), max_group_size=4)
+CONFIG = TransformerConfig(
+    vocabulary_size=7, max_positions=32, group_sizes=(1, 2, 3, 4), max_group_size=4
+)
 NEVER = [CONFIG.pad_token, CONFIG.start_token, CONFIG.mask_token]
 END, WORDS = CONFIG.end_token, (4, 5, 6)
 
@@ -38,10 +40,12 @@ class TableMemory:
 
 
 class TableModel:
-    """A semi-autoregressive model one can read: the logits of position p after the token that its slot reads.
+    """A semi-autoregressive model one can read: the logits of position p after the token that its
+    slot reads.
 
-    `table` is [sentences, positions, V read, V predicted]; the source names the table. A slot reads y[p-K], so
-    p(y | x) is the product of table entries. It counts its calls and the rows it was given.
+    `table` is [sentences, positions, V read, V predicted]; the source names the table. A slot reads
+    y[p-K], so p(y | x) is the product of table entries. It counts its calls and the rows it was
+    given.
     """
 
     def __init__(self, table, markov=None):
@@ -64,7 +68,9 @@ class TableModel:
 
 
 def random_table(seed, sentences=3, positions=12, scale=1.5):
-    return scale * torch.randn(sentences, positions, 7, 7, generator=torch.Generator().manual_seed(seed))
+    return scale * torch.randn(
+        sentences, positions, 7, 7, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def run(model, limits, wanted=None, sentences=None, **choices):
@@ -80,11 +86,15 @@ def written(hypothesis):
 
 def token_log_probabilities(probabilities, sentence, tokens, group_size):
     reads = [CONFIG.start_token] * group_size + tokens
-    return [probabilities[sentence, place, reads[place], token].item() for place, token in enumerate(tokens)]
+    return [
+        probabilities[sentence, place, reads[place], token].item()
+        for place, token in enumerate(tokens)
+    ]
 
 
 def every_output(limit):
-    """All token sequences a sentence may become: ended by EOS within the limit, or as long as the limit."""
+    """All token sequences a sentence may become: ended by EOS within the limit, or as long as the
+    limit."""
     for length in range(limit):
         yield from ([*words, END] for words in itertools.product(WORDS, repeat=length))
     yield from map(list, itertools.product(WORDS, repeat=limit))
@@ -109,7 +119,8 @@ def plain_search(probabilities, sentence, limit, beam, group_size, length_penalt
 
 @pytest.mark.parametrize("group_size", [1, 2, 3])
 def test_a_markov_head_ranks_every_output_by_its_own_neighbours(group_size):
-    # Guards: a correction by another beam's token, across the border of a group, or outside the normalisation.
+    # Guards: a correction by another beam's token, across the border of a group, or outside the
+    # normalisation.
     torch.manual_seed(group_size)
     head = MarkovHead(CONFIG.model_copy(update={"markov_rank": 2})).requires_grad_(False)
     torch.nn.init.normal_(head.following)
@@ -138,19 +149,25 @@ def test_a_markov_head_ranks_every_output_by_its_own_neighbours(group_size):
 @pytest.mark.parametrize("group_size", [1, 2, 3])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 0.6])
 def test_a_beam_as_wide_as_the_space_finds_every_output_in_order(group_size, length_penalty):
-    # Guards: scores that are not those of the output, a normalisation that counts wrongly, outputs lost or doubled.
+    # Guards: scores that are not those of the output, a normalisation that counts wrongly, outputs
+    # lost or doubled.
     model = TableModel(random_table(group_size))
     probabilities = model.probabilities()
     space = list(every_output(4))
-    found = run(model, [4, 4], group_size=group_size, beam=len(space), length_penalty=length_penalty)
+    found = run(
+        model, [4, 4], group_size=group_size, beam=len(space), length_penalty=length_penalty
+    )
     for sentence, ranked in enumerate(found):
         scores = [
-            sum(token_log_probabilities(probabilities, sentence, tokens, group_size)) / len(tokens) ** length_penalty
+            sum(token_log_probabilities(probabilities, sentence, tokens, group_size))
+            / len(tokens) ** length_penalty
             for tokens in space
         ]
         order = sorted(range(len(space)), key=lambda index: -scores[index])
         assert [written(each.hypothesis) for each in ranked] == [space[index] for index in order]
-        assert [each.score for each in ranked] == pytest.approx([scores[index] for index in order], abs=1e-5)
+        assert [each.score for each in ranked] == pytest.approx(
+            [scores[index] for index in order], abs=1e-5
+        )
 
 
 @quick
@@ -162,7 +179,8 @@ def test_a_beam_as_wide_as_the_space_finds_every_output_in_order(group_size, len
     st.sampled_from([0.0, 0.5, 1.0, 2.0]),
 )
 def test_groups_batches_and_rows_change_nothing(seed, group_size, beam, limits, length_penalty):
-    # Guards: pruning by group, beams that read the past of others, neighbours that matter, limits mixed up.
+    # Guards: pruning by group, beams that read the past of others, neighbours that matter, limits
+    # mixed up.
     model = TableModel(random_table(seed))
     probabilities = model.probabilities()
     choices = {"group_size": group_size, "beam": beam, "length_penalty": length_penalty}
@@ -181,15 +199,23 @@ def _moved(hypothesis):
 
 
 @quick
-@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 5), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
 def test_every_hypothesis_carries_its_own_numbers(seed, group_size, beam, length_penalty):
-    # Guards: log-probabilities of another beam or place, a score that is not theirs, lists out of order, doubles.
+    # Guards: log-probabilities of another beam or place, a score that is not theirs, lists out of
+    # order, doubles.
     model = TableModel(random_table(seed))
     limits = [9, 2, 5]
     for sentence, ranked in enumerate(
         run(model, limits, group_size=group_size, beam=beam, length_penalty=length_penalty)
     ):
-        assert [each.score for each in ranked] == sorted((each.score for each in ranked), reverse=True)
+        assert [each.score for each in ranked] == sorted(
+            (each.score for each in ranked), reverse=True
+        )
         assert len({tuple(written(each.hypothesis)) for each in ranked}) == len(ranked)
         assert len(ranked) == min(beam, len(list(every_output(limits[sentence]))))
         for score, hypothesis in ranked:
@@ -215,12 +241,15 @@ def test_every_hypothesis_carries_its_own_numbers(seed, group_size, beam, length
     st.sampled_from([0.5, 1.5, 4.0]),
 )
 def test_stopping_early_changes_no_result(seed, group_size, beam, length_penalty, scale):
-    # Guards: a bound that forgets that longer hypotheses gain by normalisation, or one taken from the wrong sentence.
+    # Guards: a bound that forgets that longer hypotheses gain by normalisation, or one taken from
+    # the wrong sentence.
     model = TableModel(random_table(seed, scale=scale))
     choices = {"group_size": group_size, "beam": beam, "length_penalty": length_penalty}
     whole = run(model, [11, 7, 3], **choices)
     for wanted in range(1, beam + 1):
-        assert run(model, [11, 7, 3], wanted=wanted, **choices) == [ranked[:wanted] for ranked in whole]
+        assert run(model, [11, 7, 3], wanted=wanted, **choices) == [
+            ranked[:wanted] for ranked in whole
+        ]
 
 
 def test_the_search_does_stop_early():
@@ -236,7 +265,8 @@ def test_the_search_does_stop_early():
 
 
 def test_a_late_winner_is_waited_for():
-    # Guards: stopping as soon as anything is finished, although a longer hypothesis wins by its mean.
+    # Guards: stopping as soon as anything is finished, although a longer hypothesis wins by its
+    # mean.
     table = torch.zeros(1, 32, 7, 7)
     table[:, 0, :, 4], table[:, 0, :, END] = 2.0, 2.5
     table[:, 1:, :, 5] = 9.0
@@ -279,7 +309,8 @@ def test_the_limit_at_every_place_of_a_group(limit, group_size):
 
 
 def test_sentences_and_places_that_are_over_leave_the_batch():
-    # Guards: finished sentences (or the places of finished hypotheses) that still cost a row of every step.
+    # Guards: finished sentences (or the places of finished hypotheses) that still cost a row of
+    # every step.
     table = torch.zeros(2, 32, 7, 7)
     table[..., 4], table[..., 5] = 3.0, 2.9
     table[0, 0, :, END] = 9.0  # the first sentence: one place is used up at once ...
@@ -289,7 +320,8 @@ def test_sentences_and_places_that_are_over_leave_the_batch():
 
 
 def test_a_beam_wider_than_the_vocabulary_is_searched_with_what_there_is():
-    # Guards: places filled with impossible tokens where the first token has fewer candidates than places.
+    # Guards: places filled with impossible tokens where the first token has fewer candidates than
+    # places.
     [ranked] = run(TableModel(random_table(5)), [2], beam=50)
     assert len(ranked) == len(list(every_output(2)))
     assert all(math.isfinite(each.score) for each in ranked)
@@ -300,17 +332,27 @@ def test_ties_go_to_the_lowest_beam_then_the_lowest_token():
     table = torch.zeros(2, 32, 7, 7)
     found = run(TableModel(table), [2, 2], beam=4)
     expected = [[END], [4, END], [4, 4], [4, 5]]
-    assert [[written(each.hypothesis) for each in ranked] for ranked in found] == [expected, expected]
+    assert [[written(each.hypothesis) for each in ranked] for ranked in found] == [
+        expected,
+        expected,
+    ]
 
 
 @quick
-@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 8))
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4),
+    st.integers(1, 8),
+)
 def test_leading_takes_the_lowest_of_equal_places(values, count):
     # Guards: the border case, where some of several equal values are taken and others are not.
     best, places = leading(torch.tensor(values, dtype=torch.float32), count)
-    expected = [sorted(range(6), key=lambda place, row=row: (-row[place], place))[:count] for row in values]
+    expected = [
+        sorted(range(6), key=lambda place, row=row: (-row[place], place))[:count] for row in values
+    ]
     assert places.tolist() == expected
-    assert best.tolist() == [[row[place] for place in order] for row, order in zip(values, expected, strict=True)]
+    assert best.tolist() == [
+        [row[place] for place in order] for row, order in zip(values, expected, strict=True)
+    ]
 
 
 def test_a_shortlist_renormalises_over_what_can_be_picked():
@@ -326,14 +368,22 @@ def test_a_shortlist_renormalises_over_what_can_be_picked():
 @quick
 @given(st.integers(0, 10_000), st.integers(1, 4))
 def test_a_beam_of_one_is_greedy(seed, group_size):
-    # Guards: a beam of one that goes on after EOS in search of something better, or counts otherwise than greedy.
+    # Guards: a beam of one that goes on after EOS in search of something better, or counts
+    # otherwise than greedy.
     model = TableModel(random_table(seed))
     source, lengths = torch.tensor([[0], [1], [2]]), torch.tensor([1, 4, 2])
     options = DecodeOptions(group_size=group_size, limit_ratio=2.0, limit_extra=1)
     for one, other in zip(
-        search_batch(model, source, lengths, options), decode_batch(model, source, lengths, options), strict=True
+        search_batch(model, source, lengths, options),
+        decode_batch(model, source, lengths, options),
+        strict=True,
     ):
-        assert (one.row, one.limit, one.ending, one.tokens) == (other.row, other.limit, other.ending, other.tokens)
+        assert (one.row, one.limit, one.ending, one.tokens) == (
+            other.row,
+            other.limit,
+            other.ending,
+            other.tokens,
+        )
         assert [(group.step, group.group_size, group.tokens) for group in one.groups] == [
             (group.step, group.group_size, group.tokens) for group in other.groups
         ]
@@ -344,7 +394,9 @@ def test_a_beam_of_one_is_greedy(seed, group_size):
 def test_a_beam_out_of_range_is_one_clear_line(beam):
     # Guards: a beam that fails deep in the search, or is silently cut down.
     with pytest.raises(UsageError, match=rf"beam.*{beam}"):
-        decode_corpus(TableModel(random_table(0)), [[4]], DecodeOptions.made(beam=beam).checked(CONFIG))
+        decode_corpus(
+            TableModel(random_table(0)), [[4]], DecodeOptions.made(beam=beam).checked(CONFIG)
+        )
 
 
 @pytest.mark.parametrize("length_penalty", [-0.1, 11, float("nan"), float("inf")])

@@ -1,4 +1,5 @@
-"""Temperatures: found where they were put, applied where they belong, and gone where there are none."""
+"""Temperatures: found where they were put, applied where they belong, and gone where there are
+none."""
 
 import math
 
@@ -44,7 +45,10 @@ def test_temperature_and_shift_are_found_again(temperature, shift):
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=30))
 def test_any_counts_give_a_temperature(rows):
     # Guards: a probability of 0 or 1, no tokens, all right or all wrong.
-    confidence, right = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=bool)
+    confidence, right = (
+        np.array([row[0] for row in rows]),
+        np.array([row[1] for row in rows], dtype=bool),
+    )
     temperature, shift = fitted(confidence, right)
     assert temperature == CERTAIN or 0.05 <= temperature <= 20
     assert math.isfinite(shift)
@@ -62,7 +66,11 @@ def test_calibration_error_by_hand():
 @given(st.floats(-20, 0), st.floats(0.1, 10), st.floats(-3, 3))
 def test_scaled_is_the_sigmoid_of_the_odds(log_probability, temperature, shift):
     # Guards: odds that overflow where a probability is 1 or all but 0.
-    result = scaled(*(torch.tensor([[value]]) for value in (log_probability, temperature, shift))).exp().item()
+    result = (
+        scaled(*(torch.tensor([[value]]) for value in (log_probability, temperature, shift)))
+        .exp()
+        .item()
+    )
     probability = min(math.exp(log_probability), 1 - 1.2e-7)
     odds = math.log(probability) - math.log1p(-probability)
     assert result == pytest.approx(sigmoid(odds / temperature + shift), abs=1e-3)
@@ -91,8 +99,12 @@ def test_adaptive_mode_uses_them():
     sizes = torch.tensor([3])
     assert confident_prefix(0.5)(picked, sizes).tolist() == [1]
     assert confident_prefix(0.5, first_certain)(picked, sizes).tolist() == [3]
-    assert confident_prefix(0.5, corrector({3: plain(CERTAIN, 0.2, 1.0)}))(picked, sizes).tolist() == [3]
-    assert confident_prefix(0.8, corrector({3: plain(CERTAIN, 0.2, 8.0)}))(picked, sizes).tolist() == [2]
+    assert confident_prefix(0.5, corrector({3: plain(CERTAIN, 0.2, 1.0)}))(
+        picked, sizes
+    ).tolist() == [3]
+    assert confident_prefix(0.8, corrector({3: plain(CERTAIN, 0.2, 8.0)}))(
+        picked, sizes
+    ).tolist() == [2]
 
 
 def test_what_was_measured_is_found():
@@ -113,7 +125,9 @@ def test_what_was_measured_is_found():
         KeptShares(layout="lookahead", group_size=2, threshold=threshold, shares=(1 - threshold,))
         for threshold in (0.0, 0.5, 1.0)
     ]
-    found = Calibration(model_sha256="", truth="own-k1", sentences=9, source_sha256="", places=rows, kept=kept)
+    found = Calibration(
+        model_sha256="", truth="own-k1", sentences=9, source_sha256="", places=rows, kept=kept
+    )
     assert found.right_shares("lookahead", 2) == [0.75]
     assert found.right_shares("sat", 2) == []
     assert found.kept_at("lookahead", 2, 0.6) == [0.5]

@@ -1,4 +1,5 @@
-"""EOS at every place, in every way of decoding: one table, one model that says what a script tells it."""
+"""EOS at every place, in every way of decoding: one table, one model that says what a script tells
+it."""
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from multistride.translator import Translator
 
 WORDS = [f"w{number:02}" for number in range(30)]
 VOCABULARY = train_vocabulary([" ".join(WORDS)], 5 + len(WORDS), "words")
-CONFIG = TransformerConfig(vocabulary_size=len(VOCABULARY), max_positions=32, group_sizes=(1, 2, 3, 4))
+CONFIG = TransformerConfig(
+    vocabulary_size=len(VOCABULARY), max_positions=32, group_sizes=(1, 2, 3, 4)
+)
 END, NEVER = CONFIG.end_token, None
 
 WAYS = {
@@ -48,10 +51,11 @@ class ScriptMemory:
 
 
 class ScriptModel:
-    """Says, at every position of row n, what the n-th script has there; EOS where the script says, or never.
+    """Says, at every position of row n, what the n-th script has there; EOS where the script says,
+    or never.
 
-    A row's number and the position of its EOS are read from the source. Drafts are wrong at every third position, so
-    exact mode keeps one to K tokens. It remembers the rows of every call.
+    A row's number and the position of its EOS are read from the source. Drafts are wrong at every
+    third position, so exact mode keeps one to K tokens. It remembers the rows of every call.
     """
 
     config, markov = CONFIG, None
@@ -70,7 +74,11 @@ class ScriptModel:
             for column, position in enumerate(slots.position[row].tolist()):
                 drafted = slots.token[row, column] == CONFIG.mask_token
                 token = END if position == end else word(number, position)
-                logits[row, column, word(number, position + 1) if drafted and position % 3 == 2 else token] = 40.0
+                logits[
+                    row,
+                    column,
+                    word(number, position + 1) if drafted and position % 3 == 2 else token,
+                ] = 40.0
         return logits
 
 
@@ -110,7 +118,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("way", WAYS)
 def test_endings(way, case):
-    # Guards: text after EOS, a row kept alive or cut by its neighbours, EOS and the limit taken for each other.
+    # Guards: text after EOS, a row kept alive or cut by its neighbours, EOS and the limit taken for
+    # each other.
     ends, limit = CASES[case]
     model = ScriptModel()
     options = DecodeOptions.made(max_length=limit, **WAYS[way]).checked(CONFIG)
@@ -120,7 +129,9 @@ def test_endings(way, case):
     ]
     for hypothesis, end in zip(found, ends, strict=True):
         whole = limit if hypothesis.ending == "limit" else end + 1
-        assert len(hypothesis.log_probabilities) == whole, "EOS has a log-probability, what follows it has none"
+        assert len(hypothesis.log_probabilities) == whole, (
+            "EOS has a log-probability, what follows it has none"
+        )
     if options.beam == 1:
         assert len(model.rows) == max(each.steps for each in found), "a pass that nobody needed"
 
@@ -128,11 +139,14 @@ def test_endings(way, case):
 @pytest.mark.parametrize("case", [name for name, (ends, _) in CASES.items() if len(ends) == 1])
 @pytest.mark.parametrize("way", [name for name, choices in WAYS.items() if "beam" not in choices])
 def test_endings_while_streaming(way, case):
-    # Guards: a last group without its ending, text after EOS handed out, a pass after the last group.
+    # Guards: a last group without its ending, text after EOS handed out, a pass after the last
+    # group.
     [end], limit = CASES[case]
     model = ScriptModel()
     translator = Translator(model, VOCABULARY)
-    parts = list(translator.stream(VOCABULARY.decode(sources([end])[0]), max_length=limit, **WAYS[way]))
+    parts = list(
+        translator.stream(VOCABULARY.decode(sources([end])[0]), max_length=limit, **WAYS[way])
+    )
     tokens, ending = expected(0, end, limit)
     assert "".join(part.text for part in parts) == VOCABULARY.decode(tokens)
     assert [part.ending for part in parts] == [None] * (len(parts) - 1) + [ending]
@@ -142,7 +156,8 @@ def test_endings_while_streaming(way, case):
 @pytest.mark.parametrize("way", [name for name, choices in WAYS.items() if "beam" not in choices])
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_request_cancelled_between_two_passes_leaves_the_others_alone(way, after):
-    # Guards: a cancelled row that goes on, loses what it has, or takes a neighbour's memory with it.
+    # Guards: a cancelled row that goes on, loses what it has, or takes a neighbour's memory with
+    # it.
     model, ends = ScriptModel(), [9, NEVER, 10]
     options = DecodeOptions.made(max_length=12, **WAYS[way])
     rows = sources(ends)
@@ -156,5 +171,7 @@ def test_a_request_cancelled_between_two_passes_leaves_the_others_alone(way, aft
         assert state.hypotheses[1].tokens == had
     assert state.hypotheses[1].ending == "cancelled"
     for row in (0, 2):
-        assert (state.hypotheses[row].tokens, state.hypotheses[row].ending) == expected(row, ends[row], 12)
+        assert (state.hypotheses[row].tokens, state.hypotheses[row].ending) == expected(
+            row, ends[row], 12
+        )
     assert model.rows[after + 1 :].count(3) == 0, "a pass computed for a row that was cancelled"

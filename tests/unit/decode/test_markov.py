@@ -1,4 +1,5 @@
-"""Picking with a Markov head against the same choice made over the whole vocabulary, token by token."""
+"""Picking with a Markov head against the same choice made over the whole vocabulary, token by
+token."""
 
 import pytest
 import torch
@@ -37,8 +38,12 @@ def slowly(logits, head, row):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 6))
 def test_it_is_the_most_probable_of_the_whole_vocabulary(seed, rows, group_size):
-    # Guards: a correction by the token of another row or place, and probabilities that do not add up to one.
-    head, logits = head_of(seed), torch.randn(rows, group_size, 23, generator=torch.Generator().manual_seed(seed))
+    # Guards: a correction by the token of another row or place, and probabilities that do not add
+    # up to one.
+    head, logits = (
+        head_of(seed),
+        torch.randn(rows, group_size, 23, generator=torch.Generator().manual_seed(seed)),
+    )
     picked = markov_greedy(CONFIG, head)(logits)
     for row in range(rows):
         tokens, values = slowly(logits, head.requires_grad_(False), row)
@@ -49,7 +54,9 @@ def test_it_is_the_most_probable_of_the_whole_vocabulary(seed, rows, group_size)
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_a_new_head_picks_as_greedy_does(group_size):
     # Guards: a model that changes by what it has not yet learned, ties included.
-    logits = torch.randint(0, 3, (5, group_size, 23), generator=torch.Generator().manual_seed(1)).float()
+    logits = torch.randint(
+        0, 3, (5, group_size, 23), generator=torch.Generator().manual_seed(1)
+    ).float()
     plain, corrected = greedy(CONFIG)(logits), markov_greedy(CONFIG, head_of(1, scale=0.0))(logits)
     assert torch.equal(plain.tokens, corrected.tokens)
     torch.testing.assert_close(plain.log_probabilities, corrected.log_probabilities)
@@ -60,5 +67,7 @@ def test_a_model_is_picked_with_the_head_it_has():
     head = head_of(2, scale=5.0)
     logits = torch.randn(8, 4, 23, generator=torch.Generator().manual_seed(2))
     assert torch.equal(greedy_for(CONFIG, None)(logits).tokens, greedy(CONFIG)(logits).tokens)
-    assert torch.equal(greedy_for(CONFIG, head)(logits).tokens, markov_greedy(CONFIG, head)(logits).tokens)
+    assert torch.equal(
+        greedy_for(CONFIG, head)(logits).tokens, markov_greedy(CONFIG, head)(logits).tokens
+    )
     assert not torch.equal(greedy_for(CONFIG, head)(logits).tokens, greedy(CONFIG)(logits).tokens)

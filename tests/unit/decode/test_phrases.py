@@ -25,7 +25,8 @@ SHAPE = {
 
 
 def looked_up(tokens, most):
-    """The same by looking at every place: the latest earlier place of the longest phrase at the end."""
+    """The same by looking at every place: the latest earlier place of the longest phrase at the
+    end."""
     for length in (4, 3, 2):
         phrase = tokens[-length:]
         for place in range(len(tokens) - 1, length - 1, -1):
@@ -39,14 +40,16 @@ def looked_up(tokens, most):
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 9), st.integers(0, 30))
 def test_a_text_is_searched_backwards_for_the_longest_phrase(tokens, most, cut):
-    # Guards: phrases that find their own end, places one off, copies that run into what is not written yet.
+    # Guards: phrases that find their own end, places one off, copies that run into what is not
+    # written yet.
     text = SoFar(tokens[:cut])
     text.extend(tokens[cut:])
     assert text.following(most) == looked_up(tokens, most)
 
 
 def test_a_table_says_what_most_often_followed():
-    # Guards: given tokens taken for written ones, shorter phrases preferred, rows that say nothing new.
+    # Guards: given tokens taken for written ones, shorter phrases preferred, rows that say nothing
+    # new.
     texts = [([5, 6, 7, 8], 2), ([9, 6, 7, 8], 0), ([9, 6, 1], 0), ([3, 6, 1], 0), ([3, 6, 1], 0)]
     rows = phrases_of(texts, longest=2)
     assert rows.dtype == np.int32
@@ -64,7 +67,9 @@ def test_a_table_says_what_most_often_followed():
 
 def model(adapter=False, **choices):
     torch.manual_seed(4)
-    sizes = {"group_sizes": (1, 2, 4), "adapter": AdapterConfig(rank=4, layers=1)} if adapter else {}
+    sizes = (
+        {"group_sizes": (1, 2, 4), "adapter": AdapterConfig(rank=4, layers=1)} if adapter else {}
+    )
     made = Transformer(TransformerConfig(**SHAPE, **sizes, **choices)).eval()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -74,12 +79,17 @@ def model(adapter=False, **choices):
 
 def prompts():
     generator = torch.Generator().manual_seed(8)
-    return [torch.randint(5, 24, (length,), generator=generator).tolist() for length in (1, 6, 2, 11, 3)]
+    return [
+        torch.randint(5, 24, (length,), generator=generator).tolist() for length in (1, 6, 2, 11, 3)
+    ]
 
 
 def own_table(engine):
     written = decode_corpus(engine, prompts(), DecodeOptions.made(max_length=40))
-    texts = [([*prompt, *each.tokens], len(prompt)) for prompt, each in zip(prompts(), written, strict=True)]
+    texts = [
+        ([*prompt, *each.tokens], len(prompt))
+        for prompt, each in zip(prompts(), written, strict=True)
+    ]
     return Measured(phrases=PhraseTable(phrases_of(texts)))
 
 
@@ -88,15 +98,22 @@ def own_table(engine):
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("known", [False, True])
 def test_what_is_written_is_that_of_k1(adapter, drafts, batch_size, known):
-    # Guards: rows whose drafts are fewer than others', drafts left over from masks, prompts that are not looked at.
+    # Guards: rows whose drafts are fewer than others', drafts left over from masks, prompts that
+    # are not looked at.
     engine = EagerStepModel(model(adapter))
     if drafts == "both" and not adapter:
         engine = EagerStepModel(model(group_sizes=(1, 4), lookahead=True))
-    expected = decode_corpus(engine, prompts(), DecodeOptions.made(max_length=40, batch_size=batch_size))
-    options = DecodeOptions.made(max_length=40, group_size=4, mode="exact", drafts=drafts, batch_size=batch_size)
+    expected = decode_corpus(
+        engine, prompts(), DecodeOptions.made(max_length=40, batch_size=batch_size)
+    )
+    options = DecodeOptions.made(
+        max_length=40, group_size=4, mode="exact", drafts=drafts, batch_size=batch_size
+    )
     measured = own_table(engine) if known else None
     found = decode_corpus(engine, prompts(), options.checked(engine.config), measured=measured)
-    assert [(each.tokens, each.ending) for each in found] == [(each.tokens, each.ending) for each in expected]
+    assert [(each.tokens, each.ending) for each in found] == [
+        (each.tokens, each.ending) for each in expected
+    ]
     steps, passes = (sum(each.steps for each in written) for written in (expected, found))
     assert passes < (steps / 2 if known else steps), (
         "random models write loops, and a table of their own text is right"
@@ -120,12 +137,15 @@ def test_a_table_is_used_where_there_is_one():
 
 @pytest.mark.parametrize(("logit", "drafted"), [(9.0, [20, 20]), (0.0, [7, 8])])
 def test_sure_masks_go_before_short_phrases(logit, drafted):
-    # Guards: a phrase of two tokens that overrules masks which know better, and one of three that does not.
+    # Guards: a phrase of two tokens that overrules masks which know better, and one of three that
+    # does not.
     engine = EagerStepModel(model(adapter=True))
     for known, copied in (([5, 6, 7, 8, 5, 6], drafted), ([4, 5, 6, 7, 8, 4, 5, 6], [7, 8])):
         state = DecodeState([20], 1, 2, [known[:-1]])
         drafter = PhraseDrafter(engine, state, 3, None, masks=True)
-        drafter.counts = torch.tensor([0])  # as if nothing had been drafted for the pass that is over
+        drafter.counts = torch.tensor(
+            [0]
+        )  # as if nothing had been drafted for the pass that is over
         logits = torch.zeros(1, 3, 24)
         logits[0, 1:, 20] = logit
         picked = Picked(torch.tensor([known[-1:]]), torch.zeros(1, 1))
@@ -137,13 +157,24 @@ def test_sure_masks_go_before_short_phrases(logit, drafted):
 def test_drafts_that_cannot_be_are_refused():
     config = TransformerConfig(**SHAPE)
     for choices, message in (
-        ({"mode": "fast"}, "drafts text was given, and mode fast has none: choose mode exact, or leave it out"),
-        ({"mode": "exact", "temperature": 1.0}, "drafts text was given with temperature 1.0; drafts that were not"),
-        ({"mode": "exact", "group_size": 17}, "group size 17 was asked for; drafts of text are checked at most 16"),
+        (
+            {"mode": "fast"},
+            "drafts text was given, and mode fast has none: choose mode exact, or leave it out",
+        ),
+        (
+            {"mode": "exact", "temperature": 1.0},
+            "drafts text was given with temperature 1.0; drafts that were not",
+        ),
+        (
+            {"mode": "exact", "group_size": 17},
+            "group size 17 was asked for; drafts of text are checked at most 16",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             DecodeOptions.made(drafts="text", **choices).checked(config)
-    with pytest.raises(UsageError, match="trained for 1: choose one from 1 to 1, or drafts text, which needs no tr"):
+    with pytest.raises(
+        UsageError, match="trained for 1: choose one from 1 to 1, or drafts text, which needs no tr"
+    ):
         DecodeOptions.made(drafts="both", mode="exact", group_size=4).checked(config)
 
 
@@ -151,7 +182,8 @@ def test_damaged_tables_are_refused(tmp_path):
     assert PhraseTable.load(tmp_path) is None
     (tmp_path / PHRASES).write_bytes(b"no array")
     with pytest.raises(
-        DataError, match=r"phrases.npy is damaged \(.*: delete it, or run `multistride phrases` again"
+        DataError,
+        match=r"phrases.npy is damaged \(.*: delete it, or run `multistride phrases` again",
     ):
         PhraseTable.load(tmp_path)
     np.save(tmp_path / PHRASES, np.zeros((3, 2)))

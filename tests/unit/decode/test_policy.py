@@ -18,7 +18,8 @@ COSTS = StepCosts(
 
 
 def state_after(*histories):
-    """A state in which each row has written groups of (proposed, kept, probability of each token)."""
+    """A state in which each row has written groups of (proposed, kept, probability of each
+    token)."""
     state = DecodeState([100] * len(histories), 1, 2)
     for row, history in zip(state.running, histories, strict=True):
         for step, (size, kept, probability) in enumerate(history):
@@ -53,7 +54,9 @@ def test_phase_grows_where_the_model_is_sure(history, size, said):
 
 
 histories = st.lists(
-    st.integers(1, 8).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size), st.floats(0.001, 1.0))),
+    st.integers(1, 8).flatmap(
+        lambda size: st.tuples(st.just(size), st.integers(1, size), st.floats(0.001, 1.0))
+    ),
     max_size=4,
 )
 
@@ -63,7 +66,9 @@ histories = st.lists(
 def test_sizes_lie_between_one_and_the_largest(rows, largest, threshold):
     # Guards: a size that the model was never trained for, whatever was written before.
     sizes = [size for size in (1, 4, 8) if size <= largest]
-    rows = [[(min(size, largest), min(kept, largest), sure) for size, kept, sure in row] for row in rows]
+    rows = [
+        [(min(size, largest), min(kept, largest), sure) for size, kept, sure in row] for row in rows
+    ]
     for policy in (phase(largest, threshold), cost_model(COSTS, KeptStatistics([0.5] * 7), sizes)):
         proposal = policy(state_after(*rows))
         assert all(1 <= size <= largest for size in proposal.sizes.tolist())
@@ -74,8 +79,12 @@ def test_sizes_lie_between_one_and_the_largest(rows, largest, threshold):
 def test_the_cost_model_weighs_tokens_against_time():
     # Guards: the cheapest step or the largest group taken for the best one; the batch forgotten.
     kept = KeptStatistics([0.9] * 7)  # 1, 3.44 and 5.70 tokens expected at K=1, 4, 8
-    assert cost_model(COSTS, kept, (1, 4, 8))(state_after([])).sizes.tolist() == [4]  # 0.5, 1.15, 0.95 a millisecond
-    assert cost_model(COSTS, KeptStatistics([0.1] * 7), (1, 4, 8))(state_after([])).sizes.tolist() == [1]
+    assert cost_model(COSTS, kept, (1, 4, 8))(state_after([])).sizes.tolist() == [
+        4
+    ]  # 0.5, 1.15, 0.95 a millisecond
+    assert cost_model(COSTS, KeptStatistics([0.1] * 7), (1, 4, 8))(
+        state_after([])
+    ).sizes.tolist() == [1]
     assert cost_model(COSTS, kept, (4, 8))(state_after(*[[]] * 4)).sizes.tolist() == [4] * 4
 
 

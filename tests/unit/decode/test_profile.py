@@ -34,7 +34,11 @@ def test_it_is_timed_once(engine, tmp_path, monkeypatch):
     first = cached_costs(engine, "eager", "sat", 1, "abc", said.append)
     assert cached_costs(engine, "eager", "sat", 1, "abc", said.append) == first
     assert len(said) == 1
-    for other in (("int8", "sat", 1, "abc"), ("eager", "lookahead", 1, "abc"), ("eager", "sat", 2, "abc")):
+    for other in (
+        ("int8", "sat", 1, "abc"),
+        ("eager", "lookahead", 1, "abc"),
+        ("eager", "sat", 2, "abc"),
+    ):
         cached_costs(engine, *other, said.append)
     cached_costs(engine, "eager", "sat", 1, "abd", said.append)
     assert len(said) == 5

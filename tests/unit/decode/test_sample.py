@@ -27,10 +27,13 @@ def head_of(seed):
     return head.requires_grad_(False)
 
 
-@pytest.mark.parametrize("choices", [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}], ids=str)
+@pytest.mark.parametrize(
+    "choices", [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}], ids=str
+)
 @pytest.mark.parametrize("with_head", [False, True])
 def test_what_is_drawn_has_the_distribution_it_should_have(choices, with_head):
-    # Guards: tokens of a group drawn without regard to the one before, a temperature or a cut applied twice.
+    # Guards: tokens of a group drawn without regard to the one before, a temperature or a cut
+    # applied twice.
     head = head_of(1) if with_head else None
     options = DecodeOptions(**choices)
     logits = torch.randn(2, CONFIG.vocabulary_size, generator=torch.Generator().manual_seed(2))
@@ -81,14 +84,19 @@ def test_restricted_against_plain_lists(scores, temperature, top_k, top_p, min_p
         nucleus.append(token)
         mass += weights[token]
     likely = [token for token in nucleus if weights[token] >= min_p * weights[nucleus[0]]]
-    borders = [abs(sum(weights[t] for t in kept[:n]) / total - top_p) for n in range(1, len(kept) + 1)]
+    borders = [
+        abs(sum(weights[t] for t in kept[:n]) / total - top_p) for n in range(1, len(kept) + 1)
+    ]
     ratios = [abs(weights[token] / weights[nucleus[0]] - min_p) for token in nucleus]
-    if min(*borders, 1) > 1e-4 and min(*ratios, 1) > 1e-4:  # rounding may decide on the border itself
+    if (
+        min(*borders, 1) > 1e-4 and min(*ratios, 1) > 1e-4
+    ):  # rounding may decide on the border itself
         assert {token for token in range(7) if found[token] > 0} == set(likely or nucleus[:1])
 
 
 def test_chances_lie_end_to_end():
-    # Guards: the last token drawn for a chance near one though it cannot be, a border given to the wrong side.
+    # Guards: the last token drawn for a chance near one though it cannot be, a border given to the
+    # wrong side.
     values = torch.tensor([[0.25, 0.5, 0.25, 0.0]]).log().expand(5, -1)
     chances = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 1 - 2**-53], dtype=torch.float64)
     assert draw(values, chances).tolist() == [0, 0, 1, 1, 2]

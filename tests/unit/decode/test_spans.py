@@ -30,19 +30,25 @@ def all_spans(text):
 
 
 def allowed_by_list(text, vocabulary, written, opening):
-    """The tokens that keep what is written the beginning of an opening and a span; EOS where it is both, whole."""
+    """The tokens that keep what is written the beginning of an opening and a span; EOS where it is
+    both, whole."""
     known = b"".join(vocabulary.spellings[token] for token in written)
     listed = [opening.encode() + blank + span for span in all_spans(text) for blank in (b"", b" ")]
     ends = {vocabulary.eos} if known in listed else set()
     pieces = enumerate(vocabulary.spellings)
-    longer = {token for token, piece in pieces if piece and any(each.startswith(known + piece) for each in listed)}
+    longer = {
+        token
+        for token, piece in pieces
+        if piece and any(each.startswith(known + piece) for each in listed)
+    }
     return ends | longer
 
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_what_may_come_next_is_what_a_list_of_all_spans_says(vocabulary, data):
-    # Guards: offsets of characters taken for those of bytes, tokens that reach over the end, an EOS inside a word.
+    # Guards: offsets of characters taken for those of bytes, tokens that reach over the end, an EOS
+    # inside a word.
     text = data.draw(st.sampled_from(TEXTS) | st.text("ab .,é華", min_size=1, max_size=12))
     opening = data.draw(st.sampled_from(["", ":", "A:"]))
     rule, written = spans(vocabulary, opening)(text), []
@@ -58,7 +64,8 @@ def test_what_may_come_next_is_what_a_list_of_all_spans_says(vocabulary, data):
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_walk_never_gets_stuck_and_ends_in_a_span(data):
-    # Guards: a dead end, where decoding would stop inside a word or write what does not stand in the text.
+    # Guards: a dead end, where decoding would stop inside a word or write what does not stand in
+    # the text.
     vocabulary = train_vocabulary(TEXTS, 330, "bpe")
     text = data.draw(st.sampled_from(TEXTS))
     rule, written = spans(vocabulary)(text), []

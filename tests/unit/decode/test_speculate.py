@@ -1,4 +1,5 @@
-"""Speculative sampling against the exact distribution of K=1 sampling, and on every ragged batch."""
+"""Speculative sampling against the exact distribution of K=1 sampling, and on every ragged
+batch."""
 
 import itertools
 import math
@@ -27,7 +28,13 @@ SOURCE = [4, 6, 5]
 def tiny(markov_rank=0, vocabulary_size=7):
     """A random model whose drafts are neither all right nor all wrong."""
     torch.manual_seed(6)
-    sizes = {"hidden_size": 16, "feedforward_size": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    sizes = {
+        "hidden_size": 16,
+        "feedforward_size": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    }
     config = TransformerConfig(
         vocabulary_size=vocabulary_size,
         markov_rank=markov_rank,
@@ -54,7 +61,8 @@ def every_output():
 
 
 def exact_probabilities(model, options):
-    """The probability of every output when K=1 samples token by token, from passes over whole prefixes."""
+    """The probability of every output when K=1 samples token by token, from passes over whole
+    prefixes."""
     engine, rules = EagerStepModel(model), constraints_of(options, model.config)
     source = torch.tensor([[*SOURCE, END]])
 
@@ -64,7 +72,12 @@ def exact_probabilities(model, options):
             read = torch.tensor([[tokens[place - 1] if place else model.config.start_token]])
             position, one = torch.tensor([[place]]), torch.ones(1, 1, dtype=torch.long)
             logits = engine.step(Slots(read, position, one, position), memory)
-        own = logits[:, 0].clone().index_fill(-1, torch.tensor([0, 1, 3]), float("-inf")).log_softmax(-1)
+        own = (
+            logits[:, 0]
+            .clone()
+            .index_fill(-1, torch.tensor([0, 1, 3]), float("-inf"))
+            .log_softmax(-1)
+        )
         allowed = own if rules.permitted is None else rules.permitted(own, [tokens], [0])
         return restricted(allowed, options)[0].exp().tolist()
 
@@ -83,7 +96,8 @@ def exact_probabilities(model, options):
 
 
 def chi_square_is_plausible(counts, expected):
-    """Whether the counts are those of the probabilities; rare outputs, expected less than five times, as one."""
+    """Whether the counts are those of the probabilities; rare outputs, expected less than five
+    times, as one."""
     often = [output for output, probability in expected.items() if SAMPLES * probability >= 5]
     cells = [(counts[output], SAMPLES * expected[output]) for output in often]
     rest = SAMPLES - sum(wanted for _, wanted in cells)
@@ -111,11 +125,15 @@ def chi_square_is_plausible(counts, expected):
     ids=str,
 )
 def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, markov_rank, choices):
-    # Guards: a draft kept too often, a residual that is not p - q, cuts on one side only, EOS inside a group.
+    # Guards: a draft kept too often, a residual that is not p - q, cuts on one side only, EOS
+    # inside a group.
     model = tiny(markov_rank)
     options = DecodeOptions.made(group_size=group_size, mode="exact", max_length=LIMIT, **choices)
     expected = exact_probabilities(model, options)
-    engine, state = EagerStepModel(model), DecodeState([LIMIT] * SAMPLES, model.config.start_token, END)
+    engine, state = (
+        EagerStepModel(model),
+        DecodeState([LIMIT] * SAMPLES, model.config.start_token, END),
+    )
     permitted = constraints_of(options, model.config).permitted
     drafter = SpeculativeDrafter(engine, options, state, list(range(SAMPLES)), permitted)
     source = torch.tensor([[*SOURCE, END]]).expand(SAMPLES, -1)
@@ -134,16 +152,23 @@ def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, mark
 
 @pytest.mark.parametrize("markov_rank", [0, 2])
 def test_neighbours_change_no_sample_and_scores_are_those_of_k1(markov_rank):
-    # Guards: chances shared between rows, a row's drafts left with another, log-probabilities of the drafts.
+    # Guards: chances shared between rows, a row's drafts left with another, log-probabilities of
+    # the drafts.
     model = tiny(markov_rank, vocabulary_size=20)
     sources = [[4 + (row * 7 + place) % 16 for place in range(1 + row % 5)] for row in range(9)]
     options = DecodeOptions.made(group_size=4, mode="exact", temperature=1.0, limit_extra=6, seed=5)
     together = decode_corpus(EagerStepModel(model), sources, options)
-    alone = decode_corpus(EagerStepModel(model), sources, options.model_copy(update={"batch_size": 1}))
+    alone = decode_corpus(
+        EagerStepModel(model), sources, options.model_copy(update={"batch_size": 1})
+    )
     assert [each.tokens for each in together] == [each.tokens for each in alone]
-    scores = score_pairs(model, [(source, each.tokens) for source, each in zip(sources, together, strict=True)])
+    scores = score_pairs(
+        model, [(source, each.tokens) for source, each in zip(sources, together, strict=True)]
+    )
     for each, found in zip(together, scores, strict=True):
-        assert each.log_probabilities == pytest.approx(found[: len(each.log_probabilities)], abs=2e-4)
+        assert each.log_probabilities == pytest.approx(
+            found[: len(each.log_probabilities)], abs=2e-4
+        )
     other = decode_corpus(EagerStepModel(model), sources, options.model_copy(update={"seed": 6}))
     assert [each.tokens for each in other] != [each.tokens for each in together]
 

@@ -76,7 +76,10 @@ def test_a_limit_that_is_no_multiple_of_the_group_size(group_size):
         commit(state, [[5 + step for step in range(group_size)] for _ in state.running])
     assert [len(tokens) for tokens in tokens_of(state)] == [7, 13]
     assert endings(state) == ["limit", "limit"]
-    assert [hypothesis.steps for hypothesis in state.hypotheses] == [-(-7 // group_size), -(-13 // group_size)]
+    assert [hypothesis.steps for hypothesis in state.hypotheses] == [
+        -(-7 // group_size),
+        -(-13 // group_size),
+    ]
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -168,7 +171,8 @@ def test_cancel_before_the_first_step():
 
 
 def test_leave_says_who_stays():
-    # Guards: memory reordered when it need not be, or rows that change places without filling a gap.
+    # Guards: memory reordered when it need not be, or rows that change places without filling a
+    # gap.
     state = DecodeState([9, 9, 9, 9], START, END)
     assert commit(state, [[5], [6], [7], [8]]) is None
     assert commit(state, [[END], [6], [END], [8]]).tolist() == [3, 1]
@@ -197,7 +201,8 @@ def test_no_sentence_at_all():
 
 
 def alone(limit, steps):
-    """One row by itself: token after token until something ends it. Returns its groups and its ending."""
+    """One row by itself: token after token until something ends it. Returns its groups and its
+    ending."""
     groups, written = [], 0
     for step, (tokens, kept) in enumerate(steps):
         group, ending = [], None
@@ -231,7 +236,8 @@ def decodings(draw):
 @quick
 @given(decodings())
 def test_batches_against_single_rows(decoding):
-    # Guards: rows that influence each other, whatever is picked and kept, and slots that read other tokens.
+    # Guards: rows that influence each other, whatever is picked and kept, and slots that read other
+    # tokens.
     limits, steps = decoding
     state = DecodeState(limits, START, END)
     taken = 0
@@ -246,10 +252,14 @@ def test_batches_against_single_rows(decoding):
         expected = [place for place, row in enumerate(rows) if state.hypotheses[row].ending is None]
         found = list(range(len(rows))) if stay is None else stay.tolist()
         assert sorted(found) == expected
-        assert all(place == row for place, row in enumerate(found) if row < len(found)), "a row moved without need"
+        assert all(place == row for place, row in enumerate(found) if row < len(found)), (
+            "a row moved without need"
+        )
     for row, hypothesis in enumerate(state.hypotheses):
         groups, ending = alone(limits[row], [step[row] for step in steps[:taken]])
-        assert [(group.step, group.group_size, group.tokens) for group in hypothesis.groups] == groups
+        assert [
+            (group.step, group.group_size, group.tokens) for group in hypothesis.groups
+        ] == groups
         assert hypothesis.ending == ending
         assert END not in hypothesis.tokens
         written = [token for _, _, tokens in groups for token in tokens]
@@ -262,13 +272,17 @@ def test_batches_against_single_rows(decoding):
 
 
 def check_slots(state, size):
-    """The last columns predict what comes next in every row, and the slots read every token not read before."""
+    """The last columns predict what comes next in every row, and the slots read every token not
+    read before."""
     slots = state.slots(size)
     for place, hypothesis in enumerate(state.running):
         tokens = hypothesis.tokens
         border = len(tokens)
         reads = [
-            (slots.token[place, column].item(), (slots.position - slots.reach)[place, column].item())
+            (
+                slots.token[place, column].item(),
+                (slots.position - slots.reach)[place, column].item(),
+            )
             for column in range(slots.token.shape[1])
             if slots.group[place, column] != PADDING_GROUP
         ]

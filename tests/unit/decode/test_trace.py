@@ -27,18 +27,25 @@ def why(groups, ending, **choices):
     ],
 )
 def test_reasons(choices, kept, expected):
-    # Guards: a reason of another mode; the last group is short because the sentence is over, whatever the mode.
+    # Guards: a reason of another mode; the last group is short because the sentence is over,
+    # whatever the mode.
     groups = [group(0, kept), group(1, 1)]
     assert why(groups, "end", **choices) == [expected, "the sentence is over"]
     assert why(groups, "limit", **choices) == [expected, "the length limit"]
 
 
 def test_numbers():
-    # Guards: a confidence that is a sum of logarithms, counts of what was proposed for what was kept.
+    # Guards: a confidence that is a sum of logarithms, counts of what was proposed for what was
+    # kept.
     (entry,) = trace_entries(
         [group(3, 2)], "cancelled", DecodeOptions(), lambda tokens: [f"<{each}>" for each in tokens]
     )
-    assert (entry["step"], entry["group_size"], entry["accepted"], entry["milliseconds"]) == (3, 4, 2, 1.5)
+    assert (entry["step"], entry["group_size"], entry["accepted"], entry["milliseconds"]) == (
+        3,
+        4,
+        2,
+        1.5,
+    )
     assert entry["confidence"] == 0.25
     assert entry["pieces"] == ["<0>", "<1>"]
     assert entry["why"] == "cancelled"
@@ -51,4 +58,7 @@ def test_the_reason_of_a_policy_is_kept():
     options = DecodeOptions(mode="adaptive", policy="phase", group_size=2)
     (entry,) = trace_entries([chosen], "end", options, list)
     assert (entry["policy"], entry["why_group_size"]) == ("phase", "half")
-    assert next(trace_entries([chosen], "end", DecodeOptions(mode="adaptive"), list))["policy"] == "confidence"
+    assert (
+        next(trace_entries([chosen], "end", DecodeOptions(mode="adaptive"), list))["policy"]
+        == "confidence"
+    )

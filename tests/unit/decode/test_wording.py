@@ -25,7 +25,14 @@ def written_under(barred, texts, vocabulary, draw):
 
 @pytest.mark.parametrize(
     ("vocabulary", "texts"),
-    [(BPE, ("aus",)), (BPE, ("ä", "n H")), (BPE, (" ",)), (BPE, ("e",)), (WORDS, ("b a", "c")), (WORDS, ("a",))],
+    [
+        (BPE, ("aus",)),
+        (BPE, ("ä", "n H")),
+        (BPE, (" ",)),
+        (BPE, ("e",)),
+        (WORDS, ("b a", "c")),
+        (WORDS, ("a",)),
+    ],
     ids=["a piece", "two texts", "a blank", "a letter", "two words", "a word"],
 )
 @quick
@@ -60,9 +67,13 @@ def test_what_tokens_spell_is_what_they_decode_to(vocabulary, data):
 
 
 @quick
-@given(text=st.sampled_from(["ein Haus, zwei Häuser", "das Häuschen ist schön", "aus"]), first=st.integers(0, 6))
+@given(
+    text=st.sampled_from(["ein Haus, zwei Häuser", "das Häuschen ist schön", "aus"]),
+    first=st.integers(0, 6),
+)
 def test_a_stop_text_is_found_where_it_is_complete(text, first):
-    # Guards: a stop text missed at the border of two groups or in the middle of a token, or seen a token late.
+    # Guards: a stop text missed at the border of two groups or in the middle of a token, or seen a
+    # token late.
     [tokens] = BPE.encode([text])
     stopped = stop_texts(("aus", "äus"), BPE)
     known, new = tokens[:first], tokens[first:]
@@ -86,7 +97,9 @@ def test_no_repeat_against_counting(written, length):
 
     seen = set(grams(written))
     barred = no_repeat(length)(written)
-    assert barred == {token for token in range(4) if seen.intersection(grams([*written, token])[-1:])}
+    assert barred == {
+        token for token in range(4) if seen.intersection(grams([*written, token])[-1:])
+    }
 
 
 def test_a_vocabulary_that_spells_nothing_says_so():

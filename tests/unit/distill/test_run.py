@@ -59,7 +59,9 @@ def test_lines_stay_aligned(corpus, teacher_directory, engine, beam):
     assert (manifest["lines"], manifest["translated_lines"]) == (12, 9)
     if engine == "eager":
         sources = (corpus / "source").read_bytes().split(b"\n")
-        alone = Translator.load(teacher_directory, "cpu").translate([sources[place].decode() for place in (3, 6)])
+        alone = Translator.load(teacher_directory, "cpu").translate(
+            [sources[place].decode() for place in (3, 6)]
+        )
         assert [lines[3], lines[6]] == [translation.text for translation in alone]
     assert not PartsDirectory(config.output).path.exists()
 
@@ -74,7 +76,11 @@ def test_the_manifest_says_how_it_was_made(corpus, teacher_directory):
     assert json.loads((corpus / "out.json").read_text()) == manifest
     assert manifest["output_sha256"] == hashlib.sha256(config.output.read_bytes()).hexdigest()
     assert manifest["source_sha256"] == hashlib.sha256((corpus / "source").read_bytes()).hexdigest()
-    assert (manifest["teacher"], manifest["engine"], manifest["beam"]) == (str(teacher_directory), "eager", 1)
+    assert (manifest["teacher"], manifest["engine"], manifest["beam"]) == (
+        str(teacher_directory),
+        "eager",
+        1,
+    )
     assert manifest["changed_share"] == 1.0
     assert manifest["length_ratio_to_source"] > 0
     assert manifest["length_ratio_to_target"] > 0
@@ -130,7 +136,8 @@ def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping):
 
 
 def test_changed_settings_or_source_are_refused(corpus, teacher_directory, stopping):
-    # Guards: half of a corpus by one beam and half by another; parts of one source beside the lines of another.
+    # Guards: half of a corpus by one beam and half by another; parts of one source beside the lines
+    # of another.
     undo = stopping(1, KeyboardInterrupt())
     with pytest.raises(Interrupted):
         distill(settings(corpus, teacher_directory))
@@ -217,7 +224,8 @@ def test_files_that_do_not_align_are_refused_at_once(corpus, teacher_directory):
 
 @pytest.mark.parametrize(("name", "opened"), [("out.gz", gzip.open), ("out.xz", lzma.open)])
 def test_compressed_by_name_and_equal_each_time(corpus, teacher_directory, name, opened):
-    # Guards: plain text under a name that promises compression; a time stamp that makes equal outputs differ.
+    # Guards: plain text under a name that promises compression; a time stamp that makes equal
+    # outputs differ.
     plain = settings(corpus, teacher_directory)
     distill(plain)
     packed = settings(corpus, teacher_directory, output=corpus / name)
@@ -232,7 +240,10 @@ def test_compressed_by_name_and_equal_each_time(corpus, teacher_directory, name,
 def test_the_engine_is_chosen_aloud(corpus, teacher_directory, monkeypatch):
     # Guards: a slow engine taken in silence, or one taken that was not asked for.
     told = []
-    assert distill(settings(corpus, teacher_directory, engine="auto"), told.append)["engine"] == "ctranslate2"
+    assert (
+        distill(settings(corpus, teacher_directory, engine="auto"), told.append)["engine"]
+        == "ctranslate2"
+    )
     assert told[0].startswith("engine: ctranslate2 4")
     monkeypatch.setattr(engine_module, "ctranslate2", None)
     told.clear()
@@ -246,7 +257,12 @@ def test_the_engine_is_chosen_aloud(corpus, teacher_directory, monkeypatch):
 
 def test_settings_that_make_no_sense(corpus, teacher_directory):
     # Guards: a traceback, or a silent default, for a wrong option.
-    for wrong in ({"beam": 0}, {"chunk": 0}, {"engine": "fast"}, {"validation_source": corpus / "source"}):
+    for wrong in (
+        {"beam": 0},
+        {"chunk": 0},
+        {"engine": "fast"},
+        {"validation_source": corpus / "source"},
+    ):
         name = next(iter(wrong))
         tree = settings(corpus, teacher_directory).model_dump() | wrong
         with pytest.raises(UsageError, match=name):

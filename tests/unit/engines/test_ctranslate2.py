@@ -1,4 +1,5 @@
-"""CTranslate2 runs our weights: the same tokens, the same scores, the same limits as the eager engine at K=1."""
+"""CTranslate2 runs our weights: the same tokens, the same scores, the same limits as the eager
+engine at K=1."""
 
 import tempfile
 
@@ -48,7 +49,9 @@ def decisive_model(**changes):
 def some_sources(count=24):
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, 20, (count,), generator=generator).tolist()
-    return [torch.randint(4, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+    return [
+        torch.randint(4, VOCABULARY, (length,), generator=generator).tolist() for length in lengths
+    ]
 
 
 def log_probabilities(model, source, tokens):
@@ -66,7 +69,11 @@ def log_probabilities(model, source, tokens):
 def assert_equal_but_for_near_ties(model, source, expected, found):
     if list(found) == list(expected):
         return
-    place = next(place for place in range(len(expected)) if list(found[: place + 1]) != list(expected[: place + 1]))
+    place = next(
+        place
+        for place in range(len(expected))
+        if list(found[: place + 1]) != list(expected[: place + 1])
+    )
     values = log_probabilities(model, source, expected)[place]
     first, second = values.topk(2).values.tolist()
     assert first - second < NEAR_TIE, f"another token at {place}, where {first} beats {second}"
@@ -90,17 +97,22 @@ def test_greedy_equals_eager_token_for_token(changes):
     options = DecodeOptions(batch_size=4)
     expected = decode_corpus(EagerStepModel(model), sources, options)
     found = CTranslate2Engine(model, "float32").decode(sources, options, length_penalty=0.0)
-    assert len({tuple(result.tokens) for result in found}) > len(found) // 2, "a model that ignores its source"
+    assert len({tuple(result.tokens) for result in found}) > len(found) // 2, (
+        "a model that ignores its source"
+    )
     for source, one, other in zip(sources, expected, found, strict=True):
         ending = [] if one.ending == "limit" else [model.config.end_token]
-        assert_equal_but_for_near_ties(model, source, [*one.tokens, *ending], [*other.tokens, *ending])
+        assert_equal_but_for_near_ties(
+            model, source, [*one.tokens, *ending], [*other.tokens, *ending]
+        )
         assert other.ended == (one.ending == "end")
         assert other.score == pytest.approx(sum(one.log_probabilities), abs=1e-3)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_the_score_of_a_beam_is_the_score_of_its_output(penalty):
-    # Guards: a search over other probabilities than the model's, or another length penalty than was asked for.
+    # Guards: a search over other probabilities than the model's, or another length penalty than was
+    # asked for.
     model, sources = decisive_model(), some_sources()
     found = CTranslate2Engine(model, "float32").decode(sources, DecodeOptions(), 4, penalty)
     greedy = CTranslate2Engine(model, "float32").decode(sources, DecodeOptions(), 1, penalty)
@@ -119,14 +131,19 @@ def test_int8_is_close():
     coarse = CTranslate2Engine(model, "int8").decode(sources, DecodeOptions(), 4)
     differences = [abs(one.score - other.score) for one, other in zip(exact, coarse, strict=True)]
     assert sum(differences) / len(differences) < 0.1
-    assert sum(one.tokens[:1] == other.tokens[:1] for one, other in zip(exact, coarse, strict=True)) >= 18
+    assert (
+        sum(one.tokens[:1] == other.tokens[:1] for one, other in zip(exact, coarse, strict=True))
+        >= 18
+    )
 
 
 def test_order_and_batches_do_not_matter():
-    # Guards: results handed to the wrong sentence, or a sentence that depends on its neighbours or on the workers.
+    # Guards: results handed to the wrong sentence, or a sentence that depends on its neighbours or
+    # on the workers.
     model, sources = decisive_model(), some_sources()
     alone = [
-        CTranslate2Engine(model, "float32").decode([source], DecodeOptions(), 2)[0].tokens for source in sources[:6]
+        CTranslate2Engine(model, "float32").decode([source], DecodeOptions(), 2)[0].tokens
+        for source in sources[:6]
     ]
     counts = []
     engine = CTranslate2Engine(model, "float32", workers=2)
@@ -138,7 +155,8 @@ def test_order_and_batches_do_not_matter():
 
 
 def test_every_sentence_has_its_own_limit():
-    # Guards: a limit taken from the longest sentence, and EOS counted differently from our own loop.
+    # Guards: a limit taken from the longest sentence, and EOS counted differently from our own
+    # loop.
     model = decisive_model(tie_embeddings=False)
     with torch.no_grad():
         model.output.weight[model.config.end_token] = 0.0
@@ -159,7 +177,10 @@ def test_symbols_that_are_never_written():
         model.output.weight[never] *= 10.0
     for beam in (1, 4):
         found = CTranslate2Engine(model, "float32").decode(some_sources(), DecodeOptions(), beam)
-        assert not {token for result in found for token in result.tokens} & {*never, config.end_token}
+        assert not {token for result in found for token in result.tokens} & {
+            *never,
+            config.end_token,
+        }
 
 
 def test_nothing_stays_on_the_disk(tmp_path, monkeypatch):

@@ -22,8 +22,16 @@ TEXTS = ["a b c", "c b a b", "d"]
 def saved(place, seed):
     torch.manual_seed(seed)
     vocabulary = train_vocabulary(["a b c d e f"] * 3, 300, "bpe")
-    sizes = {"hidden_size": 16, "feedforward_size": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    config = TransformerConfig(vocabulary_size=len(vocabulary), **sizes, markov_rank=4, group_sizes=(1, 2, 4))
+    sizes = {
+        "hidden_size": 16,
+        "feedforward_size": 32,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+    }
+    config = TransformerConfig(
+        vocabulary_size=len(vocabulary), **sizes, markov_rank=4, group_sizes=(1, 2, 4)
+    )
     model = Transformer(config).eval()
     with torch.no_grad():
         model.markov.following.normal_()
@@ -53,7 +61,8 @@ def copy(exported, tmp_path):
 def test_an_export_writes_what_the_model_does(directory, exported, group_size):
     # Guards: a graph, a Markov head or a tokenizer that is not that of the model.
     [expected, found] = (
-        Translator.load(place, "cpu", "int8").translate(TEXTS, group_size) for place in (directory, exported)
+        Translator.load(place, "cpu", "int8").translate(TEXTS, group_size)
+        for place in (directory, exported)
     )
     assert found == expected
     assert any(each.tokens for each in found)
@@ -64,7 +73,9 @@ def test_an_export_is_smaller_and_says_what_it_was_made_of(directory, exported):
     manifest = json.loads((exported / "int8.json").read_text())
     assert manifest["source_weights_sha256"]
     assert not (exported / "model.safetensors").exists()
-    assert {"encoder.onnx", "decoder.onnx", "config.json", "tokenizer.json"} <= manifest["files"].keys()
+    assert {"encoder.onnx", "decoder.onnx", "config.json", "tokenizer.json"} <= manifest[
+        "files"
+    ].keys()
 
 
 def refusal(place, engine="int8"):
@@ -74,9 +85,12 @@ def refusal(place, engine="int8"):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["decoder.onnx", "config.json", "tokenizer.json", "markov.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["decoder.onnx", "config.json", "tokenizer.json", "markov.safetensors"]
+)
 def test_a_damaged_file_is_refused(copy, name):
-    # Guards: a flipped bit that changes translations in silence, or a traceback out of ONNX Runtime.
+    # Guards: a flipped bit that changes translations in silence, or a traceback out of ONNX
+    # Runtime.
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
@@ -100,10 +114,14 @@ def test_another_version_is_refused(copy):
     # Guards: graphs of another layout fed with the inputs of this one.
     manifest = json.loads((copy / "int8.json").read_text())
     (copy / "int8.json").write_text(json.dumps(manifest | {"format": 99}))
-    assert "is an export of format 99, and this version of multistride reads format 3" in refusal(copy)
+    assert "is an export of format 99, and this version of multistride reads format 3" in refusal(
+        copy
+    )
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 3, "files": 3}', '{"format": 3, "files": {}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 3, "files": 3}', '{"format": 3, "files": {}}']
+)
 def test_a_damaged_manifest_is_refused(copy, content):
     # Guards: an export without hashes taken for one whose hashes are right.
     (copy / "int8.json").write_text(content)
@@ -112,14 +130,18 @@ def test_a_damaged_manifest_is_refused(copy, content):
 
 def test_an_export_has_no_float32_weights(exported):
     # Guards: a message that sends people to copy weights that never were there.
-    assert "is an int8 export, which holds no float32 weights: give --engine int8" in refusal(exported, "eager")
+    assert "is an int8 export, which holds no float32 weights: give --engine int8" in refusal(
+        exported, "eager"
+    )
     with pytest.raises(UsageError, match="give the model directory it was exported from"):
         Translator.load(exported, "cpu", "int8").score([("a", "b")])
 
 
 def test_what_cannot_be_exported_is_refused(directory, exported, tmp_path):
     # Guards: an export that replaces its own source; an export of an export.
-    with pytest.raises(UsageError, match="--to fp4 was asked for; allowed are int8 and ctranslate2"):
+    with pytest.raises(
+        UsageError, match="--to fp4 was asked for; allowed are int8 and ctranslate2"
+    ):
         export(directory, "fp4", tmp_path / "new")
     with pytest.raises(UsageError, match="is the model directory itself"):
         export(directory, "int8", directory)
@@ -136,7 +158,9 @@ def test_a_ctranslate2_directory_translates_at_k1(directory, tmp_path):
     program = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32", intra_threads=1)
     translator = Translator.load(directory, "cpu")
     [expected] = translator.translate(["a b c"])
-    source = [str(token) for token in [*vocabulary.encode(["a b c"])[0], translator.config.end_token]]
+    source = [
+        str(token) for token in [*vocabulary.encode(["a b c"])[0], translator.config.end_token]
+    ]
     never = [["0"], ["1"], ["3"]]
     [found] = program.translate_batch(
         [source],

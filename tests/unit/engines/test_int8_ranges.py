@@ -14,11 +14,14 @@ SIZES = {"vocabulary_size": 40, "hidden_size": 16, "feedforward_size": 32, "head
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
-    return Transformer(TransformerConfig(**SIZES, encoder_layers=1, decoder_layers=1, lookahead=True)).eval()
+    return Transformer(
+        TransformerConfig(**SIZES, encoder_layers=1, decoder_layers=1, lookahead=True)
+    ).eval()
 
 
 def test_every_linear_layer_is_seen(model):
-    # Guards: a layer that calibration does not reach, and whose range would be unknown when its graph is built.
+    # Guards: a layer that calibration does not reach, and whose range would be unknown when its
+    # graph is built.
     layers = {name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
     assert set(observed(model)) == layers | {FINAL}
 

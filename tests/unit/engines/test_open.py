@@ -16,13 +16,21 @@ from multistride.model.transformer import Transformer
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
-    sizes = {"hidden_size": 16, "feedforward_size": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    sizes = {
+        "hidden_size": 16,
+        "feedforward_size": 32,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    }
     return Transformer(TransformerConfig(vocabulary_size=20, **sizes)).eval()
 
 
 def test_an_unknown_name_is_refused_with_those_allowed(model):
     # Guards: a mistyped engine taken for the usual one.
-    with pytest.raises(UsageError, match=rf"engine 'eagre' was asked for; allowed are {', '.join(ENGINES)}:"):
+    with pytest.raises(
+        UsageError, match=rf"engine 'eagre' was asked for; allowed are {', '.join(ENGINES)}:"
+    ):
         open_engine(model, "eagre")
 
 
@@ -41,14 +49,18 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(model, monkeypa
     lines = []
     assert open_engine(model, "auto", report=lines.append).name == "eager"
     [line] = lines
-    assert line.startswith("engine: eager, because the engine int8 was asked for and ONNX Runtime is not installed")
+    assert line.startswith(
+        "engine: eager, because the engine int8 was asked for and ONNX Runtime is not installed"
+    )
 
 
 def test_a_cpu_that_overflows_is_refused(model, monkeypatch):
     # Guards: products of 8-bit integers that saturate in silence on older CPUs.
     monkeypatch.setattr(int8, "onnxruntime", object())
     monkeypatch.setattr(int8, "multiplies_int8", lambda: False)
-    with pytest.raises(UsageError, match="needs a CPU that multiplies 8-bit integers without overflow"):
+    with pytest.raises(
+        UsageError, match="needs a CPU that multiplies 8-bit integers without overflow"
+    ):
         open_engine(model, "int8")
     lines = []
     assert open_engine(model, "auto", report=lines.append).name == "eager"
@@ -75,7 +87,9 @@ def test_an_old_onnx_runtime_is_refused(model, monkeypatch):
     # Guards: a graph that an old library cannot read, and its message of many lines.
     monkeypatch.setattr(int8, "onnxruntime", SimpleNamespace(__version__="1.24.1"))
     monkeypatch.setattr(int8, "multiplies_int8", lambda: True)
-    with pytest.raises(MissingExtraError, match=r"needs ONNX Runtime 1.25 or later, and 1.24.1 is installed"):
+    with pytest.raises(
+        MissingExtraError, match=r"needs ONNX Runtime 1.25 or later, and 1.24.1 is installed"
+    ):
         open_engine(model, "int8")
 
 
@@ -92,5 +106,7 @@ def test_auto_takes_int8_where_it_runs(model):
 @pytest.mark.parametrize("count", [0, -1, 100_000])
 def test_threads_that_are_not_there(count):
     # Guards: more threads than CPUs, which make everything slower without a word.
-    with pytest.raises(UsageError, match=rf"--threads is {count}; this process may use \d+ CPUs: give 1 to \d+"):
+    with pytest.raises(
+        UsageError, match=rf"--threads is {count}; this process may use \d+ CPUs: give 1 to \d+"
+    ):
         device.set_threads(count)

@@ -40,24 +40,38 @@ def decisive_model(**changes):
 def some_sources(count=12):
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, 9, (count,), generator=generator).tolist()
-    return [torch.randint(5, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+    return [
+        torch.randint(5, VOCABULARY, (length,), generator=generator).tolist() for length in lengths
+    ]
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"norm": "post"}, {"activation": "gelu"}, {"tie_embeddings": False}, {"positions": "learned"}],
+    [
+        {},
+        {"norm": "post"},
+        {"activation": "gelu"},
+        {"tie_embeddings": False},
+        {"positions": "learned"},
+    ],
     ids=str,
 )
 def test_greedy_equals_eager_token_for_token(changes):
-    # Guards: a baseline that is another model, or that pads, starts or ends sentences in another way.
+    # Guards: a baseline that is another model, or that pads, starts or ends sentences in another
+    # way.
     model, sources = decisive_model(**changes), some_sources()
     never = {model.config.pad_token, model.config.start_token, model.config.mask_token}
     found = TransformersEngine(model).greedy(sources, 20)
-    expected = decode_corpus(EagerStepModel(model), sources, DecodeOptions(limit_ratio=0.01, limit_extra=20))
+    expected = decode_corpus(
+        EagerStepModel(model), sources, DecodeOptions(limit_ratio=0.01, limit_extra=20)
+    )
     compared = 0
     for one, other in zip(expected, found, strict=True):
         if not never & set(other):  # ours never writes these; generate is left as fast as it is
-            assert other == [*one.tokens, *([model.config.end_token] if one.ending == "end" else [])]
+            assert other == [
+                *one.tokens,
+                *([model.config.end_token] if one.ending == "end" else []),
+            ]
             compared += 1
     assert compared >= 3
 

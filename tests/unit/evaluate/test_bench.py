@@ -10,7 +10,12 @@ from hypothesis import strategies as some
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, GateError, MissingExtraError, UsageError, UserError
 from multistride.evaluate import contenders
-from multistride.evaluate.bandwidth import bytes_per_weight, read_bandwidth, weights_per_batch, weights_per_step
+from multistride.evaluate.bandwidth import (
+    bytes_per_weight,
+    read_bandwidth,
+    weights_per_batch,
+    weights_per_step,
+)
 from multistride.evaluate.contenders import baselines
 from multistride.evaluate.gate import Requirement, check_measured, check_met
 from multistride.evaluate.processes import Worker, environment
@@ -22,12 +27,19 @@ from multistride.evaluate.workers.messages import Answer, Ready, Sentence, Setup
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
-SIZES = {"hidden_size": 16, "feedforward_size": 24, "heads": 2, "encoder_layers": 2, "decoder_layers": 3}
+SIZES = {
+    "hidden_size": 16,
+    "feedforward_size": 24,
+    "heads": 2,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+}
 CONFIG = TransformerConfig(vocabulary_size=20, group_sizes=(1, 2), **SIZES)
 
 
 class PretendWorker:
-    """Writes the place of each sentence, and says that a batch took the milliseconds it was told to."""
+    """Writes the place of each sentence, and says that a batch took the milliseconds it was told
+    to."""
 
     def __init__(self, engine, milliseconds, log=None, precision="float32"):
         self.ready = Ready(engine=engine, precision=precision, libraries_mb=100.0)
@@ -39,7 +51,9 @@ class PretendWorker:
         self.log.append((self.ready.engine, places))
         sentences = tuple(Sentence(tokens=(place,), written=2, steps=2) for place in places)
         return Answer(
-            milliseconds=tuple(next(self.milliseconds) for _ in turn.batches), sentences=sentences, peak_mb=150.0
+            milliseconds=tuple(next(self.milliseconds) for _ in turn.batches),
+            sentences=sentences,
+            peak_mb=150.0,
         )
 
 
@@ -48,7 +62,16 @@ class Words:
         return [" ".join(f"word{token}" for token in tokens) for tokens in sequences]
 
 
-def entry(engine, milliseconds, log=None, own=False, ours=True, baseline=None, precision="float32", **options):
+def entry(
+    engine,
+    milliseconds,
+    log=None,
+    own=False,
+    ours=True,
+    baseline=None,
+    precision="float32",
+    **options,
+):
     worker = PretendWorker(engine, milliseconds, log, precision)
     return Entry(worker, DecodeOptions(**options), CONFIG, Words(), own, ours, baseline)
 
@@ -58,7 +81,9 @@ def test_every_sentence_is_decoded_once(lengths, batch_size):
     # Guards: a sentence left out of a round, or timed twice.
     batches = batches_by_length(lengths, batch_size)
     parts = turns(batches)
-    assert sorted(place for part in parts for batch in part for place in batch) == list(range(len(lengths)))
+    assert sorted(place for part in parts for batch in part for place in batch) == list(
+        range(len(lengths))
+    )
     assert [batch for part in parts for batch in part] == list(batches)
     assert all(sum(map(len, part)) >= 8 for part in parts[:-1])
     assert all(len(batch) == batch_size for batch in batches[:-1])
@@ -76,7 +101,9 @@ def test_contenders_take_turns():
     assert engines[3:12] == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
     assert engines[12:15] == ["b", "c", "a"], "the next round begins with another"
     assert len(log) == 3 + 2 * 3 * 3
-    assert all(log[3 * turn][1] == log[3 * turn + 2][1] for turn in range(len(log) // 3)), "not the same sentences"
+    assert all(log[3 * turn][1] == log[3 * turn + 2][1] for turn in range(len(log) // 3)), (
+        "not the same sentences"
+    )
 
 
 def test_ratios_by_hand():
@@ -113,22 +140,40 @@ def test_no_quality_without_references():
 
 
 def test_weights_are_those_of_the_model():
-    # Guards: a fraction of the bandwidth computed from matrices that a step does not read, or not from all it does.
+    # Guards: a fraction of the bandwidth computed from matrices that a step does not read, or not
+    # from all it does.
     model = Transformer(CONFIG)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.dim() == 2}
-    once = sum(size for name, size in sizes.items() if name.startswith("encoder.") or "key_value" in name)
-    step = sum(size for name, size in sizes.items() if name.startswith("decoder.") and "key_value" not in name)
+    sizes = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2
+    }
+    once = sum(
+        size for name, size in sizes.items() if name.startswith("encoder.") or "key_value" in name
+    )
+    step = sum(
+        size
+        for name, size in sizes.items()
+        if name.startswith("decoder.") and "key_value" not in name
+    )
     assert weights_per_batch(CONFIG) == once
     assert weights_per_step(CONFIG) == step + model.target_embedding.weight.numel()
 
 
 def test_bandwidth_by_hand():
-    # Guards: bits for bytes, milliseconds for seconds, passes of sentences added up that share a batch.
-    timed = time_entries([entry("quick", [1.0, 1.0], own=True, precision="int8")], [1, 1], 2, rounds=1)
+    # Guards: bits for bytes, milliseconds for seconds, passes of sentences added up that share a
+    # batch.
+    timed = time_entries(
+        [entry("quick", [1.0, 1.0], own=True, precision="int8")], [1, 1], 2, rounds=1
+    )
     [row], _ = rows_of(timed, 2, Conditions("Some CPU", 1, 1e9, [], "13a"))
     weights = 2 * weights_per_step(CONFIG) + weights_per_batch(CONFIG)
     assert row.bandwidth_fraction == pytest.approx(weights / 1e-3 / 1e9)
-    assert (bytes_per_weight("bfloat16"), bytes_per_weight("int8_float32"), bytes_per_weight("ternary")) == (
+    assert (
+        bytes_per_weight("bfloat16"),
+        bytes_per_weight("int8_float32"),
+        bytes_per_weight("ternary"),
+    ) == (
         2,
         1,
         None,
@@ -158,7 +203,10 @@ def test_a_turn_is_timed_batch_by_batch():
     # Guards: sentences handed to the wrong batch.
     class Reverse:
         def write(self, sources, options):
-            return [Sentence(tokens=tuple(reversed(source)), written=len(source), steps=1) for source in sources]
+            return [
+                Sentence(tokens=tuple(reversed(source)), written=len(source), steps=1)
+                for source in sources
+            ]
 
     setup = Setup(model="nowhere", sources=((5, 6), (7,), (8, 9)))
     answer = take_turn(Reverse(), setup, Turn(batches=((2, 0), (1,)), options=DecodeOptions()))
@@ -168,10 +216,16 @@ def test_a_turn_is_timed_batch_by_batch():
 
 @pytest.mark.parametrize(
     ("tokens", "limit", "expected"),
-    [([5, 6, 2], 9, ((5, 6), 3)), ([5, 6, 7], 3, ((5, 6, 7), 3)), ([5, 6, 2], 2, ((5, 6), 2)), ([2], 1, ((), 1))],
+    [
+        ([5, 6, 2], 9, ((5, 6), 3)),
+        ([5, 6, 7], 3, ((5, 6, 7), 3)),
+        ([5, 6, 2], 2, ((5, 6), 2)),
+        ([2], 1, ((), 1)),
+    ],
 )
 def test_sentences_of_other_programs_keep_their_limit(tokens, limit, expected):
-    # Guards: a baseline that is charged with tokens past a sentence's own limit, or EOS counted as text.
+    # Guards: a baseline that is charged with tokens past a sentence's own limit, or EOS counted as
+    # text.
     sentence = written_at_one(tokens, limit, 2)
     assert (sentence.tokens, sentence.written) == expected
     assert sentence.steps == sentence.written
@@ -189,7 +243,9 @@ def test_names_of_baselines():
 def test_missing_library_is_named(monkeypatch):
     # Guards: minutes of measuring before an ImportError.
     monkeypatch.setattr(contenders, "installed", lambda package: False)
-    with pytest.raises(MissingExtraError, match=r"transformers-float32 .* pip install 'multistride\[bench\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"transformers-float32 .* pip install 'multistride\[bench\]'"
+    ):
         baselines(["own-k1", "transformers-float32"])
 
 
@@ -197,20 +253,35 @@ def test_requirements():
     # Guards: a gate that no row has to pass, or that the wrong row has to.
     requirement = Requirement.parsed("k=4, batch=1, ctranslate2-int8 >= 2.5")
     assert (requirement.group_size, requirement.batch_size, requirement.ratio) == (4, 1, 2.5)
-    for wrong in ("ctranslate2-int8", "k=4,>=2", "k=four,own-k1>=2", "beam=2,own-k1>=2", "own-k1>=fast"):
+    for wrong in (
+        "ctranslate2-int8",
+        "k=4,>=2",
+        "k=four,own-k1>=2",
+        "beam=2,own-k1>=2",
+        "own-k1>=fast",
+    ):
         with pytest.raises(UsageError, match="it takes"):
             Requirement.parsed(wrong)
     check_measured([requirement], ["ctranslate2-int8"], [1, 4], [1], ["fast"])
     with pytest.raises(UsageError, match="names k 4, which is not measured; measured are 1, 2"):
         check_measured([requirement], ["ctranslate2-int8"], [1, 2], [1], ["fast"])
-    with pytest.raises(UsageError, match="names the baseline ctranslate2-int8, which is not measured"):
+    with pytest.raises(
+        UsageError, match="names the baseline ctranslate2-int8, which is not measured"
+    ):
         check_measured([requirement], ["own-k1"], [1, 4], [1], ["fast"])
 
 
 def test_the_gate_names_the_worst_row():
-    # Guards: a gate that passes because some row is fast enough, and a failure without the machine it was seen on.
+    # Guards: a gate that passes because some row is fast enough, and a failure without the machine
+    # it was seen on.
     def row(group_size, ratio):
-        facts = {"mode": "fast", "engine": "quick", "threads": 1, "cpu": "Some CPU", "batch_size": 1}
+        facts = {
+            "mode": "fast",
+            "engine": "quick",
+            "threads": 1,
+            "cpu": "Some CPU",
+            "batch_size": 1,
+        }
         return SimpleNamespace(group_size=group_size, ratio_to={"own-k1": ratio}, **facts)
 
     result = SimpleNamespace(results=[row(1, 1.0), row(2, 1.8), row(4, 1.6)])
@@ -230,7 +301,8 @@ def test_threads_of_a_worker():
 
 
 def test_what_a_worker_raises_is_raised_here(tmp_path):
-    # Guards: a worker's error lost, or turned into another exit code; a worker that ends without a word.
+    # Guards: a worker's error lost, or turned into another exit code; a worker that ends without a
+    # word.
     with pytest.raises(DataError, match="no model directory"):
         Worker("own", Setup(model=tmp_path, sources=()))
     with pytest.raises(UserError, match="ended with code 1"):

@@ -19,8 +19,16 @@ def place(tmp_path_factory):
     """A tiny model and texts for it."""
     directory = tmp_path_factory.mktemp("bench")
     vocabulary = train_vocabulary(["a b c d"], 20, "words")
-    sizes = {"hidden_size": 16, "feedforward_size": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
-    config = TransformerConfig(vocabulary_size=len(vocabulary), group_sizes=(1, 2), max_positions=8, **sizes)
+    sizes = {
+        "hidden_size": 16,
+        "feedforward_size": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    }
+    config = TransformerConfig(
+        vocabulary_size=len(vocabulary), group_sizes=(1, 2), max_positions=8, **sizes
+    )
     save_model(directory / "model", Transformer(config), vocabulary, {}, "# Tiny\n")
     (directory / "source").write_text("a b\nc d\nb c\n")
     (directory / "short").write_text("a b\n")
@@ -32,7 +40,9 @@ def place(tmp_path_factory):
 def asked(place, **changes):
     """A request as the command line makes it."""
     files = {"model": place / "model", "source": place / "source", "name": "tiny", "sentences": 3}
-    return validate(BenchRequest, {**files, "group_sizes": (1, 2), "batch_sizes": (1,), **changes}, "bench")
+    return validate(
+        BenchRequest, {**files, "group_sizes": (1, 2), "batch_sizes": (1,), **changes}, "bench"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +63,10 @@ def no_workers(monkeypatch):
         ({"batch_sizes": (1, 0)}, r"batch_sizes\.1: .* \(given: 0\)"),
         ({"batch_sizes": (64,)}, "a batch of 64 was asked for, and 3 sentences are timed"),
         ({"batch_sizes": ()}, "batch_sizes: "),
-        ({"group_sizes": (1, 16)}, "group size 16 was asked for; this checkpoint was trained for 1, 2"),
+        (
+            {"group_sizes": (1, 16)},
+            "group size 16 was asked for; this checkpoint was trained for 1, 2",
+        ),
         ({"group_sizes": (0,)}, "group size 0"),
         ({"against": ("nobody",)}, "'nobody'; allowed are own-k1"),
         ({"engines": ("steam",)}, "engine 'steam' was asked for; allowed are eager"),
@@ -70,7 +83,8 @@ def no_workers(monkeypatch):
     ids=str,
 )
 def test_usage(place, changes, said):
-    # Guards: minutes of measuring before a mistake is named, or something else measured than was asked for.
+    # Guards: minutes of measuring before a mistake is named, or something else measured than was
+    # asked for.
     with pytest.raises(UsageError, match=said):
         bench(asked(place, **changes))
 
@@ -95,7 +109,9 @@ def test_files(place, changes, said):
 def test_other_programs_do_not_run_on_gpus(place, monkeypatch):
     # Guards: a GPU compared with a CPU as if that said something about the programs.
     monkeypatch.setattr(bench_module, "pick_device", torch.device)
-    with pytest.raises(UsageError, match="the baseline ctranslate2-int8 runs on the CPU: leave it out"):
+    with pytest.raises(
+        UsageError, match="the baseline ctranslate2-int8 runs on the CPU: leave it out"
+    ):
         bench(asked(place, device="cuda", against=("own-k1", "ctranslate2-int8")))
 
 

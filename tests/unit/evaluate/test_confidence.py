@@ -8,7 +8,8 @@ from multistride.evaluate.confidence import fitted_temperature
 
 @pytest.mark.parametrize("hidden", [0.5, 1.0, 3.0])
 def test_a_hidden_temperature_is_found(hidden):
-    """A temperature the wrong way round, or fitted on the answered class instead of the right one."""
+    """A temperature the wrong way round, or fitted on the answered class instead of the right
+    one."""
     generator = np.random.default_rng(5)
     true = generator.normal(size=(20_000, 5))
     shares = np.exp(true) / np.exp(true).sum(1, keepdims=True)

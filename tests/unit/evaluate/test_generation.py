@@ -13,10 +13,18 @@ from multistride.report.generation import (
 
 
 def row(**changes):
-    shares = dict.fromkeys(("repetition_rate", "repeated_4_grams", "distinct_1", "distinct_2", "distinct_3"), 0.5)
+    shares = dict.fromkeys(
+        ("repetition_rate", "repeated_4_grams", "distinct_1", "distinct_2", "distinct_3"), 0.5
+    )
     times = {"ms_per_text_p50": 20.0, "ms_per_text_p95": 30.0, "tokens_per_second": 100.0}
     counts = {"steps_per_text": 5.0, "tokens_per_text": 10.0, "tokens_per_step": 2.0}
-    rest = {"group_size": 1, "mode": "greedy", "engine": "eager", "perplexity": 12.5, "identical_to_k1": 1.0}
+    rest = {
+        "group_size": 1,
+        "mode": "greedy",
+        "engine": "eager",
+        "perplexity": 12.5,
+        "identical_to_k1": 1.0,
+    }
     return GenerationMeasurement(**{**shares, **times, **counts, **rest, **changes})
 
 

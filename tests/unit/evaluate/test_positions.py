@@ -8,14 +8,22 @@ from multistride.groups import equal_sizes, previous_in_group, teacher_forced
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
-SIZES = {"hidden_size": 16, "feedforward_size": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+SIZES = {
+    "hidden_size": 16,
+    "feedforward_size": 16,
+    "heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+}
 PAIRS = [([5, 6, 7], [8, 9, 10, 11, 12]), ([6], [7]), ([9, 9, 8, 7], []), ([10, 11], [5, 6, 7])]
 
 
 @pytest.fixture(scope="module", params=[0, 3], ids=["plain", "markov"])
 def model(request):
     torch.manual_seed(4)
-    config = TransformerConfig(vocabulary_size=20, max_positions=16, markov_rank=request.param, **SIZES)
+    config = TransformerConfig(
+        vocabulary_size=20, max_positions=16, markov_rank=request.param, **SIZES
+    )
     model = Transformer(config).eval()
     if model.markov is not None:
         torch.nn.init.normal_(model.markov.following)
@@ -40,12 +48,19 @@ def slowly(model, pairs, group_size):
             values = scores.softmax(-1)
             entropy = float(-(values * values.log()).sum())
             right = float(values.argmax() == label)
-            yield index % group_size + 1, -float(values[label].log()), right, float(values.max()), entropy
+            yield (
+                index % group_size + 1,
+                -float(values[label].log()),
+                right,
+                float(values.max()),
+                entropy,
+            )
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 4, 8])
 def test_every_token_counts_once_at_its_place(model, group_size):
-    # Guards: places counted from the wrong border, padding or the slots after EOS counted, a head left out.
+    # Guards: places counted from the wrong border, padding or the slots after EOS counted, a head
+    # left out.
     with torch.no_grad():
         tokens = list(slowly(model, PAIRS, group_size))
     measured = measure_places(model, PAIRS, [group_size])

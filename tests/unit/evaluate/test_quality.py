@@ -17,7 +17,8 @@ def test_perfect_output():
 
 
 def test_bleu_by_hand():
-    # guards: hypotheses and references swapped, or sentence scores averaged instead of corpus counts
+    # guards: hypotheses and references swapped, or sentence scores averaged instead of corpus
+    # counts
     result = measure_quality(["a b c d e", "x y z"], ["a b c d e f g", "x y z"])
     # every n-gram matches (precision 1), 8 tokens against 10: only the brevity penalty is left
     assert result.bleu == pytest.approx(100 * math.exp(1 - 10 / 8))
@@ -27,7 +28,8 @@ def test_bleu_by_hand():
 def test_chrf_by_hand():
     # guards: chrF recall and precision swapped, or word n-grams counted
     result = measure_quality(["ab"], ["abc"])
-    # 1-grams: precision 1, recall 2/3; 2-grams: precision 1, recall 1/2; no 3-grams in the hypothesis
+    # 1-grams: precision 1, recall 2/3; 2-grams: precision 1, recall 1/2; no 3-grams in the
+    # hypothesis
     precision, recall = 1.0, (2 / 3 + 1 / 2) / 2
     assert result.chrf == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
 
@@ -52,7 +54,9 @@ def test_tokenize_reaches_bleu():
     # guards: the tokenizer argument dropped on the way: 13a splits the full stop, "none" does not
     hypotheses, references = ["one two three four."], ["one two three four ."]
     assert measure_quality(hypotheses, references).bleu == 100.0
-    assert measure_quality(hypotheses, references, tokenize="none").length_ratio == pytest.approx(4 / 5)
+    assert measure_quality(hypotheses, references, tokenize="none").length_ratio == pytest.approx(
+        4 / 5
+    )
 
 
 def test_token_error_rate_by_hand():
@@ -69,13 +73,20 @@ def test_token_error_rate_may_exceed_one():
 
 def test_exact_match_by_hand():
     # guards: counting tokens instead of lines
-    assert measure_quality(["a b", "c", "d e"], ["a b", "x", "d e"]).exact_match == pytest.approx(2 / 3)
+    assert measure_quality(["a b", "c", "d e"], ["a b", "x", "d e"]).exact_match == pytest.approx(
+        2 / 3
+    )
 
 
 def test_empty_hypothesis_is_legal():
     # guards: a model that stops at once crashing its own evaluation
     result = measure_quality(["", ""], ["a b", "c"])
-    assert (result.bleu, result.chrf, result.exact_match, result.length_ratio) == (0.0, 0.0, 0.0, 0.0)
+    assert (result.bleu, result.chrf, result.exact_match, result.length_ratio) == (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )
     assert result.token_error_rate == 1.0
 
 
@@ -140,7 +151,9 @@ def test_repetition_rate_of_nothing():
 
 def test_identical_share_by_hand():
     # guards: a shared prefix counted as identical, and lists told apart from tuples
-    assert identical_share([[1, 2], [3], [4], []], [(1, 2), (3, 4), (5,), ()]) == pytest.approx(2 / 4)
+    assert identical_share([[1, 2], [3], [4], []], [(1, 2), (3, 4), (5,), ()]) == pytest.approx(
+        2 / 4
+    )
 
 
 def test_identical_share_unequal_counts():

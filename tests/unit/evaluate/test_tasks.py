@@ -1,4 +1,5 @@
-"""Measuring a task: which rows there are, what is compared with what, and that one bad record is one bad record."""
+"""Measuring a task: which rows there are, what is compared with what, and that one bad record is
+one bad record."""
 
 import json
 from pathlib import Path
@@ -13,7 +14,13 @@ from multistride.tasks.task import Writing
 
 
 def request(source, **changes):
-    settled = {"task": "generation", "model": DEFAULT, "source": source, "name": "x", "latency_records": 2}
+    settled = {
+        "task": "generation",
+        "model": DEFAULT,
+        "source": source,
+        "name": "x",
+        "latency_records": 2,
+    }
     return TaskEvaluation(**{**settled, **changes})
 
 
@@ -28,7 +35,12 @@ def records(tmp_path):
 
 def test_ways_have_the_teacher_first_and_k1_once():
     """Guards against K=1 measured again for every mode, where it is the same."""
-    asked = request(Path("x"), group_sizes=(1, 4), modes=("fast", "exact"), writing=Writing(teacher=Path("teacher")))
+    asked = request(
+        Path("x"),
+        group_sizes=(1, 4),
+        modes=("fast", "exact"),
+        writing=Writing(teacher=Path("teacher")),
+    )
     assert _ways(asked) == [
         Way(True, 1, "fast"),
         Way(False, 1, "fast"),
@@ -45,14 +57,18 @@ def test_a_mode_is_not_dropped_where_only_k1_is_measured():
 @pytest.mark.parametrize("asked", [{}, {"modes": ("exact",)}, {"group_sizes": (4,)}])
 def test_drafts_are_not_dropped(records, asked):
     """Guards against --drafts taken in silence where no row drafts."""
-    with pytest.raises(UsageError, match="drafts text was given, which is for mode exact and K above 1"):
+    with pytest.raises(
+        UsageError, match="drafts text was given, which is for mode exact and K above 1"
+    ):
         evaluate_task(request(records, drafts="text", **asked))
 
 
 def test_rows_are_compared_with_k1_and_the_teacher(records):
     heard = []
     result = evaluate_task(
-        request(records, group_sizes=(1, 8), modes=("fast", "exact"), writing=Writing(teacher=DEFAULT)),
+        request(
+            records, group_sizes=(1, 8), modes=("fast", "exact"), writing=Writing(teacher=DEFAULT)
+        ),
         heard.append,
     )
     teacher, alone, fast, exact = result.results
@@ -62,13 +78,19 @@ def test_rows_are_compared_with_k1_and_the_teacher(records):
     assert teacher.metrics == alone.metrics, "here the teacher is the model itself"
     assert teacher.same_as_k1 is None
     assert alone.same_as_k1 == exact.same_as_k1 == 1.0
-    assert fast.metrics["steps_per_text"] < exact.metrics["steps_per_text"] < alone.metrics["steps_per_text"]
+    assert (
+        fast.metrics["steps_per_text"]
+        < exact.metrics["steps_per_text"]
+        < alone.metrics["steps_per_text"]
+    )
     assert fast.ms_per_record_p50
     assert TaskResult.model_validate_json(result.model_dump_json()) == result
 
 
 def test_options_of_writing_are_refused_by_other_tasks(records):
-    with pytest.raises(UsageError, match="max_tokens was given, and task translation writes no texts that way"):
+    with pytest.raises(
+        UsageError, match="max_tokens was given, and task translation writes no texts that way"
+    ):
         evaluate_task(request(records, task="translation", writing=Writing(max_tokens=4)))
 
 

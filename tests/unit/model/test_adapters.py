@@ -37,7 +37,10 @@ def pair(layers, **changes):
         for parameter in plain.parameters():
             parameter.mul_(1.6)
     config = TransformerConfig(
-        **SHAPE, **changes, group_sizes=(1, 2, 4), adapter=AdapterConfig(rank=4, alpha=8, layers=layers)
+        **SHAPE,
+        **changes,
+        group_sizes=(1, 2, 4),
+        adapter=AdapterConfig(rank=4, alpha=8, layers=layers),
     )
     adapted = Transformer(config).eval()
     missing = adapted.load_state_dict(plain.state_dict(), strict=False).missing_keys
@@ -52,13 +55,16 @@ def pair(layers, **changes):
 
 def prompts():
     generator = torch.Generator().manual_seed(8)
-    return [torch.randint(5, 40, (length,), generator=generator).tolist() for length in (1, 6, 2, 11, 3)]
+    return [
+        torch.randint(5, 40, (length,), generator=generator).tolist() for length in (1, 6, 2, 11, 3)
+    ]
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("start_symbol", [True, False])
 def test_k1_is_the_original_bit_for_bit(layers, start_symbol):
-    # Guards: an addition, a reach vector or a changed order of operations that touches the original's own text.
+    # Guards: an addition, a reach vector or a changed order of operations that touches the
+    # original's own text.
     plain, adapted = pair(layers, start_symbol=start_symbol)
     target = torch.randint(5, 40, (3, 20), generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([20, 11, 4])
@@ -67,7 +73,9 @@ def test_k1_is_the_original_bit_for_bit(layers, start_symbol):
         before, after = (model.project(model(None, None, slots)) for model in (plain, adapted))
     assert torch.equal(before, after)
     options = DecodeOptions.made(max_length=12)
-    one, other = (decode_corpus(EagerStepModel(model), prompts(), options) for model in (plain, adapted))
+    one, other = (
+        decode_corpus(EagerStepModel(model), prompts(), options) for model in (plain, adapted)
+    )
     assert [each.log_probabilities for each in one] == [each.log_probabilities for each in other]
 
 
@@ -95,7 +103,8 @@ def test_drawing_at_hardly_any_temperature_is_greedy():
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_drafts_are_those_that_were_trained(layers):
-    # Guards: decoding that lets masks begin elsewhere, see more or less, or use other weights than training does.
+    # Guards: decoding that lets masks begin elsewhere, see more or less, or use other weights than
+    # training does.
     _, adapted = pair(layers)
     target = torch.randint(5, 40, (2, 9), generator=torch.Generator().manual_seed(3))
     lengths, anchors = torch.tensor([9, 9]), torch.tensor([[2, 5, 8], [0, 4, 7]])
@@ -110,7 +119,9 @@ def test_drafts_are_those_that_were_trained(layers):
                 nothing = torch.zeros(1, 3, dtype=torch.long), torch.tensor([0])
                 if anchor:
                     border = torch.tensor([anchor])
-                    first = teacher_forced(target[row : row + 1], border, equal_sizes(border, 1), 1)[0]
+                    first = teacher_forced(
+                        target[row : row + 1], border, equal_sizes(border, 1), 1
+                    )[0]
                     engine.step(first, memory)
                 step = draft_slots(target[row : row + 1], torch.tensor([anchor]), *nothing, 4, 1, 3)
                 logits = engine.step(step, memory)
@@ -120,7 +131,8 @@ def test_drafts_are_those_that_were_trained(layers):
 
 @pytest.mark.parametrize("layers", [1, 3])
 def test_every_slot_is_drafted_from_alike(layers):
-    # Guards: masks that see those of another slot, later drafts, or the wrong slot's state; rows padded on the left.
+    # Guards: masks that see those of another slot, later drafts, or the wrong slot's state; rows
+    # padded on the left.
     _, adapted = pair(layers)
     known = torch.randint(5, 40, (2, 12), generator=torch.Generator().manual_seed(3))
     border, counts = torch.tensor([5, 7]), torch.tensor([3, 1])
@@ -133,17 +145,23 @@ def test_every_slot_is_drafted_from_alike(layers):
             for memory in memories:
                 engine.step(first_slots(known[read], int(border[row]) - 1), memory)
             special = 3, 1, 3
-            together = draft_everywhere(known[read], border[read], drafted[read], counts[read], *special)
+            together = draft_everywhere(
+                known[read], border[read], drafted[read], counts[read], *special
+            )
             logits = engine.step(together, memories[0])
             count = int(counts[row])
             for place in range(count + 1):
-                alone = draft_slots(known[read], border[read], drafted[read], torch.tensor([place]), *special)
+                alone = draft_slots(
+                    known[read], border[read], drafted[read], torch.tensor([place]), *special
+                )
                 expected = engine.step(narrowed(alone), memories[1])
                 masks = logits[:, count + 1 + 2 * place : count + 3 + 2 * place]
                 torch.testing.assert_close(masks, expected[:, -2:], atol=1e-4, rtol=1e-4)
                 memories[1].truncate(torch.tensor([2]))
     both = draft_everywhere(known, border, drafted, counts, 3, 1, 3)
-    assert both.group[1].tolist().count(PADDING_GROUP) == 2 * 3, "two clean slots less, each with two masks"
+    assert both.group[1].tolist().count(PADDING_GROUP) == 2 * 3, (
+        "two clean slots less, each with two masks"
+    )
     visible = drafting_visibility(both.group, both.group)[1]
     real = both.group[1] != PADDING_GROUP
     assert not visible[real][:, ~real].any()
@@ -156,7 +174,8 @@ def first_slots(known, count):
 
 
 def narrowed(slots):
-    """The last clean slot and its masks: what one pass of the old layout reads new after another."""
+    """The last clean slot and its masks: what one pass of the old layout reads new after
+    another."""
     return Slots(*(field[:, -3:] for field in slots))
 
 
@@ -177,7 +196,9 @@ def test_only_drafting_is_trained():
 
 
 def test_the_gate_opens_for_the_last_columns_only():
-    layer = AdaptedLinear(torch.nn.Linear(4, 6), AdapterConfig(rank=2, alpha=1, layers=1), DraftGate(2))
+    layer = AdaptedLinear(
+        torch.nn.Linear(4, 6), AdapterConfig(rank=2, alpha=1, layers=1), DraftGate(2)
+    )
     with torch.no_grad():
         layer.up.normal_()
     rows = torch.randn(3, 5, 4)
@@ -190,5 +211,7 @@ def test_what_adapters_cannot_do_is_refused():
     with pytest.raises(UsageError, match="only write drafts: choose mode exact"):
         DecodeOptions.made(group_size=2).checked(adapted.config)
     DecodeOptions.made(group_size=1).checked(adapted.config)
-    with pytest.raises(ValidationError, match=r"adapter.layers is 9; adapters are for causal models"):
+    with pytest.raises(
+        ValidationError, match=r"adapter.layers is 9; adapters are for causal models"
+    ):
         TransformerConfig(**SHAPE, adapter=AdapterConfig(layers=9))

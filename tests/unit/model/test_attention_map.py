@@ -14,7 +14,8 @@ CONFIG = TransformerConfig(
 
 
 def test_explicit_attention_gives_the_fused_output():
-    # Guards: a scale, a mask or a head order other than the kernel's: then the map shows what nobody looked at.
+    # Guards: a scale, a mask or a head order other than the kernel's: then the map shows what
+    # nobody looked at.
     torch.manual_seed(0)
     cross = Transformer(CONFIG).eval().decoder[0].cross
     hidden, source = torch.randn(2, 5, 32), cross.project(torch.randn(2, 7, 32))

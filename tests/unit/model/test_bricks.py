@@ -1,4 +1,5 @@
-"""The bricks of converted models. That they are put together rightly is shown against transformers."""
+"""The bricks of converted models. That they are put together rightly is shown against
+transformers."""
 
 import json
 
@@ -12,7 +13,9 @@ from multistride.model.transformer import Transformer
 
 
 def rotary(**changes):
-    return TransformerConfig(vocabulary_size=12, hidden_size=16, heads=2, positions="rotary", **changes)
+    return TransformerConfig(
+        vocabulary_size=12, hidden_size=16, heads=2, positions="rotary", **changes
+    )
 
 
 def test_a_configuration_without_new_choices_is_written_as_before():
@@ -21,18 +24,23 @@ def test_a_configuration_without_new_choices_is_written_as_before():
     assert list(stored)[-1] == "mask_token"
     assert "norm_kind" not in stored
     with_choice = TransformerConfig(vocabulary_size=9, norm_kind="rms")
-    assert TransformerConfig.model_validate(json.loads(json.dumps(with_choice.stored()))) == with_choice
+    assert (
+        TransformerConfig.model_validate(json.loads(json.dumps(with_choice.stored())))
+        == with_choice
+    )
 
 
 def test_attention_sees_differences_of_places_only():
-    """Rotating queries and keys by different rules shows as a product that depends on the place itself."""
+    """Rotating queries and keys by different rules shows as a product that depends on the place
+    itself."""
     rotation = RotaryPositions(rotary())
     torch.manual_seed(1)
     query, key = torch.randn(2, 1, 1, 1, 8)
 
     def product(first, second):
         turned = [
-            rotated(vector, rotation(torch.tensor([[place]]))) for vector, place in ((query, first), (key, second))
+            rotated(vector, rotation(torch.tensor([[place]])))
+            for vector, place in ((query, first), (key, second))
         ]
         return float((turned[0] * turned[1]).sum())
 
@@ -41,7 +49,8 @@ def test_attention_sees_differences_of_places_only():
 
 
 def test_only_start_symbols_further_back_than_the_first_have_vectors():
-    """Slots of the first group that read the same symbol would all write the same token; K=1 must not change."""
+    """Slots of the first group that read the same symbol would all write the same token; K=1 must
+    not change."""
     positions = RotaryPositions(rotary(max_group_size=3))
     place = torch.tensor([[0, 0, 1, 2, 3, 0]])
     reach = torch.tensor([[1, 3, 3, 3, 3, 2]])
@@ -74,7 +83,10 @@ def test_untied_models_may_have_an_output_bias():
     ("choices", "message"),
     [
         ({"key_value_heads": 3}, "key_value_heads is 3; it must divide heads (4)"),
-        ({"head_size": 5, "positions": "rotary"}, "a head is 5 wide; rotary positions need an even width"),
+        (
+            {"head_size": 5, "positions": "rotary"},
+            "a head is 5 wide; rotary positions need an even width",
+        ),
         ({"separate_positions": True}, "only an encoder-decoder with learned positions has any"),
         ({"start_symbol": False}, "only a causal model (encoder_layers 0) can do without"),
     ],

@@ -1,4 +1,5 @@
-"""The cache against lists of lists: every slot carries a number of its own, so nothing can be mixed up unseen."""
+"""The cache against lists of lists: every slot carries a number of its own, so nothing can be mixed
+up unseen."""
 
 from itertools import count
 
@@ -13,9 +14,13 @@ HEADS, WIDTH = 2, 3
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
-# An operation is a verb and numbers to choose its arguments from; they are reduced to what the state allows.
+# An operation is a verb and numbers to choose its arguments from; they are reduced to what the
+# state allows.
 operations = st.lists(
-    st.tuples(st.sampled_from(["append", "append", "truncate", "reorder"]), st.lists(st.integers(0, 99), min_size=6)),
+    st.tuples(
+        st.sampled_from(["append", "append", "truncate", "reorder"]),
+        st.lists(st.integers(0, 99), min_size=6),
+    ),
     max_size=14,
 )
 
@@ -58,13 +63,16 @@ def test_layer_cache_against_lists(sequence, batch):
             cache.reorder(torch.tensor(keep))
         assert cache.length == len(rows[0])
     new = [[next(fresh)] for _ in rows]
-    check_holds(cache.append(spread(new), -spread(new)), [a + b for a, b in zip(rows, new, strict=True)])
+    check_holds(
+        cache.append(spread(new), -spread(new)), [a + b for a, b in zip(rows, new, strict=True)]
+    )
 
 
 @quick
 @given(operations, st.integers(1, 3), st.booleans())
 def test_decoder_cache_against_lists(sequence, batch, with_source):
-    # Guards: groups, layers and source that no longer belong to the same row, and forgotten slots that are seen.
+    # Guards: groups, layers and source that no longer belong to the same row, and forgotten slots
+    # that are seen.
     names = [[10 * row + place for place in range(5)] for row in range(batch)]
     cache = decoder_cache(names) if with_source else DecoderCache(2, [], None)
     rows = [[] for _ in range(batch)]
@@ -81,14 +89,22 @@ def test_decoder_cache_against_lists(sequence, batch, with_source):
                 for row in range(len(rows))
             ]
             rows = [before + after for before, after in zip(rows, new, strict=True)]
-            check_mask(cache.extend(torch.tensor([[group for _, group in row] for row in new])), new, rows)
+            check_mask(
+                cache.extend(torch.tensor([[group for _, group in row] for row in new])), new, rows
+            )
             for layer, store in enumerate(cache.layers):
                 keys = spread([[number for number, _ in row] for row in new], layer)
-                check_holds(store.append(keys, -keys), [[number for number, _ in row] for row in rows], layer)
+                check_holds(
+                    store.append(keys, -keys),
+                    [[number for number, _ in row] for row in rows],
+                    layer,
+                )
             step += 1
         elif verb == "truncate":
             counts = [number % (len(rows[0]) + 1) for number in (numbers * len(rows))[: len(rows)]]
-            rows = pushed_together([forget(row, last, min(counts)) for row, last in zip(rows, counts, strict=True)])
+            rows = pushed_together(
+                [forget(row, last, min(counts)) for row, last in zip(rows, counts, strict=True)]
+            )
             cache.truncate(torch.tensor(counts))
         else:
             keep = rows_from(numbers, len(rows))
@@ -99,7 +115,9 @@ def test_decoder_cache_against_lists(sequence, batch, with_source):
             assert cache.groups.table.tolist() == [[group for _, group in row] for row in rows]
             assert {layer.length for layer in cache.layers} == {len(rows[0])}
     if with_source:
-        assert cache.source_mask[:, 0, 0].tolist() == [[number % 2 == 0 for number in row] for row in names]
+        assert cache.source_mask[:, 0, 0].tolist() == [
+            [number % 2 == 0 for number in row] for row in names
+        ]
         for layer, keys_values in enumerate(cache.source):
             check_holds(keys_values, names, layer)
 
@@ -120,7 +138,8 @@ def forget(row, last, least):
 
 
 def pushed_together(rows):
-    """The rows with their real slots first, cut to the longest, where that gains more than a few columns."""
+    """The rows with their real slots first, cut to the longest, where that gains more than a few
+    columns."""
     real = [[slot for slot in row if slot[1] != PADDING_GROUP] for row in rows]
     longest = max(map(len, real))
     if len(rows[0]) - longest <= HOLES:
@@ -131,7 +150,8 @@ def pushed_together(rows):
 
 def check_mask(mask, new, rows):
     expected = [
-        [[seen <= seer for _, seen in row] for _, seer in added] for added, row in zip(new, rows, strict=True)
+        [[seen <= seer for _, seen in row] for _, seer in added]
+        for added, row in zip(new, rows, strict=True)
     ]
     if mask is None:
         assert all(visible for row in expected for line in row for visible in line)
@@ -151,7 +171,8 @@ def buffer_sizes(appends):
 
 
 def test_buffers_double():
-    # Guards: a buffer copied at every step (quadratic time), or one that grows without need (memory).
+    # Guards: a buffer copied at every step (quadratic time), or one that grows without need
+    # (memory).
     sizes = buffer_sizes([1] * 300)
     assert sizes[0] == FIRST_CAPACITY
     assert set(sizes) == {FIRST_CAPACITY * 2**doubling for doubling in range(5)}
@@ -177,7 +198,8 @@ def test_truncated_room_is_used_again():
 
 
 def test_ragged_truncation_does_not_waste_memory():
-    # Guards: holes that add up, so that a long ragged decoding needs many times the memory of its text.
+    # Guards: holes that add up, so that a long ragged decoding needs many times the memory of its
+    # text.
     cache, new = DecoderCache(1, [], None), torch.zeros(2, HEADS, 5, WIDTH)
     for step in range(40):
         cache.extend(torch.full((2, 5), step))

@@ -13,8 +13,16 @@ from multistride.model.transformer import Transformer
 def classifier(**changes):
     torch.manual_seed(2)
     head = ClassifierConfig(classes=("x", "y", "z"), window=16, overlap=4, **changes)
-    sizes = {"vocabulary_size": 30, "hidden_size": 16, "feedforward_size": 16, "heads": 2, "encoder_layers": 1}
-    return Transformer(TransformerConfig(**sizes, decoder_layers=0, max_positions=32, classifier=head)).eval()
+    sizes = {
+        "vocabulary_size": 30,
+        "hidden_size": 16,
+        "feedforward_size": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+    }
+    return Transformer(
+        TransformerConfig(**sizes, decoder_layers=0, max_positions=32, classifier=head)
+    ).eval()
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "attention"])
@@ -26,7 +34,11 @@ def test_documents_are_aggregated_as_a_loop_does(how):
     found = aggregated(rows, document, 3, how, scores)
     for number in range(3):
         own, weights = rows[document == number], scores[document == number].softmax(0)
-        expected = {"mean": own.mean(0), "max": own.amax(0), "attention": (weights[:, None] * own).sum(0)}[how]
+        expected = {
+            "mean": own.mean(0),
+            "max": own.amax(0),
+            "attention": (weights[:, None] * own).sum(0),
+        }[how]
         torch.testing.assert_close(found[number], expected)
 
 
@@ -55,7 +67,9 @@ def test_attention_is_learned_through_the_softmax():
     head = classifier(windows="attention").classifier
     torch.nn.init.normal_(head.output.weight)
     head(torch.randn(4, 32), torch.tensor([0, 0, 1, 1]), 2).square().sum().backward()
-    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in head.parameters())
+    assert all(
+        parameter.grad is not None and bool(parameter.grad.any()) for parameter in head.parameters()
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +89,10 @@ def test_impossible_classifiers_are_refused(changes, message):
     ("changes", "message"),
     [
         ({"decoder_layers": 1}, "decoder_layers is 1; a pooled classifier has 0"),
-        ({"classifier": None}, "decoder_layers is 0; a pooled classifier has 0, every other model 1 or more"),
+        (
+            {"classifier": None},
+            "decoder_layers is 0; a pooled classifier has 0, every other model 1 or more",
+        ),
         ({"max_positions": 16}, "classifier.window is 16; it must be smaller than max_positions"),
         ({"encoder_layers": 0}, "a classifier needs encoder_layers of 1 or more"),
     ],

@@ -1,4 +1,5 @@
-"""The model at K=1 is the Transformer of the textbooks, written here a second time from plain tensor operations."""
+"""The model at K=1 is the Transformer of the textbooks, written here a second time from plain
+tensor operations."""
 
 import math
 
@@ -32,7 +33,8 @@ def small(**changes):
 
 
 def random_model(config, seed=1):
-    """A model in which nothing is at a value that hides mistakes: norms, biases and reach are random too."""
+    """A model in which nothing is at a value that hides mistakes: norms, biases and reach are
+    random too."""
     torch.manual_seed(seed)
     model = Transformer(config).eval()
     with torch.no_grad():
@@ -47,7 +49,9 @@ def random_model(config, seed=1):
 def batch_of(lengths, seed=2):
     """Random tokens padded on the right with random tokens: whoever reads padding shows."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(5, 23, (len(lengths), max(lengths)), generator=generator), torch.tensor(lengths)
+    return torch.randint(5, 23, (len(lengths), max(lengths)), generator=generator), torch.tensor(
+        lengths
+    )
 
 
 def logits_of(model, source, source_lengths, target, target_lengths, group_size):
@@ -57,10 +61,14 @@ def logits_of(model, source, source_lengths, target, target_lengths, group_size)
 
 
 class PlainTransformer:
-    """Vaswani et al. 2017 for one sentence without padding; it takes nothing from the package but the weights."""
+    """Vaswani et al. 2017 for one sentence without padding; it takes nothing from the package but
+    the weights."""
 
     def __init__(self, config, weights):
-        self.config, self.weights = config, {name: tensor.double() for name, tensor in weights.items()}
+        self.config, self.weights = (
+            config,
+            {name: tensor.double() for name, tensor in weights.items()},
+        )
         self.pre = config.norm == "pre"
 
     def logits(self, source, target):
@@ -86,20 +94,32 @@ class PlainTransformer:
         if self.config.positions == "learned":
             return vectors + self.weights["position.table"][: len(tokens)]
         half = width // 2
-        angles = [[place / 10000 ** (2 * pair / width) for pair in range(half)] for place in range(len(tokens))]
-        waves = [[math.sin(angle) for angle in row] + [math.cos(angle) for angle in row] for row in angles]
+        angles = [
+            [place / 10000 ** (2 * pair / width) for pair in range(half)]
+            for place in range(len(tokens))
+        ]
+        waves = [
+            [math.sin(angle) for angle in row] + [math.cos(angle) for angle in row]
+            for row in angles
+        ]
         return vectors + torch.tensor(waves, dtype=torch.double)
 
     def layer(self, name, stream, hidden_keys, encoded):
         stream = self.sublayer(
-            f"{name}.around_attention", stream, lambda x: self.self_attention(f"{name}.attention", x, hidden_keys)
+            f"{name}.around_attention",
+            stream,
+            lambda x: self.self_attention(f"{name}.attention", x, hidden_keys),
         )
         if encoded is not None:
             stream = self.sublayer(
-                f"{name}.around_cross", stream, lambda x: self.cross_attention(f"{name}.cross", x, encoded)
+                f"{name}.around_cross",
+                stream,
+                lambda x: self.cross_attention(f"{name}.cross", x, encoded),
             )
         return self.sublayer(
-            f"{name}.around_feedforward", stream, lambda x: self.feedforward(f"{name}.feedforward", x)
+            f"{name}.around_feedforward",
+            stream,
+            lambda x: self.feedforward(f"{name}.feedforward", x),
         )
 
     def sublayer(self, name, stream, function):
@@ -124,7 +144,9 @@ class PlainTransformer:
     def cross_attention(self, name, x, encoded):
         mixed = self.linear(f"{name}.key_value", encoded)
         width = self.config.hidden_size
-        attended = self.attend(self.linear(f"{name}.query", x), mixed[:, :width], mixed[:, width:], None)
+        attended = self.attend(
+            self.linear(f"{name}.query", x), mixed[:, :width], mixed[:, width:], None
+        )
         return self.linear(f"{name}.output", attended)
 
     def attend(self, query, key, value, hidden_keys):
@@ -162,7 +184,8 @@ class PlainTransformer:
 )
 @torch.no_grad()
 def test_group_size_one_is_a_plain_transformer(norm, changes):
-    # Guards: a model that is not the Transformer it is called, and padding of either side that leaks in.
+    # Guards: a model that is not the Transformer it is called, and padding of either side that
+    # leaks in.
     config = small(norm=norm, **changes)
     model = random_model(config)
     source, source_lengths = batch_of([5, 1, 9, 4])
@@ -206,7 +229,9 @@ def test_lookahead_keeps_the_autoregressive_logits():
     slots, _ = lookahead(target, target_lengths, torch.tensor([4, 2]), 4, START, 3)
     drafting = model.project(model(source, source_lengths, slots))
     for row, anchor in enumerate((4, 2)):
-        torch.testing.assert_close(drafting[row, : anchor + 1], plain[row, : anchor + 1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            drafting[row, : anchor + 1], plain[row, : anchor + 1], atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
@@ -224,7 +249,9 @@ def test_the_largest_group_size_is_nothing_to_group_size_one(positions):
         for name, tensor in model.state_dict().items():
             weights[name][: len(tensor)] = tensor
         wider.load_state_dict(weights)
-        assert torch.equal(logits_of(wider, source, source_lengths, target, target_lengths, 1)[0], expected)
+        assert torch.equal(
+            logits_of(wider, source, source_lengths, target, target_lengths, 1)[0], expected
+        )
 
 
 @torch.no_grad()
@@ -244,7 +271,9 @@ def test_reach_one_stays_zero_while_others_learn(decay):
     source, source_lengths = batch_of([6, 3])
     target, target_lengths = batch_of([9, 7], seed=3)
     for group_sizes in ([1, 2], [1, 1], [2, 2]):
-        logits, labels = logits_of(model, source, source_lengths, target, target_lengths, torch.tensor(group_sizes))
+        logits, labels = logits_of(
+            model, source, source_lengths, target, target_lengths, torch.tensor(group_sizes)
+        )
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -301,9 +330,16 @@ def test_dropout_is_off_in_evaluation():
 def test_a_causal_model_learns_to_count_and_writes_it():
     # Guards: a decoder-only model that cannot be trained, or cannot be decoded without a source.
     torch.manual_seed(1)
-    config = small(encoder_layers=0, decoder_layers=1, positions="learned", max_group_size=2, group_sizes=(1, 2))
+    config = small(
+        encoder_layers=0,
+        decoder_layers=1,
+        positions="learned",
+        max_group_size=2,
+        group_sizes=(1, 2),
+    )
     model = Transformer(config)
-    # In the first group every slot reads the start symbol: strong positions tell them apart within few updates.
+    # In the first group every slot reads the start symbol: strong positions tell them apart within
+    # few updates.
     torch.nn.init.normal_(model.position.table)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     counting = [*range(5, 18), END]
@@ -311,7 +347,9 @@ def test_a_causal_model_learns_to_count_and_writes_it():
     losses = []
     for _ in range(30):
         logits, labels = logits_of(model, None, None, target, lengths, torch.tensor([1, 2]))
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -331,7 +369,8 @@ def test_a_causal_model_learns_to_count_and_writes_it():
 
 @torch.no_grad()
 def test_positions_past_the_table_do_not_fail():
-    # Guards: a crash in the last group, which may reach past the longest sentence, and past the table.
+    # Guards: a crash in the last group, which may reach past the longest sentence, and past the
+    # table.
     for positions in ("sinusoidal", "learned"):
         model = random_model(small(positions=positions, max_group_size=8))
         table = model.position.table

@@ -1,4 +1,5 @@
-"""Model directories: what is written comes back exactly, and what is broken is refused in one line."""
+"""Model directories: what is written comes back exactly, and what is broken is refused in one
+line."""
 
 import errno
 import json
@@ -116,7 +117,11 @@ def test_every_promised_file_is_there(saved):
     assert load_provenance(saved)["seed"] == 7
     assert "multistride" in load_provenance(saved)
     generation = json.loads((saved / "generation_config.json").read_text())
-    assert (generation["eos_token_id"], generation["group_size"], generation["max_length"]) == (2, 4, 16)
+    assert (generation["eos_token_id"], generation["group_size"], generation["max_length"]) == (
+        2,
+        4,
+        16,
+    )
 
 
 def test_saving_again_replaces_the_whole_directory(saved):
@@ -130,7 +135,8 @@ def test_saving_again_replaces_the_whole_directory(saved):
 
 
 def test_everybody_may_read_a_model(saved_once):
-    # Guards: weights that only the account that trained them can read, on a shared machine or in a container.
+    # Guards: weights that only the account that trained them can read, on a shared machine or in a
+    # container.
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in saved_once.iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
 
@@ -148,7 +154,9 @@ def test_truncated_weights(saved, kept):
 
 def test_weights_that_are_no_weights(saved):
     # Guards: a traceback on a text file where weights should be, such as a Git LFS pointer.
-    (saved / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (saved / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
     assert "truncated or corrupt" in refusal(saved)
 
 
@@ -194,12 +202,16 @@ def test_config_that_is_none(saved, text):
         ({"max_group_size": 6}, "reach.beyond_one.weight is (4, 16), expected (6, 16)"),
         ({"decoder_layers": 2}, "is missing, expected"),
         ({"encoder_layers": 0}, "expected nothing"),
-        ({"vocabulary_size": 99}, f"target_embedding.weight is ({len(VOCABULARY)}, 16), expected (99, 16)"),
+        (
+            {"vocabulary_size": 99},
+            f"target_embedding.weight is ({len(VOCABULARY)}, 16), expected (99, 16)",
+        ),
     ],
     ids=str,
 )
 def test_config_that_does_not_fit(saved, changes, expected):
-    # Guards: a message that does not say which value is wrong, or weights forced into another model.
+    # Guards: a message that does not say which value is wrong, or weights forced into another
+    # model.
     change_config(saved, **changes)
     assert expected in refusal(saved)
 

@@ -1,4 +1,5 @@
-"""The wide path: words put together from tokens, weighed and summed, against loops that a person can read."""
+"""The wide path: words put together from tokens, weighed and summed, against loops that a person
+can read."""
 
 import math
 import re
@@ -23,7 +24,8 @@ def vocabulary_of(size):
 
 
 def slow_words(vocabulary, tokens):
-    """Spellings of words: tokens of letters that follow each other without a blank are one; others stand alone."""
+    """Spellings of words: tokens of letters that follow each other without a blank are one; others
+    stand alone."""
     found, open_word = [], False
     for token in tokens:
         spelling = vocabulary.spellings[token].lower()
@@ -54,7 +56,8 @@ def learned(vocabulary):
 @given(st.lists(st.text(alphabet="aB bé.'\n1", max_size=12), min_size=1, max_size=4))
 @settings(max_examples=50, deadline=None)
 def test_words_are_those_of_a_loop(size, texts):
-    """A word that goes on over the border of a document, after a full stop, or without its first token."""
+    """A word that goes on over the border of a document, after a full stop, or without its first
+    token."""
     vocabulary = vocabulary_of(size)
     documents = vocabulary.encode(texts)
     found = learned(vocabulary)(*flat(documents))
@@ -64,11 +67,15 @@ def test_words_are_those_of_a_loop(size, texts):
 
 
 def test_a_word_is_the_same_however_it_was_cut_and_written():
-    """Features that depend on the tokenizer: a word at the beginning, in capitals, or in other pieces."""
+    """Features that depend on the tokenizer: a word at the beginning, in capitals, or in other
+    pieces."""
     numbers = []
     for size in (261, 275):
         vocabulary = vocabulary_of(size)
-        numbers += [set(learned(vocabulary)(*flat(vocabulary.encode([text]))).numbers.tolist()) for text in TEXTS[:2]]
+        numbers += [
+            set(learned(vocabulary)(*flat(vocabulary.encode([text]))).numbers.tolist())
+            for text in TEXTS[:2]
+        ]
     blank = {number_of(b" ")}  # is a token for itself where there are few
     assert numbers[0] - blank == numbers[2] == {number_of(word) for word in (b"ab", b"abba", b"ba")}
     assert numbers[1] - blank == numbers[3] == {number_of(word) for word in (b"ab", b"c")}
@@ -76,7 +83,12 @@ def test_a_word_is_the_same_however_it_was_cut_and_written():
 
 def test_numbers_are_of_64_bits_and_tell_words_apart():
     """Digits that overflow to zero, orders of letters that are one."""
-    texts = [bytes([first, second, 98]) * times for first in (97, 98) for second in (97, 99) for times in (1, 9)]
+    texts = [
+        bytes([first, second, 98]) * times
+        for first in (97, 98)
+        for second in (97, 99)
+        for times in (1, 9)
+    ]
     numbers = {number_of(text) for text in texts}
     assert len(numbers) == len(texts)
     assert all(-(2**63) <= number < 2**63 for number in numbers)
@@ -88,13 +100,17 @@ def wide_path(vocabulary, known):
     path = WidePath(shape, len(vocabulary))
     path.words.learn(vocabulary.spellings)
     by_number = sorted(known, key=number_of)
-    path.know(torch.tensor([number_of(word) for word in by_number]), torch.tensor([known[w] for w in by_number]))
+    path.know(
+        torch.tensor([number_of(word) for word in by_number]),
+        torch.tensor([known[w] for w in by_number]),
+    )
     path.take(torch.randn(path.weight.shape), torch.randn(3))
     return path, by_number
 
 
 def test_bags_and_logits_are_those_of_a_loop():
-    """Counts of other documents, weights that are not of length one, words that are not known, an empty document."""
+    """Counts of other documents, weights that are not of length one, words that are not known, an
+    empty document."""
     vocabulary = vocabulary_of(275)
     known = {b"ab": 1.5, b"c": 2.0, b"ba": 3.0, b".": 0.5}
     path, by_number = wide_path(vocabulary, known)
@@ -123,17 +139,27 @@ def test_a_table_that_was_known_before_is_replaced():
 
 def test_a_head_without_the_option_has_no_wide_path_and_a_file_as_before():
     """Checkpoints of earlier versions that no longer load, or new ones that those cannot read."""
-    sizes = {"vocabulary_size": 30, "hidden_size": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 0}
+    sizes = {
+        "vocabulary_size": 30,
+        "hidden_size": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 0,
+    }
     sizes["max_positions"] = 300
     plain = TransformerConfig(**sizes, classifier=ClassifierConfig(classes=("x", "y")))
     assert "wide" not in plain.stored()["classifier"]
     assert TransformerConfig.model_validate(plain.stored()) == plain
     assert not any(name.startswith("wide") for name in PooledHead(plain).state_dict())
-    wide = TransformerConfig(**sizes, classifier=ClassifierConfig(classes=("x", "y"), wide=WideConfig(words=7)))
+    wide = TransformerConfig(
+        **sizes, classifier=ClassifierConfig(classes=("x", "y"), wide=WideConfig(words=7))
+    )
     assert TransformerConfig.model_validate(wide.stored()) == wide
     assert PooledHead(wide).wide is not None
 
 
 def test_names_of_classes_have_no_wide_path():
-    with pytest.raises(ValueError, match="wide is a path beside a pooled head; labels have none: leave it out"):
+    with pytest.raises(
+        ValueError, match="wide is a path beside a pooled head; labels have none: leave it out"
+    ):
         ClassifierConfig(kind="labels", wide=WideConfig())

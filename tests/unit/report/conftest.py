@@ -75,7 +75,11 @@ _TRANSLATION = {
             "source": "a <script>alert('source')</script> & [bold]sentence[/bold]",
             "reference": "ein <b>Satz</b>",
             "outputs": [
-                {"group_size": 1, "text": "ein Satz.", "groups": [["▁ein"], ["▁Sa"], ["tz"], ["."]]},
+                {
+                    "group_size": 1,
+                    "text": "ein Satz.",
+                    "groups": [["▁ein"], ["▁Sa"], ["tz"], ["."]],
+                },
                 {"group_size": 2, "text": "ein Satz.", "groups": [["▁ein", "▁Sa"], ["tz", "."]]},
                 {"group_size": 4, "text": "ein Satz.", "groups": [["▁ein", "▁Sa", "tz", "."]]},
             ],

@@ -8,7 +8,13 @@ import pytest
 from multistride.errors import DataError, UsageError
 from multistride.report.benchmark import BenchmarkResult, crossings, is_benchmark, read_benchmark
 from multistride.report.benchmark_figure import benchmark_figure, pareto
-from multistride.report.benchmark_tables import benchmark_markdown, filled, heading, ratios_table, rows_table
+from multistride.report.benchmark_tables import (
+    benchmark_markdown,
+    filled,
+    heading,
+    ratios_table,
+    rows_table,
+)
 from multistride.report.profile import profile_markdown, read_profile
 from multistride.report.show import show_benchmark, show_file
 
@@ -78,7 +84,9 @@ def stored():
 @pytest.fixture
 def result(stored):
     rows = BenchmarkResult.model_validate(stored).results
-    return BenchmarkResult.model_validate({**stored, "crossings": [each.model_dump() for each in crossings(rows)]})
+    return BenchmarkResult.model_validate(
+        {**stored, "crossings": [each.model_dump() for each in crossings(rows)]}
+    )
 
 
 def test_crossings_by_hand(result):
@@ -90,7 +98,14 @@ def test_crossings_by_hand(result):
 def test_no_ratio_without_engine_threads_and_cpu(result):
     # Guards: a table copied out of its page that tells nothing.
     for text in (heading(result), benchmark_markdown(result).splitlines()[0]):
-        for part in ("Base", "6+6 layers", "engine int8 (int8)", "1 thread", "Some CPU", "64 sentences"):
+        for part in (
+            "Base",
+            "6+6 layers",
+            "engine int8 (int8)",
+            "1 thread",
+            "Some CPU",
+            "64 sentences",
+        ):
             assert part in text
     stored = json.loads(result.model_dump_json())
     assert all({"engine", "threads", "cpu", "precision"} <= row.keys() for row in stored["results"])
@@ -100,9 +115,14 @@ def test_markdown(result):
     # Guards: a column under the wrong heading.
     text = benchmark_markdown(result)
     assert "| batch | K | ms/sentence | × own-k1 | × ctranslate2-int8 | BLEU |" in text
-    assert "| 1 | 4 | 10.0 | 4.00 (1.00–1.00) | 4.40 (1.00–1.20) | 37.0 | 100 | 1.00 | 250 | 400 | 230 | 50 |" in text
+    assert (
+        "| 1 | 4 | 10.0 | 4.00 (1.00–1.00) | 4.40 (1.00–1.20) | 37.0 | 100 | 1.00 | 250 | 400 | 230 | 50 |"
+        in text
+    )
     assert "| 1 | ctranslate2-int8 | 44.0 | 38.0 |" in text
-    assert "- Slower than ctranslate2-int8 (int8, fast): K=1 at batch 8, K=4 nowhere measured." in text
+    assert (
+        "- Slower than ctranslate2-int8 (int8, fast): K=1 at batch 8, K=4 nowhere measured." in text
+    )
     assert "BLEU `nrefs:1`" in text
 
 
@@ -138,7 +158,13 @@ def test_marked_tables_are_made_anew(result, tmp_path):
 def test_profile(tmp_path):
     # Guards: shares of something else than the whole.
     parts = {"network decoder": 6.0, "host": 2.0, "all": 8.0}
-    settings = {"model": "small", "engine": "int8", "precision": "int8", "threads": 1, "cpu": "Some CPU"}
+    settings = {
+        "model": "small",
+        "engine": "int8",
+        "precision": "int8",
+        "threads": 1,
+        "cpu": "Some CPU",
+    }
     row = {"batch_size": 8, "group_size": 4, "ms_per_sentence": parts}
     (tmp_path / "p.json").write_text(json.dumps({"settings": settings, "parts": [row]}))
     text = profile_markdown(read_profile(tmp_path / "p.json"))

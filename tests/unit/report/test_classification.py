@@ -11,8 +11,22 @@ DETAILS = {
     "classes": ["fruit", "tools"],
     "confusion": [[8, 2], [0, 10]],
     "by_class": [
-        {"class": "fruit", "records": 10, "answered": 8, "precision": 1.0, "recall": 0.8, "f1": 0.889},
-        {"class": "tools", "records": 10, "answered": 12, "precision": 0.833, "recall": 1.0, "f1": 0.909},
+        {
+            "class": "fruit",
+            "records": 10,
+            "answered": 8,
+            "precision": 1.0,
+            "recall": 0.8,
+            "f1": 0.889,
+        },
+        {
+            "class": "tools",
+            "records": 10,
+            "answered": 12,
+            "precision": 0.833,
+            "recall": 1.0,
+            "f1": 0.909,
+        },
     ],
     "by_length": [{"words_from": 3, "words_to": 1200, "records": 20, "accuracy": 0.9}],
 }

@@ -57,7 +57,8 @@ def test_loads_nothing(translation):
 
 
 def test_hostile_name(translation):
-    # guards: markup, comment ends, TeX and unknown scripts in a name breaking the picture or warning
+    # guards: markup, comment ends, TeX and unknown scripts in a name breaking the picture or
+    # warning
     translation["name"] = "<script>alert(1)</script> --> $x^{$ 変換"
     text = quality_latency_figure(EvaluationResult.model_validate(translation))
     assert "<script" not in text
@@ -65,7 +66,9 @@ def test_hostile_name(translation):
 
 
 @pytest.mark.parametrize("fall", [0.02, 1.0])
-@pytest.mark.parametrize("times", [(90.0, 60.0, 45.0, 40.0), (5.0, 5.01, 5.02, 5.03), (0.0, 0.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    "times", [(90.0, 60.0, 45.0, 40.0), (5.0, 5.01, 5.02, 5.03), (0.0, 0.0, 0.0, 0.0)]
+)
 def test_labels_do_not_overlap(monkeypatch, translation, times, fall):
     # guards: "K=4" written over "K=8" when two points are close
     row = translation["results"][0]

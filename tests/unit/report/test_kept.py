@@ -1,4 +1,5 @@
-"""What is kept of the teacher: compared with the right row, drawn, and refused where there is nothing to show."""
+"""What is kept of the teacher: compared with the right row, drawn, and refused where there is
+nothing to show."""
 
 from io import StringIO
 
@@ -12,7 +13,12 @@ from multistride.report.tasks import TaskMeasurement, TaskResult, read_task
 
 
 def row(model, group_size, rouge_l, milliseconds, mode="fast", **changes):
-    metrics = {"rouge_1": rouge_l, "rouge_2": rouge_l / 2, "rouge_l": rouge_l, "repetition_rate": 0.01}
+    metrics = {
+        "rouge_1": rouge_l,
+        "rouge_2": rouge_l / 2,
+        "rouge_l": rouge_l,
+        "repetition_rate": 0.01,
+    }
     return TaskMeasurement(
         model=model,
         group_size=group_size,
@@ -76,11 +82,17 @@ def test_the_file_is_shown_and_drawn(tmp_path, capsys):
 
 
 def test_the_terminal_table_fits_80_columns():
-    rows = [row.model_copy(update={"metrics": {**row.metrics, "concept_coverage": 0.123}}) for row in ROWS]
+    rows = [
+        row.model_copy(update={"metrics": {**row.metrics, "concept_coverage": 0.123}})
+        for row in ROWS
+    ]
     console = Console(width=80, record=True, file=StringIO())
     console.print(kept_table(result(*rows)))
     assert "teacher" in console.export_text()
-    assert not any(len(line.rstrip()) > 80 or line.strip() == "%" for line in console.export_text().splitlines())
+    assert not any(
+        len(line.rstrip()) > 80 or line.strip() == "%"
+        for line in console.export_text().splitlines()
+    )
 
 
 def test_a_result_without_groups_has_no_picture(tmp_path):

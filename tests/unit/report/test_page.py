@@ -10,14 +10,21 @@ import pytest
 from multistride import report
 from multistride.errors import MissingExtraError, UserError
 from multistride.report import drawing, figures, page
-from multistride.report.page import figure_text, glance, readable_settings, readable_time, write_page
+from multistride.report.page import (
+    figure_text,
+    glance,
+    readable_settings,
+    readable_time,
+    write_page,
+)
 from multistride.report.results import EvaluationResult
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class _Reader(HTMLParser):
-    """Collects tags, their attributes, and the text of a page; checks that tags are closed in order."""
+    """Collects tags, their attributes, and the text of a page; checks that tags are closed in
+    order."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +56,8 @@ def _page(tmp_path, value, commands=()):
 
 
 def test_text_is_escaped(tmp_path, translation):
-    # guards: a source sentence, a name, a setting or a command running as a script in the reader's browser
+    # guards: a source sentence, a name, a setting or a command running as a script in the reader's
+    # browser
     script = "<script>alert(1)</script>"
     translation["name"] = translation["settings"]["note"] = f'{script}" onload="x'
     translation["results"][1]["engine"] = translation["results"][1]["bleu_signature"] = script
@@ -89,7 +97,9 @@ def test_light_dark_and_phone(tmp_path, translation):
     # guards: the rules for dark screens and phones lost when the template is edited
     html, reader = _page(tmp_path, translation)
     assert "prefers-color-scheme: dark" in html
-    assert any(attributes.get("name") == "viewport" for tag, attributes in reader.tags if tag == "meta")
+    assert any(
+        attributes.get("name") == "viewport" for tag, attributes in reader.tags if tag == "meta"
+    )
 
 
 def test_chips_show_steps(tmp_path, translation):
@@ -167,7 +177,9 @@ def test_glance_needs_a_comparison(translation, kept):
 
 def test_figure_text(phonemes):
     # guards: error rate read out where the picture shows accuracy
-    assert "K=1: 90.0 ms, 87.5 % phoneme accuracy" in figure_text(EvaluationResult.model_validate(phonemes))
+    assert "K=1: 90.0 ms, 87.5 % phoneme accuracy" in figure_text(
+        EvaluationResult.model_validate(phonemes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +197,13 @@ def test_readable_time(created, expected):
 
 def test_readable_settings(translation):
     # guards: settings dropped, reordered, or shown as Python
-    settings = {"batch_size": 1, "parameters": 61000000, "cached": True, "seed": None, "more": {"a": ["ü"]}}
+    settings = {
+        "batch_size": 1,
+        "parameters": 61000000,
+        "cached": True,
+        "seed": None,
+        "more": {"a": ["ü"]},
+    }
     result = EvaluationResult.model_validate(translation | {"settings": settings})
     assert readable_settings(result) == [
         ("batch size", "1"),
@@ -203,7 +221,9 @@ def test_without_the_extra(tmp_path, translation, monkeypatch, missing):
         patch.setitem(sys.modules, missing, None)
         for module in (drawing, figures, page):
             patch.delitem(sys.modules, module.__name__)
-            patch.setattr(report, module.__name__.rpartition(".")[2], module)  # so that it is put back
+            patch.setattr(
+                report, module.__name__.rpartition(".")[2], module
+            )  # so that it is put back
         bare = importlib.import_module("multistride.report.page")
         with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[report\]'"):
             bare.write_page(EvaluationResult.model_validate(translation), tmp_path / "report.html")

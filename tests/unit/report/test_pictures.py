@@ -1,4 +1,5 @@
-"""The pictures of a sentence, a trace and a frontier: well-formed, the same every time, nothing missing."""
+"""The pictures of a sentence, a trace and a frontier: well-formed, the same every time, nothing
+missing."""
 
 import json
 from xml.etree import ElementTree
@@ -22,7 +23,14 @@ FACTS = {
 
 
 def step(number, size, kept, **more):
-    facts = {"line": 1, "step": number, "group_size": size, "accepted": kept, "mode": "adaptive", "confidence": 0.5}
+    facts = {
+        "line": 1,
+        "step": number,
+        "group_size": size,
+        "accepted": kept,
+        "mode": "adaptive",
+        "confidence": 0.5,
+    }
     pieces = {"pieces": [" a"] * kept, "log_probabilities": [-0.5] * kept}
     return {**facts, **pieces, "why": "the whole group", "why_group_size": "half <&>", **more}
 
@@ -37,7 +45,8 @@ def drawn(draw, size, facts):
 
 
 @pytest.mark.parametrize(
-    ("draw", "size", "facts"), [(draw_attention, attention_size, FACTS), (draw_trace, trace_size, ENTRIES)]
+    ("draw", "size", "facts"),
+    [(draw_attention, attention_size, FACTS), (draw_trace, trace_size, ENTRIES)],
 )
 def test_well_formed_and_the_same_every_time(draw, size, facts):
     # Guards: random ids in files under version control; text of the data that is taken for markup.
@@ -48,7 +57,9 @@ def test_well_formed_and_the_same_every_time(draw, size, facts):
 
 def test_a_line_ends_every_step_but_the_last():
     # Guards: borders drawn at multiples of K instead of where steps ended.
-    figure, _ = drawn(draw_attention, attention_size, {**FACTS, "groups": [["Ich"], [" sehe", "</s>"]]})
+    figure, _ = drawn(
+        draw_attention, attention_size, {**FACTS, "groups": [["Ich"], [" sehe", "</s>"]]}
+    )
     assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [0.5]
 
 
@@ -93,7 +104,9 @@ def test_what_is_no_trace_is_refused(tmp_path, text):
 def test_the_line_of_a_trace(tmp_path):
     # Guards: steps of several sentences in one picture.
     path = tmp_path / "trace.jsonl"
-    path.write_text("".join(json.dumps({**step(0, 1, 1), "line": line}) + "\n" for line in (1, 3, 3)))
+    path.write_text(
+        "".join(json.dumps({**step(0, 1, 1), "line": line}) + "\n" for line in (1, 3, 3))
+    )
     assert len(read_trace(path, 3)) == 2
     with pytest.raises(UsageError, match="no step of line 2: it has lines from 1 to 3"):
         read_trace(path, 2)

@@ -11,8 +11,16 @@ def result(translation):
         {"group_size": 2, "place": 1, "accuracy": 0.4},
         {"group_size": 2, "place": 2, "accuracy": 0.25},
     ]
-    rest = {"tokens": 8, "cross_entropy": 1.5, "confidence": 0.625, "entropy": 1.0, "calibration_error": 0.125}
-    return EvaluationResult.model_validate({**translation, "places": [{**rest, **place} for place in places]})
+    rest = {
+        "tokens": 8,
+        "cross_entropy": 1.5,
+        "confidence": 0.625,
+        "entropy": 1.0,
+        "calibration_error": 0.125,
+    }
+    return EvaluationResult.model_validate(
+        {**translation, "places": [{**rest, **place} for place in places]}
+    )
 
 
 def test_a_column_for_each_place_and_none_beyond_the_group(result):

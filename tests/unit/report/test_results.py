@@ -40,7 +40,9 @@ def test_examples_may_be_absent(tmp_path, translation):
 def test_settings_are_free(tmp_path, translation):
     # guards: a newly recorded setting making old readers fail
     translation["settings"]["brand new"] = {"deep": [None, True, 1.5]}
-    assert read_results(_written(tmp_path, translation)).settings["brand new"] == {"deep": [None, True, 1.5]}
+    assert read_results(_written(tmp_path, translation)).settings["brand new"] == {
+        "deep": [None, True, 1.5]
+    }
 
 
 def test_missing_file(tmp_path):
@@ -74,7 +76,8 @@ def test_not_an_object(tmp_path, text):
     ],
 )
 def test_wrong_row(tmp_path, translation, key, value, told):
-    # guards: percentages where shares belong, NaN, strings and misspelt keys read as if they were right
+    # guards: percentages where shares belong, NaN, strings and misspelt keys read as if they were
+    # right
     translation["results"][0][key] = value
     assert told in _one_line_error(_written(tmp_path, translation))
 

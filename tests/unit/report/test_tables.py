@@ -26,7 +26,9 @@ def _printed(table, width=80, **options):
 def test_translation_row_by_hand(translation):
     # guards: a share shown as a percentage twice, a ratio upside down, a column shifted
     result = EvaluationResult.model_validate(translation)
-    shown = dict(zip((column.heading for column in columns_for(result)), table_rows(result)[1], strict=True))
+    shown = dict(
+        zip((column.heading for column in columns_for(result)), table_rows(result)[1], strict=True)
+    )
     assert shown == {
         "K": "4",
         "BLEU": "38.0",
@@ -45,7 +47,9 @@ def test_translation_row_by_hand(translation):
 def test_phoneme_row_by_hand(phonemes):
     # guards: accuracy shown where the error rate belongs
     result = EvaluationResult.model_validate(phonemes)
-    shown = dict(zip((column.heading for column in columns_for(result)), table_rows(result)[0], strict=True))
+    shown = dict(
+        zip((column.heading for column in columns_for(result)), table_rows(result)[0], strict=True)
+    )
     assert shown == {
         "K": "1",
         "phoneme error rate %": "12.5",
@@ -89,7 +93,11 @@ def test_markdown_by_hand(phonemes):
     assert lines[0].startswith("| K | phoneme error rate % |")
     assert lines[1] == "| --: | --: | --: | --: | --: | --: | --: | --: |"
     assert lines[2] == "| 1 | 12.5 | 75.0 | 40.0 | 20.00 | 1.00 | 90.0 (180) | 1,234 |"
-    assert lines[4:] == ["", "BLEU `nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0`", ""]
+    assert lines[4:] == [
+        "",
+        "BLEU `nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0`",
+        "",
+    ]
 
 
 def test_markdown_escapes_bars(translation):
@@ -129,7 +137,9 @@ def test_examples_show_groups(translation):
 def test_neighbouring_groups_differ_in_style(phonemes):
     # guards: colour that does not tell the groups apart
     printed = _printed(
-        examples_table(EvaluationResult.model_validate(phonemes)), force_terminal=True, color_system="standard"
+        examples_table(EvaluationResult.model_validate(phonemes)),
+        force_terminal=True,
+        color_system="standard",
     )
     assert "\x1b[1;36mK AE1\x1b[0m" in printed
     assert "\x1b[1;33mT\x1b[0m" in printed
@@ -137,10 +147,15 @@ def test_neighbouring_groups_differ_in_style(phonemes):
 
 def test_no_examples(translation):
     # guards: a crash on a result without worked examples
-    assert examples_table(EvaluationResult.model_validate(translation | {"examples": []})).row_count == 0
+    assert (
+        examples_table(EvaluationResult.model_validate(translation | {"examples": []})).row_count
+        == 0
+    )
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.841, "0.84"), (8.4, "8.40"), (84.12, "84.1"), (1841.0, "1,841")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.841, "0.84"), (8.4, "8.40"), (84.12, "84.1"), (1841.0, "1,841")]
+)
 def test_milliseconds(value, expected):
     # guards: fast models rounded to 0 ms, slow ones shown to a microsecond
     assert milliseconds(value) == expected

@@ -1,4 +1,5 @@
-"""Questions as records: what is refused, what is read, how answers are judged; and a tiny model that answers."""
+"""Questions as records: what is refused, what is read, how answers are judged; and a tiny model
+that answers."""
 
 from itertools import pairwise
 
@@ -18,8 +19,16 @@ from multistride.tasks.task import Answer, RecordError, solved
 from multistride.translator import Translator
 
 PASSAGE = "The battle of Hastings in 1066 ended the reign of Harold.  William of Normandy then ruled\nEngland."
-QUESTION = {"question": "Who ruled England?", "passage": PASSAGE, "answers": ["William", "William of Normandy"]}
-CHOICE = {"question": "Who ruled?", "choices": ["Harold", "William", "nobody at all"], "answer": "William"}
+QUESTION = {
+    "question": "Who ruled England?",
+    "passage": PASSAGE,
+    "answers": ["William", "William of Normandy"],
+}
+CHOICE = {
+    "question": "Who ruled?",
+    "choices": ["Harold", "William", "nobody at all"],
+    "answer": "William",
+}
 
 
 class Spelling(EagerStepModel):
@@ -31,10 +40,18 @@ class Spelling(EagerStepModel):
 def tiny(kind=Translator, **sizes):
     torch.manual_seed(1)
     vocabulary = train_vocabulary([PASSAGE, "question: passage: answer: Who ruled?"], 300, "bpe")
-    layers = {"encoder_layers": 1 if kind is Translator else 0, "decoder_layers": 1, "feedforward_size": 32}
+    layers = {
+        "encoder_layers": 1 if kind is Translator else 0,
+        "decoder_layers": 1,
+        "feedforward_size": 32,
+    }
     shape = {"hidden_size": 32, "heads": 2, "max_positions": 200, **layers, **sizes}
     config = TransformerConfig(
-        vocabulary_size=len(vocabulary), max_group_size=4, group_sizes=(1, 2, 4), tie_embeddings=False, **shape
+        vocabulary_size=len(vocabulary),
+        max_group_size=4,
+        group_sizes=(1, 2, 4),
+        tie_embeddings=False,
+        **shape,
     )
     model = Transformer(config).eval()
     with torch.no_grad():
@@ -61,7 +78,10 @@ def answered(model, records, **settings):
         ({"question": "Who?", "choices": ["a", "a"]}, "a list of two different texts or more"),
         ({"question": "Who?", "choices": "ab"}, "the field 'choices' is \"ab\"; it must be a list"),
         ({"question": "Who?", "choices": ["a", 3]}, "a list of two different texts or more"),
-        ({"question": "Who?", "passage": "x", "answers": 3}, "the answers are 3; they must be a list of texts"),
+        (
+            {"question": "Who?", "passage": "x", "answers": 3},
+            "the answers are 3; they must be a list of texts",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_answered_says_why(record, message):
@@ -70,11 +90,22 @@ def test_a_record_that_cannot_be_answered_says_why(record, message):
 
 
 def test_each_kind_of_model_is_asked_in_its_words():
-    # Guards: blanks and line ends of a passage in a one-line source; the passage of a question without one.
+    # Guards: blanks and line ends of a passage in a one-line source; the passage of a question
+    # without one.
     task = AnsweringTask(ENCODER)
-    example = task.example({"question": "Who \n ran?", "passage": " Two\tdogs  ran. ", "answers": ["Two dogs"]}, 1)
-    assert (example.source, example.target) == ("question: Who ran? passage: Two dogs ran.", ": Two dogs")
-    assert ENCODER.read(": Two dogs") == PROMPT.read(" Two dogs\n") == CHAT.read("Two dogs") == "Two dogs"
+    example = task.example(
+        {"question": "Who \n ran?", "passage": " Two\tdogs  ran. ", "answers": ["Two dogs"]}, 1
+    )
+    assert (example.source, example.target) == (
+        "question: Who ran? passage: Two dogs ran.",
+        ": Two dogs",
+    )
+    assert (
+        ENCODER.read(": Two dogs")
+        == PROMPT.read(" Two dogs\n")
+        == CHAT.read("Two dogs")
+        == "Two dogs"
+    )
     assert ENCODER.asked("Who?", None) == "question: Who?"
     assert "passage" not in CHAT.asked("Who?", None).lower()
 
@@ -87,7 +118,13 @@ def test_figures_are_over_the_records_they_are_about():
         Answer("William"),
     ]
     figures = AnsweringTask(ENCODER).metrics(answers, [QUESTION, QUESTION, CHOICE])
-    by_passage = {"exact_match": 0.5, "f1": 0.5, "in_passage": 0.5, "steps_per_answer": 1.5, "tokens_per_step": 2.0}
+    by_passage = {
+        "exact_match": 0.5,
+        "f1": 0.5,
+        "in_passage": 0.5,
+        "steps_per_answer": 1.5,
+        "tokens_per_step": 2.0,
+    }
     assert figures == {**by_passage, "accuracy": 1.0}
     with pytest.raises(DataError, match="neither 'answers' nor 'answer'"):
         AnsweringTask(ENCODER).metrics([Answer("x")], [{"question": "Who?", "passage": "x"}])
@@ -98,7 +135,8 @@ def test_figures_are_over_the_records_they_are_about():
     "way", [{}, {"group_size": 4}, {"group_size": 2, "beam": 3}, {"group_size": 4, "mode": "exact"}]
 )
 def test_answers_are_whole_words_of_the_passage_in_every_way(kind, way):
-    # Guards: a rule given to the wrong question, since batches are sorted by length; an opening left in the answer.
+    # Guards: a rule given to the wrong question, since batches are sorted by length; an opening
+    # left in the answer.
     records = [{**QUESTION, "passage": PASSAGE[place:]} for place in (0, 14, 58)] + [QUESTION]
     for each in answered(tiny(kind), records, **way):
         passage = plain(each.record["passage"])
@@ -109,7 +147,8 @@ def test_answers_are_whole_words_of_the_passage_in_every_way(kind, way):
 
 
 def test_answers_copied_ahead_are_those_of_k1():
-    # Guards: drafts that are not handed on; drafts of text that the rule for spans does not look at.
+    # Guards: drafts that are not handed on; drafts of text that the rule for spans does not look
+    # at.
     records = [{**QUESTION, "passage": PASSAGE[place:]} for place in (0, 14, 58)]
     alone = answered(tiny(Generator), records)
     ahead = answered(tiny(Generator), records, group_size=4, mode="exact", drafts="text")
@@ -119,8 +158,12 @@ def test_answers_copied_ahead_are_those_of_k1():
 
 
 def test_exact_mode_chooses_as_k1_does():
-    # Guards: choices scored in groups where K=1 is promised, which a model without groups cannot do.
-    alone, exact = (answered(tiny(Generator), [CHOICE], **way) for way in ({}, {"group_size": 4, "mode": "exact"}))
+    # Guards: choices scored in groups where K=1 is promised, which a model without groups cannot
+    # do.
+    alone, exact = (
+        answered(tiny(Generator), [CHOICE], **way)
+        for way in ({}, {"group_size": 4, "mode": "exact"})
+    )
     assert exact[0].answer.facts == alone[0].answer.facts
 
 
@@ -128,7 +171,9 @@ def test_free_answers_are_those_of_the_model_alone():
     # Guards: a constraint that stays on.
     model = tiny()
     [free] = answered(model, [QUESTION], free=True, group_size=2, max_tokens=9)
-    [written] = model.translate([ENCODER.asked(QUESTION["question"], PASSAGE)], 2, max_length=9, length_penalty=0)
+    [written] = model.translate(
+        [ENCODER.asked(QUESTION["question"], PASSAGE)], 2, max_length=9, length_penalty=0
+    )
     assert free.answer.text == ENCODER.read(written.text)
     assert not stands_in(free.answer.text, PASSAGE)
 
@@ -136,11 +181,18 @@ def test_free_answers_are_those_of_the_model_alone():
 @pytest.mark.parametrize("kind", [Translator, Generator])
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_the_choice_is_the_one_that_score_says(kind, group_size):
-    # Guards: scores of another group size, a choice of the wrong index, an average of something else.
+    # Guards: scores of another group size, a choice of the wrong index, an average of something
+    # else.
     model, wording = tiny(kind), ENCODER if kind is Translator else PROMPT
-    pairs = [(wording.asked(CHOICE["question"], None), wording.written(choice)) for choice in CHOICE["choices"]]
+    pairs = [
+        (wording.asked(CHOICE["question"], None), wording.written(choice))
+        for choice in CHOICE["choices"]
+    ]
     scores = model.score(pairs, group_size)
-    for choose, ranks in (("average", [sum(row) / len(row) for row in scores]), ("total", list(map(sum, scores)))):
+    for choose, ranks in (
+        ("average", [sum(row) / len(row) for row in scores]),
+        ("total", list(map(sum, scores))),
+    ):
         [found] = answered(model, [CHOICE], choose=choose, group_size=group_size)
         best = max(range(3), key=lambda place: ranks[place])
         assert (found.answer.text, found.answer.facts["choice"]) == (CHOICE["choices"][best], best)
@@ -149,7 +201,8 @@ def test_the_choice_is_the_one_that_score_says(kind, group_size):
 
 
 def test_a_long_passage_is_answered_from_the_windows_that_fit_it_best():
-    # Guards: a passage that is refused or cut though its windows fit; the least probable window winning.
+    # Guards: a passage that is refused or cut though its windows fit; the least probable window
+    # winning.
     model = tiny(max_positions=64)
     long = {**QUESTION, "passage": "Nothing of note happened here today. " * 30 + PASSAGE}
     opened = answering(model, AnswerSettings(windows=3))
@@ -157,8 +210,13 @@ def test_a_long_passage_is_answered_from_the_windows_that_fit_it_best():
     [found] = opened.solve([example])
     assert "ruled" in found.facts["window"]
     [window_alone] = answered(model, [{**QUESTION, "passage": found.facts["window"]}])
-    assert (window_alone.answer.text, window_alone.answer.facts["score"]) == (found.text, found.facts["score"])
-    others = answered(model, [{**QUESTION, "passage": window} for window in [found.facts["window"], PASSAGE[:40]]])
+    assert (window_alone.answer.text, window_alone.answer.facts["score"]) == (
+        found.text,
+        found.facts["score"],
+    )
+    others = answered(
+        model, [{**QUESTION, "passage": window} for window in [found.facts["window"], PASSAGE[:40]]]
+    )
     assert found.facts["score"] >= others[0].answer.facts["score"]
 
 

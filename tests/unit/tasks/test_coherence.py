@@ -3,7 +3,13 @@
 import pytest
 
 from multistride.evaluate.quality import repetition_rate
-from multistride.tasks.coherence import distinct, repeated, repeated_at, repetition_by_distance, self_bleu
+from multistride.tasks.coherence import (
+    distinct,
+    repeated,
+    repeated_at,
+    repetition_by_distance,
+    self_bleu,
+)
 
 
 def test_distinct_counts_over_all_texts():
@@ -21,7 +27,8 @@ def test_repeated_counts_inside_one_text():
 
 
 def test_repetition_at_a_distance_does_not_see_other_distances():
-    """Guards against counting any earlier occurrence: "1 2 1 2" repeats at distance 2 and not at 1."""
+    """Guards against counting any earlier occurrence: "1 2 1 2" repeats at distance 2 and not at
+    1."""
     assert repeated_at([[1, 2, 1, 2]], 2) == pytest.approx(2 / 4)
     assert repeated_at([[1, 2, 1, 2]], 1) == 0.0
     assert repeated_at([[1], [1]], 1) == 0.0, "texts do not see each other"
@@ -35,7 +42,11 @@ def test_distance_one_is_the_repetition_rate_of_every_other_table():
 
 def test_self_bleu_is_one_for_equal_texts_and_lower_for_others():
     same = ["a dog runs across the field ."] * 3
-    other = ["a dog runs across the field .", "two people eat cake today", "the sea was blue and still"]
+    other = [
+        "a dog runs across the field .",
+        "two people eat cake today",
+        "the sea was blue and still",
+    ]
     assert self_bleu(same) == pytest.approx(1.0)
     found = self_bleu(other)
     assert found is not None

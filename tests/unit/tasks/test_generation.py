@@ -14,7 +14,11 @@ from multistride.tasks.generation import GenerationTask, open_generation
 from multistride.tasks.task import RecordError, TaskRequest, Writing, read_records, solved
 from multistride.translator import Translation
 
-RECORD = {"source": "dog field run", "concepts": ["dog", "field", "run"], "references": ["A dog runs.", "Dogs run."]}
+RECORD = {
+    "source": "dog field run",
+    "concepts": ["dog", "field", "run"],
+    "references": ["A dog runs.", "Dogs run."],
+}
 
 
 def written(text, *groups):
@@ -45,7 +49,9 @@ def test_figures_of_texts_small_enough_to_count():
     assert 0.5 < found["rouge_l"] < 1
     details = task.details(answers, [RECORD, RECORD])
     assert details["repetition_by_distance"]["1"] == pytest.approx(1 / 4)
-    assert details["concept_coverage_of_references"] == pytest.approx(2 / 3), "no reference has a field"
+    assert details["concept_coverage_of_references"] == pytest.approx(2 / 3), (
+        "no reference has a field"
+    )
     assert details["examples"][0]["text"] == "a dog runs"
 
 
@@ -53,7 +59,10 @@ def test_records_without_references_are_measured_by_the_rest():
     """Guards against one record without references taking the figures away from all others."""
     task = GenerationTask()
     bare = {"source": "a cat"}
-    answers = [task.answer(written("A dog runs.", (5, 6)), RECORD), task.answer(written("x", (7,)), bare)]
+    answers = [
+        task.answer(written("A dog runs.", (5, 6)), RECORD),
+        task.answer(written("x", (7,)), bare),
+    ]
     found = task.metrics(answers, [RECORD, bare])
     assert found["rouge_l"] == pytest.approx(1.0)
     assert task.details(answers, [RECORD, bare])["with_references"] == 1
@@ -67,9 +76,15 @@ def test_records_without_references_are_measured_by_the_rest():
     ("change", "problem"),
     [
         ({"source": " "}, "line 4: the field 'source' is blank; it must be a text"),
-        ({"references": []}, r"line 4: the field 'references' is \[\]; it must be a list of at least one text"),
+        (
+            {"references": []},
+            r"line 4: the field 'references' is \[\]; it must be a list of at least one text",
+        ),
         ({"references": "one"}, "line 4: the field 'references' is \"one\"; it must be a list"),
-        ({"concepts": ["dog", 3]}, r"line 4: the field 'concepts' is \[\"dog\", 3\]; it must be a list"),
+        (
+            {"concepts": ["dog", 3]},
+            r"line 4: the field 'concepts' is \[\"dog\", 3\]; it must be a list",
+        ),
         ({"reference": "A dog."}, "line 4: it has 'reference' and 'references'"),
     ],
 )
@@ -81,7 +96,11 @@ def test_bad_records_say_their_line_and_field(change, problem):
 def test_a_long_record_is_a_problem_of_its_own():
     """Guards against a batch that ends at a source longer than the context."""
     opened = open_generation(TaskRequest(model=DEFAULT, group_size=4))
-    lines = [b'{"source": "Two dogs run."}', b'{"source": "' + b"dog " * 3000 + b'"}', b'{"source": "A man sings."}']
+    lines = [
+        b'{"source": "Two dogs run."}',
+        b'{"source": "' + b"dog " * 3000 + b'"}',
+        b'{"source": "A man sings."}',
+    ]
     results = list(solved(opened, read_records(lines)))
     assert [each.answer is not None for each in results] == [True, False, True]
     assert "at most 255 are allowed" in str(results[1].problem)
@@ -93,7 +112,9 @@ def test_what_the_model_cannot_do_is_refused_before_anything_is_written():
     with pytest.raises(UsageError, match="group size 9"):
         open_generation(TaskRequest(model=DEFAULT, group_size=9))
     with pytest.raises(UsageError, match="goes with mode adaptive"):
-        open_generation(TaskRequest(model=DEFAULT, group_size=4, writing=Writing(policy="cost-model")))
+        open_generation(
+            TaskRequest(model=DEFAULT, group_size=4, writing=Writing(policy="cost-model"))
+        )
 
 
 def test_a_teacher_of_another_kind_is_refused(monkeypatch):
@@ -101,8 +122,13 @@ def test_a_teacher_of_another_kind_is_refused(monkeypatch):
     real = generation.load
 
     def load(directory, *rest):
-        return Generator.__new__(Generator) if directory == Path("causal") else real(directory, *rest)
+        return (
+            Generator.__new__(Generator) if directory == Path("causal") else real(directory, *rest)
+        )
 
     monkeypatch.setattr(generation, "load", load)
-    with pytest.raises(UsageError, match="the teacher causal is a causal model and the model is a model with an enc"):
+    with pytest.raises(
+        UsageError,
+        match="the teacher causal is a causal model and the model is a model with an enc",
+    ):
         open_generation(TaskRequest(model=DEFAULT, writing=Writing(teacher=Path("causal"))))

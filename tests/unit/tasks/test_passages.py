@@ -13,13 +13,16 @@ from multistride.tasks.passages import retrieved, windows, words_of
 
 
 def signs_and_words(text):
-    return [text[first:last] for first, last in pairwise(borders(text)) if not text[first].isspace()]
+    return [
+        text[first:last] for first, last in pairwise(borders(text)) if not text[first].isspace()
+    ]
 
 
 @settings(deadline=None)
 @given(st.text("ab .,é華", max_size=60), st.integers(2, 9))
 def test_windows_hold_every_word_and_every_short_run_of_words(text, words):
-    # Guards: a window that is too long, a word lost at a border, an answer cut in two by all windows.
+    # Guards: a window that is too long, a word lost at a border, an answer cut in two by all
+    # windows.
     cut, all_words = windows(text, words), signs_and_words(text)
     assert all(len(signs_and_words(window)) <= words for window in cut)
     assert all(window in text for window in cut)
@@ -30,7 +33,12 @@ def test_windows_hold_every_word_and_every_short_run_of_words(text, words):
             assert any(wanted == each[at : at + run] for each in listed for at in range(len(each)))
 
 
-TEXTS = ["The Normans ruled Sicily.", "Oxygen is a gas.", "The Rhine flows north.", "Harold fell at Hastings."]
+TEXTS = [
+    "The Normans ruled Sicily.",
+    "Oxygen is a gas.",
+    "The Rhine flows north.",
+    "Harold fell at Hastings.",
+]
 
 
 def test_the_window_that_shares_words_with_the_question_comes_first():

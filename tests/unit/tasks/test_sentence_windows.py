@@ -1,4 +1,5 @@
-"""Windows of sentences: whatever the model writes, a line has its own translation or none of another's."""
+"""Windows of sentences: whatever the model writes, a line has its own translation or none of
+another's."""
 
 import pytest
 from hypothesis import given
@@ -31,9 +32,14 @@ def test_windows_end_at_blank_lines_and_where_a_border_could_not_be_found(transl
     passages = WindowTranslator(translator, 3)
     windows = list(passages._windows(DOCUMENT))
     assert windows == [DOCUMENT[:3], [""], ["The sea is blue.", "A heading"], ["Two cats."]]
-    assert list(WindowTranslator(translator, 2)._windows(DOCUMENT))[:2] == [DOCUMENT[:2], [DOCUMENT[2]]]
+    assert list(WindowTranslator(translator, 2)._windows(DOCUMENT))[:2] == [
+        DOCUMENT[:2],
+        [DOCUMENT[2]],
+    ]
     marked = WindowTranslator(translator, 3, " | ")
-    assert list(marked._windows(DOCUMENT))[2] == DOCUMENT[4:], "a separator of its own marks every border"
+    assert list(marked._windows(DOCUMENT))[2] == DOCUMENT[4:], (
+        "a separator of its own marks every border"
+    )
 
 
 @given(
@@ -67,7 +73,9 @@ def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
     alone, long = passages.translate(["A man sings.", page], group_size=4)
     assert alone.text == translator.translate(["A man sings."], group_size=4)[0].text
     assert long.problem is None
-    assert len(long.scores) == sum(len(each.scores) for each in translator.translate(pieces, group_size=4))
+    assert len(long.scores) == sum(
+        len(each.scores) for each in translator.translate(pieces, group_size=4)
+    )
     [short] = translator.translate([page], group_size=4)
     assert short.problem is not None
 
@@ -101,7 +109,9 @@ def test_a_separator_of_its_own_cuts_and_must_be_there_as_often(translator):
     assert marked.cut("Eins |", ["One", "Two"]) is None
 
 
-def test_lines_stay_aligned_and_unsplit_windows_are_translated_line_by_line(translator, monkeypatch):
+def test_lines_stay_aligned_and_unsplit_windows_are_translated_line_by_line(
+    translator, monkeypatch
+):
     lines = [*(line.encode() for line in DOCUMENT), b"\xff"]
     options = DecodeOptions(group_size=4)
     alone = [result.text for result in translator.translate_lines(lines, options)]
@@ -111,7 +121,9 @@ def test_lines_stay_aligned_and_unsplit_windows_are_translated_line_by_line(tran
     assert [bool(result.text) for result in results] == [bool(text) for text in alone]
     assert results[-1].problem == "it is not valid UTF-8"
     assert passages.counts.windows == 2
-    monkeypatch.setattr(WindowTranslator, "cut", lambda self, text, window: None if len(window) > 1 else [text])
+    monkeypatch.setattr(
+        WindowTranslator, "cut", lambda self, text, window: None if len(window) > 1 else [text]
+    )
     apart = list(WindowTranslator(translator, 3).translate_lines(lines, options))
     assert [result.text for result in apart] == alone
 
@@ -126,7 +138,9 @@ def test_windows_of_one_are_the_translator_itself(translator):
 
 def test_what_is_for_single_sentences_is_refused(translator):
     passages = WindowTranslator(translator, 3)
-    with pytest.raises(UsageError, match="a prefix was given, which is for single sentences, and windows of 3 were"):
+    with pytest.raises(
+        UsageError, match="a prefix was given, which is for single sentences, and windows of 3 were"
+    ):
         passages.checked(DecodeOptions(prefix="Der"))
     with pytest.raises(UsageError, match="--stream was given"):
         passages.checked(DecodeOptions(), streaming=True)

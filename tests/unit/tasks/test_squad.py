@@ -9,7 +9,10 @@ from multistride.tasks.squad import exact_match, f1, normalised
     ("text", "compared"),
     [
         ("The  Seljuk Turks.", "seljuk turks"),
-        ("a theatre, an anthem", "theatre anthem"),  # articles are words of their own, not beginnings
+        (
+            "a theatre, an anthem",
+            "theatre anthem",
+        ),  # articles are words of their own, not beginnings
         ("don't", "dont"),
         ("1,066", "1066"),
         ("The", ""),

@@ -28,7 +28,9 @@ def test_binary_data_is_refused_at_once():
 
 def test_a_file_that_cannot_be_read_is_one_bad_document(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n")
-    found = [record for _, record in records_of_files([tmp_path / "no.txt", tmp_path / "a.txt"], "body")]
+    found = [
+        record for _, record in records_of_files([tmp_path / "no.txt", tmp_path / "a.txt"], "body")
+    ]
     assert "does not exist" in str(found[0])
     assert found[1] == {"file": str(tmp_path / "a.txt"), "body": "one\ntwo"}
 

@@ -70,7 +70,9 @@ def test_bad_records_keep_their_line_and_stop_nobody(together):
 
 
 def test_a_field_of_another_type_is_shown():
-    with pytest.raises(RecordError, match=r"line 3: the field 'text' is \[1, 2\]; it must be a text"):
+    with pytest.raises(
+        RecordError, match=r"line 3: the field 'text' is \[1, 2\]; it must be a text"
+    ):
         text_field({"text": [1, 2]}, "text", 3)
 
 

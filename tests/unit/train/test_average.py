@@ -10,7 +10,8 @@ from multistride.train.average import MovingAverage, average_models, newest_chec
 
 
 def walk(model, average, updates):
-    """Move all weights a little, update by update; returns the values of one of them, the first included."""
+    """Move all weights a little, update by update; returns the values of one of them, the first
+    included."""
     weight = model.decoder_norm.weight
     path = [weight.detach().clone()]
     for update in updates:
@@ -37,7 +38,8 @@ def test_a_moving_average_is_the_weighted_sum(tiny):
 
 
 def test_training_goes_on_from_its_own_weights(tiny):
-    # Guards: an error in a validation that leaves the averaged weights in training, and a resumed run that does.
+    # Guards: an error in a validation that leaves the averaged weights in training, and a resumed
+    # run that does.
     model = tiny()
     average = MovingAverage(model, 0.9)
     walk(model, average, range(1, 4))
@@ -45,11 +47,16 @@ def test_training_goes_on_from_its_own_weights(tiny):
     with pytest.raises(ValueError, match="in validation"), average.in_place():
         raise ValueError("in validation")
     with average.in_place():
-        resumed, kept = tiny(seed=2), {name: weights.clone() for name, weights in average.other.items()}
+        resumed, kept = (
+            tiny(seed=2),
+            {name: weights.clone() for name, weights in average.other.items()},
+        )
         resumed.load_state_dict(model.state_dict())
     again = MovingAverage(resumed, 0.9)
     again.train_on(kept)
-    for (name, weights), (_, other) in zip(model.named_parameters(), resumed.named_parameters(), strict=True):
+    for (name, weights), (_, other) in zip(
+        model.named_parameters(), resumed.named_parameters(), strict=True
+    ):
         assert torch.equal(weights, trained[name])
         assert torch.equal(weights, other)
         assert torch.equal(average.other[name], again.other[name])
@@ -81,7 +88,9 @@ def test_the_mean_of_checkpoints(save, tmp_path):
 def test_what_cannot_be_averaged(save, tmp_path):
     # Guards: a mean of different models, which would load and write nonsense.
     one, other = save("checkpoints/step_1", 1), save("checkpoints/step_2", 2, heads=4)
-    with pytest.raises(DataError, match=r"differ \(heads is 2 and 4\): average the models of one run"):
+    with pytest.raises(
+        DataError, match=r"differ \(heads is 2 and 4\): average the models of one run"
+    ):
         average_models([one, other], tmp_path / "mean")
     with pytest.raises(UsageError, match="1 model directory was given, an average needs 2"):
         average_models([one], tmp_path / "mean")

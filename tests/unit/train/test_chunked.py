@@ -18,10 +18,12 @@ SHAPE = {
 
 
 @pytest.mark.parametrize(
-    "choices", [{}, {"markov_rank": 4}, {"markov_rank": 4, "tie_embeddings": False, "output_bias": True}]
+    "choices",
+    [{}, {"markov_rank": 4}, {"markov_rank": 4, "tie_embeddings": False, "output_bias": True}],
 )
 def test_chunks_give_the_whole_loss_and_its_gradients(choices, monkeypatch):
-    # Guards: a row lost between chunks, a head asked where it has no say, gradients that miss the scale of the loss.
+    # Guards: a row lost between chunks, a head asked where it has no say, gradients that miss the
+    # scale of the loss.
     monkeypatch.setattr(chunked, "ROWS", 7)
     torch.manual_seed(1)
     model = Transformer(TransformerConfig(**SHAPE, **choices))

@@ -1,4 +1,5 @@
-"""Runs of classifiers: the same loop, resumed as if nothing had happened, refused where data and model differ."""
+"""Runs of classifiers: the same loop, resumed as if nothing had happened, refused where data and
+model differ."""
 
 import json
 
@@ -14,7 +15,13 @@ from multistride.train.kinds import trained_splits
 from multistride.train.loop import Trainer, train
 from multistride.train.monitor import Monitor
 
-MODEL = {"hidden_size": 8, "feedforward_size": 8, "heads": 2, "encoder_layers": 1, "max_positions": 9}
+MODEL = {
+    "hidden_size": 8,
+    "feedforward_size": 8,
+    "heads": 2,
+    "encoder_layers": 1,
+    "max_positions": 9,
+}
 CUT = {"window": 8, "overlap": 2}
 
 
@@ -32,7 +39,12 @@ def config(tmp_path):
     prepared(tmp_path, "one", "two")
 
     def make(run="run", updates=4, **sections):
-        training = {"updates": updates, "tokens_per_batch": 64, "validate_every": 2, "word_dropout": 0.2}
+        training = {
+            "updates": updates,
+            "tokens_per_batch": 64,
+            "validate_every": 2,
+            "word_dropout": 0.2,
+        }
         fixed = {"precision": "float32", "device": "cpu", "windows_per_document": 2}
         tree = {"data": tmp_path / "data", "run": tmp_path / run, "model": MODEL, "classifier": CUT}
         return validate(RunConfig, {**tree, "training": {**training, **fixed}, **sections}, "test")
@@ -65,7 +77,9 @@ def test_validation_is_accuracy_on_all_windows(config):
     lines = (settings.run / "metrics.jsonl").read_text().splitlines()
     entries = [entry for entry in map(json.loads, lines) if entry["kind"] == "validation"]
     assert [entry["update"] for entry in entries] == [2, 4]
-    assert all(entry["score"] == entry["accuracy"] and 0 <= entry["accuracy"] <= 1 for entry in entries)
+    assert all(
+        entry["score"] == entry["accuracy"] and 0 <= entry["accuracy"] <= 1 for entry in entries
+    )
     assert load_model(settings.run / "best")[0].config.classifier.classes == ("one", "two")
 
 
@@ -73,7 +87,9 @@ def test_what_only_a_decoder_reads_is_not_trained(config):
     # Guards: weights without gradients, which data-parallel training waits for.
     trainer = Trainer(config(), None, Monitor("test"), resume=False)
     trainer.update()
-    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    trained = {
+        name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad
+    }
     assert not any(name.startswith(("reach", "decoder")) for name in trained)
 
 
@@ -86,7 +102,10 @@ def test_a_model_of_labels_learns_windows_as_pairs(config):
         Monitor("test"),
         resume=False,
     )
-    split, vocabulary = trained_splits(trainer.data, trainer.model.config)["train"], trainer.data.vocabulary
+    split, vocabulary = (
+        trained_splits(trainer.data, trainer.model.config)["train"],
+        trainer.data.vocabulary,
+    )
     assert len(split) > 12
     for row in range(len(split)):
         assert vocabulary.decode(split.target(row))[1:] in vocabulary.decode(split.source(row))
@@ -97,8 +116,14 @@ def test_a_model_of_labels_learns_windows_as_pairs(config):
     ("sections", "message"),
     [
         ({"classifier": None}, "holds documents with labels: add `classifier: {}`"),
-        ({"model": {**MODEL, "decoder_layers": 2}}, "model.decoder_layers is 2; a pooled classifier has no decoder"),
-        ({"classifier": {**CUT, "window": 9}}, "classifier.window is 9; it must be smaller than max_positions"),
+        (
+            {"model": {**MODEL, "decoder_layers": 2}},
+            "model.decoder_layers is 2; a pooled classifier has no decoder",
+        ),
+        (
+            {"classifier": {**CUT, "window": 9}},
+            "classifier.window is 9; it must be smaller than max_positions",
+        ),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(config, sections, message):
@@ -115,14 +140,24 @@ def test_classes_that_changed_between_two_parts_of_a_run_are_refused(config, tmp
 
 
 def test_classes_that_were_written_down_are_checked(config):
-    with pytest.raises(DataError, match=r"are not those of classifier.classes: 'four' missing and 'two' not known"):
-        Trainer(config(classifier={**CUT, "classes": ["one", "four"]}), None, Monitor("test"), resume=False)
+    with pytest.raises(
+        DataError, match=r"are not those of classifier.classes: 'four' missing and 'two' not known"
+    ):
+        Trainer(
+            config(classifier={**CUT, "classes": ["one", "four"]}),
+            None,
+            Monitor("test"),
+            resume=False,
+        )
 
 
 def test_an_encoder_that_is_there_is_where_a_head_begins(config):
     # Guards: a start that is thrown away.
     first = run(config("first"))
     begun = Trainer(
-        config("second", model=None, start_from=config("first").run / "last"), None, Monitor("test"), False
+        config("second", model=None, start_from=config("first").run / "last"),
+        None,
+        Monitor("test"),
+        False,
     )
     assert all(torch.equal(first[name], value) for name, value in begun.model.state_dict().items())

@@ -92,7 +92,8 @@ def test_every_sentence_is_a_layout_of_its_own_size():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_random_borders_come_in_their_share(share):
-    # Guards: borders always, or never, at multiples of K; groups larger than the size that was drawn.
+    # Guards: borders always, or never, at multiples of K; groups larger than the size that was
+    # drawn.
     rows = 400
     slots, labels, *_ = draw(batch_of([24] * rows), sizes={4: 1.0}, random_borders=share)
     sizes = [sizes_of(slots, row) for row in range(rows)]
@@ -132,7 +133,9 @@ def test_the_default_is_autoregressive():
 def test_fixed_slots_use_one_size_for_all():
     # Guards: validation losses of a mixture reported as those of one K.
     batch = batch_of([9, 4, 12])
-    expected = teacher_forced(batch.target, batch.target_lengths, equal_sizes(batch.target_lengths, 4), START)
+    expected = teacher_forced(
+        batch.target, batch.target_lengths, equal_sizes(batch.target_lengths, 4), START
+    )
     assert_same(fixed(batch, 4), expected)
     assert {size for row in range(3) for size in sizes_of(expected[0], row)} == {4}
 
@@ -142,7 +145,9 @@ def test_a_curriculum_changes_the_sizes_where_it_says():
     stages = [{"until": 0.25, "sizes": {1: 1.0}}, {"until": 0.5, "sizes": {1: 0.5, 2: 0.5}}]
     groups = {"sizes": {1: 1.0, 2: 1.0, 4: 1.0}, "curriculum": stages}
     seen = {
-        progress: set(draw(batch_of([12] * 60), progress=progress, **groups).slots.reach[:, 0].tolist())
+        progress: set(
+            draw(batch_of([12] * 60), progress=progress, **groups).slots.reach[:, 0].tolist()
+        )
         for progress in (0.0, 0.24, 0.25, 0.49, 0.5, 1.0)
     }
     assert seen == {0.0: {1}, 0.24: {1}, 0.25: {1, 2}, 0.49: {1, 2}, 0.5: {1, 2, 4}, 1.0: {1, 2, 4}}
@@ -157,14 +162,20 @@ def test_lookahead_sentences_come_in_their_share():
     for row in drafts:
         real = slots.group[row] != PADDING_GROUP
         anchor = int((slots.reach[row][real] == 1).sum()) - 1
-        alone = batch.target[row : row + 1], batch.target_lengths[row : row + 1], torch.tensor([anchor])
+        alone = (
+            batch.target[row : row + 1],
+            batch.target_lengths[row : row + 1],
+            torch.tensor([anchor]),
+        )
         expected, wanted = lookahead(*alone, 4, START, MASK)
         for field, reference in zip((*slots, labels), (*expected, wanted), strict=True):
             assert torch.equal(field[row][real], reference[0])
         assert 0 <= anchor < batch.target_lengths[row]
         for place in range(anchor + 1, int(real.sum())):
             asked = labels[row, place] != NO_LABEL
-            assert previous[row, place] == (batch.target[row, slots.position[row, place] - 1] if asked else NO_LABEL)
+            assert previous[row, place] == (
+                batch.target[row, slots.position[row, place] - 1] if asked else NO_LABEL
+            )
         assert (previous[row, : anchor + 1] == NO_LABEL).all()
     others = [row for row in range(400) if row not in drafts]
     assert torch.equal(previous[others], previous_in_group(slots, labels)[others])
@@ -172,7 +183,8 @@ def test_lookahead_sentences_come_in_their_share():
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.6), (0.5, 0.3), (1.0, 0.0)])
 def test_glancing_reveals_less_and_less(progress, share):
-    # Guards: tokens revealed and still asked for, revealed to an earlier group, or revealed at the end of training.
+    # Guards: tokens revealed and still asked for, revealed to an earlier group, or revealed at the
+    # end of training.
     batch = batch_of([24] * 200)
     plain = draw(batch, sizes={4: 1.0}, progress=progress)
     slots, labels, previous, *_ = draw(batch, sizes={4: 1.0}, progress=progress, glancing=0.6)
@@ -198,7 +210,12 @@ def test_glancing_reveals_less_and_less(progress, share):
 def test_no_slot_sees_its_own_label():
     # Guards: a target that leaks through the layout, so that training learns to copy.
     batch = batch_of([13, 5, 9])
-    everything = {"sizes": {1: 1.0, 2: 1.0, 4: 1.0}, "random_borders": 0.5, "lookahead": 0.3, "glancing": 0.8}
+    everything = {
+        "sizes": {1: 1.0, 2: 1.0, 4: 1.0},
+        "random_borders": 0.5,
+        "lookahead": 0.3,
+        "glancing": 0.8,
+    }
     for seed in range(20):
         slots, labels, *_ = draw(batch, seed=seed, progress=0.0, **everything)
         seen = visibility(slots.group, slots.group)
@@ -211,7 +228,9 @@ def test_no_slot_sees_its_own_label():
 def test_glancing_leaves_autoregressive_sentences_alone():
     # Guards: K=1 trained on something that decoding never sees.
     batch = batch_of([9, 4, 12])
-    assert_same(draw(batch, sizes={1: 1.0}, glancing=0.9, progress=0.0), draw(batch, sizes={1: 1.0}))
+    assert_same(
+        draw(batch, sizes={1: 1.0}, glancing=0.9, progress=0.0), draw(batch, sizes={1: 1.0})
+    )
 
 
 def test_word_dropout_hides_what_is_read_and_nothing_else():
@@ -224,14 +243,21 @@ def test_word_dropout_hides_what_is_read_and_nothing_else():
     assert not changed[~real].any()
     assert (dropped.slots.token[changed] == MASK).all()
     assert torch.equal(plain.labels, dropped.labels)
-    assert all(torch.equal(one, other) for one, other in zip(plain.slots[1:], dropped.slots[1:], strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(plain.slots[1:], dropped.slots[1:], strict=True)
+    )
 
 
 def test_the_token_before_is_of_the_same_group():
-    # Guards: a Markov head trained on tokens that decoding has not yet picked, or picked a step ago.
+    # Guards: a Markov head trained on tokens that decoding has not yet picked, or picked a step
+    # ago.
     batch = batch_of([6, 3])
     _, labels, previous, *_ = fixed(batch, 4)
     none = NO_LABEL
     assert labels.tolist() == [[5, 6, 7, 8, 9, 10, none, none], [5, 6, 7, none] + [none] * 4]
-    assert previous.tolist() == [[none, 5, 6, 7, none, 9, none, none], [none, 5, 6, none] + [none] * 4]
+    assert previous.tolist() == [
+        [none, 5, 6, 7, none, 9, none, none],
+        [none, 5, 6, none] + [none] * 4,
+    ]
     assert (fixed(batch, 1).previous == NO_LABEL).all()

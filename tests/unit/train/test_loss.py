@@ -32,7 +32,9 @@ def batch():
     generator = torch.Generator().manual_seed(2)
     source, target = (torch.randint(5, 19, (4, 11), generator=generator) for _ in range(2))
     lengths = torch.tensor([11, 3, 7, 1])
-    slots, labels = teacher_forced(target, lengths, equal_sizes(lengths, torch.tensor([1, 4, 2, 3])), 1)
+    slots, labels = teacher_forced(
+        target, lengths, equal_sizes(lengths, torch.tensor([1, 4, 2, 3])), 1
+    )
     return source, lengths, slots, labels, previous_in_group(slots, labels)
 
 
@@ -75,7 +77,11 @@ def test_sums_of_parts_are_the_sum(model, batch):
     whole = objective(*batch).smoothed
     parts = [
         objective(
-            source[row], lengths[row], Slots(*(field[row] for field in slots)), labels[row], previous[row]
+            source[row],
+            lengths[row],
+            Slots(*(field[row] for field in slots)),
+            labels[row],
+            previous[row],
         ).smoothed
         for row in (slice(0, 1), slice(1, 4))
     ]
@@ -85,7 +91,9 @@ def test_sums_of_parts_are_the_sum(model, batch):
 def test_a_batch_without_labels(model, batch):
     # Guards: NaN from a mean over nothing.
     source, lengths, slots, labels, previous = batch
-    found = SlotLoss(model, 0.1)(source, lengths, slots, torch.full_like(labels, NO_LABEL), previous)
+    found = SlotLoss(model, 0.1)(
+        source, lengths, slots, torch.full_like(labels, NO_LABEL), previous
+    )
     assert (found.smoothed, found.cross_entropy, found.correct) == (0, 0, 0)
 
 
@@ -118,7 +126,8 @@ def test_a_markov_head_scores_by_the_token_before(model, batch):
 
 
 def test_r_drop_is_the_divergence_of_two_readings(model, batch):
-    # Guards: a divergence in one direction, of logits, with another weight, or paid for in validation.
+    # Guards: a divergence in one direction, of logits, with another weight, or paid for in
+    # validation.
     noisy = Transformer(model.config.model_copy(update={"dropout": 0.3}))
     noisy.load_state_dict(model.state_dict())
     objective = SlotLoss(noisy, 0.1, r_drop=2.0).train()
@@ -128,8 +137,15 @@ def test_r_drop_is_the_divergence_of_two_readings(model, batch):
     asked = batch[3] != NO_LABEL
     readings = [noisy.project(noisy(*batch[:3]))[asked] for _ in range(2)]
     one, other = (torch.distributions.Categorical(logits=logits) for logits in readings)
-    both_ways = torch.distributions.kl_divergence(one, other) + torch.distributions.kl_divergence(other, one)
-    plain = [cross_entropy(logits, batch[3][asked], reduction="sum", label_smoothing=0.1) for logits in readings]
+    both_ways = torch.distributions.kl_divergence(one, other) + torch.distributions.kl_divergence(
+        other, one
+    )
+    plain = [
+        cross_entropy(logits, batch[3][asked], reduction="sum", label_smoothing=0.1)
+        for logits in readings
+    ]
     torch.testing.assert_close(found.smoothed, sum(plain) / 2 + 2.0 / 4 * both_ways.sum())
     assert both_ways.sum() > 1
-    torch.testing.assert_close(objective.eval()(*batch).smoothed, SlotLoss(model, 0.1).eval()(*batch).smoothed)
+    torch.testing.assert_close(
+        objective.eval()(*batch).smoothed, SlotLoss(model, 0.1).eval()(*batch).smoothed
+    )

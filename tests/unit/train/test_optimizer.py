@@ -17,12 +17,15 @@ def step(model, gradient=0.0, **settings):
 
 
 def test_weight_decay_is_for_matrices_only(tiny):
-    # Guards: embeddings, norms and biases pulled to zero, and a decay that the gradient's scale changes.
+    # Guards: embeddings, norms and biases pulled to zero, and a decay that the gradient's scale
+    # changes.
     before = {name: weights.detach().clone() for name, weights in tiny().named_parameters()}
     after = step(tiny(), learning_rate=0.1, weight_decay=0.5)
     decayed = {name for name in before if not torch.equal(before[name], after[name])}
     assert decayed == {
-        name for name in before if "weight" in name and "norm" not in name and "embedding" not in name
+        name
+        for name in before
+        if "weight" in name and "norm" not in name and "embedding" not in name
     } - {"reach.beyond_one.weight"}
     for name in decayed:
         torch.testing.assert_close(after[name].detach(), before[name] * (1 - 0.1 * 0.5))
@@ -30,7 +33,9 @@ def test_weight_decay_is_for_matrices_only(tiny):
 
 def test_betas_reach_the_optimiser(tiny):
     # Guards: a setting that is read and never used.
-    (first, *_) = adamw(tiny(), TrainingConfig(adam_betas=(0.5, 0.7), learning_rate=0.3)).param_groups
+    (first, *_) = adamw(
+        tiny(), TrainingConfig(adam_betas=(0.5, 0.7), learning_rate=0.3)
+    ).param_groups
     assert (first["betas"], first["lr"], first["eps"]) == ((0.5, 0.7), 0.3, 1e-9)
 
 
@@ -45,7 +50,8 @@ def test_clipping_by_norm(norm):
     assert found == pytest.approx(whole)
     scale = min(1.0, norm / whole) if norm else 1.0
     assert all(
-        parameter.grad.flatten().tolist() == pytest.approx([2 * scale] * parameter.numel(), rel=1e-4)
+        parameter.grad.flatten().tolist()
+        == pytest.approx([2 * scale] * parameter.numel(), rel=1e-4)
         for parameter in parameters
     )
 
@@ -54,5 +60,7 @@ def test_clipping_by_value_comes_before_the_norm():
     # Guards: an outlier that takes the whole norm although it was to be cut.
     parameter = torch.nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([-9.0, 0.1, 0.3])
-    assert clip_gradients([parameter], TrainingConfig(clip_value=0.2, clip_norm=0.0)) == pytest.approx(0.3)
+    assert clip_gradients(
+        [parameter], TrainingConfig(clip_value=0.2, clip_norm=0.0)
+    ) == pytest.approx(0.3)
     assert parameter.grad.tolist() == pytest.approx([-0.2, 0.1, 0.2])

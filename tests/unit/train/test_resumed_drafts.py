@@ -14,7 +14,13 @@ from multistride.train.config import RunConfig
 from multistride.train.loop import Trainer, train
 from multistride.train.monitor import Monitor
 
-SHAPE = {"hidden_size": 192, "feedforward_size": 512, "heads": 4, "encoder_layers": 0, "decoder_layers": 3}
+SHAPE = {
+    "hidden_size": 192,
+    "feedforward_size": 512,
+    "heads": 4,
+    "encoder_layers": 0,
+    "decoder_layers": 3,
+}
 GROUPS = {"sizes": {2: 0.5, 3: 0.5}, "lookahead": 1.0, "anchors": 6, "markov_rank": 8}
 TRAINING = {
     "tokens_per_batch": 192, "learning_rate": 0.01, "warmup_updates": 2, "schedule": "constant", "validate_every": 8,
@@ -25,10 +31,16 @@ UPDATES = 8
 
 @pytest.fixture
 def place(tmp_path):
-    """Windows of unequal length for a small model: an epoch of them is over before a run is half done."""
+    """Windows of unequal length for a small model: an epoch of them is over before a run is half
+    done."""
     words = ("cat", "dog", "fox", "owl", "hen")
-    lines = ["The " + " sees the ".join((words * 2)[number : number + 2 + number % 4]) for number in range(20)]
-    (tmp_path / "text.txt").write_text("\n".join(f"{line} {number}." for number, line in enumerate(lines)))
+    lines = [
+        "The " + " sees the ".join((words * 2)[number : number + 2 + number % 4])
+        for number in range(20)
+    ]
+    (tmp_path / "text.txt").write_text(
+        "\n".join(f"{line} {number}." for number, line in enumerate(lines))
+    )
     vocabulary = train_vocabulary(lines, 290, "bpe")
     torch.manual_seed(3)
     sizes = {"vocabulary_size": len(vocabulary), "max_positions": 32, **SHAPE}
@@ -57,14 +69,24 @@ def any_precision():
 def test_a_resumed_run_is_the_run_that_went_on(place, dropout, precision, trunk_memory, average):
     """Kept windows, no room for most of them, and none kept at all.
 
-    Guards: what frozen layers make of a window taken from the batch that met it first, which a resumed run has not
-    met; dropout there, drawn from a generator that it does not have; data in another order.
+    Guards: what frozen layers make of a window taken from the batch that met it first, which a
+    resumed run has not met; dropout there, drawn from a generator that it does not have; data in
+    another order.
     """
 
     def config(run):
         adapter = {"rank": 4, "alpha": 4, "layers": 1}
-        own = {"updates": UPDATES, "precision": precision, "trunk_memory": trunk_memory, "moving_average": average}
-        tree = {"data": place / "data", "run": place / run, "start_from": place / f"dropout-{dropout}"}
+        own = {
+            "updates": UPDATES,
+            "precision": precision,
+            "trunk_memory": trunk_memory,
+            "moving_average": average,
+        }
+        tree = {
+            "data": place / "data",
+            "run": place / run,
+            "start_from": place / f"dropout-{dropout}",
+        }
         tree.update(adapter=adapter, groups=GROUPS, training={**TRAINING, **own})
         return validate(RunConfig, tree, "test")
 

@@ -12,7 +12,9 @@ SCHEDULES = ["inverse_sqrt", "cosine", "linear", "wsd", "constant"]
 
 def rates(**changes):
     """The rates of all updates; `rates(...)[update - 1]` is that of `update`."""
-    config = TrainingConfig(**{"updates": 100, "warmup_updates": 20, "learning_rate": 0.5, **changes})
+    config = TrainingConfig(
+        **{"updates": 100, "warmup_updates": 20, "learning_rate": 0.5, **changes}
+    )
     return [learning_rate(config, update) for update in range(1, config.updates + 1)]
 
 
@@ -27,7 +29,8 @@ def test_warm_up_rises_linearly(schedule):
 
 
 def test_inverse_square_root():
-    # Guards: a fall counted from the end of the warm-up, where the paper counts from the first update.
+    # Guards: a fall counted from the end of the warm-up, where the paper counts from the first
+    # update.
     found = rates(updates=500, schedule="inverse_sqrt")
     assert found[80 - 1] == pytest.approx(0.25)
     assert found[180 - 1] == pytest.approx(0.5 / 3)
@@ -43,8 +46,12 @@ def test_cosine_and_linear_end_where_they_should(final):
         assert found[-1] == pytest.approx(0.5 * final)
         assert found[60 - 1] == pytest.approx(0.5 * (1 + final) / 2)
     quarter = 0.5 * (1 + math.cos(math.pi / 4))
-    assert rates(schedule="cosine", final_rate=final)[40 - 1] == pytest.approx(0.5 * (final + (1 - final) * quarter))
-    assert rates(schedule="linear", final_rate=final)[40 - 1] == pytest.approx(0.5 * (final + (1 - final) * 0.75))
+    assert rates(schedule="cosine", final_rate=final)[40 - 1] == pytest.approx(
+        0.5 * (final + (1 - final) * quarter)
+    )
+    assert rates(schedule="linear", final_rate=final)[40 - 1] == pytest.approx(
+        0.5 * (final + (1 - final) * 0.75)
+    )
 
 
 def test_constant_stays():
@@ -68,11 +75,21 @@ def test_a_warm_up_as_long_as_the_run_or_longer(schedule):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.sampled_from(SCHEDULES), st.integers(1, 300), st.integers(0, 300), st.floats(0, 1), st.floats(1e-8, 10))
+@given(
+    st.sampled_from(SCHEDULES),
+    st.integers(1, 300),
+    st.integers(0, 300),
+    st.floats(0, 1),
+    st.floats(1e-8, 10),
+)
 def test_rates_stay_in_bounds(schedule, updates, warmup, final, highest):
     # Guards: negative, infinite or exploding rates in some corner of the settings.
     config = TrainingConfig(
-        schedule=schedule, updates=updates, warmup_updates=warmup, final_rate=final, learning_rate=highest
+        schedule=schedule,
+        updates=updates,
+        warmup_updates=warmup,
+        final_rate=final,
+        learning_rate=highest,
     )
     # A run that is resumed with fewer updates than it has behind it asks for later ones, too.
     for update in (1, max(warmup, 1), warmup + 1, updates, updates + 50):

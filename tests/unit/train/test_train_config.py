@@ -110,27 +110,57 @@ def test_sizes_that_are_no_table(path, sizes):
             "groups: {size: {1: 1}}\n",
             "unknown key 'groups.size'; known here: anchors, curriculum, glancing, lookahead, markov_rank, partial",
         ),
-        ("training: {lr: 1}\n", "unknown key 'training.lr'; known here: accumulate, adam_betas, clip_norm"),
+        (
+            "training: {lr: 1}\n",
+            "unknown key 'training.lr'; known here: accumulate, adam_betas, clip_norm",
+        ),
         pytest.param(
             "model: {hiden_size: 64}\n",
             "unknown key 'model.hiden_size'; known here: activation, adapter, attention_bias",
         ),
-        ("training: {updates: 0}\n", "training.updates: Input should be greater than or equal to 1 (given: 0)"),
-        ("training: {label_smoothing: 1}\n", "training.label_smoothing: Input should be less than 1 (given: 1)"),
-        ("training: {learning_rate: -1}\n", "training.learning_rate: Input should be greater than 0 (given: -1)"),
-        ("training: {schedule: sqrt}\n", "'inverse_sqrt', 'cosine', 'linear', 'wsd' or 'constant' (given: 'sqrt')"),
+        (
+            "training: {updates: 0}\n",
+            "training.updates: Input should be greater than or equal to 1 (given: 0)",
+        ),
+        (
+            "training: {label_smoothing: 1}\n",
+            "training.label_smoothing: Input should be less than 1 (given: 1)",
+        ),
+        (
+            "training: {learning_rate: -1}\n",
+            "training.learning_rate: Input should be greater than 0 (given: -1)",
+        ),
+        (
+            "training: {schedule: sqrt}\n",
+            "'inverse_sqrt', 'cosine', 'linear', 'wsd' or 'constant' (given: 'sqrt')",
+        ),
         ("training: {precision: fp8}\n", "'auto', 'float32' or 'bfloat16' (given: 'fp8')"),
-        ("model: {hidden_size: 30, heads: 4}\n", "hidden_size is 30; it must be even and a multiple of heads (4)"),
+        (
+            "model: {hidden_size: 30, heads: 4}\n",
+            "hidden_size is 30; it must be even and a multiple of heads (4)",
+        ),
         ("model: {group_sizes: [1, 9]}\n", "group_sizes is [1, 9]; each must lie in 1 ... 8"),
         ("model: {}\nstart_from: there\n", "model and start_from exclude each other"),
-        ("groups: {curriculum: [{until: 0.5, sizes: {0: 1}}]}\n", "each group size must be at least 1"),
-        ("groups: {curriculum: [{until: 0.5, sizes: {2: 1}}]}\n", "curriculum trains K=2, which sizes does not name"),
-        ("groups: {curriculum: [{until: 1.5, sizes: {1: 1}}]}\n", "groups.curriculum.0.until: Input should be less"),
+        (
+            "groups: {curriculum: [{until: 0.5, sizes: {0: 1}}]}\n",
+            "each group size must be at least 1",
+        ),
+        (
+            "groups: {curriculum: [{until: 0.5, sizes: {2: 1}}]}\n",
+            "curriculum trains K=2, which sizes does not name",
+        ),
+        (
+            "groups: {curriculum: [{until: 1.5, sizes: {1: 1}}]}\n",
+            "groups.curriculum.0.until: Input should be less",
+        ),
         (
             "groups: {curriculum: [{until: 0.5, sizes: {1: 1}}, {until: 0.5, sizes: {1: 1}}]}\n",
             "curriculum ends its stages at [0.5, 0.5]; each must end after the one before it",
         ),
-        ("groups: {random_borders: 1.5}\n", "groups.random_borders: Input should be less than or equal to 1"),
+        (
+            "groups: {random_borders: 1.5}\n",
+            "groups.random_borders: Input should be less than or equal to 1",
+        ),
     ],
 )
 def test_one_line_for_what_is_wrong(path, text, expected):

@@ -29,21 +29,33 @@ def start(tiny, vocabulary, tmp_path):
 
 
 def run_config(place, tmp_path, **groups):
-    return RunConfig(data=tmp_path / "data", run=tmp_path / "run", start_from=place, groups=GroupsConfig(**groups))
+    return RunConfig(
+        data=tmp_path / "data",
+        run=tmp_path / "run",
+        start_from=place,
+        groups=GroupsConfig(**groups),
+    )
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
 def test_all_weights_are_inherited(start, vocabulary, tmp_path, positions):
-    # Guards: a decoder, a norm or a reach embedding that begins anew, and a larger table that loses the old one.
+    # Guards: a decoder, a norm or a reach embedding that begins anew, and a larger table that loses
+    # the old one.
     place = start(positions=positions)
-    model = first_model(run_config(place, tmp_path, sizes={1: 1.0, 2: 1.0, 6: 1.0}, markov_rank=3), vocabulary)
+    model = first_model(
+        run_config(place, tmp_path, sizes={1: 1.0, 2: 1.0, 6: 1.0}, markov_rank=3), vocabulary
+    )
     old, new = load_model(place)[0].state_dict(), model.state_dict()
     assert new.keys() - old.keys() == {"markov.previous.weight", "markov.following"}
     for name, weights in old.items():
         assert torch.equal(new[name][: len(weights)], weights), name
     assert (new["reach.beyond_one.weight"][4:] == 0).all()
     assert (new["markov.following"] == 0).all()
-    assert (model.config.group_sizes, model.config.max_group_size, model.config.markov_rank) == ((1, 2, 6), 6, 3)
+    assert (model.config.group_sizes, model.config.max_group_size, model.config.markov_rank) == (
+        (1, 2, 6),
+        6,
+        3,
+    )
 
 
 def test_a_markov_head_is_kept(start, vocabulary, tmp_path):
@@ -51,7 +63,10 @@ def test_a_markov_head_is_kept(start, vocabulary, tmp_path):
     place = start(markov_rank=3)
     kept = first_model(run_config(place, tmp_path), vocabulary)
     assert torch.equal(kept.markov.previous.weight, load_model(place)[0].markov.previous.weight)
-    with pytest.raises(UsageError, match=r"groups\.markov_rank is 4, that of .* is 3: leave it out or name the same"):
+    with pytest.raises(
+        UsageError,
+        match=r"groups\.markov_rank is 4, that of .* is 3: leave it out or name the same",
+    ):
         first_model(run_config(place, tmp_path, markov_rank=4), vocabulary)
 
 

@@ -18,14 +18,23 @@ from multistride.train.loop import Trainer, train
 from multistride.train.monitor import Monitor
 from multistride.train.wide import FOLDS, Regression, rarity
 
-MODEL = {"hidden_size": 8, "feedforward_size": 8, "heads": 2, "encoder_layers": 1, "max_positions": 9}
+MODEL = {
+    "hidden_size": 8,
+    "feedforward_size": 8,
+    "heads": 2,
+    "encoder_layers": 1,
+    "max_positions": 9,
+}
 WORDS = {"fruit": ["apple", "pear", "plum"], "tools": ["saw", "nail", "drill"]}
 
 
 def documents():
     for number in range(18):
         for label, words in WORDS.items():
-            yield {"text": f"we saw {number} a {words[number % 3]} there " * (1 + number % 4), "label": label}
+            yield {
+                "text": f"we saw {number} a {words[number % 3]} there " * (1 + number % 4),
+                "label": label,
+            }
 
 
 @pytest.fixture
@@ -37,10 +46,19 @@ def config(tmp_path):
     prepare_records(RecordsPrepareConfig(output=tmp_path / "data", vocabulary_size=290, **files))
 
     def make(run="run", updates=4, **changes):
-        training = {"updates": updates, "tokens_per_batch": 64, "validate_every": 2, "windows_per_document": 2}
+        training = {
+            "updates": updates,
+            "tokens_per_batch": 64,
+            "validate_every": 2,
+            "windows_per_document": 2,
+        }
         tree = {"data": tmp_path / "data", "run": tmp_path / run, "model": MODEL}
         shape = {"window": 8, "overlap": 2, "wide": {"words": 40}, **changes}
-        given = {**tree, "training": {**training, "precision": "float32", "device": "cpu"}, "classifier": shape}
+        given = {
+            **tree,
+            "training": {**training, "precision": "float32", "device": "cpu"},
+            "classifier": shape,
+        }
         return validate(RunConfig, given, "test")
 
     return make
@@ -51,7 +69,8 @@ def trainer(config):
 
 
 def test_words_are_counted_in_documents_and_rare_ones_left_out(config):
-    """Words counted by how often they stand there; a table that depends on the order of documents."""
+    """Words counted by how often they stand there; a table that depends on the order of
+    documents."""
     wide = trainer(config()).model.classifier.wide
     known = dict(zip(wide.known.tolist(), wide.rarity.tolist(), strict=True))
     assert known[number_of(b"we")] == pytest.approx(rarity(np.array([36]), 36)[0]) == 1.0
@@ -72,21 +91,28 @@ def test_only_the_first_tokens_are_counted_and_read_where_that_is_asked_for(conf
     [tokens] = classifier.vocabulary.encode([text])
     cut = classifier.vocabulary.decode(tokens[:8])
     longer = text + " saw drill nail" * 9
-    torch.testing.assert_close(classifier.log_probabilities([longer]), classifier.log_probabilities([cut]))
+    torch.testing.assert_close(
+        classifier.log_probabilities([longer]), classifier.log_probabilities([cut])
+    )
 
 
 def test_the_fit_is_the_minimum_that_autograd_finds():
-    """A gradient written out that is not that of the loss; documents that count although they are left out."""
+    """A gradient written out that is not that of the loss; documents that count although they are
+    left out."""
     torch.manual_seed(1)
     features = torch.rand(12, 5) * (torch.rand(12, 5) < 0.6)
     document, place = features.nonzero().T
     labels = torch.randint(0, 3, (12,))
     counted = torch.arange(12) != 4
-    regression = Regression(Bag(place, features[document, place], document), labels, 5, 3, penalty=0.5)
+    regression = Regression(
+        Bag(place, features[document, place], document), labels, 5, 3, penalty=0.5
+    )
     weight, bias = regression.minimum(counted)
     weight.requires_grad_()
     bias.requires_grad_()
-    errors = functional.cross_entropy((features @ weight + bias)[counted], labels[counted], reduction="sum")
+    errors = functional.cross_entropy(
+        (features @ weight + bias)[counted], labels[counted], reduction="sum"
+    )
     (errors + 0.25 * weight.square().sum()).backward()
     assert weight.abs().max() > 0.1
     assert weight.grad.abs().max() < 2e-3
@@ -94,14 +120,17 @@ def test_the_fit_is_the_minimum_that_autograd_finds():
 
 
 def test_the_deep_path_is_trained_beside_fits_that_did_not_see_the_document(config):
-    """Logits that know the answer; a wide path that training changes; logits of other documents of a batch."""
+    """Logits that know the answer; a wide path that training changes; logits of other documents of
+    a batch."""
     run = trainer(config())
     labels = torch.from_numpy(np.array(run.splits["train"].labels))
     assert run.beside.shape == (36, 2)
     wide = run.model.classifier.wide
     changed = torch.from_numpy(run.splits["train"].document(FOLDS).astype(np.int64))
     own = wide(changed, torch.zeros_like(changed), 1)[0]
-    assert own[labels[FOLDS]] - own.min() > run.beside[FOLDS, labels[FOLDS]] - run.beside[FOLDS].min()
+    assert (
+        own[labels[FOLDS]] - own.min() > run.beside[FOLDS, labels[FOLDS]] - run.beside[FOLDS].min()
+    )
     before = {name: weights.clone() for name, weights in wide.state_dict().items()}
     [piece] = run.feed.take(run.progress, 1)
     assert torch.equal(run._drawn(piece, 0.0).beside, run.beside[torch.from_numpy(piece.rows)])
@@ -110,7 +139,8 @@ def test_the_deep_path_is_trained_beside_fits_that_did_not_see_the_document(conf
 
 
 def test_a_resumed_run_is_the_run_that_went_on(config):
-    """A path that is fitted to something else when a run goes on, or trained beside other logits."""
+    """A path that is fitted to something else when a run goes on, or trained beside other
+    logits."""
     whole = config("whole")
     train(whole, None, Monitor("test"))
     half = trainer(config("half"))
@@ -119,7 +149,9 @@ def test_a_resumed_run_is_the_run_that_went_on(config):
             half.update()
     half.save()
     train(config("half"), None, Monitor("test"), resume=True)
-    first, second = (load_model(each.run / "last")[0].state_dict() for each in (whole, config("half")))
+    first, second = (
+        load_model(each.run / "last")[0].state_dict() for each in (whole, config("half"))
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -141,11 +173,16 @@ def test_validation_reads_the_wide_path_as_classifying_does(config):
     """A best checkpoint chosen by the deep path alone."""
     settings = config(updates=1)
     train(settings, None, Monitor("test"))
-    entries = [json.loads(line) for line in (settings.run / "metrics.jsonl").read_text().splitlines()]
+    entries = [
+        json.loads(line) for line in (settings.run / "metrics.jsonl").read_text().splitlines()
+    ]
     classifier = Classifier.load(settings.run / "last", "cpu", calibrated=False)
     records = list(documents())
     found = classifier.log_probabilities([record["text"] for record in records]).argmax(1).tolist()
-    right = [classifier.classes[place] == record["label"] for place, record in zip(found, records, strict=True)]
+    right = [
+        classifier.classes[place] == record["label"]
+        for place, record in zip(found, records, strict=True)
+    ]
     first, last = (entry for entry in entries if entry["kind"] == "validation")
     assert last["accuracy"] == sum(right) / len(right) == 1.0
     assert (first["update"], first["accuracy"]) == (0, 1.0)
@@ -157,7 +194,9 @@ def test_a_run_stopped_before_its_first_update_goes_on(config):
     settings = config("half", updates=2)
     trainer(settings).validate()
     train(settings, None, Monitor("test"), resume=True)
-    entries = [json.loads(line) for line in (settings.run / "metrics.jsonl").read_text().splitlines()]
+    entries = [
+        json.loads(line) for line in (settings.run / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [entry["update"] for entry in entries if entry["kind"] == "validation"] == [0, 2]
 
 

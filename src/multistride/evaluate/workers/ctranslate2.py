@@ -1,4 +1,6 @@
-"""A worker that decodes with CTranslate2 at K=1: `python -m multistride.evaluate.workers.ctranslate2`."""
+"""A worker that decodes with CTranslate2 at K=1: `python -m
+multistride.evaluate.workers.ctranslate2`.
+"""
 
 from __future__ import annotations
 

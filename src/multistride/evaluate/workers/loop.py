@@ -30,13 +30,18 @@ class Contender(Protocol):
 
 
 def serve(open_contender: Callable[[Setup], Contender]) -> None:
-    """Answer on standard output what is asked on standard input; a user's error is an answer too."""
+    """Answer on standard output what is asked on standard input; a user's error is an answer
+    too.
+    """
     commands, answers = sys.stdin, _answers()
     libraries = present_mb()
     try:
         setup = Setup.model_validate_json(commands.readline())
         contender = open_contender(setup)
-        _say(answers, Ready(engine=contender.engine, precision=contender.precision, libraries_mb=libraries))
+        _say(
+            answers,
+            Ready(engine=contender.engine, precision=contender.precision, libraries_mb=libraries),
+        )
         for line in commands:
             _say(answers, take_turn(contender, setup, Turn.model_validate_json(line)))
     except UserError as error:
@@ -58,7 +63,8 @@ def take_turn(contender: Contender, setup: Setup, turn: Turn) -> Answer:
 
 
 def written_at_one(tokens: list[int], limit: int, end_token: int) -> Sentence:
-    """What a program that writes one token a pass made of a sentence, cut to the sentence's own limit.
+    """What a program that writes one token a pass made of a sentence, cut to the sentence's own
+    limit.
 
     Such programs have one limit a batch, that of its longest source.
     """

@@ -1,6 +1,8 @@
-"""How large this process is and was, as Linux counts it: what its pages take of the machine's memory (RSS).
+"""How large this process is and was, as Linux counts it: what its pages take of the machine's
+memory (RSS).
 
-`/proc/self/clear_refs` forgets the largest size so far (proc(5)), so that each measurement has its own.
+`/proc/self/clear_refs` forgets the largest size so far (proc(5)), so that each measurement has its
+own.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def forget_peak() -> None:
 
 
 def peak_mb() -> float | None:
-    """The largest size since `forget_peak`, in megabytes (2**20 bytes); None where the system does not say."""
+    """The largest size since `forget_peak`, in megabytes (2**20 bytes); None where the system does
+    not say.
+    """
     return _field("VmHWM")
 
 

@@ -41,7 +41,9 @@ class Turn(_Message):
 
 
 class Sentence(_Message):
-    """What became of one sentence: its tokens without EOS, how many were written with it, and in how many passes."""
+    """What became of one sentence: its tokens without EOS, how many were written with it, and in
+    how many passes.
+    """
 
     tokens: tuple[int, ...]
     written: int
@@ -49,7 +51,9 @@ class Sentence(_Message):
 
 
 class Answer(_Message):
-    """What became of a turn: milliseconds of each batch, its sentences in order, and the largest size meanwhile."""
+    """What became of a turn: milliseconds of each batch, its sentences in order, and the largest
+    size meanwhile.
+    """
 
     milliseconds: tuple[float, ...]
     sentences: tuple[Sentence, ...]

@@ -37,10 +37,16 @@ class Own:
 
 
 def open_own(setup: Setup) -> Own:
-    """Load the model into the engine that was asked for. Raises as `open_engine` and `load_model` do."""
+    """Load the model into the engine that was asked for. Raises as `open_engine` and `load_model`
+    do.
+    """
     set_threads(setup.threads)
     model, _ = load_model(setup.model, pick_device(setup.device))
-    return Own(open_engine(model, setup.engine, report=lambda line: print(line, file=sys.stderr, flush=True)))
+    return Own(
+        open_engine(
+            model, setup.engine, report=lambda line: print(line, file=sys.stderr, flush=True)
+        )
+    )
 
 
 if __name__ == "__main__":

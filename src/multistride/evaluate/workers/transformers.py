@@ -1,4 +1,6 @@
-"""A worker that decodes with transformers at K=1: `python -m multistride.evaluate.workers.transformers`."""
+"""A worker that decodes with transformers at K=1: `python -m
+multistride.evaluate.workers.transformers`.
+"""
 
 from __future__ import annotations
 
