@@ -19,9 +19,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from multistride.baselines.ctranslate2 import CTranslate2Engine
 from multistride.decode.loop import decode
 from multistride.decode.state import DecodeState
-from multistride.engines.ctranslate2 import CTranslate2Engine
 from multistride.engines.open import Engine, open_engine
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer

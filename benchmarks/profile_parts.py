@@ -19,12 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from multistride.console import numbers, say
+from multistride.cli.console import numbers, say
 from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.device import check_threads, cpu_name, set_threads
-from multistride.evaluate.rounds import batches_by_length
+from multistride.evaluate.bench.rounds import batches_by_length
 from multistride.evaluate.sentences import read_test_set, spread
 from multistride.files import write_json
 from multistride.translator import Translator

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from multistride.console import say, words
+from multistride.cli.console import say, words
 from multistride.device import cpu_name
 from multistride.errors import UserError
 from multistride.files import write_json

@@ -21,8 +21,8 @@ import torch
 
 import multistride
 from multistride.data.corpus import read_lines
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.options import DecodeOptions
-from multistride.decode.strategy import Measured
 from multistride.device import cpu_name
 from multistride.errors import UserError
 from multistride.evaluate.quality import measure_quality, repetition_rate

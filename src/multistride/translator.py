@@ -10,19 +10,19 @@ from typing import Any
 
 from multistride.data.detokenize import TextStream, one_line, until
 from multistride.data.vocab import Vocabulary
-from multistride.decode.auto import best, check_auto, costly_layout, explained, offers
 from multistride.decode.batch import begin_batch
-from multistride.decode.calibration import Calibration
+from multistride.decode.choosing.auto import best, check_auto, costly_layout, explained, offers
+from multistride.decode.choosing.calibration import Calibration
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PhraseTable
-from multistride.decode.profile import cached_costs
 from multistride.decode.score import score_pairs
 from multistride.decode.state import Ending, Group, Hypothesis
-from multistride.decode.strategy import Measured
 from multistride.device import pick_device
 from multistride.engines.open import Engine, check_engine, open_engine, open_export
+from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig

@@ -11,9 +11,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from multistride.convert.run import convert
+from multistride.decode.choosing.policy import fixed
 from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
-from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots

@@ -15,7 +15,7 @@ from transformers import (
 
 import multistride
 from multistride.errors import DataError
-from multistride.model.inspection import inspect_model
+from multistride.evaluate.inspection import inspect_model
 
 SIZES = {
     "d_model": 32,

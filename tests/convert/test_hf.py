@@ -22,8 +22,8 @@ import multistride
 import multistride.hf
 from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
+from multistride.decode.choosing.policy import fixed
 from multistride.decode.phrases import PHRASES, phrases_of
-from multistride.decode.policy import fixed
 from multistride.errors import MissingExtraError, UsageError
 from multistride.hf.required import check_version
 from multistride.model.config import TransformerConfig

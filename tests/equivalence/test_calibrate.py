@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multistride.decode.calibration import CERTAIN
+from multistride.decode.choosing.calibration import CERTAIN
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from multistride.decode.choosing.policy import fixed
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
-from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced

@@ -7,8 +7,8 @@ import torch
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
-from multistride.engines.gpu import GpuStepModel, check_gpu, recorded
-from multistride.engines.gpu_cache import Arenas, GpuMemory, Size, bucket
+from multistride.engines.gpu.cache import Arenas, GpuMemory, Size, bucket
+from multistride.engines.gpu.engine import GpuStepModel, check_gpu, recorded
 from multistride.engines.open import open_engine
 from multistride.errors import UsageError
 from multistride.groups import Slots

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.decode.batch import begin_batch, decode_batch
+from multistride.decode.choosing.policy import fixed
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.even import decode_even
 from multistride.decode.exact import Drafter, QuickDrafter, decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.policy import fixed
 from multistride.decode.single import decode_single
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
@@ -25,9 +25,12 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from multistride.engines import int8, int8_candidates, int8_chain, int8_output
-from multistride.engines.int8_memory import Network
-from multistride.engines.onnx_graph import Graph
+from multistride.engines.int8 import candidates as int8_candidates
+from multistride.engines.int8 import chain as int8_chain
+from multistride.engines.int8 import engine as int8
+from multistride.engines.int8 import output as int8_output
+from multistride.engines.int8.memory import Network
+from multistride.engines.int8.onnx_graph import Graph
 
 TOLERANCE = 0.2
 """The most by which logits may be off, on average, as a share of their size; random models are
@@ -208,7 +211,7 @@ def test_greedy_tokens_are_those_of_the_logits(monkeypatch, rank, large, size):
 
 @torch.no_grad()
 def chosen_slowly(logits, head, count):
-    """The tokens of a group [K] and their log-probabilities, as `int8_candidates.py` defines them;
+    """The tokens of a group [K] and their log-probabilities, as `candidates.py` defines them;
     logits [K, V]."""
     shares = logits.double().softmax(dim=-1)
     candidates = shares.amax(dim=0).topk(count).indices

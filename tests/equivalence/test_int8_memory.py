@@ -10,8 +10,8 @@ from multistride.decode.corpus import source_batch
 from multistride.groups import Slots
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from multistride.engines import int8
-from multistride.engines.int8_memory import EncodedSource, gaps_filled
+from multistride.engines.int8 import engine as int8
+from multistride.engines.int8.memory import EncodedSource, gaps_filled
 
 
 @given(data=st.data())

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multistride.decode.choosing.cost import StepCosts
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
-from multistride.decode.cost import StepCosts
 from multistride.decode.options import DecodeOptions
-from multistride.decode.strategy import Measured
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
 from multistride.model.step import UncachedStepModel

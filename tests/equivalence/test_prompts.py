@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from multistride.decode.accept import accept_all
+from multistride.decode.choosing.policy import fixed
 from multistride.decode.exact import decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
-from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced

@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from multistride.console import run
+from multistride.cli.console import run
 from multistride.errors import Interrupted
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from multistride.cli.answering import answer
+from multistride.cli.console import leave, run
 from multistride.cli.converting import convert
 from multistride.cli.corpora import distill, phrases, prepare
 from multistride.cli.decoding import generate, score, translate
@@ -17,7 +18,6 @@ from multistride.cli.measuring import bench, calibrate, evaluate
 from multistride.cli.showing import inspect, report
 from multistride.cli.tasks import classify
 from multistride.cli.training import average, train
-from multistride.console import leave, run
 from multistride.version import __version__
 
 app = typer.Typer(

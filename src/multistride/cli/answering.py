@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from multistride.cli.console import number, reading, say, writing
 from multistride.cli.options import (
     BatchSizeOption,
     BeamOption,
@@ -21,7 +22,6 @@ from multistride.cli.options import (
     ThreadsOption,
     note_untrained,
 )
-from multistride.console import number, reading, say, writing
 from multistride.errors import DataError
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from multistride.console import say
+from multistride.cli.console import say
 
 
 def convert(

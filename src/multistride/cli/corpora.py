@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from multistride.cli.console import print_json, say, two
 from multistride.cli.options import DeviceOption, JsonOption, ThreadsOption
-from multistride.console import print_json, say, two
 from multistride.errors import UsageError
 
 TextOption = Annotated[

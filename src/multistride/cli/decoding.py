@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from multistride.cli.console import number, reading, say, tracing, writing
 from multistride.cli.options import (
     BanOption,
     BanTokenOption,
@@ -43,7 +44,6 @@ from multistride.cli.options import (
     line_format,
     note_untrained,
 )
-from multistride.console import number, reading, say, tracing, writing
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def translate(
     size, form = _size(group_size), line_format(show_groups, stream, as_json)
     _check_plain(window, plain=form == "text" and trace is None)
 
-    from multistride.lines import write_lines
-    from multistride.resumable import FileRequest, translate_file
+    from multistride.cli.lines import write_lines
+    from multistride.cli.resumable import FileRequest, translate_file
     from multistride.shipped import DEFAULT
 
     translator = _translator(model, device, engine, threads, window)
@@ -166,9 +166,9 @@ def generate(
             "--system was given, which belongs to a conversation: add --chat, or leave it out"
         )
 
+    from multistride.cli.lines import write_lines
     from multistride.device import set_threads
     from multistride.generator import Generator
-    from multistride.lines import write_lines
 
     set_threads(threads)
     generator = Generator.load(model, device, engine, say)
@@ -203,9 +203,9 @@ def score(
     """
     size = number(group_size)
 
+    from multistride.cli.lines import score_stream
     from multistride.device import set_threads
     from multistride.generator import load
-    from multistride.lines import score_stream
 
     set_threads(threads)
     translator = load(model, device)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from multistride.console import say
+from multistride.cli.console import say
 
 
 def export(
@@ -25,7 +25,7 @@ def export(
 
     Example: multistride export RUN/best RUN/int8 --to int8
     """
-    from multistride.engines.export import export as export_model
+    from multistride.baselines.export import export as export_model
 
     export_model(model, to, output)
     say(f"written: {output}")

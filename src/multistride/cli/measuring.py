@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from multistride.cli.console import numbers, print_json, say, words
 from multistride.cli.options import (
     BeamOption,
     DeviceOption,
@@ -30,7 +31,6 @@ from multistride.cli.options import (
     refuse_search,
 )
 from multistride.cli.tasks import evaluate_records
-from multistride.console import numbers, print_json, say, words
 from multistride.errors import UsageError
 
 
@@ -180,9 +180,9 @@ def bench(
     sizes, batches = numbers(group_size), numbers(batch_size, "--batch-size")
 
     from multistride.config import validate
-    from multistride.evaluate.bench import BenchRequest
-    from multistride.evaluate.bench import bench as measure
-    from multistride.evaluate.gate import check_met
+    from multistride.evaluate.bench.gate import check_met
+    from multistride.evaluate.bench.run import BenchRequest
+    from multistride.evaluate.bench.run import bench as measure
     from multistride.report.benchmark_figure import check_picture
     from multistride.report.show import show_benchmark
     from multistride.shipped import DEFAULT

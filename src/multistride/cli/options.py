@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistride.console import say
+from multistride.cli.console import say
 from multistride.errors import UsageError
 
 if TYPE_CHECKING:
-    from multistride.lines import LineFormat
+    from multistride.cli.lines import LineFormat
     from multistride.translator import Translator
 
 ModelOption = Annotated[

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from multistride.cli.console import print_json, say
 from multistride.cli.options import JsonOption
-from multistride.console import print_json, say
 from multistride.errors import UsageError
 
 
@@ -91,7 +91,7 @@ def inspect(
         found = look_into(Translator.load(model), sentence, group_size or 1)
         show_sentence(found, picture, as_json, say)
         return
-    from multistride.model.inspection import inspect_model
+    from multistride.evaluate.inspection import inspect_model
     from multistride.shipped import DEFAULT
 
     facts = inspect_model(model or DEFAULT)

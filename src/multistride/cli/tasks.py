@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from multistride.cli.console import numbers, print_json, reading, say, words, writing
 from multistride.cli.options import (
     BatchSizeOption,
     DeviceOption,
@@ -15,7 +16,6 @@ from multistride.cli.options import (
     OutputOption,
     ThreadsOption,
 )
-from multistride.console import numbers, print_json, reading, say, words, writing
 from multistride.errors import DataError, UsageError
 
 _NOT_FOR_TASKS = {

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from multistride.cli.console import say
 from multistride.cli.options import ThreadsOption
-from multistride.console import say
 from multistride.errors import UsageError
 
 

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multistride.decode.choosing.strategy import (
+    Measured,
+    acceptor_for,
+    drafts_for,
+    layout_for,
+    policy_for,
+)
 from multistride.decode.constraints import (
     Constraints,
     Permitted,
@@ -26,7 +33,6 @@ from multistride.decode.sample import request_seed, sampler
 from multistride.decode.single import decode_single, is_single
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.strategy import Measured, acceptor_for, drafts_for, layout_for, policy_for
 from multistride.model.step import EvenStepModel, M, SingleStepModel, StepModel
 
 

@@ -8,10 +8,10 @@ import torch
 
 from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search_batch
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.constraints import Constraints
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
-from multistride.decode.strategy import Measured
 from multistride.model.config import TransformerConfig
 from multistride.model.step import M, StepModel
 

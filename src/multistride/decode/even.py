@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from multistride.decode.choosing.policy import AS_ASKED
 from multistride.decode.options import DecodeOptions
-from multistride.decode.policy import AS_ASKED
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.model.config import TransformerConfig
 from multistride.model.step import EvenStepModel, M

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
+from multistride.decode.choosing.policy import Policy
 from multistride.decode.markov import proposer
 from multistride.decode.pick import Picker
-from multistride.decode.policy import Policy
 from multistride.decode.prefix import read_prefix
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.model.step import M, StepModel

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from jaxtyping import Int
 from torch import Tensor
 
+from multistride.decode.choosing.strategy import Measured, drafts_for
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.strategy import Measured, drafts_for
 from multistride.model.config import TransformerConfig
 from multistride.model.step import M, SingleStepModel
 

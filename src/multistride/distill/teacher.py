@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from multistride.baselines.ctranslate2 import CTranslate2Engine, installed_version
 from multistride.data.corpus import INVALID_UTF8
 from multistride.data.detokenize import one_line
 from multistride.decode.corpus import decode_corpus
@@ -19,7 +20,6 @@ from multistride.decode.options import DecodeOptions
 from multistride.device import pick_device
 from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
-from multistride.engines.ctranslate2 import CTranslate2Engine, installed_version
 from multistride.errors import MissingExtraError, UsageError
 from multistride.translator import Translator
 

@@ -64,7 +64,7 @@ def open_export(
     """
     if name not in ("int8", "auto") or not is_export(directory):
         return None
-    from multistride.engines.int8_export import read_int8
+    from multistride.engines.int8.export import read_int8
 
     engine, vocabulary = read_int8(directory)
     if name == "auto":
@@ -81,7 +81,7 @@ def check_engine(name: str) -> None:
 
 
 def _int8(model: Transformer) -> Engine[Any]:
-    from multistride.engines.int8 import check_int8, quantise
+    from multistride.engines.int8.engine import check_int8, quantise
 
     check_int8()
     _check_plain(model, "int8")
@@ -93,7 +93,7 @@ def _int8(model: Transformer) -> Engine[Any]:
 
 
 def _gpu(model: Transformer) -> Engine[Any]:
-    from multistride.engines.gpu import GpuStepModel, check_gpu
+    from multistride.engines.gpu.engine import GpuStepModel, check_gpu
 
     check_gpu(model)
     _check_plain(model, "gpu")

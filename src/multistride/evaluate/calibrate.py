@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from multistride.data.corpus import Pair, read_lines, read_parallel
 from multistride.decode.accept import confident_prefix
-from multistride.decode.calibration import (
+from multistride.decode.choosing.calibration import (
     THRESHOLDS,
     Calibration,
     KeptShares,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistride.data.corpus import read_lines
-from multistride.decode.calibration import HOTTEST, calibration_error
+from multistride.decode.choosing.calibration import HOTTEST, calibration_error
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.weights import WEIGHTS

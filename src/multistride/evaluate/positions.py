@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from multistride.data.batch import Batch, TokenPair, batches_of
-from multistride.decode.calibration import calibration_error
+from multistride.decode.choosing.calibration import calibration_error
 from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
 from multistride.model.transformer import Transformer
 from multistride.report.results import PlaceMeasurement

@@ -10,8 +10,8 @@ import torch
 
 from multistride.decode.corpus import source_batch
 from multistride.errors import DataError, UsageError
+from multistride.evaluate.attention_map import cross_attention
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
-from multistride.model.attention_map import cross_attention
 from multistride.translator import Translator
 
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Hypothesis
-from multistride.decode.strategy import Measured
 from multistride.model.step import M, StepModel
 
 E = TypeVar("E")

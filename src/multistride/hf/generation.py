@@ -13,14 +13,14 @@ from transformers import GenerationConfig
 
 from multistride.decode.batch import drafter_for
 from multistride.decode.beam import search
+from multistride.decode.choosing.policy import Policy
+from multistride.decode.choosing.strategy import Measured, acceptor_for, layout_for, policy_for
 from multistride.decode.exact import decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.policy import Policy
 from multistride.decode.sample import sampler
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.strategy import Measured, acceptor_for, layout_for, policy_for
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
 from multistride.model.cache import DecoderCache

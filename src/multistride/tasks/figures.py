@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistride.decode.calibration import calibration_error
+from multistride.decode.choosing.calibration import calibration_error
 from multistride.tasks.task import Answer
 
 QUARTILES = 4

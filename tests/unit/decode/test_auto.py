@@ -2,11 +2,11 @@
 
 import pytest
 
-from multistride.decode.auto import Offer, best, drafted, explained, offers, prefix
-from multistride.decode.calibration import Calibration, KeptShares, PlaceCalibration
-from multistride.decode.cost import StepCosts
+from multistride.decode.choosing.auto import Offer, best, drafted, explained, offers, prefix
+from multistride.decode.choosing.calibration import Calibration, KeptShares, PlaceCalibration
+from multistride.decode.choosing.cost import StepCosts
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.options import DecodeOptions
-from multistride.decode.strategy import Measured
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.decode.accept import confident_prefix, first_certain
-from multistride.decode.calibration import (
+from multistride.decode.choosing.calibration import (
     CERTAIN,
     Calibration,
     KeptShares,

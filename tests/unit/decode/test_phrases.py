@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multistride.decode.batch import begin_batch
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES, PhraseDrafter, PhraseTable, SoFar, phrases_of
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
-from multistride.decode.strategy import Measured
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import DataError, UsageError
 from multistride.model.config import AdapterConfig, TransformerConfig

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multistride.decode.cost import KeptStatistics, StepCosts
-from multistride.decode.policy import cost_model, fixed, phase
+from multistride.decode.choosing.cost import KeptStatistics, StepCosts
+from multistride.decode.choosing.policy import cost_model, fixed, phase
 from multistride.decode.state import DecodeState, Group
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)

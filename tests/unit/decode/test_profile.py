@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from multistride.decode.profile import cached_costs, profile
 from multistride.engines.eager import EagerStepModel
+from multistride.engines.timing import cached_costs, profile
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 

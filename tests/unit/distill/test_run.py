@@ -8,12 +8,12 @@ import lzma
 import pytest
 
 from multistride import parts as parts_module
+from multistride.baselines import ctranslate2 as engine_module
 from multistride.config import validate
 from multistride.distill import run
 from multistride.distill.config import DistillConfig
 from multistride.distill.run import distill
 from multistride.distill.teacher import Teacher
-from multistride.engines import ctranslate2 as engine_module
 from multistride.errors import DataError, Interrupted, MissingExtraError, UsageError
 from multistride.parts import PartsDirectory
 from multistride.translator import Translator

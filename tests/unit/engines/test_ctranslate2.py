@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from multistride.baselines import ctranslate2 as engine_module
+from multistride.baselines.ctranslate2 import CTranslate2Engine
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.engines import ctranslate2 as engine_module
-from multistride.engines.ctranslate2 import CTranslate2Engine
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import equal_sizes, teacher_forced

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
+from multistride.baselines.export import export
 from multistride.data.vocab import Vocabulary, train_vocabulary
-from multistride.engines.export import export
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from multistride.engines.int8_ranges import FINAL, Roundings, observed
+from multistride.engines.int8.ranges import FINAL, Roundings, observed
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 

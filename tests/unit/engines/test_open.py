@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from multistride import device
-from multistride.engines import int8
+from multistride.engines.int8 import engine as int8
 from multistride.engines.open import ENGINES, open_engine
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig

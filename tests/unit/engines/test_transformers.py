@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from multistride.baselines import transformers as engine_module
+from multistride.baselines.transformers import TransformersEngine
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.engines import transformers as engine_module
 from multistride.engines.eager import EagerStepModel
-from multistride.engines.transformers import TransformersEngine
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer

@@ -9,21 +9,21 @@ from hypothesis import strategies as some
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, GateError, MissingExtraError, UsageError, UserError
-from multistride.evaluate import contenders
-from multistride.evaluate.bandwidth import (
+from multistride.evaluate.bench import contenders
+from multistride.evaluate.bench.bandwidth import (
     bytes_per_weight,
     read_bandwidth,
     weights_per_batch,
     weights_per_step,
 )
-from multistride.evaluate.contenders import baselines
-from multistride.evaluate.gate import Requirement, check_measured, check_met
-from multistride.evaluate.processes import Worker, environment
-from multistride.evaluate.rounds import Entry, Timed, batches_by_length, time_entries, turns
-from multistride.evaluate.rows import Conditions, rows_of
-from multistride.evaluate.workers import memory
-from multistride.evaluate.workers.loop import take_turn, written_at_one
-from multistride.evaluate.workers.messages import Answer, Ready, Sentence, Setup, Turn
+from multistride.evaluate.bench.contenders import baselines
+from multistride.evaluate.bench.gate import Requirement, check_measured, check_met
+from multistride.evaluate.bench.processes import Worker, environment
+from multistride.evaluate.bench.rounds import Entry, Timed, batches_by_length, time_entries, turns
+from multistride.evaluate.bench.rows import Conditions, rows_of
+from multistride.evaluate.bench.workers import memory
+from multistride.evaluate.bench.workers.loop import take_turn, written_at_one
+from multistride.evaluate.bench.workers.messages import Answer, Ready, Sentence, Setup, Turn
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 

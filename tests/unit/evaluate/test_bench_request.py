@@ -6,8 +6,8 @@ import torch
 from multistride.config import validate
 from multistride.data.vocab import train_vocabulary
 from multistride.errors import DataError, UsageError
-from multistride.evaluate import bench as bench_module
-from multistride.evaluate.bench import BenchRequest, bench, machine_name
+from multistride.evaluate.bench import run as bench_module
+from multistride.evaluate.bench.run import BenchRequest, bench, machine_name
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model

@@ -2,8 +2,8 @@
 
 import torch
 
+from multistride.evaluate.attention_map import cross_attention, explicit
 from multistride.groups import equal_sizes, teacher_forced
-from multistride.model.attention_map import cross_attention, explicit
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
+from multistride.decode.choosing.policy import fixed
 from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
-from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, lookahead, teacher_forced

@@ -3,7 +3,7 @@ graphs.
 
 Every token of a group after the first is the most probable one once the token before has corrected
 all of them by the Markov head (`decode/markov.py`, whose sums these are), or in a large vocabulary
-the likely ones (`int8_candidates.py`). The head's tables are in 8 bits.
+the likely ones (`candidates.py`). The head's tables are in 8 bits.
 
 Shapes: B sentences, K slots of a group, D hidden size, V vocabulary, W the same up to whole blocks.
 """
@@ -13,15 +13,15 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto
 
-from multistride.engines.int8_candidates import chosen_of_candidates
-from multistride.engines.int8_output import chosen, padded, pickable_output, width
-from multistride.engines.int8_ranges import Rounding
-from multistride.engines.onnx_graph import END, Graph, Rows, quantised
+from multistride.engines.int8.candidates import chosen_of_candidates
+from multistride.engines.int8.onnx_graph import END, Graph, Rows, quantised
+from multistride.engines.int8.output import chosen, padded, pickable_output, width
+from multistride.engines.int8.ranges import Rounding
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 
 LARGE = 16_384
-"""Entries of a vocabulary of which only candidates are corrected, as `int8_candidates.py` does
+"""Entries of a vocabulary of which only candidates are corrected, as `candidates.py` does
 it."""
 
 

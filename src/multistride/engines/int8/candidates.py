@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool
 from onnx import TensorProto
 
-from multistride.engines.int8_output import most_probable, padded
-from multistride.engines.onnx_graph import END, Graph, Quantised, Rows, quantised
+from multistride.engines.int8.onnx_graph import END, Graph, Quantised, Rows, quantised
+from multistride.engines.int8.output import most_probable, padded
 from multistride.model.markov import MarkovHead
 
 CANDIDATES = 48

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistride.evaluate.bandwidth import bytes_per_weight, weights_per_batch, weights_per_step
+from multistride.evaluate.bench.bandwidth import (
+    bytes_per_weight,
+    weights_per_batch,
+    weights_per_step,
+)
+from multistride.evaluate.bench.rounds import Entry, Timed
 from multistride.evaluate.quality import identical_share, measure_quality, repetition_rate
-from multistride.evaluate.rounds import Entry, Timed
 from multistride.report.benchmark import BaselineRow, BenchmarkRow
 
 

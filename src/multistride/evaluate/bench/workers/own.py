@@ -1,4 +1,4 @@
-"""A worker that decodes with one of our engines: `python -m multistride.evaluate.workers.own`."""
+"""A worker that decodes with one of our engines: `python -m multistride.evaluate.bench.workers.own`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.device import pick_device, set_threads
 from multistride.engines.open import Engine, open_engine
-from multistride.evaluate.workers.loop import serve
-from multistride.evaluate.workers.messages import Sentence, Setup
+from multistride.evaluate.bench.workers.loop import serve
+from multistride.evaluate.bench.workers.messages import Sentence, Setup
 from multistride.model.weights import load_model
 
 

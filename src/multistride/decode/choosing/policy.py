@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from multistride.decode.cost import KeptStatistics, StepCosts
+from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.state import DecodeState, Hypothesis
 
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]

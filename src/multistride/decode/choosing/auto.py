@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from multistride.decode.calibration import Calibration
+from multistride.decode.choosing.calibration import Calibration
+from multistride.decode.choosing.strategy import Measured, layout_for
 from multistride.decode.options import DecodeOptions, Layout
-from multistride.decode.strategy import Measured, layout_for
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 

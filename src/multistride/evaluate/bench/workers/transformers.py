@@ -1,16 +1,16 @@
 """A worker that decodes with transformers at K=1: `python -m
-multistride.evaluate.workers.transformers`.
+multistride.evaluate.bench.workers.transformers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from multistride.baselines.transformers import TransformersEngine
 from multistride.decode.options import DecodeOptions
 from multistride.device import set_threads
-from multistride.engines.transformers import TransformersEngine
-from multistride.evaluate.workers.loop import serve, written_at_one
-from multistride.evaluate.workers.messages import Sentence, Setup
+from multistride.evaluate.bench.workers.loop import serve, written_at_one
+from multistride.evaluate.bench.workers.messages import Sentence, Setup
 from multistride.model.weights import load_model
 
 

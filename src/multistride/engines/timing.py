@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from multistride.decode.cost import StepCosts
+from multistride.decode.choosing.cost import StepCosts
+from multistride.decode.choosing.policy import fixed
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import Layout
-from multistride.decode.policy import fixed
 from multistride.decode.state import DecodeState
 from multistride.device import cpu_name
 from multistride.errors import UserError

@@ -24,14 +24,20 @@ from multistride.decode.options import DecodeOptions, Mode
 from multistride.device import check_threads, cpu_name, pick_device
 from multistride.engines.open import check_engine
 from multistride.errors import UsageError
-from multistride.evaluate.bandwidth import read_bandwidth
-from multistride.evaluate.contenders import LIBRARIES, OTHER_MODEL, Contenders, baselines, installed
-from multistride.evaluate.gate import Requirement, check_measured
-from multistride.evaluate.processes import environment
-from multistride.evaluate.rounds import SENTENCES_A_TURN, Entry, time_entries
-from multistride.evaluate.rows import Conditions, rows_of
+from multistride.evaluate.bench.bandwidth import read_bandwidth
+from multistride.evaluate.bench.contenders import (
+    LIBRARIES,
+    OTHER_MODEL,
+    Contenders,
+    baselines,
+    installed,
+)
+from multistride.evaluate.bench.gate import Requirement, check_measured
+from multistride.evaluate.bench.processes import environment
+from multistride.evaluate.bench.rounds import SENTENCES_A_TURN, Entry, time_entries
+from multistride.evaluate.bench.rows import Conditions, rows_of
+from multistride.evaluate.bench.workers.memory import METHOD
 from multistride.evaluate.sentences import TestSet, read_test_set, spread
-from multistride.evaluate.workers.memory import METHOD
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
 from multistride.model.weights import WEIGHTS

@@ -15,8 +15,15 @@ from pydantic import BaseModel
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UserError
-from multistride.evaluate.workers.memory import forget_peak, peak_mb, present_mb
-from multistride.evaluate.workers.messages import Answer, Failure, Ready, Sentence, Setup, Turn
+from multistride.evaluate.bench.workers.memory import forget_peak, peak_mb, present_mb
+from multistride.evaluate.bench.workers.messages import (
+    Answer,
+    Failure,
+    Ready,
+    Sentence,
+    Setup,
+    Turn,
+)
 
 
 class Contender(Protocol):

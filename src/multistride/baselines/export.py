@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from multistride.baselines.ctranslate2 import save_ctranslate2
 from multistride.data.vocab import VOCABULARY_FILES
-from multistride.engines.ctranslate2 import save_ctranslate2
-from multistride.engines.int8 import check_int8, int8_graphs
-from multistride.engines.int8_export import write_int8
+from multistride.engines.int8.engine import check_int8, int8_graphs
+from multistride.engines.int8.export import write_int8
 from multistride.errors import UsageError
 from multistride.files import replacing_directory, sha256
 from multistride.model.transformer import Transformer

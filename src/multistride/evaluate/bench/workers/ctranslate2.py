@@ -1,15 +1,15 @@
 """A worker that decodes with CTranslate2 at K=1: `python -m
-multistride.evaluate.workers.ctranslate2`.
+multistride.evaluate.bench.workers.ctranslate2`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from multistride.baselines.ctranslate2 import CTranslate2Engine
 from multistride.decode.options import DecodeOptions
-from multistride.engines.ctranslate2 import CTranslate2Engine
-from multistride.evaluate.workers.loop import serve, written_at_one
-from multistride.evaluate.workers.messages import Sentence, Setup
+from multistride.evaluate.bench.workers.loop import serve, written_at_one
+from multistride.evaluate.bench.workers.messages import Sentence, Setup
 from multistride.model.weights import load_config
 
 

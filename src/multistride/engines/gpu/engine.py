@@ -2,7 +2,7 @@
 
 At K=1 a step of a small model is a few hundred kernels of microseconds each, and the time goes into
 launching them. A graph launches all of them at once. It is recorded for each bucket of rows, cached
-slots and source tokens (`gpu_cache.py`) and each number of new slots, the first time that it is
+slots and source tokens (`cache.py`) and each number of new slots, the first time that it is
 needed; tokens are picked within it, so what comes back to the host in a step is one small array.
 
 Everything but the recording runs on any device; on the CPU the same step is computed each time, and
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.markov import followed
-from multistride.engines.gpu_cache import Arena, Arenas, GpuMemory
+from multistride.engines.gpu.cache import Arena, Arenas, GpuMemory
 from multistride.errors import UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig

@@ -18,7 +18,7 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from multistride.errors import DataError, GateError, MissingExtraError, UsageError, UserError
-from multistride.evaluate.workers.messages import Answer, Failure, Ready, Setup, Turn
+from multistride.evaluate.bench.workers.messages import Answer, Failure, Ready, Setup, Turn
 
 _ERRORS = {
     kind.exit_code: kind
@@ -41,14 +41,14 @@ class Worker:
     """One process. Use it in a `with` block, which ends it whatever happens."""
 
     def __init__(self, kind: str, setup: Setup) -> None:
-        """Start the module `kind` of `evaluate.workers` and wait until it is ready, then let it
+        """Start the module `kind` of `evaluate.bench.workers` and wait until it is ready, then let it
         stand still.
 
         Raises what the worker raised: a `UserError` of the same kind.
         """
         self.name = kind
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"multistride.evaluate.workers.{kind}"],
+            [sys.executable, "-m", f"multistride.evaluate.bench.workers.{kind}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(setup.threads),

@@ -1,8 +1,8 @@
 """The int8 engine: ONNX Runtime runs graphs that were built from the weights, one call for the
 whole step.
 
-Keys and values lie in buffers that the graphs write in place (`int8_memory.py`). What an activation
-is rounded by belongs to its place in the model (`int8_ranges.py`), so a sentence does not depend on
+Keys and values lie in buffers that the graphs write in place (`memory.py`). What an activation
+is rounded by belongs to its place in the model (`ranges.py`), so a sentence does not depend on
 the others in its batch beyond the rounding of float32 sums.
 
 Shapes: B sentences, S source tokens, N new slots, M cached slots, K tokens asked, H heads, D = H E,
@@ -30,8 +30,8 @@ from multistride.model.transformer import Transformer
 try:
     import onnxruntime
 
-    from multistride.engines.int8_graphs import graphs_of
-    from multistride.engines.int8_memory import (
+    from multistride.engines.int8.graphs import graphs_of
+    from multistride.engines.int8.memory import (
         EncodedSource,
         Int8Memory,
         Network,

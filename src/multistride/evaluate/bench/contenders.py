@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
+from multistride.baselines.ctranslate2 import save_ctranslate2
 from multistride.decode.options import DecodeOptions
-from multistride.engines.ctranslate2 import save_ctranslate2
 from multistride.errors import DataError, MissingExtraError, UsageError
-from multistride.evaluate.processes import Worker
-from multistride.evaluate.rounds import Entry
-from multistride.evaluate.workers.messages import Setup
+from multistride.evaluate.bench.processes import Worker
+from multistride.evaluate.bench.rounds import Entry
+from multistride.evaluate.bench.workers.messages import Setup
 from multistride.report.benchmark import OWN
 from multistride.translator import Translator
 

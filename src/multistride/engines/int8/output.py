@@ -16,8 +16,8 @@ from jaxtyping import Float
 from onnx import ModelProto
 from torch import Tensor
 
-from multistride.engines.int8_ranges import Rounding
-from multistride.engines.onnx_graph import Graph, Quantised, quantised
+from multistride.engines.int8.onnx_graph import Graph, Quantised, quantised
+from multistride.engines.int8.ranges import Rounding
 from multistride.model.transformer import Transformer
 
 BLOCK = 64

@@ -1,7 +1,7 @@
 """An ONNX graph under construction, and the bricks of a Transformer as its nodes, quantised to
 int8.
 
-Every place where an activation is rounded has a step of its own (`int8_ranges.py`), which no input
+Every place where an activation is rounded has a step of its own (`ranges.py`), which no input
 changes. So what a row becomes does not depend on the rows beside it, which a scale taken from the
 whole tensor would make it do, and rounding is one pass, where a scale for each row takes five.
 Weights have one scale for each output.
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from multistride.engines.int8_ranges import Rounding
+from multistride.engines.int8.ranges import Rounding
 
 NORM_EPSILON = 1e-5
 """PyTorch's default for `nn.LayerNorm`, which all of ours have."""

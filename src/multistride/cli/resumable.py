@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multistride.cli.lines import LineFormat, line_of
 from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import replacing_file, sha256
-from multistride.lines import LineFormat, line_of
 from multistride.model.weights import CONFIG, WEIGHTS
 from multistride.parts import Chunk, PartsDirectory, chunks
 from multistride.progress import ProgressLine

@@ -1,6 +1,6 @@
 """Directories with an exported int8 model: what is written, and what is checked when one is read.
 
-Such a directory holds the graphs of `int8_graphs.py` as ONNX files, the Markov head if there is
+Such a directory holds the graphs of `graphs.py` as ONNX files, the Markov head if there is
 one, configuration and tokenizer, and `int8.json`, which says what the graphs were made of and gives
 the hash of every file. The graphs run in ONNX Runtime alone; this package's loop around them needs
 PyTorch.
@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
-from multistride.engines.int8 import Int8StepModel, check_int8
+from multistride.engines.int8.engine import Int8StepModel, check_int8
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig

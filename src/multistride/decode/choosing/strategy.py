@@ -16,11 +16,11 @@ from multistride.decode.accept import (
     confident_prefix,
     first_certain,
 )
-from multistride.decode.calibration import Calibration
-from multistride.decode.cost import KeptStatistics, StepCosts
+from multistride.decode.choosing.calibration import Calibration
+from multistride.decode.choosing.cost import KeptStatistics, StepCosts
+from multistride.decode.choosing.policy import Policy, cost_model, fixed, phase
 from multistride.decode.options import DecodeOptions, Drafts, Layout
 from multistride.decode.phrases import PhraseTable
-from multistride.decode.policy import Policy, cost_model, fixed, phase
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 

@@ -4,7 +4,7 @@ step.
 The modules of the model are read, not run; `tests/equivalence/test_int8.py` holds the graphs to
 what the modules compute. Every graph is whole in itself and runs without PyTorch; its inputs and
 outputs are listed where it is built. What follows from the hidden states, tokens or logits, is in
-`int8_output.py` and `int8_chain.py`.
+`output.py` and `chain.py`.
 
 Shapes: B sentences, S source tokens, N slots, C slots there is room for, H heads, E = D / H, V
 vocabulary.
@@ -20,10 +20,10 @@ import numpy as np
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from multistride.engines.int8_chain import chained_graph
-from multistride.engines.int8_output import greedy_graph, logits_graph
-from multistride.engines.int8_ranges import FINAL, Rounding, Roundings
-from multistride.engines.onnx_graph import Graph, Rows
+from multistride.engines.int8.chain import chained_graph
+from multistride.engines.int8.onnx_graph import Graph, Rows
+from multistride.engines.int8.output import greedy_graph, logits_graph
+from multistride.engines.int8.ranges import FINAL, Rounding, Roundings
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, PositionEmbedding, Residual
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
-from multistride.evaluate.processes import Worker
-from multistride.evaluate.workers.messages import Sentence, Turn
+from multistride.evaluate.bench.processes import Worker
+from multistride.evaluate.bench.workers.messages import Sentence, Turn
 from multistride.model.config import TransformerConfig
 
 SENTENCES_A_TURN = 8

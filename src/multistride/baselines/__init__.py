@@ -1,0 +1,1 @@
+"""Other programs that run our weights, and the export to them."""

@@ -1,0 +1,1 @@
+"""How many tokens the next step proposes, and how many of them are kept."""

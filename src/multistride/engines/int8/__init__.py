@@ -1,0 +1,1 @@
+"""The int8 engine: ONNX Runtime on CPUs."""
