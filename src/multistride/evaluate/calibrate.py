@@ -27,7 +27,6 @@ from multistride.decode.choosing.calibration import (
     KeptShares,
     PlaceCalibration,
     Scale,
-    calibration_error,
     corrector,
     fitted,
 )
@@ -38,6 +37,7 @@ from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.errors import DataError
 from multistride.files import sha256
+from multistride.metrics.calibration import calibration_error
 from multistride.model.step import M, StepModel
 from multistride.model.weights import WEIGHTS
 from multistride.translator import Translator

@@ -15,15 +15,14 @@ from multistride.decode.options import DecodeOptions, Layout, Mode, PolicyName
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.evaluate.positions import measure_places
-from multistride.evaluate.quality import (
-    identical_share,
-    measure_quality,
-    repetition_by_border,
-    repetition_rate,
-)
 from multistride.evaluate.sentences import TestSet, read_test_set, spread
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
+from multistride.metrics.quality import (
+    identical_share,
+    measure_quality,
+)
+from multistride.metrics.repetition import repetition_by_border, repetition_rate
 from multistride.model.weights import WEIGHTS, load_provenance
 from multistride.report.results import (
     EvaluationResult,
