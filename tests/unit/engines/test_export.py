@@ -120,7 +120,7 @@ def test_another_version_is_refused(copy):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 4, "files": 3}', '{"format": 3, "files": {}}']
+    "content", ["", "[]", "{}", '{"format": 4, "files": 3}', '{"format": 4, "files": {}}']
 )
 def test_a_damaged_manifest_is_refused(copy, content):
     # Guards: an export without hashes taken for one whose hashes are right.
