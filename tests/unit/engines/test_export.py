@@ -114,13 +114,13 @@ def test_another_version_is_refused(copy):
     # Guards: graphs of another layout fed with the inputs of this one.
     manifest = json.loads((copy / "int8.json").read_text())
     (copy / "int8.json").write_text(json.dumps(manifest | {"format": 99}))
-    assert "is an export of format 99, and this version of multistride reads format 3" in refusal(
+    assert "is an export of format 99, and this version of multistride reads format 4" in refusal(
         copy
     )
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 3, "files": 3}', '{"format": 3, "files": {}}']
+    "content", ["", "[]", "{}", '{"format": 4, "files": 3}', '{"format": 4, "files": {}}']
 )
 def test_a_damaged_manifest_is_refused(copy, content):
     # Guards: an export without hashes taken for one whose hashes are right.

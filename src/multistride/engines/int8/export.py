@@ -24,7 +24,7 @@ from multistride.model.transformer import Transformer
 from multistride.model.weights import CONFIG, INT8_MANIFEST, load_config
 from multistride.version import __version__
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the graphs change so that an engine can no longer run older ones."""
 
 MARKOV = "markov.safetensors"
