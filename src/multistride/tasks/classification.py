@@ -209,7 +209,9 @@ class ClassificationTask:
         )
 
     def _probabilities(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
-        rows = [[answer.facts["probabilities"][name] for name in self.classes] for answer in answers]
+        rows = [
+            [answer.facts["probabilities"][name] for name in self.classes] for answer in answers
+        ]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
 
     def _labels(self, records: Sequence[Record]) -> list[str]:
