@@ -15,7 +15,7 @@ from multistride.data.corpus import read_lines
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.metrics.calibration import class_calibration_error, fitted_temperature, log_loss
-from multistride.model.weights import WEIGHTS
+from multistride.model.weights import weights_digest
 from multistride.tasks.classification import Classifier, ClassTemperature, opened_classifier
 from multistride.tasks.task import read_records, solved
 
@@ -50,7 +50,7 @@ def calibrate_classifier(
     temperature = fitted_temperature(scores[::2], wanted[::2])
     judged, truth = scores[1::2], wanted[1::2]
     return ClassTemperature(
-        model_sha256=sha256(directory / WEIGHTS),
+        model_sha256=weights_digest(directory),
         source_sha256=sha256(source),
         records=len(rows),
         group_size=classifier.group_size,

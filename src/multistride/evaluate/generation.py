@@ -31,7 +31,7 @@ from multistride.metrics.repetition import (
     repetition_rate,
     self_bleu,
 )
-from multistride.model.weights import WEIGHTS, load_provenance
+from multistride.model.weights import load_provenance, weights_digest
 from multistride.report.generation import Continuation, GenerationMeasurement, GenerationResult
 from multistride.version import __version__
 
@@ -222,7 +222,7 @@ def _settings(
     files = {"source": request.source, "reference": request.reference}
     return {
         "model": str(request.model),
-        "model_sha256": sha256(request.model / WEIGHTS),
+        "model_sha256": weights_digest(request.model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
         "provenance": load_provenance(request.model),

@@ -23,7 +23,7 @@ from multistride.metrics.quality import (
     measure_quality,
 )
 from multistride.metrics.repetition import repetition_by_border, repetition_rate
-from multistride.model.weights import WEIGHTS, load_provenance
+from multistride.model.weights import load_provenance, weights_digest
 from multistride.report.results import (
     EvaluationResult,
     Example,
@@ -185,7 +185,7 @@ def _settings(
     model = translator.engine.model
     return {
         "model": str(request.model),
-        "model_sha256": sha256(request.model / WEIGHTS),
+        "model_sha256": weights_digest(request.model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
         "provenance": load_provenance(request.model),
