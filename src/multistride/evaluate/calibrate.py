@@ -35,10 +35,10 @@ from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions, Layout
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
+from multistride.decode.step import M, StepModel
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.metrics.calibration import calibration_error
-from multistride.model.step import M, StepModel
 from multistride.model.weights import weights_digest
 from multistride.translator import Translator
 
