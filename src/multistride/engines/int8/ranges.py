@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
+from multistride.model.attention import CrossAttention
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -37,6 +38,12 @@ SENTENCES, LONGEST = 12, 15
 ROOM_NORMED, ROOM = 1.1, 1.5
 """The end of a range, as a multiple of what random tokens reach: after layer normalisation, and
 elsewhere."""
+
+LONGER = 2
+"""The longest queries and keys, as a multiple of those of random tokens."""
+
+LENGTHS = ("query_length", "key_length")
+"""The names under which the lengths of a head's queries and keys are observed."""
 
 FINAL = "output"
 """The name of the place before the output matrix; all others have the name of the linear layer that
@@ -56,6 +63,23 @@ class Rounding(NamedTuple):
     lowest: int = -128
 
 
+class Grid(NamedTuple):
+    """What the queries and the keys of a place are rounded to multiples of: powers of two.
+
+    The sum of a head's products is at most the product of the lengths of query and key (Cauchy and
+    Schwarz). Where that is at most 2^24 times `query` times `key`, float32 holds every part of the
+    sum exactly, in whatever order it is taken.
+    """
+
+    query: float
+    key: float
+
+
+def _grid(longest: float) -> float:
+    """Return the power of two for vectors of a head that are `longest` with random tokens."""
+    return float(2.0 ** np.ceil(np.log2(max(LONGER * longest, 1e-12) / 2**12)))
+
+
 class Roundings:
     """The `Rounding` of every place of a model, by name."""
 
@@ -72,6 +96,11 @@ class Roundings:
             np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
         )
         return _rounding(ROOM_NORMED * (largest / shrink).max(), shrink)
+
+    def grid(self, place: str) -> Grid:
+        """Return the grid of cross-attention; queries are divided by the root of the width."""
+        query, key = (float(self._largest[f"{place}.{name}"].max()) for name in LENGTHS)
+        return Grid(_grid(query / np.sqrt(self._config.head_width)), _grid(key))
 
     def other(self, place: str, *, positive: bool = False) -> Rounding:
         """Any other activation. One that is never negative has the whole range for itself."""
@@ -94,7 +123,7 @@ def observed(model: Transformer) -> dict[str, NDArray[np.float32]]:
     def watch(name: str, rows: Tensor) -> None:
         largest[name] = torch.maximum(largest[name], rows.abs().flatten(0, -2).amax(0))
 
-    with _watched(model, watch):
+    with _watched(model, watch), _lengths_watched(model, watch):
         for source, lengths, slots in _random_passes(model.config):
             watch(FINAL, model(source, lengths, slots))
     return {name: each.float().cpu().numpy() for name, each in largest.items()}
@@ -107,6 +136,33 @@ def _watched(model: Transformer, watch: Any) -> Iterator[None]:
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear)
     ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _lengths_watched(model: Transformer, watch: Any) -> Iterator[None]:
+    """Watch how long the queries and the keys of every head of cross-attention are."""
+    heads = model.config.heads
+
+    def observe(name: str, rows: Tensor) -> None:
+        watch(name, rows.unflatten(-1, (heads, -1)).norm(dim=-1))
+
+    handles = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, CrossAttention):
+            query, key = (f"{name}.{length}" for length in LENGTHS)
+            handles += [
+                layer.query.register_forward_hook(
+                    lambda _, __, rows, query=query: observe(query, rows)
+                ),
+                layer.key_value.register_forward_hook(
+                    lambda _, __, rows, key=key: observe(key, rows.chunk(2, dim=-1)[0])
+                ),
+            ]
     try:
         yield
     finally:
