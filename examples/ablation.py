@@ -20,7 +20,7 @@ from pathlib import Path
 from multistride.config import read_config
 from multistride.errors import UserError
 from multistride.model.weights import load_config
-from multistride.report.results import read_results
+from multistride.report.result import read_results
 from multistride.train.config import RunConfig
 
 VARIANTS: dict[str, list[str]] = {

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from multistride.report.frontier import frontier_figure
 
 import multistride
 from multistride.data.corpus import read_lines
@@ -29,7 +30,6 @@ from multistride.evaluate.speed import measure_latency, measure_throughput
 from multistride.files import replacing_file, sha256, write_json
 from multistride.metrics.quality import measure_quality
 from multistride.metrics.repetition import repetition_rate
-from multistride.report.frontier import frontier_figure
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator
 

@@ -16,7 +16,7 @@ import torch
 
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, load_provenance, save_model
-from multistride.report.results import read_results
+from multistride.report.result import read_results
 from multistride.report.tables import markdown_table
 
 CARD = """\

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from multistride.report.generation import read_generation
 from safetensors.torch import load_file
 
 from multistride.generator import Generator
 from multistride.model.weights import load_model
-from multistride.report.generation import read_generation
 
 pytestmark = pytest.mark.system
 

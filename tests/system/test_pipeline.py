@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-
 from multistride.evaluate.run import EvaluationRequest, evaluate
-from multistride.report.results import read_results
+
+from multistride.report.result import read_results
 from multistride.translator import Translator
 
 pytestmark = pytest.mark.system

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from multistride.evaluate.tasks import TaskEvaluation, evaluate_task
+
 from multistride.tasks import names
 
 pytestmark = pytest.mark.system

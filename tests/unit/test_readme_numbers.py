@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-
 from multistride.report.benchmark_tables import filled
-from multistride.report.results import read_results
+
+from multistride.report.result import read_results
 from multistride.report.tables import markdown_table
 
 ROOT = Path(__file__).parents[2]

@@ -73,9 +73,9 @@ def answer(
     from multistride.config import validate
     from multistride.device import set_threads
     from multistride.generator import load
-    from multistride.tasks.answerer import AnswerSettings, answering
+    from multistride.tasks.answering.answerer import AnswerSettings, answering
+    from multistride.tasks.record import read_records, solved
     from multistride.tasks.streams import write_answers
-    from multistride.tasks.task import read_records, solved
 
     given = {
         "mode": mode,

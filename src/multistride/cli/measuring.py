@@ -97,7 +97,7 @@ def _calibrate_classifier(
     from multistride.evaluate.confidence import calibrate_classifier
     from multistride.files import write_json
     from multistride.model.weights import TEMPERATURE
-    from multistride.tasks.classification import Classifier
+    from multistride.tasks.classification.classifier import Classifier
 
     if reference is not None:
         raise UsageError(

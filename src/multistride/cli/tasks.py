@@ -112,9 +112,10 @@ def classify(
 
     from multistride.data.corpus import read_lines
     from multistride.device import set_threads
-    from multistride.tasks.classification import Classifier, check_class_list, opened_classifier
+    from multistride.tasks.classification.classifier import Classifier, check_class_list
+from multistride.tasks.classification.task import opened_classifier
     from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
-    from multistride.tasks.task import read_records, solved
+    from multistride.tasks.record import read_records, solved
 
     set_threads(threads)
     classifier = Classifier.load(model, device, group_size, batch_size)

@@ -10,7 +10,7 @@ Shapes: R rows still running, K tokens of a group, N groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +42,8 @@ from multistride.model.step import M, StepModel
 from multistride.model.weights import weights_digest
 from multistride.translator import Translator
 
+logger = logging.getLogger(__name__)
+
 MOST_SENTENCES = 2000
 """Lines that are read; more would not change a temperature that matters."""
 
@@ -64,7 +66,6 @@ def calibrate(
     directory: Path,
     source: Path,
     reference: Path | None = None,
-    report: Callable[[str], None] = lambda line: None,
 ) -> Calibration:
     """Measure a model on `source`; right is what `reference` says, or without one what the model's
     own K=1 writes.
@@ -75,7 +76,7 @@ def calibrate(
     """
     sources, targets = _text(translator, source, reference)
     if not targets:
-        report(f"decoding {len(sources)} sentences at K=1")
+        logger.info(f"decoding {len(sources)} sentences at K=1")
         hypotheses = decode_corpus(translator.engine, sources, DecodeOptions())
         targets = [
             [token for group in each.groups for token in group.tokens] for each in hypotheses
@@ -86,7 +87,7 @@ def calibrate(
     kept: list[KeptShares] = []
     for layout in layouts:
         for size in config.group_sizes[1:]:
-            report(f"judging groups of {size} in the layout {layout}")
+            logger.info(f"judging groups of {size} in the layout {layout}")
             judged = judge(translator.engine, sources, targets, layout, size)
             rows = fit(judged, layout, size)
             places += rows

@@ -13,7 +13,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.metrics.quality import measure_quality
 from multistride.model.transformer import Transformer
-from multistride.tasks.classification import Classifier
+from multistride.tasks.classification.classifier import Classifier
 
 
 def label_validator(

@@ -98,11 +98,19 @@ def _token_error_rate(hypotheses: list[str], references: list[str]) -> float:
     return edits / reference_tokens
 
 
+def check_tokenizer(tokenize: str) -> None:
+    """Raise `UsageError` for a tokenizer that sacreBLEU does not have, before anything is measured.
+
+    Raises `MissingExtraError` for one whose own dependencies are not installed.
+    """
+    _bleu_metric(tokenize)
+
+
 def _bleu_metric(tokenize: str) -> BLEU:
     if tokenize not in BLEU.TOKENIZERS:
         allowed = ", ".join(BLEU.TOKENIZERS)
         raise UsageError(
-            f"unknown BLEU tokenizer {tokenize!r}; sacreBLEU has {allowed}: choose one of these"
+            f"unknown BLEU tokenizer {tokenize!r} (--tokenize); sacreBLEU has {allowed}: choose one"
         )
     try:
         return BLEU(tokenize=tokenize)

@@ -12,7 +12,7 @@ from typing import TextIO
 from multistride.data.corpus import read_lines
 from multistride.data.detokenize import one_line
 from multistride.errors import DataError
-from multistride.tasks.task import Record, RecordError, Solved, read_records
+from multistride.tasks.record import Record, RecordError, Solved, read_records
 
 FILE = "file"
 """The field that says which file a record came from."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from multistride.report.benchmark_figure import check_picture
 
 from multistride.config import validate
 from multistride.data.vocab import train_vocabulary
@@ -11,7 +12,6 @@ from multistride.evaluate.bench.run import BenchRequest, bench, machine_name
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
-from multistride.report.benchmark_figure import check_picture
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """The result of measuring a causal model, and its table."""
 
 import pytest
-
-from multistride.errors import DataError
 from multistride.report.generation import (
     COLUMNS,
     GenerationMeasurement,
@@ -10,6 +8,8 @@ from multistride.report.generation import (
     generation_markdown,
     read_generation,
 )
+
+from multistride.errors import DataError
 
 
 def row(**changes):

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-
-from multistride.errors import DataError, UsageError
 from multistride.evaluate.tasks import TaskEvaluation, Way, _ways, evaluate_task
 from multistride.report.tasks import TaskResult
+
+from multistride.errors import DataError, UsageError
 from multistride.shipped import DEFAULT
-from multistride.tasks.task import Writing
+from multistride.tasks.record import Writing
 
 
 def request(source, **changes):

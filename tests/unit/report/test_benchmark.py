@@ -4,9 +4,6 @@ import copy
 import json
 
 import pytest
-
-from multistride.errors import DataError, UsageError
-from multistride.report.benchmark import BenchmarkResult, crossings, is_benchmark, read_benchmark
 from multistride.report.benchmark_figure import benchmark_figure, pareto
 from multistride.report.benchmark_tables import (
     benchmark_markdown,
@@ -16,6 +13,9 @@ from multistride.report.benchmark_tables import (
     rows_table,
 )
 from multistride.report.profile import profile_markdown, read_profile
+
+from multistride.errors import DataError, UsageError
+from multistride.report.benchmark import BenchmarkResult, crossings, is_benchmark, read_benchmark
 from multistride.report.show import show_benchmark, show_file
 
 _TIMING = {

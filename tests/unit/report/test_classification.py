@@ -2,9 +2,9 @@
 
 import io
 
+from multistride.report.classification import class_table, confusion_size, draw_confusion
 from rich.console import Console
 
-from multistride.report.classification import class_table, confusion_size, draw_confusion
 from multistride.report.drawing import drawing
 
 DETAILS = {

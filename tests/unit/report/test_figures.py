@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from multistride.report.figures import quality_latency_figure, settings_caption
 
 from multistride.errors import MissingExtraError
 from multistride.report import drawing
-from multistride.report.figures import quality_latency_figure, settings_caption
-from multistride.report.results import EvaluationResult
+from multistride.report.result import EvaluationResult
 
 
 def _drawn_labels(monkeypatch, value):

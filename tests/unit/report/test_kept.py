@@ -4,12 +4,12 @@ nothing to show."""
 from io import StringIO
 
 import pytest
+from multistride.report.kept import baseline, kept_cells, kept_markdown, kept_table
+from multistride.report.tasks import TaskMeasurement, TaskResult, read_task
 from rich.console import Console
 
 from multistride.errors import DataError, UsageError
-from multistride.report.kept import baseline, kept_cells, kept_markdown, kept_table
 from multistride.report.show import show_file
-from multistride.report.tasks import TaskMeasurement, TaskResult, read_task
 
 
 def row(model, group_size, rouge_l, milliseconds, mode="fast", **changes):

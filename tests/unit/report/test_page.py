@@ -17,7 +17,7 @@ from multistride.report.page import (
     readable_time,
     write_page,
 )
-from multistride.report.results import EvaluationResult
+from multistride.report.result import EvaluationResult
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -5,11 +5,11 @@ import json
 from xml.etree import ElementTree
 
 import pytest
+from multistride.report.frontier import frontier_figure
 
 from multistride.errors import DataError, UsageError
 from multistride.report.attention import attention_size, draw_attention, readable, sentence_table
 from multistride.report.drawing import drawing, save, svg_text
-from multistride.report.frontier import frontier_figure
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
 FACTS = {

@@ -1,7 +1,7 @@
 import pytest
-
 from multistride.report.places import place_rows, places_table
-from multistride.report.results import EvaluationResult
+
+from multistride.report.result import EvaluationResult
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from multistride.errors import DataError
-from multistride.report.results import EvaluationResult, ExampleOutput, read_results
+from multistride.report.result import EvaluationResult, ExampleOutput, read_results
 
 
 def _written(tmp_path, value):

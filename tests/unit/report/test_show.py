@@ -2,7 +2,7 @@
 
 import pytest
 
-from multistride.report.results import EvaluationResult
+from multistride.report.result import EvaluationResult
 from multistride.report.show import show
 
 

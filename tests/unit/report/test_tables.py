@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from multistride.report.results import EvaluationResult
+from multistride.report.result import EvaluationResult
 from multistride.report.tables import (
     columns_for,
     examples_table,

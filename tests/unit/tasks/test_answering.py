@@ -13,9 +13,16 @@ from multistride.errors import DataError, UsageError
 from multistride.generator import Generator
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
-from multistride.tasks.answerer import AnswerSettings, answering
-from multistride.tasks.answering import CHAT, ENCODER, PROMPT, AnsweringTask, plain, stands_in
-from multistride.tasks.task import Answer, RecordError, solved
+from multistride.tasks.answering.answerer import AnswerSettings, answering
+from multistride.tasks.answering.question import (
+    CHAT,
+    ENCODER,
+    PROMPT,
+    AnsweringTask,
+    plain,
+    stands_in,
+)
+from multistride.tasks.record import Answer, RecordError, solved
 from multistride.translator import Translator
 
 PASSAGE = "The battle of Hastings in 1066 ended the reign of Harold.  William of Normandy then ruled\nEngland."

@@ -9,9 +9,9 @@ from multistride.decode.state import Group
 from multistride.errors import UsageError
 from multistride.generator import Generator
 from multistride.shipped import DEFAULT
-from multistride.tasks import generation
-from multistride.tasks.generation import GenerationTask, open_generation
-from multistride.tasks.task import RecordError, TaskRequest, Writing, read_records, solved
+from multistride.tasks.generation import task as generation
+from multistride.tasks.generation.task import GenerationTask, open_generation
+from multistride.tasks.record import RecordError, TaskRequest, Writing, read_records, solved
 from multistride.translator import Translation
 
 RECORD = {

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from multistride.errors import DataError
+from multistride.tasks.record import Answer, RecordError, Solved
 from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
-from multistride.tasks.task import Answer, RecordError, Solved
 
 
 def test_lines_keep_their_numbers():

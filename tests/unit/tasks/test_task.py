@@ -7,7 +7,7 @@ import pytest
 from multistride.data.corpus import read_lines
 from multistride.errors import UsageError
 from multistride.tasks.names import task_named
-from multistride.tasks.task import (
+from multistride.tasks.record import (
     Answer,
     Example,
     Opened,

@@ -14,7 +14,7 @@ from typing import Any
 
 from multistride.errors import DataError
 from multistride.metrics.answers import exact_match, f1, normalised
-from multistride.tasks.task import Answer, Example, Record, RecordError, text_field
+from multistride.tasks.record import Answer, Example, Record, RecordError, text_field
 
 
 @dataclass(frozen=True)

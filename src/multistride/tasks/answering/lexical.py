@@ -15,8 +15,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from multistride.tasks.answering import plain
-from multistride.tasks.passages import words_of
+from multistride.tasks.answering.passages import words_of
+from multistride.tasks.answering.question import plain
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 

@@ -1,5 +1,4 @@
-"""What answers questions: a model, asked in its own words, over windows of a passage or over
-choices.
+"""Answering questions: a model is asked in its own words, over windows of a passage or choices.
 
 **Windows.** A passage that the model cannot read at once is cut; BM25 picks the windows that are worth reading, the
 model answers from each, and the most probable answer wins. Its tokens count together, and so they do in beam search:
@@ -20,38 +19,30 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.decode.constraints import Constraints
-from multistride.decode.options import DecodeOptions, Drafts, Mode
+from multistride.decode.options import DecodeOptions
 from multistride.decode.spans import spans
 from multistride.generator import Generator, load
-from multistride.tasks.answering import (
+from multistride.tasks.answering.passages import retrieved, windows, word_count
+from multistride.tasks.answering.question import (
     CHAT,
     ENCODER,
     PROMPT,
     AnsweringTask,
     Found,
     Question,
-    Wording,
     plain,
 )
-from multistride.tasks.passages import retrieved, windows, word_count
-from multistride.tasks.task import Example, Opened, RecordError, TaskRequest
+from multistride.tasks.record import Example, Opened, Opening, RecordError
 from multistride.translator import Translation, Translator
 
 Choose = Literal["average", "total"]
 
 
 class AnswerSettings(BaseModel):
-    """How to answer. Frozen; unknown keys are errors."""
+    """How passages are read and choices ranked. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
-    mode: Mode = Field("fast", description="fast, adaptive or exact")
-    drafts: Drafts | None = Field(
-        None, description="exact: drafted by masks, text that stood there before, or both"
-    )
-    beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
     free: bool = Field(
         False, description="whether an answer may be any text, and not only a span of the passage"
     )
@@ -59,11 +50,13 @@ class AnswerSettings(BaseModel):
         None, ge=8, description="words of a window; left out: as many as the model can read"
     )
     windows: int = Field(3, ge=1, description="windows that are read of a passage which has more")
-    max_tokens: int = Field(32, ge=1, description="most tokens of an answer, the end included")
     choose: Choose = Field(
         "average", description="choices are ranked by log-probability per token, or in total"
     )
-    batch_size: int = Field(32, ge=1, description="windows read together")
+
+
+MOST_TOKENS = 32
+"""Tokens of an answer, the end included, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -79,38 +72,52 @@ class Answerer:
     """A model and how it is asked; `solve` answers examples of an `AnsweringTask`."""
 
     def __init__(self, model: Translator, settings: AnswerSettings) -> None:
-        """Raises `UsageError` for settings that the model cannot follow."""
         talking = isinstance(model, Generator) and model.vocabulary.chat_template is not None
         self.model = model.chatting() if isinstance(model, Generator) and talking else model
         self.wording = CHAT if talking else PROMPT if isinstance(model, Generator) else ENCODER
         self.settings = settings
-        self._scored_at = (
-            1 if settings.mode == "exact" else settings.group_size
-        )  # exact mode is K=1's
-        self._options, self._constraints = _decoding(self.model, self.wording, settings)
         self._spans = None if settings.free else spans(model.vocabulary, self.wording.opening)
 
-    def solve(self, examples: Sequence[Example]) -> list[Found | RecordError]:
-        """The n-th answer, or why there is none, of the n-th question."""
+    def settle(self, way: DecodeOptions) -> DecodeOptions:
+        """Return how answers are decoded. Raises `UsageError` for what the model cannot follow."""
+        longest = way.max_length or MOST_TOKENS
+        if self.model.config.encoder_layers:
+            longest = min(longest, self.model.config.max_positions)
+        choices = way.model_dump(exclude_unset=True) | {"max_length": longest}
+        # Answers of windows compete by their total log-probability, so a beam ranks by it too.
+        choices |= {"length_penalty": 0.0, "stop": self.wording.stop if self.settings.free else ()}
+        options = self.model.settled(**choices)
+        self.model.checked(options)
+        return options
+
+    def solve(self, examples: Sequence[Example], way: DecodeOptions) -> list[Found | RecordError]:
+        """Return the n-th answer, or why there is none, of the n-th question.
+
+        `way` is what `settle` returned.
+        """
         questions = [example for example in examples if isinstance(example, Question)]
         assert len(questions) == len(examples), "examples are made by an AnsweringTask"
         numbered = dict(enumerate(questions))
-        chosen = {place: question for place, question in numbered.items() if question.choices}
-        taken = {place: question for place, question in numbered.items() if not question.choices}
-        found = self._chosen(chosen) | self._taken(taken)
-        return [found[place] for place in numbered]
+        chosen = {index: question for index, question in numbered.items() if question.choices}
+        taken = {index: question for index, question in numbered.items() if not question.choices}
+        # Exact mode writes what K=1 writes, so it scores choices as K=1 does.
+        scored_at = 1 if way.mode == "exact" else way.group_size
+        found = self._chosen(chosen, scored_at) | self._taken(taken, way)
+        return [found[index] for index in numbered]
 
-    def _chosen(self, questions: dict[int, Question]) -> dict[int, Found | RecordError]:
-        """The most probable choices, by the place of the question."""
+    def _chosen(
+        self, questions: dict[int, Question], group_size: int
+    ) -> dict[int, Found | RecordError]:
+        """Return the most probable choices, by the index of the question."""
         pairs = [
             (each.source, self.wording.written(text))
             for each in questions.values()
             for text in each.choices
         ]
-        scores = iter(self.model.score(pairs, self._scored_at))
+        scores = iter(self.model.score(pairs, group_size))
         return {
-            place: self._best(each, list(islice(scores, len(each.choices))))
-            for place, each in questions.items()
+            index: self._best(each, list(islice(scores, len(each.choices))))
+            for index, each in questions.items()
         }
 
     def _best(
@@ -137,60 +144,60 @@ class Answerer:
         facts = {"choice": best, "probability": round(1 / sum(shares), 4), "scores": listed}
         return Found(question.choices[best], facts)
 
-    def _taken(self, questions: dict[int, Question]) -> dict[int, Found | RecordError]:
-        """The answers out of passages, by the place of the question."""
+    def _taken(
+        self, questions: dict[int, Question], way: DecodeOptions
+    ) -> dict[int, Found | RecordError]:
+        """Return the answers out of passages, by the index of the question."""
         readings: list[_Reading] = []
         found: dict[int, Found | RecordError] = {}
-        for place, question in questions.items():
-            read = self._readings(place, question)
+        room = self._room(way)
+        for index, question in questions.items():
+            read = self._readings(index, question, room)
             if isinstance(read, RecordError):
-                found[place] = read
+                found[index] = read
             else:
                 readings += read
         best: dict[int, tuple[_Reading, Translation]] = {}
-        for reading, written in zip(readings, self._written(readings), strict=True):
+        for reading, written in zip(readings, self._written(readings, way), strict=True):
             other = best.get(reading.question)
             if other is None or _total(written) > _total(other[1]):
                 best[reading.question] = reading, written
-        for place, (reading, written) in best.items():
-            found[place] = self._found(questions[place], reading, written)
+        for index, (reading, written) in best.items():
+            found[index] = self._found(questions[index], reading, written)
         return found
 
-    def _readings(self, place: int, question: Question) -> list[_Reading] | RecordError:
-        """The windows to read: one, if the model can read the whole passage."""
+    def _readings(self, index: int, question: Question, room: int) -> list[_Reading] | RecordError:
+        """Return the windows to read: one, if the model can read the whole passage."""
         passage = plain(question.passage or "")
         count = word_count(passage)
         # Signs count as words and may share a token with others; so much more than there is room
         # for cannot fit.
-        words = self.settings.window or min(count, 2 * self._room)
+        words = self.settings.window or min(count, 2 * room)
         while True:
             texts = [passage] if words >= count else windows(passage, words)
             kept = [
                 texts[place] for place in retrieved(question.question, texts, self.settings.windows)
             ]
             asked = [self.wording.asked(question.question, text) for text in kept]
-            excess = max(map(len, self.model.encode(asked))) / self._room
+            excess = max(map(len, self.model.encode(asked))) / room
             if excess <= 1:
-                return [_Reading(place, *both) for both in zip(kept, asked, strict=True)]
+                return [_Reading(index, *both) for both in zip(kept, asked, strict=True)]
             if words <= 8:
                 problem = "the question is too long for the model, whatever the passage: shorten it"
                 return RecordError(question.line, problem)
             words = max(8, int(words * min(0.9, 1 / excess)))
 
-    @property
-    def _room(self) -> int:
-        """The most tokens that may be asked."""
+    def _room(self, way: DecodeOptions) -> int:
+        """Return the most tokens that a question may have."""
         positions = self.model.config.max_positions
-        return (
-            positions - 1
-            if self.model.config.encoder_layers
-            else max(1, positions - self.settings.max_tokens)
-        )
+        if self.model.config.encoder_layers:
+            return positions - 1
+        return max(1, positions - (way.max_length or MOST_TOKENS))
 
-    def _written(self, readings: Sequence[_Reading]) -> list[Translation]:
-        """What the model writes for each window."""
+    def _written(self, readings: Sequence[_Reading], way: DecodeOptions) -> list[Translation]:
+        """Return what the model writes for each window."""
         texts = [reading.text for reading in readings]
-        constraints = self._constraints
+        constraints = self.model.checked(way)
         if self._spans is not None:
             tokens = self.model.encode(texts)
             copied = {
@@ -198,7 +205,7 @@ class Answerer:
             }
             rule = self._spans
             constraints = replace(constraints, allowing=lambda source: rule(copied[tuple(source)]))
-        return self.model.written(texts, self._options, constraints)
+        return self.model.written(texts, way, constraints)
 
     def _found(self, question: Question, reading: _Reading, written: Translation) -> Found:
         text = self.wording.read(written.text)
@@ -216,48 +223,26 @@ class Answerer:
 def answering(
     model: Translator, settings: AnswerSettings, name: str = "answering"
 ) -> Opened[Found]:
-    """The task with a model behind it. Raises `UsageError` for settings that the model cannot
-    follow.
-    """
+    """Return the task with a model behind it."""
     answerer = Answerer(model, settings)
-    return Opened(AnsweringTask(answerer.wording, name), answerer.solve)
+    task = AnsweringTask(answerer.wording, name)
+    return Opened(task, answerer.solve, answerer.settle, model.engine.name)
 
 
-def open_answering(request: TaskRequest) -> Opened[Found]:
-    """Answers are spans of the passage. Raises as `generator.load` and `answering` do."""
-    return _opened(request, free=False)
+def open_answering(opening: Opening) -> Opened[Found]:
+    """Open the task whose answers are spans of the passage. Raises as `generator.load` does."""
+    return _opened(opening, free=False)
 
 
-def open_free_answering(request: TaskRequest) -> Opened[Found]:
-    """Answers are what the model writes. Raises as `generator.load` and `answering` do."""
-    return _opened(request, free=True)
+def open_free_answering(opening: Opening) -> Opened[Found]:
+    """Open the task whose answers are any text. Raises as `generator.load` does."""
+    return _opened(opening, free=True)
 
 
-def _opened(request: TaskRequest, free: bool) -> Opened[Found]:
-    given = request.model_dump(include={"group_size", "mode", "drafts", "beam", "batch_size"})
-    model = load(request.model, request.device, request.engine)
-    return answering(
-        model, AnswerSettings(free=free, **given), "answering-free" if free else "answering"
-    )
-
-
-def _decoding(
-    model: Translator, wording: Wording, settings: AnswerSettings
-) -> tuple[DecodeOptions, Constraints]:
-    longest = settings.max_tokens
-    if model.config.encoder_layers:
-        longest = min(longest, model.config.max_positions)
-    options = model.settled(
-        settings.group_size,
-        mode=settings.mode,
-        drafts=settings.drafts,
-        beam=settings.beam,
-        length_penalty=0.0,
-        max_length=longest,
-        stop=wording.stop if settings.free else (),
-        batch_size=settings.batch_size,
-    )
-    return options, model.checked(options)
+def _opened(opening: Opening, free: bool) -> Opened[Found]:
+    model = load(opening.model, opening.device, opening.engine)
+    name = "answering-free" if free else "answering"
+    return answering(model, AnswerSettings(free=free), name)
 
 
 def _total(written: Translation) -> float:

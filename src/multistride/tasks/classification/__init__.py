@@ -1,0 +1,1 @@
+"""Which class a document belongs to, whatever its length."""
