@@ -10,6 +10,7 @@ Shapes: R rows still running, K tokens of a group, N groups.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path

@@ -6,6 +6,7 @@ Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599, section 4.2).
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from multistride.metrics.repetition import (
     repetition_rate,
     self_bleu,
 )
+from multistride.model.weights import is_export
 from multistride.report.result import Example, Kind, Output, Place
 from multistride.translator import Translator
 
@@ -59,15 +61,13 @@ class _Decoded:
     def __init__(
         self, directory: Path, writer: Translator, ways: Sequence[DecodeOptions], files: Files
     ) -> None:
-        if not writer.has_weights:
+        if is_export(directory):
             raise UsageError(
                 f"{directory} is an int8 export, which holds no float32 weights to measure: "
                 "give the model directory it was made from, with --engine int8"
             )
         self._directory, self._writer, self._files = directory, writer, files
-        self.ways = [
-            Way(writer.settled(**way.model_dump(exclude_unset=True))) for way in settled(ways)
-        ]
+        self.ways = [Way(writer.settled(**way.given())) for way in settled(ways)]
         self.inputs: Sequence[list[int]] = []
 
     def write(self, way: Way, inputs: Sequence[list[int]]) -> list[Hypothesis]:
@@ -147,7 +147,7 @@ class Pairs(_Decoded):
         steps = sum(hypothesis.steps for hypothesis in run.outputs)
         return {
             **self._common(run, greedy),
-            **vars(quality),
+            **asdict(quality),
             "steps_per_sentence": steps / len(run.outputs),
             "repetition_at_borders": borders,
             "repetition_inside": inside,

@@ -37,9 +37,17 @@ class Run(Generic[O]):
 class Subject(Protocol[I, O]):
     """A task with a model behind it, ready to be measured: everything is read and checked."""
 
-    kind: Kind
-    unit: str
-    task: str | None
+    @property
+    def kind(self) -> Kind:
+        """The kind of the result."""
+
+    @property
+    def unit(self) -> str:
+        """What is measured one by one: a sentence, a text, a record."""
+
+    @property
+    def task(self) -> str | None:
+        """The name of the task, of kind task."""
 
     @property
     def ways(self) -> Sequence[Way]:

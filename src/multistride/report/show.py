@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from multistride.errors import UsageError
 from multistride.files import replacing_file, write_json
 from multistride.report.attention import attention_size, draw_attention, sentence_table
 from multistride.report.drawing import check_picture, drawing, save
+from multistride.report.outputs import Outputs
 from multistride.report.page import check_page, write_page
 from multistride.report.plots import plotter
 from multistride.report.reading import read_result
@@ -26,56 +26,22 @@ from multistride.report.trace import draw_trace, read_trace, trace_size, trace_t
 logger = logging.getLogger(__name__)
 
 
-class Shown(BaseModel):
-    """Where a result goes. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    output: Path | None = Field(
-        None,
-        description="Also write the result as JSON to this file.",
-        json_schema_extra={"panel": "Output"},
-    )
-    markdown: Path | None = Field(
-        None,
-        description="Write the tables in Markdown to this file.",
-        json_schema_extra={"panel": "Output"},
-    )
-    picture: Path | None = Field(
-        None,
-        description="Draw the result (.svg or .png; extra [report]).",
-        json_schema_extra={"panel": "Output"},
-    )
-    as_json: bool = Field(
-        False,
-        description="Print one JSON object on stdout instead of the table.",
-        json_schema_extra={"panel": "Output", "option": "--json"},
-    )
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Return the files that are written."""
-        return tuple(
-            path for path in (self.output, self.markdown, self.picture) if path is not None
-        )
-
-
-def show(result: Result, shown: Shown) -> None:
+def show(result: Result, outputs: Outputs) -> None:
     """Write a result to the files that were named, and print it as JSON or as its table.
 
     The result itself is written first: a picture that fails does not lose it.
     """
-    if shown.output is not None:
-        write_json(shown.output, result.written())
-        logger.info(f"written: {shown.output}")
-    if shown.as_json:
+    if outputs.output is not None:
+        write_json(outputs.output, result.written())
+        logger.info(f"written: {outputs.output}")
+    if outputs.as_json:
         print(json.dumps(result.written(), ensure_ascii=False, indent=2))
     else:
         Console().print(terminal(result))
-    if shown.markdown is not None:
-        _write(shown.markdown, markdown(result))
-    if shown.picture is not None:
-        draw(result, shown.picture)
+    if outputs.markdown is not None:
+        _write(outputs.markdown, markdown(result))
+    if outputs.picture is not None:
+        draw(result, outputs.picture)
 
 
 def draw(result: Result, picture: Path) -> None:

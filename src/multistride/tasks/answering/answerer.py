@@ -15,9 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from multistride.decode.options import DecodeOptions
 from multistride.decode.spans import spans
@@ -32,28 +30,9 @@ from multistride.tasks.answering.question import (
     Question,
     plain,
 )
+from multistride.tasks.answering.settings import AnswerSettings
 from multistride.tasks.record import Example, Opened, Opening, RecordError
 from multistride.translator import Translation, Translator
-
-Choose = Literal["average", "total"]
-
-
-class AnswerSettings(BaseModel):
-    """How passages are read and choices ranked. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    free: bool = Field(
-        False, description="whether an answer may be any text, and not only a span of the passage"
-    )
-    window: int | None = Field(
-        None, ge=8, description="words of a window; left out: as many as the model can read"
-    )
-    windows: int = Field(3, ge=1, description="windows that are read of a passage which has more")
-    choose: Choose = Field(
-        "average", description="choices are ranked by log-probability per token, or in total"
-    )
-
 
 MOST_TOKENS = 32
 """Tokens of an answer, the end included, unless told otherwise."""
@@ -83,10 +62,11 @@ class Answerer:
         longest = way.max_length or MOST_TOKENS
         if self.model.config.encoder_layers:
             longest = min(longest, self.model.config.max_positions)
-        choices = way.model_dump(exclude_unset=True) | {"max_length": longest}
+        stop = self.wording.stop if self.settings.free else ()
+        choices = way.given() | {"max_length": longest, "stop": stop}
         # Answers of windows compete by their total log-probability, so a beam ranks by it too.
-        choices |= {"length_penalty": 0.0, "stop": self.wording.stop if self.settings.free else ()}
-        options = self.model.settled(**choices)
+        ranking: dict[str, Any] = {"length_penalty": 0.0} if way.beam > 1 else {}
+        options = self.model.settled(**choices, **ranking)
         self.model.checked(options)
         return options
 

@@ -163,7 +163,7 @@ def _opened(
     model: Translator, task: GenerationTask, teacher: Opened[Translation] | None = None
 ) -> Opened[Translation]:
     def settle(way: DecodeOptions) -> DecodeOptions:
-        choices = way.model_dump(exclude_unset=True)
+        choices = way.given()
         if isinstance(model, Generator):  # a causal model rarely stops by itself
             choices["max_length"] = way.max_length or MOST_TOKENS
         options = model.settled(**choices)

@@ -53,7 +53,7 @@ def open_translation(opening: Opening) -> Opened[str]:
     translator = Translator.load(opening.model, opening.device, opening.engine)
 
     def settle(way: DecodeOptions) -> DecodeOptions:
-        options = translator.settled(**way.model_dump(exclude_unset=True))
+        options = translator.settled(**way.given())
         translator.checked(options)
         return options
 

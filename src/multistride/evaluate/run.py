@@ -1,0 +1,64 @@
+"""`multistride evaluate`: everything settled, the model opened once, one result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from multistride.decode.options import DecodeOptions
+from multistride.errors import UsageError
+from multistride.evaluate.decoded import Files, Pairs, Prompts
+from multistride.evaluate.measure import measure
+from multistride.evaluate.records import Records
+from multistride.evaluate.request import EvaluationRequest
+from multistride.evaluate.settle import settled_name
+from multistride.generator import Generator
+from multistride.metrics.quality import check_tokenizer
+from multistride.report.result import Result
+from multistride.shipped import DEFAULT
+from multistride.tasks.record import Opening
+from multistride.translator import Translator
+
+MOST_TOKENS = 64
+"""Tokens that a causal model writes after a prompt, unless told otherwise."""
+
+
+def evaluate(
+    request: EvaluationRequest,
+    ways: Sequence[DecodeOptions],
+    model: Path | None = None,
+    engine: str = "eager",
+    device: str = "auto",
+) -> Result:
+    """Measure a model (None: the one that ships) in every way of decoding.
+
+    `ways` are one `DecodeOptions` for every combination that was listed. Raises `UsageError` for
+    options that do not go together or that the checkpoint was not trained for, `DataError` for bad
+    files or a bad model; all of it before anything is decoded.
+    """
+    request.check()
+    place = DEFAULT if model is None else model
+    name = settled_name(request.name, place)
+    files = Files(**request.model_dump(include={"source", "reference", "limit", "examples"}))
+    if request.task is not None:
+        opening = Opening(model=place, engine=engine, device=device, teacher=request.teacher)
+        records = Records(request.task, opening, ways, files)
+        return measure(records, name, request.latency_sentences)
+    if request.kind == "generation":
+        if model is None:
+            raise UsageError("no causal model ships with the package: give --model DIRECTORY")
+        generator = Generator.load(place, device, engine)
+        limited = [_limited(way) for way in ways]
+        prompts = Prompts(place, generator, limited, files, request.chat)
+        return measure(prompts, name, request.latency_sentences)
+    check_tokenizer(request.tokenize)
+    translator = Translator.load(place, device, engine)
+    pairs = Pairs(place, translator, ways, files, request.kind, request.tokenize)
+    return measure(pairs, name, request.latency_sentences)
+
+
+def _limited(way: DecodeOptions) -> DecodeOptions:
+    """Return a way with a limit: a causal model rarely stops by itself."""
+    if way.max_length is not None:
+        return way
+    return DecodeOptions.made(**{**way.given(), "max_length": MOST_TOKENS})
