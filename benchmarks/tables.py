@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from multistride.report.benchmark_tables import filled
-
 from multistride.files import replacing_file
+from multistride.report.marks import filled
 
 ROOT = Path(__file__).parents[1]
 

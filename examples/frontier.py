@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from multistride.report.frontier import frontier_figure
 
 import multistride
 from multistride.data.corpus import read_lines
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.options import DecodeOptions
 from multistride.device import cpu_name
+from multistride.report.plots import plot
+from multistride.report.reading import read_result
 from multistride.errors import UserError
 from multistride.evaluate.speed import measure_latency, measure_throughput
 from multistride.files import replacing_file, sha256, write_json
@@ -92,7 +93,7 @@ def main() -> None:
     if chosen.picture:
         with replacing_file(chosen.picture) as place:
             place.write_text(
-                frontier_figure(json.loads(chosen.output.read_text())), encoding="utf-8"
+                plot(read_result(chosen.output)), encoding="utf-8"
             )
 
 
