@@ -430,13 +430,19 @@ def _further(result: Result) -> list[Cells]:
 def class_tables(details: Mapping[str, Any]) -> list[Cells]:
     """Return precision, recall and F1 of every class, and accuracy by length of the documents."""
     classes = [
-        [row["class"], *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))]
-        + [f"{row['records']:,}"]
+        [
+            row["class"],
+            *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1")),
+            f"{row['records']:,}",
+        ]
         for row in details["by_class"]
     ]
     lengths = [
-        [f"{row['words_from']:,} to {row['words_to']:,}", f"{row['accuracy']:.3f}"]
-        + [f"{row['records']:,}"]
+        [
+            f"{row['words_from']:,} to {row['words_to']:,}",
+            f"{row['accuracy']:.3f}",
+            f"{row['records']:,}",
+        ]
         for row in details["by_length"]
     ]
     by_class = ["class", "precision", "recall", "F1", "documents"]

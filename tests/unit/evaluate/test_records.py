@@ -77,7 +77,7 @@ def test_drafts_are_not_dropped(records, asked):
 def test_no_record_at_all_is_an_error(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text('{"source": 3}\n')
-    with pytest.raises(DataError, match="no record .*; line 1: the field 'source' is 3"):
+    with pytest.raises(DataError, match=r"no record .*; line 1: the field 'source' is 3"):
         measured(path)
 
 

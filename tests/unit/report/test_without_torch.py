@@ -9,7 +9,11 @@ import multistride
 
 SCRIPT = """
 import importlib, pkgutil, sys
-sys.modules["torch"] = None
+class NoTorch:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch is not installed")
+sys.meta_path.insert(0, NoTorch())
 import multistride.metrics, multistride.report
 for package in (multistride.metrics, multistride.report):
     for module in pkgutil.iter_modules(package.__path__):
