@@ -1,4 +1,4 @@
-"""What a result was measured under: the model, the machine and the versions."""
+"""The conditions of a result: the model, the files, the machine and the versions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`multistride calibrate` for classifiers: one temperature under which probabilities are as sure as
-they are right.
+"""`multistride calibrate` for classifiers: one temperature that makes probabilities honest.
 
 Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599, section 4.2).
 """

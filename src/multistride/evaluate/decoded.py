@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class Files(BaseModel):
-    """What is measured on. Frozen; unknown keys are errors."""
+    """The files that are measured on. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class Files(BaseModel):
 
 
 class _Decoded:
-    """What translations and continuations have in common."""
+    """The parts that translations and continuations share."""
 
     task = None
 

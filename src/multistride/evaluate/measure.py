@@ -27,7 +27,7 @@ O = TypeVar("O")  # noqa: E741, an output
 
 @dataclass(frozen=True)
 class Run(Generic[O]):
-    """What one way wrote for all inputs, and the seconds that took, in batches."""
+    """The outputs of one way for all inputs, and the seconds they took, in batches."""
 
     way: Way
     outputs: Sequence[O]
@@ -43,7 +43,7 @@ class Subject(Protocol[I, O]):
 
     @property
     def unit(self) -> str:
-        """What is measured one by one: a sentence, a text, a record."""
+        """The name of one input: sentence, text or record."""
 
     @property
     def task(self) -> str | None:
@@ -55,7 +55,7 @@ class Subject(Protocol[I, O]):
 
     @property
     def inputs(self) -> Sequence[I]:
-        """What the model is given."""
+        """The inputs of the model."""
 
     def write(self, way: Way, inputs: Sequence[I]) -> Sequence[O]:
         """Return the output for each input."""

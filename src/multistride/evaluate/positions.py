@@ -1,4 +1,4 @@
-"""How well each place of a group is predicted, and how well the model knows that.
+"""Accuracy and confidence at each place of a group, given the reference before it.
 
 Measured on references the model is given (teacher forcing), so that one place's errors are not
 another's. Shapes: L labels, V vocabulary.

@@ -14,7 +14,7 @@ import torch
 from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
 from multistride.device import cpu_name
-from multistride.errors import DataError, UsageError
+from multistride.errors import DataError
 from multistride.evaluate.decoded import Files
 from multistride.evaluate.measure import Run
 from multistride.evaluate.ways import Way, settled
@@ -22,10 +22,10 @@ from multistride.files import sha256
 from multistride.model.weights import load_provenance, weights_digest
 from multistride.report.result import Example as Shown
 from multistride.report.result import Kind, Place
-from multistride.tasks.names import WITH_TEACHER, task_named
 from multistride.tasks.record import (
     Answer,
     Example,
+    Opened,
     Opening,
     Record,
     RecordError,
@@ -53,19 +53,18 @@ class Records:
     unit = "record"
 
     def __init__(
-        self, name: str, opening: Opening, ways: Sequence[DecodeOptions], files: Files
+        self,
+        name: str,
+        opening: Opening,
+        opened: Opened[Any],
+        ways: Sequence[DecodeOptions],
+        files: Files,
     ) -> None:
-        if opening.teacher is not None and name not in WITH_TEACHER:
-            raise UsageError(
-                f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: leave it out"
-            )
         self.task: str | None = name
-        self._opening, self._files = opening, files
-        open_task, chosen = task_named(name), settled(ways)
-        self._read = list(islice(read_records(read_lines(files.source)), files.limit))
-        self._opened = open_task(opening)
-        self.ways = [Way(self._opened.settle(way)) for way in chosen]
-        self._teacher = self._opened.teacher
+        self._opening, self._opened, self._files = opening, opened, files
+        chosen = settled(ways)
+        self.ways = [Way(opened.settle(way)) for way in chosen]
+        self._teacher = opened.teacher
         if self._teacher is not None:
             shared = chosen[0].model_dump(
                 include={"beam", "batch_size", "max_length"}, exclude_unset=True
@@ -75,7 +74,7 @@ class Records:
         self.inputs: list[Example] = []
         self._records: dict[int, Record] = {}
         self._problems: list[RecordError] = []
-        for line, record in self._read:
+        for line, record in islice(read_records(read_lines(files.source)), files.limit):
             self._take(line, record)
         if not self.inputs:
             first = f"; {self._problems[0]}" if self._problems else ""

@@ -1,4 +1,4 @@
-"""What `multistride evaluate` measures: its options, each declared once. Imports nothing slow."""
+"""Options of `multistride evaluate`, each declared once. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ _MEASURING: JsonDict = {"panel": "Measuring"}
 Kind = Literal["translation", "phonemes", "generation"]
 
 
+_HOMES = {
+    "chat": "it is for --kind generation",
+    "reference": "its records hold what is right",
+    "kind": "it is for files of texts",
+    "tokenize": "it is for --kind translation and phonemes",
+}
+"""Where an option belongs that is refused elsewhere."""
+
+
 class EvaluationRequest(BaseModel):
-    """What to measure, and on what. Frozen; unknown keys are errors."""
+    """The task, its files and the amounts of a measurement. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -83,25 +92,19 @@ class EvaluationRequest(BaseModel):
 
         Given at its default value it is refused as well: nobody would follow it.
         """
-        what = f"--task {self.task}" if self.task else f"--kind {self.kind}"
+        if "teacher" in self.model_fields_set and self.task is None:
+            raise UsageError(
+                "--teacher was given, which is for --task generation: leave it out, or name the task"
+            )
         if self.task is not None:
-            refused = ["reference", "kind", "chat", "tokenize"]
+            refused, what = ("reference", "kind", "chat", "tokenize"), "--task"
         elif self.kind == "generation":
-            refused = ["teacher", "tokenize"]
+            refused, what = ("tokenize",), "--kind generation"
         else:
-            refused = ["teacher", "chat"]
-        home = {
-            "teacher": "for --task generation",
-            "chat": "for --kind generation",
-            "reference": "for --kind: records hold what is right",
-            "kind": "for files of texts",
-            "tokenize": "for --kind translation and phonemes",
-        }
+            refused, what = ("chat",), f"--kind {self.kind}"
         for name in refused:
             if name in self.model_fields_set:
-                raise UsageError(
-                    f"--{name} was given, which is {home[name]}, with {what}: leave it out"
-                )
+                raise UsageError(f"--{name} is not for {what} ({_HOMES[name]}): leave it out")
         if self.task is None and self.kind != "generation" and self.reference is None:
             raise UsageError(
                 "--reference is missing: give the reference translations, line by line"

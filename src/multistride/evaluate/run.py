@@ -12,10 +12,12 @@ from multistride.evaluate.measure import measure
 from multistride.evaluate.records import Records
 from multistride.evaluate.request import EvaluationRequest
 from multistride.evaluate.settle import settled_name
+from multistride.evaluate.ways import settled
 from multistride.generator import Generator
 from multistride.metrics.quality import check_tokenizer
 from multistride.report.result import Result
 from multistride.shipped import DEFAULT
+from multistride.tasks.names import WITH_TEACHER, task_named
 from multistride.tasks.record import Opening
 from multistride.translator import Translator
 
@@ -41,8 +43,13 @@ def evaluate(
     name = settled_name(request.name, place)
     files = Files(**request.model_dump(include={"source", "reference", "limit", "examples"}))
     if request.task is not None:
+        if request.teacher is not None and request.task not in WITH_TEACHER:
+            raise UsageError(
+                f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: leave it out"
+            )
+        open_task, chosen = task_named(request.task), settled(ways)
         opening = Opening(model=place, engine=engine, device=device, teacher=request.teacher)
-        records = Records(request.task, opening, ways, files)
+        records = Records(request.task, opening, open_task(opening), chosen, files)
         return measure(records, name, request.latency_sentences)
     if request.kind == "generation":
         if model is None:

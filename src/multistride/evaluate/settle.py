@@ -1,4 +1,4 @@
-"""What is settled before minutes of work: names, files, tokenizers, pictures.
+"""Checks before minutes of work: names, files, tokenizers, pictures.
 
 A measurement must not be lost to its label or to a file that cannot be written, so everything that
 can be refused is refused here, before a model is opened.

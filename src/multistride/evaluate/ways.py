@@ -68,6 +68,10 @@ def settled(listed: Sequence[DecodeOptions], every_mode: bool = False) -> tuple[
             continue
         if not any(map(uses, given)):
             value = getattr(given[0], name)
+            if name == "policy" and all(way.group_size == 1 for way in ways):
+                raise UsageError(
+                    f"policy {value} was given, and only K=1 is measured: add a group size above 1"
+                )
             sizes = ", ".join(str(way.group_size) for way in ways)
             raise UsageError(
                 f"{name} {value} was given, which is for {meaning}, and measured are mode "

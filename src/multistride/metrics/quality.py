@@ -1,4 +1,4 @@
-"""How good the output is: every quality number the project reports is computed here, on plain text.
+"""Quality of texts against one reference a line: BLEU, chrF, error rates, length.
 
 Shares and rates are 0–1; BLEU and chrF are 0–100 and travel with the sacreBLEU signature that
 makes them reproducible (Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018).
@@ -17,7 +17,7 @@ from multistride.errors import DataError, MissingExtraError, UsageError
 
 @dataclass(frozen=True)
 class Quality:
-    """What one decoding of a test set is worth against its references.
+    """The quality of one decoding of a test set.
 
     bleu              corpus BLEU, 0–100, on raw cased text
     bleu_signature    sacreBLEU's full signature of `bleu`
@@ -69,7 +69,7 @@ def measure_quality(hypotheses: list[str], references: list[str], tokenize: str 
 
 
 def identical_share(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> float:
-    """Share of sequences whose tokens are all equal in `first` and `second`, 0–1.
+    """Return the share of sequences whose tokens are all equal in `first` and `second`, 0-1.
 
     Raises `DataError` when the two hold different numbers of sequences, or none.
     """

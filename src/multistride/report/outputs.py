@@ -1,4 +1,4 @@
-"""Where a result goes: options of the verbs that measure. Imports nothing that is slow."""
+"""Destinations of a result: options of the verbs that measure. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Outputs(BaseModel):
-    """Where a result goes. Frozen; unknown keys are errors."""
+    """Destinations of a result. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 

@@ -76,7 +76,7 @@ NEEDED: dict[Kind, set[str]] = {
 
 
 class Record(BaseModel):
-    """What all parts of a result have in common: frozen, no unknown keys, no infinities."""
+    """Base of all parts of a result: frozen, no unknown keys, no infinities."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
@@ -172,7 +172,7 @@ class Row(Record):
 
 
 class Output(Record):
-    """What one way of decoding wrote for one example: the text, and its pieces step by step."""
+    """The text that one way of decoding wrote for an example, and its pieces step by step."""
 
     group_size: Count
     text: str
@@ -192,7 +192,7 @@ class Example(Record):
 
 
 class Place(Record):
-    """How well one place of the groups of one size is predicted, given the reference before it.
+    """Accuracy and confidence at one place of the groups of one size, given the reference.
 
     `place` counts from 1. Entropies are in nats. Where the model is calibrated, accuracy and
     confidence (the mean of the highest probability) agree.

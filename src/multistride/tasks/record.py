@@ -93,7 +93,7 @@ class Opened(Generic[Output]):
 
 
 class Opening(BaseModel):
-    """Which models a task is opened with, and where they compute. Unknown keys are errors."""
+    """The models a task is opened with, and their engine and device. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -12,6 +12,7 @@ from multistride.evaluate.run import evaluate
 from multistride.report.result import Result
 from multistride.shipped import DEFAULT
 from multistride.tasks.generation import task as generation
+from multistride.tasks.record import refuse_options
 
 
 def measured(source, modes=("fast",), sizes=(1,), task="generation", teacher=None, **ways):
@@ -86,3 +87,22 @@ def test_no_answer_at_all_is_an_error(tmp_path):
     path.write_text(json.dumps({"source": "dog " * 3000}) + "\n")
     with pytest.raises(DataError, match="no record has an answer; line 1: it has 3,00"):
         measured(path)
+
+
+def test_options_of_decoding_reach_a_task_that_writes(tmp_path):
+    # Guards: a copy of the options that leaves some out.
+    path = tmp_path / "records.jsonl"
+    record = {"source": "The dog runs across the field.", "target": "Der Hund rennt."}
+    path.write_text(json.dumps(record) + "\n")
+    free = measured(path, task="translation")
+    short = measured(path, task="translation", max_length=2)
+    assert short.rows[0].metrics["bleu"] < free.rows[0].metrics["bleu"]
+    assert short.conditions["writing"]["max_tokens"] == 2
+
+
+@pytest.mark.parametrize("given", [{"mode": "fast"}, {"beam": 1}, {"max_length": 4}])
+def test_options_that_a_task_has_no_use_for_are_refused(given):
+    # Guards: an option taken in silence, at its default value too.
+    way = DecodeOptions.made(group_size=2, **given)
+    with pytest.raises(UsageError, match="was given, and a classifier decodes nothing: leave it"):
+        refuse_options(way, ("group_size", "batch_size"), "a classifier decodes nothing")

@@ -99,13 +99,13 @@ def request(**changes):
     [
         (
             {"chat": False, "reference": Path("y")},
-            "--chat was given, which is for --kind generation",
+            "--chat is not for --kind translation .it is for --kind generation",
         ),
         ({"teacher": Path("t")}, "--teacher was given, which is for --task generation"),
-        ({"task": "translation", "kind": "translation"}, "--kind was given"),
-        ({"task": "translation", "tokenize": "13a"}, "--tokenize was given"),
-        ({"task": "translation", "reference": Path("y")}, "--reference was given"),
-        ({"kind": "generation", "tokenize": "13a"}, "--tokenize was given"),
+        ({"task": "translation", "kind": "translation"}, "--kind is not for --task"),
+        ({"task": "translation", "tokenize": "13a"}, "--tokenize is not for --task"),
+        ({"task": "translation", "reference": Path("y")}, "--reference is not for --task"),
+        ({"kind": "generation", "tokenize": "13a"}, "--tokenize is not for --kind generation"),
         ({}, "--reference is missing"),
     ],
     ids=str,

@@ -54,7 +54,7 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class BenchRequest(BaseModel):
-    """What to measure. Frozen; unknown keys are errors."""
+    """The ways, contenders and amounts of a benchmark. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -103,9 +103,7 @@ class Answerer:
     def _best(
         self, question: Question, scores: Sequence[Sequence[float] | None]
     ) -> Found | RecordError:
-        """The most probable of the choices, and how probable all of them are: the scores of their
-        tokens, or None.
-        """
+        """Return the most probable choice and how probable all are, from scores of tokens."""
         if any(values is None for values in scores):
             return RecordError(
                 question.line, "the question, with a choice, is too long for the model: shorten it"

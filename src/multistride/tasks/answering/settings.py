@@ -1,4 +1,4 @@
-"""How passages are read and choices are ranked."""
+"""Settings for reading passages and ranking choices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multistride.decode.options import DECODING
 
 
 class AnswerSettings(BaseModel):
-    """How a question is answered from its passage or by its choices. Unknown keys are errors."""
+    """Settings for answering from a passage or by choices. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 

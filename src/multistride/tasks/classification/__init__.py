@@ -1,1 +1,1 @@
-"""Which class a document belongs to, whatever its length."""
+"""Classification of documents of any length."""

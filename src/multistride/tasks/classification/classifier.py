@@ -27,8 +27,7 @@ from multistride.tasks.classification.documents import read_windows, tokens_of, 
 
 
 class ClassTemperature(BaseModel):
-    """What `multistride calibrate` writes into a classifier's directory. Frozen; unknown keys are
-    errors.
+    """The temperature that `multistride calibrate` writes into a classifier's directory.
 
     Log-probabilities divided by `temperature` are as sure as they are right. The errors are
     expected calibration errors, on records that the temperature was not fitted on.
@@ -134,9 +133,7 @@ class Classifier:
     def _read_wide(
         self, documents: Iterable[list[int]], beside: list[Tensor]
     ) -> Iterator[list[int]]:
-        """Hand documents on; `beside` gets the logits [1, C] of each if there is a wide path: it
-        reads them whole.
-        """
+        """Yield documents; `beside` gets the logits [1, C] of each if there is a wide path."""
         wide = self.model.classifier.wide if self.model.classifier is not None else None
         for tokens in documents:
             if wide is not None:
@@ -162,9 +159,7 @@ class Classifier:
 def check_class_list(
     classifier: Classifier, path: Path, lines: Iterable[bytes], directory: Path
 ) -> None:
-    """Raise `DataError` naming the labels that differ if a list of classes, one a line, is not the
-    classifier's.
-    """
+    """Raise `DataError` naming labels by which a list of classes differs from the model's."""
     listed = [line.decode("utf-8", "replace").strip() for line in lines]
     check_classes(
         classifier.classes, [label for label in listed if label], str(directory), str(path)

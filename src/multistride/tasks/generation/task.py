@@ -1,5 +1,4 @@
-"""Text generation as a task: summaries, titles, sentences from concepts, or the continuation of a
-prompt.
+"""Text generation as a task: summaries, sentences from concepts, continuations of prompts.
 
 A record has `source` (a text: what is read or continued) and, to be measured, `references` (texts,
 each of which is right) or `reference` (one text); `concepts` (words that the text must have) are
@@ -45,9 +44,7 @@ SHOWN = 5
 
 
 class GenerationTask:
-    """Source text to a text of its own; measured against references, concepts, itself, and a
-    teacher.
-    """
+    """A text from a source, measured against references, concepts, itself and a teacher."""
 
     name = "generation"
 
@@ -103,9 +100,7 @@ class GenerationTask:
         }
 
     def details(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
-        """Repetition by distance, BLEU's signature, what the references have of the concepts, the
-        first answers.
-        """
+        """Return repetition by distance, BLEU's signature, concepts of references, answers."""
         texts = [answer.text for answer in answers]
         measured = [(text, references(record)) for text, record in zip(texts, records, strict=True)]
         known = [(text, own) for text, own in measured if own]
@@ -138,7 +133,7 @@ class GenerationTask:
 
 
 def references(record: Record) -> list[str]:
-    """The texts that are right for a record; none where it has none."""
+    """Return the texts that are right for a record; none where it has none."""
     own: list[str] = record.get("references") or [
         record[name] for name in ("reference",) if name in record
     ]
@@ -194,7 +189,7 @@ def _teacher(directory: Path, model: Translator, opening: Opening) -> Translator
 
 
 def _against_references(texts: Sequence[str], records: Sequence[Record]) -> dict[str, float]:
-    """What is measured against references and concepts, over the records that have them."""
+    """Return the figures against references and concepts, over the records that have them."""
     known = [
         (text, references(record))
         for text, record in zip(texts, records, strict=True)
