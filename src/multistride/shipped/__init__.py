@@ -18,6 +18,8 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in _HERE.glob("*/config.json"))
 
 
-def find(name: str) -> Path | None:
-    """Return the directory of the shipped model called `name`; None if there is none."""
-    return _HERE / name if name in names() else None
+def directory(name: str) -> Path:
+    """Return the directory of the shipped model called `name`. Raises `KeyError` if none is."""
+    if name not in names():
+        raise KeyError(name)
+    return _HERE / name
