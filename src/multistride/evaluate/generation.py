@@ -160,7 +160,7 @@ def _perplexities(
     sizes = {choice.group_size for choice in choices}
     if references is None:
         return dict.fromkeys(sizes)
-    texts = generator.vocabulary.encode(references)
+    texts = generator.vocabulary.encode_continuation(references)
     room = generator.config.max_positions
     pairs = [
         (prompt, text[: room - len(prompt)]) for prompt, text in zip(prompts, texts, strict=True)

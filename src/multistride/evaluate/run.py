@@ -252,7 +252,7 @@ def _by_place(
     request: EvaluationRequest, translator: Translator, test_set: TestSet
 ) -> list[PlaceMeasurement]:
     """What each place of a group is worth, on the pairs whose references fit the model."""
-    references = translator.vocabulary.encode_targets(
+    references = translator.vocabulary.encode_target(
         [test_set.references[place] for place in test_set.places]
     )
     fitting = [

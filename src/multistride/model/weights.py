@@ -90,7 +90,7 @@ def save_model(
             raise UserError(
                 f"could not write {directory}: {error}; nothing was changed there: free space"
             ) from error
-        vocabulary.save(place)
+        vocabulary.save(place, "translator" if config.encoder_layers else "causal")
         generation = {
             "pad_token_id": config.pad_token,
             "bos_token_id": config.start_token,
