@@ -1,4 +1,4 @@
-"""Where a computation runs, in which precision, and with how many threads."""
+"""Devices, precisions and threads: all that depends on the machine."""
 
 from __future__ import annotations
 

@@ -63,9 +63,8 @@ def test_help_of_every_verb_is_quick_and_does_not_import_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
-    for name in ("translate", "evaluate", "--version"):
-        arguments = [name] if name.startswith("--") else [name, "--help"]
-        assert min(processor_seconds(arguments) for _ in range(3)) < 0.5
+    for arguments in (["--help"], ["--version"], *([name, "--help"] for name in NAMES)):
+        assert any(processor_seconds(arguments) < 0.5 for _ in range(3))
 
 
 def processor_seconds(arguments):

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Passages(BaseModel):
-    """How a question is answered from its passage or by its choices."""
+    """Options for answering a question from its passage or by its choices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 

@@ -13,7 +13,7 @@ from pydantic.config import JsonDict
 
 from multistride.cli.console import print_json, two
 from multistride.cli.fields import Fields, option_name
-from multistride.cli.options import JsonOption, Machine, NeededModelOption
+from multistride.cli.options import DirectoryOption, JsonOption, Machine, NeededModelOption
 from multistride.distill.config import DistillConfig
 from multistride.errors import UsageError
 
@@ -26,7 +26,7 @@ _VOCABULARY: JsonDict = {"panel": "Vocabulary"}
 
 
 class PrepareOptions(BaseModel):
-    """What `prepare` reads. One of pairs, texts and records; `made` finds out which."""
+    """Options of `prepare`, which reads pairs, texts or records (`kind`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -170,7 +170,7 @@ _KINDS = {"pairs": "parallel text", "texts": "text", "records": "records"}
 def prepare(
     *,
     options: Annotated[PrepareOptions, Fields()],
-    output: Annotated[Path, typer.Option(help="Directory to write.", rich_help_panel="Output")],
+    output: DirectoryOption,
     as_json: JsonOption = False,
 ) -> None:
     """Prepare training data: clean text, build the vocabulary, write token arrays.

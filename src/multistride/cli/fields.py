@@ -40,7 +40,7 @@ _OLD = "__old"
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields of a model become options, and what differs from the model in this verb.
+    """The fields of a model that become options, and what differs from the model in this verb.
 
     `only` names the fields, else all `without` those named; `several` take comma-separated values;
     `defaults` are the verb's own (they count as given).

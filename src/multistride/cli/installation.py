@@ -1,4 +1,4 @@
-"""What this installation can do, and why not: the facts that `multistride doctor` prints."""
+"""Examine this machine and installation: what `multistride doctor` prints."""
 
 from __future__ import annotations
 

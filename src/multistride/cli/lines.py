@@ -38,7 +38,7 @@ SCORED_TOGETHER = 2048
 
 @dataclass(frozen=True)
 class Sink:
-    """Where results go: one line each in the format `form`, and one JSON line a step to `trace`.
+    """The destination of results: `output` gets one line each, `trace` one JSON line a step.
 
     After every `buffer` results the output is flushed, so that whoever waits for them has them.
     """

@@ -6,17 +6,19 @@ annotation.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.cli.console import say
 from multistride.cli.fields import option_of
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.shipped import directory, names
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from multistride.cli.lines import LineFormat
@@ -26,7 +28,7 @@ EngineName = Literal["eager", "int8", "gpu", "auto"]
 
 
 class Machine(BaseModel):
-    """Where and with what a model computes."""
+    """The engine, device and threads that a model runs with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -57,7 +59,7 @@ class Machine(BaseModel):
 
 
 class Lines(BaseModel):
-    """Where lines come from and in which form their results are written."""
+    """The source of lines, and the destination and format of their results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -119,10 +121,8 @@ class Lines(BaseModel):
 
 def model_directory(value: Any) -> Path | None:
     """Return the directory that `--model` names: a path, or the name of a model that ships."""
-    if value is None or Path(value).exists():
-        return value if value is None else Path(value)
-    if str(value) in names():
-        return directory(str(value))
+    if value is None or (path := directory(value)).exists():
+        return None if value is None else path
     raise DataError(
         f"{value} is no model directory, and no model of that name ships (there is "
         f"{', '.join(names())}): check the path, or see `multistride models`"
@@ -181,6 +181,25 @@ LinesOption = Annotated[
         "--json", help="Write one JSON object per line instead of text.", rich_help_panel="Output"
     ),
 ]
+SourceOption = Annotated[
+    Path,
+    typer.Option(
+        "--source",
+        help="Source text (or prompts), one a line (.gz and .xz too).",
+        rich_help_panel="Input",
+    ),
+]
+ChatOption = Annotated[
+    bool,
+    typer.Option(
+        "--chat",
+        help="Causal models: treat each prompt as a user's turn in the model's chat template.",
+        rich_help_panel="Input",
+    ),
+]
+DirectoryOption = Annotated[
+    Path, typer.Option("--output", help="Directory to write.", rich_help_panel="Output")
+]
 ReferenceOption = Annotated[
     Path | None,
     typer.Option(
@@ -234,7 +253,7 @@ def note_untrained(group_size: int, translator: Translator, copied: bool = False
     """Log a note if the model was not trained for this group size (`copied` drafts need none)."""
     trained = translator.config.group_sizes
     if group_size not in trained and not copied:
-        say(
+        logger.info(
             f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, "
             f"not for {group_size}"
         )

@@ -34,7 +34,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class FileRequest:
-    """What to translate and how: `model` is where the translator was read from.
+    """A file to translate; `model` is the directory that the translator was read from.
 
     A part has `chunk` lines, and some more where that would cut a window of `window` sentences.
     """

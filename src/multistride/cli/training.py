@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from multistride.cli.options import ThreadsOption
+from multistride.cli.options import DirectoryOption, ThreadsOption
 from multistride.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -63,9 +63,7 @@ def average(
     models: Annotated[
         list[Path], typer.Argument(help="Model directories, or one run directory with --last.")
     ],
-    output: Annotated[
-        Path, typer.Option(help="Model directory to write.", rich_help_panel="Output")
-    ],
+    output: DirectoryOption,
     last: Annotated[
         int | None,
         typer.Option(

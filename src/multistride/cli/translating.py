@@ -12,12 +12,14 @@ import typer
 from multistride.cli.console import reading, refuse_shared_files, tracing, writing
 from multistride.cli.fields import Fields
 from multistride.cli.options import (
+    ChatOption,
     GroupSizeOption,
     Lines,
     LinesOption,
     Machine,
     ModelOption,
     NeededModelOption,
+    SourceOption,
     group_size_or_auto,
     note_untrained,
 )
@@ -90,14 +92,7 @@ def generate(
         Fields(without=(*_NOT_OFFERED, "prefix"), defaults={"max_length": 128}),
     ],
     machine: Annotated[Machine, Fields()],
-    chat: Annotated[
-        bool,
-        typer.Option(
-            "--chat",
-            help="Treat each prompt as a user's turn in the model's chat template.",
-            rich_help_panel="Input",
-        ),
-    ] = False,
+    chat: ChatOption = False,
     system: Annotated[
         str | None,
         typer.Option(help="With --chat: the system message before it.", rich_help_panel="Input"),
@@ -126,12 +121,7 @@ def generate(
 def score(
     *,
     model: ModelOption = None,
-    source: Annotated[
-        Path,
-        typer.Option(
-            help="Source text (or prompts), one a line (.gz and .xz too).", rich_help_panel="Input"
-        ),
-    ],
+    source: SourceOption,
     target: Annotated[
         Path, typer.Option(help="Its translations, line by line.", rich_help_panel="Input")
     ],

@@ -18,8 +18,13 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in _HERE.glob("*/config.json"))
 
 
-def directory(name: str) -> Path:
-    """Return the directory of the shipped model called `name`. Raises `KeyError` if none is."""
-    if name not in names():
-        raise KeyError(name)
-    return _HERE / name
+def directory(name_or_path: Path | str | None) -> Path:
+    """Return the model directory that a path or the name of a shipped model stands for.
+
+    A path that exists comes first; None is the default model. What is neither is returned as a
+    path, for the reader of the directory to refuse.
+    """
+    if name_or_path is None:
+        return DEFAULT
+    path = Path(name_or_path)
+    return _HERE / path if not path.exists() and str(path) in names() else path
