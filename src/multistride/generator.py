@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from multistride.data.chat import rendered
 from multistride.data.detokenize import as_it_is
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import Mode
@@ -13,7 +14,7 @@ from multistride.decode.score import score_continuations
 from multistride.engines.open import Engine, EngineName
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, Translation, listed, opened_model
+from multistride.text_model import TextModel, Translation, listed, opened_model, tokens_of
 from multistride.translator import Translator
 
 
@@ -80,16 +81,16 @@ class Generator(TextModel):
         return talking.written(listed(prompts), talking.plan(group_size, mode, **choices))
 
     def score(
-        self, pairs: Sequence[tuple[str, str]], group_size: int = 1
+        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
     ) -> list[list[float] | None]:
-        """The natural log-probability of every token of the second texts after the first ones; no
-        EOS is added.
+        """Return the natural log-probability of every token of each text after its prompt, no EOS
+        added. A text may also be tokens, as they were written.
 
         The n-th list belongs to the n-th pair; None where the context does not hold both. Raises
         `UsageError` for a group size the checkpoint cannot write.
         """
         prompts = self.encode([prompt for prompt, _ in pairs])
-        texts = self.vocabulary.encode([text for _, text in pairs])
+        texts = tokens_of([text for _, text in pairs], self.vocabulary.encode_continuation)
         both = list(zip(prompts, texts, strict=True))
         fits = [len(prompt) + len(text) <= self.config.max_positions for prompt, text in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit and pair[1]]
@@ -123,6 +124,18 @@ class Generator(TextModel):
         if not tokens and not self.config.start_symbol:
             return "the prompt is empty, and this model goes on from a first token: write something"
         return None
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each prompt, those of a chat template included."""
+        if self._chat is None:
+            return self.vocabulary.encode_source(list(texts))
+        template, system = self._chat
+        before = [] if system is None else [{"role": "system", "content": system}]
+        symbols = self.vocabulary.symbols()
+        turns = [[*before, {"role": "user", "content": text}] for text in texts]
+        return self.vocabulary.encode_rendered(
+            [rendered(template, messages, symbols) for messages in turns]
+        )
 
     def is_blank(self, text: str) -> bool:
         """Return False: even an empty prompt can be continued by most models."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -28,7 +28,7 @@ from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import Plan, plan
 from multistride.decode.state import Ending, Group, Hypothesis
 from multistride.device import pick_device
-from multistride.engines.open import Engine, check_engine, open_engine, open_export
+from multistride.engines.open import Engine, EngineName, check_engine, open_engine, open_export
 from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
@@ -82,6 +82,7 @@ class TextModel(ABC):
         self.engine = engine
         self.vocabulary = vocabulary
         self.directory = directory
+        self._plans: dict[tuple[DecodeOptions, frozenset[str]], Plan] = {}
 
     @property
     def config(self) -> TransformerConfig:
@@ -143,12 +144,16 @@ class TextModel(ABC):
                 f"beam {options.beam} was asked for, and its best text is known only in the end: "
                 "choose beam 1, or translate without streaming"
             )
+        asked = options, frozenset(options.model_fields_set)
+        if not auto and asked in self._plans:
+            return self._plans[asked]
         priced = options.policy == "cost-model"
         knowledge = self.measured if auto or priced or options.mode != "fast" else None
         if priced:
             self._price(options)
         chosen = plan(options, self.config, self.vocabulary, knowledge)
         if not auto or priced:  # that policy chooses anew in every step
+            self._plans[asked] = chosen
             return chosen
         check_auto(options, self.measured)
         self._price(options)
@@ -255,7 +260,9 @@ class TextModel(ABC):
             )
 
 
-def opened_model(directory: Path, device: str, engine: str) -> tuple[Engine[Any], Vocabulary]:
+def opened_model(
+    directory: Path, device: str, engine: EngineName
+) -> tuple[Engine[Any], Vocabulary]:
     """Return the engine of a model directory (or of an export), and its vocabulary.
 
     Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or
@@ -268,6 +275,14 @@ def opened_model(directory: Path, device: str, engine: str) -> tuple[Engine[Any]
     if not model.config.decoder_layers:
         raise UsageError(f"{directory} is a classifier, which writes nothing: use classify")
     return open_engine(model, engine), vocabulary
+
+
+def tokens_of(
+    texts: Sequence[str | Sequence[int]], encode: Callable[[Sequence[str]], list[list[int]]]
+) -> list[list[int]]:
+    """Return the tokens of texts; what is tokens already stays as it is."""
+    encoded = iter(encode([text for text in texts if isinstance(text, str)]))
+    return [next(encoded) if isinstance(text, str) else list(text) for text in texts]
 
 
 def listed(texts: Sequence[str]) -> Sequence[str]:

@@ -11,7 +11,7 @@ from multistride.decode.score import score_pairs
 from multistride.engines.open import EngineName
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, Translation, listed, opened_model
+from multistride.text_model import TextModel, Translation, listed, opened_model, tokens_of
 
 
 class Translator(TextModel):
@@ -57,16 +57,17 @@ class Translator(TextModel):
         return self.written(listed(texts), self.plan(group_size, mode, **choices))
 
     def score(
-        self, pairs: Sequence[tuple[str, str]], group_size: int = 1
+        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
     ) -> list[list[float] | None]:
         """Return the natural log-probability of every token of each target, EOS included, given its
-        source.
+        source. A target may also be tokens, as `Translation.tokens` has them: a text that a model
+        wrote may be cut into other tokens than it wrote.
 
         The n-th list belongs to the n-th pair; None where a text is too long. Raises `UsageError`
         for a group size the checkpoint cannot write.
         """
-        sources = self.vocabulary.encode([source for source, _ in pairs])
-        targets = self.vocabulary.encode_targets([target for _, target in pairs])
+        sources = self.vocabulary.encode_source([source for source, _ in pairs])
+        targets = tokens_of([target for _, target in pairs], self.vocabulary.encode_target)
         both = list(zip(sources, targets, strict=True))
         fits = [not (self.problem(source) or self.problem(target)) for source, target in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit]
@@ -75,7 +76,7 @@ class Translator(TextModel):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the source tokens of each text, without EOS."""
-        return self.vocabulary.encode(list(texts))
+        return self.vocabulary.encode_source(list(texts))
 
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Return why a source of these tokens cannot be translated; None if it can."""

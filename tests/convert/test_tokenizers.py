@@ -126,7 +126,7 @@ def test_marian_targets_are_cut_by_their_own_pieces(marian, text, tmp_path):
         warnings.simplefilter("ignore")
         theirs = MarianTokenizer.from_pretrained(marian)
     expected = theirs(text_target=text)["input_ids"]
-    assert [*vocabulary.encode_targets([text])[0], vocabulary.eos] == expected
+    assert [*vocabulary.encode_target([text])[0], vocabulary.eos] == expected
     if vocabulary.unknown not in expected:
         assert vocabulary.decode(expected) == text
         assert "".join(vocabulary.pieces(expected[:-1])).replace("▁", " ").strip() == text

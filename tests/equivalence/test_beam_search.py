@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from multistride.model.step import UncachedStepModel
 
 from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search, search_batch
@@ -12,7 +13,6 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 GROUP_SIZES = (1, 2, 3, 4)

@@ -3,6 +3,7 @@ it."""
 
 import pytest
 import torch
+from multistride.model.step import UncachedStepModel
 
 from multistride.decode.batch import begin_batch
 from multistride.decode.corpus import decode_corpus, source_batch
@@ -11,7 +12,6 @@ from multistride.decode.pick import greedy
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 from multistride.prompts import after_prompts
 

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from multistride.model.step import UncachedStepModel
 
 from multistride.data.vocab import train_vocabulary
 from multistride.decode.beam import search
@@ -15,7 +16,6 @@ from multistride.decode.score import score_pairs
 from multistride.decode.spans import spans
 from multistride.engines.eager import EagerStepModel
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}

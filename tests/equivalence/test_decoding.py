@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from multistride.model.step import UncachedStepModel
 
 from multistride.decode.choosing.policy import fixed
 from multistride.decode.corpus import decode_corpus, source_batch
@@ -11,7 +12,6 @@ from multistride.decode.pick import greedy
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
-from multistride.model.step import UncachedStepModel
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 

@@ -1,6 +1,7 @@
 """Exact mode writes what greedy K=1 writes, whatever the drafts are worth."""
 
 import pytest
+from multistride.model.step import UncachedStepModel
 
 from multistride.decode import exact
 from multistride.decode.corpus import decode_corpus, source_batch
@@ -8,7 +9,6 @@ from multistride.decode.exact import decode_exact
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
-from multistride.model.step import UncachedStepModel
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}

@@ -8,16 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multistride.decode.even import decode_even
+from multistride.decode.single import decode_single
 
 from multistride.decode.batch import begin_batch, decode_batch
 from multistride.decode.choosing.policy import fixed
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.even import decode_even
 from multistride.decode.exact import Drafter, QuickDrafter, decode_exact
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.single import decode_single
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots, draft_slots

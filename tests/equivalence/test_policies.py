@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multistride.model.step import UncachedStepModel
 
 from multistride.decode.choosing.cost import StepCosts
 from multistride.decode.choosing.strategy import Measured
@@ -10,7 +11,6 @@ from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 few = settings(max_examples=12, deadline=None, derandomize=True)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from multistride.model.step import UncachedStepModel
 
 from multistride.decode.accept import accept_all
 from multistride.decode.choosing.policy import fixed
@@ -12,7 +13,6 @@ from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 from multistride.prompts import without_start
 

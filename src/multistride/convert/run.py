@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -19,7 +18,7 @@ from multistride.convert.card import model_card
 from multistride.convert.checkpoint import Checkpoint, fetched, read_directory
 from multistride.convert.gguf import read_gguf
 from multistride.convert.names import Layout, mapped
-from multistride.convert.tokenizer import foreign_vocabulary
+from multistride.convert.tokenizer import foreign_vocabulary, named_ends
 from multistride.data.foreign import ForeignVocabulary
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
@@ -226,13 +225,11 @@ def _fitting(
 
 
 def _further_ends(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tuple[int, ...]:
-    """The tokens that end a text beside the tokenizer's own."""
-    ends: Any = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    listed = ends if isinstance(ends, list) else []
+    """Return the tokens that end a text beside `vocabulary.eos`."""
     return tuple(
-        dict.fromkeys(
-            token for token in listed if token != vocabulary.eos and token < len(vocabulary)
-        )
+        token
+        for token in named_ends(checkpoint)
+        if token != vocabulary.eos and 0 <= token < len(vocabulary)
     )
 
 

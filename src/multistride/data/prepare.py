@@ -283,8 +283,8 @@ def _encode_split(config: PrepareConfig, name: str, vocabulary: Vocabulary) -> _
 def _encode_chunk(
     chunk: list[Pair], vocabulary: Vocabulary, cleaning: CleaningConfig, strict: bool, split: _Split
 ) -> None:
-    sources = vocabulary.encode([pair.source for pair in chunk])
-    targets = vocabulary.encode_targets([pair.target for pair in chunk])
+    sources = vocabulary.encode_source([pair.source for pair in chunk])
+    targets = vocabulary.encode_target([pair.target for pair in chunk])
     kept: dict[str, list[list[int]]] = {side: [] for side in SIDES}
     for source, target in zip(sources, targets, strict=True):
         reason = _token_fault(len(source), len(target), cleaning, strict)

@@ -129,10 +129,13 @@ def prepare_records(
 
 
 def encode_document(vocabulary: Vocabulary, text: str) -> list[int]:
-    """The tokens of a document of any length. Raises `DataError` where it cannot be written as
-    UTF-8.
+    """Return the tokens of a document of any length, read piece by piece.
+
+    Raises `DataError` where it cannot be written as UTF-8.
     """
-    return list(chain.from_iterable(vocabulary.encode([piece])[0] for piece in pieces_of(text)))
+    first, *others = pieces_of(text)
+    begun, continued = vocabulary.encode_source([first]), vocabulary.encode_continuation(others)
+    return list(chain.from_iterable([*begun, *continued]))
 
 
 def _vocabulary(config: RecordsPrepareConfig, report: Callable[[str], None]) -> Vocabulary:

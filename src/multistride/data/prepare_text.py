@@ -231,7 +231,7 @@ def _clean(config: TextPrepareConfig, name: str, split: _Split) -> Iterator[str]
 def _read_split(config: TextPrepareConfig, name: str, vocabulary: Vocabulary) -> _Split:
     split = _Split()
     for document in _clean(config, name, split):
-        [tokens] = vocabulary.encode([document])
+        [tokens] = vocabulary.encode_source([document])
         split.kept += 1
         for window, known in windows([*tokens, vocabulary.eos], config.window, config.carried):
             split.add(window, known)

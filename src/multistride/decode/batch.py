@@ -40,12 +40,12 @@ def begin_batch(
     state = new_state(plan, limits, None if encodes else given)
     shortcut = getattr(engine, "shortcut", None)
     loop: Loop | None = None if shortcut is None else shortcut(plan, len(limits))
-    sides = (source, lengths) if encodes else (None, None)
+    encoded, counts = (source, lengths) if encodes else (None, None)
     if loop is not None:
-        return state, loop(*sides, state)
+        return state, loop(encoded, counts, state)
     seeds = [request_seed(plan.options.seed, tokens) for tokens in given]
     writer = writer_for(engine, plan, state, given, seeds)
-    return state, decode(engine, *sides, state, writer, plan.rules.prefix)
+    return state, decode(engine, encoded, counts, state, writer, plan.rules.prefix)
 
 
 def new_state(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -21,7 +21,7 @@ from multistride.decode.markov import greedy_for
 from multistride.decode.pick import Picked, Picker, left_aligned
 from multistride.decode.prefix import read_prefix
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.step import M, StepModel
+from multistride.decode.step import M, Memory, StepModel
 from multistride.groups import Slots
 
 Loop = Callable[
@@ -39,7 +39,10 @@ class Proposed(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
-class Writer(Protocol[M]):
+N = TypeVar("N", bound=Memory, contravariant=True)
+
+
+class Writer(Protocol[N]):
     """One way of decoding, for one batch."""
 
     @property
@@ -49,10 +52,10 @@ class Writer(Protocol[M]):
     def propose(self, state: DecodeState) -> Proposed:
         """Return what the next pass reads and predicts."""
 
-    def pick(self, proposed: Proposed, memory: M) -> Picked:
+    def pick(self, proposed: Proposed, memory: N) -> Picked:
         """Run the pass; return a token for every place of each row's group."""
 
-    def accept(self, picked: Picked, proposed: Proposed, memory: M) -> Int[Tensor, "R"]:
+    def accept(self, picked: Picked, proposed: Proposed, memory: N) -> Int[Tensor, "R"]:
         """Return how many of the tokens stand, once the memory has forgotten the other slots."""
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:

@@ -21,6 +21,7 @@ from multistride.device import pick_device
 from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
 from multistride.errors import MissingExtraError, UsageError
+from multistride.text_model import TextModel
 from multistride.translator import Translator
 
 BLANK, TOO_LONG, EMPTY = "blank source", "too long", "empty translation"
@@ -53,7 +54,7 @@ class Teacher:
     """A model, an engine that decodes it, and the name, precision and library of that engine."""
 
     def __init__(
-        self, translator: Translator, decode: Decode, engine: str, compute_type: str, library: str
+        self, translator: TextModel, decode: Decode, engine: str, compute_type: str, library: str
     ) -> None:
         self.translator = translator
         self.engine, self.compute_type, self.library = engine, compute_type, library
@@ -101,7 +102,7 @@ class Teacher:
             except UnicodeDecodeError:
                 texts.append("")
                 faults.append(INVALID_UTF8)
-        sources = self.translator.vocabulary.encode(texts)
+        sources = self.translator.vocabulary.encode_source(texts)
         for place, tokens in enumerate(sources):
             if self.translator.problem(tokens):
                 faults[place] = TOO_LONG

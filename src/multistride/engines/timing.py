@@ -88,13 +88,13 @@ def _times(model: StepModel[M], layout: Layout, rows: int) -> dict[int, float]:
     generator = torch.Generator().manual_seed(0)
     source = torch.randint(0, config.vocabulary_size, (rows, SOURCE_TOKENS), generator=generator)
     lengths = torch.full((rows,), SOURCE_TOKENS)
-    given = (source, lengths) if config.encoder_layers else (None, None)
+    encoded, counts = (source, lengths) if config.encoder_layers else (None, None)
     times: dict[int, list[float]] = {size: [] for size in config.group_sizes}
     for turn in range(ROUNDS + 1):
         for size, measured in times.items():
             state = DecodeState([size * STEPS] * rows, config.start_token, end_token=-1)
             writer = GroupWriter(model, fixed(size), lookahead=layout == "lookahead")
-            for _ in decode(model, *given, state, writer):
+            for _ in decode(model, encoded, counts, state, writer):
                 pass
             if turn:  # the first round warms up
                 measured += [group.milliseconds for group in state.hypotheses[0].groups]

@@ -40,7 +40,7 @@ from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.metrics.calibration import calibration_error
 from multistride.model.weights import weights_digest
-from multistride.translator import Translator
+from multistride.text_model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Judged(NamedTuple):
 
 
 def calibrate(
-    translator: Translator,
+    translator: TextModel,
     directory: Path,
     source: Path,
     reference: Path | None = None,
@@ -218,7 +218,7 @@ def _corrected(
 
 
 def _text(
-    translator: Translator, source: Path, reference: Path | None
+    translator: TextModel, source: Path, reference: Path | None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return source tokens of the first lines that fit the model, and reference tokens with EOS."""
     if reference is None:
@@ -227,8 +227,8 @@ def _text(
     else:
         records = read_parallel(source, reference)
         pairs = [(record.source, record.target) for record in records if isinstance(record, Pair)]
-    sources = translator.vocabulary.encode([text for text, _ in pairs[:MOST_SENTENCES]])
-    targets = translator.vocabulary.encode([text for _, text in pairs[:MOST_SENTENCES]])
+    sources = translator.vocabulary.encode_source([text for text, _ in pairs[:MOST_SENTENCES]])
+    targets = translator.vocabulary.encode_target([text for _, text in pairs[:MOST_SENTENCES]])
     fitting = [
         (one, other)
         for one, other in zip(sources, targets, strict=True)

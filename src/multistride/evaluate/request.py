@@ -97,7 +97,8 @@ class EvaluationRequest(BaseModel):
                 "--teacher was given, which is for --task generation: leave it out, or name the task"
             )
         if self.task is not None:
-            refused, what = ("reference", "kind", "chat", "tokenize"), "--task"
+            refused: tuple[str, ...] = ("reference", "kind", "chat", "tokenize")
+            what = "--task"
         elif self.kind == "generation":
             refused, what = ("tokenize",), "--kind generation"
         else:

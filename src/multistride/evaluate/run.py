@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multistride.decode.options import DecodeOptions
+from multistride.engines.open import EngineName
 from multistride.errors import UsageError
 from multistride.evaluate.decoded import Files, Pairs, Prompts
 from multistride.evaluate.measure import measure
@@ -29,7 +30,7 @@ def evaluate(
     request: EvaluationRequest,
     ways: Sequence[DecodeOptions],
     model: Path | None = None,
-    engine: str = "eager",
+    engine: EngineName = "eager",
     device: str = "auto",
 ) -> Result:
     """Measure a model (None: the one that ships) in every way of decoding.

@@ -15,7 +15,8 @@ from multistride.tasks.sentence_windows import (
     ends_sentence,
     same_lines,
 )
-from multistride.translator import Translation, Translator
+from multistride.text_model import Translation
+from multistride.translator import Translator
 
 
 @pytest.fixture(scope="module")
