@@ -3,12 +3,12 @@ it."""
 
 import pytest
 import torch
-from multistride.model.step import UncachedStepModel
 
 from multistride.decode.batch import begin_batch
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig

@@ -21,6 +21,7 @@ from multistride.decode.state import Ending, Group
 from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
 from multistride.files import Journal
+from multistride.generator import Generator
 from multistride.text_model import TextModel, Translation
 from multistride.translator import Translator
 
@@ -135,7 +136,7 @@ def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> st
 
 
 def score_stream(
-    translator: Translator,
+    translator: Translator | Generator,
     source: Path,
     target: Path,
     group_size: int,

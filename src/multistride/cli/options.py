@@ -241,10 +241,10 @@ def refuse_search(beam: int, tokenize: str, policy: str | None, layout: str | No
         )
 
 
-def group_size_or_auto(text: str) -> int | str:
+def group_size_or_auto(text: str) -> int | Literal["auto"]:
     """Return the value of --group-size. Raises `UsageError` with what was given."""
     try:
-        return text if text == "auto" else int(text)
+        return "auto" if text == "auto" else int(text)
     except ValueError as error:
         raise UsageError(
             f"--group-size takes a whole number such as 4, or auto; {text!r} was given"

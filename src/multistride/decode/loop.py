@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
@@ -42,6 +42,7 @@ class Proposed(NamedTuple):
 N = TypeVar("N", bound=Memory, contravariant=True)
 
 
+@runtime_checkable
 class Writer(Protocol[N]):
     """One way of decoding, for one batch."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +14,7 @@ from multistride.decode.step import M, StepModel
 from multistride.groups import Slots
 
 
+@runtime_checkable
 class PickingEngine(StepModel[M], Protocol[M]):
     """An engine with a way of its own to the most probable tokens."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class Read(NamedTuple):
     draft: Callable[[], list[int]]
 
 
+@runtime_checkable
 class QuickEngine(PickingEngine[M], Protocol[M]):
     """An engine that picks, checks and drafts itself."""
 

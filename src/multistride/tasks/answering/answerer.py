@@ -32,7 +32,7 @@ from multistride.tasks.answering.question import (
 )
 from multistride.tasks.answering.settings import AnswerSettings
 from multistride.tasks.record import Example, Opened, Opening, RecordError
-from multistride.text_model import TextModel, Translation
+from multistride.text_model import Translation
 from multistride.translator import Translator
 
 MOST_TOKENS = 32
@@ -51,7 +51,7 @@ class _Reading:
 class Answerer:
     """A model and how it is asked; `solve` answers examples of an `AnsweringTask`."""
 
-    def __init__(self, model: Translator, settings: AnswerSettings) -> None:
+    def __init__(self, model: Translator | Generator, settings: AnswerSettings) -> None:
         talking = isinstance(model, Generator) and model.vocabulary.chat_template is not None
         self.model = model.chatting() if isinstance(model, Generator) and talking else model
         self.wording = CHAT if talking else PROMPT if isinstance(model, Generator) else ENCODER
@@ -197,7 +197,9 @@ class Answerer:
         return Found(text, facts)
 
 
-def answering(model: TextModel, settings: AnswerSettings, name: str = "answering") -> Opened[Found]:
+def answering(
+    model: Translator | Generator, settings: AnswerSettings, name: str = "answering"
+) -> Opened[Found]:
     """Return the task with a model behind it."""
     answerer = Answerer(model, settings)
     task = AnsweringTask(answerer.wording, name)
