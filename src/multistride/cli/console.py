@@ -336,10 +336,13 @@ def tracing(path: Path | None) -> Iterator[Journal | None]:
 
 def refuse_shared_files(reads: Iterable[Path | None], writes: Iterable[Path | None]) -> None:
     """Raise `UsageError` if one file is to be both read and written, or written twice."""
-    seen = {path.resolve() for path in reads if path is not None}
+    read = {path.resolve() for path in reads if path is not None}
+    written: set[Path] = set()
     for path in writes:
         if path is None or (path.exists() and not path.is_file()):
             continue  # a device or a pipe can be named more than once
-        if path.resolve() in seen:
-            raise UsageError(f"{path} is named twice, to be read or written: name another output")
-        seen.add(path.resolve())
+        if path.resolve() in read:
+            raise UsageError(f"{path} is also read: name another output")
+        if path.resolve() in written:
+            raise UsageError(f"{path} is to be written twice: name another output")
+        written.add(path.resolve())
