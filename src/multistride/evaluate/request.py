@@ -96,6 +96,7 @@ class EvaluationRequest(BaseModel):
             raise UsageError(
                 "--teacher was given, which is for --task generation: leave it out, or name the task"
             )
+        refused: tuple[str, ...]
         if self.task is not None:
             refused, what = ("reference", "kind", "chat", "tokenize"), "--task"
         elif self.kind == "generation":
