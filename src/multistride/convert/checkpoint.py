@@ -95,12 +95,12 @@ def read_directory(directory: Path, name: str) -> Checkpoint:
     )
 
 
-def fetched(name: str) -> Path:
-    """The directory of a model on the hub: from the cache where it is complete there, else
-    downloaded.
+def fetched(name: str, download: bool = True) -> Path:
+    """Return the directory of a model on the hub: from the cache where it is complete there, else
+    downloaded, if that was asked for.
 
-    Raises `MissingExtraError` without huggingface_hub and `DataError` if the name is none or
-    nothing can be had.
+    Without `download` nothing is asked of the network. Raises `MissingExtraError` without
+    huggingface_hub and `DataError` if the name is none or nothing can be had.
     """
     if not _HUB_NAME.fullmatch(name):
         raise DataError(
@@ -111,11 +111,16 @@ def fetched(name: str) -> Path:
         raise MissingExtraError(
             f"{name} is not a directory, and the hub needs pip install 'multistride[hf]'"
         )
+    where: dict[str, Any] = {} if download else {"local_files_only": True}
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED))
-    except (
-        Exception
-    ) as error:  # the library raises its own, those of its HTTP client and of the system
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED, **where))
+    # the library raises its own, those of its HTTP client and of the system
+    except Exception as error:
+        if not download:
+            raise DataError(
+                f"{name} is no directory here, and not in the cache of the hub: correct the path, "
+                "or give --download to fetch a model of that name"
+            ) from error
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{name} is no directory here and could not be fetched from the hub ({type(error).__name__}: {reason}): "

@@ -4,7 +4,7 @@ converted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
+
+logger = logging.getLogger(__name__)
 
 LAYOUTS: dict[str, Layout] = {
     "bart": bart.LAYOUT,
@@ -56,15 +58,17 @@ class Converted:
     lost: tuple[str, ...]
 
 
-def convert(source: str, directory: Path, say: Callable[[str], None]) -> Converted:
+def convert(source: str, directory: Path, download: bool = False) -> Converted:
     """Read `source` (a directory, a GGUF file, or a name on the hub) and write a model directory.
+
+    A name is looked for in the cache of the hub, and fetched if `download` says so.
 
     Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if
     `directory` is the source.
     """
     if Path(source).exists() and Path(source).resolve() == directory.resolve():
         raise UsageError(f"{source} is the source and the place to write: choose another directory")
-    result = converted(open_source(source))
+    result = converted(open_source(source, download))
     checkpoint = result.checkpoint
     provenance = {
         "converted_from": {
@@ -78,12 +82,12 @@ def convert(source: str, directory: Path, say: Callable[[str], None]) -> Convert
     card = model_card(checkpoint, result.model.config, result.lost)
     save_model(directory, result.model, result.vocabulary, provenance, card)
     for line in result.lost:
-        say(f"not kept: {line}")
+        logger.info("not kept: %s", line)
     return result
 
 
-def open_source(source: str) -> Checkpoint:
-    """The checkpoint that a person names. Raises `DataError` if there is none."""
+def open_source(source: str, download: bool = False) -> Checkpoint:
+    """Return the checkpoint that a person names. Raises `DataError` if there is none."""
     path = Path(source)
     if path.is_dir():
         ours = sorted(path.glob("*.gguf"))
@@ -96,7 +100,7 @@ def open_source(source: str) -> Checkpoint:
                 f"{source} is a file and no .gguf: give the directory of a checkpoint, or a GGUF file"
             )
         return read_gguf(path)
-    return read_directory(fetched(source), source)
+    return read_directory(fetched(source, download), source)
 
 
 def converted(checkpoint: Checkpoint) -> Converted:
