@@ -38,7 +38,10 @@ _BIAS = "final_logits_bias"
 
 
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
-    """Our configuration. Raises `DataError` where encoder and decoder differ in more than depth."""
+    """Return our configuration.
+
+    Raises `DataError` where encoder and decoder differ in more than depth.
+    """
     config, kind = checkpoint.config, checkpoint.model_type
     for name in ("attention_heads", "ffn_dim"):
         if config[f"encoder_{name}"] != config[f"decoder_{name}"]:
@@ -72,7 +75,7 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
 
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
-    """The name map."""
+    """Return the name map."""
     shared = next((name for name in _EMBEDDINGS if name in checkpoint.names), _EMBEDDINGS[0])
     if config.tie_embeddings:
         for copy in _EMBEDDINGS[1:]:
@@ -136,7 +139,7 @@ def _check_sinusoids(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _layer(ours: str, theirs: str) -> list[Entry]:
-    """What layers of both sides have."""
+    """Return what layers of both sides have."""
     attention = f"{theirs}.self_attn"
     return [
         *linear(f"{ours}.around_attention.norm", f"{attention}_layer_norm"),

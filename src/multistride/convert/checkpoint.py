@@ -57,12 +57,12 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
-        """What transformers calls the layout."""
+        """Return what transformers calls the layout."""
         return str(self.config.get("model_type", ""))
 
 
 def read_directory(directory: Path, name: str) -> Checkpoint:
-    """The checkpoint in a directory.
+    """Return the checkpoint in a directory.
 
     Raises `DataError` if it is incomplete or broken, has its weights in pickles, or needs its own
     code to run.
@@ -129,8 +129,9 @@ def fetched(name: str, download: bool = True) -> Path:
 
 
 def read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `DataError`, which begins with `otherwise`, if there is
-    none.
+    """Return the object in a JSON file.
+
+    Raises `DataError`, which begins with `otherwise`, if there is none.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -152,7 +153,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
 
 
 def _special_tokens(directory: Path) -> dict[str, Any]:
-    """What older versions of transformers kept in a file of its own."""
+    """Return what older versions of transformers kept in a file of its own."""
     return _optional_json(directory / "special_tokens_map.json")
 
 

@@ -32,7 +32,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def array_name(split: str, side: str, content: str) -> str:
-    """The file of a split that holds `content`.
+    """Return the file of a split that holds `content`.
 
     `tokens` [total] and `offsets` [texts + 1], where each text begins, of a side (source, target,
     text); for text also `known` [texts], how many tokens of each are read and not predicted, or
@@ -42,7 +42,7 @@ def array_name(split: str, side: str, content: str) -> str:
 
 
 def token_type(vocabulary: Vocabulary) -> type[np.uint16] | type[np.int32]:
-    """The smallest type of ours that holds every token."""
+    """Return the smallest type of ours that holds every token."""
     return np.uint16 if len(vocabulary) < 65536 else np.int32
 
 

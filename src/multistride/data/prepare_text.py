@@ -90,7 +90,7 @@ class TextPrepareConfig(PreparationConfig):
 
     @property
     def carried(self) -> int:
-        """Tokens that a window has of the one before."""
+        """Return how many tokens a window has of the one before."""
         return self.window // 8 if self.carry is None else self.carry
 
     def reader(self) -> Reader:

@@ -130,8 +130,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
 
     @cached_property
     def phrases(self) -> PhraseTable | None:
-        """The table of phrases of the directory the model was read from, read when it is first
-        asked for.
+        """Return the table of phrases of the directory the model was read from, read when it is
+        first asked for.
         """
         return PhraseTable.load(self.config._name_or_path) if self.config._name_or_path else None
 
