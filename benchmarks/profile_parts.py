@@ -166,7 +166,7 @@ def main() -> None:
     check_threads(given.threads)
     set_threads(given.threads)
     translator = Translator.load(given.model, "cpu", given.engine, say)
-    test_set = read_test_set(translator, given.source, None, None, say)
+    test_set = read_test_set(translator, given.source, None, None)
     sources = test_set.decodable()
     sources = [sources[place] for place in spread(len(sources), SENTENCES)]
     clock = Clock()

@@ -1,131 +1,79 @@
-"""The verbs for tasks, and `evaluate --task`."""
+"""The verb `classify`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from multistride.cli.console import numbers, print_json, reading, say, words, writing
-from multistride.cli.options import (
-    BatchSizeOption,
-    DeviceOption,
-    InputOption,
-    LinesOption,
-    OutputOption,
-    ThreadsOption,
-)
+from multistride.cli.console import reading, refuse_shared_files, writing
+from multistride.cli.fields import Fields
+from multistride.cli.options import Lines, Machine, NeededModelOption
+from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
-
-_NOT_FOR_TASKS = {
-    "reference": None,
-    "layout": None,
-    "kind": "translation",
-    "chat": False,
-    "tokenize": "13a",
-}
-"""Options of `evaluate` that say nothing to a task, and what they are where they were not given."""
-
-_WRITING = {"threshold": None, "policy": None, "max_tokens": None, "teacher": None}
-"""Those for tasks that write texts, and what they are where they were not given."""
-
-
-def evaluate_records(given: dict[str, Any]) -> None:
-    """`evaluate --task`: what `evaluate` was given, by the names of its parameters."""
-    for name, unset in _NOT_FOR_TASKS.items():
-        if given[name] != unset:
-            raise UsageError(f"--{name.replace('_', '-')} is not for --task: leave it out")
-
-    from rich.console import Console
-
-    from multistride.config import validate
-    from multistride.device import set_threads
-    from multistride.evaluate.tasks import TaskEvaluation, evaluate_task
-    from multistride.files import write_json
-    from multistride.report.show import task_table_of
-    from multistride.shipped import DEFAULT
-
-    set_threads(given["threads"])
-    model = given["model"] or DEFAULT
-    taken = ("task", "source", "drafts", "beam", "engine", "device", "batch_size", "limit")
-    tree = {name: given[name] for name in taken} | {
-        "group_sizes": numbers(given["group_size"]),
-        "model": model,
-    }
-    tree |= {"modes": words(given["mode"]), "latency_records": given["latency_sentences"]}
-    tree["writing"] = {
-        name: given[name] for name, unset in _WRITING.items() if given[name] != unset
-    }
-    result = evaluate_task(
-        validate(TaskEvaluation, {**tree, "name": given["name"] or model.name}, "evaluate"), say
-    )
-    found = result.model_dump(mode="json")
-    if given["output"] is not None:
-        write_json(given["output"], found)
-        say(f"written: {given['output']}")
-    if given["as_json"]:
-        print_json(found)
-    else:
-        Console().print(task_table_of(result))
-    if result.failed:
-        raise DataError(
-            f"{result.failed} of the records have no answer (named above); they count in no figure"
-        )
 
 
 def classify(
-    model: Annotated[Path, typer.Option(help="Directory of a classifier, for example RUN/best.")],
+    *,
+    model: NeededModelOption,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Documents: a file each, or .jsonl; left out: lines of stdin."),
+        typer.Argument(help="Documents: a file each, or .jsonl (default: lines of stdin)."),
     ] = None,
+    lines: Annotated[Lines, Fields(only=("source", "output", "as_json"))],
     records: Annotated[
-        bool, typer.Option("--records", help="The lines are JSON objects with a text.")
+        bool,
+        typer.Option(
+            "--records",
+            help="Read the lines as JSON objects that hold a text.",
+            rich_help_panel="Input",
+        ),
     ] = False,
-    field: Annotated[str, typer.Option(help="Their field that holds it.")] = "text",
+    field: Annotated[
+        str, typer.Option(help="Their field that holds it.", rich_help_panel="Input")
+    ] = "text",
     classes: Annotated[
         Path | None,
-        typer.Option(help="Refuse to run unless these are the model's classes, one a line."),
+        typer.Option(
+            help="Refuse to run unless these are the model's classes, one a line.",
+            rich_help_panel="Input",
+        ),
     ] = None,
-    group_size: Annotated[
-        int, typer.Option(min=1, help="Labels as targets: their tokens per step (K).")
-    ] = 1,
-    batch_size: BatchSizeOption = 32,
-    source: InputOption = None,
-    output: OutputOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    as_json: LinesOption = False,
+    decoding: Annotated[DecodeOptions, Fields(only=("group_size", "batch_size"))],
+    machine: Annotated[Machine, Fields(only=("device", "threads"))],
 ) -> None:
     """Say to which class each document belongs, however long it is.
 
     One line per document, in order: the class (--json: the probabilities of all). A document
-    without an answer, an empty one too, is an empty line; stderr names it, and the exit code is 4.
+    without an answer, an empty one too, becomes an empty line; stderr names it, and the exit code
+    is 4.
 
     Example: multistride classify --model RUN/best --json < documents.txt
     """
-    if files and (source or records):
+    if files and (lines.source or records):
         raise UsageError(
             "files were given, which are read as they are: leave --input and --records out"
         )
 
     from multistride.data.corpus import read_lines
     from multistride.device import set_threads
-    from multistride.tasks.classification import Classifier, check_class_list, opened_classifier
+    from multistride.tasks.classification.classifier import Classifier, check_class_list
+    from multistride.tasks.classification.task import opened_classifier
+    from multistride.tasks.record import read_records, solved
     from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
-    from multistride.tasks.task import read_records, solved
 
-    set_threads(threads)
-    classifier = Classifier.load(model, device, group_size, batch_size)
+    refuse_shared_files([lines.source, *(files or ())], [lines.output])
+    set_threads(machine.threads)
+    classifier = Classifier.load(model, machine.device)
+    task = opened_classifier(classifier, field)
+    way = task.settle(decoding)
     if classes is not None:
         check_class_list(classifier, classes, read_lines(classes), model)
-    with reading(source) as lines, writing(output) as text:
+    with reading(None if files else lines.source) as texts, writing(lines.output) as output:
         taken = records_of_files(files, field) if files else None
-        taken = taken or (read_records(lines) if records else records_of_lines(lines, field))
-        failed = write_answers(
-            solved(opened_classifier(classifier, field), taken, 64), text, as_json, say
-        )
+        taken = taken or (read_records(texts) if records else records_of_lines(texts, field))
+        failed = write_answers(solved(task, taken, way, 64), output, lines.as_json)
     if failed:
         raise DataError(
             f"{failed} of the documents have no answer (named above); their lines are empty"

@@ -1,4 +1,4 @@
-"""Questions: what a model reads of a record, what its output means, and how answers are judged.
+"""Questions: the text a model reads of a record, the meaning of its output, and the figures.
 
 A record has a `question` and a `passage`, out of which the answer is taken, or `choices`, one of
 which is the answer, or both. To be measured it has `answers` (texts that are right) or `answer`
@@ -14,14 +14,12 @@ from typing import Any
 
 from multistride.errors import DataError
 from multistride.metrics.answers import exact_match, f1, normalised
-from multistride.tasks.task import Answer, Example, Record, RecordError, text_field
+from multistride.tasks.record import Answer, Example, Record, RecordError, text_field
 
 
 @dataclass(frozen=True)
 class Question(Example):
-    """An example that keeps the parts it was made of: `passage` is None where only `choices` are
-    given.
-    """
+    """An example that keeps its parts; `passage` is None where only `choices` are given."""
 
     question: str = ""
     passage: str | None = None
@@ -30,7 +28,7 @@ class Question(Example):
 
 @dataclass(frozen=True)
 class Found:
-    """What was answered. `facts` are what else is known, as JSON has it."""
+    """An answer; `facts` are what else is known, as JSON."""
 
     text: str
     facts: dict[str, Any]
@@ -38,7 +36,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Wording:
-    """How one kind of model is asked, and how it writes.
+    """The words in which one kind of model is asked, and in which it answers.
 
     `asked` makes the text it reads of a question and a passage (None: there is none), `written` the
     text it writes of an answer. What it writes begins with `opening`; a text of `stop` ends it.
@@ -50,12 +48,12 @@ class Wording:
     stop: tuple[str, ...] = ()
 
     def read(self, text: str) -> str:
-        """The answer in what a model wrote."""
+        """Return the answer in what a model wrote."""
         return text.strip().removeprefix(self.opening).strip()
 
 
 def plain(text: str) -> str:
-    """The text on one line, with one blank where there were blanks."""
+    """Return the text on one line, every run of blanks as one blank."""
     return " ".join(text.split())
 
 
@@ -89,8 +87,7 @@ PROMPT = Wording(_prompt, lambda answer: f" {plain(answer)}", stop=("\n",))
 
 
 class AnsweringTask:
-    """Exact match and F1 of answers out of passages, accuracy of choices (all 0 to 1), and what
-    steps wrote.
+    """Exact match and F1 of answers out of passages, accuracy of choices (0-1), and steps.
 
     `in_passage` is the share of answers that stand in their passage. Each figure is over the
     records it is about: a file may have both kinds.
@@ -152,7 +149,7 @@ class AnsweringTask:
 
 
 def stands_in(answer: str, passage: str) -> bool:
-    """Whether the answer stands in the passage, blanks aside."""
+    """Return whether the answer stands in the passage, blanks aside."""
     return bool(answer.strip()) and plain(answer) in plain(passage)
 
 

@@ -1,5 +1,4 @@
-"""Documents longer than what a model reads at once: their windows, in batches, and one result for
-each document.
+"""Documents longer than a model reads at once: windows, in batches, and one result each.
 
 Whatever the length, only the tokens of one document and one batch of windows are held, beside what
 each window gives.
@@ -32,7 +31,7 @@ class Window(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What windows gave [R, any], and which document each belongs to [R]."""
+    """The vectors or scores of windows [R, any], and the document of each [R]."""
 
     rows: Float[Tensor, "R P"]
     document: Int[Tensor, "R"]
@@ -41,14 +40,12 @@ class Results(NamedTuple):
 def tokens_of(
     vocabulary: Vocabulary, texts: Iterable[str], shape: ClassifierConfig
 ) -> Iterator[list[int]]:
-    """The tokens of texts that are read, one text after the other. Raises `DataError` for one that
-    is not UTF-8.
-    """
+    """Return the tokens of each text in turn. Raises `DataError` for one not in UTF-8."""
     return (encode_document(vocabulary, text)[: shape.first_tokens] for text in texts)
 
 
 def windows_of(documents: Iterable[Sequence[int]], shape: ClassifierConfig) -> Iterator[Window]:
-    """The windows of the tokens of documents, one document after the other."""
+    """Yield the windows of the tokens of documents, one document after the other."""
     for number, tokens in enumerate(documents):
         for span in spans(len(tokens), shape.window, shape.overlap):
             yield Window(number, tokens[span.start : span.stop])
@@ -60,9 +57,7 @@ def read_windows(
     pad: int,
     together: int,
 ) -> Results:
-    """What `read` makes of all windows, `together` at a time: tokens padded on the right, and
-    lengths, to rows.
-    """
+    """Return the rows that `read` makes of all windows, padded on the right in batches."""
     rows: list[Tensor] = []
     documents: list[int] = []
     for batch in _batches(windows, together):

@@ -1,6 +1,4 @@
-"""Passages that are longer than a model reads at once: windows, and those that a question is
-probably about.
-"""
+"""Long passages: their windows, and the windows that a question is probably about."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from multistride.errors import MissingExtraError
 
 
 def windows(passage: str, words: int) -> list[str]:
-    """Windows of at most `words` words, which share half of them with the one before: what is short
-    is whole in one.
+    """Return windows of at most `words` words, each sharing half of them with the one before.
 
     Signs between words count as words too, and so do the characters of scripts without blanks.
     """
@@ -28,12 +25,12 @@ def windows(passage: str, words: int) -> list[str]:
 
 
 def word_count(passage: str) -> int:
-    """How many words a passage has, as `windows` counts them."""
+    """Return the number of words of a passage, as `windows` counts them."""
     return len(_word_starts(passage))
 
 
 def retrieved(question: str, texts: Sequence[str], count: int) -> list[int]:
-    """The places of the `count` texts that share most with the question by BM25, best first.
+    """Return the indices of the texts that share most with the question by BM25.
 
     Of texts that share as much the earlier ones come first. Source: Robertson and Zaragoza 2009,
     "The probabilistic relevance framework", with the variant and the constants of bm25s. Raises
@@ -49,9 +46,7 @@ def retrieved(question: str, texts: Sequence[str], count: int) -> list[int]:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case; characters of scripts without blanks are words of their
-    own.
-    """
+    """Return the words of a text in lower case; characters of scripts without blanks are words."""
     lowered = text.lower()
     pieces = (lowered[first:last] for first, last in pairwise(borders(lowered)))
     return [piece for piece in pieces if piece[0].isalnum()]
@@ -59,9 +54,7 @@ def words_of(text: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _word_starts(passage: str) -> list[int]:
-    """Where the words of a passage begin, as characters; kept, since its windows are made smaller
-    until they fit.
-    """
+    """Return the indices of characters where words begin; cached, as windows shrink."""
     return [
         place for place in borders(passage) if place < len(passage) and not passage[place].isspace()
     ]

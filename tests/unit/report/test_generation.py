@@ -1,15 +1,13 @@
 """The result of measuring a causal model, and its table."""
 
+import json
+
 import pytest
 
 from multistride.errors import DataError
-from multistride.report.generation import (
-    COLUMNS,
-    GenerationMeasurement,
-    GenerationResult,
-    generation_markdown,
-    read_generation,
-)
+from multistride.report.reading import read_result
+from multistride.report.result import Result, Row
+from multistride.report.tables import COLUMNS, markdown
 
 
 def row(**changes):
@@ -25,25 +23,24 @@ def row(**changes):
         "perplexity": 12.5,
         "identical_to_k1": 1.0,
     }
-    return GenerationMeasurement(**{**shares, **times, **counts, **rest, **changes})
+    return Row(**{**shares, **times, **counts, **rest, **changes})
 
 
 def test_the_table_compares_with_its_first_row(tmp_path):
-    result = GenerationResult(
+    result = Result(
         name="x",
+        kind="generation",
         created="2026-01-01",
-        settings={},
-        results=(row(), row(group_size=4, mode="exact", ms_per_text_p50=10.0)),
+        rows=(row(), row(group_size=4, mode="exact", ms_per_text_p50=10.0)),
     )
-    lines = generation_markdown(result).splitlines()
+    lines = markdown(result).splitlines()
     assert len(lines) == 4
     assert "2.00×" in lines[3]
-    assert lines[0].count("|") == len(COLUMNS) + 1
+    assert lines[0].count("|") == len(COLUMNS["generation"]) + 1
     path = tmp_path / "result.json"
-    path.write_text(result.model_dump_json())
-    assert read_generation(path) == result
-    path.write_text(result.model_dump_json().replace('"group_size":4', '"group_size":0'))
+    text = json.dumps(result.written())
+    path.write_text(text)
+    assert read_result(path) == result
+    path.write_text(text.replace('"group_size": 4', '"group_size": 0'))
     with pytest.raises(DataError, match=r"results\.1\.group_size"):
-        read_generation(path)
-    path.write_text('{"kind": "translation"}')
-    assert read_generation(path) is None
+        read_result(path)

@@ -15,8 +15,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from multistride.tasks.answering import plain
-from multistride.tasks.passages import words_of
+from multistride.tasks.answering.passages import words_of
+from multistride.tasks.answering.question import plain
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 
@@ -36,13 +36,13 @@ _FUNCTION_WORDS = frozenset(
 
 
 def best_sentence(question: str, passage: str) -> str:
-    """The sentence that shares most with the question; the first of equally good ones."""
+    """Return the sentence that shares most with the question; the first of equally good ones."""
     sentences = _sentences(passage)
     return max(sentences, key=_weigher(question, sentences), default="")
 
 
 def typed_span(question: str, passage: str) -> str:
-    """The span of the best sentence that the question asks for, by its question word."""
+    """Return the span of the best sentence that the question asks for, by its question word."""
     sentence, asked = best_sentence(question, passage), set(words_of(question))
     wanted = _wanted(question)
     for pattern in (wanted, _NAME, _RUN):
@@ -55,9 +55,7 @@ def typed_span(question: str, passage: str) -> str:
 
 
 def most_frequent_span(question: str, passage: str) -> str:
-    """The name or number that stands in the passage most often and not in the question; the first
-    of several.
-    """
+    """Return the name or number that the passage has most often and the question does not."""
     asked = set(words_of(question))
     spans = [
         match[0].strip(" .,")
@@ -73,9 +71,7 @@ def _sentences(passage: str) -> list[str]:
 
 
 def _weigher(question: str, sentences: Sequence[str]) -> Callable[[str], float]:
-    """How much a sentence shares with the question: inverse document frequencies, sentences taken
-    for documents.
-    """
+    """Return a function that weighs what a sentence shares with the question."""
     asked = set(words_of(question)) - _FUNCTION_WORDS
     found = Counter(word for sentence in sentences for word in set(words_of(sentence)))
     weights = {word: math.log(1 + len(sentences) / found[word]) for word in asked if word in found}
@@ -90,14 +86,12 @@ def _wanted(question: str) -> re.Pattern[str]:
 
 
 def _said(span: str, asked: set[str]) -> bool:
-    """Whether a span says nothing that is not in the question."""
+    """Return whether a span says nothing that is not in the question."""
     return not set(words_of(span)) - asked - _FUNCTION_WORDS
 
 
 def _nearness(sentence: str, match: re.Match[str], asked: set[str]) -> float:
-    """How near the words of the question stand to a span, each by the inverse of its distance in
-    words.
-    """
+    """Return the nearness of the question's words to a span: inverse distances in words, summed."""
     before, after = words_of(sentence[: match.start()])[::-1], words_of(sentence[match.end() :])
     near = asked - _FUNCTION_WORDS
     return sum(

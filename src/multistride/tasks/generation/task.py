@@ -1,5 +1,4 @@
-"""Text generation as a task: summaries, titles, sentences from concepts, or the continuation of a
-prompt.
+"""Text generation as a task: summaries, sentences from concepts, continuations of prompts.
 
 A record has `source` (a text: what is read or continued) and, to be measured, `references` (texts,
 each of which is right) or `reference` (one text); `concepts` (words that the text must have) are
@@ -26,25 +25,26 @@ from multistride.metrics.repetition import (
     repetition_by_distance,
     self_bleu,
 )
-from multistride.tasks.task import (
+from multistride.tasks.record import (
     Answer,
     Example,
     Opened,
+    Opening,
     Record,
     RecordError,
-    TaskRequest,
     text_field,
 )
 from multistride.translator import Translation, Translator
+
+MOST_TOKENS = 64
+"""Tokens that a causal model writes at most, unless told otherwise."""
 
 SHOWN = 5
 """Answers kept in the details of a result, beside what was asked."""
 
 
 class GenerationTask:
-    """Source text to a text of its own; measured against references, concepts, itself, and a
-    teacher.
-    """
+    """A text from a source, measured against references, concepts, itself and a teacher."""
 
     name = "generation"
 
@@ -100,9 +100,7 @@ class GenerationTask:
         }
 
     def details(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
-        """Repetition by distance, BLEU's signature, what the references have of the concepts, the
-        first answers.
-        """
+        """Return repetition by distance, BLEU's signature, concepts of references, answers."""
         texts = [answer.text for answer in answers]
         measured = [(text, references(record)) for text, record in zip(texts, records, strict=True)]
         known = [(text, own) for text, own in measured if own]
@@ -135,61 +133,52 @@ class GenerationTask:
 
 
 def references(record: Record) -> list[str]:
-    """The texts that are right for a record; none where it has none."""
+    """Return the texts that are right for a record; none where it has none."""
     own: list[str] = record.get("references") or [
         record[name] for name in ("reference",) if name in record
     ]
     return own
 
 
-def open_generation(request: TaskRequest) -> Opened[Translation]:
-    """A model behind the task, and its teacher where one is named.
+def open_generation(opening: Opening) -> Opened[Translation]:
+    """Return a model behind the task, and its teacher where one is named.
 
-    Raises as `generator.load` and decoding do, and `MissingExtraError` without the package
-    rouge-score, before anything is written.
+    Raises as `generator.load` does, `UsageError` for a teacher of another kind, and
+    `MissingExtraError` without the package rouge-score, before anything is written.
     """
     check_rouge()
-    model = load(request.model, request.device, request.engine)
-    writing = request.writing
-    options = _options(model, request)
-    constraints = model.checked(options)
-    task = GenerationTask(
-        None if writing.teacher is None else _teacher(writing.teacher, model, request)
-    )
+    model = load(opening.model, opening.device, opening.engine)
+    teacher = None if opening.teacher is None else _teacher(opening.teacher, model, opening)
+    task = GenerationTask(teacher)
+    behind = None if teacher is None else _opened(teacher, task)
+    return _opened(model, task, behind)
 
-    def solve(examples: Sequence[Example]) -> list[Translation | RecordError]:
-        written = model.written([example.source for example in examples], options, constraints)
+
+def _opened(
+    model: Translator, task: GenerationTask, teacher: Opened[Translation] | None = None
+) -> Opened[Translation]:
+    def settle(way: DecodeOptions) -> DecodeOptions:
+        choices = way.given()
+        if isinstance(model, Generator):  # a causal model rarely stops by itself
+            choices["max_length"] = way.max_length or MOST_TOKENS
+        options = model.settled(**choices)
+        model.checked(options)
+        return options
+
+    def solve(examples: Sequence[Example], way: DecodeOptions) -> list[Translation | RecordError]:
+        texts = [example.source for example in examples]
+        written = model.written(texts, way, model.checked(way))
         return [
             RecordError(example.line, result.problem) if result.problem else result
             for example, result in zip(examples, written, strict=True)
         ]
 
-    return Opened(task, solve, task.details)
+    return Opened(task, solve, settle, model.engine.name, task.details, teacher)
 
 
-def _options(model: Translator, request: TaskRequest) -> DecodeOptions:
-    """How the model writes. A causal one stops by itself rarely: it has a limit always."""
-    writing = request.writing
-    limit = writing.max_tokens or (64 if isinstance(model, Generator) else None)
-    policy = writing.policy if request.group_size > 1 else None
-    unsure = request.mode == "adaptive" or policy == "phase"
-    return model.settled(
-        request.group_size,
-        mode=request.mode,
-        drafts=request.drafts,
-        batch_size=request.batch_size,
-        beam=request.beam,
-        threshold=writing.threshold if unsure else None,
-        policy=policy,
-        max_length=limit,
-    )
-
-
-def _teacher(directory: Path, model: Translator, request: TaskRequest) -> Translator:
-    """The model that says how probable the texts are. Raises `UsageError` if it is of another
-    kind.
-    """
-    teacher = load(directory, request.device)
+def _teacher(directory: Path, model: Translator, opening: Opening) -> Translator:
+    """Return the model that says how probable texts are. Raises `UsageError` for another kind."""
+    teacher = load(directory, opening.device, opening.engine)
     if isinstance(teacher, Generator) != isinstance(model, Generator):
         kinds = ("a causal model", "a model with an encoder")
         first, second = kinds if isinstance(teacher, Generator) else kinds[::-1]
@@ -200,7 +189,7 @@ def _teacher(directory: Path, model: Translator, request: TaskRequest) -> Transl
 
 
 def _against_references(texts: Sequence[str], records: Sequence[Record]) -> dict[str, float]:
-    """What is measured against references and concepts, over the records that have them."""
+    """Return the figures against references and concepts, over the records that have them."""
     known = [
         (text, references(record))
         for text, record in zip(texts, records, strict=True)

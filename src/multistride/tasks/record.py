@@ -1,7 +1,7 @@
-"""What a task is: records in, examples for the tokenizer, answers out, figures over all of them.
+"""Tasks: records in, examples for the tokenizer, answers out, figures over all of them.
 
 A record is one JSON object. A task makes an `Example` of it (texts, ready for the tokenizer), turns
-what the model gave for that into an `Answer`, and measures many answers against their records. What
+the model's output for that into an `Answer`, and measures many answers against their records. What
 runs the model in between is a `Solve`. One bad record never stops the others: it becomes a `Solved`
 that says what is wrong with it.
 """
@@ -17,8 +17,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.decode.options import Drafts, Mode, PolicyName
-from multistride.errors import DataError
+from multistride.decode.options import DecodeOptions
+from multistride.errors import DataError, UsageError
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is answered, and what else is known of it (probabilities, evidence), as JSON has it."""
+    """An answer, and what else is known of it (probabilities, evidence), as JSON has it."""
 
     text: str
     facts: Record = field(default_factory=dict)
@@ -60,81 +60,66 @@ class Task(Protocol[Read]):
     name: str
 
     def example(self, record: Record, line: int) -> Example:
-        """The texts of a record. Raises `RecordError` naming line, field, what was given and what
-        is allowed.
-        """
+        """Return the texts of a record. Raises `RecordError` naming the line and the field."""
 
     def answer(self, output: Read, record: Record) -> Answer:
-        """What the model's output for this record means."""
+        """Return the answer that the model's output for this record means."""
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """Figures over all answers; the n-th record, which holds what is right, belongs to the n-th
-        answer.
-        """
+        """Return figures over all answers; the n-th record belongs to the n-th answer."""
 
 
-Solve: TypeAlias = Callable[[Sequence[Example]], Sequence[Output | RecordError]]
-"""What runs the model: the n-th output, or why there is none, belongs to the n-th example."""
+Solve: TypeAlias = Callable[[Sequence[Example], DecodeOptions], Sequence[Output | RecordError]]
+"""Runs the model in one way of decoding; the n-th output, or why there is none, belongs to the n-th
+example."""
 
 Details: TypeAlias = Callable[[Sequence[Answer], Sequence[Record]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Opened(Generic[Output]):
-    """A task with a model behind it. `details` are what a result file has beside the figures, such
-    as a matrix.
+    """A task with a model behind it, opened once for all ways of decoding.
+
+    `settle` checks a way before anything runs and returns what is decoded with; `details` are what
+    a result file has beside the figures; `teacher` is the same task with another model behind it.
     """
 
     task: Task[Output]
     solve: Solve[Output]
+    settle: Callable[[DecodeOptions], DecodeOptions]
+    engine: str = "eager"
     details: Details = lambda answers, records: {}
+    teacher: Opened[Output] | None = None
 
 
-class Writing(BaseModel):
-    """What only tasks that write texts take (`names.WRITING`). Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    threshold: float | None = Field(
-        None, ge=0, le=1, description="adaptive: how sure kept tokens are together"
-    )
-    policy: PolicyName | None = Field(
-        None, description="how many tokens a step proposes: see decode.policy"
-    )
-    max_tokens: int | None = Field(
-        None, ge=1, description="most tokens of a text; left out: as decoding has it"
-    )
-    teacher: Path | None = Field(
-        None, description="autoregressive model to be compared with, and its perplexity"
-    )
-
-
-class TaskRequest(BaseModel):
-    """How a task is opened: the model and how it decodes. Frozen; unknown keys are errors."""
+class Opening(BaseModel):
+    """The models a task is opened with, and their engine and device. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path = Field(description="model directory")
-    group_size: int = Field(1, ge=1, description="tokens per step (K); 1 is autoregressive")
-    mode: Mode = Field("fast", description="fast, adaptive or exact")
-    drafts: Drafts | None = Field(
-        None, description="exact: drafted by masks, text that stood there before, or both"
-    )
-    beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
-    engine: str = Field("eager", description="what computes")
+    engine: str = Field("eager", description="inference engine")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    batch_size: int = Field(32, ge=1, description="examples the model reads together")
-    writing: Writing = Writing()
+    teacher: Path | None = Field(
+        None, description="autoregressive model to compare with, and its perplexity"
+    )
 
 
-Open: TypeAlias = Callable[[TaskRequest], Opened[Any]]
-"""How a task is opened by its name: raises as loading a model does, and `UsageError` for what the
-task cannot use."""
+Open: TypeAlias = Callable[[Opening], Opened[Any]]
+"""Opens a task: raises as loading a model does."""
+
+
+def refuse_options(way: DecodeOptions, taken: Sequence[str], who: str) -> None:
+    """Raise `UsageError` for an option of decoding that was given and that a task has no use for."""
+    for name in sorted(way.model_fields_set - set(taken)):
+        raise UsageError(
+            f"--{name.replace('_', '-')} {getattr(way, name)} was given, and {who}: leave it out"
+        )
 
 
 @dataclass(frozen=True)
 class Solved:
-    """What became of one line: an answer, or a problem; and the record, if it is one at all."""
+    """The outcome of one line: an answer or a problem, and the record if it is one at all."""
 
     line: int
     record: Record | None = None
@@ -143,8 +128,9 @@ class Solved:
 
 
 def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Record | RecordError]]:
-    """One JSON object a line, with its line number from 1; blank lines are skipped, others are a
-    `RecordError`.
+    """Yield one JSON object a line, with its line number from 1.
+
+    Blank lines are skipped; what is no object is a `RecordError`.
     """
     for line, raw in enumerate(lines, start=1):
         if raw.strip():
@@ -152,7 +138,7 @@ def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Record | RecordE
 
 
 def text_field(record: Record, name: str, line: int) -> str:
-    """A field that must hold text. Raises `RecordError` if it is missing, is none or is blank."""
+    """Return a field that must hold text. Raises `RecordError` if it is missing or blank."""
     value = record.get(name)
     if isinstance(value, str) and value.strip():
         return value
@@ -165,17 +151,20 @@ def text_field(record: Record, name: str, line: int) -> str:
 
 
 def solved(
-    opened: Opened[Any], records: Iterable[tuple[int, Record | RecordError]], together: int = 256
+    opened: Opened[Any],
+    records: Iterable[tuple[int, Record | RecordError]],
+    way: DecodeOptions,
+    together: int = 256,
 ) -> Iterator[Solved]:
-    """Every record with its answer or its problem, in order; `together` are handed to the model at
-    once.
+    """Yield every record with its answer or its problem, in order.
+
+    `together` records are handed to the model at once.
     """
     iterator = iter(records)
     while chunk := list(islice(iterator, together)):
         made = [(line, record, _example(opened.task, record, line)) for line, record in chunk]
-        outputs = iter(
-            opened.solve([example for _, _, example in made if isinstance(example, Example)])
-        )
+        examples = [example for _, _, example in made if isinstance(example, Example)]
+        outputs = iter(opened.solve(examples, way) if examples else ())
         for line, record, example in made:
             output = next(outputs) if isinstance(example, Example) else example
             known = None if isinstance(record, RecordError) else record

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sacrebleu.metrics import BLEU, CHRF
-
+from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError
-from multistride.tasks.task import (
+from multistride.metrics.quality import measure_quality
+from multistride.tasks.record import (
     Answer,
     Example,
     Opened,
+    Opening,
     Record,
     RecordError,
-    TaskRequest,
     text_field,
 )
 from multistride.translator import Translator
@@ -26,45 +25,44 @@ class TranslationTask:
     name = "translation"
 
     def example(self, record: Record, line: int) -> Example:
-        """The source and, if there is one, the target. Raises `RecordError` for a field that is no
-        text.
+        """Return the source and, if there is one, the target.
+
+        Raises `RecordError` for a field that is no text.
         """
         target = text_field(record, "target", line) if "target" in record else None
         return Example(line, text_field(record, "source", line), target)
 
     def answer(self, output: str, record: Record) -> Answer:
-        """The translation."""
+        """Return the translation."""
         return Answer(output)
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """BLEU and chrF against `target`. Raises `DataError` where a record has none."""
+        """Return BLEU and chrF against `target`. Raises `DataError` where a record has none."""
         if not all("target" in record for record in records):
             raise DataError(
                 "a record has no 'target', and quality is measured against it: add the translations"
             )
-        texts, references = (
-            [answer.text for answer in answers],
-            [[record["target"] for record in records]],
+        quality = measure_quality(
+            [answer.text for answer in answers], [record["target"] for record in records]
         )
-        return {
-            "bleu": float(BLEU().corpus_score(texts, references).score),
-            "chrf": float(CHRF().corpus_score(texts, references).score),
-        }
+        return {"bleu": quality.bleu, "chrf": quality.chrf}
 
 
-def open_translation(request: TaskRequest) -> Opened[str]:
-    """A translator behind the task. Raises as `Translator.load` and `Translator.translate` do."""
-    translator = Translator.load(request.model, request.device, request.engine)
-    ways: dict[str, Any] = request.model_dump(include={"mode", "drafts", "beam", "batch_size"})
-    options = translator.settled(request.group_size, **ways)
-    translator.checked(options)
+def open_translation(opening: Opening) -> Opened[str]:
+    """Return a translator behind the task. Raises as `Translator.load` does."""
+    translator = Translator.load(opening.model, opening.device, opening.engine)
 
-    def solve(examples: Sequence[Example]) -> list[str | RecordError]:
+    def settle(way: DecodeOptions) -> DecodeOptions:
+        options = translator.settled(**way.given())
+        translator.checked(options)
+        return options
+
+    def solve(examples: Sequence[Example], way: DecodeOptions) -> list[str | RecordError]:
         texts = [example.source for example in examples]
-        written = translator.translate(texts, request.group_size, **ways)
+        written = translator.written(texts, way, translator.checked(way))
         return [
             RecordError(example.line, result.problem) if result.problem else result.text
             for example, result in zip(examples, written, strict=True)
         ]
 
-    return Opened(TranslationTask(), solve)
+    return Opened(TranslationTask(), solve, settle, translator.engine.name)
