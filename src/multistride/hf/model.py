@@ -191,6 +191,9 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         At K=1 settings that only the loop of transformers knows (processors, criteria, scores) are
         given to it; with groups they raise `UsageError`.
         """
+        types = settings.get("token_type_ids")
+        if types is not None and not bool(types.any()):
+            del settings["token_type_ids"]  # tokenizers of older directories return them
         settings = self._with_ends(inputs, settings)
         if settings.get("inputs") is not None:
             inputs = settings.pop("inputs")
