@@ -26,7 +26,7 @@ def test_commands_name_the_beam_that_was_used(tmp_path, translation, beams, expe
     [
         (["--figure", "x.jpg"], "neither .svg nor .png"),
         (["--page", "."], "is a directory"),
-        (["--figure", "result.json"], "named twice"),
+        (["--figure", "result.json"], "is also read"),
     ],
 )
 def test_files_are_checked_before_anything_is_printed(
