@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multistride.drafts import draft_visibility
-from multistride.groups import Slots, visibility
+from multistride.groups import Slots, draft_visibility, visibility
 from multistride.model.adapters import DraftGate, adapt
 from multistride.model.attention import CrossAttention, SelfAttention
 from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn
@@ -153,7 +152,7 @@ class Transformer(nn.Module):
         """Final hidden states of all slots in one pass (training, scoring); `project` makes logits
         of them.
 
-        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs
+        `source` is None for a causal model. Where there are `drafts` (see `groups.draft_masks`) theirs
         follow; `entering` is then what `before_adapters` says of the slots, if that is known
         already.
         """
