@@ -4,7 +4,7 @@ A decoder pass is a list of slots. A slot is four integers:
 
 - `token`: the id it reads;
 - `position`: the target position it predicts (0 is the first token of the sentence);
-- `reach`: how far ahead of the token it reads it predicts (`position` minus the index of that token);
+- `reach`: how far ahead it predicts (`position` minus the index of the token it reads);
 - `group`: when it happens. Slot i sees slot j of the same sequence iff `group[j] <= group[i]`.
 
 A *layout* turns a target sentence into slots. All of them are here, as integer arithmetic; the
@@ -83,8 +83,8 @@ def drafting_visibility(
 ) -> Bool[Tensor, "B N M"]:
     """Return the mask of a pass that may hold the slots of `draft_everywhere`.
 
-    A mask slot (group `DRAFTS` or more) sees what the slot it drafts from sees, and the masks of its
-    own group; no other slot sees it. Without mask slots this is `visibility`.
+    A mask slot (group `DRAFTS` or more) sees what the slot it drafts from sees, and the masks of
+    its own group; no other slot sees it. Without mask slots this is `visibility`.
     """
     drafting = (seer >= DRAFTS) & (seer < PADDING_GROUP)
     each_other = seen[:, None, :] == seer[:, :, None]
@@ -121,7 +121,7 @@ def equal_sizes(
 def sampled_sizes(
     lengths: Int[Tensor, "B"], largest: Int[Tensor, "B"], generator: torch.Generator | None = None
 ) -> Int[Tensor, "B G"]:
-    """Return groups of random sizes, uniform in 1 ... `largest` of their row, that cover `lengths`."""
+    """Return groups of random sizes, uniform in 1 ... `largest`, that cover `lengths`."""
     most = int(lengths.max()) if len(lengths) else 0
     draws = torch.rand(len(lengths), most, generator=generator)
     sizes = (draws * largest[:, None]).long() + 1
