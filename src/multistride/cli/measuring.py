@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from multistride.cli.console import numbers, print_json, refuse_shared_files, say, words
+from multistride.cli.console import numbers, print_json, refuse_shared_files, words
 from multistride.cli.fields import Fields
 from multistride.cli.options import (
     JsonOption,
@@ -19,6 +20,8 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.request import EvaluationRequest
 from multistride.report.outputs import Outputs
+
+logger = logging.getLogger(__name__)
 
 _WAYS = ("mode", "group_size")
 """Options that take several values: every combination is measured."""
@@ -277,7 +280,7 @@ def _calibrate_groups(
 
     measured = measure(load(model, device), model, source, reference).model_dump(mode="json")
     write_json(model / CALIBRATION, measured)
-    say(f"written: {model / CALIBRATION}")
+    logger.info(f"written: {model / CALIBRATION}")
     if as_json:
         print_json(measured)
     else:
@@ -296,11 +299,11 @@ def _calibrate_classifier(
     classifier = Classifier.load(model, device, group_size, calibrated=False)
     measured = calibrate_classifier(classifier, model, source)
     write_json(model / TEMPERATURE, measured.model_dump(mode="json"))
-    say(f"written: {model / TEMPERATURE}")
+    logger.info(f"written: {model / TEMPERATURE}")
     if as_json:
         print_json(measured.model_dump(mode="json"))
     else:
         before, after = 100 * measured.error_before, 100 * measured.error_after
-        say(
+        logger.info(
             f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % after"
         )

@@ -113,16 +113,25 @@ def inspect(
         raise UsageError(
             "--picture and --group-size show a sentence, and none was given: give --sentence"
         )
-    if sentence is not None:
-        from multistride.evaluate.sentence import look_into
-        from multistride.evaluate.settle import settle
-        from multistride.report.show import show_sentence
-        from multistride.translator import Translator
+    if sentence is None:
+        _inspect_model(model, as_json)
+    else:
+        _inspect_sentence(model, sentence, group_size or 1, picture, as_json)
 
-        settle([], picture=picture)
-        size = 1 if group_size is None else group_size
-        show_sentence(look_into(Translator.load(model), sentence, size), picture, as_json)
-        return
+
+def _inspect_sentence(
+    model: Path | None, sentence: str, group_size: int, picture: Path | None, as_json: bool
+) -> None:
+    from multistride.evaluate.sentence import look_into
+    from multistride.evaluate.settle import settle
+    from multistride.report.show import show_sentence
+    from multistride.translator import Translator
+
+    settle([], picture=picture)
+    show_sentence(look_into(Translator.load(model), sentence, group_size), picture, as_json)
+
+
+def _inspect_model(model: Path | None, as_json: bool) -> None:
     from multistride.evaluate.inspection import inspect_model
     from multistride.shipped import DEFAULT
 
@@ -132,4 +141,4 @@ def inspect(
         return
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(f"{key.replace('_', ' '):20} {shown}")
+        print(f"{key.replace('_', ' '):20} {shown}")
