@@ -1,4 +1,4 @@
-"""Time the steps of a model on this machine, once; tables are kept in the user's cache directory."""
+"""Time the steps of a model on this machine, once; the user's cache directory keeps the tables."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from multistride.model.step import M, StepModel
 from multistride.version import __version__
 
 ROWS = (1, 2, 4, 8, 16, 32)
-"""Batch sizes whose steps are timed; times between them are interpolated, those beyond
-extrapolated."""
+"""Batch sizes whose steps are timed; others are interpolated or extrapolated in proportion."""
 
 SOURCE_TOKENS, STEPS, ROUNDS = 16, 6, 3
 """Source tokens of a sentence, steps and rounds that are timed; the median is used."""
@@ -75,8 +74,9 @@ def cached_costs(
 
 
 def cache_directory() -> Path:
-    """Return the directory of measurements: `$XDG_CACHE_HOME/multistride`, else
-    `~/.cache/multistride`.
+    """Return the directory of measurements of this machine.
+
+    It is `$XDG_CACHE_HOME/multistride`, by default `~/.cache/multistride`.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multistride"
 
