@@ -17,8 +17,27 @@ from multistride.model.config import TransformerConfig
 from multistride.model.layers import Rotation, rotated
 
 
+def attend(
+    query: Float[Tensor, "B H N E"],
+    key: Float[Tensor, "B G M E"],
+    value: Float[Tensor, "B G M E"],
+    mask: Bool[Tensor, "B 1 #N M"] | None,
+    dropout: float,
+) -> Float[Tensor, "B H N E"]:
+    """Scaled dot-product attention; each of the G heads of keys and values serves H / G heads of
+    queries.
+    """
+    shared = query.shape[1] != key.shape[1]
+    output: Tensor = scaled_dot_product_attention(
+        query, key, value, mask, dropout, enable_gqa=shared
+    )
+    return output
+
+
 class SelfAttention(nn.Module):
     """Attention among the entries of one sequence (arXiv 1706.03762, section 3.2)."""
+
+    attend = staticmethod(attend)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -57,7 +76,7 @@ class SelfAttention(nn.Module):
         if cache is not None:
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.output(merge_heads(attend(query, key, value, mask, dropout)))
+        output: Tensor = self.output(merge_heads(self.attend(query, key, value, mask, dropout)))
         return output
 
 
@@ -65,6 +84,8 @@ class CrossAttention(nn.Module):
     """Attention of the slots over the encoded source; its keys and values are computed once a
     sentence.
     """
+
+    attend = staticmethod(attend)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -85,25 +106,8 @@ class CrossAttention(nn.Module):
         """Attend to the source under `mask` (true: visible; None: all visible)."""
         query = split_heads(self.query(hidden), self.width)
         dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.output(merge_heads(attend(query, *source, mask, dropout)))
+        output: Tensor = self.output(merge_heads(self.attend(query, *source, mask, dropout)))
         return output
-
-
-def attend(
-    query: Float[Tensor, "B H N E"],
-    key: Float[Tensor, "B G M E"],
-    value: Float[Tensor, "B G M E"],
-    mask: Bool[Tensor, "B 1 #N M"] | None,
-    dropout: float,
-) -> Float[Tensor, "B H N E"]:
-    """Scaled dot-product attention; each of the G heads of keys and values serves H / G heads of
-    queries.
-    """
-    shared = query.shape[1] != key.shape[1]
-    output: Tensor = scaled_dot_product_attention(
-        query, key, value, mask, dropout, enable_gqa=shared
-    )
-    return output
 
 
 def split_heads(hidden: Float[Tensor, "B N D"], width: int) -> Float[Tensor, "B H N E"]:
