@@ -89,7 +89,7 @@ def measure(subject: Subject[I, O], name: str, timed: int) -> Result:
     rows = [
         Row.model_validate(
             {
-                **({"model": "teacher"} if run.way.teacher else {}),
+                **({"model": run.way.whose} if subject.task else {}),
                 "group_size": run.way.options.group_size,
                 "mode": run.way.options.mode,
                 "beam": run.way.options.beam,
