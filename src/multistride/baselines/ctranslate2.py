@@ -236,7 +236,7 @@ class _Weights:
 
 
 def _specification(model: Transformer) -> Any:
-    """Return the model in CTranslate2's terms. Raises `UsageError` if it has no place for a part."""
+    """Return the model as CTranslate2 has it. Raises `UsageError` if it has no place for it."""
     config, weights = model.config, _Weights(model)
     check_expressible(config, "CTranslate2", encoder=True)
     activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[

@@ -54,7 +54,7 @@ class ClassificationTask:
         return Answer(best, {"probability": shares[best], "probabilities": shares})
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """Return accuracy, macro F1, log-loss and calibration error. Raises `DataError` without label."""
+        """Return accuracy, macro F1, log-loss and calibration error of labelled records."""
         return class_metrics(self._probabilities(answers), self._labels(records), self.classes)
 
     def details(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class GenerationTask:
         self.teacher = teacher
 
     def example(self, record: Record, line: int) -> Example:
-        """Return the source and the first reference. Raises `RecordError` for fields that are no text."""
+        """Return the source and the first reference. Raises `RecordError` for bad fields."""
         source = text_field(record, "source", line)
         for name in ("references", "concepts"):
             _check_texts(record, name, line)
