@@ -40,7 +40,7 @@ def llama(place, template="<s> $A", ends=None, added=()):
     if ends is not None:
         model.generation_config.eos_token_id = ends
     model.save_pretrained(place / "theirs")
-    convert(str(place / "theirs"), place / "ours", lambda line: None)
+    convert(str(place / "theirs"), place / "ours")
     return model, multistride.load(place / "ours")
 
 

@@ -10,10 +10,9 @@ from multistride.decode.pick import greedy
 from multistride.decode.state import DecodeState
 from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
-from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
+from multistride.groups import NO_LABEL, equal_sizes, teacher_forced, without_start
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
-from multistride.prompts import without_start
 
 NEW = 9
 

@@ -189,6 +189,16 @@ def test_a_dictionary_is_returned_with_groups(kind, request):
     assert found.sequences.equal(model.generate(**inputs, **limit))
 
 
+@KINDS
+def test_types_of_tokens_say_nothing(kind, request):
+    # Guards: what tokenizers of older directories return, taken for a setting.
+    model, inputs = opened(kind, request)
+    types = {"token_type_ids": torch.zeros_like(inputs["input_ids"])}
+    for group_size in (1, 4):
+        limit = {"max_new_tokens": 6, "group_size": group_size}
+        assert model.generate(**inputs, **types, **limit).equal(model.generate(**inputs, **limit))
+
+
 def test_stop_strings_at_k1(causal):
     model = AutoModelForCausalLM.from_pretrained(causal)
     tokenizer = AutoTokenizer.from_pretrained(causal)

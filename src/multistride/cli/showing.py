@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from multistride.cli.console import print_json
+from multistride.cli.console import print_json, refuse_shared_files
 from multistride.cli.options import JsonOption, model_directory
 from multistride.errors import UsageError
 
@@ -57,16 +57,26 @@ def report(
             "report shows either a result file (with --page, --figure, --markdown) or a --trace (with --line, "
             "--figure): give one of them with its options"
         )
-    from multistride.files import check_writable
     from multistride.report.show import show_file, show_trace
 
-    for path in (page, figure):
-        if path is not None:
-            check_writable(path)
+    refuse_shared_files([results, trace], [page, figure])
+    _check_outputs(page, figure)
     if trace is not None:
         show_trace(trace, line or 1, figure)
     elif results is not None:
         show_file(results, page, figure, markdown)
+
+
+def _check_outputs(page: Path | None, figure: Path | None) -> None:
+    """Raise `UserError` for a file that cannot be written before anything is read."""
+    from multistride.files import check_writable
+    from multistride.report.drawing import check_picture
+
+    for path in (page, figure):
+        if path is not None:
+            check_writable(path)
+    if figure is not None:
+        check_picture(figure)
 
 
 def inspect(
@@ -113,16 +123,25 @@ def inspect(
         raise UsageError(
             "--picture and --group-size show a sentence, and none was given: give --sentence"
         )
-    if sentence is not None:
-        from multistride.evaluate.sentence import look_into
-        from multistride.evaluate.settle import settle
-        from multistride.report.show import show_sentence
-        from multistride.translator import Translator
+    if sentence is None:
+        _inspect_model(model, as_json)
+    else:
+        _inspect_sentence(model, sentence, group_size or 1, picture, as_json)
 
-        settle([], picture=picture)
-        size = 1 if group_size is None else group_size
-        show_sentence(look_into(Translator.load(model), sentence, size), picture, as_json)
-        return
+
+def _inspect_sentence(
+    model: Path | None, sentence: str, group_size: int, picture: Path | None, as_json: bool
+) -> None:
+    from multistride.evaluate.sentence import look_into
+    from multistride.evaluate.settle import settle
+    from multistride.report.show import show_sentence
+    from multistride.translator import Translator
+
+    settle([], picture=picture)
+    show_sentence(look_into(Translator.load(model), sentence, group_size), picture, as_json)
+
+
+def _inspect_model(model: Path | None, as_json: bool) -> None:
     from multistride.evaluate.inspection import inspect_model
     from multistride.shipped import DEFAULT
 
@@ -132,4 +151,4 @@ def inspect(
         return
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(f"{key.replace('_', ' '):20} {shown}")
+        print(f"{key.replace('_', ' '):20} {shown}")

@@ -1,17 +1,21 @@
-"""The verb `classify`."""
+"""The verbs of tasks: `classify` documents, `answer` questions."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multistride.cli.console import reading, refuse_shared_files, writing
 from multistride.cli.fields import Fields
-from multistride.cli.options import Lines, Machine, NeededModelOption
+from multistride.cli.options import Lines, Machine, NeededModelOption, note_untrained
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
+from multistride.tasks.answering.settings import AnswerSettings
+
+if TYPE_CHECKING:
+    from multistride.tasks.classification.classifier import Classifier
 
 
 def classify(
@@ -56,25 +60,75 @@ def classify(
             "files were given, which are read as they are: leave --input and --records out"
         )
 
-    from multistride.data.corpus import read_lines
-    from multistride.device import set_threads
-    from multistride.tasks.classification.classifier import Classifier, check_class_list
     from multistride.tasks.classification.task import opened_classifier
     from multistride.tasks.record import read_records, solved
     from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
 
     refuse_shared_files([lines.source, *(files or ())], [lines.output])
-    set_threads(machine.threads)
-    classifier = Classifier.load(model, machine.device)
-    task = opened_classifier(classifier, field)
+    task = opened_classifier(_classifier(model, machine, classes), field)
     way = task.settle(decoding)
-    if classes is not None:
-        check_class_list(classifier, classes, read_lines(classes), model)
     with reading(None if files else lines.source) as texts, writing(lines.output) as output:
         taken = records_of_files(files, field) if files else None
         taken = taken or (read_records(texts) if records else records_of_lines(texts, field))
         failed = write_answers(solved(task, taken, way, 64), output, lines.as_json)
+    _complete(failed, "documents")
+
+
+def _classifier(model: Path, machine: Machine, classes: Path | None) -> Classifier:
+    """Return the classifier of a directory, if its classes are those of a file."""
+    from multistride.data.corpus import read_lines
+    from multistride.device import set_threads
+    from multistride.tasks.classification.classifier import Classifier, check_class_list
+
+    set_threads(machine.threads)
+    classifier = Classifier.load(model, machine.device)
+    if classes is not None:
+        check_class_list(classifier, classes, read_lines(classes), model)
+    return classifier
+
+
+def _complete(failed: int, what: str) -> None:
+    """Raise `DataError` if some records have no answer."""
     if failed:
         raise DataError(
-            f"{failed} of the documents have no answer (named above); their lines are empty"
+            f"{failed} of the {what} have no answer (named above); their lines are empty"
         )
+
+
+def answer(
+    *,
+    model: NeededModelOption,
+    lines: Annotated[Lines, Fields(only=("source", "output", "as_json"))],
+    passages: Annotated[AnswerSettings, Fields()],
+    decoding: Annotated[
+        DecodeOptions,
+        Fields(
+            only=("group_size", "mode", "drafts", "beam", "max_length", "batch_size"),
+            defaults={"max_length": 32},
+        ),
+    ],
+    machine: Annotated[Machine, Fields()],
+) -> None:
+    """Answer questions about passages, or choose one of several answers.
+
+    Each line of stdin is a JSON object with a "question", and a "passage" or "choices" (a list of
+    texts) or both. One line per question, in order (--json: with its score, where it stands, how
+    probable each choice is). A question without an answer becomes an empty line; stderr names it,
+    and the exit code is 4.
+
+    Example: echo '{"question": "Who ran?", "passage": "Two dogs ran."}' | multistride answer
+    --model RUN/best
+    """
+    from multistride.tasks.answering.answerer import answering
+    from multistride.tasks.record import read_records, solved
+    from multistride.tasks.streams import write_answers
+
+    refuse_shared_files([lines.source], [lines.output])
+    opened = machine.load(model)
+    task = answering(opened, passages)
+    way = task.settle(decoding)
+    note_untrained(way.group_size, opened)
+    with reading(lines.source) as texts, writing(lines.output) as output:
+        answers = solved(task, read_records(texts), way)
+        failed = write_answers(answers, output, lines.as_json)
+    _complete(failed, "questions")

@@ -36,8 +36,8 @@ ours."""
 def foreign_vocabulary(
     checkpoint: Checkpoint, config: TransformerConfig
 ) -> tuple[ForeignVocabulary, bool]:
-    """The tokenizer of a checkpoint with its special tokens by role, and whether a mask was added
-    to it.
+    """Return the tokenizer of a checkpoint with its special tokens by role, and whether a mask was
+    added to it.
 
     Where no token is a mask one is added, which takes the id behind all others. Padding is never
     read, so where there is none EOS stands in. Raises `DataError` without tokenizer or EOS, and
@@ -105,8 +105,8 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def _target(checkpoint: Checkpoint, settings: dict[str, Any]) -> Tokenizer | None:
-    """The tokenizer of the target language, where Marian's two SentencePiece files are what there
-    is.
+    """Return the tokenizer of the target language, where Marian's two SentencePiece files are what
+    there is.
     """
     if checkpoint.tokenizer is not None or checkpoint.directory is None:
         return None
@@ -116,7 +116,7 @@ def _target(checkpoint: Checkpoint, settings: dict[str, Any]) -> Tokenizer | Non
 
 
 def _piece(value: Any) -> Any:
-    """A special token as a string; older files hold an object with its content."""
+    """Return a special token as a string; older files hold an object with its content."""
     return value["content"] if isinstance(value, dict) and "content" in value else value
 
 
@@ -157,7 +157,7 @@ def _end(
 
 
 def _decoder_start(checkpoint: Checkpoint) -> int:
-    """What the decoder of an encoder-decoder begins with."""
+    """Return what the decoder of an encoder-decoder begins with."""
     named = checkpoint.generation.get(
         "decoder_start_token_id", checkpoint.config.get("decoder_start_token_id")
     )
@@ -169,7 +169,7 @@ def _decoder_start(checkpoint: Checkpoint) -> int:
 
 
 def _mask(tokenizer: Tokenizer, settings: dict[str, Any]) -> tuple[int, bool]:
-    """The mask, and whether there was none before."""
+    """Return the mask, and whether there was none before."""
     found = _id(tokenizer, settings.get("mask_token"))
     if found is None:
         found = _id(tokenizer, MASK)

@@ -171,7 +171,7 @@ class ForeignVocabulary(Vocabulary):
 
     @cached_property
     def _adds_blank(self) -> bool:
-        """Whether a whole text is read as if a blank stood before it."""
+        """Return whether a whole text is read as if a blank stood before it."""
         [tokens] = self._encoded(["a"], add_special_tokens=False)
         return (self._tokenizer.id_to_token(tokens[0]) or "").startswith(("▁", "Ġ", " "))
 
@@ -237,7 +237,9 @@ def default_template(templates: Any) -> str | None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What the file says; nothing if it is not there, since our own vocabularies do not need it."""
+    """Return what the file says; nothing if it is not there, since our own vocabularies do not need
+    it.
+    """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -113,7 +113,7 @@ class Vocabulary:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja template that makes one text of a conversation; None if there is none."""
+        """Return the Jinja template that makes one text of a conversation; None if there is none."""
         return self._chat_template
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
@@ -133,7 +133,7 @@ class Vocabulary:
         return dict(zip(_NAMED, SPECIAL_PIECES, strict=True))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of one sequence of tokens; special tokens are dropped.
+        """Return the text of one sequence of tokens; special tokens are dropped.
 
         Bytes that are not UTF-8, which a model may write, become U+FFFD.
         """
@@ -142,12 +142,13 @@ class Vocabulary:
         )
 
     def decode_all(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """`decode` for many sequences at once."""
+        """Return the text of each of many sequences, as `decode` does."""
         as_integers = [[int(token) for token in tokens] for tokens in sequences]
         return list(self._tokenizer.decode_batch(as_integers, skip_special_tokens=True))
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        r"""What each token stands for, for a person to read; special tokens are shown by name.
+        r"""Return what each token stands for, for a person to read; special tokens are shown by
+        name.
 
         A token that holds a part of a character is shown as its bytes, like `\xe4\xb8`.
         Raises `DataError` for a token outside the vocabulary.
@@ -156,8 +157,8 @@ class Vocabulary:
 
     @cached_property
     def spellings(self) -> list[bytes]:
-        """What each token adds to a text, in UTF-8 (perhaps a part of a character); special tokens
-        add nothing, tokens that were added to the vocabulary their own name.
+        """Return what each token adds to a text, in UTF-8 (perhaps a part of a character); special
+        tokens add nothing, tokens that were added to the vocabulary their own name.
 
         In a words vocabulary every word brings the blank before it. Raises `UsageError` for a
         tokenizer of another kind, whose tokens do not spell the text one after the other.
@@ -170,8 +171,9 @@ class Vocabulary:
         return [self._spelling(token) for token in range(len(self))]
 
     def spelled(self, tokens: Sequence[int]) -> bytes:
-        """The text of tokens in UTF-8, before `decode` replaces what is none. Raises as `spellings`
-        does.
+        """Return the text of tokens in UTF-8, before `decode` replaces what is none.
+
+        Raises as `spellings` does.
         """
         text = b"".join(self.spellings[token] for token in tokens)
         return text if self._byte_level else text.removeprefix(b" ")
@@ -263,7 +265,10 @@ def _without_ends(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def read_tokenizer(directory: Path | str, name: str = TOKENIZER_FILE) -> Tokenizer:
-    """The tokenizer in a directory. Raises `DataError` when its file is missing or broken."""
+    """Return the tokenizer in a directory.
+
+    Raises `DataError` when its file is missing or broken.
+    """
     path = Path(directory) / name
     try:
         text = path.read_text(encoding="utf-8")
@@ -335,7 +340,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _byte_symbols() -> dict[str, int]:
-    """The byte that each character of a byte-level piece stands for.
+    """Return the byte that each character of a byte-level piece stands for.
 
     Bytes that are visible in Latin-1 stand for themselves; the others follow from U+0100 on.
     """
@@ -352,7 +357,7 @@ _BYTE_OF_SYMBOL = _byte_symbols()
 
 
 def unencodable(texts: Sequence[str]) -> str:
-    """Why the texts cannot be encoded, as a person can act on it."""
+    """Return why the texts cannot be encoded, as a person can act on it."""
     for number, text in enumerate(texts):
         try:
             text.encode("utf-8")

@@ -96,9 +96,9 @@ class EvaluationRequest(BaseModel):
             raise UsageError(
                 "--teacher was given, which is for --task generation: leave it out, or name the task"
             )
+        refused: tuple[str, ...]
         if self.task is not None:
-            refused: tuple[str, ...] = ("reference", "kind", "chat", "tokenize")
-            what = "--task"
+            refused, what = ("reference", "kind", "chat", "tokenize"), "--task"
         elif self.kind == "generation":
             refused, what = ("tokenize",), "--kind generation"
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from multistride.shipped import DEFAULT
 from multistride.tasks.names import WITH_TEACHER, task_named
 from multistride.tasks.record import Opening
 from multistride.translator import Translator
+
+logger = logging.getLogger(__name__)
 
 MOST_TOKENS = 64
 """Tokens that a causal model writes after a prompt, unless told otherwise."""

@@ -77,7 +77,7 @@ class MultistrideConfig(PreTrainedConfig):
 
     @property
     def transformer(self) -> TransformerConfig:
-        """The configuration of our model, with what has been changed since."""
+        """Return the configuration of our model, with what has been changed since."""
         fields = {name: getattr(self, name) for name in TransformerConfig.model_fields}
         return TransformerConfig.model_validate(fields)
 

@@ -61,6 +61,7 @@ _HONOURED = {
 _INPUTS = {
     *("inputs", "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
     *("encoder_outputs", "streamer", "tokenizer", "trust_remote_code", "synced_gpus"),
+    "token_type_ids",
 }
 """Arguments that are no choices: our loop reads them, or has no use for them."""
 

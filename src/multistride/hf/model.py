@@ -130,8 +130,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
 
     @cached_property
     def phrases(self) -> PhraseTable | None:
-        """The table of phrases of the directory the model was read from, read when it is first
-        asked for.
+        """Return the table of phrases of the directory the model was read from, read when it is
+        first asked for.
         """
         return PhraseTable.load(self.config._name_or_path) if self.config._name_or_path else None
 
@@ -191,6 +191,9 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         At K=1 settings that only the loop of transformers knows (processors, criteria, scores) are
         given to it; with groups they raise `UsageError`.
         """
+        types = settings.get("token_type_ids")
+        if types is not None and not bool(types.any()):
+            del settings["token_type_ids"]  # tokenizers of older directories return them
         settings = self._with_ends(inputs, settings)
         if settings.get("inputs") is not None:
             inputs = settings.pop("inputs")

@@ -39,6 +39,8 @@ def read_result(path: Path | str) -> Result:
         raise DataError(f"{path} is not a result: {_first_problem(error)}; {WAY_OUT}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a result: it is not JSON; {WAY_OUT}") from error
+    except (AttributeError, KeyError, TypeError) as error:  # another shape under a known key
+        raise DataError(f"{path} is not a result: it has another form; {WAY_OUT}") from error
 
 
 def upgrade(tree: Any) -> Any:
@@ -88,7 +90,7 @@ def _benchmark(tree: Tree) -> Tree:
 
 
 def _frontier(tree: Tree) -> Tree:
-    """A point is a row; what only points say is kept as details."""
+    """Read points as rows; what only points say is kept as details."""
     rest = {name: value for name, value in tree.items() if name != "points"}
     return {**rest, "kind": "frontier", "results": [_point(point) for point in tree["points"]]}
 
