@@ -208,9 +208,7 @@ def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> 
 def _write_parts(job: _Job, progress: ProgressLine) -> None:
     """Translate every chunk that has no good part yet."""
     missing = {
-        chunk.number: len(chunk.lines)
-        for chunk in job.chunks()
-        if not job.parts.is_done(chunk, job.report)
+        chunk.number: len(chunk.lines) for chunk in job.chunks() if not job.parts.is_done(chunk)
     }
     done = job.lines - sum(missing.values())
     if done:
