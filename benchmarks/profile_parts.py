@@ -93,6 +93,10 @@ class WatchedNetworks:
             self._networks[name], lambda call: self._clock.around("network", name, call)
         )
 
+    def decoder(self, new: int) -> Any:
+        """Return the network of steps of so many slots."""
+        return self["single" if new == 1 else "decoder"]
+
 
 class WatchedNetwork:
     """One of them: called with arrays, or bound to arrays first and called then."""

@@ -103,6 +103,8 @@ def test_modules_that_only_some_systems_have_are_not_needed():
         (["translate", "--grup-size", "4"], "--group-size"),
         (["translate", "--chat"], "--chat in translate; it is an option of generate"),
         (["generate", "--model", "english-german", "--prefix", "x"], "an option of translate"),
+        (["translate", "--quiet"], "it stands before the verb: multistride --quiet translate"),
+        (["translate", "text.en"], "translate reads stdin, or a file: --input FILE"),
         (["translat"], "Did you mean 'translate'"),
         (["translate", "--seed", "0"], "seed 0 was given, and at temperature 0 nothing is drawn"),
         (["translate", "--length-penalty", "1"], "length_penalty 1.0 was given, and beam 1"),

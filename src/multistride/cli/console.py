@@ -195,14 +195,19 @@ def _of_command_line(error: Any, app: typer.Typer) -> str:
     verb = context.info_name if context is not None and context.parent is not None else None
     option = getattr(error, "option_name", None)
     if option is not None and verb is not None and message.startswith("No such option"):
-        others = [
-            name
-            for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-            if any(option in parameter.opts for parameter in command.params)
-        ]
-        if others:
+        root: Any = typer.main.get_command(app)
+        others = [name for name, command in root.commands.items() if _has(command, option)]
+        if _has(root, option):
+            message += f" in {verb}; it stands before the verb: multistride {option} {verb}"
+        elif others:
             message += f" in {verb}; it is an option of {', '.join(others)}"
+    if "unexpected extra argument" in message and _has(context and context.command, "--input"):
+        message += f"; {verb} reads stdin, or a file: --input FILE"
     return f"{message} (see multistride {verb + ' ' if verb else ''}--help)"
+
+
+def _has(command: Any, option: str) -> bool:
+    return any(option in parameter.opts for parameter in getattr(command, "params", ()))
 
 
 def _of_system(error: OSError) -> str:
@@ -331,10 +336,13 @@ def tracing(path: Path | None) -> Iterator[Journal | None]:
 
 def refuse_shared_files(reads: Iterable[Path | None], writes: Iterable[Path | None]) -> None:
     """Raise `UsageError` if one file is to be both read and written, or written twice."""
-    seen = {path.resolve() for path in reads if path is not None}
+    read = {path.resolve() for path in reads if path is not None}
+    written: set[Path] = set()
     for path in writes:
         if path is None or (path.exists() and not path.is_file()):
             continue  # a device or a pipe can be named more than once
-        if path.resolve() in seen:
-            raise UsageError(f"{path} is named twice, to be read or written: name another output")
-        seen.add(path.resolve())
+        if path.resolve() in read:
+            raise UsageError(f"{path} is also read: name another output")
+        if path.resolve() in written:
+            raise UsageError(f"{path} is to be written twice: name another output")
+        written.add(path.resolve())

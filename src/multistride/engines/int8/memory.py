@@ -12,6 +12,7 @@ hidden size.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -40,6 +41,9 @@ stay in a cache."""
 
 SPARE = 6
 """Buffers that wait for another batch."""
+
+GraphMaker = Callable[[], bytes]
+"""Builds a graph, as the bytes of an ONNX file."""
 
 Array = NDArray[Any]
 
@@ -96,6 +100,23 @@ class Bound:
     def __call__(self) -> None:
         """Compute all outputs."""
         self._session.run_with_iobinding(self._binding)
+
+
+class Networks:
+    """The graphs of a model by name, each built and handed to ONNX Runtime when first needed."""
+
+    def __init__(self, graphs: Mapping[str, GraphMaker], threads: int) -> None:
+        self._graphs, self._threads = dict(graphs), threads
+        self._open: dict[str, Network] = {}
+
+    def __getitem__(self, name: str) -> Network:
+        if name not in self._open:
+            self._open[name] = Network(self._graphs.pop(name)(), self._threads)
+        return self._open[name]
+
+    def decoder(self, new: int) -> Network:
+        """Return the one that computes steps of so many slots."""
+        return self["single" if new == 1 else "decoder"]
 
 
 class Sizes(NamedTuple):
@@ -160,10 +181,10 @@ class Buffers:
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
         self._steps: dict[tuple[int, int], Step] = {}
 
-    def step(self, rows: int, new: int, decoder: Network, source: EncodedSource) -> Step:
+    def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:
         """The step of `new` slots in each of the first rows, made ready to read a source."""
         if (rows, new) not in self._steps:
-            self._steps[rows, new] = Step(self, rows, new, decoder, source)
+            self._steps[rows, new] = Step(self, rows, new, networks, source)
         step = self._steps[rows, new]
         step.turn_to(source)
         return step
@@ -175,12 +196,12 @@ class Step:
     """
 
     def __init__(
-        self, buffers: Buffers, rows: int, new: int, decoder: Network, source: EncodedSource
+        self, buffers: Buffers, rows: int, new: int, networks: Networks, source: EncodedSource
     ) -> None:
         room, sizes = buffers.room, buffers.sizes
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
-        self.bias = np.zeros((1, 1, max(new, 2), room), np.float32)  # `graphs.Attention` says why
+        self.bias = np.zeros((1, 1, new, room), np.float32)
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
         self._picked: dict[bool, Picked] = {}
         read = {
@@ -190,7 +211,7 @@ class Step:
         self._source, self._alike = source, True
         caches = {name: shared(array[:rows]) for name, array in buffers.arrays.items()}
         written = {f"new_{name}": value for name, value in caches.items()}
-        self._run = decoder.bound(
+        self._run = networks.decoder(new).bound(
             {**read, "bias": self._bias, **source.values, **caches},
             {**written, "hidden": shared(self.hidden)},
         )
@@ -223,9 +244,9 @@ class Step:
             )
 
     def _run_seeing(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int) -> None:
-        new, (wide, room) = self.token.shape[1], self.bias.shape[2:]
+        new, room = self.bias.shape[2:]
         if visible is not None:
-            bias = np.full((len(self.start), 1, wide, room), np.float32(MASKED))
+            bias = np.full((len(self.start), 1, new, room), np.float32(MASKED))
             bias[:, 0, :, : visible.shape[2]] = np.where(
                 visible.numpy(), np.float32(0), np.float32(MASKED)
             )
@@ -411,11 +432,11 @@ class Int8Memory:
             self._move(self._buffers, slice(None, rows), rows, length, length + new)
         return self._buffers
 
-    def read(self, slots: Slots, decoder: Network) -> Step:
+    def read(self, slots: Slots, networks: Networks) -> Step:
         """Let new slots join the memory, and return the step that has their hidden states."""
         rows, new = slots.token.shape
         buffers = self.room(rows, self.length, new)
-        step = buffers.step(rows, new, decoder, self.source)
+        step = buffers.step(rows, new, networks, self.source)
         step.read(slots, self._groups.extend(slots.group))
         return step
 

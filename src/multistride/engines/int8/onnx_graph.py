@@ -7,7 +7,7 @@ whole tensor would make it do, and rounding is one pass, where a scale for each 
 Weights have one scale for each output.
 
 A node of ONNX Runtime costs a few tenths of a microsecond, a call of a PyTorch operator several:
-the graph is why a step of one row is fast (`benchmarks/products.py`, docs/log.md).
+the graph is why a step of one row is fast (`benchmarks/products.py`, docs/log/engines-and-speed.md).
 
 Shapes: B sentences, N rows of a sentence, D hidden size, I inputs and O outputs of a linear layer.
 """

@@ -16,10 +16,10 @@ Shapes: B sentences, S source tokens, T target tokens, N slots, D channels of an
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
+from multistride.model.attention import CrossAttention
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -37,6 +38,9 @@ SENTENCES, LONGEST = 12, 15
 ROOM_NORMED, ROOM = 1.1, 1.5
 """The end of a range, as a multiple of what random tokens reach: after layer normalisation, and
 elsewhere."""
+
+LONGER = 2
+"""The longest queries and keys, as a multiple of those of random tokens."""
 
 FINAL = "output"
 """The name of the place before the output matrix; all others have the name of the linear layer that
@@ -56,12 +60,30 @@ class Rounding(NamedTuple):
     lowest: int = -128
 
 
+class Grid(NamedTuple):
+    """What the queries and the keys of a place are rounded to multiples of: powers of two.
+
+    The sum of a head's products is at most the product of the lengths of query and key (Cauchy and
+    Schwarz). Where that is at most 2^24 times `query` times `key`, float32 holds every part of the
+    sum exactly, in whatever order it is taken.
+    """
+
+    query: float
+    key: float
+
+
+def _grid(longest: float) -> float:
+    """Return the power of two for vectors of a head that are `longest` with random tokens."""
+    return float(2.0 ** np.ceil(np.log2(max(LONGER * longest, 1e-12) / 2**12)))
+
+
 class Roundings:
     """The `Rounding` of every place of a model, by name."""
 
     def __init__(self, model: Transformer) -> None:
         """Reads random sentences with `model`, which must be in evaluation mode."""
-        self._config, self._largest = model.config, observed(model)
+        self._config = model.config
+        self._largest, self._lengths = observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
         """What layer normalisation gives, for all linear layers that read it; `alike` if nothing
@@ -72,6 +94,11 @@ class Roundings:
             np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
         )
         return _rounding(ROOM_NORMED * (largest / shrink).max(), shrink)
+
+    def grid(self, place: str) -> Grid:
+        """Return the grid of cross-attention; queries are divided by the root of the width."""
+        query, key = (self._lengths[f"{place}.{name}"].max() for name in ("query", "key_value"))
+        return Grid(_grid(float(query) / np.sqrt(self._config.head_width)), _grid(float(key)))
 
     def other(self, place: str, *, positive: bool = False) -> Rounding:
         """Any other activation. One that is never negative has the whole range for itself."""
@@ -84,29 +111,61 @@ def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -
     return Rounding(max(float(end), 1e-12) / top, shrink, lowest)
 
 
-@torch.inference_mode()
-def observed(model: Transformer) -> dict[str, NDArray[np.float32]]:
-    """The largest absolute entry of every channel of what each linear layer reads, by the name of
-    the layer.
+class Observed(NamedTuple):
+    """The `largest` absolute entry of every channel of what a linear layer reads, and the greatest
+    `lengths` of every head's queries and keys of cross-attention, by the layer's name.
     """
-    largest: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
 
-    def watch(name: str, rows: Tensor) -> None:
-        largest[name] = torch.maximum(largest[name], rows.abs().flatten(0, -2).amax(0))
+    largest: dict[str, NDArray[np.float32]]
+    lengths: dict[str, NDArray[np.float32]]
 
-    with _watched(model, watch):
-        for source, lengths, slots in _random_passes(model.config):
-            watch(FINAL, model(source, lengths, slots))
-    return {name: each.float().cpu().numpy() for name, each in largest.items()}
+
+@torch.inference_mode()
+def observed(model: Transformer) -> Observed:
+    """Read random sentences with a model and return what was largest."""
+    largest: dict[str, Tensor] = {}
+    lengths: dict[str, Tensor] = {}
+
+    def keep(kept: dict[str, Tensor], name: str, rows: Tensor) -> None:
+        most = rows.abs().flatten(0, -2).amax(0)
+        kept[name] = torch.maximum(kept[name], most) if name in kept else most
+
+    with _watched(model, partial(keep, largest), partial(keep, lengths)):
+        for source, real, slots in _random_passes(model.config):
+            keep(largest, FINAL, model(source, real, slots))
+    return Observed(
+        *(
+            {name: each.float().cpu().numpy() for name, each in kept.items()}
+            for kept in (largest, lengths)
+        )
+    )
 
 
 @contextmanager
-def _watched(model: Transformer, watch: Any) -> Iterator[None]:
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs[0]))
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-    ]
+def _watched(
+    model: Transformer, read: Callable[[str, Tensor], None], measure: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `read` with what each linear layer reads, and `measure` with how long the queries and
+    keys of each head are that layers of cross-attention make.
+    """
+
+    def made(name: str, rows: Tensor) -> None:
+        measure(name, rows.unflatten(-1, (model.config.heads, -1)).norm(dim=-1))
+
+    handles = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            handles.append(
+                layer.register_forward_pre_hook(lambda _, rows, name=name: read(name, rows[0]))
+            )
+        if isinstance(layer, CrossAttention):
+            query, pair = f"{name}.query", f"{name}.key_value"
+            handles += [
+                layer.query.register_forward_hook(lambda _, __, rows, name=query: made(name, rows)),
+                layer.key_value.register_forward_hook(
+                    lambda _, __, rows, name=pair: made(name, rows.chunk(2, dim=-1)[0])
+                ),
+            ]
     try:
         yield
     finally:
