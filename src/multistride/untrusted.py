@@ -30,6 +30,7 @@ MIB = 1 << 20
 MOST_DOCUMENT = 32 * MIB
 """Bytes of a JSON document; parsed, it can take twenty times as much memory."""
 
+MOST_TOKENIZER = 128 * MIB
 MOST_SETTINGS = MIB
 """Bytes of a YAML file; its parser is slow and takes several hundred times as much memory."""
 
@@ -365,7 +366,7 @@ def read_array(path: Path | str, advice: str = COPY_AGAIN, mapped: bool = False)
         tokenize.TokenError,
     ) as error:
         reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{path} is cut short or corrupt ({reason}): {advice}") from error
+        raise DataError(f"{path} is damaged (cut short or corrupt: {reason}): {advice}") from error
 
 
 def tensor_shapes(path: Path | str, advice: str = COPY_AGAIN) -> dict[str, tuple[int, ...]]:

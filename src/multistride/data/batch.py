@@ -5,7 +5,6 @@ Legend for shapes: B batch, S source tokens, T target tokens, N pairs of a split
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from multistride.data.labelled import LabelledDocuments
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
+from multistride.untrusted import read_array, read_object
 
 Tokens = Sequence[int] | NDArray[Any]
 
@@ -354,11 +354,11 @@ def _padded(
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST_FILE
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_object(path)
         known = manifest["format"] == FORMAT
         _ = manifest["splits"], manifest["data_hash"], manifest["vocabulary"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else "it cannot be read"
+    except (DataError, KeyError, TypeError) as error:
+        reason = "it cannot be read" if path.is_file() else "it is missing"
         raise DataError(
             f"{directory} is no prepared directory: it needs {MANIFEST_FILE}, but {reason}; "
             "write one with `multistride prepare`"
@@ -386,8 +386,4 @@ def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray
 
 
 def _map(path: Path) -> NDArray[Any]:
-    try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "cut short or corrupt"
-        raise DataError(f"{path} cannot be read: {reason}; prepare the data again") from error
+    return read_array(path, "prepare the data again", mapped=True)

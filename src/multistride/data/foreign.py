@@ -8,7 +8,6 @@ is left to those who make batches.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from multistride.data.vocab import (
 )
 from multistride.errors import DataError
 from multistride.files import replacing_file, write_json
+from multistride.untrusted import read_object
 
 UNWRITTEN = "\0"
 """What pieces begin with that a tokenizer reads but never writes: those of the other language."""
@@ -179,7 +179,6 @@ def load_vocabulary(directory: Path | str) -> Vocabulary:
 def _settings(path: Path) -> dict[str, Any]:
     """What the file says; nothing if it is not there, since our own vocabularies do not need it."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except DataError:
         return {}
-    return settings if isinstance(settings, dict) else {}

@@ -7,7 +7,6 @@ lost is counted by its reason.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary, VocabularyKind, train_vocabulary
 from multistride.errors import DataError
 from multistride.files import sha256
+from multistride.untrusted import parse_json
 from multistride.version import __version__
 
 EMPTY = "empty"
@@ -164,7 +164,7 @@ def _clean(config: RecordsPrepareConfig, name: str, split: _Split) -> Iterator[L
 
 def _labelled(line: bytes, config: RecordsPrepareConfig) -> Labelled | Unreadable:
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = parse_json(line.decode("utf-8"))
         text, label = record[config.text_field], record[config.label_field]
         f"{text}{label}".encode()  # JSON can escape half of a surrogate pair
     except UnicodeError:

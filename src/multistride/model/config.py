@@ -143,7 +143,10 @@ class TransformerConfig(BaseModel):
         description="vectors added to the embeddings, or rotations of queries and keys",
     )
     max_positions: int = Field(
-        256, ge=8, description="longest source and longest target, in tokens with EOS"
+        256,
+        ge=8,
+        le=1 << 24,
+        description="longest source and longest target, in tokens with EOS",
     )
     tie_embeddings: bool = Field(
         True, description="source, target and output embedding are one matrix"

@@ -7,12 +7,12 @@ in its row.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, JsonValue
 
+from multistride.errors import DataError
 from multistride.report.results import (
     Amount,
     Count,
@@ -23,6 +23,7 @@ from multistride.report.results import (
     Time,
     read_record,
 )
+from multistride.untrusted import read_json
 
 OWN = "own-k1"
 """The baseline that is greedy K=1 of the same weights on the same engine."""
@@ -143,8 +144,8 @@ def is_benchmark(path: Path | str) -> bool:
     not.
     """
     try:
-        stored = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError):
+        stored = read_json(path)
+    except DataError:
         return False
     return isinstance(stored, dict) and "crossings" in stored
 

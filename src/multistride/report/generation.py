@@ -4,7 +4,6 @@ needed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from multistride.errors import DataError
+from multistride.untrusted import read_json
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
@@ -88,8 +88,8 @@ def read_generation(path: Path) -> GenerationResult | None:
     Raises `DataError` for a generation result that is damaged.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except DataError:
         return None
     if not isinstance(found, dict) or found.get("kind") != "generation":
         return None

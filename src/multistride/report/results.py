@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from multistride.data.pieces import group_texts
 from multistride.errors import DataError
+from multistride.untrusted import read_bytes
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Score = Annotated[float, Field(ge=0, le=100)]
@@ -159,12 +160,7 @@ def read_record(path: Path | str, kind: type[R], what: str, way_out: str) -> R:
     """Read a file of one kind of result. Raises `DataError`, in one line that ends in `way_out`, if
     it is none.
     """
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"could not read {path}: {error.strerror or error}; a result file is needed: {way_out}"
-        ) from error
+    text = read_bytes(path, advice=f"a result file is needed: {way_out}")
     try:
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from rich.table import Table
 from multistride.errors import DataError, UsageError
 from multistride.report.classification import class_table, confusion_size, draw_confusion
 from multistride.report.drawing import drawing, save
+from multistride.untrusted import read_json
 
 
 class TaskMeasurement(BaseModel):
@@ -82,8 +82,8 @@ def read_task(path: Path) -> TaskResult | None:
     damaged.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except DataError:
         return None
     if not isinstance(found, dict) or found.get("kind") != "task":
         return None

@@ -66,13 +66,13 @@ def test_lines_stay_aligned(corpus, teacher_directory, engine, beam):
     assert not PartsDirectory(config.output).path.exists()
 
 
-def test_the_manifest_says_how_it_was_made(corpus, teacher_directory):
+def test_the_manifest_says_how_it_was_made(corpus, teacher_directory, caplog):
     # Guards: an output that nobody can trace or check.
     validation = {"validation_source": corpus / "valid", "validation_reference": corpus / "valid"}
     (corpus / "valid").write_text("a b\nc d\n")
     config = settings(corpus, teacher_directory, target=corpus / "target", **validation)
-    told = []
-    manifest = distill(config, told.append)
+    told = caplog.messages
+    manifest = distill(config)
     assert json.loads((corpus / "out.json").read_text()) == manifest
     assert manifest["output_sha256"] == hashlib.sha256(config.output.read_bytes()).hexdigest()
     assert manifest["source_sha256"] == hashlib.sha256((corpus / "source").read_bytes()).hexdigest()
@@ -88,7 +88,7 @@ def test_the_manifest_says_how_it_was_made(corpus, teacher_directory):
     assert any("BLEU" in line for line in told)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, stopping):
+def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, stopping, caplog):
     # Guards: work lost or done twice, and a resumed output that differs.
     whole = settings(corpus, teacher_directory, output=corpus / "whole")
     distill(whole)
@@ -99,8 +99,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, st
     assert caught.value.exit_code == 130
     assert not config.output.exists()
     undo()
-    told = []
-    distill(config, told.append)
+    told = caplog.messages
+    distill(config)
     assert "5 of 12 lines are done already" in told
     assert config.output.read_bytes() == whole.output.read_bytes()
 
@@ -118,7 +118,7 @@ def test_ctrl_c_while_the_parts_are_opened(corpus, teacher_directory, monkeypatc
     assert distill(config)["lines"] == 12
 
 
-def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping):
+def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping, caplog):
     # Guards: a part cut short by a bad disk that ends up in the output.
     whole = settings(corpus, teacher_directory, output=corpus / "whole")
     distill(whole)
@@ -129,8 +129,8 @@ def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping):
     undo()
     part = corpus / "out.parts/000001.part"
     part.write_bytes(part.read_bytes()[:-4])
-    told = []
-    distill(config, told.append)
+    told = caplog.messages
+    distill(config)
     assert any("000001.part is damaged; it is done again" in line for line in told)
     assert config.output.read_bytes() == whole.output.read_bytes()
 
@@ -237,18 +237,16 @@ def test_compressed_by_name_and_equal_each_time(corpus, teacher_directory, name,
     assert packed.output.read_bytes() == first
 
 
-def test_the_engine_is_chosen_aloud(corpus, teacher_directory, monkeypatch):
+def test_the_engine_is_chosen_aloud(corpus, teacher_directory, monkeypatch, caplog):
     # Guards: a slow engine taken in silence, or one taken that was not asked for.
-    told = []
-    assert (
-        distill(settings(corpus, teacher_directory, engine="auto"), told.append)["engine"]
-        == "ctranslate2"
-    )
+    told = caplog.messages
+    assert distill(settings(corpus, teacher_directory, engine="auto"))["engine"] == "ctranslate2"
     assert told[0].startswith("engine: ctranslate2 4")
     monkeypatch.setattr(engine_module, "ctranslate2", None)
-    told.clear()
+    caplog.clear()
+    told = caplog.messages
     again = settings(corpus, teacher_directory, engine="auto", overwrite=True)
-    assert distill(again, told.append)["engine"] == "eager"
+    assert distill(again)["engine"] == "eager"
     assert "engine: eager" in told[0]
     assert "multistride[bench]" in told[0]
     with pytest.raises(MissingExtraError, match="bench"):
