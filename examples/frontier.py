@@ -29,7 +29,8 @@ from multistride.evaluate.speed import measure_latency, measure_throughput
 from multistride.files import replacing_file, sha256, write_json
 from multistride.metrics.quality import measure_quality
 from multistride.metrics.repetition import repetition_rate
-from multistride.report.frontier import frontier_figure
+from multistride.report.plots import plot
+from multistride.report.reading import read_result
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator
 
@@ -91,9 +92,7 @@ def main() -> None:
         write_json(chosen.output, measured(chosen))
     if chosen.picture:
         with replacing_file(chosen.picture) as place:
-            place.write_text(
-                frontier_figure(json.loads(chosen.output.read_text())), encoding="utf-8"
-            )
+            place.write_text(plot(read_result(chosen.output)), encoding="utf-8")
 
 
 def measured(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -28,7 +28,7 @@ order; a line that fails becomes an empty line, stderr names it, and the exit co
 | 3 | an optional extra is missing; the message names it |
 | 4 | bad data or checkpoint |
 | 5 | a quality or speed that you required was missed |
-| 130 | interrupted; where work resumes, the same command resumes it |
+| 130 | stopped by Ctrl-C, SIGTERM or SIGHUP; where work resumes, the same command resumes it |
 """
 
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from multistride.files import replacing_file
-from multistride.report.benchmark_tables import filled
+from multistride.report.marks import filled
 
 sys.path.insert(0, str(Path(__file__).parent))
 from command_line import reference

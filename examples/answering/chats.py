@@ -19,7 +19,7 @@ from windows import window
 
 from multistride.files import replacing_file
 from multistride.generator import Generator
-from multistride.tasks.answering import CHAT
+from multistride.tasks.answering.question import CHAT
 
 LONGEST = 110
 """Words of a window, about: longer ones cost time and say no more."""

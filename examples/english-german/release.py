@@ -16,8 +16,8 @@ import torch
 
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, load_provenance, save_model
-from multistride.report.results import read_results
-from multistride.report.tables import markdown_table
+from multistride.report.reading import read_result
+from multistride.report.tables import markdown
 
 CARD = """\
 ---
@@ -73,7 +73,7 @@ above go with it.
 
 
 def card(model: Transformer, result: Path) -> str:
-    config, measured = model.config, read_results(result)
+    config, measured = model.config, read_result(result)
     return CARD.format(
         widest=max(config.group_sizes),
         sizes=", ".join(map(str, config.group_sizes)),
@@ -82,10 +82,10 @@ def card(model: Transformer, result: Path) -> str:
         decoder=config.decoder_layers,
         width=config.hidden_size,
         vocabulary=config.vocabulary_size,
-        sentences=measured.settings["sentences"],
-        table=markdown_table(measured),
-        threads=measured.settings["threads"],
-        cpu=measured.settings["cpu"],
+        sentences=measured.conditions["sentences"],
+        table=markdown(measured),
+        threads=measured.conditions["threads"],
+        cpu=measured.conditions["cpu"],
     )
 
 

@@ -106,6 +106,14 @@ def test_the_python_of_the_readme_runs(name):
     assert "Bahnhof" in written.getvalue()
 
 
+def test_the_python_of_the_page_on_decoding_runs():
+    # Guards: an example of constraints that no longer fits the interface.
+    [block] = blocks(ROOT / "docs/decoding.md", "python")
+    names = {}
+    exec(compile(block, "docs/decoding.md", "exec"), names)
+    assert names["copied"].text in "Der Bahnhof ist dort, wo er war."
+
+
 def drawn(group_size):
     target, lengths = torch.arange(6)[None], torch.tensor([6])
     slots = teacher_forced(target, lengths, equal_sizes(lengths, group_size), START)[0]

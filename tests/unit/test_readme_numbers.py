@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from multistride.report.benchmark_tables import filled
-from multistride.report.results import read_results
-from multistride.report.tables import markdown_table
+from multistride.report.marks import filled
+from multistride.report.reading import read_result
+from multistride.report.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 TABLE = re.compile(r"<!-- table (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -17,7 +17,7 @@ TABLES = TABLE.findall((ROOT / "docs/results.md").read_text(encoding="utf-8"))
 @pytest.mark.parametrize(("path", "table"), TABLES)
 def test_tables_come_from_result_files(path, table):
     # Guards: a number that no recorded run supports.
-    assert table == markdown_table(read_results(ROOT / path))
+    assert table == markdown(read_result(ROOT / path))
 
 
 def test_there_is_a_table():

@@ -238,11 +238,6 @@ def _failed(message: str, code: int) -> int:
     return code
 
 
-def say(line: str) -> None:
-    """Tell the person something, on stderr."""
-    logger.info(line)
-
-
 def print_json(value: Any) -> None:
     """Print one JSON value on stdout."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
@@ -261,16 +256,6 @@ def numbers(text: str, option: str = "--group-size") -> tuple[int, ...]:
 def words(text: str) -> tuple[str, ...]:
     """The values of --mode fast,exact, each once."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-
-
-def number(text: str) -> int:
-    """The value of --group-size 4. Raises `UsageError` with what was given."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--group-size takes one whole number such as 4; {text!r} was given"
-        ) from error
 
 
 def two(text: str, option: str) -> list[str]:

@@ -1,9 +1,10 @@
 """What a shown result says of how to make it again."""
 
+import json
+
 import pytest
 
-from multistride.report.results import EvaluationResult
-from multistride.report.show import show
+from multistride.report.show import show_file
 
 
 @pytest.mark.parametrize(("beams", "expected"), [((1, 1), 0), ((4, 4), 2), ((1, 4), 0)])
@@ -12,5 +13,7 @@ def test_commands_name_the_beam_that_was_used(tmp_path, translation, beams, expe
     for row, beam in zip(translation["results"], beams, strict=True):
         row["beam"] = beam
     page = tmp_path / "page.html"
-    show(EvaluationResult.model_validate(translation), page, None, True, lambda line: None)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(translation))
+    show_file(path, page, as_markdown=True)
     assert page.read_text().count("--beam 4") == expected

@@ -11,7 +11,7 @@ from multistride.config import validate
 from multistride.data.prepare_records import RecordsPrepareConfig, prepare_records
 from multistride.model.weights import load_model
 from multistride.model.wide import Bag, number_of
-from multistride.tasks.classification import Classifier
+from multistride.tasks.classification.classifier import Classifier
 from multistride.train.average import average_models
 from multistride.train.config import RunConfig
 from multistride.train.loop import Trainer, train
