@@ -109,7 +109,7 @@ def read_object(path: Path | str, advice: str = COPY_AGAIN) -> dict[str, Any]:
     """Return the object in a JSON file. Raises `DataError` as `read_json` does."""
     value = read_json(path, advice)
     if not isinstance(value, dict):
-        raise DataError(f"{path} does not hold a JSON object: {advice}")
+        raise DataError(f"{path} does not hold an object: {advice}")
     return value
 
 

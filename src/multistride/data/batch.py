@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name
+from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name, hash_arrays
 from multistride.data.foreign import load_vocabulary
 from multistride.data.labelled import LabelledDocuments
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
@@ -132,6 +132,15 @@ class PreparedData:
     def data_hash(self) -> str:
         """SHA-256 over all arrays, as `prepare` wrote it."""
         return str(self.manifest["data_hash"])
+
+    def verify(self) -> None:
+        """Raise `DataError` unless every array is the one that `prepare` wrote."""
+        paths = sorted(self.directory.glob("*.npy"))
+        if hash_arrays({path.name: _map(path) for path in paths}) != self.data_hash:
+            raise DataError(
+                f"{self.directory} was changed after it was prepared (its arrays have another hash "
+                f"than {MANIFEST_FILE} says): prepare the data again"
+            )
 
     @property
     def causal(self) -> bool:

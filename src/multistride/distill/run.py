@@ -98,12 +98,12 @@ def manifest_path(output: Path) -> Path:
 def _refuse_paths(config: DistillConfig) -> None:
     output = config.output
     inputs = (config.source, config.target, config.validation_source, config.validation_reference)
+    if output.is_dir():
+        raise UsageError(f"{output} is a directory, the output is a file: name another output")
     for written in (output, manifest_path(output)):
         refuse_inputs(written, [path for path in inputs if path is not None])
     refuse_streams(inputs, "distill reads its inputs more than once")
     refuse_streams([output], "distill writes parts beside its output")
-    if output.is_dir():
-        raise UsageError(f"{output} is a directory, the output is a file: name another output")
 
 
 def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | None:
