@@ -91,7 +91,7 @@ def compare(
 def tokens_of(translator: Translator, path: Path) -> list[list[int]]:
     """Return the token ids of every line that can be decoded."""
     texts = [line.decode("utf-8").strip() for line in read_lines(path)]
-    encoded = translator.vocabulary.encode([text for text in texts if text])
+    encoded = translator.vocabulary.encode_source([text for text in texts if text])
     return [tokens for tokens in encoded if translator.problem(tokens) is None]
 
 

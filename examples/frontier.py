@@ -110,7 +110,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     points = [point(translator, sources, references, *way) for way in asked]
     if chosen.latency:
         step = max(1, len(sources) // chosen.latency)
-        timed = translator.vocabulary.encode(sources[::step][: chosen.latency])
+        timed = translator.vocabulary.encode_source(sources[::step][: chosen.latency])
         options = [DecodeOptions.made(**choices) for _, choices, _ in asked]
         times = measure_latency(translator.engine, timed, options, translator.measured)
         points = [
@@ -147,7 +147,7 @@ def point(
     options = DecodeOptions.made(**choices).checked(translator.config)
     known = translator.measured if calibrated else Measured()
     run = measure_throughput(
-        translator.engine, translator.vocabulary.encode(sources), options, known
+        translator.engine, translator.vocabulary.encode_source(sources), options, known
     )
     tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
     quality = measure_quality(translator.vocabulary.decode_all(tokens), references)

@@ -35,7 +35,7 @@ def main() -> None:
             start, answer = record["start"], record["answers"][0]
             passage = window(record["passage"], start, start + len(answer), LONGEST, chance)
             [prompt] = generator.encode([CHAT.asked(record["question"], passage)])
-            [written] = generator.vocabulary.encode([CHAT.written(answer)])
+            [written] = generator.vocabulary.encode_continuation([CHAT.written(answer)])
             file.write(
                 json.dumps({"prompt": prompt, "written": [*written, generator.vocabulary.eos]})
                 + "\n"

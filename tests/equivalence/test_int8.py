@@ -20,7 +20,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.single import decode_single
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
-from multistride.groups import PADDING_GROUP, Slots, draft_slots
+from multistride.groups import PADDING_GROUP, Drafts, Slots, draft_slots
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -545,7 +545,7 @@ def test_a_slot_is_the_same_whatever_stands_beside_it(model, engine, data):
         drafts = torch.tensor(drawn)
         columns = (known[:, None] + torch.arange(4)).clamp(max=39)
         slots = draft_slots(
-            tokens, known + 1, tokens.gather(1, columns + 1), drafts, masks + 1, 1, 3
+            tokens, known + 1, Drafts(tokens.gather(1, columns + 1), drafts), masks + 1, 1, 3
         )
         hidden = memory.read(slots, engine._networks).hidden
         kept = torch.tensor([data.draw(st.integers(1, each + 1)) for each in drawn])

@@ -249,6 +249,14 @@ def test_scores_are_those_of_the_translation(work, multistride, tmp_path):
         assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
     plain = multistride("score", *options, *files, check=0).stdout.decode().splitlines()
     assert [int(line.split("\t")[1]) for line in plain] == [len(each["scores"]) for each in written]
+    (tmp_path / "target").write_bytes(done.stdout)
+    by_tokens = multistride("score", *options, *files, "--tokens", "--json", check=0).stdout
+    for one, other in zip(written, map(json.loads, by_tokens.splitlines()), strict=True):
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
+    broken = [b'{"tokens": [1000000]}', b"[]", b"a", *done.stdout.splitlines()[3:]]
+    (tmp_path / "target").write_bytes(b"\n".join(broken) + b"\n")
+    refused = multistride("score", *options, *files, "--tokens", check=4)
+    assert refused.stderr.count(b"its target holds no tokens of this model") == 3
     (tmp_path / "target").write_text("a " * 100 + "\n" + "a\n" * 5)
     done = multistride("score", *options, *files, check=4)
     assert [bool(line) for line in done.stdout.decode().split("\n")] == [False, *[True] * 5, False]

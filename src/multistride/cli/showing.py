@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from multistride.cli.console import print_json
+from multistride.cli.console import print_json, refuse_shared_files
 from multistride.cli.options import JsonOption, model_directory
 from multistride.errors import UsageError
 
@@ -58,11 +58,15 @@ def report(
             "--figure): give one of them with its options"
         )
     from multistride.files import check_writable
+    from multistride.report.drawing import check_picture
     from multistride.report.show import show_file, show_trace
 
+    refuse_shared_files([results, trace], [page, figure])
     for path in (page, figure):
         if path is not None:
             check_writable(path)
+    if figure is not None:
+        check_picture(figure)
     if trace is not None:
         show_trace(trace, line or 1, figure)
     elif results is not None:

@@ -39,7 +39,8 @@ Record: TypeAlias = Pair | Unreadable
 
 
 def read_lines(path: Path | str) -> Iterator[bytes]:
-    r"""The lines of a file as bytes, without their "\n" or "\r\n" and without a byte order mark.
+    r"""Yield the lines of a file as bytes, without their "\n" or "\r\n" and without a byte order
+    mark.
 
     Names ending in .gz and .xz are decompressed. A line too long to be text is cut and marked: see
     `untrusted.read_lines`.

@@ -227,8 +227,8 @@ def _text(
     else:
         records = read_parallel(source, reference)
         pairs = [(record.source, record.target) for record in records if isinstance(record, Pair)]
-    sources = translator.vocabulary.encode([text for text, _ in pairs[:MOST_SENTENCES]])
-    targets = translator.vocabulary.encode([text for _, text in pairs[:MOST_SENTENCES]])
+    sources = translator.vocabulary.encode_source([text for text, _ in pairs[:MOST_SENTENCES]])
+    targets = translator.vocabulary.encode_target([text for _, text in pairs[:MOST_SENTENCES]])
     fitting = [
         (one, other)
         for one, other in zip(sources, targets, strict=True)

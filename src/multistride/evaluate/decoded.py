@@ -183,7 +183,7 @@ class Pairs(_Decoded):
     def places(self) -> list[Place]:
         """Return what each place of a group is worth, on pairs whose references fit the model."""
         translator = self._writer
-        references = translator.vocabulary.encode_targets(
+        references = translator.vocabulary.encode_target(
             [self._set.references[index] for index in self._set.places]
         )
         fitting = [
@@ -303,7 +303,7 @@ class Prompts(_Decoded):
         if self._references is None or (group_size > 1 and self._writer.config.adapter is not None):
             return None
         if group_size not in self._perplexities:
-            texts = self._writer.vocabulary.encode(self._references)
+            texts = self._writer.vocabulary.encode_continuation(self._references)
             room = self._writer.config.max_positions
             pairs = [
                 (prompt, text[: room - len(prompt)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from multistride.shipped import DEFAULT
 from multistride.tasks.names import WITH_TEACHER, task_named
 from multistride.tasks.record import Opening
 from multistride.translator import Translator
+
+logger = logging.getLogger(__name__)
 
 MOST_TOKENS = 64
 """Tokens that a causal model writes after a prompt, unless told otherwise."""
@@ -54,12 +57,12 @@ def evaluate(
     if request.kind == "generation":
         if model is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
-        generator = Generator.load(place, device, engine)
+        generator = Generator.load(place, device, engine, logger.info)
         limited = [_limited(way) for way in ways]
         prompts = Prompts(place, generator, limited, files, request.chat)
         return measure(prompts, name, request.latency_sentences)
     check_tokenizer(request.tokenize)
-    translator = Translator.load(place, device, engine)
+    translator = Translator.load(place, device, engine, logger.info)
     pairs = Pairs(place, translator, ways, files, request.kind, request.tokenize)
     return measure(pairs, name, request.latency_sentences)
 

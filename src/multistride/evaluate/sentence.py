@@ -30,7 +30,7 @@ def look_into(translator: Translator, text: str, group_size: int) -> dict[str, A
             f"{text!r} has no translation: {result.problem or 'it is blank: give a sentence'}"
         )
     vocabulary, config = translator.vocabulary, translator.config
-    [source] = vocabulary.encode([text])
+    [source] = vocabulary.encode_source([text])
     written = [token for group in result.trace for token in group.tokens]
     target, lengths = torch.tensor([written]), torch.tensor([len(written)])
     slots, labels = teacher_forced(

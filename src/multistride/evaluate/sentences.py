@@ -48,7 +48,7 @@ def read_test_set(
     sources, references = _texts(source, reference, limit)
     tokens: list[list[int] | None] = []
     for line, (text, ids) in enumerate(
-        zip(sources, translator.vocabulary.encode(sources), strict=True), start=1
+        zip(sources, translator.vocabulary.encode_source(sources), strict=True), start=1
     ):
         problem = translator.problem(ids)
         if problem:

@@ -39,8 +39,8 @@ def read_result(path: Path | str) -> Result:
         raise DataError(f"{path} is not a result: {_first_problem(error)}; {WAY_OUT}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a result: it is not JSON; {WAY_OUT}") from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{path} is not a result of any version: {WAY_OUT}") from error
+    except (AttributeError, KeyError, TypeError) as error:  # another shape under a known key
+        raise DataError(f"{path} is not a result: it has another form; {WAY_OUT}") from error
 
 
 def upgrade(tree: Any) -> Any:

@@ -52,7 +52,7 @@ def test_a_blank_name_is_refused(name):
         (["--tokenize", "14b"], 2, "unknown BLEU tokenizer '14b'"),
         (["--output", "{place}"], 1, "is a directory"),
         (["--output", "{place}/source/x.json"], 1, "could not write"),
-        (["--output", "{place}/source"], 2, "named twice"),
+        (["--output", "{place}/source"], 2, "is also read"),
     ],
     ids=str,
 )

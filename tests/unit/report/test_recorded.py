@@ -7,13 +7,16 @@ bug it guards against: a change of the readers or tables that silently changes p
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from multistride.cli import app
+from multistride.errors import DataError
 from multistride.report.reading import read_result, upgrade
 from multistride.report.result import Result
 from multistride.report.tables import markdown
@@ -55,3 +58,39 @@ def test_a_recorded_file_shows_the_same_numbers(path: str, monkeypatch: pytest.M
     assert one == other
     if "markdown" in GOLDEN[path]:
         assert markdown(read_result(path)) == GOLDEN[path]["markdown"]
+
+
+WRONG: tuple[Any, ...] = (None, 3, "x", [], {}, [None], {"a": 1}, -1.5, True)
+
+
+def mutated(tree: Any, generator: random.Random) -> Any:
+    """Return a copy of a tree in which one part is something else, or missing."""
+    if not isinstance(tree, dict | list) or not tree or generator.random() < 0.15:
+        return generator.choice(WRONG)
+    if isinstance(tree, dict):
+        key = generator.choice(list(tree))
+        if generator.random() < 0.2:
+            return {name: value for name, value in tree.items() if name != key}
+        return {**tree, key: mutated(tree[key], generator)}
+    index = generator.randrange(len(tree))
+    return [*tree[:index], mutated(tree[index], generator), *tree[index + 1 :]]
+
+
+def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    # Guards: a traceback for a file that somebody edited by hand.
+    generator = random.Random(3)
+    one_of_a_kind: dict[tuple[str, ...], Any] = {}
+    for path in sorted(ROOT.glob("results/**/*.json")):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        one_of_a_kind.setdefault(tuple(tree), tree)
+    path = tmp_path / "result.json"
+    refused: list[str] = []
+    for tree in one_of_a_kind.values():
+        for _ in range(25):
+            path.write_text(json.dumps(mutated(tree, generator)), encoding="utf-8")
+            try:
+                read_result(path)
+            except DataError as error:
+                refused.append(str(error))
+    assert len(refused) > 100
+    assert not any("\n" in message for message in refused)

@@ -1,10 +1,9 @@
-"""The network of `model/transformer.py` as ONNX graphs with int8 weights: the encoder, a decoding
-step.
+"""The network of `model/transformer.py` as ONNX graphs with int8 weights: encoder and decoder step.
 
-The modules of the model are read, not run; `tests/equivalence/test_int8.py` holds the graphs to
-what the modules compute. Every graph is whole in itself and runs without PyTorch; its inputs and
-outputs are listed where it is built. What follows from the hidden states, tokens or logits, is in
-`output.py` and `chain.py`.
+The weights of the modules are read, the modules are not run; `tests/equivalence/test_int8.py`
+compares the graphs with them. Every graph is complete and runs without PyTorch; its inputs and
+outputs are listed where it is built. `output.py` and `chain.py` map hidden states to logits and
+tokens.
 
 Shapes: B sentences, S source tokens, N slots, C slots there is room for, H heads, E = D / H, V
 vocabulary.
@@ -33,14 +32,13 @@ from multistride.model.layers import FeedForward, PositionEmbedding, Residual
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 Sublayer = Callable[[Graph, Rows, Rounding], str]
-"""Adds itself to a graph, given the rows it reads and how they were rounded; returns the name of
-its result."""
+"""Adds a sublayer to a graph: from its input and the rounding of that to its result's name."""
 
 
 def graphs_of(model: Transformer) -> dict[str, GraphMaker]:
-    """Return all graphs of a model by name, each built when it is called for.
+    """Return the builders of all graphs of a model, by name.
 
-    Until then the model must not change.
+    The model must not change before the last graph is built.
     """
     roundings = Roundings(model)
     final = roundings.normed(FINAL, alike=model.config.norm == "pre")
@@ -63,10 +61,10 @@ def _bytes_of(make: Callable[[], ModelProto]) -> bytes:
 
 
 def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
-    """`source` int64 [B, S] and `real` int32 [B, S] (1: a token, 0: padding) to the keys and values
-    of every layer.
+    """Map `source` and `real`, both [B, S], to the cross-attention keys and values of every layer.
 
-    Outputs `cross_key0`, `cross_value0`, `cross_key1` ... float32 [B, H, S, E].
+    `source` is int64; `real` is int32, 1 for a token and 0 for padding. Outputs `cross_key0`,
+    `cross_value0`, `cross_key1` ... are float32 [B, H, S, E].
     """
     config = model.config
     graph = Graph("encoder")
@@ -110,15 +108,13 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
 def decoder_graph(
     model: Transformer, roundings: Roundings, final: Rounding, *, single: bool = False
 ) -> ModelProto:
-    """One step: N slots that go into the caches from the place `start` on. `hidden` uint8 [B, N, D]
-    comes out.
+    """Compute one step: N new slots, cached from index `start` on, to `hidden` uint8 [B, N, D].
 
-    N is 1 in a `single` graph and at least 2 in any other.
-    Inputs: `token`, `position`, `reach` int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1,
-    N, C], added to the attention scores; with an encoder `real` int32 [B, S] and `cross_key0` ...
-    as the encoder gives them; `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs
-    `new_key0`, `new_value0` ... are the same with the slots in them: bound to the memory of the
-    inputs, nothing is copied.
+    N is 1 in a `single` graph and at least 2 in any other. Inputs: `token`, `position`, `reach`
+    int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1, N, C], added to the attention
+    scores; with an encoder `real` int32 [B, S] and the outputs of the encoder, `cross_key0` ...;
+    `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs `new_key0`, `new_value0` ... are the
+    caches with the new slots; they are bound to the memory of the inputs, so nothing is copied.
     """
     config = model.config
     graph, slots = Graph("decoder"), 1 if single else "N"
@@ -166,19 +162,20 @@ def decoder_graph(
 
 
 def _positions(model: Transformer) -> Tensor:
-    """The vectors of the positions, which this engine adds to the embeddings."""
+    """Return the position vectors, which this engine adds to the embeddings."""
     assert isinstance(model.position, PositionEmbedding)
     return model.position.table
 
 
 class Attention:
-    """The attention of several queries over keys and values, rounded. Every query gets the bits
-    that `SingleAttention` gives it alone, whatever stands beside it.
+    """Attention of several queries over keys and values, rounded.
 
-    ONNX Runtime's operator multiplies queries with keys and weights with values, head by head, and
+    Every query gets the bits that `SingleAttention` gives it alone, whatever is computed with it.
+
+    ONNX Runtime's operator multiplies queries with keys and weights with values, head by head. It
     sums a product of several rows in one order whatever their number, and whatever is masked behind
-    the last slot that is seen. A product of one row it sums in another. A last bit that differs
-    makes another integer once in a while, and now and then another token.
+    the last visible slot; a product of one row it sums in another. A last bit that differs changes
+    a rounded integer once in a while, and now and then a token.
     """
 
     def __init__(self, graph: Graph, config: TransformerConfig, alone: str = "") -> None:
@@ -305,8 +302,9 @@ class SingleAttention(Attention):
 
 
 class Masks(NamedTuple):
-    """What attention does not see: `real` int32 [B, C] is 0 there, or `bias` [1 or B, 1, N, C],
-    which is added to scores, the lowest number there is.
+    """Masks of attention: `real` int32 [B, C] and `bias` [1 or B, 1, N, C], either one or neither.
+
+    `real` is 0 for masked entries; `bias` is added to scores, the lowest number there is if masked.
     """
 
     real: str = ""
@@ -334,9 +332,7 @@ def far(grid: float) -> float:
 
 
 class _SelfAttention:
-    """Attention among rows: those that are `real`, or all that were `written` to `caches` as `bias`
-    allows.
-    """
+    """Self-attention: among `real` rows, or over the `caches` as far as `bias` allows."""
 
     def __init__(
         self, attention: Attention, layer: EncoderLayer | DecoderLayer, inner: Rounding
@@ -362,7 +358,7 @@ class _SelfAttention:
 
 
 class _CrossAttention:
-    """Attention over the source, whose keys and values are there already."""
+    """Attention over the source, whose keys and values were computed by the encoder graph."""
 
     def __init__(
         self,
@@ -386,8 +382,9 @@ class _CrossAttention:
 
 
 class _FeedForward:
-    """The feed-forward layer. Where rounding cuts off what is negative there is nothing left for
-    ReLU to do.
+    """The feed-forward layer.
+
+    Rounding to non-negative integers already cuts off negative activations, so ReLU needs no node.
     """
 
     def __init__(self, layer: FeedForward, roundings: Roundings, place: str) -> None:
@@ -430,9 +427,7 @@ def _residual(
 def _scaled(
     layer: nn.Linear, rounding: Rounding, factor: float, shift: NDArray[np.float32]
 ) -> tuple[Quantised, NDArray[np.float32]]:
-    """Return the weights and biases of a linear layer whose results are multiplied by `factor`, and
-    `shift` is added to them.
-    """
+    """Return weights and biases of a linear layer with outputs times `factor` plus `shift`."""
     weight = quantised(layer.weight, rounding.shrink)
     scale = weight.scale * np.float32(factor)
     return weight._replace(scale=scale), floats(layer.bias) * np.float32(factor) + shift

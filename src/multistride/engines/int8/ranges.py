@@ -1,15 +1,15 @@
-"""How large activations become, which decides the steps that the int8 engine rounds them to.
+"""Ranges of activations, which decide the steps that the int8 engine rounds them to.
 
-A range belongs to a place in the model, not to a batch or a row: so a sentence does not depend on
-the others in its batch, and a product needs no pass over its rows to find their largest entries.
-The ranges are those of random tokens, since a model directory holds no text. What comes out of
-layer normalisation has a fixed size whatever is read, so there little room is left above them;
-elsewhere more (`ROOM`). What is beyond is rounded to the end of the range.
+A range belongs to a layer of the model, not to a batch or a row. So a sentence does not depend on
+the others in its batch, and a product needs no pass over its rows to find their maximum. Ranges are
+measured on random tokens, since a model directory holds no text. The output of layer normalisation
+has a fixed size whatever is read, so little room is left above its range; elsewhere more (`ROOM`).
+Larger values are clipped.
 
-Where nothing but a linear layer reads the activation, its channels are first made more alike, at no
-cost, by weights: each is divided by the root of its own range, and the weights that read it are
-multiplied by that (Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, equation 4, with the share
-0.5 and activations only).
+Where only linear layers read an activation, its channels are first equalised, at no cost: each is
+divided by the square root of its own range, and the weights that read it are multiplied by that
+(Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, equation 4, with the share 0.5 and activations
+only).
 
 Shapes: B sentences, S source tokens, T target tokens, N slots, D channels of an activation.
 """
@@ -33,26 +33,23 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 SENTENCES, LONGEST = 12, 15
-"""How many random sentences are read in each layout, and the most tokens of each."""
+"""Number of random sentences read in each layout, and the maximum length of each."""
 
 ROOM_NORMED, ROOM = 1.1, 1.5
-"""The end of a range, as a multiple of what random tokens reach: after layer normalisation, and
-elsewhere."""
+"""Ends of ranges as multiples of the maximum on random tokens: normalised, and elsewhere."""
 
 LONGER = 2
-"""The longest queries and keys, as a multiple of those of random tokens."""
+"""Maximum length of queries and keys, as a multiple of that on random tokens."""
 
 FINAL = "output"
-"""The name of the place before the output matrix; all others have the name of the linear layer that
-reads them."""
+"""The name of the activation before the output matrix; others are named by the reading layer."""
 
 
 class Rounding(NamedTuple):
-    """How an activation becomes 8-bit integers: divided by `shrink`, channel by channel, and then
-    by `step`.
+    """The rounding of an activation to 8 bits: division by `shrink` per channel, then by `step`.
 
-    Integers are `lowest` ... `lowest` + 255; they are stored without sign, so that `-lowest` stands
-    for zero.
+    Integers are `lowest` ... `lowest` + 255; they are stored unsigned, so `-lowest` stands for
+    zero.
     """
 
     step: float
@@ -61,7 +58,7 @@ class Rounding(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """What the queries and the keys of a place are rounded to multiples of: powers of two.
+    """The powers of two whose multiples the queries and keys of a layer are rounded to.
 
     The sum of a head's products is at most the product of the lengths of query and key (Cauchy and
     Schwarz). Where that is at most 2^24 times `query` times `key`, float32 holds every part of the
@@ -73,21 +70,22 @@ class Grid(NamedTuple):
 
 
 def _grid(longest: float) -> float:
-    """Return the power of two for vectors of a head that are `longest` with random tokens."""
+    """Return the power of two for vectors of up to `longest` on random tokens, per head."""
     return float(2.0 ** np.ceil(np.log2(max(LONGER * longest, 1e-12) / 2**12)))
 
 
 class Roundings:
-    """The `Rounding` of every place of a model, by name."""
+    """The `Rounding` of every activation of a model, by name."""
 
     def __init__(self, model: Transformer) -> None:
-        """Reads random sentences with `model`, which must be in evaluation mode."""
+        """Measure ranges on random sentences; `model` must be in evaluation mode."""
         self._config = model.config
         self._largest, self._lengths = observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
-        """What layer normalisation gives, for all linear layers that read it; `alike` if nothing
-        else reads it.
+        """Return the rounding of the output of a normalisation, for all linear layers that read it.
+
+        `alike` equalises its channels, which is possible where only linear layers read it.
         """
         largest = np.maximum.reduce([self._largest[place] for place in places])
         shrink = (
@@ -101,7 +99,10 @@ class Roundings:
         return Grid(_grid(float(query) / np.sqrt(self._config.head_width)), _grid(float(key)))
 
     def other(self, place: str, *, positive: bool = False) -> Rounding:
-        """Any other activation. One that is never negative has the whole range for itself."""
+        """Return the rounding of any other activation.
+
+        One that is never negative (`positive`) uses the whole range.
+        """
         largest = self._largest[place]
         return _rounding(ROOM * largest.max(), np.ones_like(largest), positive)
 
@@ -112,8 +113,10 @@ def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -
 
 
 class Observed(NamedTuple):
-    """The `largest` absolute entry of every channel of what a linear layer reads, and the greatest
-    `lengths` of every head's queries and keys of cross-attention, by the layer's name.
+    """Maxima by the name of a linear layer: `largest` input of every channel, and `lengths`.
+
+    `largest` is absolute; `lengths` are those of the longest query and key of every head of
+    cross-attention.
     """
 
     largest: dict[str, NDArray[np.float32]]
@@ -122,7 +125,7 @@ class Observed(NamedTuple):
 
 @torch.inference_mode()
 def observed(model: Transformer) -> Observed:
-    """Read random sentences with a model and return what was largest."""
+    """Return the maxima over random sentences read with a model."""
     largest: dict[str, Tensor] = {}
     lengths: dict[str, Tensor] = {}
 
@@ -145,8 +148,9 @@ def observed(model: Transformer) -> Observed:
 def _watched(
     model: Transformer, read: Callable[[str, Tensor], None], measure: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """Call `read` with what each linear layer reads, and `measure` with how long the queries and
-    keys of each head are that layers of cross-attention make.
+    """Call `read` with the input of each linear layer, and `measure` with lengths.
+
+    The lengths are those of queries and keys of cross-attention, per head.
     """
 
     def made(name: str, rows: Tensor) -> None:
@@ -176,9 +180,7 @@ def _watched(
 def _random_passes(
     config: TransformerConfig,
 ) -> Iterator[tuple[Tensor | None, Tensor | None, Slots]]:
-    """Random sentences in the layouts that decoding uses: K=1, the largest group, and masks behind
-    known tokens.
-    """
+    """Yield random sentences in the layouts of decoding: K=1, the largest K, and lookahead."""
     generator = torch.Generator().manual_seed(0)
     longest = min(LONGEST, config.max_positions - 1)
 

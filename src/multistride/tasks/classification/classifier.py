@@ -149,7 +149,7 @@ class Classifier:
         return vectors
 
     def _name_scores(self, tokens: Int[Tensor, "R S"], lengths: Int[Tensor, "R"]) -> Tensor:
-        names = self.vocabulary.encode_targets(list(self.classes))
+        names = self.vocabulary.encode_target(list(self.classes))
         sources = [
             row[:length].tolist() for row, length in zip(tokens, lengths.tolist(), strict=True)
         ]

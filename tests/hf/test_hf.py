@@ -81,7 +81,7 @@ def causal(tmp_path_factory):
     LlamaForCausalLM(
         LlamaConfig(vocab_size=size, max_position_embeddings=128, initializer_range=0.3, **sizes)
     ).save_pretrained(place / "theirs")
-    convert(str(place / "theirs"), place / "ours", lambda line: None)
+    convert(str(place / "theirs"), place / "ours")
     return place / "ours"
 
 
@@ -93,7 +93,13 @@ def encoded(directory, texts=TEXTS, side="right"):
 
 
 @pytest.mark.parametrize(
-    "choices", [{}, {"group_size": 4}, {"group_size": 4, "mode": "exact"}, {"num_beams": 3}]
+    "choices",
+    [
+        {"group_size": 1},
+        {"group_size": 4},
+        {"group_size": 4, "mode": "exact"},
+        {"num_beams": 3, "group_size": 1},
+    ],
 )
 def test_translations_are_those_of_multistride(translator, choices):
     """Sources without EOS, padding that is seen, another start: one loop that is called in two
@@ -103,7 +109,7 @@ def test_translations_are_those_of_multistride(translator, choices):
     written = model.generate(
         **inputs, custom_generate=multistride.hf.generate, max_new_tokens=20, **choices
     )
-    ours = {"beam": choices["num_beams"]} if "num_beams" in choices else choices
+    ours = {{"num_beams": "beam"}.get(name, name): value for name, value in choices.items()}
     expected = multistride.load(translator).translate(
         TEXTS, limit_ratio=0.01, limit_extra=20, **ours
     )
@@ -122,7 +128,8 @@ def test_the_loop_of_transformers_writes_the_same(translator, beams):
     theirs = model.generate(**inputs, custom_generate=None, **settings)
     del settings["bad_words_ids"]
     if beams == 1:
-        assert theirs.equal(model.generate(**inputs, **settings)[:, : theirs.shape[1]])
+        ours = model.generate(**inputs, group_size=1, **settings)
+        assert theirs.equal(ours[:, : theirs.shape[1]])
     else:
         assert theirs.shape[0] == len(TEXTS)
 
@@ -193,7 +200,7 @@ def test_drafts_from_text_write_what_the_original_writes(causal, tmp_path):
 def test_drafts_from_text_translate_as_at_k1(translator):
     model = AutoModelForSeq2SeqLM.from_pretrained(translator)
     inputs, _ = encoded(translator)
-    expected = model.generate(**inputs, max_new_tokens=20)
+    expected = model.generate(**inputs, max_new_tokens=20, group_size=1)
     assert model.generate(
         **inputs, max_new_tokens=20, mode="exact", group_size=7, drafts="text"
     ).equal(expected)
@@ -347,7 +354,7 @@ def test_a_policy_chooses_every_step(translator):
     assert steps == list(range(len(steps)))
     assert len(steps) < written.shape[1] - 1
     by_name = model.generate(**inputs, max_new_tokens=9, policy="autoregressive")
-    assert by_name.equal(model.generate(**inputs, max_new_tokens=9))
+    assert by_name.equal(model.generate(**inputs, max_new_tokens=9, group_size=1))
 
 
 @pytest.mark.parametrize(
@@ -355,11 +362,14 @@ def test_a_policy_chooses_every_step(translator):
     [
         ({"group_size": 9}, "group size 9 was asked for"),
         (
-            {"repetition_penalty": 1.5},
-            "RepetitionPenaltyLogitsProcessor, which sees one token at a time",
+            {"repetition_penalty": 1.5, "group_size": 2},
+            "repetition_penalty 1.5, which sees one token at a time",
         ),
         ({"mode": "exact", "policy": fixed(1)}, "a policy was given, and mode exact has its own"),
-        ({"num_beams": 2, "num_return_sequences": 2}, "num_return_sequences is 2"),
+        (
+            {"num_beams": 2, "num_return_sequences": 2, "group_size": 2},
+            "group_size 2 was given together with num_return_sequences 2",
+        ),
         (
             {"drafts": "text", "group_size": 2},
             "drafts text was given, and mode fast has none: choose mode exact",
