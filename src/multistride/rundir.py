@@ -256,11 +256,20 @@ class RunDirectory:
             for key, old, new in _differences(before, asked.config)
             if key not in free
         ]
+        self._refuse(lines)
+
+    def check_inputs(self) -> None:
+        """Raise `UsageError` if the run was begun on other data, another vocabulary or weights."""
         committed = self._committed()
-        for name, digest in (committed.decides if committed else {}).items():
-            now = asked.decides.get(name, digest)
-            if now != digest:
-                lines.append(f"{name} was {(digest or 'none')[:12]}, is {(now or 'none')[:12]}")
+        changes = (
+            (name, digest or "none", self._decides.get(name, digest) or "none")
+            for name, digest in (committed.decides if committed else {}).items()
+        )
+        self._refuse(
+            [f"{name} was {old[:12]}, is {new[:12]}" for name, old, new in changes if old != new]
+        )
+
+    def _refuse(self, lines: list[str]) -> None:
         if lines:
             raise UsageError(
                 f"{self.path} was started with another configuration ({'; '.join(sorted(lines))}): "

@@ -137,7 +137,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def _check(value: Any, strings: bool, most: int | None = None) -> None:
+def _check(value: Any, strings: bool, most: int | None = None, finite: bool = True) -> None:
     """Raise `ValueError` for what a later step would stumble over."""
     count, level = 0, [value]
     for _ in range(MOST_DEPTH + 1):
@@ -152,7 +152,7 @@ def _check(value: Any, strings: bool, most: int | None = None) -> None:
                 if strings and not entry.isascii():
                     _check_text(entry)
             elif isinstance(entry, float):
-                if not math.isfinite(entry):
+                if finite and not math.isfinite(entry):
                     raise ValueError("a number is not finite")
             elif isinstance(entry, int) and abs(entry) >= MOST_NUMBER:
                 raise ValueError("a number has too many digits")
@@ -224,7 +224,7 @@ def parse_yaml(data: bytes | str) -> Any:
     except (ValueError, OverflowError, TypeError, IndexError, AttributeError) as error:
         # what the library raises for numbers of 5,000 digits, unhashable keys and odd scalars
         raise ValueError("a value cannot be read: " + " ".join(str(error).split())[:100]) from None
-    _check(value, strings=True, most=MOST_NODES)
+    _check(value, strings=True, most=MOST_NODES, finite=False)  # settings say which key it is
     return value
 
 

@@ -16,6 +16,7 @@ def started(path, config=CONFIG, resume=False, **asked):
     """A run directory as training opens it."""
     directory = RunDirectory(path)
     directory.open(Asked(config, **asked), resume)
+    directory.check_inputs()
     directory.begin(config)
     return directory
 

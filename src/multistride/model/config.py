@@ -117,7 +117,7 @@ class ClassifierConfig(BaseModel):
 class TransformerConfig(BaseModel):
     """The sizes and choices of one Transformer. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocabulary_size: int = Field(
         0, ge=0, description="entries of the joint vocabulary; training takes it from the data"

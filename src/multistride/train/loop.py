@@ -134,6 +134,8 @@ class Trainer:
         last = self.run.last()
         if last is not None:
             self.model = resumed(last, self.model.config)
+        if self.accelerator.is_main_process:
+            self.run.check_inputs()
         self.splits = trained_splits(self.data, self.model.config)
         check_lengths(self.splits, self.data, self.model.config)
         self.beside = beside_windows(
