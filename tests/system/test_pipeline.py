@@ -175,6 +175,7 @@ def test_steps_are_the_tokens_over_k(work):
     )  # fmt: skip
     ways = [DecodeOptions(group_size=size) for size in (1, 2)]
     one, two = evaluate(request, ways, work / "many/best", device="cpu").rows
+    translator = Translator.load(work / "many/best", "cpu")
     assert one.tokens_per_step == 1.0
     sources = (work / "validation.source").read_text().splitlines()
     for translation in translator.translate(sources, group_size=2):

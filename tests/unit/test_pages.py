@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import re
 from pathlib import Path
 
@@ -106,12 +107,46 @@ def test_the_python_of_the_readme_runs(name):
     assert "Bahnhof" in written.getvalue()
 
 
-def test_the_python_of_the_page_on_decoding_runs():
-    # Guards: an example of constraints that no longer fits the interface.
-    [block] = blocks(ROOT / "docs/decoding.md", "python")
+def test_the_python_of_the_page_on_decoding_runs(capsys):
+    # Guards: an example that no longer fits the interface.
     names = {}
-    exec(compile(block, "docs/decoding.md", "exec"), names)
+    for block in blocks(ROOT / "docs/decoding.md", "python"):
+        exec(compile(block, "docs/decoding.md", "exec"), names)
+    assert "".join(capsys.readouterr().out.split()).endswith("WoistderBahnhof?")
     assert names["copied"].text in "Der Bahnhof ist dort, wo er war."
+
+
+def test_the_short_table_of_speeds_is_measured():
+    # Guards: a summary of ratios that its result files no longer support.
+    files = {"Transformer-base": "base", "Transformer-base, exact mode": "modes", "small": "small"}
+    page = text_of(ROOT / "docs/speed.md")
+    section = page.partition("## In short")[2].partition("\n## ")[0]
+    rows_of_page = [line for line in section.splitlines() if line.startswith("|")]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows_of_page[2:]]
+    for name, batch, *ratios in lines:
+        file = files[name.partition(" (")[0]]
+        rows = json.loads(text_of(ROOT / f"results/bench-{file}.json"))["results"]
+        measured = {
+            row["group_size"]: row["ratio_to"]["ctranslate2-int8"]
+            for row in rows
+            if row["batch_size"] == int(batch) and (file != "modes" or row["mode"] == "exact")
+        }
+        for size, ratio in zip((1, 2, 4, 8), ratios, strict=True):
+            assert not ratio or float(ratio) == round(measured[size], 2), (
+                name,
+                batch,
+                size,
+            )
+    assert len(lines) == 6
+
+
+def test_the_teacher_keeps_what_the_page_says():
+    # Guards: a share of the teacher's quality that its result files no longer support.
+    [teacher] = json.loads(text_of(ROOT / "results/multi30k-adapted-teacher.json"))["results"]
+    rows = json.loads(text_of(ROOT / "results/multi30k-adapted.json"))["results"]
+    kept = " | ".join(f"{100 * row['bleu'] / teacher['bleu']:.1f}" for row in rows)
+    for name in ("docs/results.md", "docs/training.md", "docs/log/training.md"):
+        assert f"| {kept} |" in text_of(ROOT / name), name
 
 
 def drawn(group_size):

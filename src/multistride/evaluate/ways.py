@@ -20,6 +20,11 @@ class Way(NamedTuple):
     teacher: bool = False
 
     @property
+    def whose(self) -> str:
+        """Return whose output it is: the model's own, or the teacher's."""
+        return "teacher" if self.teacher else "own"
+
+    @property
     def greedy(self) -> bool:
         """Return whether this is greedy K=1 of the model itself."""
         return not self.teacher and self.options.group_size == 1 and self.options.beam == 1

@@ -50,6 +50,8 @@ def test_rows_are_compared_with_k1_and_the_teacher(records, caplog):
     assert fast.ms_per_record_p50
     assert Result.model_validate_json(result.model_dump_json(by_alias=True)) == result
     assert result.written()["records"] == 3, "scripts read it on the top"
+    models = [row["model"] for row in result.written()["results"]]
+    assert models == ["teacher", "own", "own", "own"], "scripts tell rows by it"
 
 
 def test_each_model_is_opened_once(records, monkeypatch):
