@@ -413,6 +413,7 @@ def inside(directory: Path, name: Any, advice: str = COPY_AGAIN) -> Path:
     if (
         not isinstance(name, str)
         or not name
+        or len(name.encode("utf-8", "replace")) > 255
         or "\0" in name
         or "\\" in name
         or name != Path(name).name
