@@ -19,7 +19,7 @@ import torch
 
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.evaluate.quality import measure_quality
+from multistride.metrics.quality import measure_quality
 from multistride.translator import Translator
 
 

@@ -25,9 +25,10 @@ from multistride.decode.choosing.strategy import Measured
 from multistride.decode.options import DecodeOptions
 from multistride.device import cpu_name
 from multistride.errors import UserError
-from multistride.evaluate.quality import measure_quality, repetition_rate
 from multistride.evaluate.speed import measure_latency, measure_throughput
 from multistride.files import replacing_file, sha256, write_json
+from multistride.metrics.quality import measure_quality
+from multistride.metrics.repetition import repetition_rate
 from multistride.report.frontier import frontier_figure
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator

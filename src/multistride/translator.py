@@ -24,9 +24,8 @@ from multistride.device import pick_device
 from multistride.engines.open import Engine, check_engine, open_engine, open_export
 from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
-from multistride.files import sha256
 from multistride.model.config import TransformerConfig
-from multistride.model.weights import WEIGHTS, load_calibration, load_model
+from multistride.model.weights import load_calibration, load_model, weights_digest
 from multistride.shipped import DEFAULT
 
 
@@ -136,7 +135,7 @@ class Translator:
         if auto or options.policy == "cost-model":
             layout = costly_layout(options, self.config)
             if layout not in self.measured.costs:
-                digest = sha256(self.directory / WEIGHTS) if self.directory else ""
+                digest = weights_digest(self.directory) if self.directory else ""
                 costs = cached_costs(
                     self.engine, self.engine.name, layout, options.batch_size, digest, report
                 )

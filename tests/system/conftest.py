@@ -85,7 +85,10 @@ def write_pairs(place: Path, name: str, words: list[str]) -> None:
 
 
 def write_config(path: Path, data: Path, run: Path, sizes: str, start: Path | None = None) -> None:
-    shape = "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 1, decoder_layers: 1, max_positions: 32}"
+    shape = (
+        "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 1, decoder_layers: 1,"
+        " max_positions: 32}"
+    )
     model = f"start_from: {start}" if start else f"model: {shape}"
     path.write_text(
         f"data: {data}\nrun: {run}\n{model}\ngroups: {{sizes: {sizes}}}\n"

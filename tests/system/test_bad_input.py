@@ -135,7 +135,8 @@ def test_full_disk(work, multistride):
 
 def test_closed_pipe(work):
     # Guards: a traceback when the reader (`| head`) has seen enough.
-    shell = f"yes 'a g m' | head -3000 | {sys.executable} -m multistride translate --model {work / 'many/best'} | head -1"
+    translate = f"{sys.executable} -m multistride translate --model {work / 'many/best'}"
+    shell = f"yes 'a g m' | head -3000 | {translate} | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, check=False)
     assert done.stderr == b""
     assert len(done.stdout.splitlines()) == 1

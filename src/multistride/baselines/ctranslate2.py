@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from multistride.baselines.expressible import check_expressible
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
@@ -174,8 +175,7 @@ def check_installed() -> None:
     """Raise `MissingExtraError` unless CTranslate2 can be imported."""
     if ctranslate2 is None:
         raise MissingExtraError(
-            "the engine ctranslate2 was asked for and is not installed: pip install 'multistride[bench]', "
-            "or choose --engine eager"
+            "CTranslate2 is needed and is not installed: pip install 'multistride[bench]'"
         )
 
 
@@ -184,10 +184,7 @@ def save_ctranslate2(model: Transformer, place: Path) -> None:
 
     Raises `MissingExtraError` without CTranslate2 and `UsageError` for a model it cannot express.
     """
-    if ctranslate2 is None:
-        raise MissingExtraError(
-            "--to ctranslate2 needs CTranslate2, not installed: pip install 'multistride[bench]'"
-        )
+    check_installed()
     _specification(model).save(str(place))
 
 
@@ -249,15 +246,7 @@ def _specification(model: Transformer) -> Any:
     there.
     """
     config, weights = model.config, _Weights(model)
-    if not config.encoder_layers:
-        raise UsageError(
-            "the engine ctranslate2 was asked for, but this model has no encoder: choose --engine eager"
-        )
-    if config.extras:
-        raise UsageError(
-            f"the engine ctranslate2 was asked for, but it has no place for {config.extras[0]} of this model: "
-            "choose --engine eager"
-        )
+    check_expressible(config, "CTranslate2", encoder=True)
     activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[
         config.activation
     ]
@@ -280,8 +269,8 @@ def _specification(model: Transformer) -> Any:
             _fill_layer(layer, f"{side}.{number}", weights)
     if left := weights.left():
         raise UsageError(
-            f"the engine ctranslate2 was asked for, but it has no place for {left[0]} of this model: "
-            "choose --engine eager"
+            f"CTranslate2 has no place for {left[0]} of this model: "
+            "use the model as it is, with --engine eager"
         )
     _name_tokens(specification, config)
     specification.validate()

@@ -1,6 +1,4 @@
-"""A model directory in the form that another program, or a leaner start, wants: what `multistride
-export` does.
-"""
+"""`multistride export`: a model directory in the form of the int8 engine or of CTranslate2."""
 
 from __future__ import annotations
 
@@ -8,54 +6,66 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from multistride.baselines.ctranslate2 import save_ctranslate2
+from multistride.baselines.ctranslate2 import check_installed, save_ctranslate2
+from multistride.baselines.expressible import check_expressible
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.int8.engine import check_int8, int8_graphs
-from multistride.engines.int8.export import write_int8
-from multistride.errors import UsageError
-from multistride.files import replacing_directory, sha256
+from multistride.engines.int8.export import read_int8, write_int8
+from multistride.errors import DataError, UsageError
+from multistride.files import replacing_directory
 from multistride.model.transformer import Transformer
-from multistride.model.weights import CONFIG, PROVENANCE, WEIGHTS, load_model
+from multistride.model.weights import (
+    CONFIG,
+    PROVENANCE,
+    is_export,
+    load_config,
+    load_model,
+    weights_digest,
+)
 
 GENERATION = "generation_config.json"
 
 
 def export(directory: Path, kind: str, output: Path) -> None:
-    """Write the model of `directory` as `kind` ("int8" or "ctranslate2") into the directory
-    `output`, atomically.
+    """Write the model of `directory` as `kind` ("int8" or "ctranslate2") into `output`, atomically.
 
-    Raises `UsageError` for another kind, for a place that is the model directory itself, or for a
-    model that the other program cannot express; `DataError` for a bad model directory;
-    `MissingExtraError` without the library.
+    Everything that can be refused is refused before anything is written, and an export that cannot
+    be opened is never moved into place. Raises `UsageError` for an unknown kind, for the model
+    directory itself as output and for a model that the form has no place for; `DataError` for a bad
+    model directory; `MissingExtraError` without the library.
     """
-    writers: dict[str, Callable[[Path, Path, Transformer], None]] = {
-        "int8": _int8,
-        "ctranslate2": _ctranslate2,
-    }
-    if kind not in writers:
+    if kind not in _WRITERS:
         raise UsageError(
-            f"--to {kind} was asked for; allowed are {' and '.join(writers)}: choose one of them"
+            f"--to {kind} was asked for; allowed are {' and '.join(_WRITERS)}: choose one of them"
         )
     if output.resolve() == directory.resolve():
         raise UsageError(
-            f"{output} is the model directory itself, which an export would replace: choose another place"
+            f"{output} is the model directory itself, which an export would replace: "
+            "name another directory"
         )
-    if kind == "int8":
-        check_int8()
+    if is_export(directory):
+        raise DataError(
+            f"{directory} is an int8 export already: give the model directory it was made from"
+        )
+    check_expressible(
+        load_config(directory), f"an export --to {kind}", encoder=kind == "ctranslate2"
+    )
+    _CHECKS[kind]()
     model, _ = load_model(directory)
     with replacing_directory(output) as place:
         for name in (*VOCABULARY_FILES, PROVENANCE):
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, place / name)
-        writers[kind](directory, place, model)
+        _WRITERS[kind](directory, place, model)
 
 
 def _int8(directory: Path, place: Path, model: Transformer) -> None:
     for name in (CONFIG, GENERATION):
         if (directory / name).is_file():
             shutil.copyfile(directory / name, place / name)
-    write_int8(place, model, int8_graphs(model), sha256(directory / WEIGHTS))
+    write_int8(place, model, int8_graphs(model), weights_digest(directory))
     (place / "README.md").write_text(_INT8_NOTE, encoding="utf-8")
+    read_int8(place)
 
 
 def _ctranslate2(directory: Path, place: Path, model: Transformer) -> None:
@@ -63,6 +73,13 @@ def _ctranslate2(directory: Path, place: Path, model: Transformer) -> None:
     (place / "README.md").write_text(
         _CTRANSLATE2_NOTE.format(end=model.config.end_token), encoding="utf-8"
     )
+
+
+_CHECKS: dict[str, Callable[[], None]] = {"int8": check_int8, "ctranslate2": check_installed}
+_WRITERS: dict[str, Callable[[Path, Path, Transformer], None]] = {
+    "int8": _int8,
+    "ctranslate2": _ctranslate2,
+}
 
 
 _INT8_NOTE = """\

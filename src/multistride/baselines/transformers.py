@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multistride.baselines.expressible import check_expressible
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
@@ -78,16 +79,7 @@ def installed_version() -> str | None:
 
 def _converted(model: Transformer) -> Any:
     config = model.config
-    if not config.encoder_layers:
-        raise UsageError(
-            "the baseline transformers-float32 was asked for, but this model has no encoder: "
-            "leave it out of --against"
-        )
-    if config.extras:
-        raise UsageError(
-            f"the baseline transformers-float32 was asked for, but it has no place for {config.extras[0]} of this "
-            "model: leave it out of --against"
-        )
+    check_expressible(config, "the baseline transformers-float32", encoder=True)
     assert isinstance(model.position, PositionEmbedding)
     before = config.norm == "pre"
     names = (

@@ -1,54 +1,171 @@
-"""Between the verbs and the terminal: streams, one-line errors, exit codes."""
+"""The one way between the verbs and the terminal: streams, signals, log lines, exit codes.
+
+Nothing is taken for granted about the standard streams. Any of them may be closed, full, a pipe
+whose reader has left, or opened under a locale that is not UTF-8; `open_streams` and `run` deal
+with all of that, so the verbs only read, write and log.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 from pydantic import ValidationError
 
 from multistride.data.corpus import read_lines
-from multistride.errors import Interrupted, UsageError, UserError
-from multistride.files import Journal, journal, replacing_file
+from multistride.errors import DataError, Interrupted, UsageError, UserError
+from multistride.files import Journal, compressing, journal, replacing_file
+
+logger = logging.getLogger(__name__)
 
 _COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
 """What typer raises for anything wrong with the command line; its home has moved between versions
 of typer."""
 
+STOPPING_SIGNALS = ("SIGTERM", "SIGHUP")
+"""Signals that end a verb as Ctrl-C does; Windows has no SIGHUP."""
 
-def run(app: Callable[..., Any]) -> NoReturn:
+
+def open_streams() -> None:
+    """Make the standard streams safe to use. Called once, before anything else is opened.
+
+    A closed stream gets a file descriptor that fails on use: otherwise the next file that is
+    opened would take its number, and diagnostics would end up in somebody's data.
+    """
+    for descriptor, useless in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, useless)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, open until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A lone surrogate (a file name that is not UTF-8) becomes \udcff, which JSON can read.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Diagnostics()),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+
+
+class _Diagnostics(io.RawIOBase):
+    """Standard error that never fails: lost diagnostics must not cost the work."""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return os.isatty(2)
+
+    def write(self, data: Any) -> int:
+        rest = bytes(data)
+        with suppress(OSError):
+            while rest:
+                rest = rest[os.write(2, rest) :]
+        return len(data)
+
+
+def hear_signals() -> None:
+    """End the work on SIGTERM and SIGHUP as on Ctrl-C; what the caller ignores (nohup) stays so."""
+    for name in STOPPING_SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    for name in STOPPING_SIGNALS:  # cleaning up takes a moment: do it once
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+
+
+class _PlainLines(logging.Handler):
+    """Log lines as they are, on whatever stderr is now (a live progress line replaces it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Print the package's log lines from `level` up on stderr."""
+    package = logging.getLogger("multistride")
+    package.setLevel(level)
+    if not any(isinstance(handler, _PlainLines) for handler in package.handlers):
+        package.addHandler(_PlainLines())
+
+
+def run(app: typer.Typer) -> NoReturn:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
+    code = 0
     try:
-        outcome = app(standalone_mode=False)
+        code = _invoked(app)
         sys.stdout.flush()
-        if (
-            outcome == Interrupted.exit_code
-        ):  # some versions of typer swallow Ctrl-C and give its code back
-            raise KeyboardInterrupt
-        sys.exit(outcome if isinstance(outcome, int) else 0)
     except _COMMAND_LINE_ERROR as error:
-        _fail(
+        code = _failed(
             f"{error.format_message()}{_given(error)} (see multistride --help)",
             UsageError.exit_code,
         )
     except UserError as error:
-        _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", Interrupted.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = _failed(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        code = _failed(str(error) or "interrupted", Interrupted.exit_code)
     except OSError as error:
-        _fail(
-            f"{error.filename or 'writing the output'}: {error.strerror or error}",
-            UserError.exit_code,
-        )
+        if not (isinstance(error, BrokenPipeError) and _reader_left()):
+            where = error.filename or "standard output"
+            code = _failed(f"{where}: {error.strerror or error}", UserError.exit_code)
+    _drop_output()
+    sys.exit(code)
+
+
+def _invoked(app: typer.Typer) -> int:
+    """Parse and run; return the exit code.
+
+    typer's own `main` does this too, and swallows Ctrl-C and broken pipes.
+    """
+    if any(name.endswith("_COMPLETE") and "MULTISTRIDE" in name for name in os.environ):
+        app(prog_name="multistride")  # a shell asks for completions
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("multistride", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return int(ended.exit_code)
+    return 0
+
+
+def _reader_left() -> bool:
+    """Return whether the program that read stdout (`| head`) has seen enough."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _drop_output() -> None:
+    """Forget what stdout did not take, or the interpreter would fail on it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def leave(code: int) -> NoReturn:
@@ -67,8 +184,9 @@ def leave(code: int) -> NoReturn:
 
 
 def _given(error: Exception) -> str:
-    """What was given for an option that typer refused; typer checks with pydantic, whose error
-    keeps the value.
+    """Return what was given for an option that typer refused.
+
+    typer checks with pydantic, whose error keeps the value.
     """
     cause = error.__cause__
     return (
@@ -76,19 +194,20 @@ def _given(error: Exception) -> str:
     )
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _failed(message: str, code: int) -> int:
+    """Print an error in one line; return its exit code."""
     print(f"multistride: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 def say(line: str) -> None:
     """Tell the person something, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    logger.info(line)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON value on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def numbers(text: str, option: str = "--group-size") -> tuple[int, ...]:
@@ -127,22 +246,42 @@ def two(text: str, option: str) -> list[str]:
 
 
 @contextmanager
-def reading(path: Path | None) -> Iterator[Any]:
-    """The lines of a file (.gz and .xz too), or of stdin."""
-    if path is None:
-        yield sys.stdin.buffer
-        return
-    yield read_lines(path)
+def reading(path: Path | None) -> Iterator[Iterable[bytes]]:
+    """Yield the lines of a file (.gz and .xz too), or of stdin, without their ends.
+
+    Raises `UsageError` if stdin is closed, and `DataError` if lines cannot be read.
+    """
+    if path is None and sys.stdin is None:
+        raise UsageError("standard input is closed: give --input FILE, or lines to read")
+    yield _standard_input() if path is None else read_lines(path)
+
+
+def _standard_input() -> Iterator[bytes]:
+    if sys.stdin.isatty():
+        logger.info("reading from the terminal: one input a line; Ctrl-D ends")
+    mark = BOM_UTF8
+    try:
+        for line in sys.stdin.buffer:
+            yield line.removeprefix(mark).removesuffix(b"\n").removesuffix(b"\r")
+            mark = b""
+    except OSError as error:
+        raise DataError(f"standard input: {error.strerror or error}: give --input FILE") from error
 
 
 @contextmanager
-def writing(path: Path | None) -> Iterator[Any]:
-    """A text stream: stdout, or a file that appears when it is complete."""
+def writing(path: Path | None) -> Iterator[TextIO]:
+    """Yield a text stream: stdout, or a file (.gz and .xz too) that appears when it is complete."""
     if path is None:
         yield sys.stdout
         return
-    with replacing_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        yield file
+    with replacing_file(path) as temporary, compressing(temporary, path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
+        try:
+            yield text
+            text.flush()
+        finally:
+            with suppress(OSError, ValueError):
+                text.detach()
 
 
 @contextmanager
@@ -155,3 +294,14 @@ def tracing(path: Path | None) -> Iterator[Journal | None]:
         return
     with journal(path) as file:
         yield file
+
+
+def refuse_shared_files(reads: Iterable[Path | None], writes: Iterable[Path | None]) -> None:
+    """Raise `UsageError` if one file is to be both read and written, or written twice."""
+    seen = {path.resolve() for path in reads if path is not None}
+    for path in writes:
+        if path is None or (path.exists() and not path.is_file()):
+            continue  # a device or a pipe can be named more than once
+        if path.resolve() in seen:
+            raise UsageError(f"{path} is named twice, to be read or written: name another output")
+        seen.add(path.resolve())

@@ -18,7 +18,7 @@ from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import replacing_file, sha256
-from multistride.model.weights import CONFIG, WEIGHTS
+from multistride.model.weights import CONFIG, weights_digest
 from multistride.parts import Chunk, PartsDirectory, chunks
 from multistride.progress import ProgressLine
 from multistride.translator import Translator
@@ -92,7 +92,7 @@ def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str,
         "multistride": __version__,
         "source_sha256": sha256(request.source),
         "lines": lines,
-        "model_sha256": sha256(request.model / WEIGHTS),
+        "model_sha256": weights_digest(request.model),
         "model_config_sha256": sha256(request.model / CONFIG),
         "vocabulary_sha256": translator.vocabulary.digest(),
         "form": request.form,

@@ -18,8 +18,8 @@ from multistride.distill.config import DistillConfig
 from multistride.distill.continuing import continuer
 from multistride.distill.teacher import Teacher, open_teacher
 from multistride.errors import DataError, Interrupted, UsageError
-from multistride.evaluate.quality import measure_quality
 from multistride.files import compressing, replacing_file, sha256, write_json
+from multistride.metrics.quality import measure_quality
 from multistride.model.weights import CONFIG, WEIGHTS, load_config
 from multistride.parts import Chunk, PartsDirectory, chunks
 from multistride.progress import ProgressLine

@@ -27,7 +27,6 @@ from multistride.decode.choosing.calibration import (
     KeptShares,
     PlaceCalibration,
     Scale,
-    calibration_error,
     corrector,
     fitted,
 )
@@ -38,8 +37,9 @@ from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.errors import DataError
 from multistride.files import sha256
+from multistride.metrics.calibration import calibration_error
 from multistride.model.step import M, StepModel
-from multistride.model.weights import WEIGHTS
+from multistride.model.weights import weights_digest
 from multistride.translator import Translator
 
 MOST_SENTENCES = 2000
@@ -94,7 +94,7 @@ def calibrate(
                 judged, layout, size, [(row.temperature, row.shift) for row in rows]
             )
     return Calibration(
-        model_sha256=sha256(directory / WEIGHTS),
+        model_sha256=weights_digest(directory),
         truth="own-k1" if reference is None else "reference",
         sentences=len(sources),
         source_sha256=sha256(source),

@@ -6,22 +6,20 @@ Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599, section 4.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from multistride.data.corpus import read_lines
-from multistride.decode.choosing.calibration import HOTTEST, calibration_error
 from multistride.errors import DataError
 from multistride.files import sha256
-from multistride.model.weights import WEIGHTS
+from multistride.metrics.calibration import class_calibration_error, fitted_temperature, log_loss
+from multistride.model.weights import weights_digest
 from multistride.tasks.classification import Classifier, ClassTemperature, opened_classifier
 from multistride.tasks.task import read_records, solved
 
 LEAST_RECORDS = 20
-HALVINGS = 50
 
 
 def calibrate_classifier(
@@ -52,45 +50,13 @@ def calibrate_classifier(
     temperature = fitted_temperature(scores[::2], wanted[::2])
     judged, truth = scores[1::2], wanted[1::2]
     return ClassTemperature(
-        model_sha256=sha256(directory / WEIGHTS),
+        model_sha256=weights_digest(directory),
         source_sha256=sha256(source),
         records=len(rows),
         group_size=classifier.group_size,
         temperature=temperature,
-        error_before=_error(judged, truth),
-        error_after=_error(judged / temperature, truth),
-        log_loss_before=_log_loss(judged, truth),
-        log_loss_after=_log_loss(judged / temperature, truth),
+        error_before=class_calibration_error(judged, truth),
+        error_after=class_calibration_error(judged / temperature, truth),
+        log_loss_before=log_loss(judged, truth),
+        log_loss_after=log_loss(judged / temperature, truth),
     )
-
-
-def fitted_temperature(
-    scores: NDArray[np.float64], labels: Sequence[int] | NDArray[np.int64]
-) -> float:
-    """The temperature under which the labels [N] are most probable, given log-probabilities [N, C].
-
-    The log-loss is convex in the inverse of the temperature, so its slope is halved down to zero.
-    """
-    labels = np.asarray(labels)
-    low, high = 1 / HOTTEST, HOTTEST
-    for _ in range(HALVINGS):
-        middle = (low * high) ** 0.5
-        shares = np.exp(_normalised(scores * middle))
-        slope = float(((shares * scores).sum(1) - scores[np.arange(len(labels)), labels]).mean())
-        low, high = (low, middle) if slope > 0 else (middle, high)
-    return round(float(1 / (low * high) ** 0.5), 4)
-
-
-def _normalised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = scores - scores.max(1, keepdims=True)
-    normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return normalised
-
-
-def _error(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    shares = np.exp(_normalised(scores))
-    return calibration_error(shares.max(1), shares.argmax(1) == labels)
-
-
-def _log_loss(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    return float(-_normalised(scores)[np.arange(len(labels)), labels].mean())

@@ -20,13 +20,19 @@ from multistride.decode.options import DecodeOptions, Drafts, Mode
 from multistride.decode.score import score_continuations
 from multistride.device import cpu_name
 from multistride.errors import DataError
-from multistride.evaluate.quality import identical_share, repetition_rate
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
 from multistride.generator import Generator
-from multistride.model.weights import WEIGHTS, load_provenance
+from multistride.metrics.quality import identical_share
+from multistride.metrics.repetition import (
+    distinct,
+    repeated,
+    repetition_by_distance,
+    repetition_rate,
+    self_bleu,
+)
+from multistride.model.weights import load_provenance, weights_digest
 from multistride.report.generation import Continuation, GenerationMeasurement, GenerationResult
-from multistride.tasks.coherence import distinct, repeated, repetition_by_distance, self_bleu
 from multistride.version import __version__
 
 
@@ -216,7 +222,7 @@ def _settings(
     files = {"source": request.source, "reference": request.reference}
     return {
         "model": str(request.model),
-        "model_sha256": sha256(request.model / WEIGHTS),
+        "model_sha256": weights_digest(request.model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
         "provenance": load_provenance(request.model),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from multistride.data.batch import Batch, TokenPair, batches_of
-from multistride.decode.choosing.calibration import calibration_error
 from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
+from multistride.metrics.calibration import calibration_error
 from multistride.model.transformer import Transformer
 from multistride.report.results import PlaceMeasurement
 from multistride.train.loss import labelled_logits

@@ -15,16 +15,15 @@ from multistride.decode.options import DecodeOptions, Layout, Mode, PolicyName
 from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.evaluate.positions import measure_places
-from multistride.evaluate.quality import (
-    identical_share,
-    measure_quality,
-    repetition_by_border,
-    repetition_rate,
-)
 from multistride.evaluate.sentences import TestSet, read_test_set, spread
 from multistride.evaluate.speed import Latency, Throughput, measure_latency, measure_throughput
 from multistride.files import sha256
-from multistride.model.weights import WEIGHTS, load_provenance
+from multistride.metrics.quality import (
+    identical_share,
+    measure_quality,
+)
+from multistride.metrics.repetition import repetition_by_border, repetition_rate
+from multistride.model.weights import load_provenance, weights_digest
 from multistride.report.results import (
     EvaluationResult,
     Example,
@@ -186,7 +185,7 @@ def _settings(
     model = translator.engine.model
     return {
         "model": str(request.model),
-        "model_sha256": sha256(request.model / WEIGHTS),
+        "model_sha256": weights_digest(request.model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(model.config.group_sizes),
         "provenance": load_provenance(request.model),

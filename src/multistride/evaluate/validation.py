@@ -11,7 +11,7 @@ from multistride.data.labelled import LabelledDocuments
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
-from multistride.evaluate.quality import measure_quality
+from multistride.metrics.quality import measure_quality
 from multistride.model.transformer import Transformer
 from multistride.tasks.classification import Classifier
 

@@ -309,13 +309,19 @@ class TransformerConfig(BaseModel):
         """The choices that only converted models have, as text; engines may have no place for
         them.
         """
-        plain = TransformerConfig().stored().keys()
-        others = [f"{name} {value}" for name, value in self.stored().items() if name not in plain]
+        # A classifier that scores labels is an ordinary encoder-decoder model for every engine.
+        scores_labels = self.classifier is not None and self.classifier.kind == "labels"
+        others = [
+            f"{name} {getattr(self, name)}"
+            for name in _FOR_CONVERTED
+            if getattr(self, name) != TransformerConfig.model_fields[name].default
+            and not (name == "classifier" and scores_labels)
+        ]
         if self.activation not in ("relu", "gelu"):
             others.append(f"activation {self.activation}")
         if self.positions == "rotary":
             others.append("positions rotary")
-        return [each for each in others if not each.startswith("classifier kind='labels'")]
+        return others
 
     def stored(self) -> dict[str, Any]:
         """What `config.json` says: every choice, less those made for converted models where they
@@ -335,7 +341,27 @@ class TransformerConfig(BaseModel):
         return stored
 
 
-_FOR_CONVERTED = list(TransformerConfig.model_fields)[
-    list(TransformerConfig.model_fields).index("norm_kind") :
-]
-"""The choices that came with conversion."""
+_FOR_CONVERTED = (
+    "norm_kind",
+    "norm_epsilon",
+    "embedding_norm",
+    "scale_embeddings",
+    "separate_positions",
+    "rotary_base",
+    "rotary_scaling",
+    "head_size",
+    "key_value_heads",
+    "query_key_norm",
+    "attention_bias",
+    "feedforward_bias",
+    "gated_feedforward",
+    "output_bias",
+    "start_symbol",
+    "never_written",
+    "further_ends",
+    "adapter",
+    "classifier",
+)
+"""Fields that models of this package's own recipes leave at their defaults.
+
+Where they are, `config.json` does not name them; where not, engines may have no place for them."""

@@ -87,6 +87,24 @@ def is_export(directory: Path | str) -> bool:
     return (Path(directory) / INT8_MANIFEST).is_file() and not (Path(directory) / WEIGHTS).is_file()
 
 
+def weights_digest(directory: Path | str) -> str:
+    """Return the SHA-256 of a model's weights, of an export that of the weights it was made from.
+
+    So calibrations, parts and results name the same model whichever form of it was opened. Raises
+    `DataError` if there are no weights.
+    """
+    place = Path(directory)
+    try:
+        if is_export(place):
+            manifest = json.loads((place / INT8_MANIFEST).read_text(encoding="utf-8"))
+            return str(manifest["source_weights_sha256"])
+        return sha256(place / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{directory} does not say which weights it has: copy the model, or export it again"
+        ) from error
+
+
 def load_config(directory: Path | str) -> TransformerConfig:
     """The configuration of a model directory. Raises `DataError` if it is none."""
     path = Path(directory) / CONFIG
@@ -212,7 +230,7 @@ def load_calibration(
         raise DataError(
             f"{path} is damaged: delete it, or run `multistride calibrate` again"
         ) from error
-    if stored["model_sha256"] != sha256(Path(directory) / WEIGHTS):
+    if stored["model_sha256"] != weights_digest(directory):
         raise DataError(
             f"{path} was measured on other weights: delete it, or run `multistride calibrate` again"
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multistride.errors import DataError
-from multistride.tasks.squad import exact_match, f1, normalised
+from multistride.metrics.answers import exact_match, f1, normalised
 from multistride.tasks.task import Answer, Example, Record, RecordError, text_field
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -24,12 +25,12 @@ from multistride.decode.options import check_group_size
 from multistride.decode.score import score_choices
 from multistride.device import pick_device
 from multistride.errors import DataError, UsageError
+from multistride.metrics.confusion import class_details, class_metrics
 from multistride.model.classifier import aggregated, check_classes
 from multistride.model.config import ClassifierConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import TEMPERATURE, load_calibration, load_model
 from multistride.tasks.documents import read_windows, tokens_of, windows_of
-from multistride.tasks.figures import class_metrics, classification_details
 from multistride.tasks.task import (
     Answer,
     Example,
@@ -198,12 +199,20 @@ class ClassificationTask:
         """Accuracy, macro F1, log-loss (nats) and calibration error. Raises `DataError` where a
         label is missing.
         """
-        return class_metrics(answers, self._labels(records), self.classes)
+        return class_metrics(self._probabilities(answers), self._labels(records), self.classes)
 
     def details(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
         """Confusion matrix, figures by class and by length of the document."""
         words = [len(record[self._text].split()) for record in records]
-        return classification_details(answers, self._labels(records), words, self.classes)
+        return class_details(
+            self._probabilities(answers), self._labels(records), words, self.classes
+        )
+
+    def _probabilities(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
+        rows = [
+            [answer.facts["probabilities"][name] for name in self.classes] for answer in answers
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
 
     def _labels(self, records: Sequence[Record]) -> list[str]:
         if not all(self._label in record for record in records):

@@ -18,14 +18,14 @@ from typing import Any
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
 from multistride.generator import Generator, load
-from multistride.tasks.coherence import (
+from multistride.metrics.overlap import bleu, check_rouge, concept_coverage, length_ratio, rouge
+from multistride.metrics.repetition import (
     distinct,
     repeated,
     repeated_at,
     repetition_by_distance,
     self_bleu,
 )
-from multistride.tasks.overlap import bleu, check_rouge, concept_coverage, length_ratio, rouge
 from multistride.tasks.task import (
     Answer,
     Example,

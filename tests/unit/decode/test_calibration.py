@@ -15,12 +15,12 @@ from multistride.decode.choosing.calibration import (
     Calibration,
     KeptShares,
     PlaceCalibration,
-    calibration_error,
     corrector,
     fitted,
     scaled,
 )
 from multistride.decode.pick import Picked
+from multistride.metrics.calibration import calibration_error
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 

@@ -5,13 +5,17 @@ import shutil
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from multistride.baselines.export import export
+from multistride.cli import app
 from multistride.data.vocab import Vocabulary, train_vocabulary
+from multistride.decode.choosing.calibration import Calibration
 from multistride.errors import DataError, UsageError
-from multistride.model.config import TransformerConfig
+from multistride.files import sha256
+from multistride.model.config import ClassifierConfig, TransformerConfig
 from multistride.model.transformer import Transformer
-from multistride.model.weights import save_model
+from multistride.model.weights import WEIGHTS, load_config, save_model, weights_digest
 from multistride.translator import Translator
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
@@ -19,7 +23,7 @@ pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 TEXTS = ["a b c", "c b a b", "d"]
 
 
-def saved(place, seed):
+def saved(place, seed, **choices):
     torch.manual_seed(seed)
     vocabulary = train_vocabulary(["a b c d e f"] * 3, 300, "bpe")
     sizes = {
@@ -30,9 +34,13 @@ def saved(place, seed):
         "decoder_layers": 2,
     }
     config = TransformerConfig(
-        vocabulary_size=len(vocabulary), **sizes, markov_rank=4, group_sizes=(1, 2, 4)
+        vocabulary_size=len(vocabulary),
+        **{**sizes, "markov_rank": 4, "group_sizes": (1, 2, 4), **choices},
     )
     model = Transformer(config).eval()
+    if model.markov is None:
+        save_model(place, model, vocabulary, {}, "A card.")
+        return place
     with torch.no_grad():
         model.markov.following.normal_()
     save_model(place, model, vocabulary, {}, "A card.")
@@ -114,13 +122,13 @@ def test_another_version_is_refused(copy):
     # Guards: graphs of another layout fed with the inputs of this one.
     manifest = json.loads((copy / "int8.json").read_text())
     (copy / "int8.json").write_text(json.dumps(manifest | {"format": 99}))
-    assert "is an export of format 99, and this version of multistride reads format 3" in refusal(
+    assert "is an export of format 99, and this version of multistride reads format 4" in refusal(
         copy
     )
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 3, "files": 3}', '{"format": 3, "files": {}}']
+    "content", ["", "[]", "{}", '{"format": 4, "files": 3}', '{"format": 4, "files": {}}']
 )
 def test_a_damaged_manifest_is_refused(copy, content):
     # Guards: an export without hashes taken for one whose hashes are right.
@@ -170,3 +178,108 @@ def test_a_ctranslate2_directory_translates_at_k1(directory, tmp_path):
         min_decoding_length=0,
     )
     assert tuple(int(token) for token in found.hypotheses[0]) == expected.tokens
+
+
+CONVERTED = {
+    "Llama": {
+        "encoder_layers": 0,
+        "markov_rank": 0,
+        "norm_kind": "rms",
+        "positions": "rotary",
+        "gated_feedforward": True,
+        "activation": "silu",
+        "attention_bias": "none",
+        "feedforward_bias": False,
+    },
+    "Marian": {"norm": "post", "output_bias": True, "activation": "silu", "markov_rank": 0},
+    "BART": {
+        "norm": "post",
+        "activation": "gelu",
+        "positions": "learned",
+        "embedding_norm": True,
+        "scale_embeddings": False,
+        "separate_positions": True,
+        "markov_rank": 0,
+    },
+    "GPT-2": {
+        "encoder_layers": 0,
+        "activation": "gelu-tanh",
+        "positions": "learned",
+        "scale_embeddings": False,
+        "markov_rank": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ["int8", "ctranslate2"])
+@pytest.mark.parametrize("family", CONVERTED)
+def test_a_converted_model_is_refused_before_anything_is_written(tmp_path, family, kind):
+    # Guards: an AssertionError (Llama), or exit 0 and a directory that cannot be opened.
+    place = saved(tmp_path / "model", 3, **CONVERTED[family])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"has no place for \w+|has no encoder"):
+        export(place, kind, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_classifier_that_scores_labels_has_no_extras(tmp_path):
+    # Guards: a capability read from the text of a value, which never matched.
+    labels = ClassifierConfig(kind="labels", classes=("a", "b"), window=64)
+    place = saved(tmp_path / "model", 3, classifier=labels)
+    assert load_config(place).extras == []
+    pooled = ClassifierConfig(kind="pooled", classes=("a", "b"), window=64)
+    assert TransformerConfig(classifier=pooled, decoder_layers=0).extras[0].startswith("classifier")
+
+
+def test_the_fields_left_out_of_a_plain_configuration_are_named_one_by_one():
+    # Guards: a field added in the middle of the class that changes what config.json says.
+    assert TransformerConfig().stored().keys() == {
+        "vocabulary_size",
+        "hidden_size",
+        "feedforward_size",
+        "heads",
+        "encoder_layers",
+        "decoder_layers",
+        "norm",
+        "activation",
+        "positions",
+        "max_positions",
+        "tie_embeddings",
+        "dropout",
+        "attention_dropout",
+        "max_group_size",
+        "markov_rank",
+        "group_sizes",
+        "lookahead",
+        "pad_token",
+        "start_token",
+        "end_token",
+        "mask_token",
+    }
+
+
+def test_an_export_has_the_digest_of_the_weights_it_was_made_from(directory, exported):
+    # Guards: a calibration beside an export that is refused, or parts that resume nothing.
+    assert weights_digest(exported) == weights_digest(directory) == sha256(directory / WEIGHTS)
+
+
+def test_a_calibration_beside_an_export_is_used(directory, copy):
+    # Guards: exit 1 with "model.safetensors: No such file".
+    known = {"truth": "own-k1", "sentences": 1, "source_sha256": "", "places": (), "kept": ()}
+    calibration = Calibration(model_sha256=weights_digest(directory), **known)
+    (copy / "calibration.json").write_text(calibration.model_dump_json())
+    assert Translator.load(copy, "cpu", "int8").translate(TEXTS, 2, "adaptive")
+    other = calibration.model_copy(update={"model_sha256": "of another model"})
+    (copy / "calibration.json").write_text(other.model_dump_json())
+    with pytest.raises(DataError, match="was measured on other weights"):
+        Translator.load(copy, "cpu", "int8").translate(TEXTS, 2, "adaptive")
+
+
+def test_an_export_translates_a_file(copy, tmp_path):
+    # Guards: "model.safetensors: No such file" with --input and --output.
+    source, output = tmp_path / "source.txt", tmp_path / "output.txt"
+    source.write_text("a b c\nd\n")
+    command = ["translate", "--model", str(copy), "--engine", "int8"]
+    done = CliRunner().invoke(app, [*command, "--input", str(source), "--output", str(output)])
+    assert done.exit_code == 0, done.exception
+    assert len(output.read_text().splitlines()) == 2

@@ -45,9 +45,6 @@ HOTTEST = 20.0
 """The largest temperature, and its inverse the smallest: a place beyond it says nothing, or is
 certain."""
 
-BINS = 15
-"""Equal bins of confidence in the expected calibration error, as in Guo et al. 2017, section 5."""
-
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Where it is counted how many tokens adaptive mode keeps."""
 
@@ -188,15 +185,3 @@ def fitted(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Scale:
         weights = weights - np.linalg.solve(curvature, gradient)
         weights[0] = np.clip(weights[0], 1 / HOTTEST, HOTTEST)
     return round(float(1 / weights[0]), 4), round(float(weights[1]), 4)
-
-
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """The mean distance of confidence [N] and the share of right ones over bins of confidence,
-    weighted by tokens.
-    """
-    if not len(right):
-        return 0.0
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    distances = np.bincount(bins, confidence - right, minlength=BINS)
-    return float(np.abs(distances).sum() / counts.sum())

@@ -200,17 +200,7 @@ class Int8StepModel:
 
     def _stepped(self, slots: Slots, memory: Int8Memory) -> Step:
         """The step that has read the slots; their keys and values are in the memory."""
-        rows, new = slots.token.shape
-        length = memory.length
-        visible = memory.groups.extend(slots.group)
-        step = memory.room(rows, length, new).step(
-            rows, new, self._networks["decoder"], memory.source
-        )
-        step.token[:], step.position[:], step.reach[:] = (
-            part.numpy() for part in (slots.token, slots.position, slots.reach)
-        )
-        step(length, visible)
-        return step
+        return memory.read(slots, self._networks["decoder"])
 
     def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.engines.int8.engine import Int8StepModel, check_int8
 from multistride.errors import DataError
@@ -24,7 +25,7 @@ from multistride.model.transformer import Transformer
 from multistride.model.weights import CONFIG, INT8_MANIFEST, load_config
 from multistride.version import __version__
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the graphs change so that an engine can no longer run older ones."""
 
 MARKOV = "markov.safetensors"
@@ -65,7 +66,7 @@ def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
     graphs = {
         Path(name).stem: (directory / name).read_bytes() for name in names if name.endswith(".onnx")
     }
-    vocabulary = Vocabulary.load(directory)
+    vocabulary = load_vocabulary(directory)
     return Int8StepModel(config, _markov(directory, config), graphs), vocabulary
 
 

@@ -13,10 +13,10 @@ vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
@@ -68,13 +68,14 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
     hidden = graph.add(
         "Add", tokens, graph.table(graph.add("Range", zero, length, one), _positions(model))
     )
+    attention = Attention(graph, config, hidden)
     for index, layer in enumerate(model.encoder):
         assert isinstance(layer, EncoderLayer)
         name = f"encoder.{index}"
-        attention = _SelfAttention(config, layer, roundings.other(f"{name}.attention.output"))
-        attention.real = real
+        around = _SelfAttention(attention, layer, roundings.other(f"{name}.attention.output"))
+        around.real = real
         hidden = _residual(
-            graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", attention
+            graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", around
         )
         hidden = _widened(graph, hidden, layer, roundings, name)
     places = [f"decoder.{index}.cross.key_value" for index in range(config.decoder_layers)]
@@ -95,7 +96,7 @@ def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> 
     comes out.
 
     Inputs: `token`, `position`, `reach` int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1,
-    N, C], added to the attention scores; with an encoder `real` int32 [B, S] and `cross_key0` ...
+    max(N, 2), C], added to the attention scores; with an encoder `real` int32 [B, S] and `cross_key0` ...
     as the encoder gives them; `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs
     `new_key0`, `new_value0` ... are the same with the slots in them: bound to the memory of the
     inputs, nothing is copied.
@@ -106,23 +107,25 @@ def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> 
         graph.input(name, np.int64, ["B", "N"]) for name in ("token", "position", "reach")
     )
     start = graph.input("start", np.int64, ["B"])
-    bias = graph.input("bias", np.float32, ["A", 1, "N", "C"])
+    bias = graph.input("bias", np.float32, ["A", 1, "M", "C"])
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
     hidden = graph.embedding(token, model.target_embedding.weight, math.sqrt(config.hidden_size))
     hidden = graph.add("Add", hidden, graph.table(position, _positions(model)))
-    ahead = graph.add("Sub", reach, graph.constant(np.array(1, np.int64)))
-    hidden = graph.add("Add", hidden, graph.table(ahead, model.reach.beyond_one.weight))
+    beyond_one = model.reach.beyond_one.weight
+    reaches = torch.cat([torch.zeros_like(beyond_one[:1]), beyond_one])
+    hidden = graph.add("Add", hidden, graph.table(reach, reaches))
+    attention = Attention(graph, config, hidden)
     shape = ("B", config.heads, "C", config.hidden_size // config.heads)
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
         name = f"decoder.{index}"
-        attention = _SelfAttention(config, layer, roundings.other(f"{name}.attention.output"))
+        around = _SelfAttention(attention, layer, roundings.other(f"{name}.attention.output"))
         caches = [graph.input(f"{kind}{index}", np.float32, shape) for kind in ("key", "value")]
-        attention.bias, attention.start, attention.caches = bias, start, caches
+        around.bias, around.start, around.caches = bias, start, caches
         hidden = _residual(
-            graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", attention
+            graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", around
         )
-        for kind, written in zip(("key", "value"), attention.written, strict=True):
+        for kind, written in zip(("key", "value"), around.written, strict=True):
             graph.output(f"new_{kind}{index}", written, np.float32, shape)
         if config.encoder_layers:
             of_source = ("B", config.heads, "S", config.hidden_size // config.heads)
@@ -131,7 +134,7 @@ def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> 
                 for kind in ("key", "value")
             ]
             cross = _CrossAttention(
-                config, layer, source, real, roundings.other(f"{name}.cross.output")
+                attention, layer, source, real, roundings.other(f"{name}.cross.output")
             )
             hidden = _residual(
                 graph, hidden, layer.around_cross, roundings, f"{name}.cross.query", cross
@@ -148,15 +151,62 @@ def _positions(model: Transformer) -> Tensor:
     return model.position.table
 
 
+class Attention:
+    """The attention operator of one graph. What a slot gets from it depends on its own query, keys
+    and values alone, to the last bit.
+
+    The operator multiplies the weights [N, C] of a head with its values [C, E]. ONNX Runtime sums a
+    product of one row in another order than a product of several, so a slot that is computed alone
+    (K=1) would get other last bits than beside others (the same slot, checked in exact mode), and
+    once in a while another integer when they are rounded. So there are always two rows at least: a
+    single query goes in twice. Everything else is summed in one order whatever stands beside it:
+    other rows, other sentences, and what is masked behind the last slot that is seen.
+    """
+
+    def __init__(self, graph: Graph, config: TransformerConfig, rows: str) -> None:
+        """`rows` [B, N, D] says how many queries there will be."""
+        self.config = config
+        two = graph.constant(np.array([1, 2, 1]))
+        self._wide = graph.add("Max", graph.add("Shape", rows), two)
+        self._count = graph.add("Shape", rows, start=1, end=2)
+
+    def __call__(
+        self, graph: Graph, query: str, pair: Sequence[str], real: str = "", bias: str = ""
+    ) -> str:
+        """Attend: queries [B, N, D] to float32 [B, max(N, 2), D], which `rounded` cuts to N rows.
+
+        `pair` is keys and values, [B, C, D] or [B, H, C, E].
+        `real` [B, C] is 0 where nobody looks; `bias` [1 or B, 1, max(N, 2), C] is added to the
+        scores. What is masked gets the lowest score there is, so that it weighs nothing.
+        """
+        return graph.add(
+            "MultiHeadAttention",
+            graph.add("Expand", query, self._wide),
+            *pair,
+            "",
+            real,
+            bias,
+            domain="com.microsoft",
+            num_heads=self.config.heads,
+            mask_filter_value=float(np.finfo(np.float32).min),
+        )
+
+    def rounded(self, graph: Graph, attended: str, inner: Rounding) -> Rows:
+        """Return the N rows of what was attended, in 8 bits: a quarter of the bytes to cut."""
+        rows = graph.rounded(attended, inner)
+        first, axis = graph.constant(np.array([0])), graph.constant(np.array([1]))
+        return rows._replace(integers=graph.add("Slice", rows.integers, first, self._count, axis))
+
+
 class _SelfAttention:
     """Attention among rows: those that are `real`, or all that were `written` to `caches` as `bias`
     allows.
     """
 
     def __init__(
-        self, config: TransformerConfig, layer: EncoderLayer | DecoderLayer, inner: Rounding
+        self, attention: Attention, layer: EncoderLayer | DecoderLayer, inner: Rounding
     ) -> None:
-        self._config, self._layer, self._inner = config, layer.attention, inner
+        self._attention, self._layer, self._inner = attention, layer.attention, inner
         self.real = self.bias = self.start = ""
         self.caches: list[str] = []
         self.written: list[str] = []
@@ -165,22 +215,15 @@ class _SelfAttention:
         mixed = graph.linear(rows, self._layer.input, rounding)
         query, *parts = graph.many("Split", mixed, outputs=3, axis=-1, num_outputs=3)
         if self.caches:
-            news = [_heads(graph, part, self._config) for part in parts]
+            news = [_heads(graph, part, self._attention.config) for part in parts]
             pairs = zip(self.caches, news, strict=True)
             parts = [
                 graph.add("TensorScatter", cache, new, self.start, axis=2) for cache, new in pairs
             ]
             self.written = parts
-        found = graph.add(
-            "MultiHeadAttention",
-            query,
-            *parts,
-            "",
-            self.real,
-            self.bias,
-            **_attention(self._config.heads),
-        )
-        return graph.linear(graph.rounded(found, self._inner), self._layer.output, self._inner)
+        attended = self._attention(graph, query, parts, self.real, self.bias)
+        inner = self._attention.rounded(graph, attended, self._inner)
+        return graph.linear(inner, self._layer.output, self._inner)
 
 
 class _CrossAttention:
@@ -188,21 +231,20 @@ class _CrossAttention:
 
     def __init__(
         self,
-        config: TransformerConfig,
+        attention: Attention,
         layer: DecoderLayer,
         source: list[str],
         real: str,
         inner: Rounding,
     ) -> None:
-        self._heads, self._layer, self._source, self._real = config.heads, layer.cross, source, real
-        self._inner = inner
+        self._attention, self._layer, self._inner = attention, layer.cross, inner
+        self._source, self._real = source, real
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
         query = graph.linear(rows, self._layer.query, rounding)
-        found = graph.add(
-            "MultiHeadAttention", query, *self._source, "", self._real, **_attention(self._heads)
-        )
-        return graph.linear(graph.rounded(found, self._inner), self._layer.output, self._inner)
+        attended = self._attention(graph, query, self._source, self._real)
+        inner = self._attention.rounded(graph, attended, self._inner)
+        return graph.linear(inner, self._layer.output, self._inner)
 
 
 class _FeedForward:
@@ -245,17 +287,6 @@ def _residual(
         return graph.add("Add", hidden, sublayer(graph, rows, rounding))
     summed = graph.add("Add", hidden, sublayer(graph, graph.rounded(hidden, rounding), rounding))
     return graph.norm(summed, around.norm, rounding.shrink)
-
-
-def _attention(heads: int) -> dict[str, Any]:
-    """Choices of the attention operator; what is masked gets the lowest score there is, so that it
-    weighs nothing.
-    """
-    return {
-        "domain": "com.microsoft",
-        "num_heads": heads,
-        "mask_filter_value": float(np.finfo(np.float32).min),
-    }
 
 
 def _heads(graph: Graph, rows: str, config: TransformerConfig) -> str:

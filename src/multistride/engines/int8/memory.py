@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistride.model.cache import CachedGroups
+from multistride.groups import PADDING_GROUP, Slots, drafting_visibility
 
 MASKED = float(torch.finfo(torch.float32).min)
 """What is added to the score of a slot that is not seen."""
@@ -180,7 +180,7 @@ class Step:
         room, sizes = buffers.room, buffers.sizes
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
-        self.bias = np.zeros((1, 1, new, room), np.float32)
+        self.bias = np.zeros((1, 1, max(new, 2), room), np.float32)  # `graphs.Attention` says why
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
         self._picked: dict[bool, Picked] = {}
         read = {
@@ -207,11 +207,26 @@ class Step:
 
         Of these the first `clean` slots see none of the new ones behind them.
         """
-        new, room = self.bias.shape[2:]
         self.start.fill(length)
+        self._run_seeing(length, visible, clean)
+
+    def read(self, slots: Slots, placement: Placement) -> None:
+        """Write slots where `placement` puts them, and leave their hidden states in their order."""
+        order = placement.order
+        for array, field in zip((self.token, self.position, self.reach), slots, strict=False):
+            array[:] = (field if order is None else field.gather(1, order)).numpy()
+        self.start[:] = placement.start.numpy()
+        self._run_seeing(int(self.start.max(initial=0)), placement.visible, 0)
+        if order is not None:
+            self.hidden[:] = np.take_along_axis(
+                self.hidden, order.argsort(dim=1)[:, :, None].numpy(), 1
+            )
+
+    def _run_seeing(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int) -> None:
+        new, (wide, room) = self.token.shape[1], self.bias.shape[2:]
         if visible is not None:
-            bias = np.full((len(self.start), 1, new, room), np.float32(MASKED))
-            bias[:, 0, :, : length + new] = np.where(
+            bias = np.full((len(self.start), 1, wide, room), np.float32(MASKED))
+            bias[:, 0, :, : visible.shape[2]] = np.where(
                 visible.numpy(), np.float32(0), np.float32(MASKED)
             )
             self._run.read({"bias": shared(bias)})
@@ -285,13 +300,88 @@ class Pool:
             del self._spare[:-SPARE]
 
 
+class Placement(NamedTuple):
+    """Where new slots go: in each row behind the `start` [B] slots that it has, in the given
+    `order` [B, N] (None: as they are); what they see then (None: everything).
+    """
+
+    start: Int[Tensor, "B"]
+    order: Int[Tensor, "B N"] | None
+    visible: Bool[Tensor, "B N M"] | None
+
+
+class PackedGroups:
+    """The groups of the slots in a cache whose rows have no holes: padding stands behind a row.
+
+    So the slots of a sentence lie where they would lie alone, and sums over them are the same to
+    the last bit. `model.cache.CachedGroups` leaves the holes where they are.
+    """
+
+    def __init__(self) -> None:
+        self._table: Int[Tensor, "B M"] | None = None
+        self._counts = torch.zeros(0, dtype=torch.long)
+        self._alike, self._latest = True, 0  # rows are equally long; no group is later
+
+    @property
+    def length(self) -> int:
+        """Slots of the longest row (M)."""
+        return 0 if self._table is None else self._table.shape[1]
+
+    def extend(self, group: Int[Tensor, "B N"]) -> Placement:
+        """Announce N new slots a row, padding among them, and return where they go."""
+        if self._table is None:
+            self._table, self._counts = group[:, :0], group.new_zeros(len(group))
+        real = group != PADDING_GROUP
+        start, order, table = self._counts, None, self._table
+        earliest, latest = (int(bound) for bound in group.aminmax())
+        if latest == PADDING_GROUP:
+            latest = int(group.masked_fill(~real, 0).max())
+            order = (~real).to(torch.uint8).sort(dim=1, stable=True).indices
+            group = group.gather(1, order)
+        if self._alike:
+            table = torch.cat([table, group], dim=1)
+        else:
+            longer = table.new_full((len(group), table.shape[1] + group.shape[1]), PADDING_GROUP)
+            longer[:, : table.shape[1]] = table
+            table = longer.scatter(1, start[:, None] + torch.arange(group.shape[1]), group)
+        visible = None
+        if order is not None or not (self._alike and earliest == latest >= self._latest):
+            visible = drafting_visibility(group, table)
+            visible = None if bool(visible.all()) else visible
+        self._table, self._counts = table, start + real.sum(1)
+        self._latest = max(self._latest, latest)
+        self._trim()
+        return Placement(start, order, visible)
+
+    def truncate(self, counts: Int[Tensor, "B"]) -> None:
+        """Forget the last `counts` slots of each row."""
+        assert self._table is not None
+        self._counts = self._counts - counts
+        forgotten = torch.arange(self._table.shape[1]) >= self._counts[:, None]
+        self._table = self._table.masked_fill(forgotten, PADDING_GROUP)
+        self._trim()
+
+    def reorder(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep the given rows, in the given order."""
+        if self._table is not None:
+            self._table, self._counts = self._table[rows], self._counts[rows]
+            self._trim()
+
+    def _trim(self) -> None:
+        """End the table at the longest row."""
+        assert self._table is not None
+        if len(self._counts):
+            shortest, longest = (int(bound) for bound in self._counts.aminmax())
+            self._table, self._alike = self._table[:, :longest], shortest == longest
+
+
 class Int8Memory:
     """Keys and values of the slots so far, and of the source."""
 
     def __init__(self, pool: Pool, rows: int | None, source: EncodedSource) -> None:
         """`rows` is None until the first step says how many sentences there are."""
         self.source = source
-        self.groups = CachedGroups()
+        self._groups = PackedGroups()
         self._pool = pool
         self._buffers = None if rows is None else pool.take(rows, 0)
         self._rows = rows
@@ -303,8 +393,8 @@ class Int8Memory:
 
     @property
     def length(self) -> int:
-        """Slots in the cache, padding included (M)."""
-        return self._even or self.groups.length
+        """Slots of the longest row (M)."""
+        return self._even or self._groups.length
 
     def grow_even(self, new: int) -> int:
         """Announce slots of rows that stay alike (or, negative, forget some); return how many were
@@ -321,19 +411,21 @@ class Int8Memory:
             self._move(self._buffers, slice(None, rows), rows, length, length + new)
         return self._buffers
 
+    def read(self, slots: Slots, decoder: Network) -> Step:
+        """Let new slots join the memory, and return the step that has their hidden states."""
+        rows, new = slots.token.shape
+        buffers = self.room(rows, self.length, new)
+        step = buffers.step(rows, new, decoder, self.source)
+        step.read(slots, self._groups.extend(slots.group))
+        return step
+
     def truncate(self, counts: Int[Tensor, "B"]) -> None:
         """Forget the last `counts` slots of each row."""
-        order = self.groups.truncate(counts)
-        if order is not None and self._buffers is not None:
-            places = order.numpy()[:, None, :, None]
-            for array in self._buffers.arrays.values():
-                array[: self._rows, :, : self.length] = np.take_along_axis(
-                    array[: self._rows], places, 2
-                )
+        self._groups.truncate(counts)
 
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
-        self.groups.reorder(rows)
+        self._groups.reorder(rows)
         kept = rows.numpy()
         self.source = self.source.reordered(kept)
         if self._buffers is None:

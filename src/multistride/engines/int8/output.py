@@ -44,10 +44,9 @@ def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
     """`hidden` uint8 [R, D] to the most probable `tokens` int64 [R], and their `log_probabilities`
     float32 [R].
 
-    The vocabulary is projected in chunks, of each of which only the largest logit, its place and
-    the sum of the exponentials are kept (the last as one over the largest share, since the operator
-    for shares is the fast one). What is never picked is left out of the product; of equal logits
-    the lowest id is taken.
+    The vocabulary is projected in chunks, of each of which only the largest logit, its index and
+    its log-probability within the chunk are kept. What is never picked is left out of the product;
+    of equal logits the lowest id is taken.
     """
     graph = Graph("greedy")
     rows = graph.known(final, graph.input("hidden", np.uint8, ["R", model.config.hidden_size]))
@@ -64,10 +63,14 @@ def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
 
 
 def chosen(graph: Graph, logits: str) -> tuple[str, str]:
-    """The token with the largest of the logits [R, W], and its log-probability, both [R, 1]."""
+    """The token with the largest of the logits [R, W], and its log-probability, both [R, 1].
+
+    `LogSoftmax` reads one row after the other. `Log` of the shares would read several at once and
+    those that are left one by one, by another formula: the last bit would depend on the batch.
+    """
     _, token = most_probable(graph, logits)
-    share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), token, axis=-1)
-    return token, graph.add("Log", share)
+    certain = graph.add("LogSoftmax", logits, axis=-1)
+    return token, graph.add("GatherElements", certain, token, axis=-1)
 
 
 class PickableOutput(NamedTuple):
@@ -128,20 +131,20 @@ def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
 
 def _chosen_of_chunks(graph: Graph, chunks: list[str]) -> tuple[str, str]:
     """The same from the logits of several chunks of the vocabulary."""
-    best, places, sums = [], [], []
+    largest, tokens, certain = [], [], []
     for number, logits in enumerate(chunks):
-        largest, place = most_probable(graph, logits)
-        share = graph.add("GatherElements", graph.add("Softmax", logits, axis=-1), place, axis=-1)
-        sums.append(graph.add("Reciprocal", share))
-        best.append(largest)
-        places.append(graph.add("Add", place, graph.constant(np.array(number * CHUNK))))
-    bests = graph.add("Concat", *best, axis=-1)
+        best, index = most_probable(graph, logits)
+        inside = graph.add("LogSoftmax", logits, axis=-1)
+        largest.append(best)
+        tokens.append(graph.add("Add", index, graph.constant(np.array(number * CHUNK))))
+        certain.append(graph.add("GatherElements", inside, index, axis=-1))
+    bests, inside = (graph.add("Concat", *each, axis=-1) for each in (largest, certain))
     chunk = graph.add("ArgMax", bests, axis=-1, keepdims=1)
-    token = graph.add("GatherElements", graph.add("Concat", *places, axis=-1), chunk, axis=-1)
-    share = graph.add("Exp", graph.add("Sub", bests, graph.largest(bests)))
-    parts = graph.add("Mul", graph.add("Concat", *sums, axis=-1), share)
-    total = graph.add("ReduceSum", parts, graph.constant(np.array([-1])), keepdims=1)
-    return token, graph.add("Neg", graph.add("Log", total))
+    token = graph.add("GatherElements", graph.add("Concat", *tokens, axis=-1), chunk, axis=-1)
+    # What a chunk weighs is the best logit less its log-probability inside the chunk.
+    chunks_certain = graph.add("LogSoftmax", graph.add("Sub", bests, inside), axis=-1)
+    total = graph.add("Add", inside, chunks_certain)
+    return token, graph.add("GatherElements", total, chunk, axis=-1)
 
 
 def _output(model: Transformer) -> Tensor:

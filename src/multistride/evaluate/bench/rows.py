@@ -16,7 +16,8 @@ from multistride.evaluate.bench.bandwidth import (
     weights_per_step,
 )
 from multistride.evaluate.bench.rounds import Entry, Timed
-from multistride.evaluate.quality import identical_share, measure_quality, repetition_rate
+from multistride.metrics.quality import identical_share, measure_quality
+from multistride.metrics.repetition import repetition_rate
 from multistride.report.benchmark import BaselineRow, BenchmarkRow
 
 

@@ -40,7 +40,7 @@ from multistride.evaluate.bench.workers.memory import METHOD
 from multistride.evaluate.sentences import TestSet, read_test_set, spread
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
-from multistride.model.weights import WEIGHTS
+from multistride.model.weights import weights_digest
 from multistride.report.benchmark import OWN, BaselineRow, BenchmarkResult, BenchmarkRow, crossings
 from multistride.translator import Translator
 from multistride.version import __version__
@@ -216,7 +216,7 @@ def _settings(
     ]
     return {
         "model": str(request.model),
-        "model_sha256": sha256(request.model / WEIGHTS),
+        "model_sha256": weights_digest(request.model),
         "shape": shape(translator.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_group_sizes": list(translator.config.group_sizes),

@@ -2,12 +2,12 @@
 
 import pytest
 
-from multistride.evaluate.quality import repetition_rate
-from multistride.tasks.coherence import (
+from multistride.metrics.repetition import (
     distinct,
     repeated,
     repeated_at,
     repetition_by_distance,
+    repetition_rate,
     self_bleu,
 )
 

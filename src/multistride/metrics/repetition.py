@@ -10,6 +10,8 @@ from collections.abc import Hashable, Sequence
 
 from sacrebleu.metrics import BLEU
 
+from multistride.errors import DataError
+
 Text = Sequence[Hashable]
 
 DISTANCES = (1, 2, 4, 8, 16)
@@ -41,6 +43,52 @@ def repeated(texts: Sequence[Text], length: int) -> float:
         total += len(runs)
         again += len(runs) - len(set(runs))
     return again / total if total else 0.0
+
+
+def repetition_rate(tokens: Sequence[Sequence[int]]) -> float:
+    """Share of all tokens that equal the token just before them in the same sequence, 0–1.
+
+    The first token of a sequence counts but cannot repeat. This is the mark of tokens that were
+    written together without seeing each other. `tokens` is ragged; sequences without tokens are
+    legal, and if none has any the rate is 0.
+
+    Raises `DataError` when there is no sequence.
+    """
+    if not tokens:
+        raise DataError(
+            "repetition_rate was given 0 sequences; it needs at least 1: check the output it is fed"
+        )
+    total = sum(len(sequence) for sequence in tokens)
+    repeated = sum(
+        sequence[index] == sequence[index - 1]
+        for sequence in tokens
+        for index in range(1, len(sequence))
+    )
+    return repeated / total if total else 0.0
+
+
+def repetition_by_border(
+    sentences: Sequence[Sequence[Sequence[int]]],
+) -> tuple[float | None, float | None]:
+    """The share of tokens that equal the token before them: of those that begin a group, and of
+    those inside one.
+
+    Sentences are lists of groups of tokens. The first token of a sentence has no token before it
+    and does not count; None where no token counts.
+    """
+    counts = {True: [0, 0], False: [0, 0]}
+    for groups in sentences:
+        before: int | None = None
+        for group in groups:
+            for place, token in enumerate(group):
+                if before is not None:
+                    counts[place == 0][0] += token == before
+                    counts[place == 0][1] += 1
+                before = token
+    borders, inside = (
+        repeated / total if total else None for repeated, total in (counts[True], counts[False])
+    )
+    return borders, inside
 
 
 def repeated_at(texts: Sequence[Text], distance: int) -> float:

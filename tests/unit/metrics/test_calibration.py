@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multistride.evaluate.confidence import fitted_temperature
+from multistride.metrics.calibration import fitted_temperature
 
 
 @pytest.mark.parametrize("hidden", [0.5, 1.0, 3.0])

@@ -4,8 +4,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from multistride.errors import MissingExtraError
-from multistride.tasks import overlap
-from multistride.tasks.overlap import bleu, concept_coverage, length_ratio, rouge, words
+from multistride.metrics import overlap
+from multistride.metrics.overlap import bleu, concept_coverage, length_ratio, rouge, words
 
 TEXTS = ["The dogs are running over a green field.", "A man cooks dinner"]
 REFERENCES = [

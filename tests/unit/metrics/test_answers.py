@@ -2,7 +2,7 @@
 
 import pytest
 
-from multistride.tasks.squad import exact_match, f1, normalised
+from multistride.metrics.answers import exact_match, f1, normalised
 
 
 @pytest.mark.parametrize(

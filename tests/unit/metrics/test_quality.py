@@ -5,8 +5,9 @@ import math
 import pytest
 
 from multistride.errors import DataError, MissingExtraError, UsageError
-from multistride.evaluate import quality
-from multistride.evaluate.quality import identical_share, measure_quality, repetition_rate
+from multistride.metrics import quality
+from multistride.metrics.quality import identical_share, measure_quality
+from multistride.metrics.repetition import repetition_rate
 
 
 def test_perfect_output():

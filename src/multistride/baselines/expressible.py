@@ -1,0 +1,22 @@
+"""Which models another program, or an export, has a place for: decided here alone."""
+
+from __future__ import annotations
+
+from multistride.errors import UsageError
+from multistride.model.config import TransformerConfig
+
+
+def check_expressible(config: TransformerConfig, what: str, encoder: bool = False) -> None:
+    """Raise `UsageError` unless a model has only the parts of this package's own recipes.
+
+    `what` names the use in the message; `encoder` says that it needs an encoder-decoder model.
+    """
+    if not config.decoder_layers:
+        raise UsageError(f"{what} needs a model that writes, and this one is a pooled classifier")
+    if encoder and not config.encoder_layers:
+        raise UsageError(f"{what} is for models with an encoder: this one has no encoder")
+    if config.extras:
+        raise UsageError(
+            f"{what} has no place for {config.extras[0]} of this model: "
+            "use the model as it is, with --engine eager"
+        )
