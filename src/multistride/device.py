@@ -1,9 +1,10 @@
-"""Where a computation runs and in which precision."""
+"""Devices, precisions and threads: all that depends on the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,14 @@ from multistride.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+"""CPU instructions that decide which engines run, and how fast."""
+
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one, else the CPU. Raises `UsageError` for a device that is not
-    there.
+    """Return the device called `name`; "auto" is the GPU if there is one, else the CPU.
+
+    Raises `UsageError` for a device that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,39 +37,73 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(
             f"device {name!r} was asked for, but PyTorch sees no GPU here: use cpu or auto"
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {name!r} was asked for; PyTorch sees cuda:0 to "
+            f"cuda:{torch.cuda.device_count() - 1}: use one of them, or auto"
+        )
     return device
 
 
 def pick_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """`auto` is bfloat16 autocast where the hardware multiplies bfloat16 matrices, else float32."""
+    """Return the precision to compute in.
+
+    "auto" is bfloat16 autocast where the hardware multiplies bfloat16 matrices, else float32.
+    """
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if "avx512_bf16" in _cpu_info() or "amx_bf16" in _cpu_info() else "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(cpu_features()) else "float32"
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """Return the 16-bit type of a GPU (float16 where it lacks bfloat16); float32 on a CPU."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def device_name(device: torch.device) -> str:
+    """Return the hardware behind a device: GPU and processor, or the processor alone."""
+    if device.type != "cuda":
+        return cpu_name()
+    return f"{torch.cuda.get_device_name(device)}, {cpu_name()}"
 
 
 def cpu_name() -> str:
-    """The processor as the operating system names it."""
+    """Return the processor as the operating system names it."""
     for line in _cpu_info().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def multiplies_int8() -> bool:
-    """Whether the CPU adds up products of 8-bit integers without overflow; x86 without VNNI does
-    not.
+def cpu_features() -> list[str]:
+    """Return those of `CPU_FEATURES` that this processor has; known on Linux only."""
+    flags = set(_cpu_info().split())
+    return [feature for feature in CPU_FEATURES if feature in flags]
 
-    Older x86 instructions add two products in 16 bits, which saturate. ARM has no such trap.
+
+def multiplies_int8() -> bool:
+    """Return whether the CPU adds up products of 8-bit integers without overflow.
+
+    x86 before VNNI adds two products in 16 bits, which saturate. ARM has no such trap.
     """
     if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
         return True
-    return "avx512_vnni" in _cpu_info() or "avx_vnni" in _cpu_info()
+    return bool({"avx512_vnni", "avx_vnni"} & set(cpu_features()))
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def set_threads(count: int | None) -> int:
-    """Use `count` CPU threads (None: as many as PyTorch chose) and return the number in use.
+    """Use `count` CPU threads (None: as many as PyTorch chose); return the number in use.
 
     Raises `UsageError` for a number below 1 or above that of the CPUs this process may use.
     """
@@ -75,10 +114,8 @@ def set_threads(count: int | None) -> int:
 
 
 def check_threads(count: int) -> None:
-    """Raise `UsageError` for a number of threads below 1 or above that of the CPUs this process may
-    use.
-    """
-    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Raise `UsageError` for a number of threads that this process cannot have."""
+    most = usable_cpus()
     if not 1 <= count <= most:
         raise UsageError(
             f"--threads is {count}; this process may use {most} CPUs: give 1 to {most}"
@@ -96,10 +133,11 @@ def keep_few_kernels() -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch raised `error` because a CPU or GPU has no memory left."""
+    """Return whether PyTorch raised `error` because a CPU or GPU has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
+@cache
 def _cpu_info() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -1,13 +1,23 @@
-"""What can go wrong, and the exit code each kind of failure has on the command line.
+"""Errors that a user can act on, and their exit codes on the command line.
 
 Every message is one line with three parts: what was given, what is allowed, what to do.
+
+| exit code | meaning |
+| --: | --- |
+| 0 | success; also if the program that reads stdout (`| head`) has seen enough |
+| 1 | run-time failure: disk full, stdout closed, out of memory |
+| 2 | usage or configuration, or a request the checkpoint was not trained for |
+| 3 | an optional extra is missing |
+| 4 | bad data or a bad checkpoint; some lines have no result |
+| 5 | a required quality or speed was missed |
+| 130 | stopped by Ctrl-C, SIGTERM or SIGHUP; the same command resumes where it can |
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A failure the person at the keyboard can act on; printed as one line, without a traceback."""
+    """A failure that the user can act on; the command line prints one line and no traceback."""
 
     exit_code = 1
 
@@ -31,12 +41,12 @@ class DataError(UserError):
 
 
 class GateError(UserError):
-    """A quality or speed gate that was asked for did not hold."""
+    """A quality or speed that was required (`bench --require`) was missed."""
 
     exit_code = 5
 
 
 class Interrupted(UserError):
-    """The run was stopped by the user; the message says how to continue it."""
+    """The user stopped the run; the message says how to resume it."""
 
     exit_code = 130

@@ -14,7 +14,7 @@ from multistride.data.vocab import Vocabulary
 from multistride.decode.score import score_continuations
 from multistride.engines.open import Engine
 from multistride.errors import UsageError
-from multistride.shipped import DEFAULT
+from multistride.shipped import directory as find_directory
 from multistride.translator import Translation, Translator, opened_model
 
 
@@ -45,12 +45,13 @@ class Generator(Translator):
         """
         if directory is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
-        opened = opened_model(Path(directory), device, engine, report)
+        place = find_directory(directory)
+        opened = opened_model(place, device, engine, report)
         if opened[0].config.encoder_layers:
             raise UsageError(
                 f"{directory} has an encoder, so it translates: use translate, or name a causal model"
             )
-        return cls(*opened, Path(directory))
+        return cls(*opened, place)
 
     def generate(
         self,
@@ -149,12 +150,12 @@ class Generator(Translator):
 
 
 def load(path: Path | str | None = None, device: str = "auto", engine: str = "eager") -> Translator:
-    """The model in a directory; None: the English-German one that ships.
+    """Return the model in a directory, or the shipped model of that name; None: the default one.
 
     A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
     `Translator`. Raises as `Translator.load` does.
     """
-    place = DEFAULT if path is None else Path(path)
+    place = find_directory(path)
     opened = opened_model(place, device, engine)
     kind = Translator if opened[0].config.encoder_layers else Generator
     return kind(*opened, place)

@@ -9,7 +9,6 @@ that holds, so no line can ever stand beside another's source.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from multistride.errors import DataError, UsageError
 from multistride.files import replacing_file, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes on one output go unnoticed
+    fcntl = None  # type: ignore[assignment]
 
 
 class Chunk(NamedTuple):
@@ -84,7 +88,8 @@ class PartsDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "wb") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if fcntl is not None:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(
                     f"another process is writing to {self.path}: wait for it, or name another output"

@@ -1,9 +1,11 @@
-"""How far a long job is, on stderr: a live line on a terminal, a plain line now and then
-elsewhere.
+"""Show the progress of a long job on stderr.
+
+A terminal gets a live line; a file or a pipe gets a plain line now and then.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,23 +21,27 @@ from rich.progress import (
 )
 
 PLAIN_EVERY_SECONDS = 30.0
-"""How often a line is printed where stderr is not a terminal."""
+"""Seconds between lines where stderr is not a terminal."""
 
 
 class ProgressLine:
-    """Shows how many of the units of a job are done, some facts, and the time left."""
+    """The number of units of a job that are done, some facts, and the time left.
+
+    `stage` names the job and `unit` what is counted, as in "update 5/20". Nothing is shown if the
+    log level of the package was set above INFO (`--quiet`).
+    """
 
     def __init__(self, stage: str, unit: str, console: Console | None = None) -> None:
-        """`stage` names the job; `unit` names what is counted, as in "update 5/20"."""
         self.stage, self.unit = stage, unit
-        self.console = console or Console(stderr=True)
+        quiet = logging.getLogger("multistride").level > logging.INFO
+        self.console = console or Console(stderr=True, quiet=quiet)
         self._progress: Progress | None = None
         self._total = self._first = self._done = 0
         self._began = self._printed = time.monotonic()
 
     @contextmanager
     def showing(self, total: int, done: int) -> Iterator[None]:
-        """Show progress towards `total` units, `done` of which are already behind us."""
+        """Show progress towards `total` units, `done` of which are done already."""
         self._total, self._first, self._done = total, done, done
         self._began = self._printed = time.monotonic()
         if not self.console.is_terminal:
@@ -57,11 +63,11 @@ class ProgressLine:
 
     @property
     def rate(self) -> float:
-        """Units per second since `showing` began."""
+        """Return units per second since `showing` began."""
         return (self._done - self._first) / max(time.monotonic() - self._began, 1e-9)
 
     def reached(self, done: int, facts: str) -> None:
-        """Take note that `done` units are behind us; `facts` stand beside the count."""
+        """Show that `done` units are done, with some facts."""
         self._done = done
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=done, facts=facts)
@@ -71,7 +77,7 @@ class ProgressLine:
             self.say(f"{self._place(done)}  {facts}  {left / 60:.0f} min left")
 
     def note(self, done: int, facts: str) -> None:
-        """Print facts about the place `done` at once, above the live line if there is one."""
+        """Print facts about unit `done` at once, above the live line if there is one."""
         self.say(f"{self._place(done)}  {facts}")
 
     def say(self, line: str) -> None:

@@ -26,7 +26,7 @@ from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.weights import load_calibration, load_model, weights_digest
-from multistride.shipped import DEFAULT
+from multistride.shipped import directory as find_directory
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,15 @@ class Translator:
         engine: str = "eager",
         report: Callable[[str], None] = lambda line: None,
     ) -> Translator:
-        """Read a model directory; None: the one that ships. `report` hears what engine `auto`
-        picked.
+        """Read a model directory, or the shipped model of that name; None: the default one.
+
+        `report` hears what engine `auto` picked.
 
         Raises `DataError` if the directory is no model directory, `UsageError` for an unknown
         device or engine and for a model that has no encoder, `MissingExtraError` for an engine that
         needs a library that is not there.
         """
-        place = DEFAULT if directory is None else Path(directory)
+        place = find_directory(directory)
         opened = opened_model(place, device, engine, report)
         if not opened[0].config.encoder_layers:
             raise UsageError(

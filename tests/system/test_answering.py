@@ -103,7 +103,7 @@ def test_what_cannot_be_done_is_refused(multistride, work):
     """An option that is silently ignored."""
     for options, message in (
         (["--group-size", 9], "choose one from 1 to 2"),
-        (["--choose", "best"], "answer"),
+        (["--choose", "best"], "--choose: Input should be 'average' or 'total'"),
         (["--window", 3], "answer"),
     ):
         assert message in asked(multistride, work, [RECORD], *options, check=2).stderr.decode()

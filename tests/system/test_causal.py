@@ -162,7 +162,7 @@ def test_what_does_not_apply_is_refused(causal, work, multistride):
         ),
         (
             ("generate", "--model", model, "--max-tokens", 0),
-            "max_length: Input should be greater than or equal to 1",
+            "--max-tokens: Input should be greater than or equal to 1",
         ),
         (("generate", "--model", other), "has an encoder, so it translates"),
         (("translate", "--model", model), "is a causal model, which has no source to translate"),

@@ -134,7 +134,7 @@ def test_a_stopped_file_goes_on_where_it_stopped(work, source, tmp_path, number)
     assert not (tmp_path / "output").exists(), "it was too fast to be stopped"
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on from here" in errors
+        assert "the same command resumes" in errors
         assert "Traceback" not in errors
     other = subprocess.run([*command, "--group-size", "2"], capture_output=True, check=False)
     assert "begun with other settings (group_size was 1, is 2)" in one_line(other, 2)

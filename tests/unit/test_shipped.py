@@ -7,7 +7,7 @@ import pytest
 
 import multistride
 from multistride.data.pieces import GROUP_BAR, group_texts
-from multistride.shipped import DEFAULT
+from multistride.shipped import DEFAULT, directory, names
 
 SENTENCES = {
     "Where is the station?": "Wo ist der Bahnhof?",
@@ -101,3 +101,14 @@ def test_the_page_on_decoding_shows_what_constraints_write(model, source, choice
         if line.startswith(("--", "K="))
     ]
     assert result.text in shown
+
+
+def test_a_model_that_ships_has_a_name_and_a_path_comes_first(tmp_path, monkeypatch):
+    # Guards: `--model NAME` that hides a directory of one's own with that name.
+    assert directory(None) == directory("english-german") == DEFAULT
+    assert directory(tmp_path) == tmp_path
+    assert str(directory("no-such-model")) == "no-such-model"
+    assert "english-german" in names()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "english-german").mkdir()
+    assert directory("english-german").resolve() == tmp_path / "english-german"

@@ -29,7 +29,7 @@ from multistride.cli.data import distill, phrases, prepare
 from multistride.cli.fields import with_fields
 from multistride.cli.help import Verb, Verbs
 from multistride.cli.measuring import bench, calibrate, evaluate
-from multistride.cli.models import convert, export
+from multistride.cli.models import convert, doctor, export, models
 from multistride.cli.showing import inspect, report
 from multistride.cli.tasks import classify
 from multistride.cli.training import average, train
@@ -51,7 +51,7 @@ VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run a model": (translate, generate, classify, answer, score),
     "Measure": (evaluate, bench, calibrate, report, inspect),
     "Train": (prepare, train, distill, phrases, average),
-    "Bring and take models": (convert, export),
+    "Models and machine": (models, doctor, convert, export),
 }
 
 

@@ -7,6 +7,7 @@ with all of that, so the verbs only read, write and log.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -118,18 +119,19 @@ def run(app: typer.Typer) -> NoReturn:
         code = _invoked(app)
         sys.stdout.flush()
     except _COMMAND_LINE_ERROR as error:
-        code = _failed(
-            f"{error.format_message()}{_given(error)} (see multistride --help)",
-            UsageError.exit_code,
-        )
+        code = _failed(_of_command_line(error, app), UsageError.exit_code)
     except UserError as error:
         code = _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
         code = _failed(str(error) or "interrupted", Interrupted.exit_code)
     except OSError as error:
         if not (isinstance(error, BrokenPipeError) and _reader_left()):
-            where = error.filename or "standard output"
-            code = _failed(f"{where}: {error.strerror or error}", UserError.exit_code)
+            code = _failed(_of_system(error), UserError.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or "no memory is left"
+        code = _failed(f"out of memory ({reason}): lower --batch-size", UserError.exit_code)
     _drop_output()
     sys.exit(code)
 
@@ -183,15 +185,46 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _given(error: Exception) -> str:
-    """Return what was given for an option that typer refused.
+def _of_command_line(error: Any, app: typer.Typer) -> str:
+    """Return what is wrong with the command line, with what was given and what is near."""
+    message = error.format_message().rstrip(".")
+    cause = error.__cause__  # typer checks with pydantic, whose error keeps the value
+    if isinstance(cause, ValidationError):
+        message += f", {cause.errors()[0]['input']!r} was given"
+    context = getattr(error, "ctx", None)
+    verb = context.info_name if context is not None and context.parent is not None else None
+    option = getattr(error, "option_name", None)
+    if option is not None and verb is not None and message.startswith("No such option"):
+        others = [
+            name
+            for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+            if any(option in parameter.opts for parameter in command.params)
+        ]
+        if others:
+            message += f" in {verb}; it is an option of {', '.join(others)}"
+    return f"{message} (see multistride {verb + ' ' if verb else ''}--help)"
 
-    typer checks with pydantic, whose error keeps the value.
-    """
-    cause = error.__cause__
-    return (
-        f", {cause.errors()[0]['input']!r} was given" if isinstance(cause, ValidationError) else ""
-    )
+
+def _of_system(error: OSError) -> str:
+    """Return what the operating system refused; what names no file is standard output."""
+    if error.filename:
+        return f"{error.filename}: {error.strerror or error}"
+    if error.errno == errno.EBADF:
+        return (
+            "standard output is closed, so the result is lost: give --output, or a place to write"
+        )
+    reason = error.strerror or str(error)
+    return f"standard output: {reason}, so the result is not complete: write to another place"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    if "torch" not in sys.modules or not isinstance(error, RuntimeError):
+        return False
+    from multistride.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _failed(message: str, code: int) -> int:

@@ -40,7 +40,7 @@ _OLD = "__old"
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields of a model become options, and what differs from the model in this verb.
+    """The fields of a model that become options, and what differs from the model in this verb.
 
     `only` names the fields, else all `without` those named; `several` take comma-separated values;
     `defaults` are the verb's own (they count as given).
@@ -119,13 +119,7 @@ class _Group:
         parameters: list[inspect.Parameter] = []
         for name, info in self.fields.items():
             kind, default = self._type(name, info), self._default(name, info)
-            option = typer.Option(
-                option_name(name, info),
-                help=info.description,
-                metavar=None if kind is bool else _metavar(info, name in self.marker.several),
-                rich_help_panel=_extra(info).get("panel"),
-                autocompletion=_completion(_choices(info.annotation)),
-            )
+            option = option_of(self.model, name, several=name in self.marker.several)
             parameters.append(_parameter(name, kind, option, default))
             if old := _extra(info).get("old"):
                 hidden = typer.Option(*old, hidden=True)
@@ -196,6 +190,18 @@ class _Group:
             item = get_args(plain)[0]
             return list[item if item in (int, float) else str]  # type: ignore[misc]
         return plain if plain in (bool, int, float, Path) else str
+
+
+def option_of(model: type[BaseModel], name: str, *, several: bool = False) -> Any:
+    """Return the typer option that a field describes; `several` takes comma-separated values."""
+    info = model.model_fields[name]
+    return typer.Option(
+        option_name(name, info),
+        help=f"{info.description} Comma-separated." if several else info.description,
+        metavar=None if info.annotation is bool else _metavar(info, several),
+        rich_help_panel=_extra(info).get("panel"),
+        autocompletion=_completion(_choices(info.annotation)),
+    )
 
 
 def option_name(name: str, info: FieldInfo) -> str:

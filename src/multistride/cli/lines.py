@@ -1,10 +1,12 @@
-"""Writing translations and scores to a stream: one line each, whatever happens to the others."""
+"""Write translations and scores: one line for each input, whatever happens to the others."""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -21,98 +23,92 @@ from multistride.files import Journal
 from multistride.translator import Translation, Translator
 
 LineFormat = Literal["text", "groups", "json", "stream"]
-"""A result as its text, with a bar between steps, as an object with all that is known of it, or as
-it comes."""
+"""A result as text, as text with bars between steps, as a JSON object, or group by group."""
+
+logger = logging.getLogger(__name__)
 
 TELL_EVERY_SECONDS = 30.0
 """How often a long translation says how far it is."""
 
+EMPTY_LINE = "line %d: %s; its line in the output is empty"
 
 SCORED_TOGETHER = 2048
 """Pairs read before the first score is printed."""
 
 
+@dataclass(frozen=True)
+class Sink:
+    """The destination of results: `output` gets one line each, `trace` one JSON line a step.
+
+    After every `buffer` results the output is flushed, so that whoever waits for them has them.
+    """
+
+    output: TextIO
+    form: LineFormat = "text"
+    trace: Journal | None = None
+    buffer: int = 1024
+
+
 def write_lines(
-    translator: Translator,
-    lines: Iterable[bytes],
-    options: DecodeOptions,
-    output: TextIO,
-    trace: Journal | None,
-    form: LineFormat,
-    buffer: int,
-    report: Callable[[str], None],
+    translator: Translator, lines: Iterable[bytes], options: DecodeOptions, sink: Sink
 ) -> int:
-    """Decode lines, `buffer` at a time, and write one result for each in the format `form`; returns
-    how many failed.
+    """Decode lines and write one result for each; return how many failed.
 
     Raises `UsageError` for options that the model cannot follow, before anything is read.
     """
-    translator.checked(options, streaming=form == "stream")
-    if form == "stream":
-        return stream_lines(translator, lines, options, output, trace, report)
-    results = translator.translate_lines(lines, options, buffer)
-    return translate_stream(results, translator.vocabulary, options, output, trace, form, report)
+    translator.checked(options, streaming=sink.form == "stream")
+    if sink.form == "stream":
+        return stream_lines(translator, lines, options, sink)
+    results = translator.translate_lines(lines, options, sink.buffer)
+    return translate_stream(results, translator.vocabulary, options, sink)
 
 
 def translate_stream(
-    results: Iterable[Translation],
-    vocabulary: Vocabulary,
-    options: DecodeOptions,
-    output: TextIO,
-    trace: Journal | None,
-    form: LineFormat,
-    report: Callable[[str], None],
+    results: Iterable[Translation], vocabulary: Vocabulary, options: DecodeOptions, sink: Sink
 ) -> int:
-    """Write one line per result to `output` in the format `form`, and one JSON line per step to
-    `trace`.
+    """Write one line per result; return how many have no translation.
 
-    A result without a translation is an empty line (as JSON: an object with `problem`), and is
-    reported with its line number. Returns how many there were.
+    Such a result is an empty line (as JSON: an object with `problem`), and its number is logged.
     """
     failed = 0
     told = time.monotonic()
     for line, result in enumerate(results, start=1):
         if result.problem:
             failed += 1
-            report(f"line {line}: {result.problem}; an empty line stands in its place")
-        output.write(line_of(result, vocabulary, form) + "\n")
+            logger.warning(EMPTY_LINE, line, result.problem)
+        sink.output.write(line_of(result, vocabulary, sink.form) + "\n")
+        if line % sink.buffer == 0:
+            sink.output.flush()
         if line % 1000 == 0 and time.monotonic() - told > TELL_EVERY_SECONDS:
             told = time.monotonic()
-            report(f"{line:,} lines done")
-        _write_trace(trace, line, result.trace, result.ending, options, vocabulary)
-    output.flush()
+            logger.info(f"{line:,} lines done")
+        _write_trace(sink.trace, line, result.trace, result.ending, options, vocabulary)
+    sink.output.flush()
     return failed
 
 
 def stream_lines(
-    translator: Translator,
-    lines: Iterable[bytes],
-    options: DecodeOptions,
-    output: TextIO,
-    trace: Journal | None,
-    report: Callable[[str], None],
+    translator: Translator, lines: Iterable[bytes], options: DecodeOptions, sink: Sink
 ) -> int:
-    """Write each line's translation to `output` group by group, as it comes; otherwise like
-    `translate_stream`.
-    """
+    """Write each line's translation group by group, as it comes; else like `translate_stream`."""
     failed = 0
     for line, raw in enumerate(lines, start=1):
         groups: list[Group] = []
         ending: Ending | None = None
         try:
             for part in translator.stream_line(raw, options):
-                output.write(part.text)
-                output.flush()
+                sink.output.write(part.text)
+                sink.output.flush()
                 groups, ending = [*groups, part.group], part.ending
         except DataError as error:
             failed += 1
-            report(f"line {line}: {error}; an empty line stands in its place")
+            logger.warning(EMPTY_LINE, line, error)
         except KeyboardInterrupt:
-            _write_trace(trace, line, groups, "cancelled", options, translator.vocabulary)
+            _write_trace(sink.trace, line, groups, "cancelled", options, translator.vocabulary)
             raise
-        output.write("\n")
-        output.flush()
-        _write_trace(trace, line, groups, ending, options, translator.vocabulary)
+        sink.output.write("\n")
+        sink.output.flush()
+        _write_trace(sink.trace, line, groups, ending, options, translator.vocabulary)
     return failed
 
 
@@ -150,13 +146,11 @@ def score_stream(
     target: Path,
     group_size: int,
     as_json: bool,
-    report: Callable[[str], None],
 ) -> int:
     """Print one line per pair on stdout: its log-probability, a tab, and the number of its tokens.
 
     As JSON: an object with the log-probability of every token. A pair that cannot be scored is an
-    empty line (an object with `problem`), and is reported with its line number. Returns how many
-    there were.
+    empty line (an object with `problem`), and its number is logged. Return how many there were.
     """
     failed = 0
     for first, records in _numbered(read_parallel(source, target)):
@@ -170,7 +164,7 @@ def score_stream(
             if values is None:
                 failed += 1
                 problem = record.reason if isinstance(record, Unreadable) else "it is too long"
-                report(f"line {line}: {problem}; an empty line stands in its place")
+                logger.warning(EMPTY_LINE, line, problem)
             print(_score_line(values, problem, as_json))
     return failed
 

@@ -1,23 +1,32 @@
-"""The verbs that move models in and out: `convert`, `export`."""
+"""The verbs about models and this machine: `convert`, `export`, `models`, `doctor`."""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from multistride.cli.console import say
+from multistride.cli.console import print_json
+from multistride.cli.options import JsonOption, model_directory
+from multistride.shipped import DEFAULT, directory, names
+
+logger = logging.getLogger(__name__)
 
 
 def convert(
     source: Annotated[
         str,
-        typer.Argument(help="Directory as transformers writes it, GGUF file, or name on the hub."),
+        typer.Argument(
+            help="Directory as transformers writes it, GGUF file, or name on the Hugging Face hub."
+        ),
     ],
     directory: Annotated[Path, typer.Argument(help="Model directory to write.")],
 ) -> None:
-    """Make a model directory of a Hugging Face or GGUF checkpoint.
+    """Convert a Hugging Face or GGUF checkpoint to a model directory.
 
     At K=1 the model writes what the original writes; larger groups need training. Weights in
     pickles are refused, and no code of a checkpoint is ever run.
@@ -26,29 +35,109 @@ def convert(
     """
     from multistride.convert.run import convert as convert_checkpoint
 
-    result = convert_checkpoint(source, directory, say)
+    result = convert_checkpoint(source, directory, logger.info)
     parameters = sum(parameter.numel() for parameter in result.model.parameters())
-    say(
-        f"written: {directory} ({result.checkpoint.model_type}, {parameters / 1e6:,.1f} million parameters)"
+    logger.info(
+        f"written: {directory} ({result.checkpoint.model_type}, "
+        f"{parameters / 1e6:,.1f} million parameters)"
     )
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Model directory, for example RUN/best.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A model that ships, or a model directory such as RUN/best.",
+            callback=model_directory,
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="Directory to write.")],
     to: Annotated[
         str,
-        typer.Option(help="int8 (ONNX, for --engine int8) or ctranslate2 (K=1, extra [bench])."),
+        typer.Option(
+            help="Format: int8 (ONNX, for --engine int8), or ctranslate2 (for that program, at K=1; "
+            "extra [bench]).",
+            rich_help_panel="Output",
+        ),
     ] = "int8",
 ) -> None:
-    """Write a model in the form of a faster engine, or of another program.
+    """Export a model in the format of a faster engine or of another program.
 
-    An int8 export is smaller and loads without the float32 weights. It can translate, but not be
-    scored or trained.
+    An int8 export is smaller and loads without the float32 weights. It can translate, but it cannot
+    be scored or trained.
 
     Example: multistride export RUN/best RUN/int8 --to int8
     """
     from multistride.baselines.export import export as export_model
 
     export_model(model, to, output)
-    say(f"written: {output}")
+    logger.info(f"written: {output}")
+
+
+def models(as_json: JsonOption = False) -> None:
+    """List the models that ship with the package, for `--model NAME`.
+
+    Size is that of the weights; quality is what the model's card reports on its test set.
+
+    Example: multistride models --json
+    """
+    facts = [shipped_facts(name) for name in names()]
+    if as_json:
+        print_json(facts)
+        return
+    for fact in facts:
+        default = "  (default)" if fact["directory"] == str(DEFAULT) else ""
+        sizes = ", ".join(map(str, fact["group_sizes"]))
+        quality = [f"{fact['metric']} {value} at K={k}" for k, value in fact["quality"].items()]
+        print(f"{fact['name']}{default}")
+        print(f"  {fact['title']}")
+        print(
+            f"  {fact['task']} {'→'.join(fact['languages'])}, {fact['bytes'] / 1e6:.0f} MB, ",
+            end="",
+        )
+        print(f"licence {fact['licence']}, K in {sizes}")
+        print(f"  {', '.join(quality) or 'no quality in its card'}")
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what runs on this machine, and what is missing.
+
+    Versions, CPU features, engines (and why one does not run here), extras with the command that
+    installs them, models that ship, cache directories.
+
+    Example: multistride doctor
+    """
+    from multistride.cli.installation import examine, lines
+
+    facts = examine()
+    if as_json:
+        print_json(facts)
+    else:
+        print("\n".join(lines(facts)))
+
+
+def shipped_facts(name: str) -> dict[str, Any]:
+    """Return what the card and the configuration of a shipped model say."""
+    path = directory(name)
+    card = (path / "README.md").read_text(encoding="utf-8")
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    title = re.search(r"^# (.+)$", card, re.MULTILINE)
+    table = re.search(r"^\| *K *\| *([\w-]+)", card, re.MULTILINE)
+    rows = re.findall(r"^\| *(1|4) *\| *([\d.]+) *\|", card, re.MULTILINE)
+    return {
+        "name": name,
+        "title": title[1] if title else name,
+        "task": _front_matter(card, "pipeline_tag"),
+        "languages": re.findall(r"\w+", _front_matter(card, "language")),
+        "licence": _front_matter(card, "license"),
+        "bytes": (path / "model.safetensors").stat().st_size,
+        "group_sizes": config["group_sizes"],
+        "metric": table[1] if table else None,
+        "quality": {k: float(value) for k, value in rows} if table else {},
+        "directory": str(path),
+    }
+
+
+def _front_matter(card: str, key: str) -> str:
+    value = re.search(rf"^{key}: *(.+)$", card, re.MULTILINE)
+    return value[1] if value else ""

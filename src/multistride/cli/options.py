@@ -6,15 +6,19 @@ annotation.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.cli.console import say
+from multistride.cli.fields import option_of
+from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
-from multistride.shipped import find, names
+from multistride.shipped import directory, names
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from multistride.cli.lines import LineFormat
@@ -24,9 +28,9 @@ EngineName = Literal["eager", "int8", "gpu", "auto"]
 
 
 class Machine(BaseModel):
-    """Where and with what a model computes."""
+    """The engine, device and threads that a model runs with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     engine: EngineName = Field(
         "eager",
@@ -45,11 +49,19 @@ class Machine(BaseModel):
         json_schema_extra={"panel": "Machine"},
     )
 
+    def load(self, model: Path | None) -> Translator:
+        """Return the model of a directory (None: the one that ships) on this machine."""
+        from multistride.device import set_threads
+        from multistride.generator import load
+
+        set_threads(self.threads)
+        return load(model, self.device, self.engine)
+
 
 class Lines(BaseModel):
-    """Where lines come from and in which form their results are written."""
+    """The source of lines, and the destination and format of their results."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     source: Path | None = Field(
         None,
@@ -107,15 +119,13 @@ class Lines(BaseModel):
         return "groups" if self.show_groups else "stream" if self.stream else "text"
 
 
-def _directory(value: Any) -> Path | None:
-    """Return the directory that `--model` names: itself, or the model of that name we ship."""
-    if value is None or Path(value).exists():
-        return value if value is None else Path(value)
-    if (shipped := find(str(value))) is not None:
-        return shipped
+def model_directory(value: Any) -> Path | None:
+    """Return the directory that `--model` names: a path, or the name of a model that ships."""
+    if value is None or (path := directory(value)).exists():
+        return None if value is None else path
     raise DataError(
-        f"{value} is no model directory, and no model of that name ships "
-        f"({', '.join(names())} does): check the path"
+        f"{value} is no model directory, and no model of that name ships (there is "
+        f"{', '.join(names())}): check the path, or see `multistride models`"
     )
 
 
@@ -124,9 +134,19 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="<name or path>",
-        callback=_directory,
+        callback=model_directory,
         help="A model that ships (see `multistride models`) or a model directory such as RUN/best. "
         "Default: English to German.",
+        rich_help_panel="Input",
+    ),
+]
+NeededModelOption = Annotated[
+    Path,
+    typer.Option(
+        "--model",
+        metavar="<name or path>",
+        callback=model_directory,
+        help="A model that ships (see `multistride models`) or a model directory such as RUN/best.",
         rich_help_panel="Input",
     ),
 ]
@@ -135,119 +155,79 @@ JsonOption = Annotated[
     typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel="Output"),
 ]
 GroupSizeOption = Annotated[
-    str, typer.Option(help="Tokens per step (K); 1 is autoregressive, auto the fastest.")
-]
-GroupSizesOption = Annotated[
-    str, typer.Option("--group-size", help="Tokens per step (K), comma-separated.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-EngineOption = Annotated[
     str,
     typer.Option(
-        help="What computes: eager (PyTorch, float32), int8 (CPU, extra [int8]), gpu (CUDA), auto."
+        metavar="<N|auto>",
+        help="Tokens written per step (K). 1 is autoregressive; auto the fastest on this machine.",
+        rich_help_panel="Decoding",
     ),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; left out: PyTorch's choice.")]
-BeamOption = Annotated[
-    int, typer.Option(min=1, help="Hypotheses kept while searching; 1 is greedy.")
-]
-ModeOption = Annotated[
-    str,
+GroupSizesOption = Annotated[str, option_of(DecodeOptions, "group_size", several=True)]
+BatchSizeOption = Annotated[int, option_of(DecodeOptions, "batch_size")]
+BeamOption = Annotated[int, option_of(DecodeOptions, "beam")]
+DraftsOption = Annotated[str | None, option_of(DecodeOptions, "drafts")]
+LayoutOption = Annotated[str | None, option_of(DecodeOptions, "layout")]
+ModeOption = Annotated[str, option_of(DecodeOptions, "mode")]
+PolicyOption = Annotated[str | None, option_of(DecodeOptions, "policy")]
+ThresholdOption = Annotated[float | None, option_of(DecodeOptions, "threshold")]
+DeviceOption = Annotated[str, option_of(Machine, "device")]
+EngineOption = Annotated[str, option_of(Machine, "engine")]
+ThreadsOption = Annotated[int | None, option_of(Machine, "threads")]
+InputOption = Annotated[Path | None, option_of(Lines, "source")]
+OutputOption = Annotated[Path | None, option_of(Lines, "output")]
+LinesOption = Annotated[
+    bool,
     typer.Option(
-        help="fast: all tokens of a group are kept; adaptive: the sure ones; exact: the text of K=1."
+        "--json", help="Write one JSON object per line instead of text.", rich_help_panel="Output"
     ),
 ]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(help="adaptive: keep tokens while they are together this probable (0.5)."),
+SourceOption = Annotated[
+    Path,
+    typer.Option(
+        "--source",
+        help="Source text (or prompts), one a line (.gz and .xz too).",
+        rich_help_panel="Input",
+    ),
+]
+ChatOption = Annotated[
+    bool,
+    typer.Option(
+        "--chat",
+        help="Causal models: treat each prompt as a user's turn in the model's chat template.",
+        rich_help_panel="Input",
+    ),
+]
+DirectoryOption = Annotated[
+    Path, typer.Option("--output", help="Directory to write.", rich_help_panel="Output")
 ]
 ReferenceOption = Annotated[
-    Path | None, typer.Option(help="Reference text, line by line; generation can do without.")
-]
-MinLengthOption = Annotated[int, typer.Option(help="No end before so many tokens.")]
-MaxLengthOption = Annotated[
-    int | None,
-    typer.Option(help="Most tokens, the end included; left out: it follows from the source."),
-]
-PrefixOption = Annotated[str, typer.Option(help="Text that every translation begins with.")]
-BanOption = Annotated[
-    list[str] | None, typer.Option("--ban", help="A text that is never written; may be repeated.")
-]
-BanTokenOption = Annotated[
-    list[int] | None,
-    typer.Option("--ban-token", help="The id of a token that is never written; may be repeated."),
-]
-NoRepeatOption = Annotated[
-    int,
+    Path | None,
     typer.Option(
-        "--no-repeat-ngram", help="No so many tokens in a row are written twice; 0: no such rule."
-    ),
-]
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option("--stop", help="A text that ends a translation and is cut off; may be repeated."),
-]
-PolicyOption = Annotated[
-    str | None,
-    typer.Option(
-        help="How many tokens a step proposes: fixed, confidence, cost-model, phase, autoregressive."
-    ),
-]
-LayoutOption = Annotated[
-    str | None,
-    typer.Option(
-        help="sat: as in the paper; lookahead: masks behind known tokens; left out: what suits."
+        help="Reference text, line by line. Text generation can do without.",
+        rich_help_panel="Input",
     ),
 ]
 KindOption = Annotated[
     str,
     typer.Option(
-        help="translation or phonemes: which measures the table shows; generation: causal models."
+        help="What is measured. translation or phonemes: a model that translates, with the figures "
+        "of that kind. generation: a causal model.",
+        rich_help_panel="Input",
     ),
 ]
 TaskOption = Annotated[
     str | None,
-    typer.Option(help="A task by name; --source then has its records, one JSON object a line."),
+    typer.Option(
+        help="Measure a task instead: --source then has its records, one JSON object a line.",
+        rich_help_panel="Input",
+    ),
 ]
 TeacherOption = Annotated[
     Path | None,
-    typer.Option(help="--task generation: the autoregressive model to compare with, at K=1."),
-]
-DraftsOption = Annotated[
-    str | None,
-    typer.Option(help="exact: drafted by masks, by text that stood there before, or by both."),
-]
-TemperatureOption = Annotated[float, typer.Option(help="Above 0: draw tokens by chance.")]
-TopKOption = Annotated[int, typer.Option(help="Draw only from so many tokens; 0: all.")]
-TopPOption = Annotated[float, typer.Option(help="Draw only from the likely tokens with this mass.")]
-MinPOption = Annotated[float, typer.Option(help="Draw only tokens this likely beside the best.")]
-SeedOption = Annotated[int, typer.Option(help="The same source and seed give the same text.")]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Sentences decoded together.")]
-WindowOption = Annotated[
-    int | None,
     typer.Option(
-        min=1,
-        help="Sentences of a document translated together; lines too long are cut. Blank lines part.",
+        help="--task generation: the autoregressive model to compare with, at K=1.",
+        rich_help_panel="Input",
     ),
-]
-BufferOption = Annotated[int, typer.Option(min=1, help="Lines read before the first is written.")]
-InputOption = Annotated[
-    Path | None, typer.Option("--input", help="Read this file instead of stdin.")
-]
-OutputOption = Annotated[
-    Path | None, typer.Option(help="Write this file (whole or not at all) instead of stdout.")
-]
-TraceOption = Annotated[
-    Path | None, typer.Option(help="Write one JSON line per step to this file.")
-]
-ShowGroupsOption = Annotated[
-    bool, typer.Option("--show-groups", help="Text with a bar between the steps that wrote it.")
-]
-StreamOption = Annotated[
-    bool, typer.Option("--stream", help="Write each group at once, one sentence after the other.")
-]
-LinesOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object per line instead of text.")
 ]
 
 
@@ -259,16 +239,21 @@ def refuse_search(beam: int, tokenize: str, policy: str | None, layout: str | No
         )
 
 
-def line_format(show_groups: bool, stream: bool, as_json: bool) -> LineFormat:
-    """Return the one format that was asked for. Raises `UsageError` for more than one."""
-    return Lines(show_groups=show_groups, stream=stream, as_json=as_json).form
+def group_size_or_auto(text: str) -> int | str:
+    """Return the value of --group-size. Raises `UsageError` with what was given."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--group-size takes a whole number such as 4, or auto; {text!r} was given"
+        ) from error
 
 
 def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
     """Log a note if the model was not trained for this group size (`copied` drafts need none)."""
     trained = translator.config.group_sizes
     if group_size not in trained and not copied:
-        say(
+        logger.info(
             f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, "
             f"not for {group_size}"
         )

@@ -1,5 +1,4 @@
-"""Translating a file so that the work can stop at any moment and go on later: `translate --input
---output`.
+"""Translate a file so that the work can stop at any moment and resume: `translate --input --output`.
 
 The parts are those of distillation (`parts.py`): each is written whole, knows its source lines and
 the settings that made it, and is made again where it is damaged.
@@ -7,32 +6,37 @@ the settings that made it, and is made again where it is damaged.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from multistride.cli.lines import LineFormat, line_of
+from multistride.cli.lines import EMPTY_LINE, LineFormat, line_of
+from multistride.cli.options import Lines
 from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, Interrupted, UsageError
-from multistride.files import replacing_file, sha256
+from multistride.files import compressing, replacing_file, sha256
 from multistride.model.weights import CONFIG, weights_digest
-from multistride.parts import Chunk, PartsDirectory, chunks
+from multistride.parts import Chunk, PartsDirectory
 from multistride.progress import ProgressLine
+from multistride.tasks.sentence_windows import WindowTranslator
 from multistride.translator import Translator
 from multistride.version import __version__
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class FileRequest:
-    """What to translate and how: `model` is where the translator was read from, `chunk` the lines
-    of a part.
+    """A file to translate; `model` is the directory that the translator was read from.
 
-    `window` is how many sentences a `WindowTranslator` joins, which decides what is written, too.
+    A part has `chunk` lines, and some more where that would cut a window of `window` sentences.
     """
 
     model: Path
@@ -43,17 +47,30 @@ class FileRequest:
     chunk: int
     window: int | None = None
 
+    @classmethod
+    def of(
+        cls, lines: Lines, model: Path, options: DecodeOptions, window: int | None
+    ) -> FileRequest:
+        """Return the request that the options of the command line make."""
+        assert lines.source is not None
+        assert lines.output is not None
+        chunk = lines.buffer or 1024
+        return cls(model, lines.source, lines.output, options, lines.form, chunk, window)
+
+
+def is_resumable(lines: Lines) -> bool:
+    """Return whether lines go from a file, which can be read again, to a file."""
+    if lines.source is None or lines.output is None or lines.stream or lines.trace:
+        return False
+    return all(path.is_file() or not path.exists() for path in (lines.source, lines.output))
+
 
 def translate_file(
-    translator: Translator,
-    request: FileRequest,
-    report: Callable[[str], None],
-    progress: ProgressLine | None = None,
+    translator: Translator, request: FileRequest, progress: ProgressLine | None = None
 ) -> int:
-    """Write `request.output`, line by line, and return how many lines have no translation (theirs
-    are empty).
+    """Write `request.output`, line by line; return how many lines have no translation.
 
-    Called again after any kind of end, it goes on with the parts that are done. Raises `UsageError`
+    Called again after any kind of end, it resumes with the parts that are done. Raises `UsageError`
     for an output that is also read or for parts that other settings began, `DataError` for a file
     that cannot be read or changes meanwhile, and `Interrupted` after Ctrl-C.
     """
@@ -62,31 +79,45 @@ def translate_file(
         raise UsageError(f"{output} is also read: name another output")
     if output.is_dir():
         raise UsageError(f"{output} is a directory, the output is a file: name another output")
-    lines = sum(1 for _ in read_lines(source))
+    sizes = list(_part_sizes(translator, request))
     parts = PartsDirectory(output)
     try:
-        with parts.opened(_plan(translator, request, lines)):
+        with parts.opened(_plan(translator, request, sum(sizes))):
             _write_parts(
-                translator,
-                request,
-                parts,
-                lines,
-                report,
-                progress or ProgressLine("translate", "line"),
+                translator, request, parts, sizes, progress or ProgressLine("translate", "line")
             )
-            failed = _join(request, parts, lines)
+            failed = _join(request, parts, sizes)
             parts.discard()
     except KeyboardInterrupt as error:
         raise Interrupted(
-            "stopped; nothing that is done is lost: the same command goes on from here"
+            "stopped; nothing that is done is lost: the same command resumes"
         ) from error
     return failed
 
 
+def _part_sizes(translator: Translator, request: FileRequest) -> Iterator[int]:
+    """Yield how many lines each part has."""
+    lines = read_lines(request.source)
+    if isinstance(translator, WindowTranslator):
+        for windows in translator.whole_windows(lines, request.chunk):
+            yield sum(map(len, windows))
+        return
+    while size := sum(1 for _ in islice(lines, request.chunk)):
+        yield size
+
+
+def _chunks(request: FileRequest, sizes: list[int]) -> Iterator[Chunk]:
+    """Yield the source in chunks of these sizes; a last one has what was appended meanwhile."""
+    lines, first = read_lines(request.source), 1
+    for number, size in enumerate(sizes):
+        yield Chunk(number, first, list(islice(lines, size)))
+        first += size
+    if more := list(islice(lines, 1)):
+        yield Chunk(len(sizes), first, more)
+
+
 def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str, Any]:
-    """All that decides what is written; parts made under another plan are never mixed with
-    these.
-    """
+    """Return all that decides what is written; parts made under different plans are never mixed."""
     return {
         "format": FORMAT,
         "multistride": __version__,
@@ -106,59 +137,54 @@ def _write_parts(
     translator: Translator,
     request: FileRequest,
     parts: PartsDirectory,
-    lines: int,
-    report: Callable[[str], None],
+    sizes: list[int],
     progress: ProgressLine,
 ) -> None:
     """Translate every chunk that has no good part yet."""
-    source = chunks(read_lines(request.source), request.chunk)
-    missing = {
-        chunk.number: len(chunk.lines) for chunk in source if not parts.is_done(chunk, report)
-    }
-    done = lines - sum(missing.values())
+    chunks = _chunks(request, sizes)
+    missing = {chunk.number for chunk in chunks if not parts.is_done(chunk, logger.info)}
+    lines = sum(sizes)
+    done = sum(size for number, size in enumerate(sizes) if number not in missing)
     if done:
-        report(f"{done:,} of {lines:,} lines are done already")
+        logger.info(f"{done:,} of {lines:,} lines are done already")
     with progress.showing(lines, done):
-        for chunk in chunks(read_lines(request.source), request.chunk):
+        for chunk in _chunks(request, sizes):
             if chunk.number in missing:
-                _write_part(translator, request, parts, chunk, report)
+                _write_part(translator, request, parts, chunk)
                 done += len(chunk.lines)
                 progress.reached(done, f"{progress.rate:,.1f} lines/s")
 
 
 def _write_part(
-    translator: Translator,
-    request: FileRequest,
-    parts: PartsDirectory,
-    chunk: Chunk,
-    report: Callable[[str], None],
+    translator: Translator, request: FileRequest, parts: PartsDirectory, chunk: Chunk
 ) -> None:
     texts, problems, unfinished, began = [], 0, 0, time.perf_counter()
-    for line, result in enumerate(
-        translator.translate_lines(chunk.lines, request.options), start=chunk.first
-    ):
+    results = translator.translate_lines(chunk.lines, request.options)
+    for line, result in enumerate(results, start=chunk.first):
         if result.problem:
             problems += 1
-            report(f"line {line}: {result.problem}; an empty line stands in its place")
+            logger.warning(EMPTY_LINE, line, result.problem)
         unfinished += result.ending == "limit"
         texts.append(line_of(result, translator.vocabulary, request.form))
     empty = {"problem": problems} if problems else {}
     parts.write(chunk, texts, empty, unfinished, time.perf_counter() - began)
 
 
-def _join(request: FileRequest, parts: PartsDirectory, lines: int) -> int:
-    """Check every part against its source lines and put them together; return how many lines had a
-    problem.
-    """
+def _join(request: FileRequest, parts: PartsDirectory, sizes: list[int]) -> int:
+    """Join the parts, each checked against its source lines; return how many lines failed."""
     failed = joined = 0
-    with replacing_file(request.output) as temporary, open(temporary, "wb") as file:
-        for chunk in chunks(read_lines(request.source), request.chunk):
+    with (
+        replacing_file(request.output) as temporary,
+        compressing(temporary, request.output) as file,
+    ):
+        for chunk in _chunks(request, sizes):
             part = parts.read(chunk)
             file.write(b"".join(line + b"\n" for line in part.lines))
             failed += sum(part.header.empty.values())
             joined += len(part.lines)
-        if joined != lines:
+        if joined != sum(sizes):
             raise DataError(
-                f"{request.source} had {lines} lines and now has {joined}: restore it, then begin anew"
+                f"{request.source} had {sum(sizes)} lines and now has {joined}: restore it, then "
+                "begin anew"
             )
     return failed

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from multistride.cli.console import say
-from multistride.cli.options import ThreadsOption
+from multistride.cli.options import DirectoryOption, ThreadsOption
 from multistride.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; see examples/.")],
+    config: Annotated[Path, typer.Argument(help="YAML file, as in examples/ and configs/.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Override: section.key=value.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="<key=value>",
+            help="Override a setting: section.key=value. Repeatable.",
+            rich_help_panel="Input",
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run if it was begun.")
+        bool,
+        typer.Option("--resume", help="Continue the run if it was begun.", rich_help_panel="Input"),
     ] = False,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a model; Ctrl-C leaves a checkpoint, --resume continues.
+    """Train a model. Ctrl-C leaves a checkpoint, and --resume continues from it.
+
+    The run directory gets checkpoints, metrics and, as `best`, a model directory for `--model`.
 
     Example: multistride train examples/multi30k/autoregressive.yaml --set training.updates=100
     """
@@ -52,9 +63,12 @@ def average(
     models: Annotated[
         list[Path], typer.Argument(help="Model directories, or one run directory with --last.")
     ],
-    output: Annotated[Path, typer.Option(help="Model directory to write.")],
+    output: DirectoryOption,
     last: Annotated[
-        int | None, typer.Option(min=2, help="Take this many newest checkpoints of a run.")
+        int | None,
+        typer.Option(
+            min=2, help="Average this many newest checkpoints of a run.", rich_help_panel="Input"
+        ),
     ] = None,
 ) -> None:
     """Average the weights of several checkpoints.
@@ -66,4 +80,4 @@ def average(
     if last is not None and len(models) != 1:
         raise UsageError(f"--last takes one run directory, {len(models)} were given")
     average_models(models if last is None else newest_checkpoints(models[0], last), output)
-    say(f"written: {output}")
+    logger.info(f"written: {output}")

@@ -1,261 +1,190 @@
-"""The verbs that run a model: `translate`, `generate`, `score`."""
+"""The verbs that write text, line by line: `translate`, `generate`, `score`."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistride.cli.console import number, reading, say, tracing, writing
+from multistride.cli.console import reading, refuse_shared_files, tracing, writing
+from multistride.cli.fields import Fields
 from multistride.cli.options import (
-    BanOption,
-    BanTokenOption,
-    BatchSizeOption,
-    BeamOption,
-    BufferOption,
-    DeviceOption,
-    DraftsOption,
-    EngineOption,
+    ChatOption,
     GroupSizeOption,
-    InputOption,
-    LayoutOption,
+    Lines,
     LinesOption,
-    MaxLengthOption,
-    MinLengthOption,
-    MinPOption,
+    Machine,
     ModelOption,
-    ModeOption,
-    NoRepeatOption,
-    OutputOption,
-    PolicyOption,
-    PrefixOption,
-    SeedOption,
-    ShowGroupsOption,
-    StopOption,
-    StreamOption,
-    TemperatureOption,
-    ThreadsOption,
-    ThresholdOption,
-    TopKOption,
-    TopPOption,
-    TraceOption,
-    WindowOption,
-    line_format,
+    NeededModelOption,
+    SourceOption,
+    group_size_or_auto,
     note_untrained,
 )
+from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from multistride.translator import Translator
 
+logger = logging.getLogger(__name__)
+
+_NOT_OFFERED = ("group_size", "limit_ratio", "limit_extra")
+
 
 def translate(
+    *,
     model: ModelOption = None,
+    lines: Annotated[Lines, Fields()],
     group_size: GroupSizeOption = "1",
-    mode: ModeOption = "fast",
-    threshold: ThresholdOption = None,
-    policy: PolicyOption = None,
-    layout: LayoutOption = None,
-    drafts: DraftsOption = None,
-    beam: BeamOption = 1,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    seed: SeedOption = 0,
-    min_length: MinLengthOption = 0,
-    max_length: MaxLengthOption = None,
-    prefix: PrefixOption = "",
-    ban: BanOption = None,
-    ban_token: BanTokenOption = None,
-    no_repeat_ngram: NoRepeatOption = 0,
-    stop: StopOption = None,
-    batch_size: BatchSizeOption = 32,
-    window: WindowOption = None,
-    buffer: BufferOption = 1024,
-    source: InputOption = None,
-    output: OutputOption = None,
-    trace: TraceOption = None,
-    engine: EngineOption = "eager",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    show_groups: ShowGroupsOption = False,
-    stream: StreamOption = False,
-    as_json: LinesOption = False,
+    decoding: Annotated[DecodeOptions, Fields(without=_NOT_OFFERED)],
+    machine: Annotated[Machine, Fields()],
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Translate this many consecutive lines of a document together, so that they see "
+            "each other. Blank lines separate documents; lines too long for the model are cut.",
+            rich_help_panel="Input",
+        ),
+    ] = None,
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
-    A line without a translation is empty (exit code 4). --input with --output goes on where it was
-    stopped.
+    A line that cannot be translated becomes an empty line; stderr names it, and the exit code is 4.
+    With --input and --output an interrupted translation resumes when you run it again.
 
     Example: echo "Two dogs run." | multistride translate --group-size 4
+
+    Example: multistride translate --input book.en --output book.de --group-size auto
     """
-    ways = _ways(locals())
-    size, form = _size(group_size), line_format(show_groups, stream, as_json)
-    _check_plain(window, plain=form == "text" and trace is None)
-
-    from multistride.cli.lines import write_lines
-    from multistride.cli.resumable import FileRequest, translate_file
+    from multistride.cli.resumable import FileRequest, is_resumable, translate_file
     from multistride.shipped import DEFAULT
+    from multistride.tasks.sentence_windows import WindowTranslator
+    from multistride.translator import Translator
 
-    translator = _translator(model, device, engine, threads, window)
-    options = translator.settled(size, say, max_length=max_length, prefix=prefix, **ways)
-    translator.checked(options, streaming=stream)
-    note_untrained(options.group_size, translator, options.drafts == "text")
-    if source and output and not (stream or trace):
-        request = FileRequest(model or DEFAULT, source, output, options, form, buffer, window)
-        failed = translate_file(translator, request, say)
+    if window is not None and (lines.form != "text" or lines.trace):
+        raise UsageError(
+            "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
+        )
+    translator: Translator = _opened(Translator, model, machine, lines)
+    translator = translator if window is None else WindowTranslator(translator, window)
+    options = _settled(translator, group_size, decoding, lines)
+    if is_resumable(lines):
+        request = FileRequest.of(lines, model or DEFAULT, options, window)
+        failed = translate_file(translator, request)
     else:
-        with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
-            failed = write_lines(translator, lines, options, text, steps, form, buffer, say)
-    _tell_windows(translator)
+        failed = _write(translator, options, lines)
+    if isinstance(translator, WindowTranslator):
+        logger.info(translator.counts)
     _complete(failed, "lines could not be translated")
 
 
 def generate(
-    model: Annotated[Path, typer.Option(help="Directory of a causal model, for example RUN/best.")],
+    *,
+    model: NeededModelOption,
+    lines: Annotated[Lines, Fields()],
     group_size: GroupSizeOption = "1",
-    mode: ModeOption = "fast",
-    threshold: ThresholdOption = None,
-    policy: PolicyOption = None,
-    layout: LayoutOption = None,
-    drafts: DraftsOption = None,
-    beam: BeamOption = 1,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens written after a prompt.")] = 128,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    seed: SeedOption = 0,
-    min_length: MinLengthOption = 0,
-    ban: BanOption = None,
-    ban_token: BanTokenOption = None,
-    no_repeat_ngram: NoRepeatOption = 0,
-    stop: StopOption = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Each prompt is a user's turn in the model's chat.")
-    ] = False,
+    decoding: Annotated[
+        DecodeOptions,
+        Fields(without=(*_NOT_OFFERED, "prefix"), defaults={"max_length": 128}),
+    ],
+    machine: Annotated[Machine, Fields()],
+    chat: ChatOption = False,
     system: Annotated[
-        str | None, typer.Option(help="With --chat: the system's words before it.")
+        str | None,
+        typer.Option(help="With --chat: the system message before it.", rich_help_panel="Input"),
     ] = None,
-    batch_size: BatchSizeOption = 32,
-    buffer: BufferOption = 1024,
-    source: InputOption = None,
-    output: OutputOption = None,
-    trace: TraceOption = None,
-    engine: EngineOption = "eager",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    show_groups: ShowGroupsOption = False,
-    stream: StreamOption = False,
-    as_json: LinesOption = False,
 ) -> None:
     """Continue prompts with a causal model: one prompt a line in, one text a line out, in order.
 
-    Line ends that the model writes become blanks, except with --stream; --json has them. A prompt
-    that cannot be continued becomes an empty line; stderr names it, and the exit code is 4.
+    Line ends in a text become blanks, except with --stream; --json keeps them. A prompt that cannot
+    be continued becomes an empty line; stderr names it, and the exit code is 4.
 
-    Example: echo "It is a truth universally" | multistride generate --model RUN/best --group-size 4
-    --mode exact
+    Example: echo "The sea is" | multistride generate --model RUN/best --group-size 4 --mode exact
     """
-    ways = _ways(locals())
-    size, form = _size(group_size), line_format(show_groups, stream, as_json)
     if system is not None and not chat:
         raise UsageError(
             "--system was given, which belongs to a conversation: add --chat, or leave it out"
         )
 
-    from multistride.cli.lines import write_lines
-    from multistride.device import set_threads
     from multistride.generator import Generator
 
-    set_threads(threads)
-    generator = Generator.load(model, device, engine, say)
-    options = generator.settled(size, say, max_length=max_tokens, **ways)
-    generator.checked(options, streaming=stream)
-    note_untrained(options.group_size, generator, options.drafts == "text")
-    writer = generator.chatting(system) if chat else generator
-    with reading(source) as lines, writing(output) as text, tracing(trace) as steps:
-        failed = write_lines(writer, lines, options, text, steps, form, buffer, say)
+    generator = _opened(Generator, model, machine, lines)
+    options = _settled(generator, group_size, decoding, lines)
+    failed = _write(generator.chatting(system) if chat else generator, options, lines)
     _complete(failed, "prompts could not be continued")
 
 
 def score(
-    source: Annotated[Path, typer.Option(help="Source text, one a line (.gz and .xz too).")],
-    target: Annotated[Path, typer.Option(help="Its translations, line by line.")],
+    *,
     model: ModelOption = None,
+    source: SourceOption,
+    target: Annotated[
+        Path, typer.Option(help="Its translations, line by line.", rich_help_panel="Input")
+    ],
     group_size: GroupSizeOption = "1",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per line: all tokens.")
-    ] = False,
+    machine: Annotated[Machine, Fields(without=("engine",))],
+    as_json: LinesOption = False,
 ) -> None:
     """Print how probable given translations are (natural logarithm).
 
-    With a causal model: how probable given texts are after given prompts, EOS not counted.
+    With a causal model: how probable texts are after given prompts, EOS not counted.
 
     One line per pair, in order: the sum over all tokens and EOS, a tab, and their number. A pair
-    that cannot be scored is an empty line; stderr names it, and the exit code is 4.
+    that cannot be scored becomes an empty line; stderr names it, and the exit code is 4.
 
     Example: multistride score --model RUN/best --source test.en --target test.de --group-size 4
     """
-    size = number(group_size)
+    size = group_size_or_auto(group_size)
+    if size == "auto":
+        raise UsageError("--group-size auto is for decoding; score takes a number: give one")
 
     from multistride.cli.lines import score_stream
-    from multistride.device import set_threads
-    from multistride.generator import load
 
-    set_threads(threads)
-    translator = load(model, device)
-    note_untrained(size, translator)
-    failed = score_stream(translator, source, target, size, as_json, say)
+    translator = machine.load(model)
+    note_untrained(int(size), translator)
+    failed = score_stream(translator, source, target, int(size), as_json)
     _complete(failed, "pairs could not be scored")
 
 
-def _check_plain(window: int | None, plain: bool) -> None:
-    if window is not None and not plain:
-        raise UsageError(
-            "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
-        )
+def _opened(kind: Any, model: Path | None, machine: Machine, lines: Lines) -> Any:
+    """Return the model, loaded as `kind`, once it is clear that its lines have places to go."""
+    refuse_shared_files([lines.source], [lines.output, lines.trace])
 
-
-def _translator(
-    model: Path | None, device: str, engine: str, threads: int | None, window: int | None
-) -> Translator:
-    """What translates lines, in windows if they were asked for."""
     from multistride.device import set_threads
-    from multistride.tasks.sentence_windows import WindowTranslator
-    from multistride.translator import Translator
 
-    set_threads(threads)
-    loaded = Translator.load(model, device, engine, say)
-    return loaded if window is None else WindowTranslator(loaded, window)
+    set_threads(machine.threads)
+    return kind.load(model, machine.device, machine.engine, logger.info)
 
 
-def _tell_windows(translator: Translator) -> None:
-    from multistride.tasks.sentence_windows import WindowTranslator
-
-    if isinstance(translator, WindowTranslator):
-        say(translator.counts.told())
-
-
-def _ways(given: dict[str, Any]) -> dict[str, Any]:
-    """What `translate` and `generate` were told about decoding, by the names of `DecodeOptions`."""
-    search = ("mode", "threshold", "policy", "layout", "drafts", "beam")
-    drawn = ("temperature", "top_k", "top_p", "min_p", "seed")
-    ways = {name: given[name] for name in (*search, *drawn, "min_length", "no_repeat_ngram")}
-    texts = {
-        "banned": given["ban"] or (),
-        "banned_tokens": given["ban_token"] or (),
-        "stop": given["stop"] or (),
-    }
-    return {**ways, **texts, "batch_size": 1 if given["stream"] else given["batch_size"]}
+def _settled(
+    translator: Translator, group_size: str, decoding: DecodeOptions, lines: Lines
+) -> DecodeOptions:
+    """Return the options with a group size, checked against the model before anything is read."""
+    choices = {name: getattr(decoding, name) for name in decoding.model_fields_set}
+    if lines.stream:
+        choices["batch_size"] = 1
+    options = translator.settled(group_size_or_auto(group_size), logger.info, **choices)
+    translator.checked(options, streaming=lines.stream)
+    note_untrained(options.group_size, translator, options.drafts == "text")
+    return options
 
 
-def _size(text: str) -> int | str:
-    return text if text == "auto" else number(text)
+def _write(translator: Translator, options: DecodeOptions, lines: Lines) -> int:
+    """Decode lines from where they are to where they go; return how many failed."""
+    from multistride.cli.lines import Sink, write_lines
+
+    with (
+        reading(lines.source) as texts,
+        writing(lines.output) as output,
+        tracing(lines.trace) as trace,
+    ):
+        typed = lines.source is None and sys.stdin.isatty()
+        buffer = lines.buffer or (1 if typed else 1024)
+        return write_lines(translator, texts, options, Sink(output, lines.form, trace, buffer))
 
 
 def _complete(failed: int, what: str) -> None:

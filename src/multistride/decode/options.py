@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.config import JsonDict
 
 from multistride.config import validate
 from multistride.errors import UsageError
@@ -33,86 +34,159 @@ Exact mode writes the same whatever is proposed: there `--group-size auto` choos
 THRESHOLD = 0.5
 """Where adaptive mode stops keeping tokens if nothing else is said."""
 
+DECODING: JsonDict = {"panel": "Decoding"}
+SAMPLING: JsonDict = {"panel": "Sampling"}
+TEXT_RULES: JsonDict = {"panel": "Text rules"}
+"""The panels of `--help`: options of the command line are made from the fields below
+(`cli/fields.py`), which may also give another spelling and old ones."""
+
 
 class DecodeOptions(BaseModel):
     """How to decode. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    group_size: int = Field(1, description="tokens written per step (K); 1 is autoregressive")
+    group_size: int = Field(
+        1,
+        description="Tokens written per step (K). 1 is autoregressive.",
+        json_schema_extra=DECODING,
+    )
     mode: Mode = Field(
         "fast",
-        description="fast: every token of a group is kept; adaptive: the sure ones; exact: the text of K=1",
+        description="fast: keep every token of a group. adaptive: keep confident tokens only. "
+        "exact: check every group, so that the text is identical to greedy K=1.",
+        json_schema_extra=DECODING,
     )
     threshold: float | None = Field(
         None,
         ge=0,
         le=1,
-        description=f"adaptive: keep tokens while they are together this probable ({THRESHOLD})",
+        description="adaptive: keep tokens of a group while their joint probability is at least "
+        f"this (default: {THRESHOLD}).",
+        json_schema_extra=DECODING,
     )
     policy: PolicyName | None = Field(
-        None, description="how many tokens a step proposes, group_size at most: see decode.policy"
+        None,
+        description="How many tokens each step proposes, up to the group size: fixed and confidence "
+        "always as many, cost-model what is fastest on this machine, phase fewer where the model is "
+        "unsure, autoregressive one.",
+        json_schema_extra=DECODING,
     )
     layout: Layout | None = Field(
         None,
-        description="sat: groups as in the paper; lookahead: masks behind known tokens; left out: what suits",
+        description="What a step reads. sat: the group before, as in the paper. lookahead: the last "
+        "token, then masks. Default: the one the model and the mode need.",
+        json_schema_extra=DECODING,
     )
     drafts: Drafts | None = Field(
         None,
-        description="exact: drafted by masks, by text that followed the same tokens before, or by both; left out: "
-        "both where the model has a table of phrases, else masks",
+        description="exact: where drafts come from. masks: the model. text: what followed the same "
+        "tokens before. Default: both if the model has a table of phrases, else masks.",
+        json_schema_extra=DECODING,
     )
     temperature: float = Field(
         0.0,
         ge=0,
         le=100,
-        description="above 0 tokens are drawn by chance; 1 is the model's own distribution",
+        description="Sample tokens at this temperature (0: choose the most probable one).",
+        json_schema_extra=SAMPLING,
     )
     top_k: int = Field(
-        0, ge=0, description="sampling: only from so many most probable tokens; 0 for all"
+        0,
+        ge=0,
+        description="Sample from this many most probable tokens (0: all).",
+        json_schema_extra=SAMPLING,
     )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="sampling: only from the most probable tokens with this mass"
+        1.0,
+        gt=0,
+        le=1,
+        description="Sample from the most probable tokens whose joint probability reaches this.",
+        json_schema_extra=SAMPLING,
     )
     min_p: float = Field(
-        0.0, ge=0, le=1, description="sampling: only from tokens this probable beside the best one"
+        0.0,
+        ge=0,
+        le=1,
+        description="Sample from tokens at least this probable, relative to the most probable one.",
+        json_schema_extra=SAMPLING,
     )
     seed: int = Field(
-        0, ge=0, description="sampling: the same source with the same seed gives the same text"
+        0,
+        ge=0,
+        description="Random seed. The same input and seed give the same text.",
+        json_schema_extra=SAMPLING,
     )
-    beam: int = Field(1, ge=1, description="hypotheses kept while searching; 1 is greedy")
+    beam: int = Field(
+        1,
+        ge=1,
+        description="Beam size: hypotheses kept while searching. 1 is greedy.",
+        json_schema_extra=DECODING,
+    )
     length_penalty: float = Field(
         1.0,
         ge=0,
         le=10,
-        description="beam search ranks by log-probability / length ** this; 0 favours short outputs",
+        description="Beam search ranks by log-probability / length ** this. 0 favours short texts.",
+        json_schema_extra=DECODING,
     )
     min_length: int = Field(
-        0, ge=0, description="no EOS before so many tokens; stop texts end all the same"
+        0,
+        ge=0,
+        description="Minimum number of tokens before EOS. Stop texts end a text all the same.",
+        json_schema_extra=TEXT_RULES,
     )
     max_length: int | None = Field(
         None,
         ge=1,
-        description="most tokens, EOS included; instead of the limit that follows from the source",
+        description="Maximum number of tokens, EOS included. Default for translations: depends on "
+        "the length of the source; for continuations: as many as the context holds.",
+        json_schema_extra={**TEXT_RULES, "option": "--max-tokens", "old": ["--max-length"]},
     )
-    prefix: str = Field("", description="text every translation begins with")
+    prefix: str = Field(
+        "",
+        description="Text that every translation begins with.",
+        json_schema_extra=TEXT_RULES,
+    )
     banned: tuple[str, ...] = Field(
-        (), description="texts that are never written, not even within a word"
+        (),
+        description="Never write this text, not even inside a word. Repeatable.",
+        json_schema_extra={**TEXT_RULES, "option": "--ban"},
     )
-    banned_tokens: tuple[int, ...] = Field((), description="tokens that are never written")
+    banned_tokens: tuple[int, ...] = Field(
+        (),
+        description="Never write the token with this id. Repeatable.",
+        json_schema_extra={**TEXT_RULES, "option": "--ban-token"},
+    )
     no_repeat_ngram: int = Field(
-        0, ge=0, description="no so many tokens in a row are written twice; 0 for no rule"
+        0,
+        ge=0,
+        description="Never repeat an n-gram of this many tokens (0: off).",
+        json_schema_extra=TEXT_RULES,
     )
     stop: tuple[str, ...] = Field(
-        (), description="texts that end a translation, which is cut before them"
+        (),
+        description="End a text before this text. Repeatable.",
+        json_schema_extra=TEXT_RULES,
     )
     batch_size: int = Field(
-        32, ge=1, description="sentences decoded together (each with `beam` hypotheses)"
+        32,
+        ge=1,
+        description="Texts decoded together (each with all hypotheses of its beam).",
+        json_schema_extra={"panel": "Machine"},
     )
     limit_ratio: float = Field(
-        2.0, gt=0, description="target tokens allowed per source token, on top of limit_extra"
+        2.0,
+        gt=0,
+        description="Target tokens allowed per source token, on top of limit_extra.",
+        json_schema_extra=TEXT_RULES,
     )
-    limit_extra: int = Field(16, ge=1, description="target tokens allowed whatever the source")
+    limit_extra: int = Field(
+        16,
+        ge=1,
+        description="Target tokens allowed for every source.",
+        json_schema_extra=TEXT_RULES,
+    )
 
     @field_validator("banned", "stop")
     @classmethod
@@ -224,16 +298,24 @@ class DecodeOptions(BaseModel):
                 f"temperature {self.temperature} draws tokens by chance and beam {self.beam} does not: "
                 "choose one of them"
             )
-        given = [
-            name
-            for name in ("top_k", "top_p", "min_p", "seed")
-            if getattr(self, name) != type(self).model_fields[name].default
-        ]
-        if given and self.temperature == 0:
-            raise UsageError(
-                f"{given[0]} {getattr(self, given[0])} was given, and at temperature 0 nothing is drawn: "
-                "give a temperature above 0, or leave it out"
+        if self.temperature == 0:
+            self._refuse_given(
+                ("top_k", "top_p", "min_p", "seed"),
+                "at temperature 0 nothing is drawn",
+                "give a temperature above 0",
             )
+        if self.beam == 1:
+            self._refuse_given(
+                ("length_penalty",), "beam 1 is greedy and ranks nothing", "give a beam above 1"
+            )
+
+    def _refuse_given(self, names: tuple[str, ...], why: str, instead: str) -> None:
+        """Raise `UsageError` for the first of these that was given, at its default value too."""
+        for name in names:
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise UsageError(
+                    f"{name} {getattr(self, name)} was given, and {why}: {instead}, or leave it out"
+                )
 
     def _check_lengths(self, config: TransformerConfig) -> None:
         longest = config.max_positions

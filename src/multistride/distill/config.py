@@ -6,66 +6,107 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from multistride.errors import UsageError
 
 EngineChoice = Literal["auto", "ctranslate2", "eager"]
 
+INPUT: JsonDict = {"panel": "Input"}
+DECODING: JsonDict = {"panel": "Decoding"}
+OUTPUT: JsonDict = {"panel": "Output"}
+MACHINE: JsonDict = {"panel": "Machine"}
+"""Panels of `multistride distill --help`, whose options are made from the fields below."""
+
 
 class DistillConfig(BaseModel):
     """One corpus, one teacher, one output. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    model: Path = Field(description="model directory of the teacher")
-    source: Path = Field(description="source text, one a line (.gz and .xz too)")
+    model: Path = Field(
+        description="Model directory of the teacher, for example RUN/best.",
+        json_schema_extra=INPUT,
+    )
+    source: Path = Field(
+        description="Source text (or prompts), one a line (.gz and .xz too).",
+        json_schema_extra=INPUT,
+    )
     output: Path = Field(
-        description="file to write, line n for source line n; a name in .gz or .xz is compressed"
+        description="File to write, line n for source line n (.gz and .xz are compressed); "
+        "OUTPUT.json says how it was made.",
+        json_schema_extra=OUTPUT,
     )
     target: Path | None = Field(
-        default=None, description="the real translations, only to compare with"
+        None,
+        description="Translation models: real translations of the source, to compare with.",
+        json_schema_extra=INPUT,
     )
     validation_source: Path | None = Field(
-        default=None, description="source text to measure the teacher on"
+        None,
+        description="Translation models: measure the teacher on this text ...",
+        json_schema_extra=INPUT,
     )
     validation_reference: Path | None = Field(
-        default=None, description="its references, line by line"
+        None, description="... against these references, line by line.", json_schema_extra=INPUT
     )
     engine: EngineChoice = Field(
-        default="auto", description="auto: ctranslate2 where it can be used, else eager"
+        "auto",
+        description="ctranslate2 (int8, extra [bench]), eager, or auto: ctranslate2 where it runs.",
+        json_schema_extra=MACHINE,
     )
     beam: int | None = Field(
-        default=None,
+        None,
         ge=1,
         le=100,
-        description="hypotheses kept while searching; left out: 4, for causal models 1",
+        description="Beam size (default: 4; causal models 1, which is greedy).",
+        json_schema_extra=DECODING,
     )
     length_penalty: float = Field(
-        default=1.0,
+        1.0,
         ge=0,
         le=10,
-        description="hypotheses are ranked by log-probability / length ** this",
+        description="Translation models: beam search ranks by log-probability / length ** this.",
+        json_schema_extra=DECODING,
     )
     max_tokens: int = Field(
-        default=128, ge=1, description="causal: most tokens written after a prompt"
+        128,
+        ge=1,
+        description="Causal models: maximum number of tokens after a prompt.",
+        json_schema_extra=DECODING,
     )
     temperature: float = Field(
-        default=0.0, ge=0, le=100, description="causal: above 0 tokens are drawn by chance"
+        0.0,
+        ge=0,
+        le=100,
+        description="Causal models: sample at this temperature (0: greedy).",
+        json_schema_extra=DECODING,
     )
-    seed: int = Field(default=0, ge=0, description="causal: of the draws")
+    seed: int = Field(
+        0, ge=0, description="Causal models: random seed of sampling.", json_schema_extra=DECODING
+    )
     chat: bool = Field(
-        default=False,
-        description="causal: each prompt is a user's turn in the model's chat template",
+        False,
+        description="Causal models: treat each line as a user's turn in the chat template.",
+        json_schema_extra=INPUT,
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="causal: of the weights while it writes; training text may be less exact",
+        "float32",
+        description="Causal models: precision of the weights; bfloat16 where the CPU has it.",
+        json_schema_extra=MACHINE,
     )
-    batch_size: int = Field(default=64, ge=1, description="sentences decoded together, at most")
+    batch_size: int = Field(
+        64, ge=1, description="Maximum number of texts decoded together.", json_schema_extra=MACHINE
+    )
     chunk: int = Field(
-        default=2000, ge=1, description="lines of a part, which is the work a crash can lose"
+        2000,
+        ge=1,
+        description="Lines of a part: the work that a crash can lose.",
+        json_schema_extra=OUTPUT,
     )
-    overwrite: bool = Field(default=False, description="replace an output that is already there")
+    overwrite: bool = Field(
+        False, description="Replace an output that exists.", json_schema_extra=OUTPUT
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> DistillConfig:
@@ -77,9 +118,8 @@ class DistillConfig(BaseModel):
         """The same with the beam that suits the model. Raises `UsageError` for what does not apply
         to it.
         """
-        fields = type(self).model_fields
         beside = _TRANSLATION if causal else _CAUSAL
-        given = [name for name in beside if getattr(self, name) != fields[name].default]
+        given = [name for name in beside if name in self.model_fields_set]
         if given:
             kind = (
                 "a causal model, which continues prompts" if causal else "a model that translates"

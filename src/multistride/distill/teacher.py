@@ -154,9 +154,10 @@ def _fast_teacher(config: DistillConfig, translator: Translator, threads: int) -
 
 def _eager_teacher(config: DistillConfig, translator: Translator) -> Teacher:
     assert config.beam is not None
-    options = DecodeOptions.made(
-        batch_size=config.batch_size, beam=config.beam, length_penalty=config.length_penalty
-    ).checked(translator.config)
+    ranking = {"length_penalty": config.length_penalty} if config.beam > 1 else {}
+    options = DecodeOptions.made(batch_size=config.batch_size, beam=config.beam, **ranking).checked(
+        translator.config
+    )
 
     def decode(sources: list[list[int]], progress: Callable[[int], None]) -> list[Decoded]:
         hypotheses = decode_corpus(translator.engine, sources, options, progress)

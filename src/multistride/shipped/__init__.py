@@ -18,6 +18,13 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in _HERE.glob("*/config.json"))
 
 
-def find(name: str) -> Path | None:
-    """Return the directory of the shipped model called `name`; None if there is none."""
-    return _HERE / name if name in names() else None
+def directory(name_or_path: Path | str | None) -> Path:
+    """Return the model directory that a path or the name of a shipped model stands for.
+
+    A path that exists comes first; None is the default model. What is neither is returned as a
+    path, for the reader of the directory to refuse.
+    """
+    if name_or_path is None:
+        return DEFAULT
+    path = Path(name_or_path)
+    return _HERE / path if not path.exists() and str(path) in names() else path

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -247,12 +247,13 @@ def _decoding(
     longest = settings.max_tokens
     if model.config.encoder_layers:
         longest = min(longest, model.config.max_positions)
+    ranking: dict[str, Any] = {"length_penalty": 0.0} if settings.beam > 1 else {}
     options = model.settled(
         settings.group_size,
         mode=settings.mode,
         drafts=settings.drafts,
         beam=settings.beam,
-        length_penalty=0.0,
+        **ranking,
         max_length=longest,
         stop=wording.stop if settings.free else (),
         batch_size=settings.batch_size,

@@ -1,10 +1,11 @@
-"""Translating a document by windows of consecutive sentences, which then see each other; lines stay
-aligned.
+"""Translate a document by windows of consecutive lines, which then see each other.
 
 The lines of a window are joined, translated as one text, and that text is cut into as many lines
-again. Where that cannot be done (the model wrote more or fewer sentences than it was given) the
-lines of the window are translated one by one: a line never has the translation of another. Blank
-lines stand between documents; no window reaches over them.
+again. A cut can be wrong: the model may run two sentences together and split a third, and a period
+need not end a sentence. So every line is translated alone as well, and a window is used only if
+each of its lines says what that line says alone (`same_lines`). Otherwise its lines are those
+translated alone: a line never has the translation of another. Blank lines separate documents; no
+window reaches over them.
 
 A line that the context does not hold (a whole paragraph, a page) is cut at its sentences into
 windows as well, and their translations are joined again.
@@ -15,7 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
+
+from rapidfuzz.fuzz import ratio
 
 from multistride.decode.constraints import Constraints
 from multistride.decode.options import DecodeOptions
@@ -23,36 +26,50 @@ from multistride.errors import UsageError
 from multistride.translator import Translation, Translator
 
 _END = re.compile(r"(?<=[.!?…。！？])(?:[\"'”“’‘»«)\]]*)(?:\s+|$)")
-"""Where a sentence ends: after its last mark and the quotes and brackets that close behind it."""
+"""Where a sentence may end: after its last mark and the quotes and brackets that close behind it."""
+
+_ABBREVIATED = re.compile(
+    r"(?:^|[\s(\"“„'.])(?:\w|\d{1,2}|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Nr|vs|etc|al|approx|dept|est|fig"
+    r"|Inc|Ltd|Co|Hr|Fr|Str|bzw|usw|ca|evtl|ggf|inkl|vgl|Abs|Art|Bd|Tel)\.$",
+    re.IGNORECASE,
+)
+"""A period that need not end a sentence: after one letter (I.D., z. B.), an ordinal (19.), or one
+of the usual abbreviations. Left together by mistake, two sentences only cost their window."""
+
+_LENGTH_SLACK, _LENGTH_SHARE = 10, 0.5
+"""A line of a window may be this many characters, or this share, longer or shorter than alone."""
+
+_LEAST_ALIKE = 40.0
+"""The least similarity (0 to 100) of a line of a window to the line translated alone."""
+
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[^\W\d_{_CJK}]{{4,}}|\d+")
+_CJK_PAIR = re.compile(rf"(?=([{_CJK}]{{2}}))")
 
 
 @dataclass
 class Counts:
-    """What became of the windows of more than one line: `apart` had to be translated line by
-    line.
-    """
+    """Windows of more than one line so far; those `apart` had to be translated line by line."""
 
     windows: int = 0
     apart: int = 0
 
-    def told(self) -> str:
-        """The same in words."""
+    def __str__(self) -> str:
         return (
-            f"{self.windows:,} windows of several lines; {self.apart:,} of them came back with another number of "
-            "sentences, and their lines were translated one by one"
+            f"{self.windows:,} windows of several lines; in {self.apart:,} of them the borders "
+            "between lines were not certain, and each line was translated alone"
         )
 
 
 class WindowTranslator(Translator):
-    """A translator that joins up to `sentences` consecutive lines with a `separator` before it
-    translates them.
+    """A translator that joins up to `sentences` consecutive lines with a `separator`.
 
     With a blank separator a text is cut where sentences end, so a line that ends otherwise ends its
     window too. Any other one must have been in the training text: the model is to write it between
     the sentences.
 
-    What is known of a window beside its text (tokens, scores, trace) is with its first line.
-    `counts` says how many windows there were so far.
+    Tokens, scores and trace of a whole window are with its first line. `counts` says how many
+    windows there were so far.
     """
 
     def __init__(self, translator: Translator, sentences: int, separator: str = " ") -> None:
@@ -63,64 +80,109 @@ class WindowTranslator(Translator):
         self.counts = Counts()
 
     def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
-        """The constraints of `options`. Raises `UsageError` for those of single sentences, and as
-        the base does.
+        """Return the constraints of `options`.
+
+        Raises `UsageError` for options of single sentences, and as the base does.
         """
-        if streaming or options.prefix or options.stop:
-            given = "--stream" if streaming else "a prefix" if options.prefix else "a stop text"
+        for_one = {
+            "--stream": streaming,
+            "a prefix": bool(options.prefix),
+            "a stop text": bool(options.stop),
+            "a minimum length": bool(options.min_length),
+            "a maximum length": options.max_length is not None,
+        }
+        given = next((name for name, used in for_one.items() if used), None)
+        if given is not None:
             raise UsageError(
-                f"{given} was given, which is for single sentences, and windows of {self.sentences} were asked for: "
-                "leave one of them out"
+                f"{given} was given, which is for single sentences, and windows of "
+                f"{self.sentences} were asked for: leave one of them out"
             )
         return super().checked(options, streaming)
+
+    def translate_lines(
+        self, lines: Iterable[bytes], options: DecodeOptions, buffer: int = 1024
+    ) -> Iterator[Translation]:
+        """Translate lines of UTF-8 as they come: n lines in, n translations out, in order.
+
+        At least `buffer` lines are read before the first is written, and always whole windows, so
+        `buffer` does not decide what is written.
+        """
+        constraints = self.checked(options)
+        for windows in self.whole_windows(lines, buffer):
+            written = iter(self._of_windows(_readable(windows), options, constraints))
+            for text in chain.from_iterable(windows):
+                unreadable = Translation("", problem="it is not valid UTF-8")
+                yield unreadable if text is None else next(written)
+
+    def whole_windows(self, lines: Iterable[bytes], size: int) -> Iterator[list[list[str | None]]]:
+        """Yield the windows of `lines`, so many at once that they hold `size` lines or more.
+
+        A line that is not UTF-8 is None, in a window of its own.
+        """
+        windows: list[list[str | None]] = []
+        count = 0
+        for window in self._windows(map(_decoded, lines)):
+            windows.append(window)
+            count += len(window)
+            if count >= size:
+                yield windows
+                windows, count = [], 0
+        if windows:
+            yield windows
 
     def written(
         self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
     ) -> list[Translation]:
-        """What the model writes for lines, window by window; the n-th result belongs to the n-th
-        line.
-        """
-        windows = list(self._windows(texts))
+        """Return the translations of lines, made window by window."""
+        return self._of_windows(_readable(self._windows(texts)), options, constraints)
+
+    def _of_windows(
+        self, windows: Sequence[list[str]], options: DecodeOptions, constraints: Constraints
+    ) -> list[Translation]:
         pieces = [self._pieces(window) for window in windows]
         flat = [piece for each in pieces for piece in each]
         translated = iter(super().written(flat, options, constraints))
         whole = [_joined(list(islice(translated, len(each)))) for each in pieces]
-        cuts = [self.cut(each.text, window) for each, window in zip(whole, windows, strict=True)]
-        self.counts.windows += sum(len(window) > 1 for window in windows)
-        self.counts.apart += sum(cut is None for cut in cuts)
-        lines = [
-            line
-            for window, cut in zip(windows, cuts, strict=True)
-            if cut is None
-            for line in window
-        ]
+        lines = [line for window in windows if len(window) > 1 for line in window]
         alone = iter(super().written(lines, options, constraints))
         results: list[Translation] = []
-        for each, window, cut in zip(whole, windows, cuts, strict=True):
-            results += islice(alone, len(window)) if cut is None else _shared(each, cut)
+        for result, window in zip(whole, windows, strict=True):
+            if len(window) == 1:
+                results.append(result)
+                continue
+            single = list(islice(alone, len(window)))
+            cut = self.cut(result.text, window)
+            certain = cut is not None and same_lines(cut, [line.text for line in single])
+            self.counts.windows += 1
+            self.counts.apart += not certain
+            results += _shared(result, cut) if cut is not None and certain else single
         return results
 
-    def _windows(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Consecutive lines that are translated together, as many as allowed and as the context
-        holds.
+    def _windows(self, texts: Iterable[str | None]) -> Iterator[list[str | None]]:
+        """Yield consecutive lines that are translated together, as soon as a window is complete.
+
+        A window has as many lines as allowed and as the context holds; a blank or unreadable line
+        is one.
         """
         window: list[str] = []
         for text in texts:
-            if window and not (text.strip() and self._joins(window, text)):
-                yield window
+            if window and not (text and text.strip() and self._joins(window, text)):
+                yield [*window]
                 window = []
+            if text is None or not text.strip():
+                yield [text]
+                continue
             window.append(text)
-            if not text.strip():  # a blank line stands alone
-                yield window
+            if len(window) == self.sentences or not self._may_go_on(window[-1]):
+                yield [*window]
                 window = []
         if window:
-            yield window
+            yield [*window]
+
+    def _may_go_on(self, line: str) -> bool:
+        return bool(self.separator.strip()) or ends_sentence(line)
 
     def _joins(self, window: Sequence[str], text: str) -> bool:
-        if len(window) >= self.sentences:
-            return False
-        if not self.separator.strip() and not ends_sentence(window[-1]):
-            return False
         return self._fits(self.separator.join([*window, text]))
 
     def _fits(self, text: str) -> bool:
@@ -128,11 +190,9 @@ class WindowTranslator(Translator):
         return self.problem(tokens) is None
 
     def _pieces(self, window: Sequence[str]) -> list[str]:
-        """What is translated at once: the lines of a window joined, or the parts of one line that
-        is too long.
-        """
+        """Return what is translated at once: a window joined, or the parts of one long line."""
         joined = self.separator.join(window)
-        if len(window) > 1 or self._fits(joined):
+        if len(window) > 1 or not joined.strip() or self._fits(joined):
             return [joined]
         pieces: list[str] = []
         count = 0
@@ -144,8 +204,9 @@ class WindowTranslator(Translator):
         return pieces
 
     def cut(self, text: str, window: Sequence[str]) -> list[str] | None:
-        """A translation cut into one part for each line of the window; None where that is not
-        possible.
+        """Return a translation cut into one part for each line of its window.
+
+        None if it has not as many sentences as the window.
         """
         if len(window) == 1:
             return [text]
@@ -160,25 +221,66 @@ class WindowTranslator(Translator):
         return [" ".join(islice(remaining, count)) for count in counts]
 
 
+def same_lines(cut: Sequence[str], alone: Sequence[str]) -> bool:
+    """Return whether each line cut from a window says what the same line says alone.
+
+    It does if the two are alike and about equally long, and if the line has no word that only
+    another line has alone.
+    """
+    words = [_marks(line) for line in alone]
+    for index, (part, single) in enumerate(zip(cut, alone, strict=True)):
+        if abs(len(part) - len(single)) > max(_LENGTH_SLACK, _LENGTH_SHARE * len(single)):
+            return False
+        if ratio(part, single) < max(_LEAST_ALIKE, *(ratio(part, line) for line in alone)):
+            return False
+        others = {word for other, of in enumerate(words) if other != index for word in of}
+        if (_marks(part) - words[index]) & others:
+            return False
+    return True
+
+
+def _marks(text: str) -> set[str]:
+    """Return what tells a text from others: longer words, numbers, pairs of Chinese characters."""
+    return {word.casefold() for word in _WORD.findall(text)} | set(_CJK_PAIR.findall(text))
+
+
 def ends_sentence(line: str) -> bool:
-    """Whether a line ends where a sentence does, so that what follows it can be found again."""
+    """Return whether a line ends where a sentence does, so that its end can be found again."""
     return not _parts(line)[-1]
 
 
 def _parts(text: str) -> list[str]:
-    """A text cut behind every end of a sentence; what follows the last one comes last and may be
-    empty.
-    """
-    places = [0, *(match.end() for match in _END.finditer(text)), len(text)]
+    """Return a text cut behind every end of a sentence; the last part, after it, may be empty."""
+    ends = [match.end() for match in _END.finditer(text) if _is_end(text, match)]
+    places = [0, *ends, len(text)]
     return [text[first:last].strip() for first, last in pairwise(places)]
+
+
+def _is_end(text: str, match: re.Match[str]) -> bool:
+    pause = text[: match.start()].endswith(("...", "…"))
+    if pause and text[match.end() : match.end() + 1].islower():
+        return False
+    return not _ABBREVIATED.search(text, 0, match.start())
 
 
 def _sentences(text: str) -> list[str]:
     return [part for part in _parts(text) if part]
 
 
+def _readable(windows: Iterable[list[str | None]]) -> list[list[str]]:
+    """Return the windows without those that are not text."""
+    return [[line for line in window if line is not None] for window in windows if window != [None]]
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.rstrip(b"\r\n").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 def _joined(parts: list[Translation]) -> Translation:
-    """The parts of one line as one. A line of which a part has no translation has none."""
+    """Return the parts of one line as one. A line of which a part has no translation has none."""
     if len(parts) == 1:
         return parts[0]
     for part in parts:
@@ -193,11 +295,8 @@ def _joined(parts: list[Translation]) -> Translation:
     )
 
 
-def _shared(whole: Translation, cut: list[str]) -> Iterator[Translation]:
-    """The lines of a window that was translated as one."""
-    if len(cut) == 1:
-        yield whole
-        return
+def _shared(whole: Translation, cut: Sequence[str]) -> Iterator[Translation]:
+    """Yield the lines of a window that was translated as one."""
     yield Translation(cut[0], whole.tokens, whole.scores, whole.trace, whole.ending)
     for part in cut[1:]:
         yield Translation(part, ending=whole.ending)

@@ -171,9 +171,7 @@ def test_free_answers_are_those_of_the_model_alone():
     # Guards: a constraint that stays on.
     model = tiny()
     [free] = answered(model, [QUESTION], free=True, group_size=2, max_tokens=9)
-    [written] = model.translate(
-        [ENCODER.asked(QUESTION["question"], PASSAGE)], 2, max_length=9, length_penalty=0
-    )
+    [written] = model.translate([ENCODER.asked(QUESTION["question"], PASSAGE)], 2, max_length=9)
     assert free.answer.text == ENCODER.read(written.text)
     assert not stands_in(free.answer.text, PASSAGE)
 

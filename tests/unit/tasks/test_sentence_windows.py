@@ -8,8 +8,14 @@ from hypothesis import strategies as some
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
 from multistride.shipped import DEFAULT
-from multistride.tasks.sentence_windows import WindowTranslator, _parts, ends_sentence
-from multistride.translator import Translator
+from multistride.tasks.sentence_windows import (
+    Counts,
+    WindowTranslator,
+    _parts,
+    ends_sentence,
+    same_lines,
+)
+from multistride.translator import Translation, Translator
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +148,8 @@ def test_what_is_for_single_sentences_is_refused(translator):
         UsageError, match="a prefix was given, which is for single sentences, and windows of 3 were"
     ):
         passages.checked(DecodeOptions(prefix="Der"))
+    with pytest.raises(UsageError, match="a maximum length was given"):
+        passages.checked(DecodeOptions(max_length=5))  # of a line, or of a window of three?
     with pytest.raises(UsageError, match="--stream was given"):
         passages.checked(DecodeOptions(), streaming=True)
     with pytest.raises(UsageError, match="windows of 0 sentences were asked for: choose 1 or more"):
@@ -153,3 +161,125 @@ def test_parts_show_whether_a_text_ends_with_its_sentence():
     assert _parts("One. “Two.”") == ["One.", "“Two.”", ""]
     assert ends_sentence("One. “Two.”")
     assert not ends_sentence("One. Two,")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("I forgot my I.D. card.", ["I forgot my I.D. card.", ""]),
+        (
+            "Er kam im 19. Jahrhundert. Dann ging er.",
+            ["Er kam im 19. Jahrhundert.", "Dann ging er.", ""],
+        ),
+        ("z. B. Hunde. Und Katzen.", ["z. B. Hunde.", "Und Katzen.", ""]),
+        ("Dr. No came at 5 p.m. and left.", ["Dr. No came at 5 p.m. and left.", ""]),
+        ("It was in 1990. He left.", ["It was in 1990.", "He left.", ""]),
+        ("Wait... what? No.", ["Wait... what?", "No.", ""]),
+        ("He lives in the U.S.", ["He lives in the U.S."]),
+    ],
+)
+def test_abbreviations_and_ordinals_do_not_end_sentences(text, parts):
+    # Guards: "19." and "I.D." taken for ends, so that two wrong counts agree.
+    assert _parts(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("cut", "alone", "same"),
+    [
+        (["Er kam im 19.", "Jahrhundert. Er ging."], ["Er kam im 19. Jahrhundert.", "Er ging."], 0),
+        (["Er kam im 19. Jahrhundert.", "Er ging."], ["Er kam im 19. Jahrhundert.", "Er ging."], 1),
+        (["Der Hund bellt.", "Sie ist blau."], ["Der Hund bellt.", "Er ist blau."], 1),
+        (["Er schlief.", "Dann aß er."], ["Geh.", "Er schlief, dann aß er."], 0),
+        (["Das Meer ist blau.", "Der Hund bellt."], ["Der Hund bellt.", "Das Meer ist blau."], 0),
+        (["Es sind 12.", "Es sind 7."], ["Es sind 7.", "Es sind 12."], 0),
+        (["我喜欢猫。", "他在睡觉。"], ["我喜欢猫。", "他在睡觉。"], 1),
+        (["他在睡觉。", "我喜欢猫。"], ["我喜欢猫。", "他在睡觉。"], 0),
+    ],
+)
+def test_lines_of_a_window_are_compared_with_the_same_lines_alone(cut, alone, same):
+    assert same_lines(cut, alone) == bool(same)
+
+
+ALONE = {
+    "The dog barks.": "Der Hund bellt laut.",
+    "He was born in the 19th century.": "Geboren wurde Karl im 19. Jahrhundert.",
+    "I forgot my I.D. card.": "Meinen Ausweis habe ich vergessen.",
+    "Go.": "Geh.",
+}
+WORDS = [{"Hund", "bellt", "laut"}, {"Geboren", "Karl", "Jahrhundert"}, {"Ausweis", "vergessen"}]
+
+
+@given(
+    some.lists(some.sampled_from(list(ALONE)), min_size=1, max_size=6),
+    some.lists(some.sampled_from([*" ".join(ALONE.values()).split(), ".", ". "]), max_size=24),
+    some.integers(1, 3),
+)
+def test_no_line_has_words_of_another_whatever_the_model_writes(lines, noise, size):
+    # Guards: a window that comes back with as many "sentences" as it had, cut elsewhere.
+    passages = FakeWindows(size, lambda joined: ALONE.get(joined, " ".join(noise)))
+    options = DecodeOptions()
+    results = list(passages.translate_lines([line.encode() for line in lines], options))
+    assert len(results) == len(lines)
+    for line, result in zip(lines, results, strict=True):
+        own = set(ALONE[line].replace(".", "").split())
+        strange = {word for words in WORDS for word in words} - own
+        said = set(result.text.replace(".", " ").split())
+        around = {word for other in lines for word in ALONE[other].replace(".", "").split()}
+        assert not said & strange & around
+
+
+class FakeModel(Translator):
+    """A translator that is a function of text."""
+
+    def written(self, texts, options, constraints):
+        return [Translation(self.model(text)) for text in texts]
+
+
+class FakeWindows(WindowTranslator, FakeModel):
+    """Windows over a model that is a function of text."""
+
+    def __init__(self, sentences, model):
+        self.sentences, self.separator, self.model = sentences, " ", model
+        self.counts = Counts()
+
+    def checked(self, options, streaming=False):
+        return None
+
+    def encode(self, texts):
+        return [[0] for _ in texts]
+
+    def problem(self, tokens):
+        return None
+
+
+def test_a_line_of_blanks_longer_than_the_context(translator):
+    # Guards: an IndexError on a line that has no sentence to be cut at.
+    blanks = " " * 3000
+    results = WindowTranslator(translator, 3).translate(["The dog runs.", blanks, "A man sings."])
+    assert [bool(result.text) for result in results] == [True, False, True]
+    assert results[1].problem is None
+
+
+def test_the_buffer_does_not_decide_what_is_written(translator):
+    # Guards: windows that end where a buffer happens to end, or never begin with --buffer 1.
+    lines = [line.encode() for line in DOCUMENT * 3]
+    options = DecodeOptions(group_size=4)
+    whole = [r.text for r in WindowTranslator(translator, 3).translate_lines(lines, options)]
+    for buffer in (1, 2, 5):
+        passages = WindowTranslator(translator, 3)
+        assert [r.text for r in passages.translate_lines(lines, options, buffer)] == whole
+        assert passages.counts.windows == 6
+
+
+def test_a_complete_window_is_translated_before_the_next_line_is_read(translator):
+    # Guards: an answer that waits for a line which may never come.
+    read = []
+
+    def lines():
+        for line in DOCUMENT:
+            read.append(line)
+            yield line.encode()
+
+    results = WindowTranslator(translator, 3).translate_lines(lines(), DecodeOptions(), 1)
+    next(results)
+    assert len(read) == 3

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.markov import followed
+from multistride.device import half_precision
 from multistride.engines.gpu.cache import Arena, Arenas, GpuMemory
 from multistride.errors import UsageError
 from multistride.groups import Slots
@@ -42,7 +43,7 @@ class GpuStepModel:
         """Copy `model` to half precision on its own device; its weights are left as they are."""
         self.model = model.eval()
         self.device = model.target_embedding.weight.device
-        chosen = dtype or _half(self.device)
+        chosen = dtype or half_precision(self.device)
         self.precision = str(chosen).removeprefix("torch.")
         self._network = copy.deepcopy(model).to(chosen).eval()
         self._markov = (
@@ -168,9 +169,3 @@ def check_gpu(model: Transformer) -> None:
             f"the engine gpu was asked for, and the model is on {device}: choose --device cuda "
             f"({torch.cuda.get_device_name()} is there), or --engine auto"
         )
-
-
-def _half(device: torch.device) -> torch.dtype:
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
