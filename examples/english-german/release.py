@@ -67,12 +67,9 @@ BLEU by length of the source:
 
 ## How it was made
 
-In two parts. The first, on two CPU cores: an autoregressive teacher, its beam search over the training text,
-and 10,500 updates of 1,024 tokens for all K. The second (`examples/english-german`: `teacher.yaml`, `part.py`,
-`continue.yaml`): {updates:,} more updates of {tokens:,} tokens on the greedy translations of a better teacher,
-48 million parameters that saw their text 18 times on an H100. Every setting of the second part is in
-`provenance.json`. Weights are stored as bfloat16. `run.sh` is the recipe from nothing for a machine with a GPU;
-what ships was not trained as long as it asks for.
+`examples/english-german/run.sh`: an autoregressive teacher of 48 million parameters, its translations of the training
+text, and one checkpoint for all K trained on them: {updates:,} updates of {tokens:,} tokens. Every setting
+is in `provenance.json`. Weights are stored as bfloat16.
 
 ## Data, licences and attribution
 

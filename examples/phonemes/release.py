@@ -65,13 +65,13 @@ CMUdict, {words:,} held-out words. The error rate counts edits per phoneme, stre
 pronunciation that the dictionary lists:
 
 {table}
-The same words against the closest of the listed pronunciations, beside the network of the package g2p-en 2.1.0
+Speeds in this table are of a machine that was busy with other work. The same words against the closest of the listed pronunciations, beside the network of the package g2p-en 2.1.0
 (`G2p.predict`, not its dictionary; which of these words it was trained on is not known):
 
 {comparison}
 
-One thread of {cpu}; batch 1 for milliseconds a word, batch {batch} for words a second (g2p-en takes one word at a
-time).
+Processor time on one thread of {cpu}, int8 engine; batch 1 for milliseconds a word, batch {batch} for words a
+second (g2p-en takes one word at a time).
 
 ## Limits
 
