@@ -8,7 +8,7 @@ sentence, and the margin between the two tokens at the first difference, from a 
 float32 weights over what K=1 wrote: a flip by rounding shows as a margin near zero.
 
 The texts are decoded in parts. Every part that is finished is kept beside OUTPUT in
-`OUTPUT.parts.jsonl`; the same command resumes there after it was stopped.
+`OUTPUT.parts.jsonl` until all are; the same command resumes there after it was stopped.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def compare(
 def tokens_of(translator: Translator, path: Path) -> list[list[int]]:
     """Return the token ids of every line that can be decoded."""
     texts = [line.decode("utf-8").strip() for line in read_lines(path)]
-    encoded = translator.vocabulary.encode([text for text in texts if text])
+    encoded = translator.vocabulary.encode_source([text for text in texts if text])
     return [tokens for tokens in encoded if translator.problem(tokens) is None]
 
 
@@ -187,6 +187,7 @@ def main() -> None:
         chosen.output,
         {"name": "exact mode against greedy K=1", "settings": settings, "files": files},
     )
+    journal.unlink()
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def small_translator(
 def smollm2(file: Path, place: Path) -> dict[str, Any]:
     """The real one, as its chat template asks the questions."""
     began = time.perf_counter()
-    convert(str(file), place, print)
+    convert(str(file), place)
     seconds = time.perf_counter() - began
     ours, vocabulary = load_model(place)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(

@@ -12,6 +12,7 @@ slots, committing, batches that shrink. Milliseconds per sentence, medians of ro
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import time
 from collections import defaultdict
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from multistride.cli.console import numbers, say
+from multistride.cli.console import log_to_stderr, numbers
 from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
@@ -28,6 +29,8 @@ from multistride.evaluate.bench.rounds import batches_by_length
 from multistride.evaluate.sentences import read_test_set, spread
 from multistride.files import write_json
 from multistride.translator import Translator
+
+logger = logging.getLogger("multistride.benchmarks")
 
 SENTENCES, ROUNDS = 64, 3
 
@@ -92,6 +95,10 @@ class WatchedNetworks:
         return WatchedNetwork(
             self._networks[name], lambda call: self._clock.around("network", name, call)
         )
+
+    def decoder(self, new: int) -> Any:
+        """Return the network of steps of so many slots."""
+        return self["single" if new == 1 else "decoder"]
 
 
 class WatchedNetwork:
@@ -159,10 +166,11 @@ def main() -> None:
     parser.add_argument("--group-size", default="1,4")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    log_to_stderr()
     check_threads(given.threads)
     set_threads(given.threads)
-    translator = Translator.load(given.model, "cpu", given.engine, say)
-    test_set = read_test_set(translator, given.source, None, None, say)
+    translator = Translator.load(given.model, "cpu", given.engine, logger.info)
+    test_set = read_test_set(translator, given.source, None, None)
     sources = test_set.decodable()
     sources = [sources[place] for place in spread(len(sources), SENTENCES)]
     clock = Clock()
@@ -174,7 +182,7 @@ def main() -> None:
             rows.append(
                 {"batch_size": batch_size, "group_size": group_size, "ms_per_sentence": parts}
             )
-            say(f"batch {batch_size}, K={group_size}: {parts}")
+            logger.info(f"batch {batch_size}, K={group_size}: {parts}")
     engine = translator.engine
     settings = {
         "engine": engine.name,

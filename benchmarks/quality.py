@@ -47,7 +47,7 @@ def main() -> None:
     sources, references = sources[::step], references[::step]
     for name in arguments.engine:
         translator = Translator.load(arguments.model, "cpu", name)
-        tokens = translator.vocabulary.encode(sources)
+        tokens = translator.vocabulary.encode_source(sources)
         alone = written(translator, tokens)
         for size in translator.config.group_sizes:
             batched = written(translator, tokens, group_size=size)

@@ -12,6 +12,7 @@ that the kernel reports for the process (wait4).
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import statistics
 import subprocess
@@ -20,10 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from multistride.cli.console import say, words
+from multistride.cli.console import log_to_stderr, words
 from multistride.device import cpu_name
 from multistride.errors import UserError
 from multistride.files import write_json
+
+logger = logging.getLogger("multistride.benchmarks")
 
 LINE = b"I have never seen such a beautiful garden.\n"
 
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--drop-caches", action="store_true")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    log_to_stderr()
     found: dict[str, list[tuple[float, float]]] = {engine: [] for engine in words(given.engine)}
     for _ in range(given.runs):
         for engine, runs in found.items():
@@ -82,7 +86,7 @@ def main() -> None:
                 os.sync()
                 Path("/proc/sys/vm/drop_caches").write_text("3")
             runs.append(one_run(engine, given.group_size, given.threads))
-            say(f"{engine}: {runs[-1][0]:.2f} s, {runs[-1][1]:.0f} MB")
+            logger.info(f"{engine}: {runs[-1][0]:.2f} s, {runs[-1][1]:.0f} MB")
     rows: list[dict[str, Any]] = [
         {
             "engine": engine,

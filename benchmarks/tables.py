@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from multistride.files import replacing_file
-from multistride.report.benchmark_tables import filled
+from multistride.report.marks import filled
 
 ROOT = Path(__file__).parents[1]
 

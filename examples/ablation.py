@@ -20,7 +20,7 @@ from pathlib import Path
 from multistride.config import read_config
 from multistride.errors import UserError
 from multistride.model.weights import load_config
-from multistride.report.results import read_results
+from multistride.report.reading import read_result
 from multistride.train.config import RunConfig
 
 VARIANTS: dict[str, list[str]] = {
@@ -135,7 +135,7 @@ def multistride(*arguments: object) -> None:
 def show(files: dict[str, list[Path]]) -> None:
     """Print one line per variant: BLEU and repetition rate by group size, means over the seeds."""
     for name, places in files.items():
-        measured = [read_results(place).results for place in places]
+        measured = [read_result(place).rows for place in places]
         cells = []
         for same in zip(*measured, strict=True):
             bleu = sum(row.bleu for row in same) / len(same)

@@ -29,7 +29,8 @@ from multistride.evaluate.speed import measure_latency, measure_throughput
 from multistride.files import replacing_file, sha256, write_json
 from multistride.metrics.quality import measure_quality
 from multistride.metrics.repetition import repetition_rate
-from multistride.report.frontier import frontier_figure
+from multistride.report.plots import plot
+from multistride.report.reading import read_result
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator
 
@@ -91,9 +92,7 @@ def main() -> None:
         write_json(chosen.output, measured(chosen))
     if chosen.picture:
         with replacing_file(chosen.picture) as place:
-            place.write_text(
-                frontier_figure(json.loads(chosen.output.read_text())), encoding="utf-8"
-            )
+            place.write_text(plot(read_result(chosen.output)), encoding="utf-8")
 
 
 def measured(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     points = [point(translator, sources, references, *way) for way in asked]
     if chosen.latency:
         step = max(1, len(sources) // chosen.latency)
-        timed = translator.vocabulary.encode(sources[::step][: chosen.latency])
+        timed = translator.vocabulary.encode_source(sources[::step][: chosen.latency])
         options = [DecodeOptions.made(**choices) for _, choices, _ in asked]
         times = measure_latency(translator.engine, timed, options, translator.measured)
         points = [
@@ -148,7 +147,7 @@ def point(
     options = DecodeOptions.made(**choices).checked(translator.config)
     known = translator.measured if calibrated else Measured()
     run = measure_throughput(
-        translator.engine, translator.vocabulary.encode(sources), options, known
+        translator.engine, translator.vocabulary.encode_source(sources), options, known
     )
     tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
     quality = measure_quality(translator.vocabulary.decode_all(tokens), references)

@@ -5,7 +5,6 @@ from jaxtyping import install_import_hook
 
 SHAPED = [
     "multistride.groups",
-    "multistride.drafts",
     "multistride.model",
     "multistride.decode",
     "multistride.train",

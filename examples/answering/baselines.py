@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from multistride.files import sha256, write_json
-from multistride.tasks.answering import ENCODER, AnsweringTask
-from multistride.tasks.lexical import best_sentence, most_frequent_span, typed_span
-from multistride.tasks.task import Answer
+from multistride.tasks.answering.lexical import best_sentence, most_frequent_span, typed_span
+from multistride.tasks.answering.question import ENCODER, AnsweringTask
+from multistride.tasks.record import Answer
 from multistride.version import __version__
 
 WAYS = {

@@ -19,7 +19,7 @@ from windows import window
 
 from multistride.files import replacing_file
 from multistride.generator import Generator
-from multistride.tasks.answering import CHAT
+from multistride.tasks.answering.question import CHAT
 
 LONGEST = 110
 """Words of a window, about: longer ones cost time and say no more."""
@@ -35,7 +35,7 @@ def main() -> None:
             start, answer = record["start"], record["answers"][0]
             passage = window(record["passage"], start, start + len(answer), LONGEST, chance)
             [prompt] = generator.encode([CHAT.asked(record["question"], passage)])
-            [written] = generator.vocabulary.encode([CHAT.written(answer)])
+            [written] = generator.vocabulary.encode_continuation([CHAT.written(answer)])
             file.write(
                 json.dumps({"prompt": prompt, "written": [*written, generator.vocabulary.eos]})
                 + "\n"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from multistride.files import sha256, write_json
-from multistride.tasks.passages import retrieved, windows
+from multistride.tasks.answering.passages import retrieved, windows
 from multistride.version import __version__
 
 COUNTS = (1, 3, 5)

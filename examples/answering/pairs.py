@@ -22,7 +22,7 @@ from pathlib import Path
 from windows import SENTENCE_END, window
 
 from multistride.files import replacing_file
-from multistride.tasks.answering import ENCODER
+from multistride.tasks.answering.question import ENCODER
 
 COPIES = 8
 LONGEST = 50

@@ -128,7 +128,7 @@ def llama_cpp(source: Path, vocabulary: Vocabulary, most: int) -> Contender:
         }
         answer = server.handle_completions(asked)
         answer = json.loads(answer) if isinstance(answer, str) else answer
-        return vocabulary.encode([answer["choices"][0]["text"]])
+        return vocabulary.encode_continuation([answer["choices"][0]["text"]])
 
     return Contender(write, batched=False)
 

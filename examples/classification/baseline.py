@@ -18,8 +18,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from multistride.files import write_json
-from multistride.tasks.classification import ClassificationTask
-from multistride.tasks.task import Answer
+from multistride.tasks.classification.task import ClassificationTask
+from multistride.tasks.record import Answer
 
 GRAMS, PENALTIES = (1,), (10.0, 30.0, 100.0)
 

@@ -19,7 +19,7 @@ from multistride.data.prepare_records import encode_document
 from multistride.device import cpu_name
 from multistride.files import sha256, write_json
 from multistride.model.weights import load_provenance
-from multistride.tasks.classification import Classifier
+from multistride.tasks.classification.classifier import Classifier
 
 LENGTHS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 ROUNDS = 3

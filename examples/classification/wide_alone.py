@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from multistride.files import sha256, write_json
-from multistride.tasks.classification import ClassificationTask, Classifier
-from multistride.tasks.documents import tokens_of
+from multistride.tasks.classification.classifier import Classifier
+from multistride.tasks.classification.documents import tokens_of
+from multistride.tasks.classification.task import ClassificationTask
 
 Records = list[dict[str, Any]]
 

@@ -20,8 +20,8 @@ import torch
 
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, load_provenance, save_model
-from multistride.report.results import read_results
-from multistride.report.tables import markdown_table
+from multistride.report.reading import read_result
+from multistride.report.tables import markdown
 
 CARD = """\
 ---
@@ -103,10 +103,10 @@ def card(model: Transformer, results: Path, provenance: dict[str, Any]) -> str:
     """Return the text of the model card."""
     config = model.config
     tatoeba, suttacentral = (
-        read_results(results / f"{name}.json") for name in ("tatoeba", "suttacentral")
+        read_result(results / f"{name}.json") for name in ("tatoeba", "suttacentral")
     )
     exact = {
-        name: read_results(results / f"{name}-exact.json").results[-1]
+        name: read_result(results / f"{name}-exact.json").results[-1]
         for name in ("tatoeba", "suttacentral")
     }
     return CARD.format(
@@ -117,15 +117,15 @@ def card(model: Transformer, results: Path, provenance: dict[str, Any]) -> str:
         decoder=config.decoder_layers,
         width=config.hidden_size,
         vocabulary=config.vocabulary_size,
-        tatoeba_sentences=tatoeba.settings["sentences"],
-        tatoeba=markdown_table(tatoeba),
-        suttacentral_sentences=suttacentral.settings["sentences"],
-        suttacentral=markdown_table(suttacentral),
+        tatoeba_sentences=tatoeba.conditions["sentences"],
+        tatoeba=markdown(tatoeba),
+        suttacentral_sentences=suttacentral.conditions["sentences"],
+        suttacentral=markdown(suttacentral),
         exact_size=exact["tatoeba"].group_size,
         tatoeba_exact=exact["tatoeba"].tokens_per_step,
         suttacentral_exact=exact["suttacentral"].tokens_per_step,
-        threads=tatoeba.settings["threads"],
-        cpu=tatoeba.settings["cpu"],
+        threads=tatoeba.conditions["threads"],
+        cpu=tatoeba.conditions["cpu"],
         lengths=length_table(results / "by-length.json"),
         updates=provenance["config"]["training"]["updates"],
         tokens=provenance["config"]["training"]["tokens_per_batch"],

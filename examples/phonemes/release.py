@@ -25,8 +25,8 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, load_provenance, save_model
-from multistride.report.results import read_results
-from multistride.report.tables import markdown_table
+from multistride.report.reading import read_result
+from multistride.report.tables import markdown
 
 CARD = """\
 ---
@@ -65,7 +65,9 @@ CMUdict, {words:,} held-out words. The error rate counts edits per phoneme, stre
 pronunciation that the dictionary lists:
 
 {table}
-Speeds in this table are of a machine that was busy with other work. The same words against the closest of the listed pronunciations, beside the network of the package g2p-en 2.1.0
+Speeds in this table are of a machine that was busy with other work.
+
+The same words against the closest of the listed pronunciations, beside the network of the package g2p-en 2.1.0
 (`G2p.predict`, not its dictionary; which of these words it was trained on is not known):
 
 {comparison}
@@ -143,7 +145,7 @@ def comparison_table(results: dict[str, dict[str, float]]) -> str:
 
 def card(model: Transformer, result: Path, comparison: Path, provenance: dict[str, Any]) -> str:
     """Return the text of the model card."""
-    config, measured = model.config, read_results(result)
+    config, measured = model.config, read_result(result)
     compared = json.loads(comparison.read_text(encoding="utf-8"))
     training = provenance["config"]["training"]
     return CARD.format(
@@ -152,8 +154,8 @@ def card(model: Transformer, result: Path, comparison: Path, provenance: dict[st
         encoder=config.encoder_layers,
         decoder=config.decoder_layers,
         width=config.hidden_size,
-        words=measured.settings["sentences"],
-        table=markdown_table(measured),
+        words=measured.conditions["sentences"],
+        table=markdown(measured),
         comparison=comparison_table(compared["results"]),
         cpu=compared["settings"]["cpu"],
         batch=compared["settings"]["batch_size"],

@@ -84,6 +84,27 @@ def replacing_directory(destination: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(destination: Path | str) -> None:
+    """Raise `UserError` if a file cannot be written, as far as can be known before the work."""
+    path = Path(destination)
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, and a file is to be written there: name a file")
+    if path.exists() and not path.is_file():  # a device or a pipe
+        if not os.access(path, os.W_OK):
+            raise UserError(f"{path} cannot be written: name another file")
+        return
+    place = path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        raise UserError(
+            f"could not write {path}: {error.strerror or error}: free space or name another file"
+        ) from error
+
+
 class Journal:
     """A file that grows by whole pieces, to be read while it is written: after any end it holds
     whole pieces only.

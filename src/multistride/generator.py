@@ -15,7 +15,7 @@ from multistride.decode.score import score_continuations
 from multistride.engines.open import Engine
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.translator import Translation, Translator, opened_model
+from multistride.translator import Translation, Translator, opened_model, tokens_of
 
 
 class Generator(Translator):
@@ -89,16 +89,16 @@ class Generator(Translator):
         raise UsageError("this is a causal model, which has no source to translate: use generate")
 
     def score(
-        self, pairs: Sequence[tuple[str, str]], group_size: int = 1
+        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
     ) -> list[list[float] | None]:
-        """The natural log-probability of every token of the second texts after the first ones; no
-        EOS is added.
+        """Return the natural log-probability of every token of the second texts after the first
+        ones; no EOS is added. A second one may also be tokens, as they were written.
 
         The n-th list belongs to the n-th pair; None where the context does not hold both. Raises
         `UsageError` for a group size the checkpoint cannot write.
         """
         prompts = self._encode([prompt for prompt, _ in pairs])
-        texts = self.vocabulary.encode([text for _, text in pairs])
+        texts = tokens_of([text for _, text in pairs], self.vocabulary.encode_continuation)
         both = list(zip(prompts, texts, strict=True))
         fits = [len(prompt) + len(text) <= self.config.max_positions for prompt, text in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit and pair[1]]
@@ -139,7 +139,7 @@ class Generator(Translator):
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         if self._chat is None:
-            return self.vocabulary.encode(list(texts))
+            return self.vocabulary.encode_source(list(texts))
         template, system = self._chat
         before = [] if system is None else [{"role": "system", "content": system}]
         symbols = self.vocabulary.symbols()

@@ -4,10 +4,11 @@ A decoder pass is a list of slots. A slot is four integers:
 
 - `token`: the id it reads;
 - `position`: the target position it predicts (0 is the first token of the sentence);
-- `reach`: how far ahead of the token it reads it predicts (`position` minus the index of that token);
+- `reach`: how far ahead it predicts (`position` minus the index of the token it reads);
 - `group`: when it happens. Slot i sees slot j of the same sequence iff `group[j] <= group[i]`.
 
-Nothing else in the package knows what a group is. A *layout* turns a target sentence into slots:
+A *layout* turns a target sentence into slots. All of them are here, as integer arithmetic; the
+modules of the model receive token, position and reach, and a mask made of the groups:
 
 | layout               | sizes of the groups | reads                              | reach    |
 |----------------------|---------------------|------------------------------------|----------|
@@ -17,11 +18,15 @@ Nothing else in the package knows what a group is. A *layout* turns a target sen
 | arbitrary borders    | any                 | see `teacher_forced`               | its size |
 | lookahead-K          | (see `lookahead`)   | clean y, then K-1 mask tokens      | 1 ... K  |
 
+Some layouts begin with a known prompt (`after_prompts`, `without_start`, `prompt_slots`), and some
+draft from several slots at once (`draft_masks`, `draft_everywhere`).
+
 Source: the shift by K and the relaxed causal mask are those of Wang, Zhang, Chen (2018),
 "Semi-Autoregressive Neural Machine Translation", arXiv 1808.08583, section 3; equal group sizes
 give exactly their layout.
 
-Shapes: B sentences, T target tokens, G groups, N slots.
+Shapes: B sentences, T target tokens, G groups, H groups including those of prompts, N slots, M
+other slots, A anchors (clean slots to draft from), D draft tokens or masks.
 """
 
 from __future__ import annotations
@@ -33,16 +38,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 PADDING_GROUP = 2**30
-"""The group of a slot that is not there. It is larger than any real group, so no real slot sees
-it."""
+"""The group of a padding slot: larger than any real group, so no real slot sees it."""
 
 DRAFTS = 2**24
-"""Added to the group of a slot it is that of the masks drafting from it, where a pass drafts from
-several slots."""
+"""Offset of mask groups in passes that draft from several slots.
+
+The masks that draft from a slot of group g have group g + `DRAFTS` (`draft_everywhere`)."""
 
 NO_LABEL = -100
-"""The label of a slot whose prediction is not asked for; `torch.nn.functional.cross_entropy` skips
-it."""
+"""The label of a slot that predicts nothing; `torch.nn.functional.cross_entropy` skips it."""
 
 
 class Slots(NamedTuple):
@@ -54,15 +58,22 @@ class Slots(NamedTuple):
     group: Int[Tensor, "B N"]
 
     def to(self, device: torch.device | str) -> Slots:
-        """The same slots on another device."""
+        """Return the slots on `device`."""
         return Slots(*(field.to(device) for field in self))
 
 
-def visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> Bool[Tensor, "B N M"]:
-    """Which of `seen` each slot of `seer` attends to, given the groups of both: the relaxed causal
-    mask.
+class Drafts(NamedTuple):
+    """Draft tokens [B, D], of which the first `counts` [B] of each row are to be checked."""
 
-    A padding slot sees everything, so no row of an attention matrix is empty; nobody real sees it.
+    tokens: Int[Tensor, "B D"]
+    counts: Int[Tensor, "B"]
+
+
+def visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> Bool[Tensor, "B N M"]:
+    """Return the relaxed causal mask: which slots of `seen` each slot of `seer` attends to.
+
+    Arguments are the groups of both. A padding slot sees everything, so that no row of an attention
+    matrix is empty; no real slot sees it.
     """
     return seen[:, None, :] <= seer[:, :, None]
 
@@ -70,24 +81,36 @@ def visibility(seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]) -> Bool[Tenso
 def drafting_visibility(
     seer: Int[Tensor, "B N"], seen: Int[Tensor, "B M"]
 ) -> Bool[Tensor, "B N M"]:
-    """The same where groups beyond `DRAFTS` are there: each sees what the slot it drafts from sees,
-    and itself.
+    """Return the mask of a pass that may hold the slots of `draft_everywhere`.
 
-    Nobody else sees such a group. Without any of them it is `visibility`.
+    A mask slot (group `DRAFTS` or more) sees what the slot it drafts from sees, and the masks of
+    its own group; no other slot sees it. Without mask slots this is `visibility`.
     """
     drafting = (seer >= DRAFTS) & (seer < PADDING_GROUP)
     each_other = seen[:, None, :] == seer[:, :, None]
     return visibility(torch.where(drafting, seer - DRAFTS, seer), seen) | each_other
 
 
+def draft_visibility(
+    clean: Int[Tensor, "B N"], drafted: Int[Tensor, "B D"]
+) -> Bool[Tensor, "B D M"]:
+    """Return what the slots of `draft_masks` see: clean slots up to their anchor, then each other.
+
+    Arguments are the groups of clean slots and of masks; M is N + D.
+    """
+    return torch.cat(
+        [visibility(drafted, clean), drafted[:, None, :] == drafted[:, :, None]], dim=2
+    )
+
+
 def equal_sizes(
     lengths: Int[Tensor, "B"], group_size: Int[Tensor, "B"] | int
 ) -> Int[Tensor, "B G"]:
-    """Groups of `group_size` tokens until every one of `lengths` tokens has a group.
+    """Return groups of `group_size` tokens, as many as cover `lengths` tokens.
 
-    The last group is whole even where the sentence ends inside it, as it is when decoding. Size 1
-    is autoregressive, K is SAT-K, and a size of at least the length is non-autoregressive. Rows
-    with fewer groups end in zeros.
+    The last group is whole even where the sentence ends inside it, as in decoding. Size 1 is
+    autoregressive, K is SAT-K, and a size of at least the length is non-autoregressive. Rows with
+    fewer groups end in zeros.
     """
     sizes = torch.as_tensor(group_size, device=lengths.device).expand_as(lengths)
     counts = (lengths + sizes - 1) // sizes
@@ -98,14 +121,27 @@ def equal_sizes(
 def sampled_sizes(
     lengths: Int[Tensor, "B"], largest: Int[Tensor, "B"], generator: torch.Generator | None = None
 ) -> Int[Tensor, "B G"]:
-    """Groups of random sizes, uniform in 1 ... `largest` of their row, until all tokens have a
-    group.
-    """
+    """Return groups of random sizes, uniform in 1 ... `largest`, that cover `lengths`."""
     most = int(lengths.max()) if len(lengths) else 0
     draws = torch.rand(len(lengths), most, generator=generator)
     sizes = (draws * largest[:, None]).long() + 1
     borders = sizes.cumsum(1) - sizes
     return torch.where(borders < lengths[:, None], sizes, 0)
+
+
+def after_prompts(prompts: Int[Tensor, "B"], sizes: Int[Tensor, "B G"]) -> Int[Tensor, "B H"]:
+    """Return `sizes` after one group of size 1 for each token of the row's prompt.
+
+    A prompt is read as at K=1, whatever K follows.
+    """
+    counts = torch.stack([prompts, (sizes > 0).sum(1)], dim=1)
+    rows, parts, offset, shape = spread(counts)
+    values = (
+        torch.ones_like(offset)
+        if sizes.shape[1] == 0
+        else sizes[rows, offset.clamp(max=sizes.shape[1] - 1)]
+    )
+    return fill(counts, shape, torch.where(parts == 0, 1, values), 0)
 
 
 def teacher_forced(
@@ -115,17 +151,18 @@ def teacher_forced(
     start_token: int,
     proposals: Int[Tensor, "B G"] | None = None,
 ) -> tuple[Slots, Int[Tensor, "B N"]]:
-    """The slots of whole sentences, and the token each slot is to predict.
+    """Return the slots of whole sentences for training, and the label of each slot.
 
     Group g commits `sizes[g]` tokens from its border on; when it runs, every token before the
-    border is known. Its slots read the tokens that no earlier group has read (those the group
-    before committed), or the last `sizes[g]` known tokens where that is more, padded with start
+    border is known. Its slots read the tokens that no earlier group has read (those the previous
+    group committed), or the last `sizes[g]` known tokens where that is more, padded with start
     symbols at the beginning of the sentence. All of its slots have reach `sizes[g]`, so the last
     `sizes[g]` of them predict the group. With equal sizes every token is read once, by the slot
-    `reach` positions ahead. After a larger group come slots that only read: what they point at is
-    already known, so they have no label. Nor have positions at or after `lengths`.
+    `reach` positions ahead. A group after a larger one also has slots that only read: they point at
+    known tokens and have no label. Positions at or after `lengths` have none either.
 
-    Returns slots and labels, both [B, N]; `NO_LABEL` where nothing is to be predicted.
+    `proposals` are the tokens that each group predicts, where it commits fewer (adaptive mode).
+    Returns slots and labels, both [B, N]; labels are `NO_LABEL` where nothing is predicted.
     """
     before = torch.nn.functional.pad(sizes[:, :-1], (1, 0)) if sizes.shape[1] else sizes
     predicted = sizes if proposals is None else proposals
@@ -138,7 +175,7 @@ def teacher_forced(
     token = _tokens_at(target, rows, read, start_token)
     asked = (position >= border) & (position < lengths[rows])
     label = torch.where(asked, _tokens_at(target, rows, position, NO_LABEL), NO_LABEL)
-    slots = _arrange(widths, shape, token, position, size, groups, start_token)
+    slots = _arrange(widths, shape, (token, position, size, groups), start_token)
     return slots, fill(widths, shape, label, NO_LABEL)
 
 
@@ -150,12 +187,11 @@ def step_slots(
     group: Int[Tensor, "B"],
     start_token: int,
 ) -> Slots:
-    """The slots of one decoding step: what `teacher_forced` lays out for a single group.
+    """Return the slots of one decoding step: those that `teacher_forced` gives a single group.
 
-    `border` tokens of `known` are committed, the last `unread` of them after the previous step's
-    slots were made. The tokens of the group stand in the last `group_size` slots that are not
-    padding, one after another; rows with fewer slots are padded on the left, so these are the last
-    columns in every row.
+    `border` tokens of `known` are committed; no slot has read the last `unread` of them yet. The
+    last `group_size` slots predict the group, in order. Rows with fewer slots are padded on the
+    left, so these are the last columns of every row.
     """
     widths = torch.maximum(group_size, unread)
     most = int(widths.max())
@@ -177,9 +213,7 @@ def even_step_slots(
     group: int,
     start_token: int,
 ) -> Slots:
-    """`step_slots` of rows that all stand at the same border, in a few operations: the usual
-    case.
-    """
+    """Return `step_slots` of rows that all have the same border, in fewer operations."""
     width = max(group_size, unread)
     token = known[:, max(border - width, 0) : border]
     if width > border:
@@ -199,12 +233,11 @@ def prompt_slots(
     start_token: int,
     start_symbol: bool = True,
 ) -> Slots:
-    """The slots that read what is known before decoding begins, all but its last token, which the
-    first step reads.
+    """Return the slots that read a prompt, all but its last token, which the first step reads.
 
-    They are autoregressive: the layout of `lookahead` without masks. With `start_symbol` false no
-    start symbol is read before the first token, as in causal models that were trained without one.
-    Rows are padded on the left.
+    They are autoregressive: the clean slots of `lookahead`. With `start_symbol` false no start
+    symbol is read before the first token, as in causal models that were trained without one. Rows
+    are padded on the left.
     """
     first = 0 if start_symbol else 1
     counts = (lengths - first).clamp(min=0)
@@ -219,6 +252,17 @@ def prompt_slots(
     )
 
 
+def without_start(slots: Slots, labels: Int[Tensor, "B N"]) -> tuple[Slots, Int[Tensor, "B N"]]:
+    """Return a pass less the slot that reads the start symbol and predicts the first token.
+
+    For causal models without a start symbol (`TransformerConfig.start_symbol` is false): lay out
+    the text with a first group of size 1; its slot becomes padding and loses its label.
+    """
+    first = (slots.position == 0) & (slots.reach == 1)
+    group = slots.group.masked_fill(first, PADDING_GROUP)
+    return slots._replace(group=group), labels.masked_fill(first, NO_LABEL)
+
+
 def lookahead(
     target: Int[Tensor, "B T"],
     lengths: Int[Tensor, "B"],
@@ -227,13 +271,12 @@ def lookahead(
     start_token: int,
     mask_token: int,
 ) -> tuple[Slots, Int[Tensor, "B N"]]:
-    """The slots that draft from an exact autoregressive cache, and the token each slot is to
-    predict.
+    """Return the slots that draft behind an autoregressive prefix, and the label of each slot.
 
-    The first `anchors` target tokens are read as they are, in autoregressive order (reach 1, one
-    group each, so they also verify a draft); after them stand K-1 mask tokens of reach 2 ... K in
-    one last group, which see all clean slots and each other. Clean slots see no mask, so the cache
-    they write is the autoregressive one.
+    The first `anchors` target tokens are read in autoregressive order by clean slots (reach 1, one
+    group each, so they also verify a draft). K-1 mask tokens of reach 2 ... K follow in one last
+    group; they see all clean slots and each other. Clean slots see no mask, so the cache they write
+    is the autoregressive one.
 
     `anchors` lie in 0 ... T. Returns slots and labels, both [B, N].
     """
@@ -247,35 +290,67 @@ def lookahead(
     group = torch.where(masked, anchors[rows] + 1, offset)
     label = _tokens_at(target, rows, position, NO_LABEL)
     label = torch.where(position < lengths[rows], label, NO_LABEL)
-    slots = _arrange(widths, shape, token, position, reach, group, start_token)
+    slots = _arrange(widths, shape, (token, position, reach, group), start_token)
     return slots, fill(widths, shape, label, NO_LABEL)
+
+
+def draft_masks(
+    target: Int[Tensor, "B T"],
+    lengths: Int[Tensor, "B"],
+    anchors: Int[Tensor, "B A"],
+    group_size: Int[Tensor, "B"] | int,
+    mask_token: int,
+) -> tuple[Slots, Int[Tensor, "B D"]]:
+    """Return the masks of `lookahead` behind many anchors of one text, and the label of each mask.
+
+    A text without a source is long, and its autoregressive slots serve every anchor. So training
+    lays the masks out in a second pass over the keys and values of the first, with the mask
+    `draft_visibility`.
+
+    For each `a` of `anchors`, K-1 masks of reach 2 ... K follow the autoregressive slot that
+    predicts token `a`. Their group is `a`, so they see what that slot sees, and each other; no
+    other slot sees them. The anchors of a row are distinct; negative ones are padding.
+    """
+    sizes = torch.as_tensor(group_size, device=lengths.device).expand_as(lengths)
+    offset = torch.arange(int(sizes.max()) - 1, device=lengths.device)
+    anchor = anchors[:, :, None].expand(-1, -1, len(offset)).flatten(1)
+    ahead = offset.repeat(anchors.shape[1])[None].expand_as(anchor)
+    real = (anchor >= 0) & (ahead < sizes[:, None] - 1)
+    position = torch.where(real, anchor + 1 + ahead, 0)
+    slots = Slots(
+        torch.full_like(position, mask_token),
+        position,
+        torch.where(real, ahead + 2, 1),
+        torch.where(real, anchor, PADDING_GROUP),
+    )
+    label = target.gather(1, position.clamp(max=target.shape[1] - 1))
+    return slots, torch.where(real & (position < lengths[:, None]), label, NO_LABEL)
 
 
 def draft_slots(
     known: Int[Tensor, "B T"],
     border: Int[Tensor, "B"],
-    drafts: Int[Tensor, "B D"],
-    counts: Int[Tensor, "B"],
+    drafts: Drafts,
     group_size: Int[Tensor, "B"] | int,
     start_token: int,
     mask_token: int,
 ) -> Slots:
-    """The slots of one round of drafting and checking: what `lookahead` lays out, less what was
-    read before.
+    """Return the slots of a step that checks drafts and makes new ones.
 
-    `border` tokens of `known` are committed and all but the last of them were read. Clean slots
-    read that one and the first `counts` of the `drafts` behind it, so they say what really follows
-    each of them; `group_size` - 1 masks draft further, as if all drafts were right. Rows with fewer
-    slots are padded on the left: the last `group_size` columns of a row are its last clean slot and
-    its masks.
+    This is `lookahead` less the slots that were read before: `border` tokens of `known` are
+    committed, and all but the last of them were read. Clean slots read that one and the `drafts`
+    to be checked, so they predict what really follows each; `group_size` - 1 masks draft further,
+    as if all drafts were right. Rows with fewer slots are padded on the left: the last
+    `group_size` columns of a row are its last clean slot and its masks.
     """
+    tokens, counts = drafts
     widths = counts + torch.as_tensor(group_size, device=known.device)
     most = int(widths.max()) if len(counts) else 0
     offset = torch.arange(most, device=known.device) - (most - widths)[:, None]
     rows = torch.arange(len(known), device=known.device)[:, None].expand_as(offset)
     real, masked = offset >= 0, offset > counts[:, None]
     last = _tokens_at(known, rows, (border - 1)[:, None].expand_as(offset), start_token)
-    clean = torch.where(offset == 0, last, _tokens_at(drafts, rows, offset - 1, start_token))
+    clean = torch.where(offset == 0, last, _tokens_at(tokens, rows, offset - 1, start_token))
     token = torch.where(real, torch.where(masked, mask_token, clean), start_token)
     position = torch.where(real, border[:, None] + offset, 0)
     reach = torch.where(masked, offset - counts[:, None] + 1, 1)
@@ -283,18 +358,45 @@ def draft_slots(
     return Slots(token, position, reach, torch.where(real, group, PADDING_GROUP))
 
 
+def draft_everywhere(
+    known: Int[Tensor, "B T"],
+    border: Int[Tensor, "B"],
+    drafts: Drafts,
+    group_size: int,
+    start_token: int,
+    mask_token: int,
+) -> Slots:
+    """Return the slots of `draft_slots` with masks behind every clean slot, not only the last.
+
+    Whichever draft turns out wrong, the next ones are then ready. Clean slots come first, padded on
+    the left, then K-1 masks for each of them in the same order; they see what their clean slot sees
+    and each other (`drafting_visibility`). Masks of padding are padding.
+    """
+    clean = draft_slots(known, border, drafts, 1, start_token, mask_token)
+    real = (clean.group != PADDING_GROUP)[:, :, None]
+    ahead = torch.arange(1, group_size, device=known.device).expand(*clean.group.shape, -1)
+    masks = Slots(
+        torch.full_like(ahead, mask_token),
+        torch.where(real, clean.position[:, :, None] + ahead, 0),
+        ahead + 1,
+        torch.where(real, clean.group[:, :, None] + DRAFTS, PADDING_GROUP).expand_as(ahead),
+    )
+    return Slots(
+        *(torch.cat([slot, mask.flatten(1)], 1) for slot, mask in zip(clean, masks, strict=True))
+    )
+
+
 def reveal(
     slots: Slots, labels: Int[Tensor, "B N"], shown: Bool[Tensor, "B N"], start_token: int
 ) -> tuple[Slots, Int[Tensor, "B M"]]:
-    """Let every group see some of its own tokens: what `shown` slots were to predict, read by slots
-    of its own.
+    """Reveal to each group some of its own tokens: the labels of the `shown` slots.
 
-    A revealed token stands in an extra slot of reach 1 at the end of the row, of the group it was
-    revealed to; the slot that was to predict it loses its label. Without label or in groups of
-    reach 1 nothing is revealed. This is the layout of glancing training (Qian et al. 2021, arXiv
-    2008.07905, section 3.1) with tokens drawn at random.
+    An extra slot of reach 1 at the end of the row reads a revealed token, in the group it is
+    revealed to; the slot that predicted it loses its label. Slots without a label or of reach 1
+    reveal nothing. This is the layout of glancing training (Qian et al. 2021, arXiv 2008.07905,
+    section 3.1) with tokens drawn at random.
 
-    Returns slots and labels, both [B, M] with M the larger by the most tokens revealed in a row.
+    Returns slots and labels, both [B, M]: N plus the largest number of tokens revealed in a row.
     """
     shown = shown & (labels != NO_LABEL) & (slots.reach > 1)
     counts = shown.sum(1, keepdim=True)
@@ -315,10 +417,9 @@ def reveal(
 
 
 def previous_in_group(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
-    """The token before the one each slot predicts, where the same group predicts it too; `NO_LABEL`
-    elsewhere.
+    """Return the token before each label where the same group predicts it too, else `NO_LABEL`.
 
-    It is what a group cannot see of itself and what the Markov head is given.
+    A group cannot see these tokens; the Markov head reads them.
     """
     left = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=NO_LABEL)
     group = torch.nn.functional.pad(slots.group[:, :-1], (1, 0), value=-1)
@@ -326,20 +427,24 @@ def previous_in_group(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "
 
 
 def previous_in_draft(slots: Slots, labels: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
-    """The same for the layout `lookahead`: the token before the one each mask predicts; `NO_LABEL`
-    elsewhere.
+    """Return the token before the label of each mask of `lookahead`, else `NO_LABEL`.
 
-    The first mask follows what the last clean slot predicts, which nobody has read yet when both
-    are asked.
+    The first mask follows the token that the last clean slot predicts in the same pass.
     """
     left = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=NO_LABEL)
     return torch.where((slots.reach > 1) & (labels != NO_LABEL), left, NO_LABEL)
 
 
+def previous_of_drafts(
+    slots: Slots, labels: Int[Tensor, "B D"], target: Int[Tensor, "B T"]
+) -> Int[Tensor, "B D"]:
+    """Return the token before the label of each mask of `draft_masks`, else `NO_LABEL`."""
+    before = target.gather(1, (slots.position - 1).clamp(0, target.shape[1] - 1))
+    return torch.where(labels != NO_LABEL, before, NO_LABEL)
+
+
 def spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    """For every slot of a layout in reading order: its row, its group, its place in the group; and
-    [B, N].
-    """
+    """Return row, group and index within the group of every slot in reading order, and (B, N)."""
     batch, count = widths.shape
     flat = widths.flatten()
     owner = torch.arange(len(flat), device=widths.device).repeat_interleave(flat)
@@ -353,31 +458,22 @@ def spread(widths: Int[Tensor, "B G"]) -> tuple[Tensor, Tensor, Tensor, tuple[in
 def fill(
     widths: Int[Tensor, "B G"], shape: tuple[int, int], values: Tensor, padding: int
 ) -> Tensor:
-    """Values in reading order as a [B, N] tensor, padded on the right."""
+    """Return values in reading order as a [B, N] tensor, padded on the right."""
     table = torch.full(shape, padding, dtype=torch.long, device=values.device)
     table[torch.arange(shape[1], device=values.device) < widths.sum(1)[:, None]] = values
     return table
 
 
 def _arrange(
-    widths: Tensor,
-    shape: tuple[int, int],
-    token: Tensor,
-    position: Tensor,
-    reach: Tensor,
-    group: Tensor,
-    start_token: int,
+    widths: Tensor, shape: tuple[int, int], fields: tuple[Tensor, ...], start_token: int
 ) -> Slots:
-    return Slots(
-        fill(widths, shape, token, start_token),
-        fill(widths, shape, position, 0),
-        fill(widths, shape, reach, 1),
-        fill(widths, shape, group, PADDING_GROUP),
-    )
+    """Return slots by their token, position, reach and group in reading order."""
+    paddings = (start_token, 0, 1, PADDING_GROUP)
+    return Slots(*(fill(widths, shape, *field) for field in zip(fields, paddings, strict=True)))
 
 
 def _tokens_at(tokens: Int[Tensor, "B T"], rows: Tensor, index: Tensor, otherwise: int) -> Tensor:
-    """`tokens[rows, index]`, and `otherwise` where the index lies outside the sentence."""
+    """Return `tokens[rows, index]`, or `otherwise` where the index lies outside the sentence."""
     if tokens.shape[1] == 0:
         return torch.full_like(index, otherwise)
     inside = (index >= 0) & (index < tokens.shape[1])

@@ -276,16 +276,17 @@ class Translator:
         return [result if result is not None else next(written) for result in results]
 
     def score(
-        self, pairs: Sequence[tuple[str, str]], group_size: int = 1
+        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
     ) -> list[list[float] | None]:
-        """The natural log-probability of every token of the second texts, EOS included, given the
-        first.
+        """Return the natural log-probability of every token of the second texts, EOS included,
+        given the first. A second one may also be tokens, as `Translation.tokens` has them: a text
+        that a model wrote may be cut into other tokens than it wrote.
 
         The n-th list belongs to the n-th pair; None where a text is too long. Raises `UsageError`
         for a group size the checkpoint cannot write.
         """
-        sources = self.vocabulary.encode([source for source, _ in pairs])
-        targets = self.vocabulary.encode_targets([target for _, target in pairs])
+        sources = self.vocabulary.encode_source([source for source, _ in pairs])
+        targets = tokens_of([target for _, target in pairs], self.vocabulary.encode_target)
         fits = [
             not (self.problem(source) or self.problem(target))
             for source, target in zip(sources, targets, strict=True)
@@ -301,7 +302,7 @@ class Translator:
         return self._encode(texts)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.vocabulary.encode(list(texts))
+        return self.vocabulary.encode_source(list(texts))
 
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Why a source of these tokens cannot be translated; None if it can."""
@@ -328,6 +329,14 @@ class Translator:
                 tuple(hypothesis.groups),
                 hypothesis.ending,
             )
+
+
+def tokens_of(
+    texts: Sequence[str | Sequence[int]], encode: Callable[[Sequence[str]], list[list[int]]]
+) -> list[list[int]]:
+    """Return the tokens of texts, and tokens as they are."""
+    encoded = iter(encode([text for text in texts if isinstance(text, str)]))
+    return [next(encoded) if isinstance(text, str) else list(text) for text in texts]
 
 
 def opened_model(

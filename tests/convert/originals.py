@@ -77,7 +77,7 @@ def padded(rows, value):
 
 def converted_model(directory, place):
     """The converted model as it is read from its directory, and its vocabulary."""
-    convert(str(directory), place, lambda line: None)
+    convert(str(directory), place)
     return load_model(place)
 
 

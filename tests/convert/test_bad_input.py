@@ -1,6 +1,7 @@
 """What cannot be converted is refused with the reason, by exit code 4, and nothing is written."""
 
 import json
+from typing import ClassVar
 
 import pytest
 from originals import small_tokenizer
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from multistride.cli import app
 from multistride.convert import checkpoint, sentencepiece
 from multistride.convert import gguf as gguf_module
+from multistride.convert.run import convert
 from multistride.errors import DataError, MissingExtraError, UsageError
 
 SIZES = {
@@ -182,6 +184,27 @@ def test_a_hub_that_cannot_be_reached(source, monkeypatch):
         DataError, match=r"could not be fetched from the hub \(ConnectionError: no route to host\)"
     ):
         checkpoint.fetched("owner/model")
+
+
+class Watched:
+    """A hub that says what it was asked."""
+
+    asked: ClassVar = []
+
+    @classmethod
+    def snapshot_download(cls, name, allow_patterns, local_files_only=False):
+        cls.asked.append(local_files_only)
+        raise ConnectionError("offline")
+
+
+def test_a_mistyped_path_asks_nobody(source, monkeypatch):
+    # Guards: a path with one slash that is sent to the hub.
+    monkeypatch.setattr(checkpoint, "huggingface_hub", Watched)
+    with pytest.raises(DataError, match="correct the path, or give --download"):
+        convert("modles/marian", source.parent / "ours")
+    with pytest.raises(DataError, match="could not be fetched from the hub"):
+        convert("modles/marian", source.parent / "ours", download=True)
+    assert Watched.asked == [True, False]
 
 
 def test_packages_that_are_not_installed(source, monkeypatch):

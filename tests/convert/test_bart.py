@@ -63,6 +63,31 @@ def test_a_converted_model_is_the_original(kind, tmp_path):
     assert vocabulary.decode(vocabulary.encode(["a b"])[0]) == "a b"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_untied_embeddings_are_those_of_their_side(kind, tmp_path):
+    """One table for both sides where the original has two: exit 0, and logits that are off by 8."""
+    model, config, special, template = KINDS[kind]
+    size = small_tokenizer(tmp_path / "theirs", template, **SPECIAL)
+    untied = {**SIZES, **special, "tie_word_embeddings": False}
+    theirs = randomised(model(config(vocab_size=size, **untied)))
+    theirs.generation_config.forced_eos_token_id = None
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, _ = converted_model(tmp_path / "theirs", tmp_path / "ours")
+    assert not ours.config.tie_embeddings
+    assert_same_translator(theirs, ours, size)
+
+
+def test_copies_of_the_embedding_that_differ_are_refused(tmp_path):
+    size = small_tokenizer(tmp_path / "theirs", "$A </s>", **SPECIAL)
+    theirs = BartForConditionalGeneration(BartConfig(vocab_size=size, **SIZES, **BART))
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "model.safetensors"
+    other = theirs.model.shared.weight.detach() + 1
+    save_file({**load_file(file), "model.encoder.embed_tokens.weight": other}, file)
+    with pytest.raises(DataError, match=r"embed_tokens.weight is not equal to model.shared"):
+        converted_model(tmp_path / "theirs", tmp_path / "ours")
+
+
 def test_a_converted_translator_translates(tmp_path):
     """Texts in, texts out: the beginning and end of sources and the special tokens of a foreign
     tokenizer."""

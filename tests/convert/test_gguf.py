@@ -7,7 +7,7 @@ from originals import assert_same_causal_model, converted_model, randomised
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from multistride.convert import bytelevel
+from multistride.convert import gguf as converting
 from multistride.convert.gguf import read_gguf
 from multistride.convert.run import converted
 from multistride.errors import DataError
@@ -38,7 +38,7 @@ LAYER = {
 
 
 def pieces_and_merges():
-    letters = sorted(bytelevel.pre_tokenizers.ByteLevel.alphabet())
+    letters = sorted(converting.pre_tokenizers.ByteLevel.alphabet())
     return [*SPECIAL, *letters, "ab", "Ġa", "Ġab"], ["a b", "Ġ a", "Ġ ab"]
 
 
@@ -115,7 +115,7 @@ def test_quantised_tensors_are_made_float_again(theirs, tmp_path):
     assert 0 < (found - expected).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("cutting", bytelevel.CUTTING)
+@pytest.mark.parametrize("cutting", converting.CUTTING)
 def test_texts_are_cut_and_joined(cutting, theirs, tmp_path):
     path = written(tmp_path / "model.gguf", theirs, cutting=cutting)
     vocabulary = converted(read_gguf(path)).vocabulary

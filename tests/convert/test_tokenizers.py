@@ -11,6 +11,8 @@ from transformers import AutoTokenizer, MarianTokenizer
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.tokenizer import foreign_vocabulary
 from multistride.data.foreign import ForeignVocabulary, load_vocabulary
+from multistride.decode.constraints import constraints_of
+from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
@@ -126,10 +128,22 @@ def test_marian_targets_are_cut_by_their_own_pieces(marian, text, tmp_path):
         warnings.simplefilter("ignore")
         theirs = MarianTokenizer.from_pretrained(marian)
     expected = theirs(text_target=text)["input_ids"]
-    assert [*vocabulary.encode_targets([text])[0], vocabulary.eos] == expected
+    assert [*vocabulary.encode_target([text])[0], vocabulary.eos] == expected
     if vocabulary.unknown not in expected:
         assert vocabulary.decode(expected) == text
         assert "".join(vocabulary.pieces(expected[:-1])).replace("▁", " ").strip() == text
+
+
+def test_a_prefix_of_a_marian_model_is_cut_as_its_targets(marian):
+    # Guards: a prefix spelled letter by letter, by the pieces of the source language.
+    vocabulary, size = marian_vocabulary(marian)
+    config = TransformerConfig(vocabulary_size=size + 1, max_positions=64)
+    text = "die Katze"
+    constraints = constraints_of(DecodeOptions(prefix=text), config, vocabulary)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = MarianTokenizer.from_pretrained(marian)
+    assert [*constraints.prefix, vocabulary.eos] == theirs(text_target=text)["input_ids"]
 
 
 def test_a_chat_template_is_kept_and_its_special_tokens_are_read(tmp_path):

@@ -9,11 +9,10 @@ from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
 from multistride.engines.eager import EagerStepModel
-from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
+from multistride.groups import NO_LABEL, after_prompts, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
 from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
-from multistride.prompts import after_prompts
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 

@@ -9,7 +9,7 @@ from multistride.data.vocab import train_vocabulary
 from multistride.decode.score import score_choices, score_pairs
 from multistride.model.config import ClassifierConfig, TransformerConfig
 from multistride.model.transformer import Transformer
-from multistride.tasks.classification import Classifier
+from multistride.tasks.classification.classifier import Classifier
 from multistride.train.loss import ClassLoss
 from multistride.train.windows import WindowDrawer
 

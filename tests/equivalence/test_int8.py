@@ -20,7 +20,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.single import decode_single
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
-from multistride.groups import PADDING_GROUP, Slots, draft_slots
+from multistride.groups import PADDING_GROUP, Drafts, Slots, draft_slots
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -32,6 +32,7 @@ from multistride.engines.int8 import graphs as int8_graphs
 from multistride.engines.int8 import output as int8_output
 from multistride.engines.int8.memory import MASKED, ROOM, Network
 from multistride.engines.int8.onnx_graph import Graph
+from multistride.engines.int8.ranges import Rounding, Roundings
 
 TOLERANCE = 0.2
 """The most by which logits may be off, on average, as a share of their size; random models are
@@ -419,46 +420,81 @@ def test_logits_do_not_depend_on_the_batch(model, engine, sources):
         assert off(logits, together[one]) < 1e-3
 
 
-def attended(heads, width):
-    """The attention operator alone: queries, keys, values and what is seen to float32 [B, M, D]."""
-    config = TransformerConfig(vocabulary_size=40, hidden_size=heads * width, heads=heads)
-    graph = Graph("attended")
-    query = graph.input("query", np.float32, ["B", "N", heads * width])
-    key, value = (
-        graph.input(name, np.float32, ["B", heads, "C", width]) for name in ("key", "value")
-    )
-    bias = graph.input("bias", np.float32, ["B", 1, "M", "C"])
-    found = int8_graphs.Attention(graph, config, query)(graph, query, (key, value), bias=bias)
-    graph.output("found", found, np.float32, ["B", "M", heads * width])
-    network = Network(graph.model().SerializeToString(), 1)
+class Attended:
+    """The two attention operators alone: over slots that are `seen`, or over a source (`grid`)."""
 
-    def run(query, key, value, seen):
-        shape = (len(query), 1, max(query.shape[1], 2), key.shape[2])
-        bias = np.where(np.arange(key.shape[2]) < seen, np.float32(0), np.float32(MASKED))
-        arrays = (query, key, value, np.broadcast_to(bias, shape))
-        given = zip(("query", "key", "value", "bias"), arrays, strict=True)
-        return network({name: np.ascontiguousarray(array) for name, array in given})[0]
+    def __init__(self, heads, width, grid=None):
+        self.heads, self.width, self.grid = heads, width, grid
+        self._networks = {single: self._network(single) for single in (False, True)}
 
-    return run
+    def _network(self, single):
+        hidden = self.heads * self.width
+        config = TransformerConfig(vocabulary_size=40, hidden_size=hidden, heads=self.heads)
+        graph = Graph("attended")
+        query = graph.input("query", np.float32, ["B", 1 if single else "N", hidden])
+        shape = ("B", self.heads, "C", self.width)
+        pair = [graph.input(name, np.float32, shape) for name in ("key", "value")]
+        inner = Rounding(1e-4, np.ones(hidden, np.float32))
+        if self.grid is None:
+            masks = int8_graphs.Masks(bias=graph.input("bias", np.float32, ["B", 1, "N", "C"]))
+            attention = (
+                int8_graphs.SingleAttention(graph, config, "")
+                if single
+                else int8_graphs.Attention(graph, config)
+            )
+            rows = attention.among(graph, query, pair, inner, masks)
+        else:
+            real = graph.input("real", np.int32, ["B", "C"])
+            attention = (
+                int8_graphs.SingleAttention(graph, config, real)
+                if single
+                else int8_graphs.Attention(graph, config)
+            )
+            source = int8_graphs.OfSource(real, self.grid)
+            rows = attention.over(graph, query, pair, inner, source)
+        # What is compared are the numbers before they are rounded: integers seldom differ.
+        [rounded] = [node for node in graph._nodes if rows.integers in node.output]
+        graph.output("found", rounded.input[0], np.float32, ["B", "N", hidden])
+        return Network(graph.model().SerializeToString(), 1)
+
+    def __call__(self, query, key, value, seen):
+        """Attend, [B, N, D]; a single query's result is doubled, as its rounding expects half."""
+        is_seen = np.arange(key.shape[2]) < seen
+        if self.grid is None:
+            shape = (len(query), 1, query.shape[1], key.shape[2])
+            bias = np.where(is_seen, np.float32(0), np.float32(MASKED))
+            mask = {"bias": np.broadcast_to(bias, shape)}
+        else:
+            mask = {"real": np.broadcast_to(is_seen.astype(np.int32), (len(query), key.shape[2]))}
+        arrays = {"query": query, "key": key, "value": value, **mask}
+        single = query.shape[1] == 1
+        network = self._networks[single]
+        [found] = network({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        return 2 * found if single else found
 
 
+@pytest.mark.parametrize("of_source", [False, True])
 @pytest.mark.parametrize(("heads", "width"), [(4, 64), (2, 8), (8, 32)])
-def test_attention_of_a_slot_does_not_depend_on_its_neighbours(heads, width):
+def test_attention_of_a_slot_does_not_depend_on_its_neighbours(heads, width, of_source):
     # Guards: the product of one row, which ONNX Runtime sums in another order than those of
     # several; sums that depend on the room behind what is seen, or on other sentences.
-    run, generator = attended(heads, width), np.random.default_rng(1)
+    generator = np.random.default_rng(1)
+    grid = 2.0**-8 if of_source else None
+    attended = Attended(heads, width, grid)
 
-    def drawn(*shape):
-        return generator.standard_normal(shape).astype(np.float32)
+    def drawn(*shape, grid=None):
+        numbers = generator.standard_normal(shape).astype(np.float32)
+        return numbers if grid is None else np.rint(numbers / grid).astype(np.float32) * grid
 
     for seen in (1, 2, 5, 8, 13, 31, 64, 100, 290):
         room = -(-seen // ROOM) * ROOM
-        query, key, value = (
-            drawn(5, 9, heads * width),
-            drawn(5, heads, room + 264, width),
-            drawn(5, heads, room + 264, width),
-        )
-        alone = run(query[:1, :1], key[:1, :, :room], value[:1, :, :room], seen)[0, 0]
+        query = drawn(5, 9, heads * width, grid=grid)
+        if grid is not None:
+            query += np.float32(int8_graphs.far(grid))
+        key = drawn(5, heads, room + 264, width, grid=grid)
+        value = drawn(5, heads, room + 264, width)
+        alone = attended(query[:1, :1], key[:1, :, :room], value[:1, :, :room], seen)[0, 0]
+        assert np.isfinite(alone).all()
         for rows, new, more in (
             (1, 2, 0),
             (1, 9, 0),
@@ -468,8 +504,28 @@ def test_attention_of_a_slot_does_not_depend_on_its_neighbours(heads, width):
             (5, 7, 16),
         ):
             parts = (each[:rows, :, : room + more] for each in (key, value))
-            beside = run(query[:rows, :new], *parts, seen)[0, 0]
+            beside = attended(query[:rows, :new], *parts, seen)[0, 0]
             assert beside.tobytes() == alone.tobytes(), (seen, rows, new, more)
+
+
+def test_scores_over_the_source_are_exact_in_any_order(model):
+    # Guards: a grid so fine that float32 sums of a query's products with a key depend on their
+    # order.
+    roundings = Roundings(model)
+    source, lengths = source_batch([[5, 9, 30, 11], [8] * 9], model.config)
+    memory = int8.quantise(model, threads=1).start(source, lengths)
+    generator = torch.Generator().manual_seed(1)
+    for index, layer in enumerate(model.decoder):
+        grid = roundings.grid(f"decoder.{index}.cross")
+        hidden = torch.randn(9, model.config.hidden_size, generator=generator)
+        query = layer.cross.query(layer.around_cross.norm(hidden)) / layer.cross.width**0.5
+        rounded = (query / grid.query).round().detach().double() * grid.query
+        key = memory.source._arrays[f"cross_key{index}"]
+        assert (key == np.rint(key / grid.key) * grid.key).all()
+        parts = rounded.unflatten(-1, (model.config.heads, -1))
+        products = np.einsum("nhe,bhse->nbhs", np.abs(parts.numpy()), np.abs(key.astype(float)))
+        assert products.max() <= 2**24 * grid.query * grid.key
+        assert (query - rounded).abs().max() <= query.abs().max() / 200
 
 
 @settings(deadline=None, max_examples=10)
@@ -489,9 +545,9 @@ def test_a_slot_is_the_same_whatever_stands_beside_it(model, engine, data):
         drafts = torch.tensor(drawn)
         columns = (known[:, None] + torch.arange(4)).clamp(max=39)
         slots = draft_slots(
-            tokens, known + 1, tokens.gather(1, columns + 1), drafts, masks + 1, 1, 3
+            tokens, known + 1, Drafts(tokens.gather(1, columns + 1), drafts), masks + 1, 1, 3
         )
-        hidden = memory.read(slots, engine._networks["decoder"]).hidden
+        hidden = memory.read(slots, engine._networks).hidden
         kept = torch.tensor([data.draw(st.integers(1, each + 1)) for each in drawn])
         for row in range(count):
             first = hidden.shape[1] - masks - 1 - drawn[row]
@@ -503,7 +559,7 @@ def test_a_slot_is_the_same_whatever_stands_beside_it(model, engine, data):
         for index in range(int(known[row])):
             token, position = tokens[row : row + 1, index : index + 1], torch.tensor([[index + 1]])
             slot = Slots(token, position, torch.ones_like(token), position)
-            hidden = alone.read(slot, engine._networks["decoder"]).hidden
+            hidden = alone.read(slot, engine._networks).hidden
             assert found[row][index].tobytes() == hidden[0, 0].tobytes()
         for name, array in alone._buffers.arrays.items():
             cached = memory._buffers.arrays[name][row, :, : int(known[row])]

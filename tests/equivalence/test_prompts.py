@@ -10,11 +10,10 @@ from multistride.decode.loop import decode
 from multistride.decode.pick import greedy
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
-from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
+from multistride.groups import NO_LABEL, equal_sizes, teacher_forced, without_start
 from multistride.model.config import TransformerConfig
 from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
-from multistride.prompts import without_start
 
 NEW = 9
 

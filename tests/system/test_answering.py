@@ -104,7 +104,7 @@ def test_what_cannot_be_done_is_refused(multistride, work):
     for options, message in (
         (["--group-size", 9], "choose one from 1 to 2"),
         (["--choose", "best"], "--choose: Input should be 'average' or 'total'"),
-        (["--window", 3], "answer"),
+        (["--window", 3], "--window: Input should be greater than or equal to 8"),
     ):
         assert message in asked(multistride, work, [RECORD], *options, check=2).stderr.decode()
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from multistride.generator import Generator
 from multistride.model.weights import load_model
-from multistride.report.generation import read_generation
+from multistride.report.reading import read_result
 
 pytestmark = pytest.mark.system
 
@@ -213,8 +213,8 @@ def test_evaluate(causal, multistride, tmp_path):
     )
     output = tmp_path / "result.json"
     multistride(*arguments, *files, "--mode", "exact,fast", "--output", output, check=0)
-    result = read_generation(output)
-    rows = {(row.group_size, row.mode): row for row in result.results}
+    result = read_result(output)
+    rows = {(row.group_size, row.mode): row for row in result.rows}
     assert set(rows) == {(1, "greedy"), (2, "exact"), (2, "fast")}
     assert rows[2, "exact"].identical_to_k1 == 1.0
     assert rows[1, "greedy"].tokens_per_step == 1.0
@@ -223,7 +223,7 @@ def test_evaluate(causal, multistride, tmp_path):
     shown = multistride("report", output, "--markdown", check=0).stdout.decode()
     assert shown.count("\n") == 5
     done = multistride("report", output, "--page", tmp_path / "x.html", check=2)
-    assert b"has a table only" in done.stderr
+    assert b"which has no page" in done.stderr
 
 
 def test_a_model_learns_to_draft_its_own_text(causal, multistride, tmp_path):

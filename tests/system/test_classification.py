@@ -246,7 +246,7 @@ def test_a_document_of_five_million_characters(work):
     """Memory that grows with the windows of a document."""
     program = (
         "import resource, sys\n"
-        "from multistride.tasks.classification import Classifier\n"
+        "from multistride.tasks.classification.classifier import Classifier\n"
         "classifier = Classifier.load(sys.argv[1], batch_size=256)\n"
         "peaks = []\n"
         "for size in (100_000, 5_000_000):\n"

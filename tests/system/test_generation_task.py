@@ -83,11 +83,8 @@ def test_what_does_not_apply_is_refused(work, multistride, records):
     model = ("--model", work / "many/best", "--source", records)
     done = multistride("evaluate", *model, "--teacher", work / "many/best", check=2)
     assert "--teacher was given, which is for --task generation" in done.stderr.decode()
-    done = multistride("evaluate", "--task", "translation", *model, "--max-tokens", "4", check=2)
-    assert (
-        "max_tokens was given, and task translation writes no texts that way"
-        in done.stderr.decode()
-    )
+    done = multistride("evaluate", "--task", "translation", *model, "--chat", check=2)
+    assert "--chat is not for --task" in done.stderr.decode()
     done = multistride("evaluate", "--task", "generation", *model, "--reference", records, check=2)
     assert "--reference is not for --task" in done.stderr.decode()
     done = multistride(

@@ -9,8 +9,10 @@ import time
 
 import pytest
 
-from multistride.evaluate.run import EvaluationRequest, evaluate
-from multistride.report.results import read_results
+from multistride.decode.options import DecodeOptions
+from multistride.evaluate.request import EvaluationRequest
+from multistride.evaluate.run import evaluate
+from multistride.report.reading import read_result
 from multistride.translator import Translator
 
 pytestmark = pytest.mark.system
@@ -123,17 +125,18 @@ def test_translate_and_evaluate_with_a_beam(work, multistride):
     steps = [json.loads(line)["pieces"] for line in trace.read_text().splitlines()]
     assert steps == [group for answer in answers for group in answer["groups"]]
     request = EvaluationRequest(
-        model=model, source=work / "validation.source", reference=work / "validation.target",
-        group_sizes=(1, 2), name="test", tokenize="none", latency_sentences=2, beam=3,
+        source=work / "validation.source", reference=work / "validation.target",
+        name="test", tokenize="none", latency_sentences=2,
     )  # fmt: skip
     translator = Translator.load(model, "cpu")
-    result = evaluate(request, translator)
-    assert [row.beam for row in result.results] == [3, 3]
-    assert result.settings["decoding"].startswith("beam search")
+    ways = [DecodeOptions(group_size=size, beam=3) for size in (1, 2)]
+    result = evaluate(request, ways, model, device="cpu")
+    assert [row.beam for row in result.rows] == [3, 3]
+    assert result.conditions["decoding"].startswith("beam search")
     sources = (work / "validation.source").read_text().splitlines()
     greedy, searched = translator.translate(sources), translator.translate(sources, beam=3)
     same = [one.tokens == other.tokens for one, other in zip(greedy, searched, strict=True)]
-    assert result.results[0].identical_to_k1 == sum(same) / len(same)
+    assert result.rows[0].identical_to_k1 == sum(same) / len(same)
 
 
 def test_evaluate_prints_the_contract(work, multistride):
@@ -157,7 +160,7 @@ def test_evaluate_prints_the_contract(work, multistride):
     assert [row["group_size"] for row in result["results"]] == [1, 2]
     assert all(row.keys() >= CONTRACT for row in result["results"])
     assert result["results"][0]["identical_to_k1"] == 1.0
-    assert read_results(work / "result.json").results[0].bleu == result["results"][0]["bleu"]
+    assert read_result(work / "result.json").rows[0].bleu == result["results"][0]["bleu"]
     page = work / "page.html"
     shown = multistride("report", work / "result.json", "--page", page, check=0)
     assert "K" in shown.stdout.decode()
@@ -167,11 +170,12 @@ def test_evaluate_prints_the_contract(work, multistride):
 def test_steps_are_the_tokens_over_k(work):
     # Guards: steps counted wrongly, which would make every speed-up a lie.
     request = EvaluationRequest(
-        model=work / "many/best", source=work / "validation.source", reference=work / "validation.target",
-        group_sizes=(1, 2), name="test", tokenize="none", latency_sentences=2,
+        source=work / "validation.source", reference=work / "validation.target",
+        name="test", tokenize="none", latency_sentences=2,
     )  # fmt: skip
+    ways = [DecodeOptions(group_size=size) for size in (1, 2)]
+    one, two = evaluate(request, ways, work / "many/best", device="cpu").rows
     translator = Translator.load(work / "many/best", "cpu")
-    one, two = evaluate(request, translator).results
     assert one.tokens_per_step == 1.0
     sources = (work / "validation.source").read_text().splitlines()
     for translation in translator.translate(sources, group_size=2):
@@ -246,6 +250,14 @@ def test_scores_are_those_of_the_translation(work, multistride, tmp_path):
         assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
     plain = multistride("score", *options, *files, check=0).stdout.decode().splitlines()
     assert [int(line.split("\t")[1]) for line in plain] == [len(each["scores"]) for each in written]
+    (tmp_path / "target").write_bytes(done.stdout)
+    by_tokens = multistride("score", *options, *files, "--tokens", "--json", check=0).stdout
+    for one, other in zip(written, map(json.loads, by_tokens.splitlines()), strict=True):
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
+    broken = [b'{"tokens": [1000000]}', b"[]", b"a", *done.stdout.splitlines()[3:]]
+    (tmp_path / "target").write_bytes(b"\n".join(broken) + b"\n")
+    refused = multistride("score", *options, *files, "--tokens", check=4)
+    assert refused.stderr.count(b"its target holds no tokens of this model") == 3
     (tmp_path / "target").write_text("a " * 100 + "\n" + "a\n" * 5)
     done = multistride("score", *options, *files, check=4)
     assert [bool(line) for line in done.stdout.decode().split("\n")] == [False, *[True] * 5, False]

@@ -238,8 +238,8 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(shell):
 def test_one_file_is_not_read_and_written_at_once(shell, tmp_path):
     # Guards: --trace naming the input, which emptied it before it was read.
     (tmp_path / "in").write_text("Go.\n")
-    assert "named twice" in one_line(shell("$m translate --input in --trace in"), 2)
-    assert "named twice" in one_line(shell("echo | $m translate --output o --trace ./o"), 2)
+    assert "is also read" in one_line(shell("$m translate --input in --trace in"), 2)
+    assert "written twice" in one_line(shell("echo | $m translate --output o --trace ./o"), 2)
     assert (tmp_path / "in").read_text() == "Go.\n"
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from multistride.evaluate.tasks import TaskEvaluation, evaluate_task
+from multistride.decode.options import DecodeOptions
+from multistride.evaluate.request import EvaluationRequest
+from multistride.evaluate.run import evaluate
 from multistride.tasks import names
 
 pytestmark = pytest.mark.system
@@ -15,7 +17,7 @@ PAGE = (Path(__file__).parents[2] / "docs/tasks.md").read_text()
 [EXAMPLE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_example_is_a_task(work, tmp_path, monkeypatch):
+def test_the_example_is_a_task(work, tmp_path, monkeypatch, caplog):
     # Guards: a page whose example no longer fits the interface, or grew beyond 40 lines.
     assert len(EXAMPLE.splitlines()) <= 40
     monkeypatch.setattr(names, "TASKS", dict(names.TASKS))
@@ -27,17 +29,11 @@ def test_the_example_is_a_task(work, tmp_path, monkeypatch):
     ]
     source = tmp_path / "words.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
-    said = []
-    asked = {
-        "task": "pronunciation",
-        "model": work / "many/best",
-        "source": source,
-        "name": "words",
-    }
-    result = evaluate_task(
-        TaskEvaluation.model_validate({**asked, "group_sizes": (1, 2)}), said.append
-    )
+    request = EvaluationRequest(task="pronunciation", source=source, name="words")
+    ways = [DecodeOptions(group_size=size) for size in (1, 2)]
+    result = evaluate(request, ways, work / "many/best")
+    said = [record.message for record in caplog.records]
     assert "line 2: the word 'a7' has other signs than letters: leave them out" in said
-    assert (result.records, result.failed) == (2, 1)
-    assert [row.group_size for row in result.results] == [1, 2]
-    assert all(0 <= row.metrics["exact"] <= 1 for row in result.results)
+    assert (result.conditions["records"], result.conditions["failed"]) == (2, 1)
+    assert [row.group_size for row in result.rows] == [1, 2]
+    assert all(0 <= row.metrics["exact"] <= 1 for row in result.rows)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from multistride.groups import (
     NO_LABEL,
     PADDING_GROUP,
+    Drafts,
     Slots,
     draft_slots,
     equal_sizes,
@@ -372,7 +373,7 @@ def test_a_round_of_drafting_is_the_end_of_the_lookahead_layout(rows, size):
         [tokens[border:] for tokens, (border, _) in zip(sentences, rows, strict=True)]
     )
     border, counts = torch.tensor(rows).unbind(1)
-    slots = draft_slots(known, border, drafts, counts, size, START, MASK)
+    slots = draft_slots(known, border, Drafts(drafts, counts), size, START, MASK)
     anchors = border + counts
     target, lengths = padded(sentences)
     whole = rows_of(*lookahead(target, lengths, anchors, size, START, MASK))

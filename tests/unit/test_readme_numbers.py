@@ -1,23 +1,23 @@
-"""Every table in the README and in docs/speed.md is the one its result file makes."""
+"""Every table of the pages on quality and speed is the one its result file makes."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from multistride.report.benchmark_tables import filled
-from multistride.report.results import read_results
-from multistride.report.tables import markdown_table
+from multistride.report.marks import filled
+from multistride.report.reading import read_result
+from multistride.report.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 TABLE = re.compile(r"<!-- table (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
-TABLES = TABLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+TABLES = TABLE.findall((ROOT / "docs/results.md").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(("path", "table"), TABLES)
 def test_tables_come_from_result_files(path, table):
     # Guards: a number that no recorded run supports.
-    assert table == markdown_table(read_results(ROOT / path))
+    assert table == markdown(read_result(ROOT / path))
 
 
 def test_there_is_a_table():

@@ -1,5 +1,4 @@
-"""The weights of a model in CTranslate2 (https://opennmt.net/CTranslate2), for decoding at K=1 on
-the CPU.
+"""Decoding at K=1 by CTranslate2 (https://opennmt.net/CTranslate2), on the CPU.
 
 It is no `StepModel`: CTranslate2 owns its loop and writes one token a step. At K=1 the reach
 embedding is zero, so a checkpoint trained for many K converts as well as an autoregressive one.
@@ -44,8 +43,7 @@ _BATCHES_AHEAD = 2
 
 
 class Written(NamedTuple):
-    """One sentence as it was written: its tokens without EOS, whether EOS came before the limit,
-    and the score.
+    """One sentence: its tokens without EOS, whether EOS came before the limit, its score.
 
     `score` is the sum of the natural log-probabilities, EOS included, over their number to the
     power of the length penalty.
@@ -69,8 +67,7 @@ class CTranslate2Engine:
         threads: int = 1,
         converted: Path | None = None,
     ) -> None:
-        """Convert `model`, whose weights are left as they are; or open what `save_ctranslate2`
-        wrote to `converted`.
+        """Convert `model`, or open what `save_ctranslate2` wrote to `converted`.
 
         In the second case the configuration is enough of the model. Raises `MissingExtraError`
         without CTranslate2 and `UsageError` for a model it cannot express.
@@ -128,8 +125,7 @@ class CTranslate2Engine:
         return [results[index] for index in range(len(sources))]
 
     def greedy(self, sources: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
-        """Decode one batch of sources (no EOS) at once, at most `limit` tokens each, as fast as
-        this program can.
+        """Decode one batch of sources (no EOS), at most `limit` tokens each, as fast as it can.
 
         Nothing is asked that costs time: no scores, no symbols forbidden (a trained model does not
         write them), no division of the batch. EOS is among the tokens returned where it was
@@ -194,9 +190,7 @@ def installed_version() -> str | None:
 
 
 def _equally_long(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Batches of the places of equally long sources, the longest first, so that no long batch comes
-    last.
-    """
+    """Yield batches of indices of equally long sources, the longest first."""
     places: defaultdict[int, list[int]] = defaultdict(list)
     for place, source in enumerate(sources):
         places[len(source)].append(place)
@@ -236,7 +230,7 @@ class _Weights:
         )
 
     def left(self) -> list[str]:
-        """What nobody took and K=1 has a use for."""
+        """Return the names of tensors that nobody took and that matter at K=1."""
         names = self._tensors.keys() - self._taken
         return sorted(name for name in names if not name.startswith(_ONLY_IN_GROUPS))
 
@@ -289,9 +283,7 @@ def _fill_embeddings(specification: Any, config: TransformerConfig, weights: _We
 
 
 def _fill_layer(layer: Any, name: str, weights: _Weights) -> None:
-    """Queries, keys and values are one matrix in both programs, in this order; so are keys and
-    values of a source.
-    """
+    """Fill a layer; both programs join queries, keys and values, in this order, in one matrix."""
     attention = layer.self_attention
     weights.norm(attention.layer_norm, f"{name}.around_attention.norm")
     weights.linear(attention.linear[0], f"{name}.attention.input")

@@ -1,4 +1,4 @@
-"""Which models another program, or an export, has a place for: decided here alone."""
+"""The one check of which models another program, or an export, has a place for."""
 
 from __future__ import annotations
 

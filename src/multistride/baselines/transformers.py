@@ -1,5 +1,4 @@
-"""The weights of a model in Hugging Face transformers, for decoding at K=1 by `generate` in
-float32: a baseline.
+"""Decoding at K=1 by Hugging Face transformers' `generate` in float32: a baseline.
 
 Pegasus is the Transformer with layer normalisation before each sublayer, Marian the one with it
 after; both multiply embeddings by the root of the width, end in no bias that is not zero, and take
@@ -53,9 +52,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def greedy(self, sources: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
-        """Decode one batch of sources (no EOS), at most `limit` tokens each; EOS is among those
-        returned.
-        """
+        """Decode one batch of sources (no EOS), at most `limit` tokens each, EOS included."""
         rows = [torch.tensor([*source, self.config.end_token]) for source in sources]
         source = torch.nn.utils.rnn.pad_sequence(
             rows, batch_first=True, padding_value=self.config.pad_token
@@ -151,9 +148,7 @@ def _fill(model: Transformer, converted: Any) -> None:
 
 
 def _untie(converted: Any) -> None:
-    """Give source, target and output a matrix each, as loading would else write one over the
-    other.
-    """
+    """Give source, target and output a matrix each, or loading would overwrite one by another."""
     for place in _tables(converted):
         place.weight = torch.nn.Parameter(place.weight.detach().clone())
 

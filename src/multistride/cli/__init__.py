@@ -3,13 +3,13 @@
 A verb is a short function in one of these files. It only parses its options, opens streams and
 calls the room that does the work, which is imported inside the verb, so that `--help` is quick.
 
-    translating.py   translate, generate, score
+    translating.py   translate, generate, score (and lines.py, resumable.py, which do the writing)
     tasks.py         classify, answer
-    data.py          prepare, phrases
-    training.py      train, distill, average
-    models.py        convert, export, models, doctor
     measuring.py     evaluate, bench, calibrate
     showing.py       report, inspect
+    data.py          prepare, distill, phrases
+    training.py      train, average
+    models.py        models, doctor (and installation.py), convert, export
 
 Beside them: `options.py` (options that verbs share), `fields.py` (options made from models),
 `console.py` (streams, signals, exit codes), `help.py` (how help looks).
@@ -23,7 +23,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from multistride.cli.answering import answer
 from multistride.cli.console import hear_signals, leave, log_to_stderr, open_streams, run
 from multistride.cli.data import distill, phrases, prepare
 from multistride.cli.fields import with_fields
@@ -31,7 +30,7 @@ from multistride.cli.help import Verb, Verbs
 from multistride.cli.measuring import bench, calibrate, evaluate
 from multistride.cli.models import convert, doctor, export, models
 from multistride.cli.showing import inspect, report
-from multistride.cli.tasks import classify
+from multistride.cli.tasks import answer, classify
 from multistride.cli.training import average, train
 from multistride.cli.translating import generate, score, translate
 from multistride.version import __version__

@@ -195,14 +195,19 @@ def _of_command_line(error: Any, app: typer.Typer) -> str:
     verb = context.info_name if context is not None and context.parent is not None else None
     option = getattr(error, "option_name", None)
     if option is not None and verb is not None and message.startswith("No such option"):
-        others = [
-            name
-            for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-            if any(option in parameter.opts for parameter in command.params)
-        ]
-        if others:
+        root: Any = typer.main.get_command(app)
+        others = [name for name, command in root.commands.items() if _has(command, option)]
+        if _has(root, option):
+            message += f" in {verb}; it stands before the verb: multistride {option} {verb}"
+        elif others:
             message += f" in {verb}; it is an option of {', '.join(others)}"
+    if "unexpected extra argument" in message and _has(context and context.command, "--input"):
+        message += f"; {verb} reads stdin, or a file: --input FILE"
     return f"{message} (see multistride {verb + ' ' if verb else ''}--help)"
+
+
+def _has(command: Any, option: str) -> bool:
+    return any(option in parameter.opts for parameter in getattr(command, "params", ()))
 
 
 def _of_system(error: OSError) -> str:
@@ -233,11 +238,6 @@ def _failed(message: str, code: int) -> int:
     return code
 
 
-def say(line: str) -> None:
-    """Tell the person something, on stderr."""
-    logger.info(line)
-
-
 def print_json(value: Any) -> None:
     """Print one JSON value on stdout."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
@@ -256,16 +256,6 @@ def numbers(text: str, option: str = "--group-size") -> tuple[int, ...]:
 def words(text: str) -> tuple[str, ...]:
     """The values of --mode fast,exact, each once."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-
-
-def number(text: str) -> int:
-    """The value of --group-size 4. Raises `UsageError` with what was given."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--group-size takes one whole number such as 4; {text!r} was given"
-        ) from error
 
 
 def two(text: str, option: str) -> list[str]:
@@ -331,10 +321,13 @@ def tracing(path: Path | None) -> Iterator[Journal | None]:
 
 def refuse_shared_files(reads: Iterable[Path | None], writes: Iterable[Path | None]) -> None:
     """Raise `UsageError` if one file is to be both read and written, or written twice."""
-    seen = {path.resolve() for path in reads if path is not None}
+    read = {path.resolve() for path in reads if path is not None}
+    written: set[Path] = set()
     for path in writes:
         if path is None or (path.exists() and not path.is_file()):
             continue  # a device or a pipe can be named more than once
-        if path.resolve() in seen:
-            raise UsageError(f"{path} is named twice, to be read or written: name another output")
-        seen.add(path.resolve())
+        if path.resolve() in read:
+            raise UsageError(f"{path} is also read: name another output")
+        if path.resolve() in written:
+            raise UsageError(f"{path} is to be written twice: name another output")
+        written.add(path.resolve())

@@ -194,8 +194,8 @@ def prepare(
 
 def _prepare_pairs(options: PrepareOptions, output: Path) -> dict[str, Any]:
     from multistride.config import validate
-    from multistride.data.prepare import PrepareConfig
     from multistride.data.prepare import prepare as prepare_data
+    from multistride.data.prepare_pairs import PrepareConfig
 
     columns = two(options.columns, "--columns")
     names = two(options.fields or "source,target", "--fields")
@@ -221,12 +221,13 @@ def _prepare_pairs(options: PrepareOptions, output: Path) -> dict[str, Any]:
         "train": training or [corpus(None, None, None)],
         "validation": [corpus(*validation)] if any(validation) else [],
     }
-    return prepare_data(validate(PrepareConfig, tree, "prepare"), logger.info)
+    return prepare_data(validate(PrepareConfig, tree, "prepare"))
 
 
 def _prepare_texts(options: PrepareOptions, output: Path) -> dict[str, Any]:
     from multistride.config import validate
-    from multistride.data.prepare_text import TextPrepareConfig, prepare_text
+    from multistride.data.prepare import prepare as prepare_data
+    from multistride.data.prepare_text import TextPrepareConfig
 
     tree = {
         "output": output,
@@ -236,12 +237,13 @@ def _prepare_texts(options: PrepareOptions, output: Path) -> dict[str, Any]:
         "vocabulary_size": options.vocabulary_size,
         **options.model_dump(include={"documents", "field", "window", "carry"}),
     }
-    return prepare_text(validate(TextPrepareConfig, tree, "prepare"), logger.info)
+    return prepare_data(validate(TextPrepareConfig, tree, "prepare"))
 
 
 def _prepare_records(options: PrepareOptions, output: Path) -> dict[str, Any]:
     from multistride.config import validate
-    from multistride.data.prepare_records import RecordsPrepareConfig, prepare_records
+    from multistride.data.prepare import prepare as prepare_data
+    from multistride.data.prepare_records import RecordsPrepareConfig
 
     text_field, label_field = two(options.fields or "text,label", "--fields")
     tree = {
@@ -254,7 +256,7 @@ def _prepare_records(options: PrepareOptions, output: Path) -> dict[str, Any]:
         "text_field": text_field,
         "label_field": label_field,
     }
-    return prepare_records(validate(RecordsPrepareConfig, tree, "prepare"), logger.info)
+    return prepare_data(validate(RecordsPrepareConfig, tree, "prepare"))
 
 
 def distill(

@@ -75,7 +75,11 @@ def extras() -> dict[str, Facts]:
     A package that is not installed, or too old, has no version.
     """
     packages: dict[str, dict[str, str | None]] = {}
-    for requirement in metadata.requires("multistride") or ():
+    try:
+        requirements = metadata.requires("multistride") or ()
+    except metadata.PackageNotFoundError:  # sources on PYTHONPATH, never installed
+        requirements = ()
+    for requirement in requirements:
         extra, package = _OF_EXTRA.search(requirement), _REQUIREMENT.match(requirement)
         if extra is None or package is None or extra["extra"] == "dev":
             continue

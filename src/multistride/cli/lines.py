@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from multistride.data.corpus import Pair, Record, Unreadable, read_parallel
+from multistride.data.corpus import Record, Unreadable, read_parallel
 from multistride.data.detokenize import one_line
 from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.data.vocab import Vocabulary
@@ -145,28 +145,45 @@ def score_stream(
     source: Path,
     target: Path,
     group_size: int,
-    as_json: bool,
+    form: Literal["text", "json"] = "text",
+    by_tokens: bool = False,
 ) -> int:
     """Print one line per pair on stdout: its log-probability, a tab, and the number of its tokens.
 
+    `by_tokens`: targets are lines of `translate --json`, scored by the tokens that were written.
     As JSON: an object with the log-probability of every token. A pair that cannot be scored is an
     empty line (an object with `problem`), and its number is logged. Return how many there were.
     """
     failed = 0
     for first, records in _numbered(read_parallel(source, target)):
-        readable = [
-            (record.source, record.target) for record in records if isinstance(record, Pair)
-        ]
-        scores = iter(translator.score(readable, group_size))
-        for line, record in enumerate(records, start=first):
-            values = next(scores) if isinstance(record, Pair) else None
+        size = len(translator.vocabulary) if by_tokens else None
+        readable = [_to_score(record, size) for record in records]
+        pairs = [pair for pair in readable if not isinstance(pair, Unreadable)]
+        scores = iter(translator.score(pairs, group_size))
+        for line, pair in enumerate(readable, start=first):
+            values = None if isinstance(pair, Unreadable) else next(scores)
             problem = None
             if values is None:
                 failed += 1
-                problem = record.reason if isinstance(record, Unreadable) else "it is too long"
+                problem = pair.reason if isinstance(pair, Unreadable) else "it is too long"
                 logger.warning(EMPTY_LINE, line, problem)
-            print(_score_line(values, problem, as_json))
+            print(_score_line(values, problem, form == "json"))
     return failed
+
+
+def _to_score(
+    record: Record, vocabulary_size: int | None
+) -> tuple[str, str | list[int]] | Unreadable:
+    """Return what to score of a pair: its texts, or the tokens that its target line holds."""
+    if isinstance(record, Unreadable) or vocabulary_size is None:
+        return record
+    try:
+        tokens = json.loads(record.target)["tokens"]
+        fits = all(type(token) is int and 0 <= token < vocabulary_size for token in tokens)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        fits = False
+    problem = "its target holds no tokens of this model: give lines of `translate --json`"
+    return (record.source, list(tokens)) if fits else Unreadable(problem)
 
 
 def _numbered(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:

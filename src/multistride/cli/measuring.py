@@ -1,173 +1,170 @@
-"""The verbs that measure: `evaluate` one model, `bench` many; `calibrate` finds out what decoding
-may rely on.
-"""
+"""The verbs that measure: `evaluate` a model, `bench` it against others, `calibrate` it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from multistride.cli.console import numbers, print_json, say, words
+from multistride.cli.console import numbers, print_json, refuse_shared_files, words
+from multistride.cli.fields import Fields
 from multistride.cli.options import (
-    BeamOption,
-    DeviceOption,
-    DraftsOption,
-    EngineOption,
-    GroupSizesOption,
     JsonOption,
-    KindOption,
-    LayoutOption,
+    Machine,
     ModelOption,
-    ModeOption,
-    PolicyOption,
-    ReferenceOption,
-    TaskOption,
-    TeacherOption,
-    ThreadsOption,
-    ThresholdOption,
-    refuse_search,
+    NeededModelOption,
 )
-from multistride.cli.tasks import evaluate_records
-from multistride.errors import UsageError
+from multistride.decode.options import DecodeOptions
+from multistride.errors import DataError, UsageError
+from multistride.evaluate.request import EvaluationRequest
+from multistride.report.outputs import Outputs
+
+logger = logging.getLogger(__name__)
+
+_WAYS = ("mode", "group_size")
+"""Options that take several values: every combination is measured."""
 
 
-def calibrate(
-    model: Annotated[
-        Path, typer.Option(help="Model directory; calibration.json is written into it.")
+def evaluate(
+    *,
+    model: ModelOption = None,
+    request: Annotated[EvaluationRequest, Fields()],
+    ways: Annotated[
+        tuple[DecodeOptions, ...],
+        Fields(
+            only=(
+                "group_size",
+                "mode",
+                "threshold",
+                "policy",
+                "layout",
+                "drafts",
+                "beam",
+                "max_length",
+                "batch_size",
+            ),
+            several=_WAYS,
+        ),
     ],
-    source: Annotated[
-        Path, typer.Option(help="Source text that the model was not trained on, one a line.")
-    ],
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="What is right, line by line; left out: what K=1 of the model writes."),
-    ] = None,
-    group_size: Annotated[
-        int, typer.Option(min=1, help="Classifiers that score labels: their tokens per step.")
-    ] = 1,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
+    machine: Annotated[Machine, Fields()],
+    outputs: Annotated[Outputs, Fields(only=("output", "as_json"))],
 ) -> None:
-    """Measure how sure a model may be of its groups, and store it.
+    """Measure quality, steps and latency of a model by group size.
 
-    Of a classifier: one temperature for its probabilities; --source has records with a text and a
-    label.
+    One row for every group size and mode, K=1 once. With --task the figures are those of the task,
+    and a record without an answer is named on stderr (exit code 4).
 
-    Adaptive mode then uses corrected probabilities, and --group-size auto works. Shows the
-    calibration error before and after, on sentences that nothing was fitted on.
-
-    Example: multistride calibrate --model RUN/best --source validation.en
+    Example: multistride evaluate --model RUN/best --source test.en --reference test.de
+    --group-size 1,2,4 --json
     """
-    from rich.console import Console
-
     from multistride.device import set_threads
-    from multistride.evaluate.calibrate import calibrate as measure
-    from multistride.files import write_json
-    from multistride.model.weights import CALIBRATION, load_config
-    from multistride.report.calibration import calibration_table
-    from multistride.translator import Translator
+    from multistride.evaluate.run import evaluate as measure
+    from multistride.evaluate.settle import settle
+    from multistride.report.show import show
 
-    set_threads(threads)
-    if load_config(model).classifier is not None:
-        _calibrate_classifier(model, source, reference, group_size, device, as_json)
-        return
-    if group_size != 1:
-        raise UsageError(
-            "--group-size is for classifiers, other models are measured at all of theirs: leave it out"
-        )
-    measured = measure(Translator.load(model, device), model, source, reference, say).model_dump(
-        mode="json"
-    )
-    write_json(model / CALIBRATION, measured)
-    say(f"written: {model / CALIBRATION}")
-    if as_json:
-        print_json(measured)
-    else:
-        Console().print(calibration_table(measured))
-
-
-def _calibrate_classifier(
-    model: Path, source: Path, reference: Path | None, group_size: int, device: str, as_json: bool
-) -> None:
-    """`calibrate` for a classifier."""
-    from multistride.evaluate.confidence import calibrate_classifier
-    from multistride.files import write_json
-    from multistride.model.weights import TEMPERATURE
-    from multistride.tasks.classification import Classifier
-
-    if reference is not None:
-        raise UsageError(
-            "--reference is not for classifiers, whose records have the label: leave it out"
-        )
-    classifier = Classifier.load(model, device, group_size, calibrated=False)
-    measured = calibrate_classifier(classifier, model, source, say)
-    write_json(model / TEMPERATURE, measured.model_dump(mode="json"))
-    say(f"written: {model / TEMPERATURE}")
-    if as_json:
-        print_json(measured.model_dump(mode="json"))
-    else:
-        before, after = 100 * measured.error_before, 100 * measured.error_after
-        say(
-            f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % after"
+    refuse_shared_files([request.source, request.reference], outputs.files)
+    settle(outputs.files)
+    set_threads(machine.threads)
+    result = measure(request, ways, model, machine.engine, machine.device)
+    show(result, outputs)
+    if failed := result.conditions.get("failed"):
+        raise DataError(
+            f"{failed} of the records have no answer (named above); they count in no figure"
         )
 
 
 def bench(
-    source: Annotated[Path, typer.Option(help="Source text, one a line.")],
+    *,
+    source: Annotated[
+        Path, typer.Option(help="Source texts, one a line.", rich_help_panel="Input")
+    ],
     reference: Annotated[
-        Path | None, typer.Option(help="Its translations, for BLEU beside the speed.")
+        Path | None,
+        typer.Option(
+            help="Their translations, for BLEU beside the speed.", rich_help_panel="Input"
+        ),
     ] = None,
     model: ModelOption = None,
-    group_size: GroupSizesOption = "1,2,4,8",
+    ways: Annotated[
+        tuple[DecodeOptions, ...],
+        Fields(
+            only=("group_size", "mode", "threshold"),
+            several=_WAYS,
+            defaults={"group_size": "1,2,4,8"},
+        ),
+    ],
     batch_size: Annotated[
-        str, typer.Option(help="Sentences decoded together, comma-separated.")
+        str,
+        typer.Option(
+            help="Sentences decoded together. Comma-separated.", rich_help_panel="Machine"
+        ),
     ] = "1,8,32",
-    mode: Annotated[str, typer.Option(help="fast, adaptive, exact; comma-separated.")] = "fast",
-    threshold: ThresholdOption = None,
     engine: Annotated[
-        str, typer.Option(help="Our engines, comma-separated; see translate.")
+        str,
+        typer.Option(
+            help="Our engines: eager, int8, gpu. Comma-separated.", rich_help_panel="Machine"
+        ),
     ] = "eager",
     device: Annotated[
-        str, typer.Option(help="Where our engines compute: cpu, cuda or auto.")
+        str,
+        typer.Option(help="Device of our engines: cpu, cuda or auto.", rich_help_panel="Machine"),
     ] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads of every contender.")] = 1,
+    threads: Annotated[
+        int, typer.Option(help="CPU threads of every contender.", rich_help_panel="Machine")
+    ] = 1,
     against: Annotated[
         str,
         typer.Option(
-            help="own-k1, ctranslate2-int8, ctranslate2-float32, transformers-float32; comma-separated."
+            help="Baselines: own-k1, ctranslate2-int8, ctranslate2-float32, transformers-float32. "
+            "Comma-separated.",
+            rich_help_panel="Measuring",
         ),
     ] = "own-k1",
     against_model: Annotated[
-        Path | None, typer.Option(help="Another model, at K=1 on the same engines.")
+        Path | None,
+        typer.Option(
+            help="Another model as a baseline, at K=1 on the same engines.",
+            rich_help_panel="Measuring",
+        ),
     ] = None,
     sentences: Annotated[
-        int, typer.Option(help="Lines that are timed, spread over the file.")
+        int,
+        typer.Option(
+            help="Number of lines that are timed, spread over the file.",
+            rich_help_panel="Measuring",
+        ),
     ] = 100,
     rounds: Annotated[
-        int, typer.Option(help="Times everything is measured; medians are taken.")
+        int,
+        typer.Option(
+            help="Times everything is measured; medians are taken.", rich_help_panel="Measuring"
+        ),
     ] = 3,
     tokenize: Annotated[
-        str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")
+        str,
+        typer.Option(
+            help="Tokenizer of sacreBLEU: 13a, zh, char, none and others.",
+            rich_help_panel="Measuring",
+        ),
     ] = "13a",
     require: Annotated[
         list[str] | None,
-        typer.Option(help="Exit with 5 unless, say, k=4,batch=1,ctranslate2-int8>=5. Repeatable."),
+        typer.Option(
+            help="Exit with 5 unless a ratio is reached, for example "
+            "k=4,batch=1,ctranslate2-int8>=5. Repeatable.",
+            rich_help_panel="Measuring",
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the result object to this file as well.")
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Title of the result (default: the name of the model or its run).",
+            rich_help_panel="Output",
+        ),
     ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Write the tables in Markdown to this file.")
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Write quality against speed to this file (SVG).")
-    ] = None,
-    as_json: JsonOption = False,
+    outputs: Annotated[Outputs, Fields()],
 ) -> None:
     """Measure speed against other programs, in turns.
 
@@ -177,26 +174,25 @@ def bench(
     Example: multistride bench --source test.en --reference test.de --against
     own-k1,ctranslate2-int8
     """
-    sizes, batches = numbers(group_size), numbers(batch_size, "--batch-size")
+    batches = numbers(batch_size, "--batch-size")
 
     from multistride.config import validate
     from multistride.evaluate.bench.gate import check_met
     from multistride.evaluate.bench.run import BenchRequest
     from multistride.evaluate.bench.run import bench as measure
-    from multistride.report.benchmark_figure import check_picture
-    from multistride.report.show import show_benchmark
+    from multistride.evaluate.settle import settle, settled_name
+    from multistride.report.show import show
     from multistride.shipped import DEFAULT
 
-    if picture is not None:
-        check_picture(reference)
-    name = name or (model.parent.name if model else DEFAULT.name)
-    files = {"model": model or DEFAULT, "source": source, "reference": reference, "name": name}
-    decoding = {
-        "group_sizes": sizes,
-        "batch_sizes": batches,
-        "modes": words(mode),
-        "threshold": threshold,
-    }
+    if outputs.picture is not None and reference is None:
+        raise UsageError(
+            "--picture shows quality against time, and no --reference was given: give one, or "
+            "leave it out"
+        )
+    refuse_shared_files([source, reference], outputs.files)
+    settle(outputs.files, tokenize, outputs.picture)
+    place = model or DEFAULT
+    files = {"model": place, "source": source, "reference": reference}
     machine = {"engines": words(engine), "device": device, "threads": threads}
     others = {
         "against": words(against),
@@ -204,171 +200,110 @@ def bench(
         "require": tuple(require or ()),
     }
     amounts = {"sentences": sentences, "rounds": rounds, "tokenize": tokenize}
-    request = validate(BenchRequest, {**files, **decoding, **machine, **others, **amounts}, "bench")
-    result = measure(request, say)
-    show_benchmark(result, output, markdown, picture, table=not as_json, report=say)
-    if as_json:
-        print_json(result.model_dump(mode="json"))
+    tree = {**files, **machine, **others, **amounts, "ways": ways, "batch_sizes": batches}
+    request = validate(BenchRequest, {**tree, "name": settled_name(name, place)}, "bench")
+    result = measure(request)
+    show(result, outputs)
     check_met(request.requirements(), result)
 
 
-def evaluate(
-    source: Annotated[Path, typer.Option(help="Source text (or prompts), one a line.")],
-    reference: ReferenceOption = None,
-    model: ModelOption = None,
-    group_size: GroupSizesOption = "1",
-    mode: ModeOption = "fast",
-    threshold: ThresholdOption = None,
-    policy: PolicyOption = None,
-    layout: LayoutOption = None,
-    drafts: DraftsOption = None,
-    beam: BeamOption = 1,
-    kind: KindOption = "translation",
-    max_tokens: Annotated[
-        int | None, typer.Option(help="generation: most tokens written (64).")
+def calibrate(
+    *,
+    model: NeededModelOption,
+    source: Annotated[
+        Path,
+        typer.Option(
+            help="Source texts that the model was not trained on, one a line. Of a classifier: "
+            "records with a text and a label.",
+            rich_help_panel="Input",
+        ),
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="What is right, line by line (default: what K=1 of the model writes).",
+            rich_help_panel="Input",
+        ),
     ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="generation: prompts are turns in the model's chat.")
-    ] = False,
-    task: TaskOption = None,
-    teacher: TeacherOption = None,
-    tokenize: Annotated[
-        str, typer.Option(help="sacreBLEU tokenizer: 13a, zh, char, none, ...")
-    ] = "13a",
-    name: Annotated[str | None, typer.Option(help="Title of the result.")] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Sentences decoded together for throughput.")
-    ] = 32,
-    latency_sentences: Annotated[int, typer.Option(min=1, help="Sentences timed alone.")] = 100,
-    examples: Annotated[int, typer.Option(min=0, help="Worked examples kept in the result.")] = 3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first lines.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the result object to this file as well.")
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of a classifier that scores labels: tokens per step (default: 1).",
+            rich_help_panel="Decoding",
+        ),
     ] = None,
-    engine: EngineOption = "eager",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
+    machine: Annotated[Machine, Fields(only=("device", "threads"))],
     as_json: JsonOption = False,
 ) -> None:
-    """Measure quality, steps and latency by group size.
+    """Measure how sure a model may be of its groups, and store that in its directory.
 
-    Causal models (--kind generation): perplexity of the references given the prompts, repetition,
-    distinct words, steps and latency of what is written; --mode may name several, such as
-    fast,exact.
+    Adaptive mode then uses corrected probabilities, and --group-size auto works. Of a classifier
+    one temperature for its probabilities is fitted. Shows the calibration error before and after,
+    on sentences that nothing was fitted on.
 
-    Tasks (--task): the figures of a task over records; one that has no answer is reported, and the
-    exit code is 4.
-
-    Example: multistride evaluate --model RUN/best --source test.en --reference test.de --group-size
-    1,2,4 --json
+    Example: multistride calibrate --model RUN/best --source validation.en
     """
-    if task is not None:
-        evaluate_records(locals())
-        return
-    if teacher is not None:
-        raise UsageError(
-            "--teacher was given, which is for --task generation: leave it out, or name the task"
-        )
-    amounts = {"batch_size": batch_size, "limit": limit, "examples": examples}
-    shared = {
-        "model": model,
-        "source": source,
-        "reference": reference,
-        "name": name,
-        "threshold": threshold,
-    }
-    tree = {**shared, **amounts, "group_sizes": numbers(group_size)}
-    shown = (output, as_json)
-    if kind == "generation":
-        refuse_search(beam, tokenize, policy, layout)
-        own = {
-            "modes": tuple(mode.split(",")),
-            "drafts": drafts,
-            "max_tokens": max_tokens or 64,
-            "chat": chat,
-        }
-        _evaluate_generation(
-            {**tree, **own, "latency_texts": latency_sentences}, engine, device, threads, shown
-        )
-        return
-    if reference is None:
-        raise UsageError("--reference is missing: give the reference translations, line by line")
-    if chat or drafts or max_tokens is not None:
-        raise UsageError(
-            "--chat, --drafts and --max-tokens are for --kind generation: leave them out"
-        )
-    ways = {
-        "mode": mode,
-        "policy": policy,
-        "layout": layout,
-        "beam": beam,
-        "kind": kind,
-        "tokenize": tokenize,
-    }
-    _evaluate_pairs(
-        {**tree, **ways, "latency_sentences": latency_sentences}, engine, device, threads, shown
-    )
-
-
-def _evaluate_pairs(
-    tree: dict[str, Any],
-    engine: str,
-    device: str,
-    threads: int | None,
-    shown: tuple[Path | None, bool],
-) -> None:
-    """`evaluate` for a translation model."""
-    from multistride.config import validate
     from multistride.device import set_threads
-    from multistride.evaluate.run import EvaluationRequest, evaluate
-    from multistride.report.tables import quality_table
-    from multistride.shipped import DEFAULT
-    from multistride.translator import Translator
+    from multistride.evaluate.settle import settle
+    from multistride.model.weights import CALIBRATION, TEMPERATURE, load_config
 
-    model = tree["model"]
-    named = {
-        "model": model or DEFAULT,
-        "name": tree["name"] or (model.parent.name if model else DEFAULT.name),
-    }
-    request = validate(EvaluationRequest, {**tree, **named}, "evaluate")
-    set_threads(threads)
-    _show(
-        evaluate(request, Translator.load(model, device, engine, say), say), quality_table, *shown
-    )
+    classifier = load_config(model).classifier is not None
+    if classifier and reference is not None:
+        raise UsageError(
+            "--reference is not for classifiers, whose records have the label: leave it out"
+        )
+    if not classifier and group_size is not None:
+        raise UsageError(
+            "--group-size is for classifiers, other models are measured at all of theirs: "
+            "leave it out"
+        )
+    settle([model / (TEMPERATURE if classifier else CALIBRATION)])
+    set_threads(machine.threads)
+    if classifier:
+        _calibrate_classifier(model, source, group_size or 1, machine.device, as_json)
+    else:
+        _calibrate_groups(model, source, reference, machine.device, as_json)
 
 
-def _evaluate_generation(
-    tree: dict[str, Any],
-    engine: str,
-    device: str,
-    threads: int | None,
-    shown: tuple[Path | None, bool],
+def _calibrate_groups(
+    model: Path, source: Path, reference: Path | None, device: str, as_json: bool
 ) -> None:
-    """`evaluate` for a causal model."""
-    from multistride.config import validate
-    from multistride.device import set_threads
-    from multistride.evaluate.generation import GenerationRequest, evaluate_generation
-    from multistride.generator import Generator
-    from multistride.report.generation import generation_table
-
-    generator = Generator.load(tree["model"], device, engine, say)
-    named = {**tree, "name": tree["name"] or tree["model"].parent.name}
-    set_threads(threads)
-    result = evaluate_generation(validate(GenerationRequest, named, "evaluate"), generator, say)
-    _show(result, generation_table, *shown)
-
-
-def _show(result: Any, table: Callable[[Any], Any], output: Path | None, as_json: bool) -> None:
-    """Write a result to a file if one was named, and print it as an object or as its table."""
+    """Calibrate a model that writes."""
     from rich.console import Console
 
+    from multistride.evaluate.calibrate import calibrate as measure
     from multistride.files import write_json
+    from multistride.generator import load
+    from multistride.model.weights import CALIBRATION
+    from multistride.report.tables import calibration_table
 
-    found = result.model_dump(mode="json")
-    if output is not None:
-        write_json(output, found)
-        say(f"written: {output}")
+    measured = measure(load(model, device), model, source, reference).model_dump(mode="json")
+    write_json(model / CALIBRATION, measured)
+    logger.info(f"written: {model / CALIBRATION}")
     if as_json:
-        print_json(found)
+        print_json(measured)
     else:
-        Console().print(table(result))
+        Console().print(calibration_table(measured).terminal())
+
+
+def _calibrate_classifier(
+    model: Path, source: Path, group_size: int, device: str, as_json: bool
+) -> None:
+    """Calibrate a classifier."""
+    from multistride.evaluate.confidence import calibrate_classifier
+    from multistride.files import write_json
+    from multistride.model.weights import TEMPERATURE
+    from multistride.tasks.classification.classifier import Classifier
+
+    classifier = Classifier.load(model, device, group_size, calibrated=False)
+    measured = calibrate_classifier(classifier, model, source)
+    write_json(model / TEMPERATURE, measured.model_dump(mode="json"))
+    logger.info(f"written: {model / TEMPERATURE}")
+    if as_json:
+        print_json(measured.model_dump(mode="json"))
+    else:
+        before, after = 100 * measured.error_before, 100 * measured.error_after
+        logger.info(
+            f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % after"
+        )

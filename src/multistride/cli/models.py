@@ -25,17 +25,25 @@ def convert(
         ),
     ],
     directory: Annotated[Path, typer.Argument(help="Model directory to write.")],
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download",
+            help="Fetch a name from the hub; without it only the cache is searched.",
+            rich_help_panel="Input",
+        ),
+    ] = False,
 ) -> None:
     """Convert a Hugging Face or GGUF checkpoint to a model directory.
 
     At K=1 the model writes what the original writes; larger groups need training. Weights in
     pickles are refused, and no code of a checkpoint is ever run.
 
-    Example: multistride convert HuggingFaceTB/SmolLM2-135M-Instruct models/smollm2
+    Example: multistride convert --download HuggingFaceTB/SmolLM2-135M-Instruct models/smollm2
     """
     from multistride.convert.run import convert as convert_checkpoint
 
-    result = convert_checkpoint(source, directory, logger.info)
+    result = convert_checkpoint(source, directory, download)
     parameters = sum(parameter.numel() for parameter in result.model.parameters())
     logger.info(
         f"written: {directory} ({result.checkpoint.model_type}, "

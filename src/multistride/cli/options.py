@@ -14,7 +14,6 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.cli.fields import option_of
-from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.shipped import directory, names
 
@@ -162,19 +161,7 @@ GroupSizeOption = Annotated[
         rich_help_panel="Decoding",
     ),
 ]
-GroupSizesOption = Annotated[str, option_of(DecodeOptions, "group_size", several=True)]
-BatchSizeOption = Annotated[int, option_of(DecodeOptions, "batch_size")]
-BeamOption = Annotated[int, option_of(DecodeOptions, "beam")]
-DraftsOption = Annotated[str | None, option_of(DecodeOptions, "drafts")]
-LayoutOption = Annotated[str | None, option_of(DecodeOptions, "layout")]
-ModeOption = Annotated[str, option_of(DecodeOptions, "mode")]
-PolicyOption = Annotated[str | None, option_of(DecodeOptions, "policy")]
-ThresholdOption = Annotated[float | None, option_of(DecodeOptions, "threshold")]
-DeviceOption = Annotated[str, option_of(Machine, "device")]
-EngineOption = Annotated[str, option_of(Machine, "engine")]
 ThreadsOption = Annotated[int | None, option_of(Machine, "threads")]
-InputOption = Annotated[Path | None, option_of(Lines, "source")]
-OutputOption = Annotated[Path | None, option_of(Lines, "output")]
 LinesOption = Annotated[
     bool,
     typer.Option(
@@ -200,43 +187,6 @@ ChatOption = Annotated[
 DirectoryOption = Annotated[
     Path, typer.Option("--output", help="Directory to write.", rich_help_panel="Output")
 ]
-ReferenceOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Reference text, line by line. Text generation can do without.",
-        rich_help_panel="Input",
-    ),
-]
-KindOption = Annotated[
-    str,
-    typer.Option(
-        help="What is measured. translation or phonemes: a model that translates, with the figures "
-        "of that kind. generation: a causal model.",
-        rich_help_panel="Input",
-    ),
-]
-TaskOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Measure a task instead: --source then has its records, one JSON object a line.",
-        rich_help_panel="Input",
-    ),
-]
-TeacherOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="--task generation: the autoregressive model to compare with, at K=1.",
-        rich_help_panel="Input",
-    ),
-]
-
-
-def refuse_search(beam: int, tokenize: str, policy: str | None, layout: str | None) -> None:
-    """Raise `UsageError` for ways of decoding that measuring a causal model has no use for."""
-    if beam > 1 or tokenize != "13a" or policy or layout:
-        raise UsageError(
-            "--beam, --tokenize, --policy and --layout are not for --kind generation: leave them out"
-        )
 
 
 def group_size_or_auto(text: str) -> int | str:

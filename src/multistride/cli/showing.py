@@ -7,34 +7,44 @@ from typing import Annotated
 
 import typer
 
-from multistride.cli.console import print_json, say
-from multistride.cli.options import JsonOption
+from multistride.cli.console import print_json, refuse_shared_files
+from multistride.cli.options import JsonOption, model_directory
 from multistride.errors import UsageError
 
 
 def report(
+    *,
     results: Annotated[
-        Path | None, typer.Argument(help="A result file of `evaluate` or `bench`.")
+        Path | None, typer.Argument(help="Result file that `evaluate` or `bench` wrote.")
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Write the picture (.svg; of a trace also .png).")
-    ] = None,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the table as Markdown.")
-    ] = False,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Or show a trace that `translate --trace` wrote; --figure draws it."),
+        typer.Option(
+            help="Show a trace that `translate --trace` wrote instead.", rich_help_panel="Input"
+        ),
     ] = None,
     line: Annotated[
-        int | None, typer.Option(min=1, help="Which line of the traced input (1).")
+        int | None,
+        typer.Option(
+            min=1, help="Line of the traced input to show (default: 1).", rich_help_panel="Input"
+        ),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Write one self-contained HTML page.", rich_help_panel="Output"),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw it (.svg or .png).", rich_help_panel="Output")
+    ] = None,
+    markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel="Output"),
+    ] = False,
 ) -> None:
-    """Show a result file (table, picture, page), or a trace.
+    """Show a result file as a table, picture or page, or show a trace.
 
-    The model is not needed. A figure of a result is quality against latency, of a trace why each
-    step wrote so much.
+    The model is not needed. A figure of a result is quality against latency; of a trace, why each
+    step wrote so many tokens.
 
     Example: multistride report results/multi30k-adapted.json --page multi30k.html
     """
@@ -47,57 +57,92 @@ def report(
             "report shows either a result file (with --page, --figure, --markdown) or a --trace (with --line, "
             "--figure): give one of them with its options"
         )
+    from multistride.files import check_writable
+    from multistride.report.drawing import check_picture
     from multistride.report.show import show_file, show_trace
 
+    refuse_shared_files([results, trace], [page, figure])
+    for path in (page, figure):
+        if path is not None:
+            check_writable(path)
+    if figure is not None:
+        check_picture(figure)
     if trace is not None:
-        show_trace(trace, line or 1, figure, say)
+        show_trace(trace, line or 1, figure)
     elif results is not None:
-        show_file(results, page, figure, markdown, say)
+        show_file(results, page, figure, markdown)
 
 
 def inspect(
+    *,
     model: Annotated[
-        Path | None, typer.Argument(help="Model directory; left out: the one that ships.")
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            callback=model_directory,
+            help="Model directory, or the name of a model that ships (default: English to German).",
+        ),
     ] = None,
     sentence: Annotated[
         str | None,
-        typer.Option(help="Look into one translation instead: groups, probabilities, attention."),
+        typer.Option(
+            help="Look into one translation instead: groups, probabilities, attention.",
+            rich_help_panel="Input",
+        ),
     ] = None,
     group_size: Annotated[
-        int | None, typer.Option(help="The sentence's tokens per step (K); left out: 1.")
+        int | None,
+        typer.Option(
+            help="With --sentence: tokens per step (default: 1).", rich_help_panel="Decoding"
+        ),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw where the sentence's steps looked (.svg, .png).")
+        Path | None,
+        typer.Option(
+            help="With --sentence: draw where its steps looked (.svg or .png).",
+            rich_help_panel="Output",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is in a model directory, or look into one sentence.
+    """Show what is in a model directory, or look into one sentence.
 
-    Sizes, group sizes, where it came from; of a sentence what each step wrote, how probable it was,
-    where it looked.
+    Of a model: sizes, group sizes and where it came from. Of a sentence: what each step wrote, how
+    probable it was, and where it looked.
 
     Example: multistride inspect RUN/best --sentence "Where is the station?" --group-size 4
     --picture look.svg
     """
-    if sentence is None and (picture or group_size):
+    if sentence is None and (picture is not None or group_size is not None):
         raise UsageError(
             "--picture and --group-size show a sentence, and none was given: give --sentence"
         )
-    if sentence is not None:
-        from multistride.evaluate.sentence import look_into
-        from multistride.report.show import show_sentence
-        from multistride.translator import Translator
+    if sentence is None:
+        _inspect_model(model, as_json)
+    else:
+        _inspect_sentence(model, sentence, group_size or 1, picture, as_json)
 
-        found = look_into(Translator.load(model), sentence, group_size or 1)
-        show_sentence(found, picture, as_json, say)
-        return
+
+def _inspect_sentence(
+    model: Path | None, sentence: str, group_size: int, picture: Path | None, as_json: bool
+) -> None:
+    from multistride.evaluate.sentence import look_into
+    from multistride.evaluate.settle import settle
+    from multistride.report.show import show_sentence
+    from multistride.translator import Translator
+
+    settle([], picture=picture)
+    show_sentence(look_into(Translator.load(model), sentence, group_size), picture, as_json)
+
+
+def _inspect_model(model: Path | None, as_json: bool) -> None:
     from multistride.evaluate.inspection import inspect_model
     from multistride.shipped import DEFAULT
 
     facts = inspect_model(model or DEFAULT)
     if as_json:
         print_json(facts)
-    else:
-        for key, value in facts.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            typer.echo(f"{key.replace('_', ' '):20} {shown}")
+        return
+    for key, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{key.replace('_', ' '):20} {shown}")

@@ -1,132 +1,134 @@
-"""The verbs for tasks, and `evaluate --task`."""
+"""The verbs of tasks: `classify` documents, `answer` questions."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistride.cli.console import numbers, print_json, reading, say, words, writing
-from multistride.cli.options import (
-    BatchSizeOption,
-    DeviceOption,
-    InputOption,
-    LinesOption,
-    OutputOption,
-    ThreadsOption,
-)
+from multistride.cli.console import reading, refuse_shared_files, writing
+from multistride.cli.fields import Fields
+from multistride.cli.options import Lines, Machine, NeededModelOption, note_untrained
+from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
+from multistride.tasks.answering.settings import AnswerSettings
 
-_NOT_FOR_TASKS = {
-    "reference": None,
-    "layout": None,
-    "kind": "translation",
-    "chat": False,
-    "tokenize": "13a",
-}
-"""Options of `evaluate` that say nothing to a task, and what they are where they were not given."""
-
-_WRITING = {"threshold": None, "policy": None, "max_tokens": None, "teacher": None}
-"""Those for tasks that write texts, and what they are where they were not given."""
-
-
-def evaluate_records(given: dict[str, Any]) -> None:
-    """`evaluate --task`: what `evaluate` was given, by the names of its parameters."""
-    for name, unset in _NOT_FOR_TASKS.items():
-        if given[name] != unset:
-            raise UsageError(f"--{name.replace('_', '-')} is not for --task: leave it out")
-
-    from rich.console import Console
-
-    from multistride.config import validate
-    from multistride.device import set_threads
-    from multistride.evaluate.tasks import TaskEvaluation, evaluate_task
-    from multistride.files import write_json
-    from multistride.report.show import task_table_of
-    from multistride.shipped import DEFAULT
-
-    set_threads(given["threads"])
-    model = given["model"] or DEFAULT
-    taken = ("task", "source", "drafts", "beam", "engine", "device", "batch_size", "limit")
-    tree = {name: given[name] for name in taken} | {
-        "group_sizes": numbers(given["group_size"]),
-        "model": model,
-    }
-    tree |= {"modes": words(given["mode"]), "latency_records": given["latency_sentences"]}
-    tree["writing"] = {
-        name: given[name] for name, unset in _WRITING.items() if given[name] != unset
-    }
-    result = evaluate_task(
-        validate(TaskEvaluation, {**tree, "name": given["name"] or model.name}, "evaluate"), say
-    )
-    found = result.model_dump(mode="json")
-    if given["output"] is not None:
-        write_json(given["output"], found)
-        say(f"written: {given['output']}")
-    if given["as_json"]:
-        print_json(found)
-    else:
-        Console().print(task_table_of(result))
-    if result.failed:
-        raise DataError(
-            f"{result.failed} of the records have no answer (named above); they count in no figure"
-        )
+if TYPE_CHECKING:
+    from multistride.tasks.classification.classifier import Classifier
 
 
 def classify(
-    model: Annotated[Path, typer.Option(help="Directory of a classifier, for example RUN/best.")],
+    *,
+    model: NeededModelOption,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Documents: a file each, or .jsonl; left out: lines of stdin."),
+        typer.Argument(help="Documents: a file each, or .jsonl (default: lines of stdin)."),
     ] = None,
+    lines: Annotated[Lines, Fields(only=("source", "output", "as_json"))],
     records: Annotated[
-        bool, typer.Option("--records", help="The lines are JSON objects with a text.")
+        bool,
+        typer.Option(
+            "--records",
+            help="Read the lines as JSON objects that hold a text.",
+            rich_help_panel="Input",
+        ),
     ] = False,
-    field: Annotated[str, typer.Option(help="Their field that holds it.")] = "text",
+    field: Annotated[
+        str, typer.Option(help="Their field that holds it.", rich_help_panel="Input")
+    ] = "text",
     classes: Annotated[
         Path | None,
-        typer.Option(help="Refuse to run unless these are the model's classes, one a line."),
+        typer.Option(
+            help="Refuse to run unless these are the model's classes, one a line.",
+            rich_help_panel="Input",
+        ),
     ] = None,
-    group_size: Annotated[
-        int, typer.Option(min=1, help="Labels as targets: their tokens per step (K).")
-    ] = 1,
-    batch_size: BatchSizeOption = 32,
-    source: InputOption = None,
-    output: OutputOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    as_json: LinesOption = False,
+    decoding: Annotated[DecodeOptions, Fields(only=("group_size", "batch_size"))],
+    machine: Annotated[Machine, Fields(only=("device", "threads"))],
 ) -> None:
     """Say to which class each document belongs, however long it is.
 
     One line per document, in order: the class (--json: the probabilities of all). A document
-    without an answer, an empty one too, is an empty line; stderr names it, and the exit code is 4.
+    without an answer, an empty one too, becomes an empty line; stderr names it, and the exit code
+    is 4.
 
     Example: multistride classify --model RUN/best --json < documents.txt
     """
-    if files and (source or records):
+    if files and (lines.source or records):
         raise UsageError(
             "files were given, which are read as they are: leave --input and --records out"
         )
 
+    from multistride.tasks.classification.task import opened_classifier
+    from multistride.tasks.record import read_records, solved
+    from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
+
+    refuse_shared_files([lines.source, *(files or ())], [lines.output])
+    task = opened_classifier(_classifier(model, machine, classes), field)
+    way = task.settle(decoding)
+    with reading(None if files else lines.source) as texts, writing(lines.output) as output:
+        taken = records_of_files(files, field) if files else None
+        taken = taken or (read_records(texts) if records else records_of_lines(texts, field))
+        failed = write_answers(solved(task, taken, way, 64), output, lines.as_json)
+    _complete(failed, "documents")
+
+
+def _classifier(model: Path, machine: Machine, classes: Path | None) -> Classifier:
+    """Return the classifier of a directory, if its classes are those of a file."""
     from multistride.data.corpus import read_lines
     from multistride.device import set_threads
-    from multistride.tasks.classification import Classifier, check_class_list, opened_classifier
-    from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
-    from multistride.tasks.task import read_records, solved
+    from multistride.tasks.classification.classifier import Classifier, check_class_list
 
-    set_threads(threads)
-    classifier = Classifier.load(model, device, group_size, batch_size)
+    set_threads(machine.threads)
+    classifier = Classifier.load(model, machine.device)
     if classes is not None:
         check_class_list(classifier, classes, read_lines(classes), model)
-    with reading(source) as lines, writing(output) as text:
-        taken = records_of_files(files, field) if files else None
-        taken = taken or (read_records(lines) if records else records_of_lines(lines, field))
-        failed = write_answers(
-            solved(opened_classifier(classifier, field), taken, 64), text, as_json, say
-        )
+    return classifier
+
+
+def _complete(failed: int, what: str) -> None:
+    """Raise `DataError` if some records have no answer."""
     if failed:
         raise DataError(
-            f"{failed} of the documents have no answer (named above); their lines are empty"
+            f"{failed} of the {what} have no answer (named above); their lines are empty"
         )
+
+
+def answer(
+    *,
+    model: NeededModelOption,
+    lines: Annotated[Lines, Fields(only=("source", "output", "as_json"))],
+    passages: Annotated[AnswerSettings, Fields()],
+    decoding: Annotated[
+        DecodeOptions,
+        Fields(
+            only=("group_size", "mode", "drafts", "beam", "max_length", "batch_size"),
+            defaults={"max_length": 32},
+        ),
+    ],
+    machine: Annotated[Machine, Fields()],
+) -> None:
+    """Answer questions about passages, or choose one of several answers.
+
+    Each line of stdin is a JSON object with a "question", and a "passage" or "choices" (a list of
+    texts) or both. One line per question, in order (--json: with its score, where it stands, how
+    probable each choice is). A question without an answer becomes an empty line; stderr names it,
+    and the exit code is 4.
+
+    Example: echo '{"question": "Who ran?", "passage": "Two dogs ran."}' | multistride answer
+    --model RUN/best
+    """
+    from multistride.tasks.answering.answerer import answering
+    from multistride.tasks.record import read_records, solved
+    from multistride.tasks.streams import write_answers
+
+    refuse_shared_files([lines.source], [lines.output])
+    opened = machine.load(model)
+    task = answering(opened, passages)
+    way = task.settle(decoding)
+    note_untrained(way.group_size, opened)
+    with reading(lines.source) as texts, writing(lines.output) as output:
+        answers = solved(task, read_records(texts), way)
+        failed = write_answers(answers, output, lines.as_json)
+    _complete(failed, "questions")

@@ -126,6 +126,14 @@ def score(
         Path, typer.Option(help="Its translations, line by line.", rich_help_panel="Input")
     ],
     group_size: GroupSizeOption = "1",
+    tokens: Annotated[
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Targets are lines of `translate --json`: score the tokens that were written.",
+            rich_help_panel="Input",
+        ),
+    ] = False,
     machine: Annotated[Machine, Fields(without=("engine",))],
     as_json: LinesOption = False,
 ) -> None:
@@ -135,6 +143,9 @@ def score(
 
     One line per pair, in order: the sum over all tokens and EOS, a tab, and their number. A pair
     that cannot be scored becomes an empty line; stderr names it, and the exit code is 4.
+
+    A text may be cut into other tokens than a model wrote it in; then its score differs from the
+    one that decoding reported. --tokens scores what was written.
 
     Example: multistride score --model RUN/best --source test.en --target test.de --group-size 4
     """
@@ -146,7 +157,9 @@ def score(
 
     translator = machine.load(model)
     note_untrained(int(size), translator)
-    failed = score_stream(translator, source, target, int(size), as_json)
+    failed = score_stream(
+        translator, source, target, int(size), "json" if as_json else "text", tokens
+    )
     _complete(failed, "pairs could not be scored")
 
 

@@ -38,7 +38,10 @@ _BIAS = "final_logits_bias"
 
 
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
-    """Our configuration. Raises `DataError` where encoder and decoder differ in more than depth."""
+    """Return our configuration.
+
+    Raises `DataError` where encoder and decoder differ in more than depth.
+    """
     config, kind = checkpoint.config, checkpoint.model_type
     for name in ("attention_heads", "ffn_dim"):
         if config[f"encoder_{name}"] != config[f"decoder_{name}"]:
@@ -72,13 +75,21 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
 
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
-    """The name map."""
-    embedding = next((name for name in _EMBEDDINGS if name in checkpoint.names), _EMBEDDINGS[0])
-    check_head(checkpoint, config.tie_embeddings, "lm_head.weight", embedding)
-    result = [Entry("target_embedding.weight", (embedding,))]
-    if not config.tie_embeddings:
-        result += [
-            Entry("source_embedding.weight", (embedding,)),
+    """Return the name map."""
+    shared = next((name for name in _EMBEDDINGS if name in checkpoint.names), _EMBEDDINGS[0])
+    if config.tie_embeddings:
+        for copy in _EMBEDDINGS[1:]:
+            check_head(checkpoint, True, copy, shared)
+        result = [Entry("target_embedding.weight", (shared,))]
+    else:
+        # Untied, each side reads its own table where the file has one, and `shared` is read by
+        # none.
+        own = [f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
+        source, target = (name if name in checkpoint.names else _EMBEDDINGS[0] for name in own)
+        check_head(checkpoint, False, "lm_head.weight", source)
+        result = [
+            Entry("source_embedding.weight", (source,)),
+            Entry("target_embedding.weight", (target,)),
             Entry("output.weight", ("lm_head.weight",)),
         ]
     if config.output_bias:
@@ -128,7 +139,7 @@ def _check_sinusoids(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _layer(ours: str, theirs: str) -> list[Entry]:
-    """What layers of both sides have."""
+    """Return what layers of both sides have."""
     attention = f"{theirs}.self_attn"
     return [
         *linear(f"{ours}.around_attention.norm", f"{attention}_layer_norm"),

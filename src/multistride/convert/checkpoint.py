@@ -57,12 +57,12 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
-        """What transformers calls the layout."""
+        """Return what transformers calls the layout."""
         return str(self.config.get("model_type", ""))
 
 
 def read_directory(directory: Path, name: str) -> Checkpoint:
-    """The checkpoint in a directory.
+    """Return the checkpoint in a directory.
 
     Raises `DataError` if it is incomplete or broken, has its weights in pickles, or needs its own
     code to run.
@@ -95,12 +95,12 @@ def read_directory(directory: Path, name: str) -> Checkpoint:
     )
 
 
-def fetched(name: str) -> Path:
-    """The directory of a model on the hub: from the cache where it is complete there, else
-    downloaded.
+def fetched(name: str, download: bool = True) -> Path:
+    """Return the directory of a model on the hub: from the cache where it is complete there, else
+    downloaded, if that was asked for.
 
-    Raises `MissingExtraError` without huggingface_hub and `DataError` if the name is none or
-    nothing can be had.
+    Without `download` nothing is asked of the network. Raises `MissingExtraError` without
+    huggingface_hub and `DataError` if the name is none or nothing can be had.
     """
     if not _HUB_NAME.fullmatch(name):
         raise DataError(
@@ -111,11 +111,16 @@ def fetched(name: str) -> Path:
         raise MissingExtraError(
             f"{name} is not a directory, and the hub needs pip install 'multistride[hf]'"
         )
+    where: dict[str, Any] = {} if download else {"local_files_only": True}
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED))
-    except (
-        Exception
-    ) as error:  # the library raises its own, those of its HTTP client and of the system
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED, **where))
+    # the library raises its own, those of its HTTP client and of the system
+    except Exception as error:
+        if not download:
+            raise DataError(
+                f"{name} is no directory here, and not in the cache of the hub: correct the path, "
+                "or give --download to fetch a model of that name"
+            ) from error
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{name} is no directory here and could not be fetched from the hub ({type(error).__name__}: {reason}): "
@@ -124,8 +129,9 @@ def fetched(name: str) -> Path:
 
 
 def read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `DataError`, which begins with `otherwise`, if there is
-    none.
+    """Return the object in a JSON file.
+
+    Raises `DataError`, which begins with `otherwise`, if there is none.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -147,7 +153,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
 
 
 def _special_tokens(directory: Path) -> dict[str, Any]:
-    """What older versions of transformers kept in a file of its own."""
+    """Return what older versions of transformers kept in a file of its own."""
     return _optional_json(directory / "special_tokens_map.json")
 
 

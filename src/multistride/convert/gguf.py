@@ -3,7 +3,8 @@ again.
 
 Two things differ from the checkpoint that such a file was made of: the names; and, in files of the
 architecture `llama`, the order of the rows of queries and keys. It suits rotations of neighbouring
-coordinates, where transformers (and we) rotate the two halves of a head.
+coordinates, where transformers (and we) rotate the two halves of a head. The byte-level tokenizer
+is made anew from its pieces and merges.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from multistride.convert.bytelevel import byte_level_tokenizer
 from multistride.convert.checkpoint import Checkpoint
 from multistride.errors import DataError, MissingExtraError
 from multistride.files import sha256
@@ -51,7 +52,7 @@ _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
 def read_gguf(path: Path) -> Checkpoint:
-    """The checkpoint in a GGUF file.
+    """Return the checkpoint in a GGUF file.
 
     Raises `MissingExtraError` without the package and `DataError` for a file that is broken, or of
     another layout.
@@ -95,7 +96,7 @@ def read_gguf(path: Path) -> Checkpoint:
 
 
 def _their_name(name: str, path: Path) -> str:
-    """The name that transformers has for a tensor."""
+    """Return the name that transformers has for a tensor."""
     found = _LAYER.fullmatch(name)
     if found and found[2] in _LAYER_NAMES:
         return f"model.layers.{found[1]}.{_LAYER_NAMES[found[2]]}.{found[3]}"
@@ -116,7 +117,7 @@ def _halves(rows: Tensor, heads: int) -> Tensor:
 
 
 def _config(fields: dict[str, Any], architecture: str, tied: bool) -> dict[str, Any]:
-    """What config.json would say."""
+    """Return what config.json would say."""
 
     def value(name: str, otherwise: Any = None) -> Any:
         return fields.get(f"{architecture}.{name}", otherwise)
@@ -167,3 +168,68 @@ def _tokenizer(fields: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]
         settings["chat_template"] = fields["tokenizer.chat_template"]
     first = settings["bos_token"] if fields.get("tokenizer.ggml.add_bos_token") else None
     return byte_level_tokenizer(pieces, merges, special, cutting, first, str(path)), settings
+
+
+_WORDS_AND_NUMBERS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _by_expression(numbers: str) -> Any:
+    expression = Regex(_WORDS_AND_NUMBERS.format(numbers=numbers))
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(expression, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _digits_apart() -> Any:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+
+
+CUTTING = {
+    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    "smollm": _digits_apart,
+    "llama-bpe": lambda: _by_expression(r"\p{N}{1,3}"),
+    "qwen2": lambda: _by_expression(r"\p{N}"),
+}
+"""How a text is cut into words before they are merged, by the name llama.cpp has for it
+(`tokenizer.ggml.pre`)."""
+
+
+def byte_level_tokenizer(
+    pieces: list[str],
+    merges: list[tuple[str, str]],
+    special: dict[str, bool],
+    cutting: str,
+    first: str | None,
+    name: str,
+) -> str:
+    """Return the text of a tokenizer.json.
+
+    `special` says of every added piece whether it is special, `first` is put before every text.
+    Raises `DataError` for a way of cutting words that is not known.
+    """
+    if cutting not in CUTTING:
+        raise DataError(
+            f"{name} cuts words as {cutting} does; known are {', '.join(CUTTING)}: convert what it was made of"
+        )
+    tokenizer = Tokenizer(models.BPE({piece: token for token, piece in enumerate(pieces)}, merges))
+    tokenizer.pre_tokenizer = CUTTING[cutting]()
+    tokenizer.decoder = decoders.ByteLevel()
+    for piece, is_special in special.items():
+        added = [AddedToken(piece, normalized=False, special=is_special)]
+        (tokenizer.add_special_tokens if is_special else tokenizer.add_tokens)(added)
+    if first is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A", special_tokens=[(first, tokenizer.token_to_id(first))]
+        )
+    return str(tokenizer.to_str())

@@ -24,8 +24,9 @@ ACTIVATIONS = {
 
 
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
-    """Our configuration of a GPT-2. Raises `DataError` for the scalings of attention that few of
-    them have.
+    """Return our configuration of a GPT-2.
+
+    Raises `DataError` for the scalings of attention that few of them have.
     """
     config = checkpoint.config
     activation = config.get("activation_function", "gelu_new")
@@ -59,7 +60,10 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
 
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
-    """The name map. Older files leave out the `transformer.` in front of all names."""
+    """Return the name map.
+
+    Older files leave out the `transformer.` in front of all names.
+    """
     front = (
         "transformer." if any(name.startswith("transformer.") for name in checkpoint.names) else ""
     )
@@ -90,7 +94,7 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
 
 
 def extended(table: Tensor, rows: int) -> Tensor:
-    """The table with its last row repeated, for places past the context, or cut."""
+    """Return the table with its last row repeated, for places past the context, or cut."""
     more = rows - len(table)
     return table[:rows] if more <= 0 else torch.cat([table, table[-1:].expand(more, -1)])
 

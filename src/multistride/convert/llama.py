@@ -22,8 +22,9 @@ ACTIVATIONS = {
 
 
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
-    """Our configuration of a Llama-like model. Raises `DataError` for sliding windows and unknown
-    rotary scaling.
+    """Return our configuration of a Llama-like model.
+
+    Raises `DataError` for sliding windows and unknown rotary scaling.
     """
     config, kind = checkpoint.config, checkpoint.model_type
     if config.get("hidden_act", "silu") not in ACTIVATIONS:
@@ -66,7 +67,7 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
 
 
 def rotary(checkpoint: Checkpoint) -> tuple[float, RotaryScaling | None]:
-    """The base and scaling of the rotations, from where transformers 4 or 5 keeps them."""
+    """Return the base and scaling of the rotations, from where transformers 4 or 5 keeps them."""
     config = checkpoint.config
     settings: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = settings.get("rope_type", settings.get("type", "default"))
@@ -86,7 +87,7 @@ def rotary(checkpoint: Checkpoint) -> tuple[float, RotaryScaling | None]:
 
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
-    """The name map."""
+    """Return the name map."""
     check_head(checkpoint, config.tie_embeddings, "lm_head.weight", "model.embed_tokens.weight")
     result = [
         Entry("target_embedding.weight", ("model.embed_tokens.weight",)),

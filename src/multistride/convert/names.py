@@ -17,7 +17,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 def unchanged(tensor: Tensor) -> Tensor:
-    """The tensor as it is."""
+    """Return the tensor as it is."""
     return tensor
 
 
@@ -44,7 +44,7 @@ class Layout:
 
 
 def linear(ours: str, *theirs: str, bias: bool = True, change: Change = unchanged) -> list[Entry]:
-    """The weight of a linear layer, and its bias where it has one."""
+    """Return the weight of a linear layer, and its bias where it has one."""
     parts = ("weight", "bias") if bias else ("weight",)
     return [
         Entry(f"{ours}.{part}", tuple(f"{name}.{part}" for name in theirs), change)
@@ -53,7 +53,7 @@ def linear(ours: str, *theirs: str, bias: bool = True, change: Change = unchange
 
 
 def mapped(layout: Layout, config: TransformerConfig, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Our tensors, made of theirs as the layout says.
+    """Return our tensors, made of theirs as the layout says.
 
     Raises `DataError` for a tensor that is not there, and for one that nothing was made of.
     """
@@ -108,7 +108,7 @@ def check_head(checkpoint: Checkpoint, tied: bool, head: str, embedding: str) ->
 
 
 def refuse(checkpoint: Checkpoint, what: str) -> DataError:
-    """The error for a choice of theirs that we have no brick for."""
+    """Return the error for a choice of theirs that we have no brick for."""
     return DataError(
         f"{checkpoint.name} has {what}, for which there is no brick here: it cannot be converted"
     )

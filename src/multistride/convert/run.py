@@ -4,10 +4,10 @@ converted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -15,16 +15,17 @@ from torch import Tensor
 
 from multistride.config import first_problem
 from multistride.convert import bart, gpt2, llama
-from multistride.convert.card import model_card
 from multistride.convert.checkpoint import Checkpoint, fetched, read_directory
 from multistride.convert.gguf import read_gguf
 from multistride.convert.names import Layout, mapped
-from multistride.convert.tokenizer import foreign_vocabulary
+from multistride.convert.tokenizer import foreign_vocabulary, named_ends
 from multistride.data.foreign import ForeignVocabulary
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
+
+logger = logging.getLogger(__name__)
 
 LAYOUTS: dict[str, Layout] = {
     "bart": bart.LAYOUT,
@@ -45,6 +46,7 @@ WHY_NOT["mt5"] = WHY_NOT["umt5"] = WHY_NOT["t5"]
 """Layouts that were tried, and the reason why they are refused."""
 
 _SEED = 0
+_LICENCE = re.compile(r"^license:\s*(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,17 @@ class Converted:
     lost: tuple[str, ...]
 
 
-def convert(source: str, directory: Path, say: Callable[[str], None]) -> Converted:
+def convert(source: str, directory: Path, download: bool = False) -> Converted:
     """Read `source` (a directory, a GGUF file, or a name on the hub) and write a model directory.
+
+    A name is looked for in the cache of the hub, and fetched if `download` says so.
 
     Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if
     `directory` is the source.
     """
     if Path(source).exists() and Path(source).resolve() == directory.resolve():
         raise UsageError(f"{source} is the source and the place to write: choose another directory")
-    result = converted(open_source(source))
+    result = converted(open_source(source, download))
     checkpoint = result.checkpoint
     provenance = {
         "converted_from": {
@@ -79,12 +83,12 @@ def convert(source: str, directory: Path, say: Callable[[str], None]) -> Convert
     card = model_card(checkpoint, result.model.config, result.lost)
     save_model(directory, result.model, result.vocabulary, provenance, card)
     for line in result.lost:
-        say(f"not kept: {line}")
+        logger.info("not kept: %s", line)
     return result
 
 
-def open_source(source: str) -> Checkpoint:
-    """The checkpoint that a person names. Raises `DataError` if there is none."""
+def open_source(source: str, download: bool = False) -> Checkpoint:
+    """Return the checkpoint that a person names. Raises `DataError` if there is none."""
     path = Path(source)
     if path.is_dir():
         ours = sorted(path.glob("*.gguf"))
@@ -97,11 +101,11 @@ def open_source(source: str) -> Checkpoint:
                 f"{source} is a file and no .gguf: give the directory of a checkpoint, or a GGUF file"
             )
         return read_gguf(path)
-    return read_directory(fetched(source), source)
+    return read_directory(fetched(source, download), source)
 
 
 def converted(checkpoint: Checkpoint) -> Converted:
-    """The model of a checkpoint, in evaluation mode and in the precision it is stored in.
+    """Return the model of a checkpoint, in evaluation mode and in the precision it is stored in.
 
     Raises `DataError` if its layout is unknown or has a part we have no brick for, or if a tensor
     is missing.
@@ -145,8 +149,9 @@ def _completed(
     vocabulary: ForeignVocabulary,
     mask_added: bool,
 ) -> TransformerConfig:
-    """The configuration with what the tokenizer decides. Rows of the tables that no token stands
-    for are left out.
+    """Return the configuration with what the tokenizer decides.
+
+    Rows of the tables that no token stands for are left out.
     """
     entries = len(vocabulary) - int(mask_added)
     if entries > config.vocabulary_size:
@@ -175,8 +180,8 @@ def _completed(
 def _with_own(
     tensors: dict[str, Tensor], config: TransformerConfig, mask_added: bool
 ) -> dict[str, Tensor]:
-    """Their tensors with ours beside them: reach vectors of zero, so that K=1 is the original, and
-    start symbols.
+    """Return their tensors with ours beside them: reach vectors of zero, so that K=1 is the
+    original, and start symbols.
     """
     like = tensors["target_embedding.weight"]
     tensors["reach.beyond_one.weight"] = torch.zeros(
@@ -199,8 +204,8 @@ def _with_own(
 
 
 def _table(table: Tensor, config: TransformerConfig, mask_added: bool) -> Tensor:
-    """A table over the vocabulary as long as that; a mask that was added begins as the mean of all
-    other tokens.
+    """Return a table over the vocabulary as long as that; a mask that was added begins as the mean
+    of all other tokens.
     """
     if not mask_added:
         return table[: config.vocabulary_size]
@@ -212,7 +217,10 @@ def _table(table: Tensor, config: TransformerConfig, mask_added: bool) -> Tensor
 def _fitting(
     tensors: dict[str, Tensor], model: Transformer, checkpoint: Checkpoint
 ) -> dict[str, Tensor]:
-    """The tensors, if they are those of the model. Raises `DataError` for one of another shape."""
+    """Return the tensors, if they are those of the model.
+
+    Raises `DataError` for one of another shape.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     assert expected.keys() == found.keys(), expected.keys() ^ found.keys()
@@ -226,18 +234,16 @@ def _fitting(
 
 
 def _further_ends(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tuple[int, ...]:
-    """The tokens that end a text beside the tokenizer's own."""
-    ends: Any = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    listed = ends if isinstance(ends, list) else []
+    """Return the tokens that end a text beside `vocabulary.eos`."""
     return tuple(
-        dict.fromkeys(
-            token for token in listed if token != vocabulary.eos and token < len(vocabulary)
-        )
+        token
+        for token in named_ends(checkpoint)
+        if token != vocabulary.eos and 0 <= token < len(vocabulary)
     )
 
 
 def _lost(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What decoding here does not do although the checkpoint asks for it."""
+    """Return what decoding here does not do although the checkpoint asks for it."""
     lost = []
     forced = checkpoint.generation.get("forced_bos_token_id")
     if forced is not None:
@@ -259,3 +265,44 @@ def _only(files: list[Path], place: Path) -> Path:
             f"{place} holds {len(files)} GGUF files: name one of them, such as {files[0].name}"
         )
     return files[0]
+
+
+def model_card(checkpoint: Checkpoint, config: TransformerConfig, lost: tuple[str, ...]) -> str:
+    """Return the text of the card.
+
+    The licence is the one that the original's README.md names.
+    """
+    kind = "encoder-decoder" if config.encoder_layers else "causal"
+    lines = [
+        f"# {_short(checkpoint)}, converted",
+        "",
+        f"A {kind} model of the layout `{checkpoint.model_type}`, made by `multistride convert`. At K=1 it writes "
+        "what the original writes; for larger groups it has to be trained first.",
+        "",
+        f"- Licence: {_licence(checkpoint)}",
+        f"- Original: `{_short(checkpoint)}`; SHA-256 of its files in `provenance.json`",
+        f"- Vocabulary: {config.vocabulary_size:,} entries, tokenizer and special tokens of the original",
+        *(f"- Not kept: {line}" for line in lost),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _short(checkpoint: Checkpoint) -> str:
+    """Return the name of a model on the hub, or of the file or directory without the way to it."""
+    path = Path(checkpoint.name)
+    return path.name if path.exists() else checkpoint.name
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    readme = checkpoint.directory / "README.md" if checkpoint.directory else None
+    text = (
+        readme.read_text(encoding="utf-8", errors="replace") if readme and readme.is_file() else ""
+    )
+    found = _LICENCE.search(text) or _LICENCE.search(
+        f"license: {checkpoint.config.get('license', '')}"
+    )
+    return (
+        f"{found[1]} (that of the original)"
+        if found
+        else "that of the original, which does not name it here"
+    )

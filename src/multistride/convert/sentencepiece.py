@@ -46,8 +46,8 @@ _LANGUAGE = re.compile(r">>.+<<")
 
 
 def marian_tokenizer(directory: Path, name: str, side: str = "source") -> Tokenizer:
-    """The tokenizer for one side of the Marian model in `directory`; either decodes the tokens of
-    both.
+    """Return the tokenizer for one side of the Marian model in `directory`; either decodes the
+    tokens of both.
 
     Raises `DataError` if a file is missing or the two languages have vocabularies of their own, and
     `MissingExtraError` without SentencePiece.

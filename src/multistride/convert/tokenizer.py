@@ -36,8 +36,8 @@ ours."""
 def foreign_vocabulary(
     checkpoint: Checkpoint, config: TransformerConfig
 ) -> tuple[ForeignVocabulary, bool]:
-    """The tokenizer of a checkpoint with its special tokens by role, and whether a mask was added
-    to it.
+    """Return the tokenizer of a checkpoint with its special tokens by role, and whether a mask was
+    added to it.
 
     Where no token is a mask one is added, which takes the id behind all others. Padding is never
     read, so where there is none EOS stands in. Raises `DataError` without tokenizer or EOS, and
@@ -46,7 +46,7 @@ def foreign_vocabulary(
     tokenizer = _read(checkpoint)
     given = checkpoint.tokenizer_config
     settings = {name: _piece(given[name]) for name in KEPT_SETTINGS if given.get(name) is not None}
-    end = _end(checkpoint, tokenizer, settings)
+    end = _end(checkpoint, tokenizer, settings, config.encoder_layers == 0)
     start = (
         _decoder_start(checkpoint)
         if config.encoder_layers
@@ -55,6 +55,11 @@ def foreign_vocabulary(
     pad = _id(tokenizer, settings.get("pad_token"))
     unknown = _id(tokenizer, settings.get("unk_token"))
     mask, added = _mask(tokenizer, settings)
+    forced = checkpoint.generation.get(
+        "forced_bos_token_id", checkpoint.config.get("forced_bos_token_id")
+    )
+    if "src_lang" in settings and isinstance(forced, int):
+        settings.setdefault("tgt_lang", tokenizer.id_to_token(forced))
     settings.setdefault("pad_token", tokenizer.id_to_token(end))
     roles = {
         "pad": end if pad is None else pad,
@@ -72,7 +77,7 @@ def foreign_vocabulary(
         ROLES: roles,
     }
     vocabulary = ForeignVocabulary(tokenizer, settings, _target(checkpoint, settings))
-    [nothing] = vocabulary.encode([""])
+    [nothing] = vocabulary.encode_source([""])
     if end in nothing:
         raise DataError(
             f"{checkpoint.name} has a tokenizer that writes tokens after the end of sentence, and sources end in it "
@@ -100,8 +105,8 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def _target(checkpoint: Checkpoint, settings: dict[str, Any]) -> Tokenizer | None:
-    """The tokenizer of the target language, where Marian's two SentencePiece files are what there
-    is.
+    """Return the tokenizer of the target language, where Marian's two SentencePiece files are what
+    there is.
     """
     if checkpoint.tokenizer is not None or checkpoint.directory is None:
         return None
@@ -111,7 +116,7 @@ def _target(checkpoint: Checkpoint, settings: dict[str, Any]) -> Tokenizer | Non
 
 
 def _piece(value: Any) -> Any:
-    """A special token as a string; older files hold an object with its content."""
+    """Return a special token as a string; older files hold an object with its content."""
     return value["content"] if isinstance(value, dict) and "content" in value else value
 
 
@@ -119,25 +124,40 @@ def _id(tokenizer: Tokenizer, piece: str | None) -> int | None:
     return None if piece is None else tokenizer.token_to_id(piece)
 
 
-def _end(checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any]) -> int:
-    """EOS as the tokenizer names it, else the first that the model names."""
+def named_ends(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Return the tokens at which the original stops, as generation_config.json names them, else
+    config.json: a number or a list of them.
+    """
+    named: Any = checkpoint.generation.get("eos_token_id")
+    if named is None:
+        named = checkpoint.config.get("eos_token_id")
+    listed = named if isinstance(named, list) else [named]
+    tokens = [token for token in listed if isinstance(token, int) and not isinstance(token, bool)]
+    return tuple(dict.fromkeys(tokens))
+
+
+def _end(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any], causal: bool
+) -> int:
+    """Return the token that ends a text: EOS of the tokenizer where the model stops at it.
+
+    The original of a causal model stops where generation_config.json says, and not at another EOS
+    that only its tokenizer has. A source ends in that of the tokenizer, whatever ends its target.
+    """
     found = _id(tokenizer, settings.get("eos_token"))
-    if found is not None:
+    named = [token for token in named_ends(checkpoint) if tokenizer.id_to_token(token) is not None]
+    if found is not None and (not named or found in named or not causal):
         return found
-    named = checkpoint.generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    first = named[0] if isinstance(named, list) and named else named
-    piece = tokenizer.id_to_token(first) if isinstance(first, int) else None
-    if piece is None:
+    if not named:
         raise DataError(
             f"{checkpoint.name} has no end-of-sentence token: name it in tokenizer_config.json (eos_token)"
         )
-    settings["eos_token"] = piece
-    assert isinstance(first, int)
-    return first
+    settings.setdefault("eos_token", tokenizer.id_to_token(named[0]))
+    return named[0]
 
 
 def _decoder_start(checkpoint: Checkpoint) -> int:
-    """What the decoder of an encoder-decoder begins with."""
+    """Return what the decoder of an encoder-decoder begins with."""
     named = checkpoint.generation.get(
         "decoder_start_token_id", checkpoint.config.get("decoder_start_token_id")
     )
@@ -149,7 +169,7 @@ def _decoder_start(checkpoint: Checkpoint) -> int:
 
 
 def _mask(tokenizer: Tokenizer, settings: dict[str, Any]) -> tuple[int, bool]:
-    """The mask, and whether there was none before."""
+    """Return the mask, and whether there was none before."""
     found = _id(tokenizer, settings.get("mask_token"))
     if found is None:
         found = _id(tokenizer, MASK)

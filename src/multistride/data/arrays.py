@@ -5,7 +5,7 @@ it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from multistride.data.foreign import TARGET_FILE
 from multistride.data.vocab import TOKENIZER_FILE, VOCABULARY_FILES, Vocabulary
 from multistride.errors import UsageError
 from multistride.files import replacing_directory, sha256, write_json
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "prepare.json"
 FORMAT = 1
@@ -30,7 +32,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def array_name(split: str, side: str, content: str) -> str:
-    """The file of a split that holds `content`.
+    """Return the file of a split that holds `content`.
 
     `tokens` [total] and `offsets` [texts + 1], where each text begins, of a side (source, target,
     text); for text also `known` [texts], how many tokens of each are read and not predicted, or
@@ -40,7 +42,7 @@ def array_name(split: str, side: str, content: str) -> str:
 
 
 def token_type(vocabulary: Vocabulary) -> type[np.uint16] | type[np.int32]:
-    """The smallest type of ours that holds every token."""
+    """Return the smallest type of ours that holds every token."""
     return np.uint16 if len(vocabulary) < 65536 else np.int32
 
 
@@ -71,7 +73,6 @@ def write_prepared(
     vocabulary: Vocabulary,
     arrays: Arrays,
     manifest: dict[str, Any],
-    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write vocabulary, arrays and the completed manifest to `output`, all or nothing; return the
     manifest.
@@ -86,7 +87,7 @@ def write_prepared(
         for file_name, array in arrays.items():
             np.save(directory / file_name, array, allow_pickle=False)
         write_json(directory / MANIFEST_FILE, manifest)
-    report(f"wrote {output}, data {manifest['data_hash'][:12]}")
+    logger.info("wrote %s, data %s", output, manifest["data_hash"][:12])
     return manifest
 
 

@@ -48,25 +48,27 @@ class PairedTokens:
         return len(self.source_offsets) - 1
 
     def source(self, row: int) -> NDArray[Any]:
-        """The source tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0
-        to N-1.
+        """Return the source tokens of pair `row`, without end of sentence.
+
+        Raises `IndexError` outside 0 to N-1.
         """
         return _text(self.source_tokens, self.source_offsets, row)
 
     def target(self, row: int) -> NDArray[Any]:
-        """The target tokens of pair `row`, without end of sentence. Raises `IndexError` outside 0
-        to N-1.
+        """Return the target tokens of pair `row`, without end of sentence.
+
+        Raises `IndexError` outside 0 to N-1.
         """
         return _text(self.target_tokens, self.target_offsets, row)
 
     @cached_property
     def source_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each source [N], with the end of sentence that `collate` adds."""
+        """Return the number of tokens of each source [N], with the end of sentence that `collate` adds."""
         return np.diff(self.source_offsets) + 1
 
     @cached_property
     def target_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each target [N], with the end of sentence that `collate` adds."""
+        """Return the number of tokens of each target [N], with the end of sentence that `collate` adds."""
         return np.diff(self.target_offsets) + 1
 
 
@@ -86,19 +88,20 @@ class TextWindows:
         return len(self.known)
 
     def window(self, row: int) -> NDArray[Any]:
-        """The tokens of window `row`, with EOS where its text ends. Raises `IndexError` outside 0
-        to N-1.
+        """Return the tokens of window `row`, with EOS where its text ends.
+
+        Raises `IndexError` outside 0 to N-1.
         """
         return _text(self.tokens, self.offsets, row)
 
     @cached_property
     def target_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each window [N]."""
+        """Return the number of tokens of each window [N]."""
         return np.diff(self.offsets)
 
     @property
     def source_lengths(self) -> NDArray[np.int64]:
-        """The same: there is no other side to be longer."""
+        """Return the tokens of each window: there is no other side to be longer."""
         return self.target_lengths
 
 
@@ -135,17 +138,20 @@ class PreparedData:
 
     @property
     def causal(self) -> bool:
-        """Whether these are texts without sources, for a decoder-only model."""
+        """Return whether these are texts without sources, for a decoder-only model."""
         return self.manifest.get("kind") == TEXT
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes of labelled documents, in the order of their places; () for other data."""
+        """Return the classes of labelled documents, in the order of their places; () for other
+        data.
+        """
         return tuple(self.manifest.get("classes", ()))
 
     def split(self, name: str) -> Split:
-        """The pairs, windows or documents of split `name`. Raises `DataError` if there is none or
-        it is damaged.
+        """Return the pairs, windows or documents of split `name`.
+
+        Raises `DataError` if there is none or it is damaged.
         """
         if name not in self.manifest["splits"]:
             available = ", ".join(self.manifest["splits"])
@@ -157,8 +163,9 @@ class PreparedData:
         return self._windows(name) if self.causal else self._pairs(name)
 
     def pairs(self, name: str) -> PairedTokens:
-        """The pairs of split `name`. Raises `DataError` also where the data are texts without
-        sources.
+        """Return the pairs of split `name`.
+
+        Raises `DataError` also where the data are texts without sources.
         """
         split = self.split(name)
         if not isinstance(split, PairedTokens):
@@ -220,7 +227,7 @@ class Batch:
     known: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
+        """Return this batch on `device`."""
         there = {item.name: getattr(self, item.name) for item in fields(self)}
         return replace(
             self, **{name: value.to(device) for name, value in there.items() if value is not None}
@@ -262,8 +269,8 @@ def token_batches(
 
 
 def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: Vocabulary) -> Batch:
-    """The pairs or windows `rows` [B] of `split` as one batch; appends end of sentence to both
-    sides of pairs.
+    """Return the pairs or windows `rows` [B] of `split` as one batch; appends end of sentence to
+    both sides of pairs.
 
     Raises `IndexError` for a row outside the split.
     """
@@ -317,7 +324,9 @@ def _text(tokens: NDArray[Any], offsets: NDArray[np.int64], row: int) -> NDArray
 def _by_length(
     rows: NDArray[np.int64], source_lengths: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """`rows` by their longer side, then by source; equals keep their order, which was shuffled."""
+    """Return `rows` by their longer side, then by source; equals keep their order, which was
+    shuffled.
+    """
     return rows[np.lexsort((source_lengths[rows], lengths[rows]))]
 
 
@@ -359,8 +368,8 @@ def _gathered(
 def _padded(
     texts: Sequence[Tokens], pad: int, end: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [B, longest (+ 1)] and lengths [B] of `texts`, with end of sentence if there is one to
-    add.
+    """Return tokens [B, longest (+ 1)] and lengths [B] of `texts`, with end of sentence if there is
+    one to add.
     """
     lengths = np.array([len(text) + (end is not None) for text in texts], dtype=np.int64)
     tokens = np.full((len(texts), lengths.max(initial=0)), pad, dtype=np.int64)
@@ -391,7 +400,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The tokens and offsets of one side of a split."""
+    """Return the tokens and offsets of one side of a split."""
     tokens = _map(directory / array_name(split, side, "tokens"))
     offsets = _map(directory / array_name(split, side, "offsets"))
     if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) < 2 or tokens.ndim != 1:

@@ -41,7 +41,8 @@ Record: TypeAlias = Pair | Unreadable
 
 
 def read_lines(path: Path | str) -> Iterator[bytes]:
-    r"""The lines of a file as bytes, without their "\n" or "\r\n" and without a byte order mark.
+    r"""Yield the lines of a file as bytes, without their "\n" or "\r\n" and without a byte order
+    mark.
 
     Names ending in .gz and .xz are decompressed.
     Raises `DataError` when the file is missing, empty, cut short or corrupt.

@@ -12,12 +12,12 @@ yet."""
 
 
 def one_line(text: str) -> str:
-    """The text without any character that some reader takes for the end of a line."""
+    """Return the text without any character that some reader takes for the end of a line."""
     return " ".join(text.splitlines())
 
 
 def as_it_is(text: str) -> str:
-    """The text, line ends included."""
+    """Return the text, line ends included."""
     return text
 
 
@@ -40,7 +40,7 @@ class TextStream:
         self._given = 0
 
     def add(self, tokens: Sequence[int]) -> str:
-        """The text that is certain now and was not before; may be empty."""
+        """Return the text that is certain now and was not before; may be empty."""
         self._tokens += tokens
         text = until(self._vocabulary.decode(self._tokens), self._stops).rstrip(REPLACEMENT)
         beginnings = {stop[:length] for stop in self._stops for length in range(1, len(stop))}
@@ -48,7 +48,7 @@ class TextStream:
         return self._new(text[: len(text) - waiting])
 
     def end(self) -> str:
-        """What was held back because it could still have changed."""
+        """Return what was held back because it could still have changed."""
         return self._new(until(self._vocabulary.decode(self._tokens), self._stops))
 
     def _new(self, text: str) -> str:
@@ -58,7 +58,7 @@ class TextStream:
 
 
 def until(text: str, stops: Collection[str]) -> str:
-    """The text before the first of the stop texts in it; all of it where there is none."""
+    """Return the text before the first of the stop texts in it; all of it where there is none."""
     return text[
         : min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))
     ]

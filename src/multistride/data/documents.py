@@ -31,10 +31,10 @@ class Written(NamedTuple):
 
 
 def read_documents(path: Path, kind: DocumentKind, field: str) -> Iterator[str | Unreadable]:
-    """The documents of a file; .gz and .xz are decompressed. A name in .jsonl has one object a
-    line, text in `field`.
+    """Yield the documents of a file; .gz and .xz are decompressed.
 
-    Raises `DataError` for what `read_lines` refuses.
+    A name in .jsonl has one object a line, text in `field`. Raises `DataError` for what
+    `read_lines` refuses.
     """
     lines = read_lines(path)
     if Path(path.stem if path.suffix in (".gz", ".xz") else path.name).suffix == ".jsonl":
@@ -50,8 +50,8 @@ def read_documents(path: Path, kind: DocumentKind, field: str) -> Iterator[str |
 
 
 def spans(length: int, size: int, overlap: int) -> list[range]:
-    """The windows of a text of `length` tokens: as few as can be, about equally long, of at most
-    `size` tokens.
+    """Return the windows of a text of `length` tokens: as few as can be, about equally long, of at
+    most `size` tokens.
 
     Each shares at least `overlap` tokens with the one before it, and together they hold every
     token. A text of no tokens has one window of none.
@@ -64,7 +64,8 @@ def spans(length: int, size: int, overlap: int) -> list[range]:
 
 
 def pieces_of(text: str, size: int = ENCODED_TOGETHER) -> Iterator[str]:
-    """A text in pieces of about `size` characters that have the same tokens apart as together.
+    """Yield a text in pieces of about `size` characters that have the same tokens apart as
+    together.
 
     It is cut before a blank or line end that follows other characters: no token of byte-level BPE
     reaches over such a place. Where there is none for `size` characters, it is cut anywhere.
@@ -78,8 +79,8 @@ def pieces_of(text: str, size: int = ENCODED_TOGETHER) -> Iterator[str]:
 
 
 def _before_blank(text: str, first: int, last: int) -> int:
-    """The first place in `first` to `last` where a blank follows what is none; `last` if there is
-    none.
+    """Return the first place in `first` to `last` where a blank follows what is none; `last` if
+    there is none.
     """
     while first < last:
         places = [place for blank in " \n" if (place := text.find(blank, first, last)) >= 0]
@@ -92,8 +93,8 @@ def _before_blank(text: str, first: int, last: int) -> int:
 
 
 def read_written(path: Path) -> Iterator[Written | Unreadable]:
-    """What `multistride distill` wrote with a causal model: one object a line, ids in `prompt` and
-    `written`.
+    """Return what `multistride distill` wrote with a causal model: one object a line, ids in
+    `prompt` and `written`.
     """
     for line in read_lines(path):
         try:

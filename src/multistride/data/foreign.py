@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from tokenizers import Tokenizer
 from multistride.data.vocab import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    Reader,
     Vocabulary,
     read_tokenizer,
-    unencodable,
 )
 from multistride.errors import DataError
 from multistride.files import replacing_file, write_json
@@ -31,6 +32,15 @@ UNWRITTEN = "\0"
 
 TARGET_FILE = "target_tokenizer.json"
 """The tokenizer of the target language, where it is one of its own."""
+
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""Where transformers writes the template of conversations; it counts before tokenizer_config.json."""
+
+_TEMPLATE_SYMBOLS = (
+    *("bos_token", "eos_token", "unk_token", "sep_token"),
+    *("pad_token", "cls_token", "mask_token"),
+)
+"""What chat templates may name, where the tokenizer has it."""
 
 ROLES = "multistride"
 """The key of `tokenizer_config.json` that makes a vocabulary a foreign one: its special tokens by
@@ -73,51 +83,69 @@ class ForeignVocabulary(Vocabulary):
         self.pad, self.bos, self.eos, self.mask, self.unknown = roles.model_dump().values()
         self.settings = settings
         self._size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
-        self._special = set(tokenizer.get_added_tokens_decoder()) | set(roles.model_dump().values())
-        if max(self._special) >= self._size:
+        added = tokenizer.get_added_tokens_decoder().items()
+        special = {token for token, piece in added if piece.special}
+        self.special = frozenset(special | set(roles.model_dump().values()))
+        if max(self.special) >= self._size:
             raise DataError(
-                f"{TOKENIZER_CONFIG_FILE} names the special token {max(self._special)}, the tokenizer has "
+                f"{TOKENIZER_CONFIG_FILE} names the special token {max(self.special)}, the tokenizer has "
                 f"{self._size}: convert the model again"
             )
+        self._chat_template = default_template(settings.get("chat_template"))
         self._take(tokenizer)
+        # A tokenizer may append another end than the one that the model stops at.
+        self._appended = {self.eos, tokenizer.token_to_id(str(settings.get("eos_token", "")))}
         self._target = None if target is None else ForeignVocabulary(target, settings)
 
     def __len__(self) -> int:
         return self._size
 
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja template that makes one text of a conversation; None if the model has none."""
-        template = self.settings.get("chat_template")
-        return template if isinstance(template, str) else None
+    def encode_source(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of whole texts as the model was trained to read them, with whatever its
+        tokenizer puts in front, less a final end of sentence.
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text as the model was trained to read them, less a final end of
-        sentence.
-
-        What spells a special token is ordinary text. Raises `DataError` when a text cannot be
+        What spells a special token is ordinary text. Raises `DataError` for a text that cannot be
         written as UTF-8.
         """
         return [self._without_end(tokens) for tokens in self._encoded(texts)]
 
-    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for texts of the target language."""
-        return self.encode(texts) if self._target is None else self._target.encode(texts)
+    def encode_continuation(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts that follow others: without the symbols and the blank that the
+        tokenizer puts before a whole text.
 
-    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of texts in which special tokens are spelled out, as a chat template writes
-        them.
-
-        Nothing is put in front of them or behind. Raises `DataError` when a text cannot be written
-        as UTF-8.
+        Raises `DataError` for a text that cannot be written as UTF-8.
         """
-        self._tokenizer.encode_special_tokens = False
-        try:
+        if not self._adds_blank:
             return self._encoded(texts, add_special_tokens=False)
-        finally:
-            self._tokenizer.encode_special_tokens = True
+        return [self._continuing(text) for text in texts]
 
-    def save(self, directory: Path | str) -> None:
+    def encode_target(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts of the target language as the decoder writes them: by its own
+        tokenizer, and behind its own language code, where there are such.
+
+        Raises `DataError` for a text that cannot be written as UTF-8, and where a code is needed
+        and no target language is named.
+        """
+        if self._target is not None:
+            return self._target.encode_source(texts)
+        sources, codes = self.encode_source(texts), [self._code("src_lang"), self._code("tgt_lang")]
+        if codes[0] is None or any(tokens[:1] != codes[:1] for tokens in sources):
+            return sources
+        if codes[1] is None:
+            raise DataError(
+                "this model writes the code of a language first, and its directory does not say "
+                f"which: name it in {TOKENIZER_CONFIG_FILE} (tgt_lang)"
+            )
+        return [[codes[1], *tokens[1:]] for tokens in sources]
+
+    def symbols(self) -> dict[str, str]:
+        """Return the special tokens by the names that chat templates have for them: those that the
+        model's own tokenizer has.
+        """
+        names = [name for name in _TEMPLATE_SYMBOLS if isinstance(self.settings.get(name), str)]
+        return {name: self.settings[name] for name in names}
+
+    def save(self, directory: Path | str, reader: Reader | None = None) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers can also load."""
         directory = Path(directory)
         self.tokenizer_to(directory / TOKENIZER_FILE)
@@ -141,43 +169,77 @@ class ForeignVocabulary(Vocabulary):
             else hashlib.sha256((own + self._target.digest()).encode()).hexdigest()
         )
 
-    def _encoded(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        try:
-            encodings = self._tokenizer.encode_batch_fast(
-                list(texts), add_special_tokens=add_special_tokens
+    @cached_property
+    def _adds_blank(self) -> bool:
+        """Return whether a whole text is read as if a blank stood before it."""
+        [tokens] = self._encoded(["a"], add_special_tokens=False)
+        return (self._tokenizer.id_to_token(tokens[0]) or "").startswith(("▁", "Ġ", " "))
+
+    def _continuing(self, text: str) -> list[int]:
+        """Return the tokens of a text behind another, found by putting one there."""
+        for before in ("\n", ".", "a", "1"):
+            [first], [both] = (
+                self._encoded([part], add_special_tokens=False) for part in (before, before + text)
             )
-        except TypeError as error:
-            raise DataError(unencodable(texts)) from error
-        return [list(encoding.ids) for encoding in encodings]
+            if (
+                both[: len(first)] == first
+                and self._tokenizer.decode(first).strip() == before.strip()
+            ):
+                return both[len(first) :]
+        [tokens] = self._encoded([text], add_special_tokens=False)
+        return tokens
+
+    def _code(self, name: str) -> int | None:
+        """Return the token of a language that `tokenizer_config.json` names."""
+        piece = self.settings.get(name)
+        token: int | None = self._tokenizer.token_to_id(piece) if isinstance(piece, str) else None
+        return token
 
     def _without_end(self, tokens: list[int]) -> list[int]:
-        return tokens[:-1] if tokens[-1:] == [self.eos] else tokens
+        return tokens[:-1] if tokens and tokens[-1] in self._appended else tokens
 
     def _piece(self, token: int) -> str:
         return super()._piece(token).removeprefix(UNWRITTEN)
 
-    def _is_special(self, token: int) -> bool:
-        return token in self._special
-
 
 def load_vocabulary(directory: Path | str) -> Vocabulary:
-    """The vocabulary in a directory: one of ours, or that of a converted model.
+    """Return the vocabulary in a directory: one of ours, or that of a converted model.
 
-    Raises `DataError` when a file is missing or broken, or has other special tokens.
+    A chat template may stand in a file of its own, as transformers writes it. Raises `DataError`
+    when a file is missing or broken, or has other special tokens.
     """
-    settings = _settings(Path(directory) / TOKENIZER_CONFIG_FILE)
+    directory = Path(directory)
+    settings = _settings(directory / TOKENIZER_CONFIG_FILE)
+    if (directory / CHAT_TEMPLATE_FILE).is_file():
+        settings["chat_template"] = (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
     if ROLES not in settings:
-        return Vocabulary.load(directory)
-    target = (
-        read_tokenizer(directory, TARGET_FILE)
-        if (Path(directory) / TARGET_FILE).is_file()
-        else None
-    )
+        return Vocabulary.load(directory, default_template(settings.get("chat_template")))
+    target = read_tokenizer(directory, TARGET_FILE) if (directory / TARGET_FILE).is_file() else None
     return ForeignVocabulary(read_tokenizer(directory), settings, target)
 
 
+def default_template(templates: Any) -> str | None:
+    """Return the chat template for a conversation without tools: the only one, or of several the
+    one that is named `default`.
+
+    Raises `DataError` if there are several and none has that name.
+    """
+    if isinstance(templates, list):
+        templates = {entry["name"]: entry["template"] for entry in templates}
+    if not isinstance(templates, dict):
+        return templates if isinstance(templates, str) else None
+    if "default" not in templates:
+        raise DataError(
+            f"this model has the chat templates {', '.join(sorted(templates))} and none named "
+            f"default: name it in {TOKENIZER_CONFIG_FILE} (chat_template)"
+        )
+    return str(templates["default"])
+
+
 def _settings(path: Path) -> dict[str, Any]:
-    """What the file says; nothing if it is not there, since our own vocabularies do not need it."""
+    """Return what the file says; nothing if it is not there, since our own vocabularies do not need
+    it.
+    """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -33,14 +33,17 @@ class LabelledDocuments:
         return len(self.labels)
 
     def document(self, row: int) -> NDArray[Any]:
-        """The tokens of document `row`. Raises `IndexError` outside 0 to N-1."""
+        """Return the tokens of document `row`.
+
+        Raises `IndexError` outside 0 to N-1.
+        """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside 0 to {len(self) - 1}")
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
     @cached_property
     def source_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each document [N]."""
+        """Return the number of tokens of each document [N]."""
         return np.diff(self.offsets)
 
     @cached_property
@@ -56,8 +59,8 @@ def window_sources(
     overlap: int,
     first: int | None,
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
-    """Every window of every document with the tokens of its class's name: tokens and offsets of
-    both sides.
+    """Return every window of every document with the tokens of its class's name: tokens and offsets
+    of both sides.
     """
     windows: list[NDArray[Any]] = []
     targets: list[Sequence[int]] = []

@@ -8,36 +8,26 @@ lost is counted by its reason.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from multistride.data.arrays import (
-    FORMAT,
-    LABELLED,
-    SPLITS,
-    TEXT,
-    Arrays,
-    array_name,
-    refuse_foreign,
-    token_type,
-    write_prepared,
-)
+from multistride.data.arrays import LABELLED, TEXT, token_type
 from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, read_lines
 from multistride.data.documents import pieces_of
-from multistride.data.foreign import load_vocabulary
-from multistride.data.vocab import Vocabulary, VocabularyKind, train_vocabulary
+from multistride.data.prepare import EMPTY, Counts, PreparationConfig, PreparedSplit, Reader
+from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError
-from multistride.files import sha256
-from multistride.version import __version__
 
-EMPTY = "empty"
+logger = logging.getLogger(__name__)
+
 NEW_LABEL = "label not seen in training"
 
 
@@ -48,118 +38,105 @@ class Labelled(NamedTuple):
     label: str
 
 
-class RecordsPrepareConfig(BaseModel):
-    """What `prepare` reads of records with labels, and where it writes."""
+class RecordsPrepareConfig(PreparationConfig):
+    """What is read of records with labels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    output: Path = Field(
-        description="directory to write; an earlier prepared directory there is replaced"
-    )
     train: tuple[Path, ...] = Field(
         min_length=1, description=".jsonl to train on; may end in .gz or .xz"
     )
     validation: tuple[Path, ...] = Field(
-        (), description="the same for validation; none: no such split"
+        (), description=".jsonl to validate on; none: no such split"
     )
     text_field: str = Field("text", description="field that holds the document")
     label_field: str = Field("label", description="field that holds the name of its class")
-    vocabulary_size: int = Field(8000, ge=6, description="most tokens")
-    vocabulary_kind: VocabularyKind = Field(
-        "bpe", description="bpe: any text; words: blank-separated symbols"
-    )
-    vocabulary_from: Path | None = Field(
-        None, description="use the tokenizer of this directory instead"
-    )
 
-    def files(self, split: str) -> tuple[Path, ...]:
-        """The files of one split."""
-        return self.train if split == "train" else self.validation
+    def reader(self) -> Reader:
+        """Return what reads the records."""
+        return RecordReader(self)
 
 
 @dataclass
-class _Split:
-    """What has been kept and lost of one split so far."""
+class RecordReader(Reader):
+    """Reads documents with labels."""
 
-    read: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    labels: list[int] = field(default_factory=list)
-    documents: list[Any] = field(default_factory=list)
+    kind: ClassVar[str] = LABELLED
+    config: RecordsPrepareConfig
+    classes: tuple[str, ...] = ()
 
-    def summary(self) -> str:
-        """The counts in one line."""
-        line = f"{self.read} records read, {len(self.labels)} kept"
-        lost = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-        return f"{line}; dropped: {lost}" if lost else line
+    def checked(self) -> dict[str, Any]:
+        """Return the classes, which are the labels of the training records in order of their names.
 
+        Raises `DataError` if there are not two.
+        """
+        labels = {record.label for record in self._clean("train", Counts("records"))}
+        self.classes = tuple(sorted(labels))
+        if len(self.classes) < 2:
+            found = (
+                f"one class, {self.classes[0]!r}"
+                if self.classes
+                else "no record with a text and a label"
+            )
+            raise DataError(
+                f"the training data have {found}; a classifier needs two: check the files and the fields"
+            )
+        logger.info("classes: %d", len(self.classes))
+        return {"classes": list(self.classes)}
 
-def prepare_records(
-    config: RecordsPrepareConfig, report: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
-    """Write the prepared directory `config.output` and return its manifest.
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Return the files of a split."""
+        return self.config.train if split == "train" else self.config.validation
 
-    `report` gets one line for each thing done. Nothing is written unless everything succeeds.
-    Raises `DataError` when a file cannot be read, nothing is left or there are not two classes,
-    `UsageError` when `config.output` holds something else.
-    """
-    refuse_foreign(config.output)
-    classes = sorted({record.label for record in _clean(config, "train", _Split())})
-    if len(classes) < 2:
-        found = f"one class, {classes[0]!r}" if classes else "no record with a text and a label"
-        raise DataError(
-            f"the training data have {found}; a classifier needs two: check the files and the fields"
-        )
-    vocabulary = _vocabulary(config, report)
-    report(f"classes: {len(classes)}")
-    arrays: Arrays = {}
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": LABELLED,
-        "multistride": __version__,
-        "splits": {},
-    }
-    for name in SPLITS:
-        if config.files(name):
-            split = _read_split(config, name, vocabulary, classes)
-            report(f"{name}: {split.summary()}")
-            arrays.update(_arrays(name, split))
-            manifest["splits"][name] = _facts(config, name, split, classes)
-    manifest |= {"classes": classes, "settings": config.model_dump(mode="json")}
-    return write_prepared(config.output, vocabulary, arrays, manifest, report)
+    def texts(self) -> Iterator[str]:
+        """Yield the lines of the training documents."""
+        for record in self._clean("train", Counts("records")):
+            yield from record.text.splitlines(keepends=True)
+
+    def encoded(self, split: str, vocabulary: Vocabulary) -> PreparedSplit:
+        """Return the tokens and labels of a split."""
+        counts, indices = Counts("records"), {name: at for at, name in enumerate(self.classes)}
+        labels: list[int] = []
+        documents = [np.empty(0, dtype=token_type(vocabulary))]
+        for record in self._clean(split, counts):
+            if record.label not in indices:
+                counts.dropped[NEW_LABEL] += 1
+                continue
+            labels.append(indices[record.label])
+            tokens = encode_document(vocabulary, record.text)
+            documents.append(np.array(tokens, dtype=token_type(vocabulary)))
+        counts.kept = len(labels)
+        contents = {
+            "tokens": np.concatenate(documents),
+            "offsets": np.cumsum([len(document) for document in documents], dtype=np.int64),
+            "labels": np.array(labels, dtype=np.int64),
+        }
+        of_class = Counter(labels)
+        facts = {
+            "tokens": sum(map(len, documents)),
+            "of_class": {name: of_class[at] for name, at in indices.items()},
+        }
+        arrays = {(TEXT, content): array for content, array in contents.items()}
+        return PreparedSplit(counts, arrays, facts)
+
+    def _clean(self, split: str, counts: Counts) -> Iterator[Labelled]:
+        """Yield the records of a split that can be used, counting the others."""
+        for path in self.paths(split):
+            for line in read_lines(path):
+                counts.read += 1
+                record = _labelled(line, self.config)
+                if isinstance(record, Labelled):
+                    yield record
+                else:
+                    counts.dropped[record.reason] += 1
 
 
 def encode_document(vocabulary: Vocabulary, text: str) -> list[int]:
-    """The tokens of a document of any length. Raises `DataError` where it cannot be written as
-    UTF-8.
+    """Return the tokens of a document of any length, read piece by piece.
+
+    Raises `DataError` where it cannot be written as UTF-8.
     """
-    return list(chain.from_iterable(vocabulary.encode([piece])[0] for piece in pieces_of(text)))
-
-
-def _vocabulary(config: RecordsPrepareConfig, report: Callable[[str], None]) -> Vocabulary:
-    if config.vocabulary_from is not None:
-        vocabulary = load_vocabulary(config.vocabulary_from)
-        report(f"vocabulary: {len(vocabulary)} tokens from {config.vocabulary_from}")
-        return vocabulary
-    texts = (
-        line
-        for record in _clean(config, "train", _Split())
-        for line in record.text.splitlines(keepends=True)
-    )
-    vocabulary = train_vocabulary(texts, config.vocabulary_size, config.vocabulary_kind)
-    report(f"vocabulary: {len(vocabulary)} tokens learned")
-    return vocabulary
-
-
-def _clean(config: RecordsPrepareConfig, name: str, split: _Split) -> Iterator[Labelled]:
-    """The records of a split that can be used, counting the others."""
-    for path in config.files(name):
-        for line in read_lines(path):
-            split.read += 1
-            record = _labelled(line, config)
-            if isinstance(record, Labelled):
-                yield record
-            else:
-                split.dropped[record.reason] += 1
+    first, *others = pieces_of(text)
+    begun, continued = vocabulary.encode_source([first]), vocabulary.encode_continuation(others)
+    return list(chain.from_iterable([*begun, *continued]))
 
 
 def _labelled(line: bytes, config: RecordsPrepareConfig) -> Labelled | Unreadable:
@@ -178,45 +155,3 @@ def _labelled(line: bytes, config: RecordsPrepareConfig) -> Labelled | Unreadabl
         if text.strip() and label.strip()
         else Unreadable(EMPTY)
     )
-
-
-def _read_split(
-    config: RecordsPrepareConfig, name: str, vocabulary: Vocabulary, classes: list[str]
-) -> _Split:
-    split, places = _Split(), {label: place for place, label in enumerate(classes)}
-    for record in _clean(config, name, split):
-        if record.label not in places:
-            split.dropped[NEW_LABEL] += 1
-            continue
-        split.labels.append(places[record.label])
-        split.documents.append(
-            np.array(encode_document(vocabulary, record.text), dtype=token_type(vocabulary))
-        )
-    if not split.labels:
-        paths = ", ".join(map(str, config.files(name)))
-        raise DataError(
-            f"nothing is left of the {name} data ({paths}): {split.summary()}; check the files"
-        )
-    return split
-
-
-def _facts(
-    config: RecordsPrepareConfig, name: str, split: _Split, classes: list[str]
-) -> dict[str, Any]:
-    counts = Counter(split.labels)
-    return {
-        "files": [{"path": str(path), "sha256": sha256(path)} for path in config.files(name)],
-        "read": split.read,
-        "kept": len(split.labels),
-        "dropped": dict(sorted(split.dropped.items())),
-        "tokens": sum(map(len, split.documents)),
-        "of_class": {label: counts[place] for place, label in enumerate(classes)},
-    }
-
-
-def _arrays(name: str, split: _Split) -> Arrays:
-    offsets = np.zeros(len(split.labels) + 1, dtype=np.int64)
-    np.cumsum([len(document) for document in split.documents], out=offsets[1:])
-    contents = {"offsets": offsets, "labels": np.array(split.labels, dtype=np.int64)}
-    contents["tokens"] = np.concatenate(split.documents)
-    return {array_name(name, TEXT, content): array for content, array in contents.items()}

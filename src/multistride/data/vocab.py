@@ -12,6 +12,7 @@ sentence is four ordinary characters.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -19,14 +20,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from multistride.errors import DataError, UsageError
 from multistride.files import replacing_file, write_json
 
 VocabularyKind = Literal["bpe", "words"]
+Reader = Literal["translator", "causal"]
+"""The kind of model that a tokenizer lies beside."""
 
 SPECIAL_PIECES = ("<pad>", "<s>", "</s>", "<mask>", "<unk>")
+_NAMED = ("pad_token", "bos_token", "eos_token", "mask_token", "unk_token")
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
@@ -50,7 +54,10 @@ class Vocabulary:
     mask = 3
     unknown = 4
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    special: frozenset[int] = frozenset(range(5))
+    """The tokens that stand for no text: `decode` drops them, and no text can spell one."""
+
+    def __init__(self, tokenizer: Tokenizer, chat_template: str | None = None) -> None:
         for token, piece in enumerate(SPECIAL_PIECES):
             found = tokenizer.token_to_id(piece)
             if found != token:
@@ -58,60 +65,75 @@ class Vocabulary:
                     f"the tokenizer gives {piece} the id {found}; it must be {token}: "
                     "use a tokenizer written by `multistride prepare`"
                 )
-        self._take(tokenizer)
+        self._chat_template = chat_template
+        self._take(_without_ends(tokenizer))
 
     def _take(self, tokenizer: Tokenizer) -> None:
         # Not stored in tokenizer.json, so it is set again for every loaded tokenizer: without it
         # a sentence that contains "</s>" would end in its middle.
         tokenizer.encode_special_tokens = True
+        # Programs that padded a batch store that too, and every batch of ours would be padded.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+        self._added = {
+            token: added.content for token, added in tokenizer.get_added_tokens_decoder().items()
+        }
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, without any special token (except `unknown` in a words
-        vocabulary).
+    def encode_source(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of whole texts as the model reads them, less a final end of sentence:
+        sources of a translator, prompts of a causal model.
 
-        Raises `DataError` when a text cannot be written as UTF-8.
+        Raises `DataError` for a text that cannot be written as UTF-8.
         """
-        try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError as error:
-            raise DataError(unencodable(texts)) from error
-        return [self._without_special(encoding.ids) for encoding in encodings]
+        return [self._without_special(tokens) for tokens in self._encoded(texts)]
+
+    def encode_continuation(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts that follow others: nothing stands before them or behind.
+
+        Raises `DataError` for a text that cannot be written as UTF-8.
+        """
+        return self.encode_source(texts)
+
+    def encode_target(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of whole texts as the decoder of a translator writes them, less a final
+        end of sentence: in the target language, where that has tokens of its own.
+
+        Raises `DataError` for a text that cannot be written as UTF-8.
+        """
+        return self.encode_source(texts)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return `encode_source`, under its former name."""
+        return self.encode_source(texts)
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja template that makes one text of a conversation; None if there is none."""
-        return None
+        """Return the Jinja template that makes one text of a conversation; None if there is none."""
+        return self._chat_template
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of texts that a chat template wrote; in those special tokens are spelled
-        out.
+        """Return the tokens of texts that a chat template wrote; in those special tokens are
+        spelled out, and nothing is put in front or behind.
+
+        Raises `DataError` for a text that cannot be written as UTF-8.
         """
-        raise DataError(
-            "this vocabulary has no chat template, so nothing can be written by it: encode plain text"
-        )
+        self._tokenizer.encode_special_tokens = False
+        try:
+            return self._encoded(texts, add_special_tokens=False)
+        finally:
+            self._tokenizer.encode_special_tokens = True
 
     def symbols(self) -> dict[str, str]:
-        """The special tokens as chat templates name them: `bos_token` and so on, with their
-        spelling.
-        """
-        roles = {"pad_token": self.pad, "bos_token": self.bos, "eos_token": self.eos}
-        return {
-            name: str(self._tokenizer.id_to_token(token) or "") for name, token in roles.items()
-        }
-
-    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for texts of the target language: the same, unless a converted model has two
-        tokenizers.
-        """
-        return self.encode(texts)
+        """Return the special tokens by the names that chat templates have for them."""
+        return dict(zip(_NAMED, SPECIAL_PIECES, strict=True))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of one sequence of tokens; special tokens are dropped.
+        """Return the text of one sequence of tokens; special tokens are dropped.
 
         Bytes that are not UTF-8, which a model may write, become U+FFFD.
         """
@@ -120,12 +142,13 @@ class Vocabulary:
         )
 
     def decode_all(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """`decode` for many sequences at once."""
+        """Return the text of each of many sequences, as `decode` does."""
         as_integers = [[int(token) for token in tokens] for tokens in sequences]
         return list(self._tokenizer.decode_batch(as_integers, skip_special_tokens=True))
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        r"""What each token stands for, for a person to read; special tokens are shown by name.
+        r"""Return what each token stands for, for a person to read; special tokens are shown by
+        name.
 
         A token that holds a part of a character is shown as its bytes, like `\xe4\xb8`.
         Raises `DataError` for a token outside the vocabulary.
@@ -134,8 +157,8 @@ class Vocabulary:
 
     @cached_property
     def spellings(self) -> list[bytes]:
-        """What each token adds to a text, in UTF-8 (perhaps a part of a character); special tokens
-        add nothing.
+        """Return what each token adds to a text, in UTF-8 (perhaps a part of a character); special
+        tokens add nothing, tokens that were added to the vocabulary their own name.
 
         In a words vocabulary every word brings the blank before it. Raises `UsageError` for a
         tokenizer of another kind, whose tokens do not spell the text one after the other.
@@ -145,15 +168,12 @@ class Vocabulary:
                 "this vocabulary does not say what a token spells, and rules about text need that: "
                 "leave out banned texts, stop texts, spans and classifier.wide"
             )
-        names = (self._tokenizer.id_to_token(token) or "" for token in range(len(self)))
-        pieces = ["" if self._is_special(token) else name for token, name in enumerate(names)]
-        if self._byte_level:
-            return [bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece) for piece in pieces]
-        return [f" {piece}".encode() if piece else b"" for piece in pieces]
+        return [self._spelling(token) for token in range(len(self))]
 
     def spelled(self, tokens: Sequence[int]) -> bytes:
-        """The text of tokens in UTF-8, before `decode` replaces what is none. Raises as `spellings`
-        does.
+        """Return the text of tokens in UTF-8, before `decode` replaces what is none.
+
+        Raises as `spellings` does.
         """
         text = b"".join(self.spellings[token] for token in tokens)
         return text if self._byte_level else text.removeprefix(b" ")
@@ -164,20 +184,35 @@ class Vocabulary:
         """
         return hashlib.sha256(self._serialized().encode()).hexdigest()
 
-    def save(self, directory: Path | str) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers can also load."""
+    def save(self, directory: Path | str, reader: Reader | None = None) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers can also load.
+
+        In the directory of a model, `reader` says of which kind it is: for a translator
+        transformers appends EOS to sources and labels, as training here does; for a causal model
+        EOS can be spelled, since a text that trains it has one and a prompt has not.
+        """
         directory = Path(directory)
+        tokenizer = Tokenizer.from_str(self._serialized())
+        if reader == "translator":
+            end = SPECIAL_PIECES[self.eos]
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=f"$A {end}", special_tokens=[(end, self.eos)]
+            )
         with replacing_file(directory / TOKENIZER_FILE) as temporary:
-            temporary.write_text(self._serialized(), encoding="utf-8", newline="\n")
-        write_json(directory / TOKENIZER_CONFIG_FILE, _transformers_config())
+            text = str(tokenizer.to_str(pretty=True)) + "\n"
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+        config = _transformers_config(split_special=reader != "causal")
+        if self._chat_template is not None:
+            config["chat_template"] = self._chat_template
+        write_json(directory / TOKENIZER_CONFIG_FILE, config)
 
     @classmethod
-    def load(cls, directory: Path | str) -> Vocabulary:
+    def load(cls, directory: Path | str, chat_template: str | None = None) -> Vocabulary:
         """Read the vocabulary that `save` wrote.
 
         Raises `DataError` when `tokenizer.json` is missing, broken, or has other special tokens.
         """
-        return cls(read_tokenizer(directory))
+        return cls(read_tokenizer(directory), chat_template)
 
     def _serialized(self) -> str:
         return str(self._tokenizer.to_str(pretty=True)) + "\n"
@@ -194,18 +229,46 @@ class Vocabulary:
             raise DataError(
                 f"token {token} is outside the vocabulary, which has 0 to {len(self) - 1}: check its origin"
             )
-        if self._is_special(token) or not self._byte_level:
+        if token in self.special or token in self._added or not self._byte_level:
             return str(piece)
         return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece).decode(
             "utf-8", errors="backslashreplace"
         )
 
-    def _is_special(self, token: int) -> bool:
-        return token < len(SPECIAL_PIECES)
+    def _spelling(self, token: int) -> bytes:
+        if token in self.special:
+            return b""
+        if token in self._added:
+            return self._added[token].encode()
+        piece = self._tokenizer.id_to_token(token) or ""
+        if self._byte_level:
+            return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece)
+        return f" {piece}".encode() if piece else b""
+
+    def _encoded(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        try:
+            encodings = self._tokenizer.encode_batch_fast(
+                list(texts), add_special_tokens=add_special_tokens
+            )
+        except TypeError as error:
+            raise DataError(unencodable(texts)) from error
+        return [list(encoding.ids) for encoding in encodings]
+
+
+def _without_ends(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer that puts no EOS behind a text, which is there for transformers alone."""
+    if tokenizer.post_processor is None:
+        return tokenizer
+    stored = json.loads(tokenizer.to_str())
+    stored["post_processor"] = None
+    return Tokenizer.from_str(json.dumps(stored))
 
 
 def read_tokenizer(directory: Path | str, name: str = TOKENIZER_FILE) -> Tokenizer:
-    """The tokenizer in a directory. Raises `DataError` when its file is missing or broken."""
+    """Return the tokenizer in a directory.
+
+    Raises `DataError` when its file is missing or broken.
+    """
     path = Path(directory) / name
     try:
         text = path.read_text(encoding="utf-8")
@@ -277,7 +340,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _byte_symbols() -> dict[str, int]:
-    """The byte that each character of a byte-level piece stands for.
+    """Return the byte that each character of a byte-level piece stands for.
 
     Bytes that are visible in Latin-1 stand for themselves; the others follow from U+0100 on.
     """
@@ -294,7 +357,7 @@ _BYTE_OF_SYMBOL = _byte_symbols()
 
 
 def unencodable(texts: Sequence[str]) -> str:
-    """Why the texts cannot be encoded, as a person can act on it."""
+    """Return why the texts cannot be encoded, as a person can act on it."""
     for number, text in enumerate(texts):
         try:
             text.encode("utf-8")
@@ -306,16 +369,12 @@ def unencodable(texts: Sequence[str]) -> str:
     return "every text must be a string; check what was given"
 
 
-def _transformers_config() -> dict[str, Any]:
-    pad, bos, eos, mask, unknown = SPECIAL_PIECES
+def _transformers_config(split_special: bool) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": pad,
-        "bos_token": bos,
-        "eos_token": eos,
-        "mask_token": mask,
-        "unk_token": unknown,
+        **dict(zip(_NAMED, SPECIAL_PIECES, strict=True)),
         "padding_side": "right",
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,
+        "split_special_tokens": split_special,
+        "model_input_names": ["input_ids", "attention_mask"],
     }

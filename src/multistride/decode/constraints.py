@@ -149,7 +149,7 @@ def _prefix(
     options: DecodeOptions, config: TransformerConfig, vocabulary: Vocabulary
 ) -> tuple[int, ...]:
     """The tokens of the prefix, once nothing speaks against them."""
-    [tokens] = vocabulary.encode([options.prefix])
+    [tokens] = vocabulary.encode_target([options.prefix])
     limit = options.max_length or config.max_positions
     if len(tokens) >= limit:
         raise UsageError(

@@ -202,6 +202,10 @@ class DecodeOptions(BaseModel):
         """
         return validate(cls, choices, "decoding")
 
+    def given(self) -> dict[str, Any]:
+        """Return the fields that were given, and the group size, as keyword arguments."""
+        return {"group_size": self.group_size, **self.model_dump(exclude_unset=True)}
+
     def checked(self, config: TransformerConfig) -> DecodeOptions:
         """These options, if the model can do what they ask. Raises `UsageError` with the allowed
         range.

@@ -20,13 +20,14 @@ from multistride.decode.options import check_group_size, check_writes_groups
 from multistride.groups import (
     NO_LABEL,
     Slots,
+    after_prompts,
     equal_sizes,
     previous_in_group,
     teacher_forced,
     visibility,
+    without_start,
 )
 from multistride.model.transformer import Transformer
-from multistride.prompts import after_prompts, without_start
 
 
 @torch.inference_mode()

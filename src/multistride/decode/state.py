@@ -18,8 +18,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.pick import Picked
-from multistride.drafts import draft_everywhere
-from multistride.groups import Slots, draft_slots, even_step_slots, prompt_slots, step_slots
+from multistride.groups import (
+    Drafts,
+    Slots,
+    draft_everywhere,
+    draft_slots,
+    even_step_slots,
+    prompt_slots,
+    step_slots,
+)
 
 PROMPT_SLOTS = 256
 """Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
@@ -174,7 +181,9 @@ class DecodeState:
         border = self._border - kept
         places = border[:, None] + torch.arange(max(int(kept.max()), 1))
         drafts = self._known.gather(1, places.clamp(max=self._known.shape[1] - 1))
-        return draft_slots(self._known, border, drafts, kept, group_size, self._start, mask_token)
+        return draft_slots(
+            self._known, border, Drafts(drafts, kept), group_size, self._start, mask_token
+        )
 
     def draft_slots(
         self,
@@ -191,9 +200,8 @@ class DecodeState:
         is wrong.
         """
         lay_out = draft_everywhere if everywhere else draft_slots
-        return lay_out(
-            self._known, self._border, drafts, counts, group_size, self._start, mask_token
-        )
+        drafted = Drafts(drafts, counts)
+        return lay_out(self._known, self._border, drafted, group_size, self._start, mask_token)
 
     def commit(
         self,

@@ -70,4 +70,4 @@ class Tally:
 
     def _count(self, side: str, lines: list[bytes]) -> None:
         texts = [line.decode("utf-8", errors="replace") for line in lines]
-        self._tokens[side] += sum(map(len, self._vocabulary.encode(texts)))
+        self._tokens[side] += sum(map(len, self._vocabulary.encode_source(texts)))

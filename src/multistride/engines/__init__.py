@@ -1,1 +1,1 @@
-"""Other programs that run our weights."""
+"""Engines: implementations of `StepModel`, each with its own arithmetic and memory."""

@@ -39,7 +39,7 @@ class EagerStepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other; None for a model without."""
+        """The Markov head, which corrects the tokens of a group; None for a model without one."""
         return self.model.markov
 
     @torch.inference_mode()
@@ -53,7 +53,7 @@ class EagerStepModel:
 
     @torch.inference_mode()
     def step(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N V"]:
-        """Logits of the new slots, which join the memory."""
+        """Return the logits of the new slots, which join the memory."""
         slots = slots.to(self.device)
         mask = memory.extend(slots.group)
         hidden = self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)

@@ -1,5 +1,4 @@
-"""Where each slot looks in the source: attention weights, which the fused kernel of decoding does
-not return.
+"""Attention weights over the source, which the fused kernel of decoding does not return.
 
 Shapes: L decoder layers, H heads, N slots, S source tokens, D hidden size.
 """
@@ -24,8 +23,7 @@ from multistride.model.transformer import DecoderLayer, Transformer
 def cross_attention(
     model: Transformer, source: Int[Tensor, "1 S"], lengths: Int[Tensor, "1"], slots: Slots
 ) -> Float[Tensor, "L H N S"]:
-    """The weights of every decoder layer and head over the source in one pass over the slots of one
-    sentence.
+    """Return the weights of all decoder layers and heads in one pass over a sentence's slots.
 
     They are computed beside the pass from what its cross-attention is given; a row adds up to one.
     """
@@ -51,9 +49,7 @@ def explicit(
     source: KeyValue,
     mask: Bool[Tensor, "B 1 1 S"] | None,
 ) -> tuple[Float[Tensor, "B H N S"], Float[Tensor, "B N D"]]:
-    """The weights and the output of a cross-attention, step by step (arXiv 1706.03762, equation
-    1).
-    """
+    """Return the weights and the output of a cross-attention (arXiv 1706.03762, equation 1)."""
     key, value = source
     query = split_heads(attention.query(hidden), attention.width)
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])

@@ -1,5 +1,4 @@
-"""`multistride calibrate`: how often the tokens of a group are right, against how sure the model is
-of them.
+"""`multistride calibrate`: how often tokens of a group are right, against their confidence.
 
 A model is led along a known text: at every border it proposes a group, which is judged and
 forgotten, and the known tokens are read instead. In the lookahead layout every token of the text is
@@ -10,7 +9,8 @@ Shapes: R rows still running, K tokens of a group, N groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +42,8 @@ from multistride.model.step import M, StepModel
 from multistride.model.weights import weights_digest
 from multistride.translator import Translator
 
+logger = logging.getLogger(__name__)
+
 MOST_SENTENCES = 2000
 """Lines that are read; more would not change a temperature that matters."""
 
@@ -49,9 +51,7 @@ LEAST_SENTENCES = 10
 
 
 class Judged(NamedTuple):
-    """Groups that were proposed: log-probabilities [N, K], which tokens were right, which stood in
-    the sentence at all, and the number of the sentence [N].
-    """
+    """Proposed groups: log-probabilities [N, K], which tokens are right, which exist, sentences."""
 
     log_probabilities: NDArray[np.float64]
     right: NDArray[np.bool_]
@@ -64,10 +64,8 @@ def calibrate(
     directory: Path,
     source: Path,
     reference: Path | None = None,
-    report: Callable[[str], None] = lambda line: None,
 ) -> Calibration:
-    """Measure a model on `source`; right is what `reference` says, or without one what the model's
-    own K=1 writes.
+    """Measure the confidence of a model; right is the reference, or what K=1 writes.
 
     Temperatures and shifts are fitted on every other sentence and judged on the rest. Raises
     `DataError` for files that cannot be read, do not align, or hold fewer than 10 sentences that
@@ -75,7 +73,7 @@ def calibrate(
     """
     sources, targets = _text(translator, source, reference)
     if not targets:
-        report(f"decoding {len(sources)} sentences at K=1")
+        logger.info(f"decoding {len(sources)} sentences at K=1")
         hypotheses = decode_corpus(translator.engine, sources, DecodeOptions())
         targets = [
             [token for group in each.groups for token in group.tokens] for each in hypotheses
@@ -86,7 +84,7 @@ def calibrate(
     kept: list[KeptShares] = []
     for layout in layouts:
         for size in config.group_sizes[1:]:
-            report(f"judging groups of {size} in the layout {layout}")
+            logger.info(f"judging groups of {size} in the layout {layout}")
             judged = judge(translator.engine, sources, targets, layout, size)
             rows = fit(judged, layout, size)
             places += rows
@@ -111,9 +109,7 @@ def judge(
     group_size: int,
     batch_size: int = 32,
 ) -> Judged:
-    """Propose groups of `group_size` along the `targets` (EOS included) and compare them with what
-    stands there.
-    """
+    """Propose groups along the `targets` (EOS included) and compare them with the true tokens."""
     by_length = sorted(range(len(sources)), key=lambda place: (len(targets[place]), place))
     parts = []
     for first in range(0, len(by_length), batch_size):
@@ -132,7 +128,7 @@ def _led(
     group_size: int,
     sentences: Sequence[int],
 ) -> Iterator[Judged]:
-    """The groups of one batch, a step at a time."""
+    """Yield the groups of one batch, a step at a time."""
     config, pick = model.config, greedy_for(model.config, model.markov)
     memory = model.start(*source_batch(sources, config))
     state = DecodeState([len(target) for target in targets], config.start_token, end_token=-1)
@@ -168,9 +164,7 @@ def _led(
 
 
 def fit(judged: Judged, layout: Layout, group_size: int) -> list[PlaceCalibration]:
-    """The temperature and shift of every place of these groups, fitted on even sentences and judged
-    on odd ones.
-    """
+    """Return temperature and shift of every place, fitted on even sentences."""
     rows = []
     before = np.ones(len(judged.sentence), dtype=bool)
     confidence = np.exp(judged.log_probabilities)
@@ -201,9 +195,7 @@ def fit(judged: Judged, layout: Layout, group_size: int) -> list[PlaceCalibratio
 def kept_shares(
     judged: Judged, layout: Layout, group_size: int, scales: Sequence[Scale]
 ) -> Iterator[KeptShares]:
-    """How much of these groups adaptive mode keeps at several thresholds, but for those that end a
-    sentence.
-    """
+    """Yield the share of groups that adaptive mode keeps at each threshold."""
     whole = judged.there.all(axis=1)
     scores = torch.from_numpy(judged.log_probabilities[whole]).float()
     sizes = torch.full((len(scores),), group_size)
@@ -228,17 +220,15 @@ def _corrected(
 def _text(
     translator: Translator, source: Path, reference: Path | None
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Source tokens of the first lines that fit the model, and those of the references with EOS, if
-    there are any.
-    """
+    """Return source tokens of the first lines that fit the model, and reference tokens with EOS."""
     if reference is None:
         lines = [line.decode("utf-8", errors="replace").strip() for line in read_lines(source)]
         pairs = [(line, "") for line in lines if line]
     else:
         records = read_parallel(source, reference)
         pairs = [(record.source, record.target) for record in records if isinstance(record, Pair)]
-    sources = translator.vocabulary.encode([text for text, _ in pairs[:MOST_SENTENCES]])
-    targets = translator.vocabulary.encode([text for _, text in pairs[:MOST_SENTENCES]])
+    sources = translator.vocabulary.encode_source([text for text, _ in pairs[:MOST_SENTENCES]])
+    targets = translator.vocabulary.encode_target([text for _, text in pairs[:MOST_SENTENCES]])
     fitting = [
         (one, other)
         for one, other in zip(sources, targets, strict=True)

@@ -1,23 +1,26 @@
-"""`multistride calibrate` for classifiers: one temperature under which probabilities are as sure as
-they are right.
+"""`multistride calibrate` for classifiers: one temperature that makes probabilities honest.
 
 Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599, section 4.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from multistride.data.corpus import read_lines
-from multistride.errors import DataError
+from multistride.decode.options import DecodeOptions
+from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 from multistride.metrics.calibration import class_calibration_error, fitted_temperature, log_loss
 from multistride.model.weights import weights_digest
-from multistride.tasks.classification import Classifier, ClassTemperature, opened_classifier
-from multistride.tasks.task import read_records, solved
+from multistride.tasks.classification.classifier import Classifier, ClassTemperature
+from multistride.tasks.classification.task import opened_classifier
+from multistride.tasks.record import read_records, solved
+
+logger = logging.getLogger(__name__)
 
 LEAST_RECORDS = 20
 
@@ -26,19 +29,22 @@ def calibrate_classifier(
     classifier: Classifier,
     directory: Path,
     source: Path,
-    report: Callable[[str], None] = lambda line: None,
 ) -> ClassTemperature:
     """Fit the temperature on every other record of `source` and judge it on the rest.
 
     Raises `DataError` for a file that cannot be read or has fewer than 20 records with a known
     label; others are reported.
     """
-    assert classifier.temperature == 1.0, "it is fitted on probabilities as they come"
+    if classifier.measured is not None:
+        raise UsageError(
+            "a temperature is fitted on probabilities as they come: open it uncalibrated"
+        )
     opened = opened_classifier(classifier)
+    way = DecodeOptions(group_size=classifier.group_size, batch_size=classifier.batch_size)
     rows, labels = [], []
-    for each in solved(opened, read_records(read_lines(source))):
+    for each in solved(opened, read_records(read_lines(source)), way):
         if each.answer is None or each.record is None or "label" not in each.record:
-            report(str(each.problem or f"line {each.line}: it has no 'label'"))
+            logger.warning(str(each.problem or f"line {each.line}: it has no 'label'"))
             continue
         rows.append([each.answer.facts["probabilities"][name] for name in classifier.classes])
         labels.append(classifier.classes.index(each.record["label"].strip()))

@@ -1,4 +1,4 @@
-"""What is in a model directory, as facts."""
+"""Facts about a model directory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from multistride.model.weights import WEIGHTS, load_model, load_provenance
 
 
 def inspect_model(directory: Path) -> dict[str, Any]:
-    """Sizes, group sizes and origin of a model. Raises `DataError` if the directory does not hold a
-    whole one.
-    """
+    """Return sizes, group sizes and origin of a model. Raises `DataError` if it is incomplete."""
     model, vocabulary = load_model(directory)
     config, provenance = model.config, load_provenance(directory)
     weights = directory / WEIGHTS

@@ -1,4 +1,4 @@
-"""What each place of a group is worth: how well a model predicts it, and how well it knows that.
+"""Accuracy and confidence at each place of a group, given the reference before it.
 
 Measured on references the model is given (teacher forcing), so that one place's errors are not
 another's. Shapes: L labels, V vocabulary.
@@ -15,7 +15,7 @@ from multistride.data.batch import Batch, TokenPair, batches_of
 from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
 from multistride.metrics.calibration import calibration_error
 from multistride.model.transformer import Transformer
-from multistride.report.results import PlaceMeasurement
+from multistride.report.result import Place
 from multistride.train.loss import labelled_logits
 
 _TOKENS_PER_BATCH = 2048
@@ -24,12 +24,10 @@ _TOKENS_PER_BATCH = 2048
 @torch.inference_mode()
 def measure_places(
     model: Transformer, pairs: Sequence[TokenPair], group_sizes: Sequence[int]
-) -> list[PlaceMeasurement]:
-    """Cross-entropy, accuracy, confidence, its error, and entropy by group size and place in the
-    group, 1 first.
+) -> list[Place]:
+    """Return cross-entropy, accuracy, confidence, its error and entropy by group size and place.
 
-    EOS counts as a token; what stands after it in its group does not. Raises nothing: pairs must
-    fit the model.
+    EOS counts as a token; what follows it in its group does not. Pairs must fit the model.
     """
     model.eval()
     special = model.config.pad_token, model.config.end_token
@@ -37,7 +35,7 @@ def measure_places(
     return [measurement for size in group_sizes for measurement in _places(model, batches, size)]
 
 
-def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[PlaceMeasurement]:
+def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[Place]:
     facts, places = [], []
     device = next(model.parameters()).device
     for batch in batches:
@@ -56,7 +54,7 @@ def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[P
     everything, place = torch.cat(facts), torch.cat(places)
     rows = [everything[place == index] for index in range(group_size)]
     return [
-        PlaceMeasurement(
+        Place(
             group_size=group_size,
             place=index + 1,
             tokens=len(row),
@@ -74,7 +72,7 @@ _MEASURES = ("cross_entropy", "accuracy", "confidence", "entropy")
 
 
 def _facts(logits: Tensor, labels: Tensor) -> Tensor:
-    """What `_MEASURES` names, label by label [L, 4]; in nats and shares."""
+    """Return what `_MEASURES` names, label by label [L, 4], in nats and shares."""
     log_probabilities = logits.log_softmax(-1)
     best, choice = log_probabilities.max(-1)
     right = log_probabilities.gather(1, labels[:, None]).squeeze(1)

@@ -1,6 +1,4 @@
-"""One sentence from the inside: what each step wrote, how sure it was, and where it looked in the
-source.
-"""
+"""One sentence from the inside: what each step wrote, its confidence, and its attention."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from multistride.translator import Translator
 
 
 def look_into(translator: Translator, text: str, group_size: int) -> dict[str, Any]:
-    """Translate `text`, `group_size` tokens a step, and return pieces, probabilities and attention,
-    for JSON.
+    """Translate `text` and return pieces, probabilities and attention, as JSON.
 
     `attention` has a row for each target token and a column for each source token, EOS included on
     both sides: the mean over layers and heads. Raises `DataError` for a blank text or one that is
@@ -33,7 +30,7 @@ def look_into(translator: Translator, text: str, group_size: int) -> dict[str, A
             f"{text!r} has no translation: {result.problem or 'it is blank: give a sentence'}"
         )
     vocabulary, config = translator.vocabulary, translator.config
-    [source] = vocabulary.encode([text])
+    [source] = vocabulary.encode_source([text])
     written = [token for group in result.trace for token in group.tokens]
     target, lengths = torch.tensor([written]), torch.tensor([len(written)])
     slots, labels = teacher_forced(

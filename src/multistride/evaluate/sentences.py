@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
 from multistride.errors import DataError
 from multistride.translator import Translator
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TestSet:
-    """Sources and references, line by line, with the tokens of the sources that can be decoded
-    (else None).
+    """Sources and references, line by line, and the tokens of those that can be decoded (else None).
 
     Without a reference file `references` is empty.
     """
@@ -25,11 +26,11 @@ class TestSet:
 
     @property
     def places(self) -> list[int]:
-        """The lines that are decoded."""
+        """Return the indices of the lines that are decoded."""
         return [place for place, tokens in enumerate(self.tokens) if tokens is not None]
 
     def decodable(self) -> list[list[int]]:
-        """The source tokens of those lines."""
+        """Return the source tokens of those lines."""
         return [tokens for tokens in self.tokens if tokens is not None]
 
 
@@ -38,21 +39,20 @@ def read_test_set(
     source: Path,
     reference: Path | None,
     limit: int | None,
-    report: Callable[[str], None],
 ) -> TestSet:
-    """The first `limit` lines (None: all) of a source file and its reference file.
+    """Read the first `limit` lines (None: all) of a source file and its reference file.
 
-    `report` hears of lines that cannot be decoded. Raises `DataError` for files that cannot be
+    Lines that cannot be decoded are logged. Raises `DataError` for files that cannot be
     read, do not align, or hold no line that can be decoded.
     """
     sources, references = _texts(source, reference, limit)
     tokens: list[list[int] | None] = []
     for line, (text, ids) in enumerate(
-        zip(sources, translator.vocabulary.encode(sources), strict=True), start=1
+        zip(sources, translator.vocabulary.encode_source(sources), strict=True), start=1
     ):
         problem = translator.problem(ids)
         if problem:
-            report(f"line {line}: {problem}; it counts as an empty translation")
+            logger.warning(f"line {line}: {problem}; it counts as an empty translation")
         tokens.append(ids if text.strip() and not problem else None)
     if all(ids is None for ids in tokens):
         raise DataError(f"{source} holds no line that can be translated: give a file with text")
@@ -60,7 +60,7 @@ def read_test_set(
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` places, evenly spread over 0 ... count - 1."""
+    """Return at most `wanted` indices, evenly spread over 0 ... count - 1."""
     wanted = min(count, wanted)
     return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 

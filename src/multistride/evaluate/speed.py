@@ -1,6 +1,4 @@
-"""How long a sentence takes, measured so that the noise of the machine falls on every group size
-alike.
-"""
+"""Latency and throughput, measured so that the noise of the machine falls on all ways alike."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ def measure_latency(
     options: Sequence[DecodeOptions],
     measured: Measured | None = None,
 ) -> list[Latency]:
-    """Decode each source alone under each of `options`, interleaved, and return one latency for
-    each of them.
+    """Decode each source alone under each of `options`, in turns; return one latency for each.
 
     Sentence by sentence every option is timed once, beginning with another one each time.
     """
@@ -50,8 +47,7 @@ def measure_latency(
 
 
 def in_turns(ways: Sequence[Callable[[E], object]], examples: Sequence[E]) -> list[Latency]:
-    """The time each way takes for single examples, after some to warm up; every example goes to all
-    ways in turn.
+    """Return the latency of each way: every example goes to all ways in turn, after a warm-up.
 
     The order of the ways turns as well, so that the noise of the machine falls on all of them
     alike.

@@ -1,4 +1,4 @@
-"""What training calls to see how well the model decodes; `train` itself never imports decoding."""
+"""Quality measured during training; `train` itself never imports decoding."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.metrics.quality import measure_quality
 from multistride.model.transformer import Transformer
-from multistride.tasks.classification import Classifier
+from multistride.tasks.classification.classifier import Classifier
 
 
 def label_validator(
     data: PreparedData, group_sizes: tuple[int, ...], documents: int
 ) -> Callable[[Transformer], dict[str, float]]:
-    """A function that classifies the first `documents` validation documents by the names of classes
-    it scores.
+    """Return a function that classifies the first validation documents by class names.
 
     It returns accuracy by group size, and their mean as `score`.
     """
@@ -46,7 +45,7 @@ def label_validator(
 def validator(
     data: PreparedData, group_sizes: tuple[int, ...], sentences: int
 ) -> Callable[[Transformer], dict[str, float]]:
-    """A function that decodes the first `sentences` validation pairs greedily at each group size.
+    """Return a function that decodes the first `sentences` validation pairs at each group size.
 
     It returns BLEU by group size, and their mean as `score`.
     """

@@ -13,8 +13,14 @@ from __future__ import annotations
 from multistride.hf.required import transformers
 
 # isort: split
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from multistride.hf.config import MultistrideConfig
 from multistride.hf.generation import generate
-from multistride.hf.model import MultistrideConfig, MultistrideForCausalLM, MultistrideForSeq2SeqLM
+from multistride.hf.model import MultistrideForCausalLM, MultistrideForSeq2SeqLM
 from multistride.hf.pipeline import pipeline, register_translation
 
 __all__ = [
@@ -30,4 +36,7 @@ transformers.AutoModelForCausalLM.register(MultistrideConfig, MultistrideForCaus
 transformers.AutoModelForSeq2SeqLM.register(
     MultistrideConfig, MultistrideForSeq2SeqLM, exist_ok=True
 )
+# Trainer looks here whether labels are moved by one (label smoothing).
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["multistride"] = MultistrideForCausalLM.__name__
+MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES["multistride"] = MultistrideForSeq2SeqLM.__name__
 register_translation()

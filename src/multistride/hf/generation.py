@@ -1,15 +1,26 @@
 """Our decoding loop in the place of transformers' own:
 `model.generate(custom_generate=multistride.hf.generate)`.
+
+What transformers can ask of `generate` is honoured here, or given to its own loop (at K=1, which is
+autoregressive there too), or refused: `requested` decides which.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.generation import SuppressTokensLogitsProcessor
+from transformers.generation.utils import (
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+)
 
 from multistride.decode.batch import drafter_for
 from multistride.decode.beam import search
@@ -24,7 +35,10 @@ from multistride.decode.state import DecodeState, Hypothesis
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
 from multistride.model.cache import DecoderCache
+from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 _KNOWN_PROCESSORS = {
     "TemperatureLogitsWarper",
@@ -33,6 +47,134 @@ _KNOWN_PROCESSORS = {
     "MinPLogitsWarper",
 }
 """What our sampling does itself."""
+
+OURS = ("group_size", "mode", "threshold", "policy", "drafts")
+"""The settings that `generate` has and transformers does not."""
+
+_HONOURED = {
+    *("max_length", "max_new_tokens", "max_time"),
+    *("do_sample", "temperature", "top_k", "top_p", "min_p"),
+    *("num_beams", "length_penalty", "return_dict_in_generate"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("transformers_version", "use_cache"),
+}
+"""Fields of a `GenerationConfig` that our loop follows."""
+
+_INPUTS = {
+    *("inputs", "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
+    *("encoder_outputs", "streamer", "tokenizer", "trust_remote_code", "synced_gpus"),
+    "token_type_ids",
+}
+"""Arguments that are no choices: our loop reads them, or has no use for them."""
+
+_ALWAYS_THEIRS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What a call of `generate` asks for: its settings, and whether the loop of transformers is
+    needed.
+    """
+
+    settings: dict[str, Any]
+    one_by_one: bool
+
+
+def requested(
+    stored: GenerationConfig, given: GenerationConfig | None, settings: dict[str, Any]
+) -> Requested:
+    """Return which loop serves a call of `generate`, with defaults from generation_config.json.
+
+    Raises `UsageError` for groups together with what needs one token at a time. Groups that only
+    generation_config.json asks for give way to it, and a warning says so.
+    """
+    defaults = {**_different(stored), **({} if given is None else _different(given))}
+    asked = {name: settings[name] for name in OURS if settings.get(name) is not None}
+    by_file = (
+        [] if "policy" in asked else [name for name in ("group_size", "mode") if name in defaults]
+    )
+    kept = {name: defaults[name] for name in by_file} | asked
+    rest = {name: value for name, value in settings.items() if name not in OURS}
+    needing = _needing_one_by_one({**defaults, **rest})
+    grouped = {name: value for name, value in kept.items() if value not in (1, "fast")}
+    if not needing:
+        return Requested({**rest, **kept}, one_by_one=False)
+    if stated := [name for name in grouped if name in asked]:
+        name, value = stated[0], asked[stated[0]]
+        raise UsageError(
+            f"{name} {value} was given together with {needing}, which sees one token at a time and "
+            "cannot steer groups: leave one of them out"
+        )
+    if grouped:
+        logger.warning(
+            "generation_config.json asks for %s, and %s needs one token at a time: "
+            "generating with group_size 1",
+            " and ".join(f"{name} {value}" for name, value in grouped.items()),
+            needing,
+        )
+    return Requested(rest, one_by_one=True)
+
+
+def hand_over(request: Requested, config: TransformerConfig) -> dict[str, Any]:
+    """Return the settings for the loop of transformers, in which the tokens that our loop never
+    picks are not picked either.
+    """
+    settings = dict(request.settings)
+    if config.unpicked:
+        never = SuppressTokensLogitsProcessor(list(config.unpicked))
+        settings["logits_processor"] = [*(settings.get("logits_processor") or ()), never]
+    return settings
+
+
+def ended(
+    source: Tensor, attention_mask: Tensor | None, config: TransformerConfig
+) -> tuple[Tensor, Tensor]:
+    """Return sources that all end in EOS, and their mask; unchanged where they do already.
+
+    Padding may stand on either side; where EOS is added it comes to stand on the right.
+    """
+    mask = torch.ones_like(source) if attention_mask is None else attention_mask
+    rows = [row[kept.bool()] for row, kept in zip(source, mask, strict=True)]
+    end = source.new_tensor([config.end_token])
+    if all(row[-1:].equal(end) for row in rows):
+        return source, mask
+    rows = [row if row[-1:].equal(end) else torch.cat([row, end]) for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token)
+    lengths = torch.tensor([len(row) for row in rows], device=source.device)
+    places = torch.arange(padded.shape[1], device=source.device)
+    return padded, (places < lengths[:, None]).to(mask.dtype)
+
+
+def _different(settings: GenerationConfig) -> dict[str, Any]:
+    """Return what differs from the defaults of transformers, and from saying nothing."""
+    neutral = settings._get_default_generation_params()
+    return {
+        name: value
+        for name, value in settings.to_diff_dict().items()
+        if value is not None and value != neutral.get(name)
+    }
+
+
+def _needing_one_by_one(choices: dict[str, Any]) -> str | None:
+    """Return the first choice that only the loop of transformers can follow, if there is one."""
+    neutral = GenerationConfig()._get_default_generation_params()
+    beams, sampled = choices.get("num_beams") or 1, bool(choices.get("do_sample"))
+    for name, value in choices.items():
+        if name in _INPUTS or name in OURS or value is None or value is False:
+            continue
+        if name in _ALWAYS_THEIRS:
+            if len(value) if hasattr(value, "__len__") else True:
+                return type(value[0]).__name__ if hasattr(value, "__len__") else name
+        elif name == "num_return_sequences":
+            if value > 1 and (beams > 1 or not sampled):
+                return f"num_return_sequences {value}"
+        elif name not in _HONOURED and value != neutral.get(name):
+            return name if hasattr(value, "shape") or callable(value) else f"{name} {value}"
+    if choices.get("use_cache") is False:
+        return "use_cache False"
+    if beams > 1 and sampled:
+        return f"num_beams {beams} with do_sample"
+    return None
 
 
 class EncodedStepModel(EagerStepModel):
@@ -44,7 +186,7 @@ class EncodedStepModel(EagerStepModel):
 
     @torch.inference_mode()
     def start(self, source: Tensor | None, lengths: Tensor | None) -> DecoderCache:
-        """The memory of the encoded sources; of a causal model without any."""
+        """Return the memory of the encoded sources; of a causal model without any."""
         if self._encoded is None or self._real is None:
             return self.model.start(None, None)
         keys_values = self.model.project_source(self._encoded)
@@ -64,22 +206,23 @@ def generate(
     drafts: str | None = None,
     group_streamer: Any = None,
     **prepared: Any,
-) -> Tensor:
-    """Token ids [B, T] as transformers returns them: what was given, then what was written with its
+) -> Any:
+    """Return token ids [B, T] as transformers does: what was given, then what was written with its
     EOS, padded.
 
     `group_size`, `mode`, `threshold`, `drafts` and the names of a `policy` are those of
     `DecodeOptions`; a policy of one's own is a function (`decode.policy.Policy`). `drafts="text"`
     needs no training, and looks in the table of phrases of the model's directory too, if
-    `multistride phrases` wrote one. Of `generation_config` it reads `max_length` (so also
-    `max_new_tokens`), `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams` and
-    `length_penalty`; chance comes from torch's generator. `group_streamer` is given every group of
-    the first text as it is written; `prepared` is what transformers made of the inputs (its
-    encoder's output, the attention mask). Raises `UsageError` for what the model cannot do, and for
-    logits processors, which see one token at a time.
+    `multistride phrases` wrote one. Of `generation_config` it reads `group_size`, `mode`,
+    `max_length` (so also `max_new_tokens`), `max_time`, `do_sample`, `temperature`, `top_k`,
+    `top_p`, `min_p`, `num_beams`, `length_penalty`, `eos_token_id`, `pad_token_id` and
+    `return_dict_in_generate`; chance comes from torch's generator. `group_streamer` is given every
+    group of the first text as it is written; `prepared` is what transformers made of the inputs
+    (its encoder's output, the attention mask). Raises `UsageError` for what the model cannot do,
+    and for logits processors, which see one token at a time.
     """
-    encoder_outputs = prepared.get("encoder_outputs")
     assert generation_config is not None
+    begun = time.monotonic()
     transformer: Transformer = model.transformer
     _check_processors(logits_processor)
     named = policy if isinstance(policy, str) else None
@@ -90,35 +233,65 @@ def generate(
         raise UsageError(
             f"a policy was given, and mode {mode} has its own: choose mode fast, or leave it out"
         )
-    encoded, real = (
-        (None, None)
-        if encoder_outputs is None
-        else (encoder_outputs[0], encoder_outputs.attentions)
-    )
+    encoded, real = _encoded(prepared)
     engine = EncodedStepModel(transformer, encoded, real)
     room = int(generation_config.max_length) - input_ids.shape[1]
+    pad_token = generation_config.pad_token_id
+    pad_token = transformer.config.pad_token if pad_token is None else int(pad_token)
     if options.beam > 1:
-        return _joined(
-            input_ids, _searched(engine, input_ids, room, options, generation_config), engine
-        )
-    prompts = _prompts(input_ids, prepared.get("attention_mask"), causal=encoded is None)
-    config = transformer.config
-    limits = [room] * len(prompts)
+        hypotheses = _searched(engine, input_ids, room, options, generation_config)
+        return _result(model, generation_config, _joined(input_ids, hypotheses, pad_token))
+    mask = prepared.get("attention_mask" if encoded is None else "decoder_attention_mask")
+    prompts = _prompts(input_ids, mask, causal=encoded is None)
+    config, ends = transformer.config, _ends(generation_config, transformer.config)
     state = DecodeState(
-        limits,
+        [room] * len(prompts),
         config.start_token,
-        config.end_token,
+        ends[0],
         prompts,
         config.start_symbol,
-        further_ends=config.further_ends,
+        further_ends=ends[1:],
     )
     measured = Measured(phrases=model.phrases if options.mode == "exact" else None)
     for hypotheses in _passes(engine, state, options, policy, measured):
         if group_streamer is not None and state.hypotheses[0] in hypotheses:
             group_streamer.put(torch.tensor(state.hypotheses[0].groups[-1].tokens))
+        limit = generation_config.max_time
+        if limit is not None and time.monotonic() - begun > limit:
+            break
     if group_streamer is not None:
         group_streamer.end()
-    return _joined(input_ids, state.hypotheses, engine)
+    return _result(model, generation_config, _joined(input_ids, state.hypotheses, pad_token))
+
+
+def _encoded(prepared: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    """Return the encoded sources [B, S, D] and which of their tokens are real [B, S]; None for a
+    causal model.
+    """
+    outputs, mask = prepared.get("encoder_outputs"), prepared.get("attention_mask")
+    if outputs is None:
+        return None, None
+    encoded: Tensor = outputs[0]
+    everything = torch.ones(encoded.shape[:2], dtype=torch.bool, device=encoded.device)
+    return encoded, everything if mask is None else mask.bool()
+
+
+def _ends(settings: GenerationConfig, config: TransformerConfig) -> tuple[int, ...]:
+    """Return the tokens that end a text: those of the settings, else those of the model."""
+    ends = settings.eos_token_id
+    if ends is None:
+        return config.ends
+    listed = tuple(int(token) for token in (ends if isinstance(ends, list | tuple) else [ends]))
+    return listed or config.ends
+
+
+def _result(model: Any, settings: GenerationConfig, sequences: Tensor) -> Any:
+    """Return the tokens, in an object where `return_dict_in_generate` asks for one."""
+    if not settings.return_dict_in_generate:
+        return sequences
+    if model.config.is_encoder_decoder:
+        return GenerateEncoderDecoderOutput(sequences=sequences)
+    return GenerateDecoderOnlyOutput(sequences=sequences)
 
 
 def _passes(
@@ -149,7 +322,7 @@ def _searched(
     options: DecodeOptions,
     settings: GenerationConfig,
 ) -> list[Hypothesis]:
-    """The best hypotheses of a beam search; transformers has repeated every row `num_beams`
+    """Return the best hypotheses of a beam search; transformers has repeated every row `num_beams`
     times.
     """
     if engine._encoded is None or engine._real is None or input_ids.shape[1] > 1:
@@ -157,10 +330,10 @@ def _searched(
             f"num_beams {options.beam} was asked for after a prompt; beam search here begins with the start symbol: "
             "choose num_beams=1, or custom_generate=None for the search of transformers"
         )
-    wanted = settings.num_return_sequences or 1
-    if wanted > 1:
+    if set(_ends(settings, engine.config)) != set(engine.config.ends):
         raise UsageError(
-            f"num_return_sequences is {wanted}; the beam search here returns the best one: leave it out"
+            f"eos_token_id {settings.eos_token_id} is not that of the model, which beam search here "
+            "ends with: choose num_beams=1, or custom_generate=None for the search of transformers"
         )
     once = slice(None, None, options.beam)
     one_each = EncodedStepModel(engine.model, engine._encoded[once], engine._real[once])
@@ -214,25 +387,22 @@ def _check_processors(processors: Any) -> None:
 
 
 def _prompts(input_ids: Tensor, attention_mask: Tensor | None, causal: bool) -> list[list[int]]:
-    """What each row is known to begin with: of a causal model all of it, else what follows the
-    start symbol.
+    """Return what each row is known to begin with: of a causal model all of it, else what follows
+    the start symbol.
     """
-    if not causal:
-        return [row[1:] for row in input_ids.tolist()]
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    return [row[kept.bool()].tolist() for row, kept in zip(input_ids, mask, strict=True)]
+    rows = [row[kept.bool()].tolist() for row, kept in zip(input_ids, mask, strict=True)]
+    return rows if causal else [row[1:] for row in rows]
 
 
-def _joined(input_ids: Tensor, hypotheses: list[Hypothesis], engine: EncodedStepModel) -> Tensor:
-    """Given and written tokens, padded on the right."""
+def _joined(input_ids: Tensor, hypotheses: list[Hypothesis], pad_token: int) -> Tensor:
+    """Return given and written tokens, padded on the right."""
     written = [
         torch.tensor(
             [token for group in hypothesis.groups for token in group.tokens], dtype=torch.long
         )
         for hypothesis in hypotheses
     ]
-    table = torch.nn.utils.rnn.pad_sequence(
-        written, batch_first=True, padding_value=engine.config.pad_token
-    )
+    table = torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=pad_token)
     given = input_ids[:: len(input_ids) // len(hypotheses)]
     return torch.cat([given, table.to(input_ids.device)], dim=1)

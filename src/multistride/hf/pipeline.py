@@ -32,14 +32,14 @@ class TranslationPipeline(Pipeline):
         return {}, settings, {}
 
     def preprocess(self, text: str) -> Any:
-        """The source's tokens [1, S]."""
+        """Return the source's tokens [1, S]."""
         return self.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
 
     def _forward(self, inputs: Any, **settings: Any) -> Any:
         return self.model.generate(**inputs, **{"num_beams": 1, **settings})
 
     def postprocess(self, tokens: Any) -> list[dict[str, str]]:
-        """The text of what was written."""
+        """Return the text of what was written."""
         return [{"translation_text": self.tokenizer.decode(tokens[0], skip_special_tokens=True)}]
 
 

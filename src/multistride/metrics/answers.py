@@ -1,4 +1,4 @@
-"""How answers are compared with those that are right: exact match and F1 as SQuAD defines them.
+"""Exact match and F1 of short answers, as SQuAD defines them.
 
 Before that a text is lower-cased, loses its ASCII punctuation and the words a, an and the, and its
 blanks become one each. Both figures are the best over all right answers. Source: Rajpurkar et al.
@@ -18,19 +18,17 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalised(text: str) -> str:
-    """The text as it is compared."""
+    """Return the text as it is compared."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(given: str, right: Sequence[str]) -> float:
-    """1 where `given` is one of the right answers, else 0."""
+    """Return 1 where `given` is one of the right answers, else 0."""
     return float(any(normalised(given) == normalised(answer) for answer in right))
 
 
 def f1(given: str, right: Sequence[str]) -> float:
-    """The largest F1 (0 to 1) of the words of `given` and those of a right answer, repeated words
-    counted.
-    """
+    """Return the largest F1 of the words of `given` and of a right answer, 0-1."""
     return max(
         (_overlap(normalised(given).split(), normalised(answer).split()) for answer in right),
         default=0.0,

@@ -1,4 +1,4 @@
-"""How far confidence and accuracy lie apart, and the temperature that brings them together.
+"""Distance between confidence and accuracy, and the temperature that closes it.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
 

@@ -1,5 +1,4 @@
-"""How much of the references a text has: ROUGE, the concepts asked for, length. One text may have
-several references.
+"""Overlap of texts with their references: ROUGE, BLEU, concepts, length.
 
 The words and their stems are those of the package `rouge-score`, Google's reimplementation of ROUGE
 (Lin 2004), with one difference: it knows no letters but a to z, here every letter of Unicode makes
@@ -31,9 +30,7 @@ _SHORTEST_STEMMED = 4
 
 
 class Rouge(NamedTuple):
-    """F-measures, 0–1: words (1), pairs of words (2), the longest common subsequence of words
-    (L).
-    """
+    """F-measures, 0-1: words, pairs of words, longest common subsequence of words."""
 
     rouge_1: float
     rouge_2: float
@@ -41,7 +38,7 @@ class Rouge(NamedTuple):
 
 
 def rouge(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Rouge:
-    """The mean ROUGE of all texts, each against its best reference by that figure.
+    """Return the mean ROUGE of all texts, each against its best reference by that figure.
 
     Raises `MissingExtraError` without the package rouge-score.
     """
@@ -53,14 +50,12 @@ def rouge(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Rouge:
 
 
 def check_rouge() -> None:
-    """Raise `MissingExtraError` without the package rouge-score: before a model is run, not
-    after.
-    """
+    """Raise `MissingExtraError` without the package rouge-score; call it before a model runs."""
     scorer()
 
 
 def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, str]:
-    """Corpus BLEU against all references of each text, 0–100, and sacreBLEU's signature of it."""
+    """Return corpus BLEU against all references of each text, and its sacreBLEU signature."""
     most = max(map(len, references))
     streams = [
         [own[place] if place < len(own) else None for own in references] for place in range(most)
@@ -71,7 +66,7 @@ def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[flo
 
 
 def concept_coverage(texts: Sequence[str], concepts: Sequence[Sequence[str]]) -> float:
-    """Share of the concepts that are in the text asked to have them, by word stems, 0–1.
+    """Return the share of concepts that the texts have, by word stems, 0-1.
 
     Stems know no irregular forms ("ran" is not "run"), so it is a lower bound, also for the
     references.
@@ -85,16 +80,14 @@ def concept_coverage(texts: Sequence[str], concepts: Sequence[Sequence[str]]) ->
 
 
 def length_ratio(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Words of all texts per word of their references, of several references the mean."""
+    """Return words of all texts per word of their references; of several references the mean."""
     written = sum(len(words(text)) for text in texts)
     expected = sum(sum(len(words(each)) for each in own) / len(own) for own in references)
     return written / expected if expected else 0.0
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, those of more than three letters as their stems (Porter
-    1980).
-    """
+    """Return the words of a text in lower case, longer ones as their stems (Porter 1980)."""
     scorer()
     found = _WORD.findall(text.lower())
     return [_stem(word) if len(word) >= _SHORTEST_STEMMED else word for word in found]
@@ -102,7 +95,7 @@ def words(text: str) -> list[str]:
 
 @cache
 def scorer() -> Any:
-    """What computes ROUGE. Raises `MissingExtraError` without the package rouge-score."""
+    """Return the ROUGE scorer. Raises `MissingExtraError` without the package rouge-score."""
     if RougeScorer is None:
         raise MissingExtraError(
             "ROUGE needs the package rouge-score, which is not installed; install it with: pip install "

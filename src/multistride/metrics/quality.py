@@ -1,4 +1,4 @@
-"""How good the output is: every quality number the project reports is computed here, on plain text.
+"""Quality of texts against one reference a line: BLEU, chrF, error rates, length.
 
 Shares and rates are 0–1; BLEU and chrF are 0–100 and travel with the sacreBLEU signature that
 makes them reproducible (Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018).
@@ -17,7 +17,7 @@ from multistride.errors import DataError, MissingExtraError, UsageError
 
 @dataclass(frozen=True)
 class Quality:
-    """What one decoding of a test set is worth against its references.
+    """The quality of one decoding of a test set.
 
     bleu              corpus BLEU, 0–100, on raw cased text
     bleu_signature    sacreBLEU's full signature of `bleu`
@@ -69,7 +69,7 @@ def measure_quality(hypotheses: list[str], references: list[str], tokenize: str 
 
 
 def identical_share(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> float:
-    """Share of sequences whose tokens are all equal in `first` and `second`, 0–1.
+    """Return the share of sequences whose tokens are all equal in `first` and `second`, 0-1.
 
     Raises `DataError` when the two hold different numbers of sequences, or none.
     """
@@ -98,11 +98,19 @@ def _token_error_rate(hypotheses: list[str], references: list[str]) -> float:
     return edits / reference_tokens
 
 
+def check_tokenizer(tokenize: str) -> None:
+    """Raise `UsageError` for a tokenizer that sacreBLEU does not have, before anything is measured.
+
+    Raises `MissingExtraError` for one whose own dependencies are not installed.
+    """
+    _bleu_metric(tokenize)
+
+
 def _bleu_metric(tokenize: str) -> BLEU:
     if tokenize not in BLEU.TOKENIZERS:
         allowed = ", ".join(BLEU.TOKENIZERS)
         raise UsageError(
-            f"unknown BLEU tokenizer {tokenize!r}; sacreBLEU has {allowed}: choose one of these"
+            f"unknown BLEU tokenizer {tokenize!r} (--tokenize); sacreBLEU has {allowed}: choose one"
         )
     try:
         return BLEU(tokenize=tokenize)

@@ -1,5 +1,4 @@
-"""How varied texts are and how often they repeat themselves: figures that need no reference and no
-model.
+"""Variety and repetition of texts: figures that need no reference and no model.
 
 Shares are 0–1. Texts are lists of tokens (or of words, where it says so).
 """
@@ -23,7 +22,7 @@ SELF_BLEU_TEXTS = 200
 
 
 def distinct(texts: Sequence[Text], length: int) -> float:
-    """Different runs of `length` tokens per run, over all texts, 0–1; 0 where there is no run.
+    """Return different runs of `length` tokens per run, over all texts, 0-1.
 
     Source: Li et al. 2016, arXiv 1510.03055, section 5.2.
     """
@@ -36,7 +35,7 @@ def distinct(texts: Sequence[Text], length: int) -> float:
 
 
 def repeated(texts: Sequence[Text], length: int) -> float:
-    """Share of all runs of `length` tokens that stood in the same text before, 0–1."""
+    """Return the share of runs of `length` tokens that the same text had before, 0-1."""
     again = total = 0
     for text in texts:
         runs = [tuple(text[place : place + length]) for place in range(len(text) - length + 1)]
@@ -46,7 +45,7 @@ def repeated(texts: Sequence[Text], length: int) -> float:
 
 
 def repetition_rate(tokens: Sequence[Sequence[int]]) -> float:
-    """Share of all tokens that equal the token just before them in the same sequence, 0–1.
+    """Return the share of tokens equal to the token just before them, 0-1.
 
     The first token of a sequence counts but cannot repeat. This is the mark of tokens that were
     written together without seeing each other. `tokens` is ragged; sequences without tokens are
@@ -70,8 +69,7 @@ def repetition_rate(tokens: Sequence[Sequence[int]]) -> float:
 def repetition_by_border(
     sentences: Sequence[Sequence[Sequence[int]]],
 ) -> tuple[float | None, float | None]:
-    """The share of tokens that equal the token before them: of those that begin a group, and of
-    those inside one.
+    """Return the share of tokens equal to the one before them, at group borders and inside.
 
     Sentences are lists of groups of tokens. The first token of a sentence has no token before it
     and does not count; None where no token counts.
@@ -92,7 +90,7 @@ def repetition_by_border(
 
 
 def repeated_at(texts: Sequence[Text], distance: int) -> float:
-    """Share of all tokens that equal the token `distance` places before them in the same text, 0–1.
+    """Return the share of tokens equal to the token `distance` before them, 0-1.
 
     Tokens with none so far before them count but cannot repeat, so distance 1 is the
     `repetition_rate`.
@@ -107,13 +105,12 @@ def repeated_at(texts: Sequence[Text], distance: int) -> float:
 
 
 def repetition_by_distance(texts: Sequence[Text]) -> dict[str, float]:
-    """`repeated_at` for each of `DISTANCES`, by the distance as a text, as JSON has it."""
+    """Return `repeated_at` for each of `DISTANCES`, by the distance as a text, as JSON has it."""
     return {str(distance): repeated_at(texts, distance) for distance in DISTANCES}
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """How alike the texts are: the mean BLEU of each with all others as its references, 0–1; None
-    for less than two.
+    """Return the mean BLEU of each text against all others, 0-1; None for fewer than two texts.
 
     Of more than `SELF_BLEU_TEXTS` texts so many are taken, evenly spread: the figure rises with
     their number, so only those of equally many texts compare. Source: Zhu et al. 2018 (Texygen),

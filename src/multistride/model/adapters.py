@@ -1,10 +1,9 @@
-"""Low-rank additions to a model's matrices that act on mask slots alone, so that they can only
-change drafts.
+"""Low-rank adapters that act on mask slots alone, so that they can only change drafts.
 
-The model's own weights stay as they are, and so does every slot of reach 1: what K=1 writes, and exact mode with it,
-is bit for bit what the model wrote before it had adapters. Source: low-rank adaptation, Hu et al. 2021 (arXiv
-2106.09685, section 4.1); its gate over slots that predict further ahead, Samragh et al. 2025 (arXiv 2507.11851,
-section 3.2).
+The model's own weights stay as they are, and so does every slot of reach 1: what K=1 writes, and
+exact mode with it, is bit for bit what the model wrote before it had adapters. Source: low-rank
+adaptation, Hu et al. 2021 (arXiv 2106.09685, section 4.1); its gate over slots that predict further
+ahead, Samragh et al. 2025 (arXiv 2507.11851, section 3.2).
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from multistride.model.config import AdapterConfig
 
 @dataclass
 class DraftGate:
-    """How many of the last columns of the pass at hand are mask slots. The decoder sets it,
-    adapters read it.
+    """The number of mask slots, which are the last columns of the present pass.
+
+    The decoder sets it, adapters read it.
     """
 
     columns: int = 0
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear layer whose last `gate.columns` rows of input pass through a low-rank addition as
-    well.
+    """A linear layer that adds a low-rank product to its last `gate.columns` rows.
 
     `weight` and `bias` keep their names, so the weights of a model without adapters fit. The
     addition is zero before it is trained.
@@ -45,7 +44,7 @@ class AdaptedLinear(nn.Linear):
         self.gate, self.scale = gate, config.alpha / config.rank
 
     def forward(self, input: Float[Tensor, "B N I"]) -> Float[Tensor, "B N O"]:
-        """The product; the rows of mask slots with their addition."""
+        """Return the product; the rows of mask slots include the addition."""
         output = linear(input, self.weight, self.bias)
         columns = self.gate.columns
         if not columns:
@@ -63,9 +62,7 @@ def adapt(layer: nn.Module, config: AdapterConfig, gate: DraftGate) -> None:
 
 
 def freeze_all_but_drafting(model: nn.Module) -> None:
-    """Leave only what acts on mask slots to be trained: adapters, reach vectors and the Markov
-    head.
-    """
+    """Freeze all but what acts on mask slots: adapters, reach vectors and the Markov head."""
     for name, parameter in model.named_parameters():
         last = name.rpartition(".")[2]
         parameter.requires_grad_(last in ("down", "up") or name.startswith(("reach.", "markov.")))

@@ -1,7 +1,7 @@
 """Multi-head attention, over the slots themselves and over the source.
 
-There may be fewer heads of keys and values than of queries: each serves several (Ainslie et al. 2023, arXiv
-2305.13245).
+There may be fewer heads of keys and values than of queries: each serves several (Ainslie et al.
+2023, arXiv 2305.13245).
 
 Shapes: B sentences, N slots, M keys, S source tokens, D hidden size, H heads, E width of a head.
 """
@@ -17,8 +17,25 @@ from multistride.model.config import TransformerConfig
 from multistride.model.layers import Rotation, rotated
 
 
+def attend(
+    query: Float[Tensor, "B H N E"],
+    key: Float[Tensor, "B G M E"],
+    value: Float[Tensor, "B G M E"],
+    mask: Bool[Tensor, "B 1 #N M"] | None,
+    dropout: float,
+) -> Float[Tensor, "B H N E"]:
+    """Return scaled dot-product attention; each head of keys and values serves H / G of queries."""
+    shared = query.shape[1] != key.shape[1]
+    output: Tensor = scaled_dot_product_attention(
+        query, key, value, mask, dropout, enable_gqa=shared
+    )
+    return output
+
+
 class SelfAttention(nn.Module):
     """Attention among the entries of one sequence (arXiv 1706.03762, section 3.2)."""
+
+    attend = staticmethod(attend)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -41,11 +58,9 @@ class SelfAttention(nn.Module):
         cache: LayerCache | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Attend under `mask` (true: visible; None: all visible), to the cached keys as well where
-        there are any.
+        """Attend under `mask` (true: visible; None: all visible), to cached keys as well.
 
-        Queries and keys are turned by `rotation` where positions are rotary; the cache keeps turned
-        keys.
+        With rotary positions `rotation` turns queries and keys; the cache keeps rotated keys.
         """
         query, key, value = (
             split_heads(part, self.width) for part in self.input(hidden).split(self.sizes, dim=-1)
@@ -57,14 +72,14 @@ class SelfAttention(nn.Module):
         if cache is not None:
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.output(merge_heads(attend(query, key, value, mask, dropout)))
+        output: Tensor = self.output(merge_heads(self.attend(query, key, value, mask, dropout)))
         return output
 
 
 class CrossAttention(nn.Module):
-    """Attention of the slots over the encoded source; its keys and values are computed once a
-    sentence.
-    """
+    """Attention of the slots over the encoded source, whose keys and values are computed once."""
+
+    attend = staticmethod(attend)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -75,7 +90,7 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(queries, config.hidden_size, config.attention_bias == "all")
 
     def project(self, source: Float[Tensor, "B S D"]) -> KeyValue:
-        """Keys and values of the encoded source, each [B, H, S, E]."""
+        """Return the keys and values of the encoded source, each [B, H, S, E]."""
         key, value = self.key_value(source).chunk(2, dim=-1)
         return split_heads(key, self.width), split_heads(value, self.width)
 
@@ -85,33 +100,16 @@ class CrossAttention(nn.Module):
         """Attend to the source under `mask` (true: visible; None: all visible)."""
         query = split_heads(self.query(hidden), self.width)
         dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.output(merge_heads(attend(query, *source, mask, dropout)))
+        output: Tensor = self.output(merge_heads(self.attend(query, *source, mask, dropout)))
         return output
 
 
-def attend(
-    query: Float[Tensor, "B H N E"],
-    key: Float[Tensor, "B G M E"],
-    value: Float[Tensor, "B G M E"],
-    mask: Bool[Tensor, "B 1 #N M"] | None,
-    dropout: float,
-) -> Float[Tensor, "B H N E"]:
-    """Scaled dot-product attention; each of the G heads of keys and values serves H / G heads of
-    queries.
-    """
-    shared = query.shape[1] != key.shape[1]
-    output: Tensor = scaled_dot_product_attention(
-        query, key, value, mask, dropout, enable_gqa=shared
-    )
-    return output
-
-
 def split_heads(hidden: Float[Tensor, "B N D"], width: int) -> Float[Tensor, "B H N E"]:
-    """[B, N, D] as [B, H, N, E], heads of the given width."""
+    """Return [B, N, D] as [B, H, N, E], heads of the given width."""
     split: Tensor = hidden.unflatten(-1, (-1, width)).transpose(1, 2)
     return split
 
 
 def merge_heads(hidden: Float[Tensor, "B H N E"]) -> Float[Tensor, "B N D"]:
-    """[B, H, N, E] as [B, N, D]."""
+    """Return [B, H, N, E] as [B, N, D]."""
     return hidden.transpose(1, 2).flatten(2)

@@ -1,8 +1,8 @@
-"""What decoding keeps between steps: keys and values of the slots so far and of the source.
+"""The cache of decoding: keys and values of the slots so far and of the source.
 
-The cache has one owner, the decoding loop, and three verbs: `append` (inside a step), `truncate`,
-`reorder`. It grows with batch and length: its buffers double when they are full, however many steps
-fill them.
+It has one owner, the decoding loop, and three verbs: `append` (inside a step), `truncate`,
+`reorder`. Buffers double when they are full, so memory follows batch and length, however many steps
+fill it.
 
 Shapes: B sentences, H heads, M cached slots, S source tokens, E width of a head.
 """
@@ -18,12 +18,11 @@ from multistride.groups import DRAFTS, PADDING_GROUP, drafting_visibility, visib
 KeyValue = tuple[Float[Tensor, "B H S E"], Float[Tensor, "B H S E"]]
 
 FIRST_CAPACITY = 32
-"""Slots a buffer has room for when it is made; it doubles from there."""
+"""Number of slots a new buffer has room for; it doubles from there."""
 
 
 HOLES = 8
-"""Columns more than the longest row needs that are put up with before the rows are pushed
-together."""
+"""Number of columns beyond the slots of the longest row that are tolerated before compaction."""
 
 
 class LayerCache:
@@ -35,9 +34,7 @@ class LayerCache:
         self._value: Tensor | None = None
 
     def append(self, key: Float[Tensor, "B H N E"], value: Float[Tensor, "B H N E"]) -> KeyValue:
-        """Add the keys and values of N new slots; return those of all slots so far, [B, H, M,
-        E].
-        """
+        """Add keys and values of N new slots; return those of all slots so far [B, H, M, E]."""
         end = self.length + key.shape[2]
         self._key, self._value = (
             self._room(self._key, key, end),
@@ -62,7 +59,7 @@ class LayerCache:
 
     @torch.inference_mode()
     def rearrange(self, order: Int[Tensor, "B M"]) -> None:
-        """Keep, in each row, the slots at the given places in the given order."""
+        """Keep, in each row, the slots at the given indices, in that order."""
         assert self._key is not None
         assert self._value is not None
         self.length = order.shape[1]
@@ -83,9 +80,7 @@ class LayerCache:
 
 
 class CachedGroups:
-    """The groups of the slots in a cache, which say who sees whom, and where the holes in its rows
-    are.
-    """
+    """The groups of the cached slots, which decide visibility, and the holes in their rows."""
 
     def __init__(self) -> None:
         self.table: Int[Tensor, "B M"] | None = None
@@ -93,13 +88,11 @@ class CachedGroups:
 
     @property
     def length(self) -> int:
-        """Slots in the cache, padding included (M)."""
+        """The number of cached slots, padding included (M)."""
         return 0 if self.table is None else self.table.shape[1]
 
     def extend(self, group: Int[Tensor, "B N"]) -> Bool[Tensor, "B N M"] | None:
-        """Announce N new slots; return what they see of all slots, themselves included (None: all
-        of it).
-        """
+        """Announce N new slots; return which slots they see, new ones included (None: all)."""
         self.table = group if self.table is None else torch.cat([self.table, group], dim=1)
         if group.device.type != "cpu":  # to look at the groups would be to wait for the GPU
             return drafting_visibility(group, self.table)
@@ -111,11 +104,11 @@ class CachedGroups:
         return None if bool(visible.all()) else visible
 
     def truncate(self, counts: Int[Tensor, "B"]) -> Int[Tensor, "B L"] | None:
-        """Forget the last `counts` slots of each row; `length` is then that of the longest row.
+        """Forget the last `counts` slots of each row; `length` becomes that of the longest row.
 
-        Rows that keep more leave holes in the others. Where holes are more than a few the rows are
-        pushed together, so that memory follows the longest row: returned are the places of the
-        slots to keep, in their new order.
+        Rows that keep more leave holes in the others. Beyond `HOLES` the rows are compacted, so
+        that memory follows the longest row: the indices of the slots to keep are returned, in their
+        new order; otherwise None.
         """
         assert self.table is not None
         kept = self.length - counts.to(self.table.device)
@@ -138,12 +131,10 @@ class CachedGroups:
 
 
 class PassedOn(LayerCache):
-    """Keys and values of one pass, handed on to a second one that is trained together with it:
-    nothing is copied.
-    """
+    """Keys and values of one training pass, shared with a second one without a copy."""
 
     def append(self, key: Float[Tensor, "B H N E"], value: Float[Tensor, "B H N E"]) -> KeyValue:
-        """Keep those of the first pass; return those of both, [B, H, M, E], in the second."""
+        """Keep those of the first pass; in the second, return those of both [B, H, M, E]."""
         if self._key is None or self._value is None:
             self._key, self._value = key, value
             return key, value
@@ -151,8 +142,7 @@ class PassedOn(LayerCache):
 
 
 class DecoderCache:
-    """The memory of one batch while it is decoded: a `LayerCache` a layer, the groups, and the
-    source.
+    """The memory of one batch while it is decoded: layer caches, groups, and the source.
 
     `source` holds the cross-attention keys and values of every layer (empty for a causal model),
     `source_mask` [B, 1, 1, S] which source tokens are real (None: all).
@@ -168,13 +158,11 @@ class DecoderCache:
 
     @property
     def length(self) -> int:
-        """Slots in the cache, padding included (M)."""
+        """The number of cached slots, padding included (M)."""
         return self.groups.length
 
     def extend(self, group: Int[Tensor, "B N"]) -> Bool[Tensor, "B 1 N M"] | None:
-        """Announce N new slots; return what they see of all slots, themselves included (None: all
-        of it).
-        """
+        """Announce N new slots; return which slots they see, new ones included (None: all)."""
         visible = self.groups.extend(group)
         return None if visible is None else visible[:, None]
 

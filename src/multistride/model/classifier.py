@@ -1,5 +1,4 @@
-"""A pooled head on the encoder: from the tokens of windows to a vector each, from those to the
-classes of documents.
+"""A pooled head on the encoder: from tokens to vectors of windows to classes of documents.
 
 Shapes: R windows, S tokens of a window, D hidden size, P width of a window's vector, B documents, C
 classes.
@@ -19,13 +18,13 @@ from multistride.model.config import TransformerConfig
 from multistride.model.wide import WidePath
 
 SHOWN = 5
-"""Labels named in a message."""
+"""Maximum number of labels named in a message."""
 
 Aggregation = Literal["mean", "max", "attention"]
 
 
 class PooledHead(nn.Module):
-    """Classes of documents that may be longer than what is encoded at once.
+    """A classifier of documents, which may be longer than what is encoded at once.
 
     Attention over windows is the additive one of hierarchical attention networks (Yang et al. 2016,
     https://aclanthology.org/N16-1174, equations 8 to 10), here over vectors of windows in place of
@@ -52,7 +51,7 @@ class PooledHead(nn.Module):
     def pool(
         self, encoded: Float[Tensor, "R S D"], lengths: Int[Tensor, "R"]
     ) -> Float[Tensor, "R P"]:
-        """One vector for every window, in float32; padding takes no part."""
+        """Return one vector for every window, in float32; padding is ignored."""
         real = (torch.arange(encoded.shape[1], device=encoded.device) < lengths[:, None])[
             :, :, None
         ]
@@ -67,9 +66,10 @@ class PooledHead(nn.Module):
     def forward(
         self, vectors: Float[Tensor, "R P"], document: Int[Tensor, "R"], documents: int
     ) -> Float[Tensor, "B C"]:
-        """Logits of the classes out of the states of windows; a wide path adds its own to them.
+        """Return the logits of the classes from the vectors of windows.
 
-        `document` says to which of the `documents` each window belongs; all have one.
+        `document` is the index, below `documents`, of each window's document; every document has a
+        window. A wide path adds its logits to these.
         """
         scores = None if self.attention is None else self.attention(vectors).squeeze(1).float()
         together = aggregated(vectors, document, documents, self.config.windows, scores)
@@ -84,8 +84,9 @@ def aggregated(
     how: Aggregation,
     scores: Float[Tensor, "R"] | None = None,
 ) -> Float[Tensor, "B P"]:
-    """The mean, the largest or (by the softmax of `scores`) the weighted mean of the rows of each
-    document.
+    """Return the mean, the maximum or the attention-weighted mean of the rows of each document.
+
+    Attention weights are the softmax of `scores`.
     """
     if how == "max":
         lowest = rows.new_full((documents, rows.shape[1]), -torch.inf)
@@ -105,8 +106,9 @@ def aggregated(
 
 
 def check_classes(known: Sequence[str], given: Sequence[str], model: str, where: str) -> None:
-    """Raise `DataError` naming what differs if `given`, found in `where`, are not the classes that
-    `model` knows.
+    """Raise `DataError` with the differences unless `given` are the classes of `model`.
+
+    `where` names the origin of `given`.
     """
     missing, new = sorted(set(known) - set(given)), sorted(set(given) - set(known))
     if not missing and not new:
@@ -127,7 +129,7 @@ def _some(labels: Sequence[str]) -> str:
 
 
 def freeze_what_writes(model: nn.Module) -> None:
-    """Leave what only a decoder reads out of training: reach vectors, and rotary start symbols."""
+    """Freeze what only a decoder reads: reach vectors and rotary start symbols."""
     for name, parameter in model.named_parameters():
         if name.startswith(("reach.", "position.further_start")):
             parameter.requires_grad = False

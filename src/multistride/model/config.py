@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class RotaryScaling(BaseModel):
-    """Slower rotations for long texts, as Llama 3.1 has them (Grattafiori et al. 2024, arXiv
-    2407.21783).
+    """Slower rotations for long texts, as in Llama 3.1.
+
+    Source: Grattafiori et al. 2024, arXiv 2407.21783.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,9 +28,7 @@ class RotaryScaling(BaseModel):
 
 
 class AdapterConfig(BaseModel):
-    """What is added to a causal model, for mask slots alone, so that it drafts and its own text
-    stays what it was.
-    """
+    """Adapters that act on mask slots alone: the model drafts, and its own text stays."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -43,8 +42,9 @@ class AdapterConfig(BaseModel):
 
 
 class WideConfig(BaseModel):
-    """A linear path beside the pooled states, which reads the words of whole documents (see
-    `model/wide.py`).
+    """A linear path beside the pooled states that reads the words of a whole document.
+
+    See `model/wide.py`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -63,11 +63,10 @@ class WideConfig(BaseModel):
 
 
 class ClassifierConfig(BaseModel):
-    """How a model says to which class a document belongs, and how long documents are cut into
-    windows.
+    """The classifier of a model, and the windows that long documents are cut into.
 
     `pooled` is a head on the encoder (no decoder); `labels` an encoder-decoder model that writes
-    the class's name.
+    the name of the class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -285,16 +284,12 @@ class TransformerConfig(BaseModel):
 
     @property
     def key_value_count(self) -> int:
-        """How many heads of keys and values there are; each serves `heads` divided by it
-        queries.
-        """
+        """The number of heads of keys and values; each serves `heads` divided by it queries."""
         return self.key_value_heads or self.heads
 
     @property
     def unpicked(self) -> tuple[int, ...]:
-        """The tokens that are never picked; what ends a text is not among them, even if it is also
-        another symbol.
-        """
+        """The tokens that are never picked. Tokens that end a text are not among them."""
         if self.never_written is not None:
             return self.never_written
         return tuple({self.pad_token, self.start_token, self.mask_token} - set(self.ends))
@@ -306,9 +301,7 @@ class TransformerConfig(BaseModel):
 
     @property
     def extras(self) -> list[str]:
-        """The choices that only converted models have, as text; engines may have no place for
-        them.
-        """
+        """The choices that only converted models have, as text; engines may not support them."""
         # A classifier that scores labels is an ordinary encoder-decoder model for every engine.
         scores_labels = self.classifier is not None and self.classifier.kind == "labels"
         others = [
@@ -324,10 +317,10 @@ class TransformerConfig(BaseModel):
         return others
 
     def stored(self) -> dict[str, Any]:
-        """What `config.json` says: every choice, less those made for converted models where they
-        are the default.
+        """Return the contents of `config.json`.
 
-        So the file of a model that has none of them is the one that earlier versions wrote, and can
+        They are all choices, less those made for converted models where they are the default. So
+        the file of a model that has none of them is the one that earlier versions wrote, and can
         read.
         """
         left_out = {
@@ -364,4 +357,4 @@ _FOR_CONVERTED = (
 )
 """Fields that models of this package's own recipes leave at their defaults.
 
-Where they are, `config.json` does not name them; where not, engines may have no place for them."""
+Where they are, `config.json` omits them; where they are not, engines may not support them."""

@@ -1,5 +1,4 @@
-"""The small bricks: positions (vectors or rotations) and reach, the feed-forward layer, norms, the
-residual wrapper.
+"""The small modules: positions, reach, feed-forward layer, normalisation, residual wrapper.
 
 Shapes: B sentences, N slots or S source tokens, D hidden size, H heads, E width of a head.
 """
@@ -19,8 +18,7 @@ Rotation = tuple[Float[Tensor, "B 1 N F"], Float[Tensor, "B 1 N F"]]
 """Cosines and sines of the angles that queries and keys are turned by; F = E / 2."""
 
 TABLES = "cpu"
-"""Where what is computed and not learned is made: there even while a model is made on no device, to
-be filled."""
+"""The device of computed constants, even while a model is created on the meta device."""
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -31,8 +29,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def sinusoids(positions: int, width: int) -> Float[Tensor, "positions width"]:
-    """Fixed position vectors (Vaswani et al. 2017, arXiv 1706.03762, section 3.5), sines then
-    cosines.
+    """Return fixed position vectors, sines then cosines.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5.
     """
     rates = torch.exp(torch.arange(0, width, 2, device=TABLES) * (-math.log(10000.0) / width))
     angles = torch.arange(positions, device=TABLES)[:, None] * rates
@@ -42,8 +41,8 @@ def sinusoids(positions: int, width: int) -> Float[Tensor, "positions width"]:
 class PositionEmbedding(nn.Module):
     """A vector for every position, fixed or learned. Positions past the table share its last entry.
 
-    Learned ones begin as large as sinusoids are: with start symbols for input, position is all that
-    tells the slots of the first group apart.
+    Learned vectors begin as large as sinusoids: where the input is start symbols, position alone
+    distinguishes the slots of the first group.
     """
 
     table: Tensor
@@ -57,21 +56,21 @@ class PositionEmbedding(nn.Module):
             self.register_buffer("table", sinusoids(count, config.hidden_size), persistent=False)
 
     def forward(self, position: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-        """Position vectors, [B, N, D]."""
+        """Return the position vectors [B, N, D]."""
         return nn.functional.embedding(position.clamp(max=len(self.table) - 1), self.table)
 
 
 class RotaryPositions(nn.Module):
     """Positions as rotations of queries and keys (Su et al. 2021, arXiv 2104.09864, section 3.2.2).
 
-    A slot is turned by the place it predicts, less one: the place of the token that an
+    A slot is rotated by the position it predicts, less one: the position of the token that an
     autoregressive slot reads, and of the token that a mask stands for. Attention sees differences
-    of places only, so the slots of a group, which read K tokens back, stand K - 1 places ahead of
-    what they read. The two halves of a head are the two coordinates, as in Llama.
+    of positions only, so the slots of a group, which read K tokens back, are K - 1 positions ahead
+    of what they read. The two halves of a head are the two coordinates, as in Llama.
 
-    Nothing but its place tells one start symbol from another, and a rotation does not show where
-    all that is seen is alike. So those further back than the first have a vector of their own,
-    which is added to their embedding.
+    Start symbols differ in position alone, and a rotation does not show where all visible slots are
+    alike. So start symbols further back than the first have learned vectors, added to their
+    embeddings.
     """
 
     frequency: Tensor
@@ -90,24 +89,23 @@ class RotaryPositions(nn.Module):
             self.further_start.weight[0] = 0.0
 
     def forward(self, position: Int[Tensor, "B N"]) -> Rotation:
-        """The rotation of each slot."""
+        """Return the rotation of each slot."""
         angles = (position - 1)[:, None, :, None].float() * self.frequency
         return angles.cos(), angles.sin()
 
     def starts(
         self, position: Int[Tensor, "B N"], reach: Int[Tensor, "B N"]
     ) -> Float[Tensor, "B N D"]:
-        """What is added to the embeddings: zero but for start symbols further back than the
-        first.
-        """
+        """Return what is added to embeddings: zero, but for start symbols before the first."""
         back = (reach - position - 1).clamp(min=0, max=self.further_start.num_embeddings - 1)
         vectors: Tensor = self.further_start(back)
         return vectors
 
 
 def slowed(frequency: Float[Tensor, "F"], scaling: RotaryScaling) -> Float[Tensor, "F"]:
-    """Frequencies with the slow ones divided by `factor`, the fast ones as they were, those between
-    interpolated.
+    """Return frequencies with the slow ones divided by `factor` and the fast ones unchanged.
+
+    Those between are interpolated.
     """
     turns = scaling.original_positions * frequency / (2 * math.pi)
     share = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
@@ -116,25 +114,26 @@ def slowed(frequency: Float[Tensor, "F"], scaling: RotaryScaling) -> Float[Tenso
 
 
 def rotated(heads: Float[Tensor, "B H N E"], rotation: Rotation) -> Float[Tensor, "B H N E"]:
-    """Queries or keys turned by the angles of their slots."""
+    """Return queries or keys rotated by the angles of their slots."""
     cosine, sine = (part.to(heads.dtype) for part in rotation)
     first, second = heads.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
 def normalisation(config: TransformerConfig, width: int | None = None) -> nn.Module:
-    """LayerNorm (Ba et al. 2016, arXiv 1607.06450) or RMSNorm (Zhang and Sennrich 2019, arXiv
-    1910.07467).
+    """Return a LayerNorm (Ba et al. 2016, arXiv 1607.06450) or an RMSNorm.
+
+    RMSNorm: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
     make = nn.LayerNorm if config.norm_kind == "layer" else nn.RMSNorm
     return make(width or config.hidden_size, eps=config.norm_epsilon)
 
 
 class ReachEmbedding(nn.Module):
-    """A vector for every reach. Zero at the start of training, and for reach 1 for ever.
+    """A vector for every reach: zero before training, and always zero for reach 1.
 
-    So a model without any training on groups *is* the autoregressive model, and at K=1 it always is
-    one.
+    So a model without any training on groups *is* the autoregressive model, and every model is one
+    at K=1.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -143,7 +142,7 @@ class ReachEmbedding(nn.Module):
         self.beyond_one = nn.Embedding.from_pretrained(zeros, freeze=False, padding_idx=0)
 
     def forward(self, reach: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-        """Reach vectors, [B, N, D]; zero where the reach is 1."""
+        """Return the reach vectors [B, N, D]; zero where the reach is 1."""
         vectors: Tensor = self.beyond_one(reach - 1)
         return vectors
 
@@ -151,8 +150,8 @@ class ReachEmbedding(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with a nonlinearity between them (arXiv 1706.03762, section 3.3).
 
-    Gated, the nonlinearity's output is multiplied by that of a third (Shazeer 2020, arXiv
-    2002.05202, equation 6).
+    If gated, the output of the nonlinearity is multiplied by that of a third layer (Shazeer 2020,
+    arXiv 2002.05202, equation 6).
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -168,7 +167,7 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.activation]()
 
     def forward(self, hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """The layer's output, [B, N, D]."""
+        """Return the layer's output [B, N, D]."""
         if self.gate is None:
             output: Tensor = self.narrow(self.activation(self.widen(hidden)))
             return output
@@ -177,9 +176,7 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """Adds a sublayer to the residual stream, with layer normalisation before it (pre) or after the
-    sum (post).
-    """
+    """Adds a sublayer to the residual stream, normalised before (pre) or after the sum (post)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -190,7 +187,7 @@ class Residual(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B N D"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "B N D"]:
-        """The stream after the sublayer, [B, N, D]."""
+        """Return the residual stream after the sublayer [B, N, D]."""
         if self.before:
             updated: Tensor = hidden + self.dropout(sublayer(self.norm(hidden)))
             return updated

@@ -1,10 +1,10 @@
-"""Large matrices in the layout that the CPU's kernels want, for decoding.
+"""Packed weights: large matrices in the layout that the CPU's kernels want, for decoding.
 
-A decoding step multiplies a few rows with matrices that do not change. PyTorch's own product for
-float32 reads such a matrix once for every few rows, so that four rows cost four times one row; a
-oneDNN product with weights laid out in advance reads it once. Measured for 256 x 8,000 on one
-thread: 409 microseconds became 204 for one row, 1,840 became 261 for four. Small matrices gain
-nothing: there the call itself is what costs.
+A decoding step multiplies a few rows with constant matrices. PyTorch's own float32 product reads
+such a matrix once for every few rows, so four rows cost four times as much as one; a oneDNN product
+with weights packed in advance reads it once. Measured for 256 x 8,000 on one thread: 409
+microseconds became 204 for one row, 1,840 became 261 for four. Small matrices gain nothing: there
+the call itself dominates.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from multistride.model.transformer import Transformer
 
 SMALLEST = 2**20
-"""Entries of a matrix from which on packing pays."""
+"""Number of entries from which packing a matrix pays."""
 
 
 class PackedLinear(nn.Module):
-    """A linear layer with its weights as they were when it was made; float32, on the CPU, without
-    gradients.
-    """
+    """A linear layer with a packed copy of its weights: float32, on the CPU, without gradients."""
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
         super().__init__()
@@ -32,7 +30,7 @@ class PackedLinear(nn.Module):
         self._bias = None if bias is None else bias.detach()
 
     def forward(self, rows: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
-        """The product, of any number of rows."""
+        """Return the product, for any number of rows."""
         flat = rows.reshape(-1, rows.shape[-1])
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             flat, self._packed, self._bias, "none", [], ""
@@ -41,7 +39,7 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether packing this matrix is possible here and pays."""
+    """Return true if packing this matrix is possible here and pays."""
     return (
         weight.numel() >= SMALLEST
         and weight.device.type == "cpu"
@@ -54,8 +52,6 @@ def can_pack(weight: Tensor) -> bool:
 def projection(
     model: Transformer,
 ) -> Callable[[Float[Tensor, "*shape D"]], Float[Tensor, "*shape V"]]:
-    """What makes logits of the hidden states of `model`: its own method, or the same with a packed
-    matrix.
-    """
+    """Return the function from hidden states to logits: `model.project`, or a packed equivalent."""
     weight = model.target_embedding.weight if model.config.tie_embeddings else model.output.weight
     return PackedLinear(weight, model.output_bias) if can_pack(weight) else model.project

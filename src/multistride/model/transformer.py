@@ -1,7 +1,7 @@
-"""The Transformer. It receives slots and a mask, and knows nothing of groups or of how it is
-decoded.
+"""The Transformer: encoder and decoder over slots. It does not know how it is decoded.
 
-Shapes: B sentences, S source tokens, N slots, D hidden size, V vocabulary.
+Shapes: B sentences, S source tokens, N slots, M slots and drafts, or cached and new slots, D hidden
+size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multistride.drafts import draft_visibility
-from multistride.groups import Slots, visibility
+from multistride.groups import Slots, draft_visibility, visibility
 from multistride.model.adapters import DraftGate, adapt
 from multistride.model.attention import CrossAttention, SelfAttention
 from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn
@@ -46,7 +45,7 @@ class EncoderLayer(nn.Module):
         mask: Bool[Tensor, "B 1 1 S"] | None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """The layer's output, [B, S, D]."""
+        """Return the layer's output [B, S, D]."""
         hidden = self.around_attention(
             hidden, lambda normed: self.attention(normed, mask, None, rotation)
         )
@@ -55,9 +54,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the slots, attention over the source if there is one, then a feed-forward
-    layer.
-    """
+    """Self-attention over the slots, attention over a source if there is one, then feed-forward."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -75,8 +72,9 @@ class DecoderLayer(nn.Module):
         cache: LayerCache | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """The layer's output, [B, N, D]; `source` is what `CrossAttention.project` made, None in a
-        causal model.
+        """Return the layer's output [B, N, D].
+
+        `source` is the result of `CrossAttention.project`, None for a causal model.
         """
         hidden = self.around_attention(
             hidden, lambda normed: self.attention(normed, mask, cache, rotation)
@@ -90,10 +88,10 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """An encoder-decoder Transformer, or a decoder-only one where `encoder_layers` is 0.
+    """An encoder-decoder Transformer, or a decoder-only one if `encoder_layers` is 0.
 
-    The same class, weights and code path serve every group size; 1 is autoregressive. Source:
-    Vaswani et al. 2017 (arXiv 1706.03762); slots in place of shifted targets as in
+    One class, one set of weights and one code path serve every group size; 1 is autoregressive.
+    Source: Vaswani et al. 2017 (arXiv 1706.03762); slots in place of shifted targets as in
     `multistride.groups`.
     """
 
@@ -150,12 +148,11 @@ class Transformer(nn.Module):
         drafts: Slots | None = None,
         entering: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B M D"]:
-        """Final hidden states of all slots in one pass (training, scoring); `project` makes logits
-        of them.
+        """Return the final hidden states of all slots in one pass, for training and scoring.
 
-        `source` is None for a causal model. Where there are `drafts` (see `groups.drafts`) theirs
-        follow; `entering` is then what `before_adapters` says of the slots, if that is known
-        already.
+        `project` maps them to logits. `source` is None for a causal model. The states of `drafts`
+        (`groups.draft_masks`) follow those of the slots. `entering` is the result of
+        `before_adapters` for the slots, if it is known already.
         """
         mask = visibility(slots.group, slots.group)[:, None]
         if source is None or source_lengths is None:
@@ -165,9 +162,7 @@ class Transformer(nn.Module):
         return self.decode(slots, mask, self.project_source(encoded), source_mask, None)
 
     def before_adapters(self, slots: Slots) -> Float[Tensor, "B N D"]:
-        """The state in which clean slots enter the first layer with adapters, in one pass without a
-        cache.
-        """
+        """Return the states of clean slots before the first layer with adapters."""
         return self._before_adapters(slots, visibility(slots.group, slots.group)[:, None], None)
 
     def _with_drafts(
@@ -200,7 +195,7 @@ class Transformer(nn.Module):
     def encode(
         self, source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B S D"], Bool[Tensor, "B 1 1 S"] | None]:
-        """The encoded source [B, S, D] and which of its tokens are real (None: all)."""
+        """Return the encoded source [B, S, D] and which of its tokens are real (None: all)."""
         assert self.encoder, "a causal model has no source"
         positions = torch.arange(source.shape[1], device=source.device)[None]
         real = positions < lengths[:, None]
@@ -219,9 +214,7 @@ class Transformer(nn.Module):
     def start(
         self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None
     ) -> DecoderCache:
-        """Encode the source and compute its cross-attention keys and values once; an empty cache
-        otherwise.
-        """
+        """Return an empty cache with the cross-attention keys and values of the encoded source."""
         if source is None or lengths is None:
             assert not self.encoder, "an encoder-decoder model needs a source"
             return DecoderCache(self.config.decoder_layers, [], None)
@@ -229,7 +222,7 @@ class Transformer(nn.Module):
         return DecoderCache(self.config.decoder_layers, self.project_source(encoded), mask)
 
     def project_source(self, encoded: Float[Tensor, "B S D"]) -> list[KeyValue]:
-        """Keys and values of the encoded source for every decoder layer."""
+        """Return the keys and values of the encoded source for every decoder layer."""
         return [
             layer.cross.project(encoded)
             for layer in self.decoder
@@ -244,9 +237,7 @@ class Transformer(nn.Module):
         source_mask: Bool[Tensor, "B 1 1 S"] | None,
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "B N D"]:
-        """Run the decoder over N slots; `mask` says which of the M cached and new slots each of
-        them sees.
-        """
+        """Run the decoder over N slots; `mask` says which of M cached and new slots each sees."""
         if self.config.adapter is not None:
             return self._decode_adapted(slots, mask, caches)
         hidden = self._enter(slots)
@@ -262,11 +253,11 @@ class Transformer(nn.Module):
     def _decode_adapted(
         self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
     ) -> Float[Tensor, "B N D"]:
-        """Masks (the last columns) begin where adapters do: as the clean slot they draft from and a
-        reach vector.
+        """Run the decoder; mask slots (the last columns) enter at the first layer with adapters.
 
-        In the layers below there are clean slots only, and masks cost nothing. Each of them is
-        drafted from.
+        They enter as the state of the clean slot they draft from plus a reach vector. The layers
+        below compute clean slots only, so masks cost nothing there. Every clean slot is drafted
+        from.
         """
         columns = int((slots.reach[0] > 1).sum())
         clean = Slots(*(field[:, : slots.token.shape[1] - columns] for field in slots))
@@ -296,7 +287,7 @@ class Transformer(nn.Module):
         caches: list[LayerCache] | None,
         columns: int,
     ) -> Float[Tensor, "B N D"]:
-        """The layers with adapters, of which the last `columns` slots make use."""
+        """Run the layers with adapters, which act on the last `columns` slots."""
         assert self.config.adapter is not None
         rotation = self._rotation(slots)
         self._gate.columns = columns
@@ -307,7 +298,7 @@ class Transformer(nn.Module):
         return output
 
     def _enter(self, slots: Slots) -> Float[Tensor, "B N D"]:
-        """What the first layer reads."""
+        """Return the input of the first layer."""
         hidden = self.target_embedding(slots.token) * self.scale
         if isinstance(self.position, RotaryPositions):
             hidden = hidden + self.position.starts(slots.position, slots.reach)
@@ -320,7 +311,7 @@ class Transformer(nn.Module):
         return self.position(slots.position) if isinstance(self.position, RotaryPositions) else None
 
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
-        """Logits over the vocabulary."""
+        """Return logits over the vocabulary."""
         if self.config.tie_embeddings:
             return functional.linear(hidden, self.target_embedding.weight, self.output_bias)
         logits: Tensor = self.output(hidden)
@@ -328,8 +319,9 @@ class Transformer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier-uniform matrices, zero biases, embeddings of unit norm in expectation; the reach stays
-    zero.
+    """Initialise matrices (Xavier-uniform), biases (zero) and embeddings (expected norm 1).
+
+    Reach vectors stay zero.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

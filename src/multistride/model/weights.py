@@ -36,6 +36,28 @@ CALIBRATION = "calibration.json"
 TEMPERATURE = "temperature.json"
 """The same for a classifier."""
 
+MODELING = Path("modeling_multistride.py")
+"""What `auto_map` in config.json names; multistride itself never reads it."""
+
+_MODELING_TEXT = '''"""Open this directory with transformers: from_pretrained(..., trust_remote_code=True).
+
+The code is that of the package multistride, which must be installed; nothing else is here.
+"""
+
+try:
+    from multistride.hf import MultistrideConfig, MultistrideForCausalLM, MultistrideForSeq2SeqLM
+except ImportError as error:
+    raise ImportError(
+        "this is a multistride model: pip install 'multistride[hf]', then open it again "
+        "(with `import multistride.hf` first, trust_remote_code is not needed)"
+    ) from error
+
+__all__ = ["MultistrideConfig", "MultistrideForCausalLM", "MultistrideForSeq2SeqLM"]
+'''
+
+_OF_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version")
+"""Keys of config.json that are not ours to read."""
+
 Stored = TypeVar("Stored", bound=BaseModel)
 
 INT8_MANIFEST = "int8.json"
@@ -57,7 +79,8 @@ def save_model(
     """
     config = model.config
     with replacing_directory(directory) as place:
-        _write(place / CONFIG, {"model_type": "multistride", **config.stored()})
+        _write(place / CONFIG, config_file(config))
+        write_modeling(place, config)
         try:
             save_file(
                 {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
@@ -67,7 +90,7 @@ def save_model(
             raise UserError(
                 f"could not write {directory}: {error}; nothing was changed there: free space"
             ) from error
-        vocabulary.save(place)
+        vocabulary.save(place, "translator" if config.encoder_layers else "causal")
         generation = {
             "pad_token_id": config.pad_token,
             "bos_token_id": config.start_token,
@@ -80,6 +103,31 @@ def save_model(
         _write(place / PROVENANCE, {"multistride": __version__, **provenance})
         (place / "README.md").write_text(card, encoding="utf-8")
         beside(place)
+
+
+def config_file(config: TransformerConfig) -> dict[str, Any]:
+    """Return what `config.json` says of a model.
+
+    `architectures` and `auto_map` are for transformers: with them `from_pretrained(...,
+    trust_remote_code=True)` opens the directory where this package is installed.
+    """
+    classes = {}
+    if config.decoder_layers:
+        kind = "Seq2SeqLM" if config.encoder_layers else "CausalLM"
+        classes = {
+            "architectures": [f"MultistrideFor{kind}"],
+            "auto_map": {
+                "AutoConfig": f"{MODELING.stem}.MultistrideConfig",
+                f"AutoModelFor{kind}": f"{MODELING.stem}.MultistrideFor{kind}",
+            },
+        }
+    return {"model_type": "multistride", **classes, **config.stored()}
+
+
+def write_modeling(directory: Path, config: TransformerConfig) -> None:
+    """Write the few lines of Python that `auto_map` in `config.json` names."""
+    if config.decoder_layers:
+        (directory / MODELING).write_text(_MODELING_TEXT, encoding="utf-8", newline="\n")
 
 
 def is_export(directory: Path | str) -> bool:
@@ -118,6 +166,8 @@ def load_config(directory: Path | str) -> TransformerConfig:
             raise DataError(
                 f"{path} is not of a multistride model: its model_type is not 'multistride'"
             )
+        for name in _OF_TRANSFORMERS:
+            stored.pop(name, None)
         config = TransformerConfig.model_validate(stored)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON: {error}: copy the model again") from error

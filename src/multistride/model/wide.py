@@ -1,13 +1,12 @@
-"""A wide path beside the pooled states: the classes of a document out of which words stand in it,
-and how often.
+"""A wide path beside the pooled states: class logits from the words of a whole document.
 
 A few thousand documents do not teach a Transformer what rare words mean; a linear model reads them
 directly. Source: the wide and the deep part of Cheng et al. 2016 (arXiv 1606.07792, section 3),
 which are one model. The features are words by TF-IDF (logarithmic counts times inverse document
-frequency, of length one), put together from tokens.
+frequency, normalised to length one), assembled from tokens.
 
 Shapes: N tokens of all documents, one document after the other; L words in them; B documents, C
-classes, W words that are known, V vocabulary.
+classes, W known words, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,31 +22,29 @@ from torch.nn import functional
 from multistride.model.config import ClassifierConfig
 
 LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789") | frozenset(range(128, 256))
-"""The bytes of words, after ASCII capitals were made small: letters, digits and all that is not
-ASCII."""
+"""The bytes of words, after lower-casing ASCII: letters, digits and everything outside ASCII."""
 
 FACTOR = 0x9E3779B97F4A7C15
-"""An odd number, about 2^64 divided by the golden ratio: the base in which bytes are digits of a
-word's number."""
+"""The base in which bytes are the digits of a word's number: odd, about 2^64 / golden ratio."""
 
 UNUSED = 2**63 - 1
-"""The number of no word: what stands in the table of known words behind the last one."""
+"""The number of no word: it fills the table of known words."""
 
 ALONE, BEGINS, CONTINUES = 0, 1, 2
-"""What a token does: stand for itself; be the first of a word; go on with the word of the token
-before, if any."""
+"""Kinds of tokens: a word by itself, the beginning of a word, or the continuation of one."""
 
 
 class FoundWords(NamedTuple):
-    """The numbers of words [L], and the document that each stands in [L], in rising order."""
+    """The numbers of words [L] and the document of each [L], in rising order of documents."""
 
     numbers: Int[Tensor, "L"]
     document: Int[Tensor, "L"]
 
 
 class Bag(NamedTuple):
-    """Each known word of each document once: place in the table, weight, and document, documents in
-    rising order.
+    """Each known word of each document once: index in the table, weight, and document.
+
+    Documents are in rising order.
     """
 
     place: Int[Tensor, "P"]
@@ -56,13 +53,11 @@ class Bag(NamedTuple):
 
 
 class Words(nn.Module):
-    """Puts words together from tokens, as numbers of 64 bits, whatever pieces the tokenizer cut
-    them into.
+    """Assembles words from tokens, as 64-bit numbers that do not depend on the tokenizer's pieces.
 
-    A word is a run of tokens of `LETTERS`, the first of which may bring blanks before it; capitals
-    count as small letters. Any other token stands for itself. The number of a word is that of its
-    bytes, as digits in base `FACTOR`, cut to 64 bits: it does not depend on how the word was cut.
-    Two words with one number are as good as impossible.
+    A word is a run of tokens of `LETTERS`, the first of which may begin with blanks; upper case
+    counts as lower case. Any other token stands for itself. The number of a word is that of its
+    bytes as digits in base `FACTOR`, modulo 2^64. Collisions are negligible.
     """
 
     def __init__(self, vocabulary_size: int) -> None:
@@ -75,7 +70,7 @@ class Words(nn.Module):
         self.kind: Tensor
 
     def learn(self, spellings: Sequence[bytes]) -> None:
-        """Note what every token of the vocabulary adds to a text."""
+        """Store the contribution of every token of the vocabulary, given its bytes."""
         digits, kinds = zip(*(_digits_and_kind(spelling) for spelling in spellings), strict=True)
         device = self.number.device
         self.number.copy_(torch.tensor([number_of(each) for each in digits], device=device))
@@ -83,7 +78,7 @@ class Words(nn.Module):
         self.kind.copy_(torch.tensor(kinds, device=device))
 
     def forward(self, tokens: Int[Tensor, "N"], document: Int[Tensor, "N"]) -> FoundWords:
-        """The words of documents; `document` says to which each token belongs, in rising order."""
+        """Return the words of documents; `document` is that of each token, in rising order."""
         if not len(tokens):
             return FoundWords(tokens.long(), document)
         kind, size = self.kind[tokens], self.size[tokens]
@@ -99,11 +94,11 @@ class Words(nn.Module):
 
 
 class WidePath(nn.Module):
-    """Logits of the classes, a sum over the known words of a document.
+    """Class logits as a sum over the known words of a document.
 
-    Which words are known and how rare they are is counted on the training data, and stored with the
-    weights; these are fitted before the rest of the model is trained (`multistride.train.wide`) and
-    not trained with it.
+    The known words and their rarity are counted on the training data and stored with the weights;
+    these are fitted before the rest of the model is trained (`multistride.train.wide`) and frozen
+    then.
     """
 
     def __init__(self, config: ClassifierConfig, vocabulary_size: int) -> None:
@@ -120,30 +115,27 @@ class WidePath(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(config.classes)), requires_grad=False)
 
     def know(self, numbers: Int[Tensor, "L"], rarity: Float[Tensor, "L"]) -> None:
-        """Take these words, in rising order of their numbers, as those that are known; at most
-        W.
-        """
+        """Set the known words, at most W, in rising order of their numbers."""
         self.known.fill_(UNUSED)[: len(numbers)] = numbers
         self.rarity.zero_()[: len(rarity)] = rarity
 
     @torch.no_grad()
     def take(self, weight: Float[Tensor, "W C"], bias: Float[Tensor, "C"]) -> None:
-        """Take these weights."""
+        """Set the weights."""
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
     def forward(
         self, tokens: Int[Tensor, "N"], document: Int[Tensor, "N"], documents: int
     ) -> Float[Tensor, "B C"]:
-        """The logits of documents: all their tokens, and which of `documents` each belongs to, in
-        rising order.
+        """Return the logits of documents from all their tokens; `document` is that of each token.
+
+        Documents are in rising order.
         """
         return self.scored(self.bag(tokens, document, documents), documents)
 
     def bag(self, tokens: Int[Tensor, "N"], document: Int[Tensor, "N"], documents: int) -> Bag:
-        """The known words of documents with weights whose squares sum to one in each document that
-        has any.
-        """
+        """Return the known words of documents, with weights of length one in each document."""
         found = self.words(tokens, document)
         place = torch.searchsorted(self.known, found.numbers).clamp(max=len(self.known) - 1)
         seen: Bool[Tensor, "L"] = self.known[place] == found.numbers
@@ -156,7 +148,7 @@ class WidePath(nn.Module):
         return Bag(place, weight / squares.sqrt()[document], document)
 
     def scored(self, bag: Bag, documents: int) -> Float[Tensor, "B C"]:
-        """The logits that bags make."""
+        """Return the logits of bags."""
         numbers = torch.arange(documents, device=bag.document.device)
         begins = torch.searchsorted(bag.document, numbers)
         summed = functional.embedding_bag(
@@ -170,9 +162,7 @@ class WidePath(nn.Module):
 
 
 def number_of(digits: bytes) -> int:
-    """The number of a spelling, by which words are known: bytes plus one as digits, the first the
-    lowest.
-    """
+    """Return the 64-bit number of a spelling: bytes plus one as digits, the lowest first."""
     number = (
         sum((digit + 1) * pow(FACTOR, place, 2**64) for place, digit in enumerate(digits)) % 2**64
     )
@@ -188,7 +178,7 @@ def _digits_and_kind(spelling: bytes) -> tuple[bytes, int]:
 
 
 def _powers(exponents: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-    """`FACTOR` to these powers, cut to 64 bits."""
+    """Return powers of `FACTOR` modulo 2^64."""
     factor = FACTOR - 2**64
     table = torch.full(
         (int(exponents.max()) + 1,), factor, dtype=torch.int64, device=exponents.device

@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from itertools import accumulate, islice
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from multistride.data.pieces import group_texts
+from multistride.report.cells import Cells
 from multistride.report.drawing import FAINT, INK, tidy
 
 
 def draw_attention(figure: Any, facts: Mapping[str, Any]) -> None:
-    """Draw what `evaluate.sentence.look_into` found: source across, target down, a line where a
-    step ended.
+    """Draw what `evaluate.sentence.look_into` found: source across, target down.
 
-    At the right stands how probable each token was for the model.
+    A line marks the end of a step; at the right is how probable each token was for the model.
     """
     columns, rows = facts["source_pieces"], [piece for group in facts["groups"] for piece in group]
     width, height = figure.get_size_inches()
@@ -59,33 +55,26 @@ def draw_attention(figure: Any, facts: Mapping[str, Any]) -> None:
 
 
 def attention_size(facts: Mapping[str, Any]) -> tuple[float, float]:
-    """Inches that fit the sentence."""
+    """Return the inches that fit the sentence."""
     rows = sum(len(group) for group in facts["groups"])
     return max(4.6, 2.25 + 0.42 * len(facts["source_pieces"])), 1.9 + 0.27 * rows
 
 
-def sentence_table(facts: Mapping[str, Any]) -> Table:
-    """One row a step: what it wrote, how probable that was, and where each of its tokens looked
-    most.
-    """
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("step", "wrote", "sure %", "looked most at"):
-        table.add_column(Text(name), justify="right" if name in ("step", "sure %") else "left")
-    rows = iter(facts["attention"])
+def sentence_table(facts: Mapping[str, Any]) -> Cells:
+    """Return one row a step: what it wrote, how probable that was, where its tokens looked most."""
+    attention = iter(facts["attention"])
     texts = group_texts(facts["groups"])
-    for step, (group, text, sure) in enumerate(
-        zip(facts["groups"], texts, facts["confidence"], strict=True)
-    ):
-        looked = [facts["source_pieces"][row.index(max(row))] for row in islice(rows, len(group))]
-        table.add_row(
-            str(step),
-            Text(text),
-            f"{100 * sure:.0f}",
-            Text(" ".join(piece.strip() for piece in looked)),
-        )
-    return table
+    steps = zip(facts["groups"], texts, facts["confidence"], strict=True)
+    rows = []
+    for step, (group, text, sure) in enumerate(steps):
+        looked = [
+            facts["source_pieces"][row.index(max(row))].strip()
+            for row in islice(attention, len(group))
+        ]
+        rows.append([str(step), text, f"{100 * sure:.0f}", " ".join(looked)])
+    return Cells(["step", "wrote", "sure %", "looked most at"], [True, False, True, False], rows)
 
 
 def readable(piece: str) -> str:
-    """A piece with the mark of a word's start shown as a visible blank."""
+    """Return a piece with the mark of a word's start shown as a visible blank."""
     return "␣" + piece[1:] if piece[:1] in (" ", "▁", "Ġ") and len(piece) > 1 else piece

@@ -1,4 +1,4 @@
-"""How every picture looks, and how one becomes text or a file.
+"""One style for every picture, and how one becomes text or a file.
 
 Drawing needs matplotlib; the module imports without it.
 """
@@ -6,8 +6,9 @@ Drawing needs matplotlib; the module imports without it.
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ def check_drawing() -> None:
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Any]:
-    """A figure of so many inches, in the style of the project. Raises `MissingExtraError` without
-    matplotlib.
+    """Yield a figure of a size in inches, in the style of the project.
+
+    Raises `MissingExtraError` without matplotlib.
     """
     check_drawing()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
@@ -66,31 +68,77 @@ def drawing(width: float, height: float) -> Iterator[Any]:
 
 
 def svg_text(figure: Any) -> str:
-    """A figure as the text of one `<svg>`; the same figure always gives the same text."""
+    """Return a figure as one `<svg>`; the same figure always gives the same text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def save(figure: Any, destination: Path) -> None:
-    """Write a figure as .svg or .png, whole or not at all. Raises `UsageError` for another
-    ending.
-    """
-    kind = destination.suffix.lower()
-    if kind not in (".svg", ".png"):
+PICTURES = (".svg", ".png")
+
+
+def check_picture(destination: Path) -> None:
+    """Raise `UsageError` for a picture of another kind, `MissingExtraError` without matplotlib."""
+    if destination.suffix.lower() not in PICTURES:
         raise UsageError(
             f"the picture {destination} is neither .svg nor .png: give it one of these endings"
         )
+    check_drawing()
+
+
+def save(figure: Any, destination: Path) -> None:
+    """Write a figure as .svg or .png, whole or not at all. Raises as `check_picture` does."""
+    check_picture(destination)
     with replacing_file(destination) as temporary:
-        if kind == ".svg":
+        if destination.suffix.lower() == ".svg":
             temporary.write_text(svg_text(figure), encoding="utf-8")
         else:
             FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
 
 
+def titled(figure: Any, title: str, name: str, caption: str = "", wide: int = 80) -> None:
+    """Write a title, what is shown, and a caption of at most two lines of `wide` characters."""
+    width = figure.get_size_inches()[0]
+    shown = textwrap.shorten(name, 60 if width < 7 else 80, placeholder=" …")
+    figure.text(0.02, 0.945, title, fontsize=14, weight="bold", va="center")
+    figure.text(0.02, 0.885, shown, fontsize=10, color=FAINT, va="center")
+    if caption:
+        text = textwrap.fill(caption, wide, max_lines=2, placeholder=" …")
+        figure.text(0.02, 0.015, text, fontsize=8, color=FAINT, va="bottom", linespacing=1.4)
+
+
+# Where a label may stand, in points from its point; the first place that is free is taken.
+_PLACES = (
+    (-7, 7),
+    (7, -16),
+    (7, 7),
+    (-7, -16),
+    (0, 16),
+    (0, -26),
+    (-12, 24),
+    (12, 24),
+    (12, -34),
+    (0, 34),
+)
+
+
+def settle(label: Any, taken: Sequence[Any], area: Any) -> Any:
+    """Move a label to its first free place, or back to the first of all; return its box."""
+    for place in (*_PLACES, _PLACES[0]):
+        label.set_position(place)
+        label.set_horizontalalignment(
+            "left" if place[0] > 0 else "right" if place[0] < 0 else "center"
+        )
+        box = label.get_window_extent()
+        inside = box.x0 >= area.x0 and box.x1 <= area.x1 and box.y0 >= area.y0
+        if inside and not any(box.overlaps(other) for other in taken):
+            break
+    return box
+
+
 def tidy(axes: Any) -> None:
-    """Faint axes, no frame, no tick marks."""
+    """Make axes faint, without a frame and tick marks."""
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, length=0)
     for side in ("top", "right"):

@@ -15,17 +15,18 @@ from pathlib import Path
 from multistride.data.pieces import LINK
 from multistride.errors import MissingExtraError
 from multistride.files import replacing_file
-from multistride.report.figures import quality_latency_figure
-from multistride.report.places import MEASURES, place_rows
-from multistride.report.results import EvaluationResult, Measurement
+from multistride.report.cells import milliseconds
+from multistride.report.drawing import check_drawing
+from multistride.report.plots import plot
+from multistride.report.result import Result, Row
 from multistride.report.tables import (
-    bleu_kept,
-    columns_for,
-    milliseconds,
+    PLACE_MEASURES,
+    kept,
+    main_table,
+    places_table,
     same_decoding,
     signatures,
     speed_up,
-    table_rows,
 )
 
 try:
@@ -51,9 +52,16 @@ _MONTHS = (
 )
 
 
-def write_page(
-    result: EvaluationResult, destination: Path | str, commands: Sequence[str] = ()
-) -> None:
+def check_page() -> None:
+    """Raise `MissingExtraError` without jinja2 or matplotlib."""
+    if jinja2 is None:
+        raise MissingExtraError(
+            "the page needs jinja2, which is not installed: pip install 'multistride[report]'"
+        )
+    check_drawing()
+
+
+def write_page(result: Result, destination: Path | str, commands: Sequence[str] = ()) -> None:
     """Write `result` as one self-contained HTML page to `destination`, whole or not at all.
 
     `commands` are shell lines shown under "Reproduce it, and what to try next", in order.
@@ -62,26 +70,24 @@ def write_page(
     Raises `MissingExtraError` without jinja2 or matplotlib, `UserError` when the file cannot be
     written.
     """
-    if jinja2 is None:
-        raise MissingExtraError(
-            "the page needs jinja2, which is not installed; install it with: pip install 'multistride[report]'"
-        )
+    check_page()
     source = files("multistride.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    cells = main_table(result)
     html = environment.from_string(source).render(
         result=result,
-        created=readable_time(result.created),
+        created=readable_time(result.created or ""),
         glance=glance(result),
         decoding=same_decoding(result),
-        columns=columns_for(result),
-        rows=table_rows(result),
-        places=place_rows(result) if result.places else [],
-        place_measures=[(heading, meaning) for heading, meaning, _ in MEASURES],
+        # Not escaped again: `html` escapes every text, and the text in the SVG is escaped or paths.
+        table=markupsafe.Markup(cells.html()),
+        meanings=list(zip(cells.headings, cells.meanings, strict=True)),
+        places=markupsafe.Markup(places_table(result).html()) if result.places else "",
+        place_measures=[measure[:2] for measure in PLACE_MEASURES],
         signatures=signatures(result),
-        # The only text that is not escaped: the SVG drawn here, whose own text is escaped or paths.
-        figure=markupsafe.Markup(quality_latency_figure(result)),
+        figure=markupsafe.Markup(plot(result)),
         figure_text=figure_text(result),
         link=LINK,
         has_links=any(
@@ -97,65 +103,61 @@ def write_page(
         temporary.write_text(html, encoding="utf-8")
 
 
-def glance(result: EvaluationResult) -> str:
-    """What the fastest row above K=1 gains and keeps, in a sentence or two; "" without a K=1
-    row.
-    """
-    larger = [row for row in result.results if row.group_size > 1]
-    row = min(larger, key=lambda row: row.ms_per_sentence_p50, default=None)
-    baseline = row and result.baseline(row)
-    ratio = row and speed_up(row, baseline)
-    if row is None or baseline is None or ratio is None:
+def glance(result: Result) -> str:
+    """Return what the fastest row above K=1 gains and keeps; "" without a K=1 row."""
+    larger = [row for row in result.rows if row.group_size > 1 and row.latency]
+    row = min(larger, key=lambda row: row.latency or (0.0, 0.0), default=None)
+    baseline = result.baseline(row) if row else None
+    ratio = speed_up(row, baseline) if row else None
+    if row is None or baseline is None or ratio is None or not (row.latency and baseline.latency):
         return ""
-    unit = "word" if result.kind == "phonemes" else "sentence"
     way = f" ({row.mode}, beam {row.beam}, {row.engine})" if result.several_ways else ""
     pace = (
-        f"The fastest K above 1 is {row.group_size}{way}: {milliseconds(row.ms_per_sentence_p50)} ms per {unit} "
-        f"(median) against {milliseconds(baseline.ms_per_sentence_p50)} ms at K=1, {ratio:.2f} times as fast."
+        f"The fastest K above 1 is {row.group_size}{way}: {milliseconds(row.latency[0])} ms per "
+        f"{result.unit} (median) against {milliseconds(baseline.latency[0])} ms at K=1, "
+        f"{ratio:.2f} times as fast."
     )
     if result.kind == "phonemes":
-        rates = (
-            f"{100 * row.token_error_rate:.1f} % against {100 * baseline.token_error_rate:.1f} %"
-        )
-        return f"{pace} The phoneme error rate is {rates}."
-    kept = bleu_kept(row, baseline)
-    if kept is None:
+        own, theirs = (100 * (each.token_error_rate or 0) for each in (row, baseline))
+        return f"{pace} The phoneme error rate is {own:.1f} % against {theirs:.1f} %."
+    share = kept(row, baseline, "bleu")
+    if share is None:
         return pace
-    return f"{pace} It keeps {100 * kept:.1f} % of the BLEU, {row.bleu:.1f} of {baseline.bleu:.1f}."
+    scores = f"{row.bleu:.1f} of {baseline.bleu:.1f}"
+    return f"{pace} It keeps {100 * share:.1f} % of the BLEU, {scores}."
 
 
-def figure_text(result: EvaluationResult) -> str:
-    """The picture in words, for readers who cannot see it."""
-    unit = "word" if result.kind == "phonemes" else "sentence"
-    points = "; ".join(_point_text(result, row) for row in result.results)
-    return f"Quality against median time per {unit}, one point per K. {points}."
+def figure_text(result: Result) -> str:
+    """Return the picture in words, for readers who cannot see it."""
+    points = "; ".join(_point_text(result, row) for row in result.rows)
+    return f"Quality against median time per {result.unit}, one point per K. {points}."
 
 
 def readable_time(created: str) -> str:
-    """An ISO 8601 time for a reader: "13 November 2026, 14:02 UTC"."""
+    """Return an ISO 8601 time for a reader: "13 November 2026, 14:02 UTC"."""
     time = datetime.fromisoformat(created)
     return f"{time.day} {_MONTHS[time.month - 1]} {time:%Y, %H:%M %Z}".rstrip()
 
 
-def readable_settings(result: EvaluationResult) -> list[tuple[str, str]]:
-    """Names and values of the settings as text, in the order they were recorded."""
+def readable_settings(result: Result) -> list[tuple[str, str]]:
+    """Return names and values of the settings as text, in the order they were recorded."""
     return [
         (name.replace("_", " "), value if isinstance(value, str) else _plain(value))
-        for name, value in result.settings.items()
+        for name, value in result.conditions.items()
     ]
 
 
-def _point_text(result: EvaluationResult, row: Measurement) -> str:
+def _point_text(result: Result, row: Row) -> str:
     quality = (
-        f"{100 * (1 - row.token_error_rate):.1f} % phoneme accuracy"
+        f"{100 * (1 - (row.token_error_rate or 0)):.1f} % phoneme accuracy"
         if result.kind == "phonemes"
-        else f"{row.bleu:.1f} BLEU"
+        else f"{row.bleu or 0:.1f} BLEU"
     )
-    return f"K={row.group_size}: {milliseconds(row.ms_per_sentence_p50)} ms, {quality}"
+    return f"K={row.group_size}: {milliseconds(row.latency[0] if row.latency else 0)} ms, {quality}"
 
 
 def _plain(value: object) -> str:
-    """A JSON value for a reader: thousands separated, yes and no, nothing as a dash."""
+    """Return a JSON value for a reader: thousands separated, yes and no, a dash for nothing."""
     if value is None:
         return "–"
     if isinstance(value, bool):

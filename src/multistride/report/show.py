@@ -1,170 +1,130 @@
-"""One result file, shown the way a person asked for."""
+"""A result, a trace or a sentence, shown the way a person asked for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from multistride.errors import UsageError
 from multistride.files import replacing_file, write_json
 from multistride.report.attention import attention_size, draw_attention, sentence_table
-from multistride.report.benchmark import BenchmarkResult, is_benchmark, read_benchmark
-from multistride.report.benchmark_figure import benchmark_figure
-from multistride.report.benchmark_tables import benchmark_markdown, benchmark_tables
-from multistride.report.drawing import drawing, save
-from multistride.report.figures import quality_latency_figure
-from multistride.report.generation import read_generation, show_generation
-from multistride.report.kept import kept_table, show_kept
-from multistride.report.page import write_page
-from multistride.report.places import places_table
-from multistride.report.results import EvaluationResult, read_results
-from multistride.report.tables import examples_table, markdown_table, quality_table
-from multistride.report.tasks import TaskResult, read_task, show_task, task_table
+from multistride.report.drawing import check_picture, drawing, save
+from multistride.report.outputs import Outputs
+from multistride.report.page import check_page, write_page
+from multistride.report.plots import plotter
+from multistride.report.reading import read_result
+from multistride.report.result import Result
+from multistride.report.tables import markdown, terminal
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
+
+logger = logging.getLogger(__name__)
+
+
+def show(result: Result, outputs: Outputs) -> None:
+    """Write a result to the files that were named, and print it as JSON or as its table.
+
+    The result itself is written first: a picture that fails does not lose it.
+    """
+    if outputs.output is not None:
+        write_json(outputs.output, result.written())
+        logger.info(f"written: {outputs.output}")
+    if outputs.as_json:
+        print(json.dumps(result.written(), ensure_ascii=False, indent=2))
+    else:
+        Console().print(terminal(result))
+    if outputs.markdown is not None:
+        _write(outputs.markdown, markdown(result))
+    if outputs.picture is not None:
+        draw(result, outputs.picture)
+
+
+def draw(result: Result, picture: Path) -> None:
+    """Draw a result into a file. Raises `UsageError` for a result without a picture."""
+    width, height, draw_on = plotter(result)
+    with drawing(width, height) as canvas:
+        draw_on(canvas, result)
+        save(canvas, picture)
+    logger.info(f"written: {picture}")
 
 
 def show_file(
-    path: Path,
-    page: Path | None,
-    figure: Path | None,
-    markdown: bool,
-    report: Callable[[str], None],
+    path: Path, page: Path | None = None, picture: Path | None = None, as_markdown: bool = False
 ) -> None:
-    """Show a result file of any kind.
+    """Print a result file on stdout; write a page and a picture if they are named.
 
-    Raises `DataError` if it is none, and `UsageError` for a page or picture that this kind of
-    result has not.
+    Raises `DataError` if the file is no result, `UsageError` for a page or a picture that this kind
+    of result does not have.
     """
-    if (generation := read_generation(path)) is not None:
-        if page or figure:
-            raise UsageError(
-                f"{path} is about a causal model, which has a table only: leave --page and --figure out"
-            )
-        show_generation(generation, markdown)
-        return
-    if (task := read_task(path)) is not None:
-        if task.task == "generation":
-            show_kept(task, path, page, figure, markdown, report)
-            return
-        if page or markdown:
-            raise UsageError(
-                f"{path} is about a task, which has tables and a --figure: leave the others out"
-            )
-        show_task(task, path, figure, report)
-        return
-    if not is_benchmark(path):
-        show(read_results(path), page, figure, markdown, report)
-        return
+    result = read_result(path)
     if page is not None:
-        raise UsageError(
-            f"--page was given, and {path} is a benchmark, which has none: choose --markdown or --figure"
-        )
-    result = read_benchmark(path)
-    if markdown:
-        print(benchmark_markdown(result), end="")
-    show_benchmark(result, None, None, figure, table=not markdown, report=report)
-
-
-def task_table_of(result: TaskResult) -> Table:
-    """The table that suits the task."""
-    return kept_table(result) if result.task == "generation" else task_table(result)
-
-
-def show_benchmark(
-    result: BenchmarkResult,
-    output: Path | None,
-    markdown: Path | None,
-    picture: Path | None,
-    table: bool,
-    report: Callable[[str], None],
-) -> None:
-    """Print the tables of a benchmark on stdout if `table`; write the object, the tables, the
-    picture where asked.
-    """
-    if output is not None:
-        write_json(output, result.model_dump(mode="json"))
-        report(f"written: {output}")
-    for path, text in ((markdown, benchmark_markdown), (picture, benchmark_figure)):
-        if path is not None:
-            with replacing_file(path) as temporary:
-                temporary.write_text(text(result), encoding="utf-8")
-            report(f"written: {path}")
-    if table:
-        Console().print(benchmark_tables(result))
-
-
-def show(
-    result: EvaluationResult,
-    page: Path | None,
-    figure: Path | None,
-    markdown: bool,
-    report: Callable[[str], None],
-) -> None:
-    """Print the table (and the worked examples) on stdout; write the page and the picture where
-    asked.
-
-    Raises `MissingExtraError` if a picture is asked for and matplotlib is not installed.
-    """
-    if markdown:
-        print(markdown_table(result), end="")
+        if result.kind not in ("translation", "phonemes"):
+            raise UsageError(
+                f"{path} is of kind {result.kind}, which has no page: leave --page out "
+                "(--markdown and --figure are there)"
+            )
+        check_page()
+    if picture is not None:
+        check_picture(picture)
+        plotter(result)
+    if as_markdown:
+        print(markdown(result), end="")
     else:
-        console = Console()
-        console.print(quality_table(result))
-        if result.places:
-            console.print(places_table(result))
-        if result.examples:
-            console.print(examples_table(result))
-    if figure is not None:
-        with replacing_file(figure) as temporary:
-            temporary.write_text(quality_latency_figure(result), encoding="utf-8")
-        report(f"written: {figure}")
+        Console().print(terminal(result))
+    if picture is not None:
+        draw(result, picture)
     if page is not None:
-        write_page(result, page, _commands(result))
-        report(f"written: {page}")
+        write_page(result, page, commands(result))
+        logger.info(f"written: {page}")
 
 
-def show_trace(trace: Path, line: int, figure: Path | None, report: Callable[[str], None]) -> None:
-    """Print the steps of one line of a trace on stdout; draw them where asked (.svg or .png)."""
+def show_trace(trace: Path, line: int, picture: Path | None) -> None:
+    """Print the steps of one line of a trace on stdout; draw them if a picture is named."""
     entries = read_trace(trace, line)
-    Console().print(trace_table(entries))
-    if figure is not None:
+    Console().print(trace_table(entries).terminal())
+    if picture is not None:
         with drawing(*trace_size(entries)) as canvas:
             draw_trace(canvas, entries)
-            save(canvas, figure)
-        report(f"written: {figure}")
+            save(canvas, picture)
+        logger.info(f"written: {picture}")
 
 
-def show_sentence(
-    facts: Mapping[str, Any], picture: Path | None, as_json: bool, report: Callable[[str], None]
-) -> None:
-    """Print what is known of one translation on stdout; draw its attention where asked (.svg or
-    .png).
-    """
+def show_sentence(facts: Mapping[str, Any], picture: Path | None, as_json: bool) -> None:
+    """Print what is known of one translation on stdout; draw its attention if asked to."""
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
     else:
-        Console().print(sentence_table(facts))
+        Console().print(sentence_table(facts).terminal())
     if picture is not None:
         with drawing(*attention_size(facts)) as canvas:
             draw_attention(canvas, facts)
             save(canvas, picture)
-        report(f"written: {picture}")
+        logger.info(f"written: {picture}")
 
 
-def _commands(result: EvaluationResult) -> list[str]:
-    """What reproduces the result, as far as its settings tell."""
-    settings = result.settings
-    sizes = ",".join(str(row.group_size) for row in result.results)
-    beams = {row.beam for row in result.results}
-    beam = f" --beam {max(beams)}" if len(beams) == 1 and beams != {1} else ""
+def commands(result: Result) -> list[str]:
+    """Return the commands that reproduce a result, as far as its conditions tell."""
+    model, source, reference = (
+        str(result.conditions.get(name)) for name in ("model", "source", "reference")
+    )
+    sizes = list(dict.fromkeys(str(row.group_size) for row in result.rows))
+    beams = {row.beam for row in result.rows}
+    beam = ["--beam", str(max(beams))] if len(beams) == 1 and beams != {1} else []
+    files = ["--source", source, "--reference", reference]
+    evaluate = ["evaluate", "--model", model, *files, "--group-size", ",".join(sizes), *beam]
+    translate = ["translate", "--model", model, "--group-size", sizes[-1], *beam]
     return [
-        f"multistride evaluate --model {settings.get('model')} --source {settings.get('source')} "
-        f"--reference {settings.get('reference')} --group-size {sizes}{beam} --json",
-        f"multistride translate --model {settings.get('model')} --group-size {sizes.rpartition(',')[2]}{beam} "
-        "< source.txt",
+        shlex.join(["multistride", *evaluate, "--json"]),
+        shlex.join(["multistride", *translate]) + " < source.txt",
     ]
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    logger.info(f"written: {path}")

@@ -1,6 +1,4 @@
-"""Traces for people: what each step of a sentence proposed, kept, and why, as a table and as a
-picture.
-"""
+"""Traces for people: what each step proposed and kept, and why, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -10,20 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from multistride.data.pieces import group_texts
 from multistride.errors import DataError, UsageError
+from multistride.report.cells import Cells
 from multistride.report.drawing import COLOURS, FAINT, tidy
 
 NEEDED = {"line", "step", "group_size", "accepted", "mode", "why", "confidence", "pieces"}
 
 
 def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
-    """The steps of one input line. Raises `DataError` if it is no trace, `UsageError` if it has no
-    such line.
+    """Return the steps of one input line of a trace.
+
+    Raises `DataError` if the file is no trace, `UsageError` if it has no such line.
     """
     try:
         entries = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
@@ -45,36 +41,29 @@ def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
     return found
 
 
-def trace_table(entries: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a step, for the terminal."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in (
-        "step",
-        "K",
-        "kept",
-        "sure %",
-        "wrote",
-        "why so many were proposed",
-        "why no more were kept",
-    ):
-        table.add_column(
-            Text(name), justify="right" if name in ("step", "K", "kept", "sure %") else "left"
-        )
-    for entry, text in zip(
-        entries, group_texts([entry["pieces"] for entry in entries]), strict=True
-    ):
-        numbers = [str(entry[name]) for name in ("step", "group_size", "accepted")]
-        reasons = (str(entry.get("why_group_size", "")), str(entry["why"]))
-        table.add_row(*numbers, f"{100 * entry['confidence']:.0f}", *map(Text, (text, *reasons)))
-    return table
+def trace_table(entries: Sequence[Mapping[str, Any]]) -> Cells:
+    """Return one row a step: what it proposed, kept and wrote, and why."""
+    headings = ["step", "K", "kept", "sure %", "wrote", "why so many were proposed"]
+    headings.append("why no more were kept")
+    texts = group_texts([entry["pieces"] for entry in entries])
+    rows = [
+        [
+            *(str(entry[name]) for name in ("step", "group_size", "accepted")),
+            f"{100 * entry['confidence']:.0f}",
+            text,
+            str(entry.get("why_group_size", "")),
+            str(entry["why"]),
+        ]
+        for entry, text in zip(entries, texts, strict=True)
+    ]
+    return Cells(headings, [True] * 4 + [False] * 3, rows)
 
 
 def draw_trace(figure: Any, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the steps from top to bottom: places proposed in outline, kept ones filled, stronger
-    where surer.
+    """Draw the steps from top to bottom: proposed places in outline, kept ones filled.
 
-    In each kept place stands its piece; at the right why so many were proposed, and why no more
-    were kept.
+    Fillings are stronger where the model was more confident. Each kept place holds its piece; at
+    the right is why so many were proposed, and why no more were kept.
     """
     width, height = figure.get_size_inches()
     largest = max(entry["group_size"] for entry in entries)
@@ -99,7 +88,7 @@ def draw_trace(figure: Any, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def trace_size(entries: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Inches that fit the steps."""
+    """Return the inches that fit the steps."""
     return 0.6 + 0.82 * max(entry["group_size"] for entry in entries) + 4.3, 1.05 + 0.42 * len(
         entries
     )

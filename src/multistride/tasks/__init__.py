@@ -1,1 +1,12 @@
-"""Tasks over records: one small interface (`task`), one file a task, their names (`names`)."""
+"""Tasks over records: one small interface (`record`), one sub-room a task, their names (`names`).
+
+    record.py          records, examples, answers; what a task is, and how one is opened
+    streams.py         documents in, answers out, line by line
+    answering/         questions about passages, and choices
+    classification/    classes of documents
+    generation/        texts from sources
+    translation/       translations
+    sentence_windows   several lines of a document translated together
+
+Nothing below imports this room.
+"""

@@ -1,18 +1,19 @@
-"""Documents in, answers out: from lines, records or files to one line each, whatever happens to the
-others.
-"""
+"""Documents in, answers out: lines, records or files, one line of output each."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from multistride.data.corpus import read_lines
 from multistride.data.detokenize import one_line
 from multistride.errors import DataError
-from multistride.tasks.task import Record, RecordError, Solved, read_records
+from multistride.tasks.record import Record, RecordError, Solved, read_records
+
+logger = logging.getLogger(__name__)
 
 FILE = "file"
 """The field that says which file a record came from."""
@@ -24,8 +25,9 @@ Numbered = Iterator[tuple[int, Record | RecordError]]
 
 
 def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
-    """Each line is a document, a blank one too. Raises `DataError` if the first is no text at
-    all.
+    """Yield each line as a document, a blank one too.
+
+    Raises `DataError` if the first holds binary data.
     """
     for line, raw in enumerate(lines, start=1):
         if line == 1 and b"\0" in raw[:LOOKED_AT]:
@@ -36,10 +38,10 @@ def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
 
 
 def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
-    """A .jsonl has a record a line, any other file is one document (line 1); .gz and .xz are
-    decompressed.
+    """Yield the records of .jsonl files, and any other file as one document (line 1).
 
-    A file that cannot be read is a `RecordError`. Records say in `file` where they come from.
+    .gz and .xz are decompressed. A file that cannot be read is a `RecordError`. Records say in
+    `file` where they come from.
     """
     for path in paths:
         try:
@@ -52,21 +54,18 @@ def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
             yield 1, RecordError(1, str(error))
 
 
-def write_answers(
-    results: Iterable[Solved], output: TextIO, as_json: bool, report: Callable[[str], None]
-) -> int:
-    """Write a line for every record: its answer (after the file's name, if it has one), or an
-    object with all facts.
+def write_answers(results: Iterable[Solved], output: TextIO, as_json: bool) -> int:
+    """Write a line for every record: its answer, or an object with all facts.
 
-    A record without an answer is an empty line (as JSON: an object with `problem`), and is
-    reported. Returns how many there were.
+    The answer of a file follows its name. A record without an answer is an empty line (as JSON: an
+    object with `problem`), and is logged. Returns the number of those.
     """
     failed = 0
     for each in results:
         file = (each.record or {}).get(FILE)
         if each.problem is not None:
             failed += 1
-            report(f"{file}: {each.problem}" if file else str(each.problem))
+            logger.warning(f"{file}: {each.problem}" if file else str(each.problem))
         output.write(_line(each, file, as_json) + "\n")
     output.flush()
     return failed

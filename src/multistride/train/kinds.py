@@ -47,7 +47,7 @@ def trained_splits(data: PreparedData, model: TransformerConfig) -> dict[str, Sp
     shape = model.classifier
     if shape is None or shape.kind == "pooled":
         return splits
-    names = data.vocabulary.encode_targets(list(shape.classes))
+    names = data.vocabulary.encode_target(list(shape.classes))
     cut = shape.window, shape.overlap, shape.first_tokens
     return {
         name: PairedTokens(*window_sources(split, names, *cut))

@@ -14,21 +14,23 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multistride.data.batch import Batch
-from multistride.drafts import drafts, previous_of_drafts
 from multistride.groups import (
     NO_LABEL,
     PADDING_GROUP,
     Slots,
+    after_prompts,
+    draft_masks,
     equal_sizes,
     lookahead,
     previous_in_draft,
     previous_in_group,
+    previous_of_drafts,
     reveal,
     sampled_sizes,
     teacher_forced,
+    without_start,
 )
 from multistride.model.config import TransformerConfig
-from multistride.prompts import after_prompts, without_start
 from multistride.train.config import GroupsConfig
 
 
@@ -289,7 +291,7 @@ def _with_drafts(
     model: TransformerConfig,
 ) -> TrainingPass:
     """The pass, and drafts from the anchors behind it."""
-    slots, labels = drafts(
+    slots, labels = draft_masks(
         batch.target, batch.target_lengths, anchors, group_size, model.mask_token
     )
     previous = previous_of_drafts(slots, labels, batch.target)

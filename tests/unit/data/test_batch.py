@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.data.batch import PairedTokens, PreparedData, collate, token_batches
-from multistride.data.prepare import CorpusFiles, PrepareConfig, prepare
+from multistride.data.prepare import prepare
+from multistride.data.prepare_pairs import CorpusFiles, PrepareConfig
 from multistride.errors import DataError, UsageError
 
 lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), max_size=150)

@@ -1,11 +1,13 @@
 import json
+import logging
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from multistride.data.batch import PreparedData
-from multistride.data.prepare import CleaningConfig, CorpusFiles, PrepareConfig, prepare
+from multistride.data.prepare import prepare
+from multistride.data.prepare_pairs import CleaningConfig, CorpusFiles, PrepareConfig
 from multistride.data.vocab import train_vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
@@ -236,7 +238,7 @@ def test_pairs_layouts(tmp_path):
 
 
 # Guards: work done without telling what was lost.
-def test_report_names_counts(tmp_path):
-    lines = []
-    prepare(config(tmp_path, train=[*PAIRS, PAIRS[0]]), lines.append)
-    assert "train: 21 pairs read, 20 kept; dropped: 1 duplicate" in lines
+def test_the_log_names_counts(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        prepare(config(tmp_path, train=[*PAIRS, PAIRS[0]]))
+    assert "train: 21 pairs read, 20 kept; dropped: 1 duplicate" in caplog.messages

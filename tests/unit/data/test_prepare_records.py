@@ -8,7 +8,8 @@ import pytest
 
 from multistride.data.batch import PreparedData, collate
 from multistride.data.labelled import LabelledDocuments, window_sources
-from multistride.data.prepare_records import RecordsPrepareConfig, prepare_records
+from multistride.data.prepare import prepare
+from multistride.data.prepare_records import RecordsPrepareConfig
 from multistride.errors import DataError
 
 
@@ -43,7 +44,7 @@ def prepared(tmp_path):
         "validation": [validation],
         "vocabulary_size": 270,
     }
-    return prepare_records(RecordsPrepareConfig.model_validate(config)), PreparedData.load(
+    return prepare(RecordsPrepareConfig.model_validate(config)), PreparedData.load(
         tmp_path / "data"
     )
 
@@ -79,7 +80,7 @@ def test_batches_hold_documents_and_classes(prepared):
 def test_one_class_is_refused(tmp_path):
     train = write(tmp_path / "t.jsonl", {"text": "a", "label": "x"})
     with pytest.raises(DataError, match="one class, 'x'; a classifier needs two"):
-        prepare_records(RecordsPrepareConfig(output=tmp_path / "data", train=(train,)))
+        prepare(RecordsPrepareConfig(output=tmp_path / "data", train=(train,)))
 
 
 def test_a_damaged_label_is_found(prepared, tmp_path):

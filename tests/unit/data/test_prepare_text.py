@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from multistride.config import validate
 from multistride.data.batch import PreparedData, collate
-from multistride.data.prepare_text import TextPrepareConfig, prepare_text, windows
+from multistride.data.prepare import prepare
+from multistride.data.prepare_text import TextPrepareConfig, windows
 from multistride.errors import DataError, UsageError
 
 
@@ -39,7 +40,7 @@ def prepared(tmp_path, **choices):
         "validation": {"documents": [text]},
     }
     shape = {"documents": "paragraph", "vocabulary_size": 300, "window": 16, "carry": 4}
-    manifest = prepare_text(validate(TextPrepareConfig, {**tree, **shape, **choices}, "prepare"))
+    manifest = prepare(validate(TextPrepareConfig, {**tree, **shape, **choices}, "prepare"))
     return manifest, PreparedData.load(tmp_path / "data")
 
 
@@ -108,7 +109,7 @@ def test_written_tokens_are_windows_whose_prompt_is_known(tmp_path):
         "carry": 0,
     }
     config = validate(TextPrepareConfig, {"output": tmp_path / "own", **tree}, "prepare")
-    facts = prepare_text(config)["splits"]["train"]
+    facts = prepare(config)["splits"]["train"]
     assert facts["dropped"] == {"empty": 1, "token outside the vocabulary": 1, "too long": 1}
     assert (facts["kept"], facts["cut"]) == (2, 1)
     split = PreparedData.load(tmp_path / "own").split("train")

@@ -284,7 +284,7 @@ def test_the_gate_names_the_worst_row():
         }
         return SimpleNamespace(group_size=group_size, ratio_to={"own-k1": ratio}, **facts)
 
-    result = SimpleNamespace(results=[row(1, 1.0), row(2, 1.8), row(4, 1.6)])
+    result = SimpleNamespace(rows=[row(1, 1.0), row(2, 1.8), row(4, 1.6)])
     check_met([Requirement.parsed("k=2,own-k1>=1.8")], result)
     with pytest.raises(
         GateError, match=r"measured 1\.00 \(K=1, batch 1, mode fast, engine quick, 1 thread"

@@ -1,17 +1,19 @@
 """What can be wrong with a benchmark is said before anything is measured."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from multistride.config import validate
 from multistride.data.vocab import train_vocabulary
+from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.bench import run as bench_module
 from multistride.evaluate.bench.run import BenchRequest, bench, machine_name
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
-from multistride.report.benchmark_figure import check_picture
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,12 @@ def place(tmp_path_factory):
 def asked(place, **changes):
     """A request as the command line makes it."""
     files = {"model": place / "model", "source": place / "source", "name": "tiny", "sentences": 3}
-    return validate(
-        BenchRequest, {**files, "group_sizes": (1, 2), "batch_sizes": (1,), **changes}, "bench"
+    lists = [changes.pop("modes", ("fast",)), changes.pop("group_sizes", (1, 2))]
+    rest = {"threshold": changes.pop("threshold")} if "threshold" in changes else {}
+    ways = tuple(
+        DecodeOptions.made(mode=mode, group_size=size, **rest) for mode, size in product(*lists)
     )
+    return validate(BenchRequest, {**files, "ways": ways, "batch_sizes": (1,), **changes}, "bench")
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +84,7 @@ def no_workers(monkeypatch):
         ({"sentences": 0}, r"sentences: .* \(given: 0\)"),
         ({"device": "tpu"}, "device 'tpu' was asked for; allowed are"),
         ({"laps": 3}, "unknown key 'laps'"),
+        ({"tokenize": "14b"}, "unknown BLEU tokenizer '14b'"),
     ],
     ids=str,
 )
@@ -121,9 +127,3 @@ def test_the_machine_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
     assert machine_name(torch.device("cpu")) == "Some CPU"
     assert machine_name(torch.device("cuda")) == "Some GPU, Some CPU"
-
-
-def test_a_picture_needs_quality():
-    # Guards: a measurement of minutes that ends without the picture it was made for.
-    with pytest.raises(UsageError, match="no --reference was given"):
-        check_picture(None)

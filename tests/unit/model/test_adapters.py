@@ -6,12 +6,14 @@ from pydantic import ValidationError
 
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.drafts import draft_everywhere, drafts
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
 from multistride.groups import (
     PADDING_GROUP,
+    Drafts,
     Slots,
+    draft_everywhere,
+    draft_masks,
     draft_slots,
     drafting_visibility,
     equal_sizes,
@@ -109,21 +111,21 @@ def test_drafts_are_those_that_were_trained(layers):
     target = torch.randint(5, 40, (2, 9), generator=torch.Generator().manual_seed(3))
     lengths, anchors = torch.tensor([9, 9]), torch.tensor([[2, 5, 8], [0, 4, 7]])
     slots, _ = teacher_forced(target, lengths, equal_sizes(lengths, 1), 1)
-    behind, _ = drafts(target, lengths, anchors, 4, 3)
+    behind, _ = draft_masks(target, lengths, anchors, 4, 3)
     with torch.inference_mode():
         together = adapted(None, None, slots, behind)[:, slots.token.shape[1] :]
         for row in range(2):
             for place, anchor in enumerate(anchors[row].tolist()):
                 engine = EagerStepModel(adapted)
                 memory = engine.start(None, None)
-                nothing = torch.zeros(1, 3, dtype=torch.long), torch.tensor([0])
+                nothing = Drafts(torch.zeros(1, 3, dtype=torch.long), torch.tensor([0]))
                 if anchor:
                     border = torch.tensor([anchor])
                     first = teacher_forced(
                         target[row : row + 1], border, equal_sizes(border, 1), 1
                     )[0]
                     engine.step(first, memory)
-                step = draft_slots(target[row : row + 1], torch.tensor([anchor]), *nothing, 4, 1, 3)
+                step = draft_slots(target[row : row + 1], torch.tensor([anchor]), nothing, 4, 1, 3)
                 logits = engine.step(step, memory)
                 expected = adapted.project(together[row, 3 * place : 3 * place + 3])
                 torch.testing.assert_close(logits[0, -3:], expected, atol=1e-4, rtol=1e-4)
@@ -146,19 +148,22 @@ def test_every_slot_is_drafted_from_alike(layers):
                 engine.step(first_slots(known[read], int(border[row]) - 1), memory)
             special = 3, 1, 3
             together = draft_everywhere(
-                known[read], border[read], drafted[read], counts[read], *special
+                known[read], border[read], Drafts(drafted[read], counts[read]), *special
             )
             logits = engine.step(together, memories[0])
             count = int(counts[row])
             for place in range(count + 1):
                 alone = draft_slots(
-                    known[read], border[read], drafted[read], torch.tensor([place]), *special
+                    known[read],
+                    border[read],
+                    Drafts(drafted[read], torch.tensor([place])),
+                    *special,
                 )
                 expected = engine.step(narrowed(alone), memories[1])
                 masks = logits[:, count + 1 + 2 * place : count + 3 + 2 * place]
                 torch.testing.assert_close(masks, expected[:, -2:], atol=1e-4, rtol=1e-4)
                 memories[1].truncate(torch.tensor([2]))
-    both = draft_everywhere(known, border, drafted, counts, 3, 1, 3)
+    both = draft_everywhere(known, border, Drafts(drafted, counts), 3, 1, 3)
     assert both.group[1].tolist().count(PADDING_GROUP) == 2 * 3, (
         "two clean slots less, each with two masks"
     )
@@ -188,7 +193,7 @@ def test_only_drafting_is_trained():
     assert all(name.endswith((".down", ".up")) for name in trained if name.startswith("decoder"))
     target, lengths = torch.randint(5, 40, (2, 9)), torch.tensor([9, 9])
     slots, _ = teacher_forced(target, lengths, equal_sizes(lengths, 1), 1)
-    behind, _ = drafts(target, lengths, torch.tensor([[2, 5], [1, 4]]), 3, 3)
+    behind, _ = draft_masks(target, lengths, torch.tensor([[2, 5], [1, 4]]), 3, 3)
     adapted(None, None, slots, behind)[:, slots.token.shape[1] :].sum().backward()
     for name, parameter in adapted.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.any())

@@ -27,6 +27,7 @@ FILES = {
     "generation_config.json",
     "README.md",
     "provenance.json",
+    "modeling_multistride.py",
 }
 VOCABULARY = train_vocabulary(["a b c d e f g"], 50, "words")
 

@@ -6,17 +6,14 @@ import json
 import pytest
 
 from multistride.errors import DataError, UsageError
-from multistride.report.benchmark import BenchmarkResult, crossings, is_benchmark, read_benchmark
-from multistride.report.benchmark_figure import benchmark_figure, pareto
-from multistride.report.benchmark_tables import (
-    benchmark_markdown,
-    filled,
-    heading,
-    ratios_table,
-    rows_table,
-)
-from multistride.report.profile import profile_markdown, read_profile
-from multistride.report.show import show_benchmark, show_file
+from multistride.report.benchmark import benchmark_markdown, heading, ratios_table, rows_table
+from multistride.report.marks import filled
+from multistride.report.outputs import Outputs
+from multistride.report.plots import pareto, plot
+from multistride.report.reading import read_result
+from multistride.report.result import Result, crossings
+from multistride.report.show import show, show_file
+from multistride.report.tables import markdown
 
 _TIMING = {
     "group_size": 1,
@@ -55,6 +52,7 @@ def _row(**changes):
 
 _RESULT = {
     "name": "Base",
+    "kind": "benchmark",
     "created": "2026-11-24T20:00:00+00:00",
     "settings": {"sentences": 64, "rounds": 3, "shape": "6+6 layers, width 512"},
     "results": [
@@ -83,8 +81,8 @@ def stored():
 
 @pytest.fixture
 def result(stored):
-    rows = BenchmarkResult.model_validate(stored).results
-    return BenchmarkResult.model_validate(
+    rows = Result.model_validate(stored).rows
+    return Result.model_validate(
         {**stored, "crossings": [each.model_dump() for each in crossings(rows)]}
     )
 
@@ -107,7 +105,7 @@ def test_no_ratio_without_engine_threads_and_cpu(result):
             "64 sentences",
         ):
             assert part in text
-    stored = json.loads(result.model_dump_json())
+    stored = json.loads(json.dumps(result.written()))
     assert all({"engine", "threads", "cpu", "precision"} <= row.keys() for row in stored["results"])
 
 
@@ -129,7 +127,7 @@ def test_markdown(result):
 def test_columns_that_rows_differ_in(stored):
     # Guards: rows of two engines or modes that look alike.
     stored["results"][1].update(engine="eager", mode="exact")
-    headings = rows_table(BenchmarkResult.model_validate(stored)).headings
+    headings = rows_table(Result.model_validate(stored)).headings
     assert headings[:4] == ["batch", "engine", "mode", "K"]
 
 
@@ -143,7 +141,7 @@ def test_ratios_by_batch_and_group_size(result):
 
 def test_marked_tables_are_made_anew(result, tmp_path):
     # Guards: a page whose tables are older than its result files.
-    (tmp_path / "one.json").write_text(result.model_dump_json())
+    (tmp_path / "one.json").write_text(json.dumps(result.written()))
     ratios = "<!-- ratios one.json ctranslate2-int8 -->\nold\n<!-- end -->\n"
     page = f"# A\n\n{ratios}\n<!-- bench one.json -->\n<!-- end -->\n"
     new = filled(page, tmp_path)
@@ -167,7 +165,7 @@ def test_profile(tmp_path):
     }
     row = {"batch_size": 8, "group_size": 4, "ms_per_sentence": parts}
     (tmp_path / "p.json").write_text(json.dumps({"settings": settings, "parts": [row]}))
-    text = profile_markdown(read_profile(tmp_path / "p.json"))
+    text = markdown(read_result(tmp_path / "p.json"))
     assert text.startswith("small: engine int8 (int8), 1 thread(s), Some CPU.")
     assert "| batch | K | network decoder | host | all |" in text
     assert "| 8 | 4 | 6.00 (75) | 2.00 (25) | 8.00 |" in text
@@ -177,47 +175,47 @@ def test_profile(tmp_path):
 def test_reading(result, tmp_path):
     # Guards: an evaluation taken for a benchmark, an unknown key ignored.
     path = tmp_path / "one.json"
-    path.write_text(result.model_dump_json())
-    assert read_benchmark(path) == result
-    assert is_benchmark(path)
+    path.write_text(json.dumps(result.written()))
+    assert read_result(path) == result
+    older = {name: value for name, value in result.written().items() if name != "kind"}
+    path.write_text(json.dumps(older))
+    assert read_result(path) == result, "older benchmarks did not say their kind"
     path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
     with pytest.raises(DataError, match="more: Extra inputs"):
-        read_benchmark(path)
-    path.write_text("{}")
-    assert not is_benchmark(path)
-    assert not is_benchmark(tmp_path / "nowhere.json")
+        read_result(path)
 
 
 def test_pareto_front(result):
     # Guards: a dominated point drawn as worth choosing.
-    rows = result.results
+    rows = result.rows
     assert pareto(rows) == [False, False, True, True]
     assert pareto([rows[0], rows[0]]) == [True, True]
 
 
 def test_picture(result, stored):
     # Guards: a picture that differs from run to run, or that does not say what it was measured on.
-    assert benchmark_figure(result) == benchmark_figure(result)
-    assert benchmark_figure(result).startswith("<svg")
+    assert plot(result) == plot(result)
+    assert plot(result).startswith("<svg")
     for row in (*stored["results"], *stored["baselines"]):
         row.update(bleu=None, bleu_signature=None)
     with pytest.raises(UsageError, match="without a reference"):
-        benchmark_figure(BenchmarkResult.model_validate(stored))
+        plot(Result.model_validate(stored))
 
 
 def test_shown(result, tmp_path, capsys):
     # Guards: files that are not written, a table among JSON.
     files = [tmp_path / name for name in ("out.json", "out.md", "out.svg")]
-    show_benchmark(result, *files, table=False, report=lambda line: None)
-    assert capsys.readouterr().out == ""
-    assert read_benchmark(files[0]) == result
+    output, table, picture = files
+    show(result, Outputs(output=output, markdown=table, picture=picture, as_json=True))
+    assert json.loads(capsys.readouterr().out) == result.written()
+    assert read_result(output) == result
     assert files[1].read_text() == benchmark_markdown(result)
-    show_file(files[0], None, None, False, lambda line: None)
+    show_file(files[0])
     assert "Some CPU" in capsys.readouterr().out
-    show_file(files[0], None, None, True, lambda line: None)
+    show_file(files[0], as_markdown=True)
     assert capsys.readouterr().out == benchmark_markdown(result)
-    with pytest.raises(UsageError, match="which has none: choose --markdown or --figure"):
-        show_file(files[0], tmp_path / "page.html", None, False, lambda line: None)
+    with pytest.raises(UsageError, match="which has no page: leave --page out"):
+        show_file(files[0], tmp_path / "page.html")
 
 
 def test_startup(tmp_path):

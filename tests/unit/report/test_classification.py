@@ -4,8 +4,10 @@ import io
 
 from rich.console import Console
 
-from multistride.report.classification import class_table, confusion_size, draw_confusion
 from multistride.report.drawing import drawing
+from multistride.report.plots import plotter
+from multistride.report.result import Result
+from multistride.report.tables import class_tables
 
 DETAILS = {
     "classes": ["fruit", "tools"],
@@ -34,8 +36,12 @@ DETAILS = {
 
 def test_rows_are_what_is_right_and_columns_what_was_answered():
     # Guards: a transposed picture; cells without documents that are filled with zeros.
-    with drawing(*confusion_size(DETAILS)) as figure:
-        draw_confusion(figure, DETAILS)
+    row = {"group_size": 1, "mode": "fast", "engine": "eager", "metrics": {}, "details": DETAILS}
+    row |= {"seconds": 1.0, "records_per_second": 1.0}
+    result = Result(name="x", kind="task", task="classification", created="2026-01-01", rows=[row])
+    width, height, draw = plotter(result)
+    with drawing(width, height) as figure:
+        draw(figure, result)
     [axes] = figure.axes
     assert axes.images[0].get_array().tolist() == [[0.8, 0.2], [0.0, 1.0]]
     assert {(*text.get_position(), text.get_text()) for text in axes.texts} == {
@@ -48,7 +54,8 @@ def test_rows_are_what_is_right_and_columns_what_was_answered():
 
 def test_the_tables_have_every_class_and_length():
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(class_table(DETAILS))
+    for cells in class_tables(DETAILS):
+        console.print(cells.terminal())
     shown = console.export_text()
     assert "tools" in shown
     assert "0.833" in shown

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from multistride.errors import MissingExtraError
 from multistride.report import drawing
-from multistride.report.figures import quality_latency_figure, settings_caption
-from multistride.report.results import EvaluationResult
+from multistride.report.plots import caption, plot
+from multistride.report.result import Result
 
 
 def _drawn_labels(monkeypatch, value):
@@ -23,7 +23,7 @@ def _drawn_labels(monkeypatch, value):
             kept.append(self)
 
     monkeypatch.setattr(drawing, "Figure", KeptFigure)
-    quality_latency_figure(EvaluationResult.model_validate(value))
+    plot(Result.model_validate(value))
     FigureCanvasSVG(kept[0])
     return {
         text.get_text(): text.get_window_extent()
@@ -35,22 +35,22 @@ def _drawn_labels(monkeypatch, value):
 @pytest.mark.parametrize("kind", ["translation", "phonemes"])
 def test_is_one_svg_element(request, kind):
     # guards: an XML prolog in the middle of the page, or a broken document
-    text = quality_latency_figure(EvaluationResult.model_validate(request.getfixturevalue(kind)))
+    text = plot(Result.model_validate(request.getfixturevalue(kind)))
     assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
     assert text.startswith("<svg")
 
 
 def test_same_result_same_text(translation):
     # guards: random ids or today's date in a file kept under version control
-    result = EvaluationResult.model_validate(translation)
-    text = quality_latency_figure(result)
-    assert text == quality_latency_figure(result)
+    result = Result.model_validate(translation)
+    text = plot(result)
+    assert text == plot(result)
     assert "dc:date" not in text
 
 
 def test_loads_nothing(translation):
     # guards: a picture that reaches for the network
-    text = quality_latency_figure(EvaluationResult.model_validate(translation))
+    text = plot(Result.model_validate(translation))
     assert "<image" not in text
     assert "url(http" not in text
     assert 'href="http' not in text
@@ -60,7 +60,7 @@ def test_hostile_name(translation):
     # guards: markup, comment ends, TeX and unknown scripts in a name breaking the picture or
     # warning
     translation["name"] = "<script>alert(1)</script> --> $x^{$ 変換"
-    text = quality_latency_figure(EvaluationResult.model_validate(translation))
+    text = plot(Result.model_validate(translation))
     assert "<script" not in text
     ElementTree.fromstring(text)
 
@@ -85,21 +85,21 @@ def test_labels_do_not_overlap(monkeypatch, translation, times, fall):
 def test_single_row(translation):
     # guards: axes limits of zero width for one measurement
     del translation["results"][1]
-    assert quality_latency_figure(EvaluationResult.model_validate(translation)).startswith("<svg")
+    assert plot(Result.model_validate(translation)).startswith("<svg")
 
 
 def test_caption_names_the_machine(translation):
     # guards: times without the settings they were measured with
-    result = EvaluationResult.model_validate(translation)
-    assert settings_caption(result) == "Measured on: Some CPU · float32 · 2 threads · batch 1"
+    result = Result.model_validate(translation)
+    assert caption(result) == "Measured on: Some CPU · float32 · 2 threads · batch 1"
     translation["settings"] = {"device": "cuda", "cpu": "Some CPU", "threads": 1}
-    result = EvaluationResult.model_validate(translation)
-    assert settings_caption(result) == "Measured on: cuda · 1 thread · batch 1"
-    assert settings_caption(result.model_copy(update={"settings": {}})) == "Measured on: batch 1"
+    result = Result.model_validate(translation)
+    assert caption(result) == "Measured on: cuda · 1 thread · batch 1"
+    assert caption(result.model_copy(update={"conditions": {}})) == "Measured on: batch 1"
 
 
 def test_without_matplotlib(monkeypatch, translation):
     # guards: an ImportError traceback that does not say what to install
     monkeypatch.setattr(drawing, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[report\]'"):
-        quality_latency_figure(EvaluationResult.model_validate(translation))
+        plot(Result.model_validate(translation))

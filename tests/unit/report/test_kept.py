@@ -1,15 +1,17 @@
 """What is kept of the teacher: compared with the right row, drawn, and refused where there is
 nothing to show."""
 
+import json
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from multistride.errors import DataError, UsageError
-from multistride.report.kept import baseline, kept_cells, kept_markdown, kept_table
+from multistride.report.reading import read_result
+from multistride.report.result import Result, Row
 from multistride.report.show import show_file
-from multistride.report.tasks import TaskMeasurement, TaskResult, read_task
+from multistride.report.tables import main_table, markdown
 
 
 def row(model, group_size, rouge_l, milliseconds, mode="fast", **changes):
@@ -19,7 +21,7 @@ def row(model, group_size, rouge_l, milliseconds, mode="fast", **changes):
         "rouge_l": rouge_l,
         "repetition_rate": 0.01,
     }
-    return TaskMeasurement(
+    return Row(
         model=model,
         group_size=group_size,
         mode=mode,
@@ -34,20 +36,13 @@ def row(model, group_size, rouge_l, milliseconds, mode="fast", **changes):
 
 
 def result(*rows, task="generation"):
-    return TaskResult(
-        multistride="1",
+    return Result(
+        kind="task",
         created="2026-01-01",
         task=task,
         name="concepts",
-        model="m",
-        model_sha256="",
-        provenance={},
-        source="s",
-        source_sha256="",
-        records=2,
-        failed=0,
-        machine={"cpu": "some", "threads": 1},
-        results=list(rows),
+        conditions={"records": 2, "failed": 0, "machine": {"cpu": "some", "threads": 1}},
+        rows=tuple(rows),
     )
 
 
@@ -62,23 +57,24 @@ ROWS = (
 
 def test_everything_is_compared_with_the_teacher_and_else_with_k1():
     """Guards against a share of the model's own K=1, which hides what the many-K training cost."""
-    headings, *cells = kept_cells(result(*ROWS))
+    table = main_table(result(*ROWS))
+    headings, cells = list(table.headings), table.rows
     kept, speed = headings.index("% kept"), headings.index("speed up")
     assert [each[kept] for each in cells] == ["100.0", "95.0", "90.0", "75.0", "95.0"]
     assert [each[speed] for each in cells] == ["1.00×", "0.95×", "2.00×", "4.00×", "1.33×"]
     assert "concepts %" not in headings, "a column without any figure"
-    assert baseline(result(*ROWS[1:])).group_size == 1
-    assert baseline(result(*ROWS[2:])) == ROWS[2]
+    for rows, first in ((ROWS[1:], ROWS[1]), (ROWS[2:], ROWS[2])):
+        assert result(*rows).baseline(ROWS[3]) == first
 
 
 def test_the_file_is_shown_and_drawn(tmp_path, capsys):
     path, picture = tmp_path / "result.json", tmp_path / "kept.png"
-    path.write_text(result(*ROWS).model_dump_json())
-    show_file(path, None, picture, markdown=True, report=lambda line: None)
-    assert capsys.readouterr().out == kept_markdown(result(*ROWS))
+    path.write_text(json.dumps(result(*ROWS).written()))
+    show_file(path, None, picture, as_markdown=True)
+    assert capsys.readouterr().out == markdown(result(*ROWS))
     assert picture.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UsageError, match="which has a table and a --figure: leave --page out"):
-        show_file(path, tmp_path / "page.html", None, markdown=False, report=lambda line: None)
+    with pytest.raises(UsageError, match="which has no page: leave --page out"):
+        show_file(path, tmp_path / "page.html")
 
 
 def test_the_terminal_table_fits_80_columns():
@@ -87,7 +83,7 @@ def test_the_terminal_table_fits_80_columns():
         for row in ROWS
     ]
     console = Console(width=80, record=True, file=StringIO())
-    console.print(kept_table(result(*rows)))
+    console.print(main_table(result(*rows), brief=True).terminal())
     assert "teacher" in console.export_text()
     assert not any(
         len(line.rstrip()) > 80 or line.strip() == "%"
@@ -97,16 +93,15 @@ def test_the_terminal_table_fits_80_columns():
 
 def test_a_result_without_groups_has_no_picture(tmp_path):
     path = tmp_path / "result.json"
-    path.write_text(result(*ROWS[:2]).model_dump_json())
+    path.write_text(json.dumps(result(*ROWS[:2]).written()))
     with pytest.raises(UsageError, match="measure mode fast, K above 1"):
-        show_file(path, None, tmp_path / "kept.svg", markdown=True, report=lambda line: None)
+        show_file(path, None, tmp_path / "kept.svg", as_markdown=True)
     assert not (tmp_path / "kept.svg").exists()
 
 
 def test_damaged_results_are_named(tmp_path):
     path = tmp_path / "result.json"
-    path.write_text(result(*ROWS).model_dump_json().replace('"seconds":1.0', '"seconds":"?"', 1))
-    with pytest.raises(DataError, match=r"results\.0\.seconds is wrong"):
-        read_task(path)
-    path.write_text('{"kind": "translation"}')
-    assert read_task(path) is None
+    text = json.dumps(result(*ROWS).written())
+    path.write_text(text.replace('"seconds": 1.0', '"seconds": "?"', 1))
+    with pytest.raises(DataError, match=r"results\.0\.seconds: "):
+        read_result(path)

@@ -9,7 +9,7 @@ import pytest
 
 from multistride import report
 from multistride.errors import MissingExtraError, UserError
-from multistride.report import drawing, figures, page
+from multistride.report import drawing, page, plots
 from multistride.report.page import (
     figure_text,
     glance,
@@ -17,7 +17,7 @@ from multistride.report.page import (
     readable_time,
     write_page,
 )
-from multistride.report.results import EvaluationResult
+from multistride.report.result import Result
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -47,7 +47,7 @@ class _Reader(HTMLParser):
 
 def _page(tmp_path, value, commands=()):
     destination = tmp_path / "new" / "report.html"
-    write_page(EvaluationResult.model_validate(value), destination, commands)
+    write_page(Result.model_validate(value), destination, commands)
     html = destination.read_text(encoding="utf-8")
     reader = _Reader()
     reader.feed(html)
@@ -142,9 +142,9 @@ def test_failure_leaves_the_old_page(tmp_path, translation, monkeypatch):
     def broken(result):
         raise RuntimeError("no picture")
 
-    monkeypatch.setattr(page, "quality_latency_figure", broken)
+    monkeypatch.setattr(page, "plot", broken)
     with pytest.raises(RuntimeError):
-        write_page(EvaluationResult.model_validate(translation), destination)
+        write_page(Result.model_validate(translation), destination)
     assert destination.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
@@ -153,16 +153,16 @@ def test_unwritable_destination(tmp_path, translation):
     # guards: a traceback when the folder is a file
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not write"):
-        write_page(EvaluationResult.model_validate(translation), tmp_path / "file" / "report.html")
+        write_page(Result.model_validate(translation), tmp_path / "file" / "report.html")
 
 
 def test_glance_by_hand(translation, phonemes):
     # guards: the headline comparing with the wrong row or the wrong way round
-    assert glance(EvaluationResult.model_validate(translation)) == (
+    assert glance(Result.model_validate(translation)) == (
         "The fastest K above 1 is 4: 30.0 ms per sentence (median) against 90.0 ms at K=1, "
         "3.00 times as fast. It keeps 95.0 % of the BLEU, 38.0 of 40.0."
     )
-    assert glance(EvaluationResult.model_validate(phonemes)) == (
+    assert glance(Result.model_validate(phonemes)) == (
         "The fastest K above 1 is 4: 30.0 ms per word (median) against 90.0 ms at K=1, "
         "3.00 times as fast. The phoneme error rate is 25.0 % against 12.5 %."
     )
@@ -172,14 +172,12 @@ def test_glance_by_hand(translation, phonemes):
 def test_glance_needs_a_comparison(translation, kept):
     # guards: a headline about one row alone
     translation["results"] = [translation["results"][kept]]
-    assert glance(EvaluationResult.model_validate(translation)) == ""
+    assert glance(Result.model_validate(translation)) == ""
 
 
 def test_figure_text(phonemes):
     # guards: error rate read out where the picture shows accuracy
-    assert "K=1: 90.0 ms, 87.5 % phoneme accuracy" in figure_text(
-        EvaluationResult.model_validate(phonemes)
-    )
+    assert "K=1: 90.0 ms, 87.5 % phoneme accuracy" in figure_text(Result.model_validate(phonemes))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +202,7 @@ def test_readable_settings(translation):
         "seed": None,
         "more": {"a": ["ü"]},
     }
-    result = EvaluationResult.model_validate(translation | {"settings": settings})
+    result = Result.model_validate(translation | {"settings": settings})
     assert readable_settings(result) == [
         ("batch size", "1"),
         ("parameters", "61,000,000"),
@@ -219,12 +217,12 @@ def test_without_the_extra(tmp_path, translation, monkeypatch, missing):
     # guards: an ImportError when the module is imported, or a page half made when it is used
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, missing, None)
-        for module in (drawing, figures, page):
+        for module in (drawing, plots, page):
             patch.delitem(sys.modules, module.__name__)
             patch.setattr(
                 report, module.__name__.rpartition(".")[2], module
             )  # so that it is put back
         bare = importlib.import_module("multistride.report.page")
         with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[report\]'"):
-            bare.write_page(EvaluationResult.model_validate(translation), tmp_path / "report.html")
+            bare.write_page(Result.model_validate(translation), tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,9 @@ import pytest
 from multistride.errors import DataError, UsageError
 from multistride.report.attention import attention_size, draw_attention, readable, sentence_table
 from multistride.report.drawing import drawing, save, svg_text
-from multistride.report.frontier import frontier_figure
+from multistride.report.plots import plot
+from multistride.report.reading import upgrade
+from multistride.report.result import Result
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
 FACTS = {
@@ -76,8 +78,8 @@ def test_every_place_of_a_trace_is_drawn_and_the_kept_ones_are_filled():
 
 def test_tables_have_a_row_for_each_step():
     # Guards: a step that is left out.
-    assert trace_table(ENTRIES).row_count == 3
-    assert sentence_table(FACTS).row_count == 2
+    assert trace_table(ENTRIES).terminal().row_count == 3
+    assert sentence_table(FACTS).terminal().row_count == 2
 
 
 def test_files_by_their_ending(tmp_path):
@@ -120,9 +122,11 @@ def test_frontier():
         {"series": series, "group_size": size, "steps_per_sentence": 9.0 / size, "bleu": 30.0 + size}
         for series in ("fixed K", "confidence, K=8") for size in (1, 2)
     ]  # fmt: skip
-    text = frontier_figure({"name": "<test>", "points": points})
+    stored = {"name": "<test>", "created": "2026-01-01", "points": points}
+    result = Result.model_validate(upgrade(stored))
+    text = plot(result)
     assert ElementTree.fromstring(text).tag.endswith("svg")
-    assert text == frontier_figure({"name": "<test>", "points": points})
+    assert text == plot(result)
 
 
 def test_a_piece_shows_where_words_begin():

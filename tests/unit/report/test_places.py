@@ -1,7 +1,7 @@
 import pytest
 
-from multistride.report.places import place_rows, places_table
-from multistride.report.results import EvaluationResult
+from multistride.report.result import Result
+from multistride.report.tables import places_table
 
 
 @pytest.fixture
@@ -18,15 +18,14 @@ def result(translation):
         "entropy": 1.0,
         "calibration_error": 0.125,
     }
-    return EvaluationResult.model_validate(
-        {**translation, "places": [{**rest, **place} for place in places]}
-    )
+    return Result.model_validate({**translation, "places": [{**rest, **place} for place in places]})
 
 
 def test_a_column_for_each_place_and_none_beyond_the_group(result):
     # Guards: numbers of one place under another, and of one group size in the row of another.
-    assert place_rows(result) == [
-        ["K", "", "place 1", "place 2"],
+    cells = places_table(result)
+    assert list(cells.headings) == ["K", "", "place 1", "place 2"]
+    assert cells.rows == [
         ["1", "right %", "50.0", ""],
         ["1", "sure %", "62.5", ""],
         ["1", "cross-entropy", "1.50", ""],
@@ -42,4 +41,4 @@ def test_a_column_for_each_place_and_none_beyond_the_group(result):
 
 def test_the_terminal_shows_every_row(result):
     # Guards: a table that drops its last section.
-    assert places_table(result).row_count == 10
+    assert places_table(result).terminal().row_count == 10

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from multistride.errors import DataError
-from multistride.report.results import EvaluationResult, ExampleOutput, read_results
+from multistride.report.reading import read_result, upgrade
+from multistride.report.result import Output, Result
 
 
 def _written(tmp_path, value):
@@ -17,7 +18,7 @@ def _written(tmp_path, value):
 
 def _one_line_error(path):
     with pytest.raises(DataError) as caught:
-        read_results(path)
+        read_result(path)
     message = str(caught.value)
     assert "\n" not in message
     assert "multistride evaluate" in message
@@ -26,21 +27,21 @@ def _one_line_error(path):
 
 def test_reads_what_it_wrote(tmp_path, translation):
     # guards: a field lost or renamed between writing and reading
-    result = read_results(_written(tmp_path, translation))
-    assert json.loads(result.model_dump_json()) == translation
-    assert read_results(_written(tmp_path, result.model_dump_json())) == result
+    result = read_result(_written(tmp_path, translation))
+    assert json.loads(json.dumps(result.written())) == translation
+    assert read_result(_written(tmp_path, result.written())) == result
 
 
 def test_examples_may_be_absent(tmp_path, translation):
     # guards: a result without worked examples refused
     del translation["examples"]
-    assert read_results(_written(tmp_path, translation)).examples == ()
+    assert read_result(_written(tmp_path, translation)).examples == ()
 
 
 def test_settings_are_free(tmp_path, translation):
     # guards: a newly recorded setting making old readers fail
     translation["settings"]["brand new"] = {"deep": [None, True, 1.5]}
-    assert read_results(_written(tmp_path, translation)).settings["brand new"] == {
+    assert read_result(_written(tmp_path, translation)).conditions["brand new"] == {
         "deep": [None, True, 1.5]
     }
 
@@ -60,7 +61,7 @@ def test_not_an_object(tmp_path, text):
     # guards: a JSON or Unicode traceback for a file that is something else
     path = tmp_path / "result.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert "is not an evaluation result" in _one_line_error(path)
+    assert "is not a result" in _one_line_error(path)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +100,9 @@ def test_counts_the_other_problems(tmp_path, translation):
 
 def test_results_are_frozen(translation):
     # guards: a report changing the numbers it shows
-    result = EvaluationResult.model_validate(translation)
+    result = Result.model_validate(translation)
     with pytest.raises(ValidationError):
-        result.results[0].bleu = 100.0
+        result.rows[0].bleu = 100.0
 
 
 def test_baseline_has_the_same_engine_and_beam(translation):
@@ -112,8 +113,8 @@ def test_baseline_has_the_same_engine_and_beam(translation):
         first | {"engine": "int8", "bleu": 39.0},
         second | {"beam": 4},
     ]
-    result = EvaluationResult.model_validate(translation)
-    one, four, four_int8, one_int8, four_beam = result.results
+    result = Result.model_validate(translation)
+    one, four, four_int8, one_int8, four_beam = result.rows
     assert result.baseline(four) is one
     assert result.baseline(one) is one
     assert result.baseline(four_int8) is one_int8
@@ -125,11 +126,11 @@ def test_baseline_prefers_the_same_mode(translation):
     # guards: exact rows, which have no K=1 of their own, left without a comparison
     one, four = translation["results"]
     translation["results"] = [one, four | {"mode": "exact"}]
-    result = EvaluationResult.model_validate(translation)
-    assert result.baseline(result.results[1]) is result.results[0]
+    result = Result.model_validate(translation)
+    assert result.baseline(result.rows[1]) is result.rows[0]
     translation["results"].append(one | {"mode": "exact"})
-    result = EvaluationResult.model_validate(translation)
-    assert result.baseline(result.results[1]) is result.results[2]
+    result = Result.model_validate(translation)
+    assert result.baseline(result.rows[1]) is result.rows[2]
 
 
 @pytest.mark.parametrize(
@@ -145,4 +146,53 @@ def test_baseline_prefers_the_same_mode(translation):
 )
 def test_group_texts(groups, expected):
     # guards: words glued together or torn apart, and a group inside a word read as a new word
-    assert ExampleOutput(group_size=2, text="", groups=groups).group_texts() == expected
+    assert Output(group_size=2, text="", groups=groups).group_texts() == expected
+
+
+def test_a_missing_figure_is_named(tmp_path, translation):
+    # guards: a table with a hole where a figure of this kind must be
+    del translation["results"][1]["chrf"]
+    assert "results.1.chrf: it is missing" in _one_line_error(_written(tmp_path, translation))
+
+
+def test_older_generation_results_become_examples_of_their_rows():
+    # guards: prompts and texts of older files lost, or given to the wrong group size
+    rows = [{"group_size": 1}, {"group_size": 4}]
+    old = {
+        "kind": "generation",
+        "results": rows,
+        "examples": [{"prompt": "a", "texts": ["b", "c"]}],
+    }
+    assert upgrade(old)["examples"] == [
+        {
+            "source": "a",
+            "outputs": [{"group_size": 1, "text": "b"}, {"group_size": 4, "text": "c"}],
+        }
+    ]
+
+
+def test_a_task_is_written_with_its_conditions_on_the_top(tmp_path):
+    # guards: scripts that read `records`, `failed` and `model` of a task's file
+    row = {"group_size": 1, "mode": "fast", "engine": "eager", "metrics": {"accuracy": 0.5}}
+    row |= {"seconds": 1.0, "records_per_second": 2.0}
+    old = {
+        "kind": "task",
+        "task": "classification",
+        "name": "x",
+        "created": "2026-01-01",
+        "model": "m",
+        "records": 2,
+        "failed": 1,
+        "settings": {"batch_size": 32},
+        "results": [row],
+    }
+    result = read_result(_written(tmp_path, old))
+    assert result.conditions == {"model": "m", "records": 2, "failed": 1, "batch_size": 32}
+    assert result.written() == old
+    assert read_result(_written(tmp_path, result.written())) == result
+
+
+def test_what_is_no_result_is_returned_as_it_is():
+    # guards: an exception of the reader instead of one line about the file
+    for tree in ([], 3, None, {}, {"kind": "poems"}, {"kind": "task", "settings": None}):
+        upgrade(tree)

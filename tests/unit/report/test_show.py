@@ -1,9 +1,12 @@
 """What a shown result says of how to make it again."""
 
-import pytest
+import json
 
-from multistride.report.results import EvaluationResult
-from multistride.report.show import show
+import pytest
+from typer.testing import CliRunner
+
+from multistride.cli import app
+from multistride.report.show import show_file
 
 
 @pytest.mark.parametrize(("beams", "expected"), [((1, 1), 0), ((4, 4), 2), ((1, 4), 0)])
@@ -12,5 +15,28 @@ def test_commands_name_the_beam_that_was_used(tmp_path, translation, beams, expe
     for row, beam in zip(translation["results"], beams, strict=True):
         row["beam"] = beam
     page = tmp_path / "page.html"
-    show(EvaluationResult.model_validate(translation), page, None, True, lambda line: None)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(translation))
+    show_file(path, page, as_markdown=True)
     assert page.read_text().count("--beam 4") == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--figure", "x.jpg"], "neither .svg nor .png"),
+        (["--page", "."], "is a directory"),
+        (["--figure", "result.json"], "is also read"),
+    ],
+)
+def test_files_are_checked_before_anything_is_printed(
+    tmp_path, translation, options, said, monkeypatch
+):
+    # Guards: a table on the terminal and then an error, or a result replaced by its picture.
+    monkeypatch.chdir(tmp_path)
+    text = json.dumps(translation)
+    (tmp_path / "result.json").write_text(text)
+    done = CliRunner().invoke(app, ["report", "result.json", *options])
+    assert said in str(done.exception)
+    assert done.stdout == ""
+    assert (tmp_path / "result.json").read_text() == text

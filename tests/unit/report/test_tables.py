@@ -5,15 +5,14 @@ import io
 import pytest
 from rich.console import Console
 
-from multistride.report.results import EvaluationResult
+from multistride.report.cells import milliseconds
+from multistride.report.result import Result
 from multistride.report.tables import (
     columns_for,
     examples_table,
-    markdown_table,
-    milliseconds,
-    quality_table,
+    main_table,
+    markdown,
     same_decoding,
-    table_rows,
 )
 
 
@@ -25,9 +24,13 @@ def _printed(table, width=80, **options):
 
 def test_translation_row_by_hand(translation):
     # guards: a share shown as a percentage twice, a ratio upside down, a column shifted
-    result = EvaluationResult.model_validate(translation)
+    result = Result.model_validate(translation)
     shown = dict(
-        zip((column.heading for column in columns_for(result)), table_rows(result)[1], strict=True)
+        zip(
+            (column.heading for column in columns_for(result)),
+            main_table(result).rows[1],
+            strict=True,
+        )
     )
     assert shown == {
         "K": "4",
@@ -46,9 +49,13 @@ def test_translation_row_by_hand(translation):
 
 def test_phoneme_row_by_hand(phonemes):
     # guards: accuracy shown where the error rate belongs
-    result = EvaluationResult.model_validate(phonemes)
+    result = Result.model_validate(phonemes)
     shown = dict(
-        zip((column.heading for column in columns_for(result)), table_rows(result)[0], strict=True)
+        zip(
+            (column.heading for column in columns_for(result)),
+            main_table(result).rows[0],
+            strict=True,
+        )
     )
     assert shown == {
         "K": "1",
@@ -65,31 +72,31 @@ def test_phoneme_row_by_hand(phonemes):
 def test_no_baseline(translation):
     # guards: a crash, or a made-up ratio, when K=1 was not measured
     del translation["results"][0]
-    result = EvaluationResult.model_validate(translation)
-    assert table_rows(result)[0].count("–") == 3
+    result = Result.model_validate(translation)
+    assert main_table(result).rows[0].count("–") == 3
 
 
 def test_zero_baseline(translation):
     # guards: division by a BLEU or a time of zero
     translation["results"][0]["bleu"] = 0.0
     translation["results"][1]["ms_per_sentence_p50"] = 0.0
-    result = EvaluationResult.model_validate(translation)
-    assert table_rows(result)[1].count("–") == 3
+    result = Result.model_validate(translation)
+    assert main_table(result).rows[1].count("–") == 3
 
 
 def test_ways_become_columns_when_they_differ(translation):
     # guards: two rows with the same K that cannot be told apart
-    result = EvaluationResult.model_validate(translation)
+    result = Result.model_validate(translation)
     assert same_decoding(result) == "mode fast, beam 1, engine eager"
     translation["results"].append(translation["results"][1] | {"mode": "exact", "beam": 4})
-    result = EvaluationResult.model_validate(translation)
+    result = Result.model_validate(translation)
     assert [column.heading for column in columns_for(result)][:4] == ["K", "mode", "beam", "BLEU"]
     assert same_decoding(result) == "engine eager"
 
 
 def test_markdown_by_hand(phonemes):
     # guards: a Markdown table that renderers do not take for one
-    lines = markdown_table(EvaluationResult.model_validate(phonemes)).split("\n")
+    lines = markdown(Result.model_validate(phonemes)).split("\n")
     assert lines[0].startswith("| K | phoneme error rate % |")
     assert lines[1] == "| --: | --: | --: | --: | --: | --: | --: | --: |"
     assert lines[2] == "| 1 | 12.5 | 75.0 | 40.0 | 20.00 | 1.00 | 90.0 (180) | 1,234 |"
@@ -103,31 +110,31 @@ def test_markdown_by_hand(phonemes):
 def test_markdown_escapes_bars(translation):
     # guards: an engine's name opening a new cell
     translation["results"][1]["engine"] = "a|b"
-    assert "| a\\|b |" in markdown_table(EvaluationResult.model_validate(translation))
+    assert "| a\\|b |" in markdown(Result.model_validate(translation))
 
 
 @pytest.mark.parametrize("kind", ["translation", "phonemes"])
 def test_table_fits_eighty_columns(request, kind):
     # guards: numbers cut off in an ordinary terminal, or when the output is piped
-    result = EvaluationResult.model_validate(request.getfixturevalue(kind))
-    printed = _printed(quality_table(result))
+    result = Result.model_validate(request.getfixturevalue(kind))
+    printed = _printed(main_table(result).terminal())
     assert "…" not in printed
     body = [line.split() for line in printed.splitlines()]
-    for row in table_rows(result):
+    for row in main_table(result).rows:
         assert " ".join(row).split() in body
 
 
 def test_names_are_not_markup(translation):
     # guards: "[bold]" in a name or sentence swallowed, or "[/]" raising, as rich markup
     translation["name"] = "[red]name[/]"
-    result = EvaluationResult.model_validate(translation)
-    assert "[red]name[/]" in _printed(quality_table(result))
+    result = Result.model_validate(translation)
+    assert "[red]name[/]" in _printed(main_table(result).terminal())
     assert "[bold]sentence[/bold]" in _printed(examples_table(result), width=120)
 
 
 def test_examples_show_groups(translation):
     # guards: groups run together, or steps counted in tokens
-    printed = _printed(examples_table(EvaluationResult.model_validate(translation)), width=120)
+    printed = _printed(examples_table(Result.model_validate(translation)), width=120)
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert "1 4 ein │ Sa │ ‿tz │ ." in lines
     assert "2 2 ein Sa │ ‿tz." in lines
@@ -137,7 +144,7 @@ def test_examples_show_groups(translation):
 def test_neighbouring_groups_differ_in_style(phonemes):
     # guards: colour that does not tell the groups apart
     printed = _printed(
-        examples_table(EvaluationResult.model_validate(phonemes)),
+        examples_table(Result.model_validate(phonemes)),
         force_terminal=True,
         color_system="standard",
     )
@@ -147,10 +154,7 @@ def test_neighbouring_groups_differ_in_style(phonemes):
 
 def test_no_examples(translation):
     # guards: a crash on a result without worked examples
-    assert (
-        examples_table(EvaluationResult.model_validate(translation | {"examples": []})).row_count
-        == 0
-    )
+    assert examples_table(Result.model_validate(translation | {"examples": []})).row_count == 0
 
 
 @pytest.mark.parametrize(
@@ -159,3 +163,21 @@ def test_no_examples(translation):
 def test_milliseconds(value, expected):
     # guards: fast models rounded to 0 ms, slow ones shown to a microsecond
     assert milliseconds(value) == expected
+
+
+def test_html_escapes_and_has_every_cell(translation):
+    # guards: markup of a result in the page; a form of the table with other cells than the others
+    translation["results"][1]["engine"] = "<b>&"
+    cells = main_table(Result.model_validate(translation))
+    html = cells.html()
+    assert "<b>" not in html
+    assert "&lt;b&gt;&amp;" in html
+    assert html.count("<td") + html.count('scope="row"') == sum(map(len, cells.rows))
+
+
+def test_every_column_says_what_it_means(translation, phonemes):
+    # guards: a heading that a reader has to guess
+    for value in (translation, phonemes):
+        cells = main_table(Result.model_validate(value))
+        assert len(cells.meanings) == len(cells.headings)
+        assert all(meaning.endswith(".") for meaning in cells.meanings)

@@ -7,15 +7,23 @@ import pytest
 import torch
 
 from multistride.data.vocab import train_vocabulary
+from multistride.decode.options import DecodeOptions
 from multistride.decode.spans import borders
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import DataError, UsageError
 from multistride.generator import Generator
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
-from multistride.tasks.answerer import AnswerSettings, answering
-from multistride.tasks.answering import CHAT, ENCODER, PROMPT, AnsweringTask, plain, stands_in
-from multistride.tasks.task import Answer, RecordError, solved
+from multistride.tasks.answering.answerer import AnswerSettings, answering
+from multistride.tasks.answering.question import (
+    CHAT,
+    ENCODER,
+    PROMPT,
+    AnsweringTask,
+    plain,
+    stands_in,
+)
+from multistride.tasks.record import Answer, RecordError, solved
 from multistride.translator import Translator
 
 PASSAGE = "The battle of Hastings in 1066 ended the reign of Harold.  William of Normandy then ruled\nEngland."
@@ -59,9 +67,12 @@ def tiny(kind=Translator, **sizes):
     return kind(Spelling(model), vocabulary)
 
 
-def answered(model, records, **settings):
-    opened = answering(model, AnswerSettings(**settings))
-    return list(solved(opened, list(enumerate(records, start=1))))
+def answered(model, records, **choices):
+    names = AnswerSettings.model_fields.keys() & choices.keys()
+    settings = AnswerSettings(**{name: choices.pop(name) for name in names})
+    opened = answering(model, settings)
+    way = opened.settle(DecodeOptions.made(**choices))
+    return list(solved(opened, list(enumerate(records, start=1)), way))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +181,7 @@ def test_exact_mode_chooses_as_k1_does():
 def test_free_answers_are_those_of_the_model_alone():
     # Guards: a constraint that stays on.
     model = tiny()
-    [free] = answered(model, [QUESTION], free=True, group_size=2, max_tokens=9)
+    [free] = answered(model, [QUESTION], free=True, group_size=2, max_length=9)
     [written] = model.translate([ENCODER.asked(QUESTION["question"], PASSAGE)], 2, max_length=9)
     assert free.answer.text == ENCODER.read(written.text)
     assert not stands_in(free.answer.text, PASSAGE)
@@ -205,7 +216,7 @@ def test_a_long_passage_is_answered_from_the_windows_that_fit_it_best():
     long = {**QUESTION, "passage": "Nothing of note happened here today. " * 30 + PASSAGE}
     opened = answering(model, AnswerSettings(windows=3))
     example = opened.task.example(long, 1)
-    [found] = opened.solve([example])
+    [found] = opened.solve([example], opened.settle(DecodeOptions()))
     assert "ruled" in found.facts["window"]
     [window_alone] = answered(model, [{**QUESTION, "passage": found.facts["window"]}])
     assert (window_alone.answer.text, window_alone.answer.facts["score"]) == (
@@ -252,7 +263,7 @@ def test_a_context_without_room_for_an_answer_is_a_problem_of_the_record():
 
 def test_settings_that_the_model_cannot_follow_are_refused():
     with pytest.raises(UsageError, match="group size 9 was asked for"):
-        answering(tiny(), AnswerSettings(group_size=9))
+        answering(tiny(), AnswerSettings()).settle(DecodeOptions(group_size=9))
 
 
 def test_borders_of_the_passage_used_here_are_words():

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
 from multistride.errors import DataError
-from multistride.tasks.classification import ClassificationTask
-from multistride.tasks.task import RecordError
+from multistride.tasks.classification.task import ClassificationTask
+from multistride.tasks.record import RecordError
 
 CLASSES = ["a", "b", "c"]
 

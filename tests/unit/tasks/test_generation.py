@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from multistride.decode.options import DecodeOptions
 from multistride.decode.state import Group
 from multistride.errors import UsageError
 from multistride.generator import Generator
 from multistride.shipped import DEFAULT
-from multistride.tasks import generation
-from multistride.tasks.generation import GenerationTask, open_generation
-from multistride.tasks.task import RecordError, TaskRequest, Writing, read_records, solved
+from multistride.tasks.generation import task as generation
+from multistride.tasks.generation.task import GenerationTask, open_generation
+from multistride.tasks.record import Opening, RecordError, read_records, solved
 from multistride.translator import Translation
 
 RECORD = {
@@ -95,13 +96,14 @@ def test_bad_records_say_their_line_and_field(change, problem):
 
 def test_a_long_record_is_a_problem_of_its_own():
     """Guards against a batch that ends at a source longer than the context."""
-    opened = open_generation(TaskRequest(model=DEFAULT, group_size=4))
+    opened = open_generation(Opening(model=DEFAULT))
     lines = [
         b'{"source": "Two dogs run."}',
         b'{"source": "' + b"dog " * 3000 + b'"}',
         b'{"source": "A man sings."}',
     ]
-    results = list(solved(opened, read_records(lines)))
+    way = opened.settle(DecodeOptions(group_size=4))
+    results = list(solved(opened, read_records(lines), way))
     assert [each.answer is not None for each in results] == [True, False, True]
     assert "at most 255 are allowed" in str(results[1].problem)
     first = results[0].answer
@@ -109,12 +111,11 @@ def test_a_long_record_is_a_problem_of_its_own():
 
 
 def test_what_the_model_cannot_do_is_refused_before_anything_is_written():
+    opened = open_generation(Opening(model=DEFAULT))
     with pytest.raises(UsageError, match="group size 9"):
-        open_generation(TaskRequest(model=DEFAULT, group_size=9))
+        opened.settle(DecodeOptions(group_size=9))
     with pytest.raises(UsageError, match="goes with mode adaptive"):
-        open_generation(
-            TaskRequest(model=DEFAULT, group_size=4, writing=Writing(policy="cost-model"))
-        )
+        opened.settle(DecodeOptions(group_size=4, policy="cost-model"))
 
 
 def test_a_teacher_of_another_kind_is_refused(monkeypatch):
@@ -131,4 +132,4 @@ def test_a_teacher_of_another_kind_is_refused(monkeypatch):
         UsageError,
         match="the teacher causal is a causal model and the model is a model with an enc",
     ):
-        open_generation(TaskRequest(model=DEFAULT, writing=Writing(teacher=Path("causal"))))
+        open_generation(Opening(model=DEFAULT, teacher=Path("causal")))

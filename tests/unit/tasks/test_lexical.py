@@ -2,7 +2,7 @@
 
 import pytest
 
-from multistride.tasks.lexical import best_sentence, most_frequent_span, typed_span
+from multistride.tasks.answering.lexical import best_sentence, most_frequent_span, typed_span
 
 PASSAGE = (
     "The battle of Hastings was fought in 1066 near the town. Harold Godwinson fell there, and William won. "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from multistride.decode.spans import borders
 from multistride.errors import MissingExtraError
-from multistride.tasks.passages import retrieved, windows, words_of
+from multistride.tasks.answering.passages import retrieved, windows, words_of
 
 
 def signs_and_words(text):

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from multistride.errors import DataError
+from multistride.tasks.record import Answer, RecordError, Solved
 from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
-from multistride.tasks.task import Answer, RecordError, Solved
 
 
 def test_lines_keep_their_numbers():
@@ -35,15 +35,14 @@ def test_a_file_that_cannot_be_read_is_one_bad_document(tmp_path):
     assert found[1] == {"file": str(tmp_path / "a.txt"), "body": "one\ntwo"}
 
 
-def test_every_record_has_a_line():
+def test_every_record_has_a_line(caplog):
     # Guards: output that is no longer aligned with its input, as text and as JSON.
     results = [Solved(1, {}, Answer("x\ny", {"p": 0.5})), Solved(2, problem=RecordError(2, "no"))]
-    said = []
     text, objects = io.StringIO(), io.StringIO()
-    assert write_answers(results, text, False, said.append) == 1
+    assert write_answers(results, text, False) == 1
     assert text.getvalue() == "x y\n\n"
-    assert said == ["line 2: no"]
-    write_answers(results, objects, True, said.append)
+    assert [record.message for record in caplog.records] == ["line 2: no"]
+    write_answers(results, objects, True)
     assert [json.loads(line) for line in objects.getvalue().splitlines()] == [
         {"line": 1, "answer": "x\ny", "p": 0.5, "problem": None},
         {"line": 2, "answer": None, "problem": "no"},

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from multistride.data.corpus import read_lines
+from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
 from multistride.tasks.names import task_named
-from multistride.tasks.task import (
+from multistride.tasks.record import (
     Answer,
     Example,
     Opened,
@@ -31,7 +32,11 @@ class Shouting:
         return {"letters": float(sum(len(answer.text) for answer in answers))}
 
 
-def shout(examples):
+WAY = DecodeOptions(group_size=2)
+
+
+def shout(examples, way):
+    assert way is WAY
     return [
         RecordError(example.line, "too loud") if example.source == "!" else example.source.upper()
         for example in examples
@@ -54,7 +59,8 @@ LINES = [
 @pytest.mark.parametrize("together", [1, 2, 256])
 def test_bad_records_keep_their_line_and_stop_nobody(together):
     """A batch that ended at its first bad record, or answered the wrong line after one."""
-    results = list(solved(Opened(Shouting(), shout), read_records(LINES), together))
+    opened = Opened(Shouting(), shout, lambda way: way)
+    results = list(solved(opened, read_records(LINES), WAY, together))
     assert [each.line for each in results] == [1, 2, 4, 5, 6, 7, 8, 9]
     assert {each.line: each.answer.text for each in results if each.answer} == {1: "A", 9: "B"}
     assert results[0].answer.facts == {"id": 7}

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from multistride.config import validate
-from multistride.data.prepare_records import RecordsPrepareConfig, prepare_records
+from multistride.data.prepare import prepare
+from multistride.data.prepare_records import RecordsPrepareConfig
 from multistride.errors import DataError, UsageError
 from multistride.model.weights import load_model
 from multistride.train.config import RunConfig
@@ -30,7 +31,7 @@ def prepared(place, *labels):
     lines = (json.dumps({"text": text, "label": label}) for label, text in texts)
     (place / "records.jsonl").write_text("\n".join(lines) + "\n")
     files = {"train": (place / "records.jsonl",), "validation": (place / "records.jsonl",)}
-    prepare_records(RecordsPrepareConfig(output=place / "data", vocabulary_size=270, **files))
+    prepare(RecordsPrepareConfig(output=place / "data", vocabulary_size=270, **files))
 
 
 @pytest.fixture

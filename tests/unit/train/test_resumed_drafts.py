@@ -5,7 +5,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from multistride.config import validate
-from multistride.data.prepare_text import TextPrepareConfig, prepare_text
+from multistride.data.prepare import prepare
+from multistride.data.prepare_text import TextPrepareConfig
 from multistride.data.vocab import train_vocabulary
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -50,7 +51,7 @@ def place(tmp_path):
     documents = {"documents": (tmp_path / "text.txt",)}
     given = {"output": tmp_path / "data", "vocabulary_from": tmp_path / "dropout-0.0", "window": 24}
     given.update(documents="line", train=documents, validation=documents)
-    prepare_text(validate(TextPrepareConfig, given, "test"))
+    prepare(validate(TextPrepareConfig, given, "test"))
     return tmp_path
 
 

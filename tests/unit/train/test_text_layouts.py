@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from multistride.data.batch import Batch
-from multistride.drafts import draft_visibility, drafts
-from multistride.groups import NO_LABEL, PADDING_GROUP, visibility
+from multistride.groups import NO_LABEL, PADDING_GROUP, draft_masks, draft_visibility, visibility
 from multistride.model.config import AdapterConfig, TransformerConfig
 from multistride.train.config import GroupsConfig
 from multistride.train.layouts import LayoutDrawer
@@ -99,7 +98,7 @@ def test_drafts_are_laid_out_behind_many_places():
 def test_what_drafts_see():
     # Guards: a draft that sees its own answer, or the drafts of another place.
     target = torch.arange(5, 15)[None]
-    slots, _ = drafts(target, torch.tensor([10]), torch.tensor([[2, 6]]), 3, 3)
+    slots, _ = draft_masks(target, torch.tensor([10]), torch.tensor([[2, 6]]), 3, 3)
     clean = torch.arange(10)[None]
     seen = draft_visibility(clean, slots.group)[0]
     assert slots.position.tolist() == [[3, 4, 7, 8]]

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from multistride.drafts import drafts
-from multistride.groups import equal_sizes, teacher_forced
+from multistride.groups import draft_masks, equal_sizes, teacher_forced
 from multistride.model.config import AdapterConfig, TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.train.trunk import TrunkStates
@@ -49,7 +48,7 @@ def test_states_are_kept_by_window():
             torch.testing.assert_close(
                 found[row, :length], expected[row, :length], atol=0.02, rtol=0.02
             )
-        behind, _ = drafts(target, lengths, torch.tensor([[1, 4], [2, 3]]), 3, 3)
+        behind, _ = draft_masks(target, lengths, torch.tensor([[1, 4], [2, 3]]), 3, 3)
         given, computed = (model(None, None, slots, behind, entering) for entering in (found, None))
         torch.testing.assert_close(
             given[:, slots.token.shape[1] :],

@@ -8,10 +8,11 @@ import torch
 from torch.nn import functional
 
 from multistride.config import validate
-from multistride.data.prepare_records import RecordsPrepareConfig, prepare_records
+from multistride.data.prepare import prepare
+from multistride.data.prepare_records import RecordsPrepareConfig
 from multistride.model.weights import load_model
 from multistride.model.wide import Bag, number_of
-from multistride.tasks.classification import Classifier
+from multistride.tasks.classification.classifier import Classifier
 from multistride.train.average import average_models
 from multistride.train.config import RunConfig
 from multistride.train.loop import Trainer, train
@@ -43,7 +44,7 @@ def config(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in documents()))
     files = {"train": (path,), "validation": (path,)}
-    prepare_records(RecordsPrepareConfig(output=tmp_path / "data", vocabulary_size=290, **files))
+    prepare(RecordsPrepareConfig(output=tmp_path / "data", vocabulary_size=290, **files))
 
     def make(run="run", updates=4, **changes):
         training = {

@@ -1,10 +1,9 @@
-"""Where the GPU engine keeps a batch: arrays whose place and size never change, so that a recorded
-step stays valid.
+"""Memory of the GPU engine: arrays of fixed address and size, so that recorded steps stay valid.
 
-A CUDA graph repeats kernels on the addresses they were recorded with. So rows, cached slots and
-source tokens are rounded up to sizes of which there are few (buckets); what is beyond the real ones
-is there and never seen. When rows leave, slots come or a batch ends, the contents move to an arena
-of another size, or stay.
+A CUDA graph repeats kernels on the addresses they were recorded with. So the numbers of rows,
+cached slots and source tokens are rounded up to a few sizes (buckets); what lies beyond the real
+ones is never seen. When rows leave, slots arrive or a batch ends, the contents move to an arena of
+another size, or stay.
 
 Shapes: B rows of the bucket, R real rows, M slots of the bucket, N new slots, S source tokens of
 the bucket, H heads, E width of a head.
@@ -29,7 +28,7 @@ SMALLEST_CACHE, SMALLEST_SOURCE = 32, 16
 
 
 class Size(NamedTuple):
-    """Rows, cached slots and source tokens that an arena has room for."""
+    """The number of rows, cached slots and source tokens that an arena has room for."""
 
     rows: int
     slots: int
@@ -37,7 +36,7 @@ class Size(NamedTuple):
 
 
 def bucket(count: int, smallest: int = 1) -> int:
-    """The smallest power of two that is at least `count` and `smallest`."""
+    """Return the smallest power of two that is at least `count` and `smallest`."""
     size = smallest
     while size < count:
         size *= 2
@@ -45,8 +44,9 @@ def bucket(count: int, smallest: int = 1) -> int:
 
 
 class StaticLayerCache(LayerCache):
-    """Keys and values of one decoder layer in an array of fixed size; all of it is given out, seen
-    or not.
+    """Keys and values of one decoder layer in arrays of fixed size, returned whole.
+
+    Slots beyond the real ones are masked.
     """
 
     def __init__(self, key: Tensor, value: Tensor, columns: Callable[[int], Tensor]) -> None:
@@ -55,9 +55,7 @@ class StaticLayerCache(LayerCache):
         self._columns = columns
 
     def append(self, key: Tensor, value: Tensor) -> KeyValue:
-        """Write the keys and values of N new slots to the columns that were announced; return the
-        whole array.
-        """
+        """Write keys and values of N new slots to the announced columns; return all."""
         assert self._key is not None
         assert self._value is not None
         columns = self._columns(key.shape[2])
@@ -67,9 +65,7 @@ class StaticLayerCache(LayerCache):
 
 
 class Arena:
-    """The arrays of one batch at one size, and the steps that were recorded on them (by whoever
-    runs them).
-    """
+    """The arrays of one batch at one size, and the steps recorded on them."""
 
     def __init__(
         self, config: TransformerConfig, size: Size, device: torch.device, dtype: torch.dtype
@@ -94,10 +90,9 @@ class Arena:
         self.caches = [StaticLayerCache(*pair, self._columns) for pair in self.past]
 
     def load(self, slots: Slots, table: Int[Tensor, "R M"]) -> None:
-        """Send new slots, and the groups of all slots with them, to the arena: one transfer.
+        """Send new slots, and the groups of all slots including them, to the arena in one transfer.
 
-        `table` ends with the new slots. Rows that are not real read the start of nothing and are
-        seen by nobody.
+        `table` ends with the new slots. No real slot sees the slots of padding rows.
         """
         rows, new = slots.token.shape
         packed = torch.full(
@@ -111,9 +106,7 @@ class Arena:
         self._input(new).copy_(packed, non_blocking=True)
 
     def loaded(self, new: int) -> tuple[Slots, Tensor]:
-        """The slots that were sent, and what they see of the cache [B, 1, N, M]; all on the
-        device.
-        """
+        """Return the sent slots and which cached slots they see [B, 1, N, M], on the device."""
         token, position, reach, group, _, table = (
             self._input(new).long().split([new] * 5 + [self.size.slots], dim=1)
         )
@@ -132,9 +125,7 @@ class Arena:
 
     @torch.inference_mode()
     def take(self, other: Arena, rows: Int[Tensor, "R"]) -> None:
-        """Copy the given rows of another arena (or of this one) to the first rows of this one, in
-        that order.
-        """
+        """Copy the given rows of another arena, or of this one, to the first rows of this one."""
         slots = min(self.size.slots, other.size.slots)
         source = min(self.size.source, other.size.source)
         rows = rows.to(self._device)
@@ -147,7 +138,7 @@ class Arena:
 
     @torch.inference_mode()
     def rearrange(self, order: Int[Tensor, "R L"]) -> None:
-        """Keep, in each of the first rows, the slots at the given places in the given order."""
+        """Keep, in each of the first rows, the slots at the given indices, in that order."""
         rows, length = order.shape
         for array in (array for pair in self.past for array in pair):
             places = order.to(self._device)[:, None, :, None].expand(
@@ -156,8 +147,10 @@ class Arena:
             array[:rows, :, :length] = array[:rows].gather(2, places)
 
     def _input(self, new: int) -> Tensor:
-        """The array that slots arrive in, [B, 5N + M]: token, position, reach - 1, group, columns,
-        groups of all.
+        """Return the input array [B, 5N + M].
+
+        Its columns are token, position, reach - 1, group, cache columns, and the groups of all
+        slots.
         """
         if new not in self._inputs:
             shape = (self.size.rows, 5 * new + self.size.slots)
@@ -169,29 +162,28 @@ class Arena:
 
 
 class Arenas:
-    """All arenas of an engine. One is lent to one batch at a time and kept for the next, with what
-    was recorded.
-    """
+    """All arenas of an engine; each is lent to one batch at a time and keeps its recorded steps."""
 
     def __init__(self, config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> None:
         self._make = lambda size: Arena(config, size, device, dtype)
         self._free: defaultdict[Size, list[Arena]] = defaultdict(list)
 
     def borrow(self, size: Size) -> Arena:
-        """An arena of this size; it holds what the batch before left."""
+        """Return an arena of this size, with the contents that the previous batch left."""
         return self._free[size].pop() if self._free[size] else self._make(size)
 
     def give_back(self, arena: Arena) -> None:
-        """Let others have it."""
+        """Make an arena available to other batches."""
         self._free[arena.size].append(arena)
 
 
 class GpuMemory:
-    """One batch while it is decoded. Groups are kept on the CPU, where the slots come from."""
+    """One batch while it is decoded. Groups stay on the CPU, where slots are made."""
 
     def __init__(self, arenas: Arenas, rows: int, source_tokens: int) -> None:
-        """Borrow an arena; a causal model has no source tokens, and as many rows as its first
-        slots.
+        """Borrow an arena.
+
+        A causal model has no source tokens; its number of rows is that of the first slots.
         """
         self._arenas = arenas
         self.rows = rows
@@ -231,7 +223,7 @@ class GpuMemory:
         self.rows = len(rows)
 
     def _move(self, size: Size, rows: Int[Tensor, "R"]) -> None:
-        """Take the rows to an arena of this size, which may be the one they are in."""
+        """Move the rows to an arena of this size, or rearrange them if it is the present one."""
         before = self.arena
         if size == before.size:
             before.take(before, rows)
@@ -242,7 +234,7 @@ class GpuMemory:
         self._arenas.give_back(before)
 
     def _borrow(self, size: Size) -> None:
-        """An arena, until this memory is gone."""
+        """Borrow an arena until this memory is deleted."""
         self.arena = self._arenas.borrow(size)
         self._lease = weakref.finalize(self, self._arenas.give_back, self.arena)
         self._lease.atexit = False

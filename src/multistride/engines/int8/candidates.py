@@ -1,13 +1,14 @@
-"""Choosing the tokens of a group by the Markov head from candidates, where correcting a whole
-vocabulary is too slow.
+"""Choose the tokens of a group by the Markov head from candidates, for large vocabularies.
 
-Candidates of all slots of a group are the tokens that are most probable in any of its slots: what
-fits the token before is often far down the list of its own slot, but seldom of all of them. The
-first token is the most probable one of all. So the choice is that among all tokens wherever the
-best one is a candidate.
+Correcting every token of a large vocabulary in every slot is too slow. The candidates of all slots
+of a group are the tokens that are most probable in any of its slots: the token that fits the
+previous one is often far down the list of its own slot, but seldom of all of them. The first token
+is the most probable one overall. So the choice equals that among all tokens wherever the best one
+is a candidate.
 
-Probabilities are over the whole vocabulary, as if all of it had been corrected: of the tokens that
-are no candidates the first `SAMPLED` of every `SPACING` are, and stand for the others.
+Log-probabilities are over the whole vocabulary, as if all of it had been corrected: the total
+probability of the non-candidates is estimated from a sample, the first `SAMPLED` tokens of every
+`SPACING`.
 
 Shapes: B sentences, K slots of a group, L = K - 1 of them after the first, A tokens, C candidates,
 W entries of the vocabulary up to whole blocks, Y sampled entries, H rank of the head.
@@ -24,18 +25,17 @@ from multistride.engines.int8.output import most_probable, padded
 from multistride.model.markov import MarkovHead
 
 CANDIDATES = 48
-"""Candidates for each slot of a group."""
+"""Number of candidates for each slot of a group."""
 
 SAMPLED, SPACING = 16, 256
-"""Of so many entries the first that are corrected to learn what those that are no candidates weigh
-together.
+"""Sampling of entries: the first `SAMPLED` of every `SPACING` estimate all non-candidates.
 
-They are neighbours, since fetching one number costs what fetching the 16 of its cache line does.
+They are neighbours because fetching one number costs as much as fetching the 16 of its cache line.
 """
 
 
 def chosen_of_candidates(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, str]:
-    """Tokens int64 [B, K] and their log-probabilities float32 [B, K] by logits [B, K, W]."""
+    """Return tokens int64 and log-probabilities float32, both [B, K], from logits [B, K, W]."""
     shares = graph.add("Softmax", logits, axis=-1)
     candidates = _candidates(graph, logits, shares)
     first, certain = _first(graph, logits, shares)
@@ -51,7 +51,7 @@ def chosen_of_candidates(graph: Graph, logits: str, head: MarkovHead) -> tuple[s
 
 
 def _candidates(graph: Graph, logits: str, shares: str) -> str:
-    """The tokens [B, C] that are most probable in any of the slots, in no order."""
+    """Return the tokens [B, C] that are most probable in any of the slots, unordered."""
     slots, entries = (graph.add("Shape", logits, start=axis, end=axis + 1) for axis in (1, 2))
     wanted = graph.add(
         "Min", graph.add("Mul", slots, graph.constant(np.array([CANDIDATES]))), entries
@@ -61,7 +61,7 @@ def _candidates(graph: Graph, logits: str, shares: str) -> str:
 
 
 def _first(graph: Graph, logits: str, shares: str) -> tuple[str, str]:
-    """The most probable token of the first slot and its log-probability, both [B, 1]."""
+    """Return the most probable token of the first slot and its log-probability, both [B, 1]."""
     one = graph.constant(np.array([1]))
     _, token = most_probable(graph, graph.add("Squeeze", graph.part(logits, 0, 1, axis=1), one))
     slot = graph.add("Mul", token, graph.constant(np.array(0)))
@@ -72,11 +72,10 @@ def _first(graph: Graph, logits: str, shares: str) -> tuple[str, str]:
 def _walked(
     graph: Graph, shares: str, candidates: str, first: str, head: MarkovHead
 ) -> tuple[str, str]:
-    """From slot to slot: the corrected scores of the candidates [B, L, C], and the places of the
-    best [B, L].
+    """Return the corrected scores of the candidates [B, L, C] and the indices of the best [B, L].
 
-    A score is the logarithm of the share that a candidate has in its slot, and what the head adds
-    to that.
+    A score is the logarithm of the candidate's probability in its slot, plus the correction by the
+    head. Each slot depends on the token chosen in the previous one.
     """
     every = graph.add(
         "Concat",
@@ -103,10 +102,11 @@ def _walked(
 
 
 def _slot(previous: str, following: str) -> Graph:
-    """One slot: `row` [B, H, 1] of the token before and `plain` [B, C, 1] to the `next` row,
-    `place` and `scores`.
+    """Build the graph of one slot.
 
-    `previous` and `following` are the candidates' rows [B, C, H] of the graph around this one.
+    It maps `row` [B, H, 1] of the previous token and `plain` [B, C, 1] to the `next` row, `place`
+    and `scores`. `previous` and `following` are the candidates' rows [B, C, H] in the enclosing
+    graph.
     """
     body = Graph("slot")
     row, plain = (
@@ -125,9 +125,7 @@ def _slot(previous: str, following: str) -> Graph:
 def _weight(
     graph: Graph, shares: str, candidates: str, scores: str, before: str, head: MarkovHead
 ) -> str:
-    """What all tokens weigh together [B, L, 1]: the candidates, and the others as those that are
-    sampled tell.
-    """
+    """Return the normaliser of all tokens [B, L, 1]: candidates plus an estimate of the rest."""
     last = graph.constant(np.array([2]))
     weights = graph.add("Exp", scores)
     sampled = graph.add(
@@ -147,9 +145,7 @@ def _weight(
 
 
 def _added(graph: Graph, before: str, head: MarkovHead) -> str:
-    """What the head adds to the sampled entries [B, L, Y] after each of the tokens `before` [B,
-    L].
-    """
+    """Return the correction of the sampled entries [B, L, Y] after the tokens `before` [B, L]."""
     previous, following = quantised(head.previous.weight), padded(quantised(head.following))
     stored = graph.constant((previous.integers.T.astype(np.int16) + 128).astype(np.uint8))
     step, zero = graph.constant(np.array(1, np.float32)), graph.constant(np.array(128, np.uint8))
@@ -160,13 +156,13 @@ def _added(graph: Graph, before: str, head: MarkovHead) -> str:
 
 
 def _taken(head: MarkovHead) -> Bool[np.ndarray, "W"]:
-    """Which entries are sampled."""
+    """Return which entries are sampled."""
     entries = len(padded(quantised(head.following)).scale)
     return np.arange(entries) % SPACING < SAMPLED
 
 
 def _sampled(graph: Graph, shares: str, head: MarkovHead) -> str:
-    """The shares of the sampled entries in the slots after the first, [B, L, Y]."""
+    """Return the probabilities of the sampled entries in the slots after the first [B, L, Y]."""
     lines = graph.shaped(shares, 0, 0, -1, SAMPLED)
     taken = graph.add(
         "Gather", lines, graph.constant(np.flatnonzero(_taken(head)[::SAMPLED])), axis=2
@@ -175,7 +171,7 @@ def _sampled(graph: Graph, shares: str, head: MarkovHead) -> str:
 
 
 def _rows(graph: Graph, table: Quantised, tokens: str) -> str:
-    """Rows of a table [B, A, H] for tokens [B, A]."""
+    """Return the rows of a table [B, A, H] for tokens [B, A]."""
     integers = graph.add(
         "Gather", graph.constant(np.ascontiguousarray(padded(table).integers.T)), tokens
     )

@@ -1,9 +1,8 @@
-"""From hidden states to the tokens of groups in which each is chosen by the one before it, as ONNX
-graphs.
+"""ONNX graphs that map hidden states to groups in which each token depends on the previous one.
 
-Every token of a group after the first is the most probable one once the token before has corrected
-all of them by the Markov head (`decode/markov.py`, whose sums these are), or in a large vocabulary
-the likely ones (`candidates.py`). The head's tables are in 8 bits.
+Every token of a group after the first is the most probable one after the Markov head has corrected
+all logits by the previous token (`decode/markov.py` computes the same sums); in large vocabularies
+only likely tokens are corrected (`candidates.py`). The tables of the head are in 8 bits.
 
 Shapes: B sentences, K slots of a group, D hidden size, V vocabulary, W the same up to whole blocks.
 """
@@ -21,12 +20,11 @@ from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 
 LARGE = 16_384
-"""Entries of a vocabulary of which only candidates are corrected, as `candidates.py` does
-it."""
+"""Vocabulary size from which only candidates are corrected (`candidates.py`)."""
 
 
 def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
-    """`hidden` uint8 [B, K, D] to `tokens` int64 [B, K] and `log_probabilities` float32 [B, K]."""
+    """Map `hidden` uint8 [B, K, D] to `tokens` and `log_probabilities`, both [B, K]."""
     graph = Graph("chained")
     rows = graph.known(final, graph.input("hidden", np.uint8, ["B", "K", model.config.hidden_size]))
     output = pickable_output(model, final)
@@ -34,7 +32,7 @@ def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
 
 
 def finished(graph: Graph, logits: str, model: Transformer) -> ModelProto:
-    """The graph that chooses by the logits [B, K, W] it has computed."""
+    """Return the graph, completed by the choice of tokens from its logits [B, K, W]."""
     assert model.markov is not None
     choose = chosen_of_candidates if width(model) >= LARGE else _chosen_of_all
     tokens, log_probabilities = choose(graph, logits, model.markov)
@@ -44,9 +42,7 @@ def finished(graph: Graph, logits: str, model: Transformer) -> ModelProto:
 
 
 def _chosen_of_all(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, str]:
-    """Tokens and log-probabilities [B, K], every token of the vocabulary corrected in every
-    slot.
-    """
+    """Return tokens and log-probabilities [B, K], correcting the whole vocabulary in every slot."""
     logits = graph.add("Transpose", logits, perm=[1, 0, 2])
     first = graph.add("Squeeze", graph.part(logits, 0, 1, axis=0), graph.constant(np.array([0])))
     token, certain = chosen(graph, first)
@@ -62,11 +58,10 @@ def _chosen_of_all(graph: Graph, logits: str, head: MarkovHead) -> tuple[str, st
 
 
 def _chain(head: MarkovHead) -> Graph:
-    """One slot: the token before, and the slot's logits, to the most probable token and its
-    log-probability.
+    """Build the graph of one slot, from the previous token and the slot's logits.
 
-    `before` int64 [B, 1], `plain` float32 [B, W] to `next` and `token` int64 [B, 1] and `certain`
-    float32 [B, 1].
+    It maps `before` int64 [B, 1] and `plain` float32 [B, W] to `next` and `token` int64 [B, 1] and
+    `certain` float32 [B, 1], the log-probability of the token.
     """
     body = Graph("slot")
     before, plain = (

@@ -33,27 +33,15 @@ try:
     from multistride.engines.int8.graphs import graphs_of
     from multistride.engines.int8.memory import (
         EncodedSource,
+        GraphMaker,
         Int8Memory,
-        Network,
+        Networks,
         Pool,
         Sizes,
         Step,
     )
 except ImportError:  # check_int8 says so
     onnxruntime = None
-
-
-class Networks:
-    """The graphs of a model by name, each handed to ONNX Runtime when it is first needed."""
-
-    def __init__(self, graphs: Mapping[str, bytes], threads: int) -> None:
-        self._graphs, self._threads = dict(graphs), threads
-        self._open: dict[str, Network] = {}
-
-    def __getitem__(self, name: str) -> Network:
-        if name not in self._open:
-            self._open[name] = Network(self._graphs.pop(name), self._threads)
-        return self._open[name]
 
 
 class Int8StepModel:
@@ -67,7 +55,7 @@ class Int8StepModel:
         self,
         config: TransformerConfig,
         markov: MarkovHead | None,
-        graphs: Mapping[str, bytes],
+        graphs: Mapping[str, GraphMaker],
         weights: Transformer | None = None,
         threads: int | None = None,
     ) -> None:
@@ -139,9 +127,7 @@ class Int8StepModel:
         """The next group of every row, and its log-probabilities, from the last one."""
         rows, size = tokens.shape
         length = memory.grow_even(size)
-        step = memory.room(rows, length, size).step(
-            rows, size, self._networks["decoder"], memory.source
-        )
+        step = memory.room(rows, length, size).step(rows, size, self._networks, memory.source)
         step.token[:] = tokens
         step.position[:] = np.arange(length, length + size)
         step.reach.fill(size)
@@ -173,7 +159,7 @@ class Int8StepModel:
         count = len(clean)
         new = count + masks
         length = memory.grow_even(new)
-        step = memory.room(1, length, new).step(1, new, self._networks["decoder"], memory.source)
+        step = memory.room(1, length, new).step(1, new, self._networks, memory.source)
         step.token[0] = [*clean, *[self.config.mask_token] * masks]
         step.position[0] = np.arange(position, position + new)
         step.reach[0] = [1] * count + list(range(2, masks + 2))
@@ -200,7 +186,7 @@ class Int8StepModel:
 
     def _stepped(self, slots: Slots, memory: Int8Memory) -> Step:
         """The step that has read the slots; their keys and values are in the memory."""
-        return memory.read(slots, self._networks["decoder"])
+        return memory.read(slots, self._networks)
 
     def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""
@@ -241,8 +227,8 @@ def _in_8_bits(head: MarkovHead) -> MarkovHead:
     return rounded
 
 
-def int8_graphs(model: Transformer) -> dict[str, bytes]:
-    """The graphs of a model, by name, as ONNX files. Raises as `check_int8` does."""
+def int8_graphs(model: Transformer) -> dict[str, GraphMaker]:
+    """Return what builds the graphs of a model, by name. Raises as `check_int8` does."""
     check_int8()
     return graphs_of(model.eval())
 

@@ -9,6 +9,7 @@ PyTorch.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.engines.int8.engine import Int8StepModel, check_int8
+from multistride.engines.int8.memory import GraphMaker
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
@@ -31,15 +33,17 @@ FORMAT = 4
 MARKOV = "markov.safetensors"
 
 
-def write_int8(place: Path, model: Transformer, graphs: dict[str, bytes], weights: str) -> None:
+def write_int8(
+    place: Path, model: Transformer, graphs: dict[str, GraphMaker], weights: str
+) -> None:
     """Write graphs, Markov head and `int8.json` beside the configuration and tokenizer that are in
     `place` already.
 
     `weights` is the SHA-256 of the weights that the graphs were made of.
     """
     names = [f"{name}.onnx" for name in graphs]
-    for name, graph in zip(names, graphs.values(), strict=True):
-        (place / name).write_bytes(graph)
+    for name, make in zip(names, graphs.values(), strict=True):
+        (place / name).write_bytes(make())
     if model.markov is not None:
         tensors = {name: tensor.contiguous() for name, tensor in model.markov.state_dict().items()}
         save_file(tensors, place / MARKOV)
@@ -64,7 +68,9 @@ def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
     names = list(_manifest(directory)["files"])
     config = load_config(directory)
     graphs = {
-        Path(name).stem: (directory / name).read_bytes() for name in names if name.endswith(".onnx")
+        Path(name).stem: partial(bytes, (directory / name).read_bytes())
+        for name in names
+        if name.endswith(".onnx")
     }
     vocabulary = load_vocabulary(directory)
     return Int8StepModel(config, _markov(directory, config), graphs), vocabulary
@@ -76,7 +82,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version, files = manifest["format"], dict(manifest["files"])
-        if version == FORMAT and not {CONFIG, "decoder.onnx"} <= files.keys():
+        if version == FORMAT and not {CONFIG, "decoder.onnx", "single.onnx"} <= files.keys():
             raise ValueError("no hashes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is missing or damaged: export the model again") from error

@@ -1,10 +1,9 @@
-"""The network of `model/transformer.py` as ONNX graphs with int8 weights: the encoder, a decoding
-step.
+"""The network of `model/transformer.py` as ONNX graphs with int8 weights: encoder and decoder step.
 
-The modules of the model are read, not run; `tests/equivalence/test_int8.py` holds the graphs to
-what the modules compute. Every graph is whole in itself and runs without PyTorch; its inputs and
-outputs are listed where it is built. What follows from the hidden states, tokens or logits, is in
-`output.py` and `chain.py`.
+The weights of the modules are read, the modules are not run; `tests/equivalence/test_int8.py`
+compares the graphs with them. Every graph is complete and runs without PyTorch; its inputs and
+outputs are listed where it is built. `output.py` and `chain.py` map hidden states to logits and
+tokens.
 
 Shapes: B sentences, S source tokens, N slots, C slots there is room for, H heads, E = D / H, V
 vocabulary.
@@ -14,46 +13,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
-from multistride.engines.int8.onnx_graph import Graph, Rows
-from multistride.engines.int8.output import greedy_graph, logits_graph
+from multistride.engines.int8.memory import GraphMaker
+from multistride.engines.int8.onnx_graph import Graph, Quantised, Rows, floats, quantised
+from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Rounding, Roundings
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, PositionEmbedding, Residual
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 Sublayer = Callable[[Graph, Rows, Rounding], str]
-"""Adds itself to a graph, given the rows it reads and how they were rounded; returns the name of
-its result."""
+"""Adds a sublayer to a graph: from its input and the rounding of that to its result's name."""
 
 
-def graphs_of(model: Transformer) -> dict[str, bytes]:
-    """All graphs of a model, by name, as the bytes of ONNX files."""
+def graphs_of(model: Transformer) -> dict[str, GraphMaker]:
+    """Return the builders of all graphs of a model, by name.
+
+    The model must not change before the last graph is built.
+    """
     roundings = Roundings(model)
     final = roundings.normed(FINAL, alike=model.config.norm == "pre")
-    graphs = {
-        "decoder": decoder_graph(model, roundings, final),
-        "logits": logits_graph(model, final),
-        "greedy": greedy_graph(model, final),
+    makers: dict[str, Callable[[], ModelProto]] = {
+        "decoder": partial(decoder_graph, model, roundings, final),
+        "single": partial(decoder_graph, model, roundings, final, single=True),
+        "logits": partial(logits_graph, model, final),
+        "greedy": partial(greedy_graph, model, final),
     }
     if model.config.encoder_layers:
-        graphs["encoder"] = encoder_graph(model, roundings)
+        makers["encoder"] = partial(encoder_graph, model, roundings)
     if model.markov is not None:
-        graphs["chained"] = chained_graph(model, final)
-    return {name: graph.SerializeToString() for name, graph in graphs.items()}
+        makers["chained"] = partial(chained_graph, model, final)
+    return {name: partial(_bytes_of, make) for name, make in makers.items()}
+
+
+def _bytes_of(make: Callable[[], ModelProto]) -> bytes:
+    content: bytes = make().SerializeToString()
+    return content
 
 
 def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
-    """`source` int64 [B, S] and `real` int32 [B, S] (1: a token, 0: padding) to the keys and values
-    of every layer.
+    """Map `source` and `real`, both [B, S], to the cross-attention keys and values of every layer.
 
-    Outputs `cross_key0`, `cross_value0`, `cross_key1` ... float32 [B, H, S, E].
+    `source` is int64; `real` is int32, 1 for a token and 0 for padding. Outputs `cross_key0`,
+    `cross_value0`, `cross_key1` ... are float32 [B, H, S, E].
     """
     config = model.config
     graph = Graph("encoder")
@@ -68,7 +79,7 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
     hidden = graph.add(
         "Add", tokens, graph.table(graph.add("Range", zero, length, one), _positions(model))
     )
-    attention = Attention(graph, config, hidden)
+    attention = Attention(graph, config, alone=hidden)
     for index, layer in enumerate(model.encoder):
         assert isinstance(layer, EncoderLayer)
         name = f"encoder.{index}"
@@ -84,37 +95,41 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
     shape = ("B", config.heads, "S", config.hidden_size // config.heads)
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
-        both = graph.linear(rows, layer.cross.key_value, rounding)
-        parts = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
-        for kind, part in zip(("key", "value"), parts, strict=True):
-            graph.output(f"cross_{kind}{index}", _heads(graph, part, config), np.float32, shape)
+        shift = far(roundings.grid(f"decoder.{index}.cross").key)
+        shifts = np.repeat(np.array([shift, 0], np.float32), config.hidden_size)
+        both = graph.product(rows, *_scaled(layer.cross.key_value, rounding, 1, shifts))
+        key, value = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
+        key = graph.add("Sub", key, graph.constant(np.array(shift, np.float32)))
+        for kind, part in (("key", key), ("value", value)):
+            graph.output(f"cross_{kind}{index}", attention.heads(graph, part), np.float32, shape)
     return graph.model()
 
 
-def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> ModelProto:
-    """One step: N slots that go into the caches from the place `start` on. `hidden` uint8 [B, N, D]
-    comes out.
+def decoder_graph(
+    model: Transformer, roundings: Roundings, final: Rounding, *, single: bool = False
+) -> ModelProto:
+    """Compute one step: N new slots, cached from index `start` on, to `hidden` uint8 [B, N, D].
 
-    Inputs: `token`, `position`, `reach` int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1,
-    max(N, 2), C], added to the attention scores; with an encoder `real` int32 [B, S] and `cross_key0` ...
-    as the encoder gives them; `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs
-    `new_key0`, `new_value0` ... are the same with the slots in them: bound to the memory of the
-    inputs, nothing is copied.
+    N is 1 in a `single` graph and at least 2 in any other. Inputs: `token`, `position`, `reach`
+    int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1, N, C], added to the attention
+    scores; with an encoder `real` int32 [B, S] and the outputs of the encoder, `cross_key0` ...;
+    `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs `new_key0`, `new_value0` ... are the
+    caches with the new slots; they are bound to the memory of the inputs, so nothing is copied.
     """
     config = model.config
-    graph = Graph("decoder")
+    graph, slots = Graph("decoder"), 1 if single else "N"
     token, position, reach = (
-        graph.input(name, np.int64, ["B", "N"]) for name in ("token", "position", "reach")
+        graph.input(name, np.int64, ["B", slots]) for name in ("token", "position", "reach")
     )
     start = graph.input("start", np.int64, ["B"])
-    bias = graph.input("bias", np.float32, ["A", 1, "M", "C"])
+    bias = graph.input("bias", np.float32, ["A", 1, slots, "C"])
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
     hidden = graph.embedding(token, model.target_embedding.weight, math.sqrt(config.hidden_size))
     hidden = graph.add("Add", hidden, graph.table(position, _positions(model)))
     beyond_one = model.reach.beyond_one.weight
     reaches = torch.cat([torch.zeros_like(beyond_one[:1]), beyond_one])
     hidden = graph.add("Add", hidden, graph.table(reach, reaches))
-    attention = Attention(graph, config, hidden)
+    attention = SingleAttention(graph, config, real) if single else Attention(graph, config)
     shape = ("B", config.heads, "C", config.hidden_size // config.heads)
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
@@ -136,72 +151,188 @@ def decoder_graph(model: Transformer, roundings: Roundings, final: Rounding) -> 
             cross = _CrossAttention(
                 attention, layer, source, real, roundings.other(f"{name}.cross.output")
             )
+            cross.grid = roundings.grid(f"{name}.cross").query
             hidden = _residual(
                 graph, hidden, layer.around_cross, roundings, f"{name}.cross.query", cross
             )
         hidden = _widened(graph, hidden, layer, roundings, name)
     rows = graph.rounded(graph.norm(hidden, model.decoder_norm, final.shrink), final)
-    graph.output("hidden", rows.integers, np.uint8, ["B", "N", config.hidden_size])
+    graph.output("hidden", rows.integers, np.uint8, ["B", slots, config.hidden_size])
     return graph.model()
 
 
 def _positions(model: Transformer) -> Tensor:
-    """The vectors of the positions, which this engine adds to the embeddings."""
+    """Return the position vectors, which this engine adds to the embeddings."""
     assert isinstance(model.position, PositionEmbedding)
     return model.position.table
 
 
 class Attention:
-    """The attention operator of one graph. What a slot gets from it depends on its own query, keys
-    and values alone, to the last bit.
+    """Attention of several queries over keys and values, rounded.
 
-    The operator multiplies the weights [N, C] of a head with its values [C, E]. ONNX Runtime sums a
-    product of one row in another order than a product of several, so a slot that is computed alone
-    (K=1) would get other last bits than beside others (the same slot, checked in exact mode), and
-    once in a while another integer when they are rounded. So there are always two rows at least: a
-    single query goes in twice. Everything else is summed in one order whatever stands beside it:
-    other rows, other sentences, and what is masked behind the last slot that is seen.
+    Every query gets the bits that `SingleAttention` gives it alone, whatever is computed with it.
+
+    ONNX Runtime's operator multiplies queries with keys and weights with values, head by head. It
+    sums a product of several rows in one order whatever their number, and whatever is masked behind
+    the last visible slot; a product of one row it sums in another. A last bit that differs changes
+    a rounded integer once in a while, and now and then a token.
     """
 
-    def __init__(self, graph: Graph, config: TransformerConfig, rows: str) -> None:
-        """`rows` [B, N, D] says how many queries there will be."""
-        self.config = config
-        two = graph.constant(np.array([1, 2, 1]))
-        self._wide = graph.add("Max", graph.add("Shape", rows), two)
-        self._count = graph.add("Shape", rows, start=1, end=2)
+    def __init__(self, graph: Graph, config: TransformerConfig, alone: str = "") -> None:
+        """`alone` names rows [B, N, D] where N may be 1: a single query is then read twice."""
+        self._config, self._wide, self._count = config, "", ""
+        if alone:
+            two = graph.constant(np.array([1, 2, 1]))
+            self._wide = graph.add("Max", graph.add("Shape", alone), two)
+            self._count = graph.add("Shape", alone, start=1, end=2)
 
-    def __call__(
-        self, graph: Graph, query: str, pair: Sequence[str], real: str = "", bias: str = ""
-    ) -> str:
-        """Attend: queries [B, N, D] to float32 [B, max(N, 2), D], which `rounded` cuts to N rows.
+    def heads(self, graph: Graph, rows: str) -> str:
+        """Return rows [B, N, D] as [B, H, N, E]."""
+        split = graph.shaped(rows, 0, 0, self._config.heads, self._config.head_width)
+        return graph.add("Transpose", split, perm=[0, 2, 1, 3])
 
-        `pair` is keys and values, [B, C, D] or [B, H, C, E].
-        `real` [B, C] is 0 where nobody looks; `bias` [1 or B, 1, max(N, 2), C] is added to the
-        scores. What is masked gets the lowest score there is, so that it weighs nothing.
-        """
-        return graph.add(
-            "MultiHeadAttention",
-            graph.add("Expand", query, self._wide),
-            *pair,
-            "",
-            real,
-            bias,
-            domain="com.microsoft",
-            num_heads=self.config.heads,
-            mask_filter_value=float(np.finfo(np.float32).min),
-        )
-
-    def rounded(self, graph: Graph, attended: str, inner: Rounding) -> Rows:
-        """Return the N rows of what was attended, in 8 bits: a quarter of the bytes to cut."""
-        rows = graph.rounded(attended, inner)
+    def among(
+        self, graph: Graph, query: str, pair: Sequence[str], inner: Rounding, masks: Masks
+    ) -> Rows:
+        """Attend to other rows; `pair` is keys and values, [B, C, D] or [B, H, C, E]."""
+        if self._wide:
+            query = graph.add("Expand", query, self._wide)
+        rows = graph.rounded(self._attended(graph, query, pair, masks), inner)
+        if not self._wide:
+            return rows
         first, axis = graph.constant(np.array([0])), graph.constant(np.array([1]))
         return rows._replace(integers=graph.add("Slice", rows.integers, first, self._count, axis))
 
+    def over(
+        self, graph: Graph, query: str, pair: Sequence[str], inner: Rounding, source: OfSource
+    ) -> Rows:
+        """Attend to the source, by queries that are `far(source.grid)` too large."""
+        less = np.zeros(3 * self._config.hidden_size, np.float32)
+        less[: self._config.hidden_size] = -far(source.grid)
+        attended = self._attended(
+            graph, query, pair, Masks(real=source.real), graph.constant(less), scale=1.0
+        )
+        return graph.rounded(attended, inner)
+
+    def _attended(
+        self,
+        graph: Graph,
+        query: str,
+        pair: Sequence[str],
+        masks: Masks,
+        added: str = "",
+        scale: float = 0.0,
+    ) -> str:
+        """`added` is added to queries; `scale` multiplies scores, 0 for one over the root of E.
+
+        What is masked gets the lowest score there is, so that it weighs nothing.
+        """
+        return graph.add(
+            "MultiHeadAttention",
+            query,
+            *pair,
+            added,
+            masks.real,
+            masks.bias,
+            domain="com.microsoft",
+            num_heads=self._config.heads,
+            mask_filter_value=LOWEST,
+            scale=scale,
+        )
+
+
+class SingleAttention(Attention):
+    """The attention of a single query: the bits of `Attention`, without the copies it makes.
+
+    A factor that is not 1 makes ONNX Runtime sum a product of one row as it sums those of several,
+    but copies keys or values before. Over the source no key is copied: there, queries and keys are
+    rounded so that sums of their products are exact in float32, and their order makes no
+    difference (`ranges.Grid`).
+    """
+
+    def __init__(self, graph: Graph, config: TransformerConfig, real: str) -> None:
+        super().__init__(graph, config)
+        self._bias = ""
+        if real:
+            masked = graph.constant(np.array([LOWEST, 0], np.float32))
+            shape = graph.constant(np.array([1, 2]))
+            self._bias = graph.add("Unsqueeze", graph.add("Gather", masked, real), shape)
+
+    def heads(self, graph: Graph, rows: str) -> str:
+        """Return rows [B, 1, D] as [B, H, 1, E], which is the same memory."""
+        return graph.shaped(rows, 0, self._config.heads, 1, self._config.head_width)
+
+    def among(
+        self, graph: Graph, query: str, pair: Sequence[str], inner: Rounding, masks: Masks
+    ) -> Rows:
+        """Attend to other slots; `pair` is keys and values [B, H, C, E]."""
+        root = np.float32(1) / np.sqrt(np.float32(self._config.head_width))
+        return self._weighed(graph, query, pair, inner, masks.bias, float(root))
+
+    def over(
+        self, graph: Graph, query: str, pair: Sequence[str], inner: Rounding, source: OfSource
+    ) -> Rows:
+        """Attend to the source, by queries that are `far(source.grid)` too large."""
+        shift = graph.constant(np.array(far(source.grid), np.float32))
+        return self._weighed(graph, graph.add("Sub", query, shift), pair, inner, self._bias, 1.0)
+
+    def _weighed(
+        self,
+        graph: Graph,
+        query: str,
+        pair: Sequence[str],
+        inner: Rounding,
+        bias: str,
+        scale: float,
+    ) -> Rows:
+        key, value = pair
+        scores = graph.add(
+            "FusedMatMul",
+            self.heads(graph, query),
+            key,
+            domain="com.microsoft",
+            transB=1,
+            alpha=scale,
+        )
+        weights = graph.add("Softmax", graph.add("Add", scores, bias), axis=-1)
+        mixed = graph.add("FusedMatMul", weights, value, domain="com.microsoft", alpha=HALF)
+        rows = graph.shaped(mixed, 0, 1, self._config.hidden_size)
+        halves = graph.rounded(rows, inner._replace(step=HALF * inner.step))
+        return graph.known(inner, halves.integers)
+
+
+class Masks(NamedTuple):
+    """Masks of attention: `real` int32 [B, C] and `bias` [1 or B, 1, N, C], either one or neither.
+
+    `real` is 0 for masked entries; `bias` is added to scores, the lowest number there is if masked.
+    """
+
+    real: str = ""
+    bias: str = ""
+
+
+class OfSource(NamedTuple):
+    """The source of cross-attention: which tokens are `real`, and the `grid` of its queries."""
+
+    real: str
+    grid: float
+
+
+HALF = 0.5
+"""A factor that is not 1, and by which float32 numbers are multiplied exactly."""
+
+
+def far(grid: float) -> float:
+    """Return the number to which float32 adds only multiples of `grid`, a power of two.
+
+    Adding and subtracting it rounds, in one pass. It is the middle of the numbers whose last bit is
+    worth `grid`.
+    """
+    return 1.5 * 2**23 * grid
+
 
 class _SelfAttention:
-    """Attention among rows: those that are `real`, or all that were `written` to `caches` as `bias`
-    allows.
-    """
+    """Self-attention: among `real` rows, or over the `caches` as far as `bias` allows."""
 
     def __init__(
         self, attention: Attention, layer: EncoderLayer | DecoderLayer, inner: Rounding
@@ -215,19 +346,19 @@ class _SelfAttention:
         mixed = graph.linear(rows, self._layer.input, rounding)
         query, *parts = graph.many("Split", mixed, outputs=3, axis=-1, num_outputs=3)
         if self.caches:
-            news = [_heads(graph, part, self._attention.config) for part in parts]
+            news = [self._attention.heads(graph, part) for part in parts]
             pairs = zip(self.caches, news, strict=True)
             parts = [
                 graph.add("TensorScatter", cache, new, self.start, axis=2) for cache, new in pairs
             ]
             self.written = parts
-        attended = self._attention(graph, query, parts, self.real, self.bias)
-        inner = self._attention.rounded(graph, attended, self._inner)
-        return graph.linear(inner, self._layer.output, self._inner)
+        masks = Masks(self.real, self.bias)
+        attended = self._attention.among(graph, query, parts, self._inner, masks)
+        return graph.linear(attended, self._layer.output, self._inner)
 
 
 class _CrossAttention:
-    """Attention over the source, whose keys and values are there already."""
+    """Attention over the source, whose keys and values were computed by the encoder graph."""
 
     def __init__(
         self,
@@ -239,17 +370,21 @@ class _CrossAttention:
     ) -> None:
         self._attention, self._layer, self._inner = attention, layer.cross, inner
         self._source, self._real = source, real
+        self.grid = 1.0
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
-        query = graph.linear(rows, self._layer.query, rounding)
-        attended = self._attention(graph, query, self._source, self._real)
-        inner = self._attention.rounded(graph, attended, self._inner)
-        return graph.linear(inner, self._layer.output, self._inner)
+        root = 1 / math.sqrt(self._layer.width)
+        shift = np.array(far(self.grid), np.float32)
+        query = graph.product(rows, *_scaled(self._layer.query, rounding, root, shift))
+        source = OfSource(self._real, self.grid)
+        attended = self._attention.over(graph, query, self._source, self._inner, source)
+        return graph.linear(attended, self._layer.output, self._inner)
 
 
 class _FeedForward:
-    """The feed-forward layer. Where rounding cuts off what is negative there is nothing left for
-    ReLU to do.
+    """The feed-forward layer.
+
+    Rounding to non-negative integers already cuts off negative activations, so ReLU needs no node.
     """
 
     def __init__(self, layer: FeedForward, roundings: Roundings, place: str) -> None:
@@ -289,7 +424,10 @@ def _residual(
     return graph.norm(summed, around.norm, rounding.shrink)
 
 
-def _heads(graph: Graph, rows: str, config: TransformerConfig) -> str:
-    """[B, N, D] as [B, H, N, E]."""
-    split = graph.shaped(rows, 0, 0, config.heads, config.hidden_size // config.heads)
-    return graph.add("Transpose", split, perm=[0, 2, 1, 3])
+def _scaled(
+    layer: nn.Linear, rounding: Rounding, factor: float, shift: NDArray[np.float32]
+) -> tuple[Quantised, NDArray[np.float32]]:
+    """Return weights and biases of a linear layer with outputs times `factor` plus `shift`."""
+    weight = quantised(layer.weight, rounding.shrink)
+    scale = weight.scale * np.float32(factor)
+    return weight._replace(scale=scale), floats(layer.bias) * np.float32(factor) + shift

@@ -1,9 +1,8 @@
-"""What the int8 engine keeps of a batch: arrays that ONNX Runtime reads and writes where they are,
-bound once.
+"""Memory of the int8 engine: arrays that ONNX Runtime reads and writes in place, bound once.
 
-Keys and values lie in buffers with room to grow; a step writes its own behind those that are there,
-and nothing is copied. Buffers and what is bound to them outlive their batch: the next one of the
-same size takes them over.
+Keys and values are in buffers with room to grow; a step writes its own behind the existing ones,
+and nothing is copied. Buffers and their bindings outlive a batch: the next batch of the same size
+reuses them.
 
 Shapes: B sentences, S source tokens, N new slots, C slots there is room for, H heads, D = H E
 hidden size.
@@ -12,6 +11,7 @@ hidden size.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -25,32 +25,33 @@ from torch import Tensor
 from multistride.groups import PADDING_GROUP, Slots, drafting_visibility
 
 MASKED = float(torch.finfo(torch.float32).min)
-"""What is added to the score of a slot that is not seen."""
+"""Added to the score of a slot that is not visible."""
 
 ROOM = 8
-"""Buffers have room for a multiple of so many slots. What they have too much costs time in every
-attention."""
+"""Buffers have room for a multiple of this many slots. Unused room slows every attention."""
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
-"""What ONNX Runtime is not to make of several operators: here the one is slower than they are."""
+"""Fusions that ONNX Runtime must not apply: here the fused operator is slower than its parts."""
 
 PICKED = 64
-"""Slots that are multiplied with the output matrix together, at most: the logits of more do not
-stay in a cache."""
+"""Maximum number of slots projected at once: the logits of more do not fit into a cache."""
 
 SPARE = 6
-"""Buffers that wait for another batch."""
+"""Maximum number of buffers kept for later batches."""
+
+GraphMaker = Callable[[], bytes]
+"""Builds a graph, as the bytes of an ONNX file."""
 
 Array = NDArray[Any]
 
 
 def shared(array: Array) -> Any:
-    """An ONNX Runtime value in the memory of an array."""
+    """Return an ONNX Runtime value that shares the memory of an array."""
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 class Network:
-    """One graph in ONNX Runtime: named arrays in, all outputs out."""
+    """One graph in ONNX Runtime: named input arrays to all outputs."""
 
     def __init__(self, graph: bytes, threads: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -63,7 +64,7 @@ class Network:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, inputs: dict[str, Array]) -> list[Array]:
-        """Compute all outputs, in the order in which the graph was given them."""
+        """Compute all outputs, in the order in which the graph declares them."""
         outputs: list[Array] = self._session.run(self._outputs, inputs)
         return outputs
 
@@ -75,7 +76,7 @@ class Network:
         self.bound(given, written)()
 
     def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
-        """The graph with values it reads and writes from now on."""
+        """Return the graph bound to the values that it reads and writes from now on."""
         return Bound(self._session, inputs, outputs)
 
 
@@ -98,8 +99,25 @@ class Bound:
         self._session.run_with_iobinding(self._binding)
 
 
+class Networks:
+    """The graphs of a model by name, each built and opened in ONNX Runtime on first use."""
+
+    def __init__(self, graphs: Mapping[str, GraphMaker], threads: int) -> None:
+        self._graphs, self._threads = dict(graphs), threads
+        self._open: dict[str, Network] = {}
+
+    def __getitem__(self, name: str) -> Network:
+        if name not in self._open:
+            self._open[name] = Network(self._graphs.pop(name)(), self._threads)
+        return self._open[name]
+
+    def decoder(self, new: int) -> Network:
+        """Return the graph for steps of `new` slots."""
+        return self["single" if new == 1 else "decoder"]
+
+
 class Sizes(NamedTuple):
-    """Those that the arrays of a model have."""
+    """The sizes of a model's arrays."""
 
     layers: int
     heads: int
@@ -112,8 +130,7 @@ class Sizes(NamedTuple):
 
 
 class EncodedSource:
-    """What a step reads of the source, by the names that its graph has for it; empty in a causal
-    model.
+    """The encoded source by the input names of the decoder graph; empty for a causal model.
 
     Keys and values `cross_key0`, `cross_value0` ... are float32 [B, H, S, E]; `real` int32 [B, S]
     is 0 for padding.
@@ -124,12 +141,13 @@ class EncodedSource:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The arrays for ONNX Runtime."""
+        """The arrays as ONNX Runtime values."""
         return {name: shared(array) for name, array in self._arrays.items()}
 
     def reordered(self, rows: Int[np.ndarray, "R"]) -> EncodedSource:
-        """The given rows, in the given order, in the same memory if it can be: this object is of no
-        use then.
+        """Return the given rows, in the given order, in the same memory if possible.
+
+        This object must not be used afterwards.
         """
         moved = gaps_filled(rows)
         if moved is None:
@@ -142,17 +160,16 @@ class EncodedSource:
 
 
 def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
-    """Which places are filled from which, if that is all it takes to have the given rows first;
-    None otherwise.
+    """Return target and source indices of the copies that move the given rows to the front.
+
+    None if that takes more than filling gaps with later rows.
     """
     places = np.flatnonzero(rows != np.arange(len(rows)))
     return (places, rows[places]) if (rows[places] >= len(rows)).all() else None
 
 
 class Buffers:
-    """Keys and values of up to `rows` sentences, with room for `room` slots, and the steps that are
-    bound to them.
-    """
+    """Keys and values of up to `rows` sentences of `room` slots, and the steps bound to them."""
 
     def __init__(self, sizes: Sizes, rows: int, room: int) -> None:
         self.sizes, self.rows, self.room = sizes, rows, room
@@ -160,27 +177,25 @@ class Buffers:
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
         self._steps: dict[tuple[int, int], Step] = {}
 
-    def step(self, rows: int, new: int, decoder: Network, source: EncodedSource) -> Step:
-        """The step of `new` slots in each of the first rows, made ready to read a source."""
+    def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:
+        """Return the step of `new` slots in each of the first rows, bound to a source."""
         if (rows, new) not in self._steps:
-            self._steps[rows, new] = Step(self, rows, new, decoder, source)
+            self._steps[rows, new] = Step(self, rows, new, networks, source)
         step = self._steps[rows, new]
         step.turn_to(source)
         return step
 
 
 class Step:
-    """Arrays that one step reads and writes: fill them, run it, and read `hidden` uint8 [B, N,
-    D].
-    """
+    """The arrays of one step: fill them, run it, and read `hidden` uint8 [B, N, D]."""
 
     def __init__(
-        self, buffers: Buffers, rows: int, new: int, decoder: Network, source: EncodedSource
+        self, buffers: Buffers, rows: int, new: int, networks: Networks, source: EncodedSource
     ) -> None:
         room, sizes = buffers.room, buffers.sizes
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
-        self.bias = np.zeros((1, 1, max(new, 2), room), np.float32)  # `graphs.Attention` says why
+        self.bias = np.zeros((1, 1, new, room), np.float32)
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
         self._picked: dict[bool, Picked] = {}
         read = {
@@ -190,7 +205,7 @@ class Step:
         self._source, self._alike = source, True
         caches = {name: shared(array[:rows]) for name, array in buffers.arrays.items()}
         written = {f"new_{name}": value for name, value in caches.items()}
-        self._run = decoder.bound(
+        self._run = networks.decoder(new).bound(
             {**read, "bias": self._bias, **source.values, **caches},
             {**written, "hidden": shared(self.hidden)},
         )
@@ -202,16 +217,15 @@ class Step:
             self._source = source
 
     def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int = 0) -> None:
-        """Write the slots behind the `length` that are there; they see what is `visible`, None for
-        all.
+        """Write the new slots after `length` existing ones; they see `visible` slots (None: all).
 
-        Of these the first `clean` slots see none of the new ones behind them.
+        The first `clean` new slots do not see the later new ones.
         """
         self.start.fill(length)
         self._run_seeing(length, visible, clean)
 
     def read(self, slots: Slots, placement: Placement) -> None:
-        """Write slots where `placement` puts them, and leave their hidden states in their order."""
+        """Write slots where `placement` puts them; hidden states keep the order of the slots."""
         order = placement.order
         for array, field in zip((self.token, self.position, self.reach), slots, strict=False):
             array[:] = (field if order is None else field.gather(1, order)).numpy()
@@ -223,9 +237,9 @@ class Step:
             )
 
     def _run_seeing(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int) -> None:
-        new, (wide, room) = self.token.shape[1], self.bias.shape[2:]
+        new, room = self.bias.shape[2:]
         if visible is not None:
-            bias = np.full((len(self.start), 1, wide, room), np.float32(MASKED))
+            bias = np.full((len(self.start), 1, new, room), np.float32(MASKED))
             bias[:, 0, :, : visible.shape[2]] = np.where(
                 visible.numpy(), np.float32(0), np.float32(MASKED)
             )
@@ -242,18 +256,14 @@ class Step:
         self._run()
 
     def pick(self, network: Network, chained: bool) -> Picked:
-        """The tokens of all slots of the step, and their log-probabilities, by a graph that gives
-        them.
-        """
+        """Return the tokens of all slots and their log-probabilities, computed by `network`."""
         if chained not in self._picked:
             self._picked[chained] = Picked(self.hidden, network, chained)
         return self._picked[chained]
 
 
 class Picked:
-    """The most probable tokens of the slots of a step, in arrays [B, N] that the next run writes
-    anew.
-    """
+    """The most probable tokens of a step's slots, in arrays [B, N] that every run overwrites."""
 
     def __init__(self, hidden: Array, network: Network, chained: bool) -> None:
         self.tokens = np.zeros(hidden.shape[:2], np.int64)
@@ -272,20 +282,20 @@ class Picked:
         return network.bound({"hidden": shared(rows)}, outputs)
 
     def __call__(self) -> tuple[Array, Array]:
-        """Pick them; returned are copies."""
+        """Pick the tokens; return copies of tokens and log-probabilities."""
         for run in self._runs:
             run()
         return self.tokens.copy(), self.log_probabilities.copy()
 
 
 class Pool:
-    """Buffers that no batch uses at the moment."""
+    """Buffers that no batch uses at present."""
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes, self._spare, self._lock = sizes, list[Buffers](), threading.Lock()
 
     def take(self, rows: int, slots: int) -> Buffers:
-        """Buffers for `rows` sentences, with room for `slots` slots at least."""
+        """Return buffers for `rows` sentences, with room for at least `slots` slots."""
         room = ROOM * max(1, -(-slots // ROOM))
         with self._lock:
             for place, each in enumerate(self._spare):
@@ -294,15 +304,16 @@ class Pool:
         return Buffers(self.sizes, rows, room)
 
     def give(self, buffers: Buffers) -> None:
-        """Have buffers back; the oldest are let go where there are many."""
+        """Take buffers back; the oldest are dropped beyond `SPARE`."""
         with self._lock:
             self._spare.append(buffers)
             del self._spare[:-SPARE]
 
 
 class Placement(NamedTuple):
-    """Where new slots go: in each row behind the `start` [B] slots that it has, in the given
-    `order` [B, N] (None: as they are); what they see then (None: everything).
+    """The place of new slots: after the `start` [B] slots of each row, in the `order` [B, N].
+
+    `order` None: as they are. `visible` says which slots they then see, None for all.
     """
 
     start: Int[Tensor, "B"]
@@ -311,10 +322,10 @@ class Placement(NamedTuple):
 
 
 class PackedGroups:
-    """The groups of the slots in a cache whose rows have no holes: padding stands behind a row.
+    """The groups of cached slots whose rows have no holes: padding is at the end of a row.
 
-    So the slots of a sentence lie where they would lie alone, and sums over them are the same to
-    the last bit. `model.cache.CachedGroups` leaves the holes where they are.
+    So the slots of a sentence have the indices they would have alone, and sums over them are the
+    same to the last bit. `model.cache.CachedGroups` leaves the holes.
     """
 
     def __init__(self) -> None:
@@ -324,11 +335,11 @@ class PackedGroups:
 
     @property
     def length(self) -> int:
-        """Slots of the longest row (M)."""
+        """The number of slots of the longest row (M)."""
         return 0 if self._table is None else self._table.shape[1]
 
     def extend(self, group: Int[Tensor, "B N"]) -> Placement:
-        """Announce N new slots a row, padding among them, and return where they go."""
+        """Announce N new slots in each row, some of them padding; return where they go."""
         if self._table is None:
             self._table, self._counts = group[:, :0], group.new_zeros(len(group))
         real = group != PADDING_GROUP
@@ -379,7 +390,7 @@ class Int8Memory:
     """Keys and values of the slots so far, and of the source."""
 
     def __init__(self, pool: Pool, rows: int | None, source: EncodedSource) -> None:
-        """`rows` is None until the first step says how many sentences there are."""
+        """Create the memory; `rows` is None if the first step decides the number of sentences."""
         self.source = source
         self._groups = PackedGroups()
         self._pool = pool
@@ -393,29 +404,27 @@ class Int8Memory:
 
     @property
     def length(self) -> int:
-        """Slots of the longest row (M)."""
+        """The number of slots of the longest row (M)."""
         return self._even or self._groups.length
 
     def grow_even(self, new: int) -> int:
-        """Announce slots of rows that stay alike (or, negative, forget some); return how many were
-        there.
-        """
+        """Add slots to rows that stay alike (negative: forget some); return the number before."""
         self._even += new
         return self._even - new
 
     def room(self, rows: int, length: int, new: int) -> Buffers:
-        """The buffers, with room for `new` slots behind the `length` that are there."""
+        """Return the buffers, with room for `new` slots after `length` existing ones."""
         if self._buffers is None:
             self._buffers, self._rows = self._pool.take(rows, new), rows
         if length + new > self._buffers.room:
             self._move(self._buffers, slice(None, rows), rows, length, length + new)
         return self._buffers
 
-    def read(self, slots: Slots, decoder: Network) -> Step:
-        """Let new slots join the memory, and return the step that has their hidden states."""
+    def read(self, slots: Slots, networks: Networks) -> Step:
+        """Add new slots to the memory, and return the step with their hidden states."""
         rows, new = slots.token.shape
         buffers = self.room(rows, self.length, new)
-        step = buffers.step(rows, new, decoder, self.source)
+        step = buffers.step(rows, new, networks, self.source)
         step.read(slots, self._groups.extend(slots.group))
         return step
 

@@ -1,13 +1,12 @@
-"""An ONNX graph under construction, and the bricks of a Transformer as its nodes, quantised to
-int8.
+"""An ONNX graph under construction, and the components of a Transformer as its nodes, in int8.
 
-Every place where an activation is rounded has a step of its own (`ranges.py`), which no input
-changes. So what a row becomes does not depend on the rows beside it, which a scale taken from the
-whole tensor would make it do, and rounding is one pass, where a scale for each row takes five.
-Weights have one scale for each output.
+Every activation that is rounded has a step of its own (`ranges.py`), which does not depend on the
+input. So a row does not depend on the other rows, as it would if the scale came from the whole
+tensor, and rounding is one pass, where a scale for each row takes five. Weights have one scale for
+each output.
 
-A node of ONNX Runtime costs a few tenths of a microsecond, a call of a PyTorch operator several:
-the graph is why a step of one row is fast (`benchmarks/products.py`, docs/log.md).
+A node of ONNX Runtime costs a few tenths of a microsecond, a call of a PyTorch operator several: so
+a step of one row is fast (`benchmarks/products.py`, docs/log/engines-and-speed.md).
 
 Shapes: B sentences, N rows of a sentence, D hidden size, I inputs and O outputs of a linear layer.
 """
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from multistride.engines.int8.ranges import Rounding
 
 NORM_EPSILON = 1e-5
-"""PyTorch's default for `nn.LayerNorm`, which all of ours have."""
+"""PyTorch's default for `nn.LayerNorm`, which all of our layers use."""
 
 END = int(np.iinfo(np.int64).max)
 """The end of a dimension, for `Graph.part`."""
@@ -35,18 +34,14 @@ Shape = Sequence[str | int | None]
 
 
 class Quantised(NamedTuple):
-    """A weight matrix in 8 bits, as a product reads it: [I, O] integers and the scale of each
-    output.
-    """
+    """A weight matrix in 8 bits: integers [I, O] and the scale of each output."""
 
     integers: Int8[np.ndarray, "I O"]
     scale: Float[np.ndarray, "O"]
 
 
 class Rows(NamedTuple):
-    """An activation in 8 bits: the names of its integers, of their step, and of the integer that
-    stands for zero.
-    """
+    """An activation in 8 bits: the names of its integers, their step and their zero point."""
 
     integers: str
     step: str
@@ -58,7 +53,7 @@ def quantised(
 ) -> Quantised:
     """Round a weight matrix to -127 ... 127, with one scale for each of its outputs.
 
-    `shrink` is what the inputs it will read were divided by.
+    `shrink` is the divisor of the inputs it will read.
     """
     matrix = floats(weight) if shrink is None else floats(weight) * shrink
     scale = np.maximum(np.abs(matrix).max(axis=1), 1e-12) / 127
@@ -67,14 +62,13 @@ def quantised(
 
 
 class Graph:
-    """Nodes, constants, inputs and outputs, by name. Every method that computes returns the name of
-    its result.
+    """Nodes, constants, inputs and outputs, by name.
+
+    Every method that computes returns the name of its result.
     """
 
     def __init__(self, name: str) -> None:
-        """The name stands in those of all results, so that a graph inside another shadows
-        nothing.
-        """
+        """Begin a graph; all results contain its `name`, so a nested graph shadows nothing."""
         self._name = name
         self._nodes: list[Any] = []
         self._constants: dict[str, NDArray[Any]] = {}
@@ -83,15 +77,14 @@ class Graph:
         self._given_out: dict[str, str] = {}
 
     def input(self, name: str, kind: type, shape: Shape) -> str:
-        """An input of numpy type `kind`; a name in its shape stands for a size known only at run
-        time.
-        """
+        """Declare an input of numpy type `kind`; names in its shape are sizes known at run time."""
         self._inputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
         return name
 
     def output(self, name: str, computed: str, kind: type, shape: Shape) -> None:
-        """Give out what has been `computed` under a name of its own, for the second time by a
-        copy.
+        """Declare a result as an output with a name of its own.
+
+        A second output of the same result is a copy.
         """
         if computed in self._given_out:
             self._nodes.append(helper.make_node("Identity", [computed], [name]))
@@ -100,36 +93,34 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
 
     def constant(self, value: NDArray[Any]) -> str:
-        """A constant; a single number is stored once."""
+        """Add a constant; a scalar is stored once."""
         kind = f"{value.dtype}_{value}" if value.ndim == 0 else f"constant{len(self._constants)}"
         name = f"{self._name}.{kind}"
         self._constants[name] = np.ascontiguousarray(value)
         return name
 
     def largest(self, values: str, *, keep: bool = True) -> str:
-        """The largest of each row; `keep`: as a row of one, otherwise as a number."""
+        """Return the maximum of each row: as a row of length one (`keep`) or as a scalar."""
         return self.add("ReduceMax", values, self.constant(np.array([-1])), keepdims=int(keep))
 
     def shaped(self, values: str, *shape: int) -> str:
-        """The same values in another shape, in which 0 stands for a size that stays, and -1 for
-        what is left.
-        """
+        """Reshape values; 0 keeps a size, and -1 stands for the rest."""
         return self.add("Reshape", values, self.constant(np.array(shape)))
 
     def part(self, values: str, first: int, end: int, axis: int) -> str:
-        """The values from `first` to `end` along an axis."""
+        """Return the values from `first` to `end` along an axis."""
         return self.add(
             "Slice", values, *(self.constant(np.array([number])) for number in (first, end, axis))
         )
 
     def add(self, operator: str, *inputs: str, domain: str = "", **choices: Any) -> str:
-        """A node with one result."""
+        """Add a node with one result."""
         return self.many(operator, *inputs, outputs=1, domain=domain, **choices)[0]
 
     def many(
         self, operator: str, *inputs: str, outputs: int, domain: str = "", **choices: Any
     ) -> list[str]:
-        """A node with several results."""
+        """Add a node with several results."""
         names = [f"{self._name}{len(self._nodes)}.{place}" for place in range(outputs)]
         self._nodes.append(
             helper.make_node(operator, list(inputs), names, domain=domain, **choices)
@@ -139,12 +130,11 @@ class Graph:
     def scan(
         self, body: Graph, carried: str, *sequences: str, outputs: int, axis: int = 0
     ) -> list[str]:
-        """Run `body` along an axis of the `sequences`; returns what it gave at each place, stacked
-        likewise.
+        """Run `body` along an axis of the `sequences`; return its stacked outputs.
 
-        Its inputs are what the place before gave out first, `carried` at the beginning, and one
-        place of each sequence; its outputs the carried value and those that are stacked. It may
-        read values of this graph.
+        The inputs of `body` are its own first output at the previous index, `carried` at the
+        beginning, and one entry of each sequence; its outputs are the carried value and those to be
+        stacked. It may read values of this graph.
         """
         choices: dict[str, Any] = {"num_scan_inputs": len(sequences), "body": body._finished()}
         choices |= {
@@ -163,7 +153,7 @@ class Graph:
         return helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, constants)
 
     def model(self) -> ModelProto:
-        """The finished graph."""
+        """Return the finished graph."""
         graph = self._finished()
         opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(
@@ -171,19 +161,19 @@ class Graph:
         )
 
     def rounded(self, rows: str, rounding: Rounding) -> Rows:
-        """Rows in 8 bits; they have been divided by `rounding.shrink` already."""
+        """Round rows to 8 bits; they are already divided by `rounding.shrink`."""
         known = self.known(rounding)
         return known._replace(integers=self.add("QuantizeLinear", rows, known.step, known.zero))
 
     def known(self, rounding: Rounding, integers: str = "") -> Rows:
-        """Rows that are in 8 bits already, under the name `integers`."""
+        """Return rows that are already in 8 bits, under the name `integers`."""
         step = self.constant(np.array(rounding.step, np.float32))
         return Rows(integers, step, self.constant(np.array(-rounding.lowest, np.uint8)))
 
     def product(
         self, rows: Rows, weight: Quantised, bias: Float[np.ndarray, "O"] | None = None
     ) -> str:
-        """Rows times weights, in float32."""
+        """Multiply rows with weights, in float32."""
         parts = [
             rows.integers,
             self.constant(weight.integers),
@@ -196,18 +186,18 @@ class Graph:
         return self.add("MatMulIntegerToFloat", *parts, domain="com.microsoft")
 
     def linear(self, rows: Rows, layer: nn.Linear, rounding: Rounding) -> str:
-        """A linear layer over rows that were rounded by `rounding`."""
+        """Apply a linear layer to rows that were rounded by `rounding`."""
         return self.product(rows, quantised(layer.weight, rounding.shrink), floats(layer.bias))
 
     def norm(self, rows: str, layer: nn.Module, shrink: Float[np.ndarray, "D"]) -> str:
-        """Layer normalisation, its output divided by `shrink`; nothing where the model has none."""
+        """Apply layer normalisation, divided by `shrink`; nothing where the model has none."""
         if not isinstance(layer, nn.LayerNorm):
             return rows
         parts = [self.constant(floats(each) / shrink) for each in (layer.weight, layer.bias)]
         return self.add("LayerNormalization", rows, *parts, axis=-1, epsilon=NORM_EPSILON)
 
     def embedding(self, places: str, table: Float[Tensor, "V D"], factor: float = 1.0) -> str:
-        """Rows of a table, kept in 8 bits with a scale for each, times `factor`."""
+        """Return rows of a table, stored in 8 bits with a scale for each row, times `factor`."""
         weight = quantised(table)
         rows = self.add("Gather", self.constant(weight.integers.T), places)
         scale = self.add(
@@ -216,13 +206,13 @@ class Graph:
         return self.add("Mul", self.add("Cast", rows, to=TensorProto.FLOAT), scale)
 
     def table(self, places: str, table: Float[Tensor, "V D"]) -> str:
-        """Rows of a table in float32; places past its end share the last row."""
+        """Return rows of a float32 table; indices past its end return the last row."""
         clipped = self.add("Min", places, self.constant(np.array(len(table) - 1, np.int64)))
         return self.add("Gather", self.constant(floats(table)), clipped)
 
 
 def floats(tensor: Tensor) -> NDArray[np.float32]:
-    """The numbers of a tensor as an array in float32."""
+    """Return a tensor as a float32 array."""
     array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
     return array
 

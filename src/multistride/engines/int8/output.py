@@ -1,7 +1,6 @@
-"""From hidden states to logits, or to the most probable tokens without them, as ONNX graphs with
-int8 weights.
+"""ONNX graphs with int8 weights that map hidden states to logits or to the most probable tokens.
 
-The hidden states are in 8 bits already, as the decoder's graph gives them; inputs and outputs are
+Hidden states are already in 8 bits, as the decoder graph returns them; inputs and outputs are
 listed where a graph is built.
 
 Shapes: R rows, D hidden size, V vocabulary, W the same up to whole blocks.
@@ -21,17 +20,17 @@ from multistride.engines.int8.ranges import Rounding
 from multistride.model.transformer import Transformer
 
 BLOCK = 64
-"""Columns of the logits that are searched together for their largest."""
+"""Number of logits that are searched together for their maximum."""
 
 CHUNK = 256 * BLOCK
-"""Columns of the vocabulary that are projected together."""
+"""Number of vocabulary entries that are projected together."""
 
 LOWEST = float(np.finfo(np.float32).min)
-"""The logit of what is never picked."""
+"""The logit of tokens that are never picked."""
 
 
 def logits_graph(model: Transformer, final: Rounding) -> ModelProto:
-    """`hidden` uint8 [R, D] to `logits` float32 [R, V]."""
+    """Map `hidden` uint8 [R, D] to `logits` float32 [R, V]."""
     config = model.config
     graph = Graph("logits")
     rows = graph.known(final, graph.input("hidden", np.uint8, ["R", config.hidden_size]))
@@ -41,12 +40,12 @@ def logits_graph(model: Transformer, final: Rounding) -> ModelProto:
 
 
 def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
-    """`hidden` uint8 [R, D] to the most probable `tokens` int64 [R], and their `log_probabilities`
-    float32 [R].
+    """Map `hidden` uint8 [R, D] to the most probable `tokens` and their `log_probabilities`.
 
-    The vocabulary is projected in chunks, of each of which only the largest logit, its index and
-    its log-probability within the chunk are kept. What is never picked is left out of the product;
-    of equal logits the lowest id is taken.
+    Tokens are int64 [R], log-probabilities float32 [R]. The vocabulary is projected in chunks; of
+    each chunk only the largest logit, its index and its log-probability within the chunk are kept.
+    Tokens that are never picked are excluded from the product; among equal logits the lowest id
+    wins.
     """
     graph = Graph("greedy")
     rows = graph.known(final, graph.input("hidden", np.uint8, ["R", model.config.hidden_size]))
@@ -63,10 +62,10 @@ def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
 
 
 def chosen(graph: Graph, logits: str) -> tuple[str, str]:
-    """The token with the largest of the logits [R, W], and its log-probability, both [R, 1].
+    """Return the token with the largest of the logits [R, W] and its log-probability, both [R, 1].
 
-    `LogSoftmax` reads one row after the other. `Log` of the shares would read several at once and
-    those that are left one by one, by another formula: the last bit would depend on the batch.
+    `LogSoftmax` reads one row after the other. `Log` of the probabilities would read several at
+    once and the rest one by one, by another formula: the last bit would depend on the batch.
     """
     _, token = most_probable(graph, logits)
     certain = graph.add("LogSoftmax", logits, axis=-1)
@@ -74,25 +73,24 @@ def chosen(graph: Graph, logits: str) -> tuple[str, str]:
 
 
 class PickableOutput(NamedTuple):
-    """The output matrix as the graphs that pick tokens read it: column w gives the logit of token
-    w.
+    """The output matrix as the graphs that pick tokens read it: column w gives the logit of w.
 
-    Behind the vocabulary stand columns up to whole blocks, W together. `bias` is zero, but the
-    lowest number there is for what is never picked and for what is no entry.
+    Zero columns fill up the vocabulary to whole blocks (W). `bias` is zero, except for tokens that
+    are never picked and for the columns that fill up: there it is the lowest number there is.
     """
 
     weight: Quantised
     bias: Float[np.ndarray, "W"]
 
     def part(self, first: int, end: int) -> PickableOutput:
-        """The columns from `first` to `end`."""
+        """Return the columns from `first` to `end`."""
         integers, scale = self.weight
         part = Quantised(np.ascontiguousarray(integers[:, first:end]), scale[first:end])
         return PickableOutput(part, self.bias[first:end])
 
 
 def pickable_output(model: Transformer, final: Rounding) -> PickableOutput:
-    """What the rows of `hidden` are multiplied by where tokens are picked: [D, W] in 8 bits."""
+    """Return the output matrix for picking tokens: [D, W] in 8 bits."""
     weight = quantised(_output(model), final.shrink)
     bias = np.zeros(width(model), np.float32)
     bias[len(weight.scale) :] = LOWEST
@@ -101,22 +99,22 @@ def pickable_output(model: Transformer, final: Rounding) -> PickableOutput:
 
 
 def width(model: Transformer) -> int:
-    """Entries of the vocabulary, up to whole blocks (W)."""
+    """Return the number of vocabulary entries up to whole blocks (W)."""
     return -(-model.config.vocabulary_size // BLOCK) * BLOCK
 
 
 def padded(weight: Quantised) -> Quantised:
-    """The weights with outputs of zero behind them, up to whole blocks."""
+    """Return the weights with zero outputs appended, up to whole blocks."""
     missing = -len(weight.scale) % BLOCK
     integers = np.pad(weight.integers, ((0, 0), (0, missing)))
     return Quantised(integers, np.pad(weight.scale, (0, missing), constant_values=1))
 
 
 def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
-    """The largest of each row [R, 1], and the first place where it stands [R, 1].
+    """Return the maximum of each row [R, 1] and its first index [R, 1].
 
-    The place is looked for in two steps, in the first block that holds the largest: the operator
-    that finds places is many times slower than the one that finds values.
+    The index is found in two steps, in the first block that holds the maximum: the operator that
+    finds indices is many times slower than the one that finds values.
     """
     blocks = graph.shaped(logits, 0, -1, BLOCK)
     best = graph.largest(blocks, keep=False)
@@ -130,7 +128,7 @@ def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
 
 
 def _chosen_of_chunks(graph: Graph, chunks: list[str]) -> tuple[str, str]:
-    """The same from the logits of several chunks of the vocabulary."""
+    """Return the tokens and log-probabilities of `chosen` from the logits of several chunks."""
     largest, tokens, certain = [], [], []
     for number, logits in enumerate(chunks):
         best, index = most_probable(graph, logits)

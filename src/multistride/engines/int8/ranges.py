@@ -1,25 +1,25 @@
-"""How large activations become, which decides the steps that the int8 engine rounds them to.
+"""Ranges of activations, which decide the steps that the int8 engine rounds them to.
 
-A range belongs to a place in the model, not to a batch or a row: so a sentence does not depend on
-the others in its batch, and a product needs no pass over its rows to find their largest entries.
-The ranges are those of random tokens, since a model directory holds no text. What comes out of
-layer normalisation has a fixed size whatever is read, so there little room is left above them;
-elsewhere more (`ROOM`). What is beyond is rounded to the end of the range.
+A range belongs to a layer of the model, not to a batch or a row. So a sentence does not depend on
+the others in its batch, and a product needs no pass over its rows to find their maximum. Ranges are
+measured on random tokens, since a model directory holds no text. The output of layer normalisation
+has a fixed size whatever is read, so little room is left above its range; elsewhere more (`ROOM`).
+Larger values are clipped.
 
-Where nothing but a linear layer reads the activation, its channels are first made more alike, at no
-cost, by weights: each is divided by the root of its own range, and the weights that read it are
-multiplied by that (Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, equation 4, with the share
-0.5 and activations only).
+Where only linear layers read an activation, its channels are first equalised, at no cost: each is
+divided by the square root of its own range, and the weights that read it are multiplied by that
+(Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, equation 4, with the share 0.5 and activations
+only).
 
 Shapes: B sentences, S source tokens, T target tokens, N slots, D channels of an activation.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,27 +28,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
+from multistride.model.attention import CrossAttention
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 SENTENCES, LONGEST = 12, 15
-"""How many random sentences are read in each layout, and the most tokens of each."""
+"""Number of random sentences read in each layout, and the maximum length of each."""
 
 ROOM_NORMED, ROOM = 1.1, 1.5
-"""The end of a range, as a multiple of what random tokens reach: after layer normalisation, and
-elsewhere."""
+"""Ends of ranges as multiples of the maximum on random tokens: normalised, and elsewhere."""
+
+LONGER = 2
+"""Maximum length of queries and keys, as a multiple of that on random tokens."""
 
 FINAL = "output"
-"""The name of the place before the output matrix; all others have the name of the linear layer that
-reads them."""
+"""The name of the activation before the output matrix; others are named by the reading layer."""
 
 
 class Rounding(NamedTuple):
-    """How an activation becomes 8-bit integers: divided by `shrink`, channel by channel, and then
-    by `step`.
+    """The rounding of an activation to 8 bits: division by `shrink` per channel, then by `step`.
 
-    Integers are `lowest` ... `lowest` + 255; they are stored without sign, so that `-lowest` stands
-    for zero.
+    Integers are `lowest` ... `lowest` + 255; they are stored unsigned, so `-lowest` stands for
+    zero.
     """
 
     step: float
@@ -56,16 +57,35 @@ class Rounding(NamedTuple):
     lowest: int = -128
 
 
+class Grid(NamedTuple):
+    """The powers of two whose multiples the queries and keys of a layer are rounded to.
+
+    The sum of a head's products is at most the product of the lengths of query and key (Cauchy and
+    Schwarz). Where that is at most 2^24 times `query` times `key`, float32 holds every part of the
+    sum exactly, in whatever order it is taken.
+    """
+
+    query: float
+    key: float
+
+
+def _grid(longest: float) -> float:
+    """Return the power of two for vectors of up to `longest` on random tokens, per head."""
+    return float(2.0 ** np.ceil(np.log2(max(LONGER * longest, 1e-12) / 2**12)))
+
+
 class Roundings:
-    """The `Rounding` of every place of a model, by name."""
+    """The `Rounding` of every activation of a model, by name."""
 
     def __init__(self, model: Transformer) -> None:
-        """Reads random sentences with `model`, which must be in evaluation mode."""
-        self._config, self._largest = model.config, observed(model)
+        """Measure ranges on random sentences; `model` must be in evaluation mode."""
+        self._config = model.config
+        self._largest, self._lengths = observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
-        """What layer normalisation gives, for all linear layers that read it; `alike` if nothing
-        else reads it.
+        """Return the rounding of the output of a normalisation, for all linear layers that read it.
+
+        `alike` equalises its channels, which is possible where only linear layers read it.
         """
         largest = np.maximum.reduce([self._largest[place] for place in places])
         shrink = (
@@ -73,8 +93,16 @@ class Roundings:
         )
         return _rounding(ROOM_NORMED * (largest / shrink).max(), shrink)
 
+    def grid(self, place: str) -> Grid:
+        """Return the grid of cross-attention; queries are divided by the root of the width."""
+        query, key = (self._lengths[f"{place}.{name}"].max() for name in ("query", "key_value"))
+        return Grid(_grid(float(query) / np.sqrt(self._config.head_width)), _grid(float(key)))
+
     def other(self, place: str, *, positive: bool = False) -> Rounding:
-        """Any other activation. One that is never negative has the whole range for itself."""
+        """Return the rounding of any other activation.
+
+        One that is never negative (`positive`) uses the whole range.
+        """
         largest = self._largest[place]
         return _rounding(ROOM * largest.max(), np.ones_like(largest), positive)
 
@@ -84,29 +112,64 @@ def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -
     return Rounding(max(float(end), 1e-12) / top, shrink, lowest)
 
 
-@torch.inference_mode()
-def observed(model: Transformer) -> dict[str, NDArray[np.float32]]:
-    """The largest absolute entry of every channel of what each linear layer reads, by the name of
-    the layer.
+class Observed(NamedTuple):
+    """Maxima by the name of a linear layer: `largest` input of every channel, and `lengths`.
+
+    `largest` is absolute; `lengths` are those of the longest query and key of every head of
+    cross-attention.
     """
-    largest: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
 
-    def watch(name: str, rows: Tensor) -> None:
-        largest[name] = torch.maximum(largest[name], rows.abs().flatten(0, -2).amax(0))
+    largest: dict[str, NDArray[np.float32]]
+    lengths: dict[str, NDArray[np.float32]]
 
-    with _watched(model, watch):
-        for source, lengths, slots in _random_passes(model.config):
-            watch(FINAL, model(source, lengths, slots))
-    return {name: each.float().cpu().numpy() for name, each in largest.items()}
+
+@torch.inference_mode()
+def observed(model: Transformer) -> Observed:
+    """Return the maxima over random sentences read with a model."""
+    largest: dict[str, Tensor] = {}
+    lengths: dict[str, Tensor] = {}
+
+    def keep(kept: dict[str, Tensor], name: str, rows: Tensor) -> None:
+        most = rows.abs().flatten(0, -2).amax(0)
+        kept[name] = torch.maximum(kept[name], most) if name in kept else most
+
+    with _watched(model, partial(keep, largest), partial(keep, lengths)):
+        for source, real, slots in _random_passes(model.config):
+            keep(largest, FINAL, model(source, real, slots))
+    return Observed(
+        *(
+            {name: each.float().cpu().numpy() for name, each in kept.items()}
+            for kept in (largest, lengths)
+        )
+    )
 
 
 @contextmanager
-def _watched(model: Transformer, watch: Any) -> Iterator[None]:
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs[0]))
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-    ]
+def _watched(
+    model: Transformer, read: Callable[[str, Tensor], None], measure: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `read` with the input of each linear layer, and `measure` with lengths.
+
+    The lengths are those of queries and keys of cross-attention, per head.
+    """
+
+    def made(name: str, rows: Tensor) -> None:
+        measure(name, rows.unflatten(-1, (model.config.heads, -1)).norm(dim=-1))
+
+    handles = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            handles.append(
+                layer.register_forward_pre_hook(lambda _, rows, name=name: read(name, rows[0]))
+            )
+        if isinstance(layer, CrossAttention):
+            query, pair = f"{name}.query", f"{name}.key_value"
+            handles += [
+                layer.query.register_forward_hook(lambda _, __, rows, name=query: made(name, rows)),
+                layer.key_value.register_forward_hook(
+                    lambda _, __, rows, name=pair: made(name, rows.chunk(2, dim=-1)[0])
+                ),
+            ]
     try:
         yield
     finally:
@@ -117,9 +180,7 @@ def _watched(model: Transformer, watch: Any) -> Iterator[None]:
 def _random_passes(
     config: TransformerConfig,
 ) -> Iterator[tuple[Tensor | None, Tensor | None, Slots]]:
-    """Random sentences in the layouts that decoding uses: K=1, the largest group, and masks behind
-    known tokens.
-    """
+    """Yield random sentences in the layouts of decoding: K=1, the largest K, and lookahead."""
     generator = torch.Generator().manual_seed(0)
     longest = min(LONGEST, config.max_positions - 1)
 

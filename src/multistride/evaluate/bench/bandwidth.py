@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, and how much of that a decoder uses.
+"""Memory bandwidth of this machine, and the share of it that a decoder uses.
 
 At small batches a decoding step is little more than reading the decoder's weights once. So the
 weights that were streamed, over the time it took, over what the machine can read, says how much is
@@ -19,9 +19,7 @@ _BUFFER = 2**28
 
 
 def read_bandwidth(threads: int, rounds: int = 5) -> float:
-    """Bytes a second that `threads` threads of PyTorch read from memory: the best of several sums
-    of 256 MB.
-    """
+    """Return bytes per second that PyTorch reads from memory: the best of several sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -37,9 +35,7 @@ def read_bandwidth(threads: int, rounds: int = 5) -> float:
 
 
 def weights_per_step(config: TransformerConfig) -> int:
-    """Matrix entries that one pass of the decoder reads, the output projection included; biases are
-    left out.
-    """
+    """Return the number of weights of one decoder pass, with the output projection, no biases."""
     width = config.hidden_size
     attention = 4 * width**2
     cross = 2 * width**2 if config.encoder_layers else 0
@@ -50,9 +46,7 @@ def weights_per_step(config: TransformerConfig) -> int:
 
 
 def weights_per_batch(config: TransformerConfig) -> int:
-    """Matrix entries that are read once a batch: the encoder, and the keys and values of the
-    source.
-    """
+    """Return the number of weights read once a batch: encoder, keys and values of the source."""
     width = config.hidden_size
     if not config.encoder_layers:
         return 0
@@ -61,7 +55,5 @@ def weights_per_batch(config: TransformerConfig) -> int:
 
 
 def bytes_per_weight(precision: str) -> int | None:
-    """Bytes of one weight; None for a precision of unknown size. Scales of quantised weights are
-    left out.
-    """
+    """Return the bytes of one weight, without scales; None for an unknown precision."""
     return next((size for name, size in _BYTES.items() if precision.startswith(name)), None)

@@ -1,10 +1,9 @@
-"""Who takes part in a benchmark: our engines in every way asked for, and what they are compared
-with.
-"""
+"""The contenders of a benchmark: our engines in every way, and what they are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +14,10 @@ from multistride.errors import DataError, MissingExtraError, UsageError
 from multistride.evaluate.bench.processes import Worker
 from multistride.evaluate.bench.rounds import Entry
 from multistride.evaluate.bench.workers.messages import Setup
-from multistride.report.benchmark import OWN
+from multistride.report.result import OWN
 from multistride.translator import Translator
+
+logger = logging.getLogger(__name__)
 
 OTHER_MODEL = "against-model"
 """The baseline that is K=1 of another model on the same engine."""
@@ -36,7 +37,7 @@ _SEVERAL = {
 
 
 def baselines(names: Sequence[str]) -> tuple[str, ...]:
-    """The baselines of `--against`, each once; the name of a package stands for all that it offers.
+    """Return the baselines of `--against`; the name of a package stands for all that it offers.
 
     Raises `UsageError` for an unknown one and `MissingExtraError` for one that is not installed.
     """
@@ -58,7 +59,7 @@ def baselines(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def installed(package: str) -> bool:
-    """Whether a package can be imported, without importing it."""
+    """Return whether a package can be imported, without importing it."""
     return find_spec(package) is not None
 
 
@@ -81,12 +82,13 @@ class Contenders:
 
     @property
     def lengths(self) -> list[int]:
-        """Source tokens of each sentence."""
+        """Return the number of source tokens of each sentence."""
         return [len(source) for source in self._setup.sources]
 
     def own(self, engine: str, ways: Sequence[DecodeOptions], compared: bool) -> list[Entry]:
-        """One of our engines in every way; where `compared`, its greedy K=1 is a baseline, among
-        `ways` or beside.
+        """Open one of our engines in every way.
+
+        Where `compared`, its greedy K=1 is a baseline, be it among `ways` or not.
         """
         worker = self._opened("own", self._setup.model_copy(update={"engine": engine}))
         entries = [self._entry(worker, way, own=True) for way in ways]
@@ -99,8 +101,9 @@ class Contenders:
         return entries
 
     def other_model(self, path: Path, engine: str) -> Entry:
-        """Another model at K=1, on the same engine. Raises `DataError` if it cannot read the
-        sentences.
+        """Open another model at K=1 on the same engine.
+
+        Raises `DataError` if it cannot read the sentences.
         """
         other = Translator.load(path, "cpu")
         sources = _tokens(other, self._texts, path)
@@ -110,10 +113,8 @@ class Contenders:
             worker, DecodeOptions(), other.config, other.vocabulary, ours=True, baseline=OTHER_MODEL
         )
 
-    def libraries(
-        self, names: Sequence[str], place: Path, report: Callable[[str], None]
-    ) -> list[Entry]:
-        """Other programs with our weights; what CTranslate2 reads is written to `place` once."""
+    def libraries(self, names: Sequence[str], place: Path) -> list[Entry]:
+        """Open other programs with our weights; what CTranslate2 reads is written to `place`."""
         entries = []
         converted = place / "ctranslate2"
         for name in names:
@@ -124,7 +125,7 @@ class Contenders:
                     converted.mkdir()
                     save_ctranslate2(self._translator.engine.model, converted)
                 setup = setup.model_copy(update={"converted": converted, "compute_type": precision})
-            report(f"opening {name}")
+            logger.info(f"opening {name}")
             worker = self._opened(package, setup)
             entries.append(self._entry(worker, DecodeOptions(), ours=False, baseline=name))
         return entries
@@ -155,7 +156,7 @@ class Contenders:
 def _tokens(
     translator: Translator, texts: Sequence[str], model: Path
 ) -> tuple[tuple[int, ...], ...]:
-    sources = translator.vocabulary.encode(list(texts))
+    sources = translator.vocabulary.encode_source(list(texts))
     for source in sources:
         if problem := translator.problem(source):
             raise DataError(f"a sentence cannot be decoded by {model}: {problem}")

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multistride.errors import GateError, UsageError
-from multistride.report.benchmark import BenchmarkResult, BenchmarkRow
+from multistride.report.result import Result, Row
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """The least ratio to a baseline of all rows with this K, batch size and mode (None: of any)."""
+    """The least ratio to a baseline that all rows of a K, batch size and mode must reach."""
 
     text: str
     baseline: str
@@ -22,7 +22,7 @@ class Requirement:
 
     @classmethod
     def parsed(cls, text: str) -> Requirement:
-        """A requirement as it is written. Raises `UsageError` if it is none."""
+        """Return the requirement that a text says. Raises `UsageError` if it says none."""
         *conditions, last = text.replace(" ", "").split(",")
         baseline, sign, ratio = last.partition(">=")
         pairs = dict(condition.partition("=")[::2] for condition in conditions)
@@ -37,8 +37,8 @@ class Requirement:
                 "for example k=4,batch=1,ctranslate2-int8>=5"
             ) from error
 
-    def concerns(self, row: BenchmarkRow) -> bool:
-        """Whether a row must meet it."""
+    def concerns(self, row: Row) -> bool:
+        """Return whether a row must meet it."""
         return (
             self.group_size in (None, row.group_size)
             and self.batch_size in (None, row.batch_size)
@@ -68,10 +68,10 @@ def check_measured(
                 )
 
 
-def check_met(requirements: Sequence[Requirement], result: BenchmarkResult) -> None:
+def check_met(requirements: Sequence[Requirement], result: Result) -> None:
     """Raise `GateError` naming the worst row that is slower than required."""
     for requirement in requirements:
-        rows = [row for row in result.results if requirement.concerns(row)]
+        rows = [row for row in result.rows if requirement.concerns(row)]
         worst = min(rows, key=lambda row: row.ratio_to[requirement.baseline])
         ratio = worst.ratio_to[requirement.baseline]
         if ratio < requirement.ratio:

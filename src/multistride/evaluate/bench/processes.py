@@ -1,5 +1,4 @@
-"""A benchmark's worker processes: started one by one, and standing still while another has its
-turn.
+"""A benchmark's worker processes, started one by one and stopped while another has its turn.
 
 Each contender has a process of its own, so that its memory can be told from the others', and so
 that libraries which bring their own thread pools do not disturb each other. A pool may spin while
@@ -41,8 +40,7 @@ class Worker:
     """One process. Use it in a `with` block, which ends it whatever happens."""
 
     def __init__(self, kind: str, setup: Setup) -> None:
-        """Start the module `kind` of `evaluate.bench.workers` and wait until it is ready, then let it
-        stand still.
+        """Start a module of `evaluate.bench.workers`, wait until it is ready, then stop it.
 
         Raises what the worker raised: a `UserError` of the same kind.
         """

@@ -1,10 +1,9 @@
-"""Turns and rounds: who decodes what when, so that the noise of the machine falls on all contenders
-alike.
-"""
+"""Turns and rounds: contenders alternate, so that the noise of the machine falls on all alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multistride.data.vocab import Vocabulary
@@ -12,6 +11,8 @@ from multistride.decode.options import DecodeOptions
 from multistride.evaluate.bench.processes import Worker
 from multistride.evaluate.bench.workers.messages import Sentence, Turn
 from multistride.model.config import TransformerConfig
+
+logger = logging.getLogger(__name__)
 
 SENTENCES_A_TURN = 8
 """Sentences a contender decodes before the next one has its turn; a larger batch is a turn of its
@@ -42,18 +43,18 @@ class Entry:
 
     @property
     def engine(self) -> str:
-        """What decodes."""
+        """Return the engine that decodes."""
         return self.worker.ready.engine
 
     @property
     def autoregressive(self) -> bool:
-        """Whether it is one of our engines at plain K=1."""
+        """Return whether it is one of our engines at plain K=1."""
         return self.ours and self.options.group_size == 1 and self.options.mode == "fast"
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What one contender did at one batch size.
+    """The times and sentences of one contender at one batch size.
 
     `milliseconds[round][batch]`, and the sentences of the first round by their place.
     """
@@ -66,7 +67,7 @@ class Timed:
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> tuple[Batch, ...]:
-    """Places in batches of similar length, the shortest first, as decoding a corpus makes them."""
+    """Return indices in batches of similar length, the shortest first, as `decode_corpus` does."""
     by_length = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
     return tuple(
         tuple(by_length[first : first + batch_size])
@@ -75,9 +76,7 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> tuple[Batch, .
 
 
 def turns(batches: Sequence[Batch], sentences: int = SENTENCES_A_TURN) -> list[tuple[Batch, ...]]:
-    """Batches in a row that hold at least `sentences` sentences together; the last turn may hold
-    fewer.
-    """
+    """Return batches that hold at least `sentences` together; the last turn may hold fewer."""
     found: list[tuple[Batch, ...]] = []
     waiting: list[Batch] = []
     for batch in batches:
@@ -93,10 +92,8 @@ def time_entries(
     lengths: Sequence[int],
     batch_size: int,
     rounds: int,
-    report: Callable[[str], None] = lambda line: None,
 ) -> list[Timed]:
-    """Let all entries decode all sentences `rounds` times, in turns, after one turn each that does
-    not count.
+    """Let all entries decode all sentences `rounds` times, in turns, after one warm-up turn each.
 
     `lengths` are those of the sources, whose places the workers know.
     """
@@ -106,7 +103,7 @@ def time_entries(
         entry.worker.take(Turn(batches=parts[len(parts) // 2], options=entry.options))
     records = [_Record() for _ in entries]
     for turn_of_round in range(rounds):
-        report(
+        logger.info(
             f"batch {batch_size}: round {turn_of_round + 1} of {rounds}, {len(entries)} contenders"
         )
         for record in records:
@@ -119,7 +116,7 @@ def time_entries(
 
 
 class _Record:
-    """What one contender has done so far."""
+    """The turns of one contender so far."""
 
     def __init__(self) -> None:
         self.milliseconds: list[list[float]] = []
@@ -137,7 +134,7 @@ class _Record:
             self.peak_mb = max(answer.peak_mb, self.peak_mb or 0.0)
 
     def timed(self, entry: Entry, batches: tuple[Batch, ...]) -> Timed:
-        """All of it."""
+        """Return all of it."""
         milliseconds = tuple(tuple(each) for each in self.milliseconds)
         sentences = tuple(self.sentences[place] for place in sorted(self.sentences))
         return Timed(entry, batches, milliseconds, sentences, self.peak_mb)

@@ -1,4 +1,4 @@
-"""From what was timed to the rows of a benchmark's result."""
+"""The rows of a benchmark, made from what was timed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from multistride.evaluate.bench.bandwidth import (
 from multistride.evaluate.bench.rounds import Entry, Timed
 from multistride.metrics.quality import identical_share, measure_quality
 from multistride.metrics.repetition import repetition_rate
-from multistride.report.benchmark import BaselineRow, BenchmarkRow
+from multistride.report.result import Row
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all rows have in common: the machine, and the references of the sentences that were
-    timed (or none).
-    """
+    """The machine, and the references of the sentences that were timed (or none)."""
 
     cpu: str
     threads: int
@@ -36,27 +34,25 @@ class Conditions:
 
 def rows_of(
     timings: Sequence[Timed], batch_size: int, conditions: Conditions
-) -> tuple[list[BenchmarkRow], list[BaselineRow]]:
-    """The rows of one batch size: our own with their ratios, and the baselines."""
+) -> tuple[list[Row], list[Row]]:
+    """Return the rows of one batch size: our own with their ratios, and the baselines."""
     own, baselines = [], []
     for timed in timings:
         facts = _facts(timed, _reference(timed, timings), batch_size, conditions)
         if timed.entry.baseline is not None:
-            baselines.append(BaselineRow(name=timed.entry.baseline, **facts))
+            baselines.append(Row(name=timed.entry.baseline, **facts))
         if timed.entry.own:
             rounds = {
                 name: _ratios(other, timed) for name, other in _others(timed.entry, timings).items()
             }
             ratios = {name: median(each) for name, each in rounds.items()}
             spreads = {name: (min(each), max(each)) for name, each in rounds.items()}
-            own.append(BenchmarkRow(ratio_to=ratios, ratio_spread=spreads, **facts))
+            own.append(Row(ratio_to=ratios, ratio_spread=spreads, **facts))
     return own, baselines
 
 
 def _others(entry: Entry, timings: Sequence[Timed]) -> dict[str, Timed]:
-    """What an entry is compared with, by name: baselines on its own engine, and those of other
-    programs.
-    """
+    """Return by name the baselines of an entry: those on its own engine and other programs."""
     return {
         timed.entry.baseline: timed
         for timed in timings
@@ -66,8 +62,9 @@ def _others(entry: Entry, timings: Sequence[Timed]) -> dict[str, Timed]:
 
 
 def _reference(timed: Timed, timings: Sequence[Timed]) -> Timed | None:
-    """Greedy K=1 of the same weights: on the same engine, else on the first of ours; None for
-    another model.
+    """Return greedy K=1 of the same weights, on the same engine if it is there.
+
+    None for another model.
     """
     if timed.entry.config is not timings[0].entry.config:
         return None
@@ -125,29 +122,29 @@ def _quality(timed: Timed, conditions: Conditions) -> dict[str, Any]:
 
 
 def _per_sentence(timed: Timed) -> NDArray[np.float64]:
-    """Milliseconds a sentence of each batch, the median of its rounds."""
+    """Return milliseconds per sentence of each batch, the median of its rounds."""
     medians = np.median(np.array(timed.milliseconds), axis=0)
     times: NDArray[np.float64] = medians / [len(batch) for batch in timed.batches]
     return times
 
 
 def _rounds(timed: Timed) -> list[float]:
-    """Milliseconds of each whole round."""
+    """Return the milliseconds of each whole round."""
     return [sum(each) for each in timed.milliseconds]
 
 
 def _total(timed: Timed) -> float:
-    """Milliseconds of the median round."""
+    """Return the milliseconds of the median round."""
     return median(_rounds(timed))
 
 
 def _ratios(baseline: Timed, timed: Timed) -> list[float]:
-    """How many times as fast as a baseline, round by round."""
+    """Return how many times as fast as a baseline, round by round."""
     return [theirs / ours for theirs, ours in zip(_rounds(baseline), _rounds(timed), strict=True)]
 
 
 def _bandwidth_fraction(timed: Timed, bytes_per_second: float) -> float | None:
-    """Bytes of weights that had to be read, over the time it took, over what the machine reads.
+    """Return bytes of weights read per second over what the machine can read.
 
     A batch reads the encoder once, and the decoder once in each of its passes.
     """

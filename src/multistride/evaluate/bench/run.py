@@ -1,6 +1,6 @@
 """`multistride bench`: our engines and others on the same sentences, in turns, on one machine.
 
-Every contender is a process (`evaluate/processes.py`) and decodes greedily until each sentence has
+Every contender is a process (`processes.py`) and decodes greedily until each sentence has
 written EOS or reached its limit. The same batches of the same sentences go to all of them, a few
 sentences a turn, beginning with another contender each time; whole rounds of that are repeated, and
 medians are taken over the rounds.
@@ -8,11 +8,11 @@ medians are taken over the rounds.
 
 from __future__ import annotations
 
+import logging
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.options import DecodeOptions
 from multistride.device import check_threads, cpu_name, pick_device
 from multistride.engines.open import check_engine
 from multistride.errors import UsageError
@@ -37,19 +37,24 @@ from multistride.evaluate.bench.processes import environment
 from multistride.evaluate.bench.rounds import SENTENCES_A_TURN, Entry, time_entries
 from multistride.evaluate.bench.rows import Conditions, rows_of
 from multistride.evaluate.bench.workers.memory import METHOD
+from multistride.evaluate.conditions import now
 from multistride.evaluate.sentences import TestSet, read_test_set, spread
+from multistride.evaluate.ways import settled
 from multistride.files import sha256
+from multistride.metrics.quality import check_tokenizer
 from multistride.model.config import TransformerConfig
 from multistride.model.weights import weights_digest
-from multistride.report.benchmark import OWN, BaselineRow, BenchmarkResult, BenchmarkRow, crossings
+from multistride.report.result import OWN, Result, Row, crossings
 from multistride.translator import Translator
 from multistride.version import __version__
+
+logger = logging.getLogger(__name__)
 
 Size = Annotated[int, Field(ge=1)]
 
 
 class BenchRequest(BaseModel):
-    """What to measure. Frozen; unknown keys are errors."""
+    """The ways, contenders and amounts of a benchmark. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,12 +62,10 @@ class BenchRequest(BaseModel):
     source: Path
     reference: Path | None = None
     name: str
-    group_sizes: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1, description="K, one or more")
+    ways: tuple[DecodeOptions, ...] = Field(min_length=1, description="ways of decoding")
     batch_sizes: tuple[Size, ...] = Field(
         (1, 8, 32), min_length=1, description="sentences decoded together"
     )
-    modes: tuple[Mode, ...] = Field(("fast",), min_length=1, description="fast, adaptive, exact")
-    threshold: float | None = Field(None, description="of adaptive mode")
     engines: tuple[str, ...] = Field(("eager",), min_length=1, description="our engines")
     device: str = Field("cpu", description="where our engines compute")
     threads: int = Field(1, description="CPU threads of every contender")
@@ -77,74 +80,60 @@ class BenchRequest(BaseModel):
     rounds: int = Field(3, ge=1, description="times each sentence is decoded by each contender")
     tokenize: str = Field("13a", description="sacreBLEU's tokenizer")
 
-    def ways(self) -> list[DecodeOptions]:
-        """One way of decoding for each mode and group size. Raises `UsageError` for a threshold
-        nobody takes.
-        """
-        if self.threshold is not None and "adaptive" not in self.modes:
-            raise UsageError(
-                f"threshold {self.threshold} was given, and none of the modes asked for ({', '.join(self.modes)}) "
-                "has one: add mode adaptive, or leave the threshold out"
-            )
-        return [
-            DecodeOptions.made(
-                group_size=size, mode=mode, threshold=self.threshold if mode == "adaptive" else None
-            )
-            for mode in self.modes
-            for size in self.group_sizes
-        ]
-
     def requirements(self) -> list[Requirement]:
-        """What `require` says. Raises `UsageError` for what is not measured."""
+        """Return what `require` says. Raises `UsageError` for what is not measured."""
         found = [Requirement.parsed(text) for text in self.require]
         names = [*baselines(self.against), *([OTHER_MODEL] if self.against_model else [])]
-        check_measured(found, names, self.group_sizes, self.batch_sizes, self.modes)
+        sizes = list(dict.fromkeys(way.group_size for way in self.ways))
+        modes = list(dict.fromkeys(way.mode for way in self.ways))
+        check_measured(found, names, sizes, self.batch_sizes, modes)
         return found
 
 
-def bench(
-    request: BenchRequest, report: Callable[[str], None] = lambda line: None
-) -> BenchmarkResult:
-    """Measure every engine, mode, group size and batch size, and every baseline, in turns.
+def bench(request: BenchRequest) -> Result:
+    """Measure every engine, way of decoding and batch size, and every baseline, in turns.
 
     Raises `UsageError` for what cannot be measured, `MissingExtraError` for a baseline that is not
     installed, `DataError` for bad files or a bad model, and what a contender raises when it is
-    opened.
+    opened; all of it before anything is measured.
     """
     _check(request)
     translator = Translator.load(request.model, "cpu")
-    ways = [way.checked(translator.config) for way in request.ways()]
-    test_set = read_test_set(translator, request.source, request.reference, None, report)
+    ways = [way.checked(translator.config) for way in settled(request.ways, every_mode=True)]
+    test_set = read_test_set(translator, request.source, request.reference, None)
     chosen = _chosen(request, test_set)
     machine, bandwidth = machine_name(pick_device(request.device)), read_bandwidth(request.threads)
-    report(f"{machine}, {request.threads} thread(s): memory is read at {bandwidth / 1e9:.1f} GB/s")
-    references = [test_set.references[place] for place in chosen] if test_set.references else []
+    logger.info(
+        f"{machine}, {request.threads} thread(s): memory is read at {bandwidth / 1e9:.1f} GB/s"
+    )
+    references = [test_set.references[index] for index in chosen] if test_set.references else []
     conditions = Conditions(machine, request.threads, bandwidth, references, request.tokenize)
-    rows: list[BenchmarkRow] = []
-    others: list[BaselineRow] = []
+    rows: list[Row] = []
+    others: list[Row] = []
     with ExitStack() as stack:
-        texts = [test_set.sources[place] for place in chosen]
+        texts = [test_set.sources[index] for index in chosen]
         contenders = Contenders(
             request.model, translator, texts, request.threads, request.device, stack
         )
-        entries = _entries(request, contenders, ways, stack, report)
+        entries = _entries(request, contenders, ways, stack)
         for batch_size in request.batch_sizes:
-            timings = time_entries(entries, contenders.lengths, batch_size, request.rounds, report)
+            timings = time_entries(entries, contenders.lengths, batch_size, request.rounds)
             new, compared = rows_of(timings, batch_size, conditions)
             rows.extend(new)
             others.extend(compared)
-    return BenchmarkResult(
+    return Result(
         name=request.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=_settings(request, translator, len(chosen), bandwidth),
-        results=tuple(rows),
+        kind="benchmark",
+        created=now(),
+        conditions=_settings(request, translator, len(chosen), bandwidth),
+        rows=tuple(rows),
         baselines=tuple(others),
         crossings=crossings(tuple(rows)),
     )
 
 
 def machine_name(device: torch.device) -> str:
-    """What computes: the processor, and a GPU's name before it."""
+    """Return the name of the processor, after that of the GPU if one computes."""
     return (
         f"{torch.cuda.get_device_name(device)}, {cpu_name()}"
         if device.type == "cuda"
@@ -153,10 +142,9 @@ def machine_name(device: torch.device) -> str:
 
 
 def _check(request: BenchRequest) -> None:
-    """Everything that can be said before a model is read. Raises `UsageError`,
-    `MissingExtraError`.
-    """
+    """Check everything that can be checked before a model is read."""
     check_threads(request.threads)
+    check_tokenizer(request.tokenize)
     for engine in request.engines:
         check_engine(engine)
     request.requirements()
@@ -170,7 +158,7 @@ def _check(request: BenchRequest) -> None:
 
 
 def _chosen(request: BenchRequest, test_set: TestSet) -> list[int]:
-    """The lines that are timed. Raises `UsageError` where a batch would not be full."""
+    """Return the lines that are timed. Raises `UsageError` where a batch would not be full."""
     places = [test_set.places[place] for place in spread(len(test_set.places), request.sentences)]
     largest = max(request.batch_sizes)
     if largest > len(places):
@@ -186,20 +174,17 @@ def _entries(
     contenders: Contenders,
     ways: Sequence[DecodeOptions],
     stack: ExitStack,
-    report: Callable[[str], None],
 ) -> list[Entry]:
     """Open everyone who takes part."""
     against = baselines(request.against)
     entries: list[Entry] = []
     for engine in request.engines:
-        report(f"opening {engine}")
+        logger.info(f"opening {engine}")
         entries += contenders.own(engine, ways, OWN in against)
         if request.against_model is not None:
             entries.append(contenders.other_model(request.against_model, engine))
     place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="multistride-")))
-    return entries + contenders.libraries(
-        [name for name in against if name in LIBRARIES], place, report
-    )
+    return entries + contenders.libraries([name for name in against if name in LIBRARIES], place)
 
 
 def _settings(
@@ -241,7 +226,7 @@ def _settings(
 
 
 def shape(config: TransformerConfig) -> str:
-    """The sizes of a model in a few words."""
+    """Return the sizes of a model in a few words."""
     return (
         f"{config.encoder_layers}+{config.decoder_layers} layers, width {config.hidden_size}, "
         f"feed-forward {config.feedforward_size}, vocabulary {config.vocabulary_size}"

@@ -1,3 +1,1 @@
-"""The processes of a benchmark: each holds one contender, decodes what it is told to, and times
-itself.
-"""
+"""The processes of a benchmark: each holds one contender, decodes and times itself."""

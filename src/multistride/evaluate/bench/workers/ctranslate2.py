@@ -1,6 +1,4 @@
-"""A worker that decodes with CTranslate2 at K=1: `python -m
-multistride.evaluate.bench.workers.ctranslate2`.
-"""
+"""A worker that decodes with CTranslate2 at K=1. Run it with `python -m`."""
 
 from __future__ import annotations
 

@@ -37,9 +37,7 @@ class Contender(Protocol):
 
 
 def serve(open_contender: Callable[[Setup], Contender]) -> None:
-    """Answer on standard output what is asked on standard input; a user's error is an answer
-    too.
-    """
+    """Answer requests from stdin on stdout; a user's error is an answer too."""
     commands, answers = sys.stdin, _answers()
     libraries = present_mb()
     try:
@@ -70,8 +68,7 @@ def take_turn(contender: Contender, setup: Setup, turn: Turn) -> Answer:
 
 
 def written_at_one(tokens: list[int], limit: int, end_token: int) -> Sentence:
-    """What a program that writes one token a pass made of a sentence, cut to the sentence's own
-    limit.
+    """Return a sentence that was written one token a pass, cut to its own limit.
 
     Such programs have one limit a batch, that of its longest source.
     """

@@ -1,5 +1,4 @@
-"""How large this process is and was, as Linux counts it: what its pages take of the machine's
-memory (RSS).
+"""The present and the largest resident size (RSS) of this process, as Linux counts it.
 
 `/proc/self/clear_refs` forgets the largest size so far (proc(5)), so that each measurement has its
 own.
@@ -16,7 +15,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def forget_peak() -> None:
-    """Let the largest size so far be the present one, where the system can."""
+    """Make the present size the largest so far, where the system can."""
     try:
         _CLEAR.write_text("5")
     except OSError:  # the peak is then that of the whole process, which is not smaller
@@ -24,14 +23,12 @@ def forget_peak() -> None:
 
 
 def peak_mb() -> float | None:
-    """The largest size since `forget_peak`, in megabytes (2**20 bytes); None where the system does
-    not say.
-    """
+    """Return the largest size since `forget_peak`, in 2**20 bytes; None where it is not known."""
     return _field("VmHWM")
 
 
 def present_mb() -> float | None:
-    """The size now, in megabytes."""
+    """Return the size now, in 2**20 bytes; None where it is not known."""
     return _field("VmRSS")
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark and its workers say to each other, one JSON object a line."""
+"""Messages between a benchmark and its workers, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ class Turn(_Message):
 
 
 class Sentence(_Message):
-    """What became of one sentence: its tokens without EOS, how many were written with it, and in
-    how many passes.
-    """
+    """One decoded sentence: tokens without EOS, their number with EOS, and the passes."""
 
     tokens: tuple[int, ...]
     written: int
@@ -51,9 +49,7 @@ class Sentence(_Message):
 
 
 class Answer(_Message):
-    """What became of a turn: milliseconds of each batch, its sentences in order, and the largest
-    size meanwhile.
-    """
+    """The outcome of a turn: milliseconds of each batch, its sentences, and the largest size."""
 
     milliseconds: tuple[float, ...]
     sentences: tuple[Sentence, ...]
@@ -61,7 +57,7 @@ class Answer(_Message):
 
 
 class Failure(_Message):
-    """Why a worker gave up: the message and the exit code of the error."""
+    """The message and the exit code of the error that ended a worker."""
 
     message: str
     exit_code: int

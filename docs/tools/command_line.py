@@ -1,0 +1,94 @@
+"""Make docs/cli.md: the reference of all verbs and options, read from the command line itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from multistride.cli import app
+from multistride.cli.help import PANELS
+
+_EXAMPLE = "Example: "
+
+_INTRODUCTION = """\
+# Command line
+
+This page is generated from the command line itself (`python docs/tools/pages.py`), and a test checks
+that it is up to date. `multistride VERB --help` prints the same in the terminal.
+
+Results go to stdout, everything else to stderr. Verbs that read lines write one line for each, in
+order; a line that fails becomes an empty line, stderr names it, and the exit code is 4.
+
+| exit code | meaning |
+| --: | :-- |
+| 0 | success |
+| 1 | failure at run time |
+| 2 | usage or configuration |
+| 3 | an optional extra is missing; the message names it |
+| 4 | bad data or checkpoint |
+| 5 | a quality or speed that you required was missed |
+| 130 | stopped by Ctrl-C, SIGTERM or SIGHUP; where work resumes, the same command resumes it |
+"""
+
+
+def reference() -> str:
+    """Return the page."""
+    group: Any = typer.main.get_command(app)
+    context = group.make_context("multistride", [], resilient_parsing=True)
+    panels: dict[str, list[Any]] = {}
+    for verb in group.commands.values():
+        if not verb.hidden:
+            panels.setdefault(getattr(verb, "rich_help_panel", None) or "Verbs", []).append(verb)
+    lines = [_INTRODUCTION]
+    lines += ["| | verbs |", "| :-- | :-- |"]
+    for panel, verbs in panels.items():
+        links = " · ".join(f"[`{verb.name}`](#{verb.name})" for verb in verbs)
+        lines.append(f"| {panel} | {links} |")
+    lines += ["", "## Before the verb", "", *_table(group, context), ""]
+    for verbs in panels.values():
+        for verb in verbs:
+            inner = {"info_name": verb.name, "parent": context, "resilient_parsing": True}
+            lines += _verb(verb, type(context)(verb, **inner))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _verb(verb: Any, context: Any) -> list[str]:
+    """Return the section of one verb."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in (verb.help or "").split("\n\n")]
+    examples = [p.removeprefix(_EXAMPLE) for p in paragraphs if p.startswith(_EXAMPLE)]
+    usage = " ".join(verb.collect_usage_pieces(context))
+    lines = [f"## {verb.name}", ""]
+    for paragraph in paragraphs:
+        if paragraph and not paragraph.startswith(_EXAMPLE):
+            lines += [_escaped(paragraph), ""]
+    lines += ["```text", f"multistride {verb.name} {usage}", *examples, "```", ""]
+    return [*lines, *_table(verb, context), ""]
+
+
+def _table(command: Any, context: Any) -> list[str]:
+    """Return a table of the options of a command, panel by panel."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None and "--help" not in parameter.opts:
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            panels.setdefault(panel, []).append(record)
+    order = [name for name in PANELS if name in panels]
+    order = [name for name in panels if name not in order] + order
+    lines = ["| option | what it does |", "| :-- | :-- |"] if panels else []
+    for name in order:
+        if len(order) > 1:
+            lines.append(f"| **{name}** | |")
+        for option, text in panels[name]:
+            shown = option.replace("|", "\\|")
+            lines.append(f"| `{shown}` | {_escaped(text)} |")
+    return lines
+
+
+def _escaped(text: Any) -> str:
+    """Return text of a help page as Markdown that shows it unchanged."""
+    parts = " ".join(str(text).split()).replace("|", "\\|").split("`")
+    # Every second part stood between backticks, where signs mean themselves.
+    parts[::2] = [part.replace("<", "\\<").replace("*", "\\*") for part in parts[::2]]
+    return "`".join(parts)

@@ -1,0 +1,336 @@
+"""Measuring what a model decodes: translations and phonemes of a test set, continuations of prompts.
+
+Both are tasks whose inputs are tokens and whose outputs are hypotheses.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
+from multistride.decode.corpus import decode_corpus
+from multistride.decode.options import DecodeOptions
+from multistride.decode.score import score_continuations
+from multistride.decode.state import Hypothesis
+from multistride.errors import DataError, UsageError
+from multistride.evaluate.conditions import file_conditions, machine_conditions, model_conditions
+from multistride.evaluate.measure import Run
+from multistride.evaluate.positions import measure_places
+from multistride.evaluate.sentences import read_test_set, spread
+from multistride.evaluate.ways import Way, settled
+from multistride.generator import Generator
+from multistride.metrics.quality import check_tokenizer, identical_share, measure_quality
+from multistride.metrics.repetition import (
+    distinct,
+    repeated,
+    repetition_by_border,
+    repetition_by_distance,
+    repetition_rate,
+    self_bleu,
+)
+from multistride.model.weights import is_export
+from multistride.report.result import Example, Kind, Output, Place
+from multistride.translator import Translator
+
+logger = logging.getLogger(__name__)
+
+
+class Files(BaseModel):
+    """The files that are measured on. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Path = Field(description="texts, one a line")
+    reference: Path | None = Field(None, description="what is right, line by line")
+    limit: int | None = Field(None, ge=1, description="use the first lines only")
+    examples: int = Field(3, ge=0, description="worked examples kept in the result")
+
+
+class _Decoded:
+    """The parts that translations and continuations share."""
+
+    task = None
+
+    def __init__(
+        self, directory: Path, writer: Translator, ways: Sequence[DecodeOptions], files: Files
+    ) -> None:
+        if is_export(directory):
+            raise UsageError(
+                f"{directory} is an int8 export, which holds no float32 weights to measure: "
+                "give the model directory it was made from, with --engine int8"
+            )
+        self._directory, self._writer, self._files = directory, writer, files
+        self.ways = [Way(writer.settled(**way.given())) for way in settled(ways)]
+        self.inputs: Sequence[list[int]] = []
+
+    def write(self, way: Way, inputs: Sequence[list[int]]) -> list[Hypothesis]:
+        """Decode token sequences; the n-th hypothesis belongs to the n-th."""
+        measured = self._writer.measured_for(way.options)
+        return decode_corpus(self._writer.engine, inputs, way.options, measured=measured)
+
+    def greedy(self) -> Way:
+        """Return greedy K=1, which all rows are compared with."""
+        options = self.ways[0].options
+        shared = options.model_dump(include={"batch_size", "max_length"})
+        return Way(DecodeOptions.made(**shared))
+
+    def _common(self, run: Run[Hypothesis], greedy: Run[Hypothesis] | None) -> dict[str, Any]:
+        """Return the figures that need the tokens alone."""
+        assert greedy is not None
+        tokens = [hypothesis.tokens for hypothesis in run.outputs]
+        written = sum(len(hypothesis.log_probabilities) for hypothesis in run.outputs)
+        steps = sum(hypothesis.steps for hypothesis in run.outputs)
+        return {
+            "engine": self._writer.engine.name,
+            "tokens_per_step": written / steps,
+            "tokens_per_second": written / run.seconds,
+            "repetition_rate": repetition_rate(tokens),
+            "identical_to_k1": identical_share(
+                tokens, [hypothesis.tokens for hypothesis in greedy.outputs]
+            ),
+        }
+
+    def _texts(self, run: Run[Hypothesis]) -> list[str]:
+        return self._writer.vocabulary.decode_all([each.tokens for each in run.outputs])
+
+    def _output(self, run: Run[Hypothesis], index: int) -> Output:
+        vocabulary, hypothesis = self._writer.vocabulary, run.outputs[index]
+        return Output(
+            group_size=run.way.options.group_size,
+            text=vocabulary.decode(hypothesis.tokens),
+            groups=tuple(tuple(vocabulary.pieces(group.tokens)) for group in hypothesis.groups),
+        )
+
+
+class Pairs(_Decoded):
+    """Translations of a test set, or phonemes of words, against references line by line.
+
+    Raises `DataError` for files that cannot be read or do not align, `UsageError` for an export,
+    for a tokenizer that sacreBLEU does not have, and for ways the checkpoint was not trained for.
+    """
+
+    unit = "sentence"
+
+    def __init__(
+        self,
+        directory: Path,
+        translator: Translator,
+        ways: Sequence[DecodeOptions],
+        files: Files,
+        kind: Literal["translation", "phonemes"] = "translation",
+        tokenize: str = "13a",
+    ) -> None:
+        check_tokenizer(tokenize)
+        super().__init__(directory, translator, ways, files)
+        self.kind: Kind = kind
+        self._tokenize = tokenize
+        assert files.reference is not None
+        self._set = read_test_set(translator, files.source, files.reference, files.limit)
+        self.inputs = self._set.decodable()
+
+    def figures(self, run: Run[Hypothesis], greedy: Run[Hypothesis] | None) -> dict[str, Any]:
+        """Return quality, steps and repetition of one way."""
+        texts = [""] * len(self._set.sources)
+        for index, text in zip(self._set.places, self._texts(run), strict=True):
+            texts[index] = text
+        quality = measure_quality(texts, self._set.references, self._tokenize)
+        borders, inside = repetition_by_border(
+            [[group.tokens for group in each.groups] for each in run.outputs]
+        )
+        steps = sum(hypothesis.steps for hypothesis in run.outputs)
+        return {
+            **self._common(run, greedy),
+            **asdict(quality),
+            "steps_per_sentence": steps / len(run.outputs),
+            "repetition_at_borders": borders,
+            "repetition_inside": inside,
+        }
+
+    def conditions(self, runs: Sequence[Run[Hypothesis]], timed: int) -> dict[str, Any]:
+        """Return the model, the files, how was decoded, and the machine."""
+        options = self.ways[0].options
+        return {
+            **model_conditions(self._directory, self._writer.engine),
+            **file_conditions(source=self._files.source, reference=self._files.reference),
+            "sentences": len(self._set.sources),
+            "not_translated": len(self._set.sources) - len(self._set.places),
+            "decoding": "; ".join(dict.fromkeys(described(way.options) for way in self.ways)),
+            "batch_size": options.batch_size,
+            "latency_sentences": timed,
+            "latency_batch_size": 1,
+            **machine_conditions(self._writer.engine),
+        }
+
+    def examples(self, runs: Sequence[Run[Hypothesis]]) -> list[Example]:
+        """Return test lines, spread over the set, with what every way wrote step by step."""
+        test = self._set
+        return [
+            Example(
+                source=test.sources[test.places[index]],
+                reference=test.references[test.places[index]],
+                outputs=tuple(self._output(run, index) for run in runs),
+            )
+            for index in spread(len(test.places), self._files.examples)
+        ]
+
+    def places(self) -> list[Place]:
+        """Return what each place of a group is worth, on pairs whose references fit the model."""
+        translator = self._writer
+        references = translator.vocabulary.encode_target(
+            [self._set.references[index] for index in self._set.places]
+        )
+        fitting = [
+            (source, reference)
+            for source, reference in zip(self.inputs, references, strict=True)
+            if not translator.problem(reference)
+        ]
+        sizes = list(dict.fromkeys(way.options.group_size for way in self.ways))
+        return measure_places(translator.engine.model, fitting, sizes) if fitting else []
+
+
+def described(options: DecodeOptions) -> str:
+    """Return how outputs are searched for, in words.
+
+    A beam search may make more network calls than its best output has steps.
+    """
+    if options.mode == "exact":
+        return "greedy, drafts checked against K=1 of the same weights"
+    if options.mode == "adaptive":
+        policy = f", policy {options.policy}" if options.policy else ""
+        return f"greedy, tokens kept while together at least {options.sure_from} probable{policy}"
+    if options.policy == "phase":
+        return (
+            f"greedy, groups twice as large after one at least {options.sure_from} probable, "
+            "else half"
+        )
+    if options.beam == 1:
+        return "greedy"
+    return (
+        f"beam search, length penalty {options.length_penalty}; "
+        "steps are those of the chosen output"
+    )
+
+
+class Prompts(_Decoded):
+    """Continuations of prompts by a causal model; references give the perplexity.
+
+    Raises `DataError` for files that cannot be read or do not align and for prompts that cannot be
+    continued, `UsageError` for an export and for ways the checkpoint was not trained for.
+    """
+
+    unit = "text"
+    kind: Kind = "generation"
+
+    def __init__(
+        self,
+        directory: Path,
+        generator: Generator,
+        ways: Sequence[DecodeOptions],
+        files: Files,
+        chat: bool = False,
+    ) -> None:
+        super().__init__(directory, generator, ways, files)
+        self._chat = chat
+        self._prompts, self._references = _read_prompts(files)
+        writer = generator.chatting() if chat else generator
+        self.inputs = writer.encode(self._prompts)
+        for line, tokens in enumerate(self.inputs, start=1):
+            if problem := generator.problem(tokens):
+                raise DataError(f"{files.source}: line {line}: {problem}")
+        self._perplexities: dict[int, float | None] = {}
+
+    def figures(self, run: Run[Hypothesis], greedy: Run[Hypothesis] | None) -> dict[str, Any]:
+        """Return perplexity, steps, variety and repetition of one way."""
+        tokens = [hypothesis.tokens for hypothesis in run.outputs]
+        written = sum(len(hypothesis.log_probabilities) for hypothesis in run.outputs)
+        steps = sum(hypothesis.steps for hypothesis in run.outputs)
+        return {
+            **({"mode": "greedy"} if run.way.options.group_size == 1 else {}),
+            **self._common(run, greedy),
+            "perplexity": self._perplexity(run.way.options.group_size),
+            "steps_per_text": steps / len(tokens),
+            "tokens_per_text": written / len(tokens),
+            "repeated_4_grams": repeated(tokens, 4),
+            **{f"distinct_{length}": distinct(tokens, length) for length in (1, 2, 3)},
+            "repetition_by_distance": repetition_by_distance(tokens),
+            "self_bleu": self_bleu(self._texts(run)),
+        }
+
+    def conditions(self, runs: Sequence[Run[Hypothesis]], timed: int) -> dict[str, Any]:
+        """Return the model, the files, how was decoded, and the machine."""
+        ways = [way.options for way in self.ways]
+        return {
+            **model_conditions(self._directory, self._writer.engine),
+            **file_conditions(source=self._files.source, reference=self._files.reference),
+            "prompts": len(self._prompts),
+            "threshold": next((way.threshold for way in ways if way.threshold is not None), None),
+            "drafts": next((way.drafts for way in ways if way.drafts is not None), None),
+            "max_tokens": ways[0].max_length,
+            "chat": self._chat,
+            "batch_size": ways[0].batch_size,
+            "latency_texts": timed,
+            "latency_batch_size": 1,
+            **machine_conditions(self._writer.engine),
+        }
+
+    def examples(self, runs: Sequence[Run[Hypothesis]]) -> list[Example]:
+        """Return the first prompts and what every way wrote after them."""
+        count = min(self._files.examples, len(self._prompts))
+        return [
+            Example(
+                source=self._prompts[index],
+                outputs=tuple(self._output(run, index) for run in runs),
+            )
+            for index in range(count)
+        ]
+
+    def places(self) -> list[Place]:
+        """Return nothing: prompts have no references to be predicted place by place."""
+        return []
+
+    def _perplexity(self, group_size: int) -> float | None:
+        """Return the perplexity of the references, of what the context holds of them.
+
+        None without references, and for adapters, which only draft.
+        """
+        if self._references is None or (group_size > 1 and self._writer.config.adapter is not None):
+            return None
+        if group_size not in self._perplexities:
+            texts = self._writer.vocabulary.encode_continuation(self._references)
+            room = self._writer.config.max_positions
+            pairs = [
+                (prompt, text[: room - len(prompt)])
+                for prompt, text in zip(self.inputs, texts, strict=True)
+            ]
+            scored = score_continuations(self._writer.engine.model, pairs, group_size)
+            scores = [value for values in scored for value in values]
+            found = math.exp(-sum(scores) / len(scores)) if scores else None
+            self._perplexities[group_size] = found
+        return self._perplexities[group_size]
+
+
+def _read_prompts(files: Files) -> tuple[list[str], list[str] | None]:
+    """Return the prompts and their references, at most `limit` of them."""
+    if files.reference is None:
+        lines = list(read_lines(files.source))[: files.limit]
+        try:
+            return [line.decode("utf-8") for line in lines], None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{files.source} is not valid UTF-8: repair it") from error
+    prompts, references = [], []
+    for line, record in enumerate(read_parallel(files.source, files.reference), start=1):
+        if isinstance(record, Unreadable):
+            raise DataError(
+                f"{files.source} and {files.reference}: line {line}: {record.reason}: repair it"
+            )
+        assert isinstance(record, Pair)
+        prompts.append(record.source)
+        references.append(record.target)
+    return prompts[: files.limit], references[: files.limit]

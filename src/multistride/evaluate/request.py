@@ -1,0 +1,112 @@
+"""Options of `multistride evaluate`, each declared once. Imports nothing slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from multistride.errors import UsageError
+
+_INPUT: JsonDict = {"panel": "Input"}
+_OUTPUT: JsonDict = {"panel": "Output"}
+_MEASURING: JsonDict = {"panel": "Measuring"}
+
+Kind = Literal["translation", "phonemes", "generation"]
+
+
+_HOMES = {
+    "chat": "it is for --kind generation",
+    "reference": "its records hold what is right",
+    "kind": "it is for files of texts",
+    "tokenize": "it is for --kind translation and phonemes",
+}
+"""Where an option belongs that is refused elsewhere."""
+
+
+class EvaluationRequest(BaseModel):
+    """The task, its files and the amounts of a measurement. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    source: Path = Field(
+        description="Source texts or prompts, one a line; with --task records, one JSON object a "
+        "line.",
+        json_schema_extra=_INPUT,
+    )
+    reference: Path | None = Field(
+        None,
+        description="Reference texts, line by line. --kind generation can do without.",
+        json_schema_extra=_INPUT,
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Use the first lines only.", json_schema_extra=_INPUT
+    )
+    kind: Kind = Field(
+        "translation",
+        description="What is measured. translation or phonemes: a model that translates, with the "
+        "figures of that kind. generation: a causal model.",
+        json_schema_extra=_MEASURING,
+    )
+    task: str | None = Field(
+        None,
+        description="Measure a task over records instead: classification, translation, answering, "
+        "answering-free or generation.",
+        json_schema_extra=_MEASURING,
+    )
+    teacher: Path | None = Field(
+        None,
+        description="--task generation: the autoregressive model to compare with, at K=1.",
+        json_schema_extra=_MEASURING,
+    )
+    chat: bool = Field(
+        False,
+        description="--kind generation: treat each prompt as a user's turn in the model's chat "
+        "template.",
+        json_schema_extra=_MEASURING,
+    )
+    tokenize: str = Field(
+        "13a",
+        description="Tokenizer of sacreBLEU: 13a, zh, char, none and others.",
+        json_schema_extra=_MEASURING,
+    )
+    latency_sentences: int = Field(
+        100,
+        ge=1,
+        description="Number of inputs that are timed alone, in turns.",
+        json_schema_extra=_MEASURING,
+    )
+    name: str | None = Field(
+        None,
+        description="Title of the result (default: the name of the model or its run).",
+        json_schema_extra=_OUTPUT,
+    )
+    examples: int = Field(
+        3, ge=0, description="Worked examples kept in the result.", json_schema_extra=_OUTPUT
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for an option that what is measured has no use for.
+
+        Given at its default value it is refused as well: nobody would follow it.
+        """
+        if "teacher" in self.model_fields_set and self.task is None:
+            raise UsageError(
+                "--teacher was given, which is for --task generation: leave it out, or name the task"
+            )
+        refused: tuple[str, ...]
+        if self.task is not None:
+            refused, what = ("reference", "kind", "chat", "tokenize"), "--task"
+        elif self.kind == "generation":
+            refused, what = ("tokenize",), "--kind generation"
+        else:
+            refused, what = ("chat",), f"--kind {self.kind}"
+        for name in refused:
+            if name in self.model_fields_set:
+                raise UsageError(f"--{name} is not for {what} ({_HOMES[name]}): leave it out")
+        if self.task is None and self.kind != "generation" and self.reference is None:
+            raise UsageError(
+                "--reference is missing: give the reference translations, line by line"
+            )

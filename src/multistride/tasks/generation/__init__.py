@@ -1,0 +1,1 @@
+"""Texts from sources: summaries, sentences from concepts, continuations of prompts."""

@@ -1,0 +1,68 @@
+"""Translation as a task: a record has `source` and, to be measured, `target`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multistride.decode.options import DecodeOptions
+from multistride.errors import DataError
+from multistride.metrics.quality import measure_quality
+from multistride.tasks.record import (
+    Answer,
+    Example,
+    Opened,
+    Opening,
+    Record,
+    RecordError,
+    text_field,
+)
+from multistride.translator import Translator
+
+
+class TranslationTask:
+    """Source text to target text; BLEU and chrF (0 to 100) with sacreBLEU's defaults."""
+
+    name = "translation"
+
+    def example(self, record: Record, line: int) -> Example:
+        """Return the source and, if there is one, the target.
+
+        Raises `RecordError` for a field that is no text.
+        """
+        target = text_field(record, "target", line) if "target" in record else None
+        return Example(line, text_field(record, "source", line), target)
+
+    def answer(self, output: str, record: Record) -> Answer:
+        """Return the translation."""
+        return Answer(output)
+
+    def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
+        """Return BLEU and chrF against `target`. Raises `DataError` where a record has none."""
+        if not all("target" in record for record in records):
+            raise DataError(
+                "a record has no 'target', and quality is measured against it: add the translations"
+            )
+        quality = measure_quality(
+            [answer.text for answer in answers], [record["target"] for record in records]
+        )
+        return {"bleu": quality.bleu, "chrf": quality.chrf}
+
+
+def open_translation(opening: Opening) -> Opened[str]:
+    """Return a translator behind the task. Raises as `Translator.load` does."""
+    translator = Translator.load(opening.model, opening.device, opening.engine)
+
+    def settle(way: DecodeOptions) -> DecodeOptions:
+        options = translator.settled(**way.given())
+        translator.checked(options)
+        return options
+
+    def solve(examples: Sequence[Example], way: DecodeOptions) -> list[str | RecordError]:
+        texts = [example.source for example in examples]
+        written = translator.written(texts, way, translator.checked(way))
+        return [
+            RecordError(example.line, result.problem) if result.problem else result.text
+            for example, result in zip(examples, written, strict=True)
+        ]
+
+    return Opened(TranslationTask(), solve, settle, translator.engine.name)

@@ -1,0 +1,215 @@
+"""What can be asked of `generate`: each setting is followed, or refused in one line."""
+
+import logging
+import time
+
+import pytest
+import torch
+from directories import SOURCES, inputs_of
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    StoppingCriteria,
+)
+
+from multistride.errors import UsageError
+
+CLASSES = {"causal": AutoModelForCausalLM, "translator": AutoModelForSeq2SeqLM}
+KINDS = pytest.mark.parametrize("kind", CLASSES)
+
+
+def opened(kind, request):
+    directory = request.getfixturevalue(kind)
+    model = CLASSES[kind].from_pretrained(directory).eval()
+    with torch.no_grad():  # texts that differ
+        for parameter in model.parameters():
+            parameter.mul_(1.7)
+    return model, inputs_of(directory, side="left" if kind == "causal" else "right")
+
+
+class Stop(StoppingCriteria):
+    def __call__(self, input_ids, scores, **others):
+        return torch.tensor([input_ids.shape[1] >= self.length] * len(input_ids))
+
+
+class Only(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([9]), 0.0)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.5},
+        {"no_repeat_ngram_size": 2},
+        {"bad_words_ids": [[40]]},
+        {"min_new_tokens": 5},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"use_cache": False},
+        {"output_scores": True, "return_dict_in_generate": True},
+        {"output_attentions": True, "return_dict_in_generate": True},
+        {"output_hidden_states": True, "return_dict_in_generate": True, "use_cache": True},
+        {"prompt_lookup_num_tokens": 2},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_of_transformers_work_at_k1_and_are_refused_with_groups(kind, settings, request):
+    # Guards: a setting that is accepted and not followed.
+    model, inputs = opened(kind, request)
+    if "prompt_lookup_num_tokens" in settings:  # transformers does this for one text
+        inputs = {name: tensor[:1, -2:] for name, tensor in inputs.items()}
+    limit = {"max_new_tokens": 8, "do_sample": False}
+    never = {"suppress_tokens": list(model.transformer.config.unpicked)}
+    expected = model.generate(**inputs, custom_generate=None, **limit, **never, **settings)
+    found = model.generate(**inputs, group_size=1, **limit, **settings)
+    if "return_dict_in_generate" in settings:
+        assert found.keys() == expected.keys()
+        found, expected = found.sequences, expected.sequences
+    assert found.equal(expected)
+    name = next(iter(settings))
+    name = "num_return_sequences" if name == "num_beams" else name
+    with pytest.raises(UsageError, match=f"group_size 2 was given together with {name}"):
+        model.generate(**inputs, group_size=2, **limit, **settings)
+
+
+@KINDS
+def test_criteria_and_processors_are_followed(kind, request):
+    model, inputs = opened(kind, request)
+    criterion = Stop()
+    begin = inputs["input_ids"].shape[1] if kind == "causal" else 1
+    criterion.length = begin + 3
+    written = model.generate(
+        **inputs, group_size=1, stopping_criteria=[criterion], max_new_tokens=9
+    )
+    assert written.shape[1] == criterion.length
+    forced = model.generate(**inputs, group_size=1, logits_processor=[Only()], max_new_tokens=4)
+    assert forced[:, begin:].eq(9).all()
+    for choice in ({"stopping_criteria": [criterion]}, {"logits_processor": [Only()]}):
+        with pytest.raises(UsageError, match="which sees one token at a time"):
+            model.generate(**inputs, group_size=2, max_new_tokens=9, **choice)
+
+
+@KINDS
+def test_an_assistant_drafts_at_k1(kind, request):
+    model, inputs = opened(kind, request)
+    inputs = {name: tensor[:1, -2:] for name, tensor in inputs.items()}
+    limit = {"max_new_tokens": 8, "do_sample": False}
+    expected = model.generate(**inputs, group_size=1, **limit)
+    assert model.generate(**inputs, group_size=1, assistant_model=model, **limit).equal(expected)
+    with pytest.raises(UsageError, match="assistant_model, which sees one token"):
+        model.generate(**inputs, group_size=2, assistant_model=model, **limit)
+
+
+@KINDS
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_end_and_padding_are_those_that_were_given(kind, group_size, request):
+    # Guards: an end that is written on; padding of another token.
+    model, inputs = opened(kind, request)
+    begin = inputs["input_ids"].shape[1] if kind == "causal" else 1
+    limit = {"max_new_tokens": 12, "group_size": group_size}
+    free = model.generate(**inputs, **limit, eos_token_id=[])[:, begin:]
+    end = int(free[0, 5])
+    found = model.generate(**inputs, **limit, eos_token_id=end, pad_token_id=7)[:, begin:]
+    listed = model.generate(**inputs, **limit, eos_token_id=[end, 2], pad_token_id=7)
+    for row, expected in zip(found.tolist(), free.tolist(), strict=True):
+        kept = expected[: expected.index(end) + 1] if end in expected else expected
+        assert row[: len(kept)] == kept[: len(row)]
+        assert set(row[len(kept) :]) <= {7}
+    assert listed[:, begin:].equal(found) or 2 in free
+
+
+@KINDS
+def test_time_ends_a_text(kind, request):
+    model, inputs = opened(kind, request)
+    inputs = {name: tensor[:1] for name, tensor in inputs.items()}
+    begin = inputs["input_ids"].shape[1] if kind == "causal" else 1
+
+    def slow(state):
+        time.sleep(0.05)
+        return slow.fixed(state)
+
+    from multistride.decode.choosing.policy import fixed  # noqa: PLC0415
+
+    slow.fixed = fixed(1)
+    written = model.generate(**inputs, policy=slow, max_time=0.12, max_new_tokens=20)
+    assert written.shape[1] - begin <= 4
+
+
+@KINDS
+def test_defaults_are_those_of_generation_config(kind, request, tmp_path):
+    # Guards: `group_size` and `mode` of generation_config.json, which nothing read.
+    model, inputs = opened(kind, request)
+    limit = {"max_new_tokens": 12, "do_sample": False}
+    single = model.generate(**inputs, group_size=1, **limit)
+    groups = model.generate(**inputs, group_size=4, **limit)
+    assert not groups.equal(single)
+    assert model.generation_config.group_size == 4  # as `save_model` writes it
+    assert model.generate(**inputs, **limit).equal(groups)
+    model.generation_config.group_size = 1
+    assert model.generate(**inputs, **limit).equal(single)
+    model.generation_config.group_size, model.generation_config.mode = 4, "exact"
+    model.generation_config.save_pretrained(tmp_path / "exact")
+    read = GenerationConfig.from_pretrained(tmp_path / "exact")
+    assert model.generate(**inputs, generation_config=read, **limit).equal(single)
+    assert model.generate(**inputs, generation_config=read, mode="fast", **limit).equal(groups)
+
+
+def test_groups_of_the_file_give_way_with_a_warning(translator, caplog):
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    inputs = inputs_of(translator)
+    with caplog.at_level(logging.WARNING):
+        model.generate(**inputs, max_new_tokens=4, repetition_penalty=1.3)
+    said = [record.getMessage() for record in caplog.records if "multistride" in record.name]
+    assert said == [
+        "generation_config.json asks for group_size 4, and repetition_penalty 1.3 needs one token "
+        "at a time: generating with group_size 1"
+    ]
+
+
+def test_embeddings_of_a_prompt(causal):
+    model = AutoModelForCausalLM.from_pretrained(causal)
+    inputs = inputs_of(causal, SOURCES[:1])
+    expected = model.generate(**inputs, group_size=1, max_new_tokens=6)
+    vectors = model.get_input_embeddings()(inputs["input_ids"])
+    found = model.generate(inputs_embeds=vectors, group_size=1, max_new_tokens=6)
+    assert found.equal(expected[:, inputs["input_ids"].shape[1] :])
+    with pytest.raises(UsageError, match="inputs_embeds, which sees one token at a time"):
+        model.generate(inputs_embeds=vectors, group_size=2, max_new_tokens=6)
+
+
+@KINDS
+def test_a_dictionary_is_returned_with_groups(kind, request):
+    model, inputs = opened(kind, request)
+    limit = {"max_new_tokens": 6, "group_size": 2}
+    found = model.generate(**inputs, return_dict_in_generate=True, **limit)
+    assert found.sequences.equal(model.generate(**inputs, **limit))
+
+
+@KINDS
+def test_types_of_tokens_say_nothing(kind, request):
+    # Guards: what tokenizers of older directories return, taken for a setting.
+    model, inputs = opened(kind, request)
+    types = {"token_type_ids": torch.zeros_like(inputs["input_ids"])}
+    for group_size in (1, 4):
+        limit = {"max_new_tokens": 6, "group_size": group_size}
+        assert model.generate(**inputs, **types, **limit).equal(model.generate(**inputs, **limit))
+
+
+def test_stop_strings_at_k1(causal):
+    model = AutoModelForCausalLM.from_pretrained(causal)
+    tokenizer = AutoTokenizer.from_pretrained(causal)
+    inputs = inputs_of(causal, SOURCES[:1])
+    free = model.generate(**inputs, group_size=1, max_new_tokens=12)
+    stop = tokenizer.decode(free[0, -4])
+    found = model.generate(
+        **inputs, group_size=1, max_new_tokens=12, stop_strings=[stop], tokenizer=tokenizer
+    )
+    assert found.shape[1] <= free.shape[1]
+    with pytest.raises(UsageError, match="stop_strings"):
+        model.generate(
+            **inputs, group_size=2, max_new_tokens=9, stop_strings=[stop], tokenizer=tokenizer
+        )

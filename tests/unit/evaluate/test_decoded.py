@@ -1,0 +1,182 @@
+"""Translations and continuations measured: provenance, rows, and what is refused before decoding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import multistride
+from multistride import translator as module
+from multistride.baselines.export import export
+from multistride.data.vocab import train_vocabulary
+from multistride.decode.options import DecodeOptions
+from multistride.errors import DataError, UsageError
+from multistride.evaluate.request import EvaluationRequest
+from multistride.evaluate.run import evaluate
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.model.weights import save_model, weights_digest
+from multistride.report.reading import read_result
+
+TEXTS = ["a b c", "c b a b", "d e", ""]
+SIZES = {"hidden_size": 16, "feedforward_size": 32, "heads": 2, "decoder_layers": 2}
+
+
+def saved(place, encoder_layers):
+    torch.manual_seed(1)
+    vocabulary = train_vocabulary(["a b c d e f"] * 3, 300, "bpe")
+    config = TransformerConfig(
+        vocabulary_size=len(vocabulary),
+        encoder_layers=encoder_layers,
+        group_sizes=(1, 2),
+        max_positions=64,
+        lookahead=True,
+        **SIZES,
+    )
+    save_model(place, Transformer(config).eval(), vocabulary, {"seed": 1}, "A card.")
+    return place
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Models of both kinds, an export, and files."""
+    directory = tmp_path_factory.mktemp("measured")
+    saved(directory / "translator", 1)
+    saved(directory / "causal", 0)
+    (directory / "source").write_text("\n".join(TEXTS) + "\n")
+    (directory / "prompts").write_text("\n".join(TEXTS[:3]) + "\n")
+    (directory / "reference").write_text("c b a\nb a b c\ne d\nf\n")
+    return directory
+
+
+def ways(*sizes, **rest):
+    return [DecodeOptions.made(group_size=size, **rest) for size in sizes]
+
+
+def translations(place, **changes):
+    files = {"source": place / "source", "reference": place / "reference"}
+    return EvaluationRequest(**{**files, "latency_sentences": 2, **changes})
+
+
+@pytest.mark.parametrize("engine", ["eager", "int8"])
+def test_a_generation_result_names_the_engine_that_wrote_it(place, engine, tmp_path):
+    # Guards: "engine": "eager" and "precision": "float32" for texts that int8 wrote.
+    if engine == "int8":
+        pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+    request = EvaluationRequest(
+        source=place / "prompts", kind="generation", latency_sentences=1, examples=1
+    )
+    both = [*ways(1, 2), *ways(1, 2, mode="exact")]
+    result = evaluate(request, both, place / "causal", engine, "cpu")
+    assert {row.engine for row in result.rows} == {engine}
+    assert str(result.conditions["precision"]).startswith("int8" if engine == "int8" else "float32")
+    assert [(row.group_size, row.mode) for row in result.rows] == [
+        (1, "greedy"),
+        (2, "fast"),
+        (2, "exact"),
+    ]
+    assert result.rows[2].identical_to_k1 == 1.0
+    assert result.conditions["max_tokens"] == 64
+    assert result.conditions["model_sha256"] == weights_digest(place / "causal")
+    [example] = result.examples
+    assert [output.group_size for output in example.outputs] == [1, 2, 2]
+    assert all(output.groups for output in example.outputs)
+    (tmp_path / "r.json").write_text(json.dumps(result.written()))
+    assert read_result(tmp_path / "r.json") == result
+
+
+def test_a_translation_result_has_a_row_for_every_way(place, tmp_path):
+    # Guards: K=1 measured twice, a row compared with another mode, a result that cannot be read.
+    both = [*ways(1, 2), *ways(1, 2, mode="exact")]
+    result = evaluate(translations(place), both, place / "translator", device="cpu")
+    assert [(row.group_size, row.mode) for row in result.rows] == [
+        (1, "fast"),
+        (2, "fast"),
+        (2, "exact"),
+    ]
+    alone, _, exact = result.rows
+    assert exact.identical_to_k1 == alone.identical_to_k1 == 1.0
+    assert exact.bleu == alone.bleu
+    assert result.baseline(exact) is alone
+    assert {(place.group_size, place.place) for place in result.places} == {(1, 1), (2, 1), (2, 2)}
+    assert result.conditions["sentences"] == 4
+    assert result.conditions["not_translated"] == 1
+    assert result.name == "translator"
+    (tmp_path / "r.json").write_text(json.dumps(result.written()))
+    assert read_result(tmp_path / "r.json") == result
+
+
+def test_rows_without_k1_are_compared_with_it_all_the_same(place):
+    # Guards: "identical to K=1" left out, or taken of the wrong row, where K=1 is no row.
+    request = translations(place)
+    [row] = evaluate(request, ways(2, mode="exact"), place / "translator", device="cpu").rows
+    assert row.identical_to_k1 == 1.0
+
+
+def test_the_model_is_opened_once(place, monkeypatch):
+    # Guards: a model loaded for every row.
+    opened = []
+    real = module.load_model
+    monkeypatch.setattr(module, "load_model", lambda *given: opened.append(given) or real(*given))
+    evaluate(translations(place), ways(1, 2), place / "translator", device="cpu")
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("optimised", [[], ["-O"]])
+def test_an_export_is_refused_before_anything_is_decoded(place, optimised, tmp_path):
+    # Guards: an assert kept for its side effect, which `python -O` removes.
+    pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+    export(place / "translator", "int8", tmp_path / "export")
+    command = [sys.executable, *optimised, "-m", "multistride", "evaluate", "--engine", "int8"]
+    files = ["--source", place / "source", "--reference", place / "reference"]
+    done = subprocess.run(
+        [*command, "--model", tmp_path / "export", *files],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(multistride.__file__).parents[1])},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "is an int8 export, which holds no float32 weights to measure" in done.stderr
+    assert "sentences" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (ways(1, 3), "group size 3 was asked for"),
+        (ways(2, beam=400), "beam 400"),
+        (ways(2, threshold=0.5), "threshold 0.5 was given"),
+        (ways(2, max_length=65), "max_length 65 was given"),
+    ],
+    ids=str,
+)
+def test_every_way_is_checked_before_the_first_is_decoded(place, given, said):
+    with pytest.raises(UsageError, match=said):
+        evaluate(translations(place), given, place / "translator", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"source": "nowhere"}, "nowhere does not exist"),
+        ({"reference": "prompts"}, "has 4 lines and .*has 3"),
+    ],
+    ids=str,
+)
+def test_bad_files(place, changes, said):
+    changed = {name: place / file for name, file in changes.items()}
+    with pytest.raises(DataError, match=said):
+        evaluate(translations(place, **changed), ways(1), place / "translator", device="cpu")
+
+
+def test_a_causal_model_is_not_translated_with(place):
+    with pytest.raises(UsageError, match="causal"):
+        evaluate(translations(place), ways(1), place / "causal", device="cpu")
+    request = EvaluationRequest(source=place / "prompts", kind="generation")
+    with pytest.raises(UsageError, match="no causal model ships"):
+        evaluate(request, ways(1))
