@@ -174,7 +174,9 @@ def main() -> None:
         "model_sha256": sha256(asked.model / "model.safetensors"),
     }  # fmt: skip
     if asked.output is not None:
-        write_json(asked.output, {"settings": settings, "results": results})
+        rows = [{"name": name, "metrics": figures} for name, figures in results.items()]
+        result = {"name": "Phonemes against g2p-en", "kind": "other", "settings": settings}
+        write_json(asked.output, {**result, "results": rows})
     print(json.dumps(results, indent=2))
 
 

@@ -156,7 +156,7 @@ def card(model: Transformer, result: Path, comparison: Path, provenance: dict[st
         width=config.hidden_size,
         words=measured.conditions["sentences"],
         table=markdown(measured),
-        comparison=comparison_table(compared["results"]),
+        comparison=comparison_table({row["name"]: row["metrics"] for row in compared["results"]}),
         cpu=compared["settings"]["cpu"],
         batch=compared["settings"]["batch_size"],
         updates=training["updates"],
