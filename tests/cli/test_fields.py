@@ -86,6 +86,14 @@ def test_several_values_give_every_combination_in_order(received):
     assert received[1][0] == (Way(size=2),)
 
 
+def test_several_values_of_one_model_are_a_tuple(received):
+    run = verb(
+        Annotated[Way, Fields(only=("banned", "tokens"), several=("banned", "tokens"))], received
+    )
+    run("--ban", "a, b,a", "--tokens", "3,4")
+    assert received[0][0] == Way(banned=("a", "b"), tokens=(3, 4))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -39,7 +39,7 @@ def test_help_has_panels_and_an_example(name):
             assert parameter.help or parameter.hidden, f"{parameter.name} has no help"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "bench"])
+@pytest.mark.parametrize("name", NAMES)
 def test_verbs_are_short(name):
     # Guards: work that is done in the command line, where no other program can use it.
     source = inspect.getsource(inspect.unwrap(COMMANDS[name].callback))

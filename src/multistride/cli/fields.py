@@ -9,8 +9,9 @@ of the field, and `json_schema_extra` may give a `panel` of the help, another sp
 `DecodeOptions` made of what was really on the command line, so `model_fields_set` names exactly
 that: an option given at its default value is not the same as one left out.
 
-A parameter annotated `tuple[DecodeOptions, ...]` with `several=("group_size", "mode")` takes
-comma-separated values for those fields and receives one model for every combination, in order.
+`several=("group_size", "mode")` takes comma-separated values for those fields. A parameter annotated
+`tuple[DecodeOptions, ...]` receives one model for every combination, in order; a parameter of one
+model receives them as a tuple, if the field is one.
 """
 
 from __future__ import annotations
@@ -141,13 +142,13 @@ class _Group:
                     raise UsageError(f"{old['old'][0]} is an old spelling of {new}: give one")
                 logger.warning(f"note: {old['old'][0]} is now {new}; the old spelling will go")
             values[name] = value
-        if not self.many:
-            return self._checked(values)
         lists = {
-            name: dict.fromkeys(part.strip() for part in str(values[name]).split(","))
+            name: tuple(dict.fromkeys(part.strip() for part in str(values[name]).split(",")))
             for name in self.marker.several
             if name in values
         }
+        if not self.many:
+            return self._checked({**values, **lists})
         return tuple(
             self._checked({**values, **dict(zip(lists, combination, strict=True))})
             for combination in product(*lists.values())
@@ -167,9 +168,11 @@ class _Group:
         if name not in self.fields:
             return problem.removeprefix("the whole: ")
         option = option_name(name, self.fields[name])
+        if name in self.marker.several and first["type"] == "int_parsing":
+            return f"{option} takes whole numbers such as 1,2,4 (given: {first['input']!r})"
         if inner and (choices := _choices(self.fields[name].annotation)):
             return f"{option} takes a whole number or {choices[0]} (given: {first['input']!r})"
-        return option + problem.removeprefix(name)
+        return option + problem.removeprefix(".".join((name, *inner)))
 
     def _default(self, name: str, info: FieldInfo) -> Any:
         if name in self.marker.defaults:
@@ -177,6 +180,8 @@ class _Group:
         if info.is_required():
             return inspect.Parameter.empty
         default = info.get_default(call_default_factory=True)
+        if isinstance(default, tuple) and name in self.marker.several:
+            return ",".join(map(str, default))
         if isinstance(default, tuple | list) or default is None or default == "":
             return None
         return default if self._type(name, info) in (bool, int, float) else str(default)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from multistride.cli.console import numbers, print_json, refuse_shared_files, words
+from multistride.cli.console import print_json, refuse_shared_files
 from multistride.cli.fields import Fields
 from multistride.cli.options import (
     JsonOption,
@@ -18,6 +18,7 @@ from multistride.cli.options import (
 )
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
+from multistride.evaluate.bench.request import BenchOptions
 from multistride.evaluate.request import EvaluationRequest
 from multistride.report.outputs import Outputs
 
@@ -77,16 +78,8 @@ def evaluate(
 
 def bench(
     *,
-    source: Annotated[
-        Path, typer.Option(help="Source texts, one a line.", rich_help_panel="Input")
-    ],
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            help="Their translations, for BLEU beside the speed.", rich_help_panel="Input"
-        ),
-    ] = None,
     model: ModelOption = None,
+    options: Annotated[BenchOptions, Fields(several=("batch_sizes", "engines", "against"))],
     ways: Annotated[
         tuple[DecodeOptions, ...],
         Fields(
@@ -95,68 +88,6 @@ def bench(
             defaults={"group_size": "1,2,4,8"},
         ),
     ],
-    batch_size: Annotated[
-        str,
-        typer.Option(
-            help="Sentences decoded together. Comma-separated.", rich_help_panel="Machine"
-        ),
-    ] = "1,8,32",
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="Our engines: eager, int8, gpu. Comma-separated.", rich_help_panel="Machine"
-        ),
-    ] = "eager",
-    device: Annotated[
-        str,
-        typer.Option(help="Device of our engines: cpu, cuda or auto.", rich_help_panel="Machine"),
-    ] = "cpu",
-    threads: Annotated[
-        int, typer.Option(help="CPU threads of every contender.", rich_help_panel="Machine")
-    ] = 1,
-    against: Annotated[
-        str,
-        typer.Option(
-            help="Baselines: own-k1, ctranslate2-int8, ctranslate2-float32, transformers-float32. "
-            "Comma-separated.",
-            rich_help_panel="Measuring",
-        ),
-    ] = "own-k1",
-    against_model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Another model as a baseline, at K=1 on the same engines.",
-            rich_help_panel="Measuring",
-        ),
-    ] = None,
-    sentences: Annotated[
-        int,
-        typer.Option(
-            help="Number of lines that are timed, spread over the file.",
-            rich_help_panel="Measuring",
-        ),
-    ] = 100,
-    rounds: Annotated[
-        int,
-        typer.Option(
-            help="Times everything is measured; medians are taken.", rich_help_panel="Measuring"
-        ),
-    ] = 3,
-    tokenize: Annotated[
-        str,
-        typer.Option(
-            help="Tokenizer of sacreBLEU: 13a, zh, char, none and others.",
-            rich_help_panel="Measuring",
-        ),
-    ] = "13a",
-    require: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Exit with 5 unless a ratio is reached, for example "
-            "k=4,batch=1,ctranslate2-int8>=5. Repeatable.",
-            rich_help_panel="Measuring",
-        ),
-    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -174,9 +105,11 @@ def bench(
     Example: multistride bench --source test.en --reference test.de --against
     own-k1,ctranslate2-int8
     """
-    batches = numbers(batch_size, "--batch-size")
-
-    from multistride.config import validate
+    if outputs.picture is not None and options.reference is None:
+        raise UsageError(
+            "--picture shows quality against time, and no --reference was given: give one, or "
+            "leave it out"
+        )
     from multistride.evaluate.bench.gate import check_met
     from multistride.evaluate.bench.run import BenchRequest
     from multistride.evaluate.bench.run import bench as measure
@@ -184,24 +117,11 @@ def bench(
     from multistride.report.show import show
     from multistride.shipped import DEFAULT
 
-    if outputs.picture is not None and reference is None:
-        raise UsageError(
-            "--picture shows quality against time, and no --reference was given: give one, or "
-            "leave it out"
-        )
-    refuse_shared_files([source, reference], outputs.files)
-    settle(outputs.files, tokenize, outputs.picture)
+    refuse_shared_files([options.source, options.reference], outputs.files)
+    settle(outputs.files, options.tokenize, outputs.picture)
     place = model or DEFAULT
-    files = {"model": place, "source": source, "reference": reference}
-    machine = {"engines": words(engine), "device": device, "threads": threads}
-    others = {
-        "against": words(against),
-        "against_model": against_model,
-        "require": tuple(require or ()),
-    }
-    amounts = {"sentences": sentences, "rounds": rounds, "tokenize": tokenize}
-    tree = {**files, **machine, **others, **amounts, "ways": ways, "batch_sizes": batches}
-    request = validate(BenchRequest, {**tree, "name": settled_name(name, place)}, "bench")
+    subject = {"model": place, "ways": ways, "name": settled_name(name, place)}
+    request = BenchRequest(**options.model_dump(), **subject)
     result = measure(request)
     show(result, outputs)
     check_met(request.requirements(), result)

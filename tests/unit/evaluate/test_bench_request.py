@@ -10,7 +10,7 @@ from multistride.data.vocab import train_vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.bench import run as bench_module
-from multistride.evaluate.bench.run import BenchRequest, bench, machine_name
+from multistride.evaluate.bench.run import BenchRequest, bench
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
@@ -119,11 +119,3 @@ def test_other_programs_do_not_run_on_gpus(place, monkeypatch):
         UsageError, match="the baseline ctranslate2-int8 runs on the CPU: leave it out"
     ):
         bench(asked(place, device="cuda", against=("own-k1", "ctranslate2-int8")))
-
-
-def test_the_machine_is_named(monkeypatch):
-    # Guards: a ratio measured on a GPU under the name of the CPU beside it.
-    monkeypatch.setattr(bench_module, "cpu_name", lambda: "Some CPU")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
-    assert machine_name(torch.device("cpu")) == "Some CPU"
-    assert machine_name(torch.device("cuda")) == "Some GPU, Some CPU"

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from multistride.decode.options import DecodeOptions
-from multistride.device import check_threads, cpu_name, pick_device
+from multistride.device import check_threads, cpu_name, device_name, pick_device
 from multistride.engines.open import check_engine
 from multistride.errors import UsageError
 from multistride.evaluate.bench.bandwidth import read_bandwidth
@@ -34,6 +33,7 @@ from multistride.evaluate.bench.contenders import (
 )
 from multistride.evaluate.bench.gate import Requirement, check_measured
 from multistride.evaluate.bench.processes import environment
+from multistride.evaluate.bench.request import BenchOptions
 from multistride.evaluate.bench.rounds import SENTENCES_A_TURN, Entry, time_entries
 from multistride.evaluate.bench.rows import Conditions, rows_of
 from multistride.evaluate.bench.workers.memory import METHOD
@@ -50,35 +50,13 @@ from multistride.version import __version__
 
 logger = logging.getLogger(__name__)
 
-Size = Annotated[int, Field(ge=1)]
 
-
-class BenchRequest(BaseModel):
-    """The ways, contenders and amounts of a benchmark. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class BenchRequest(BenchOptions):
+    """A benchmark of `model` in some ways of decoding; `name` is the title of its result."""
 
     model: Path
-    source: Path
-    reference: Path | None = None
     name: str
     ways: tuple[DecodeOptions, ...] = Field(min_length=1, description="ways of decoding")
-    batch_sizes: tuple[Size, ...] = Field(
-        (1, 8, 32), min_length=1, description="sentences decoded together"
-    )
-    engines: tuple[str, ...] = Field(("eager",), min_length=1, description="our engines")
-    device: str = Field("cpu", description="where our engines compute")
-    threads: int = Field(1, description="CPU threads of every contender")
-    against: tuple[str, ...] = Field((OWN,), description="baselines")
-    against_model: Path | None = Field(
-        None, description="another model, decoded at K=1 on the same engines"
-    )
-    require: tuple[str, ...] = Field(
-        (), description="least ratios, such as k=4,batch=1,ctranslate2-int8>=5"
-    )
-    sentences: int = Field(100, ge=1, description="lines that are timed, spread over the file")
-    rounds: int = Field(3, ge=1, description="times each sentence is decoded by each contender")
-    tokenize: str = Field("13a", description="sacreBLEU's tokenizer")
 
     def requirements(self) -> list[Requirement]:
         """Return what `require` says. Raises `UsageError` for what is not measured."""
@@ -102,7 +80,7 @@ def bench(request: BenchRequest) -> Result:
     ways = [way.checked(translator.config) for way in settled(request.ways, every_mode=True)]
     test_set = read_test_set(translator, request.source, request.reference, None)
     chosen = _chosen(request, test_set)
-    machine, bandwidth = machine_name(pick_device(request.device)), read_bandwidth(request.threads)
+    machine, bandwidth = device_name(pick_device(request.device)), read_bandwidth(request.threads)
     logger.info(
         f"{machine}, {request.threads} thread(s): memory is read at {bandwidth / 1e9:.1f} GB/s"
     )
@@ -129,15 +107,6 @@ def bench(request: BenchRequest) -> Result:
         rows=tuple(rows),
         baselines=tuple(others),
         crossings=crossings(tuple(rows)),
-    )
-
-
-def machine_name(device: torch.device) -> str:
-    """Return the name of the processor, after that of the GPU if one computes."""
-    return (
-        f"{torch.cuda.get_device_name(device)}, {cpu_name()}"
-        if device.type == "cuda"
-        else cpu_name()
     )
 
 

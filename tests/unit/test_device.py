@@ -1,0 +1,22 @@
+"""What the machine is called, and what it has."""
+
+import torch
+
+from multistride import device
+
+
+def test_the_machine_is_named(monkeypatch):
+    # Guards: a ratio measured on a GPU under the name of the CPU beside it.
+    monkeypatch.setattr(device, "cpu_name", lambda: "Some CPU")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
+    assert device.device_name(torch.device("cpu")) == "Some CPU"
+    assert device.device_name(torch.device("cuda")) == "Some GPU, Some CPU"
+
+
+def test_features_are_those_of_the_processor(monkeypatch):
+    # Guards: "avx_vnni" found inside the name of another feature; no /proc/cpuinfo, as on macOS.
+    monkeypatch.setattr(device, "_cpu_info", lambda: "flags : fpu avx2 avx_vnni_int8 amx_bf16")
+    assert device.cpu_features() == ["avx2", "amx_bf16"]
+    monkeypatch.setattr(device, "_cpu_info", lambda: "")
+    assert device.cpu_features() == []
+    assert device.cpu_name()
