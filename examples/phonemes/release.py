@@ -32,6 +32,7 @@ CARD = """\
 ---
 license: apache-2.0
 language: [en]
+pipeline_tag: text2text-generation
 library_name: multistride
 ---
 
