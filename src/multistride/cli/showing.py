@@ -57,20 +57,26 @@ def report(
             "report shows either a result file (with --page, --figure, --markdown) or a --trace (with --line, "
             "--figure): give one of them with its options"
         )
-    from multistride.files import check_writable
-    from multistride.report.drawing import check_picture
     from multistride.report.show import show_file, show_trace
 
     refuse_shared_files([results, trace], [page, figure])
+    _check_outputs(page, figure)
+    if trace is not None:
+        show_trace(trace, line or 1, figure)
+    elif results is not None:
+        show_file(results, page, figure, markdown)
+
+
+def _check_outputs(page: Path | None, figure: Path | None) -> None:
+    """Raise `UserError` for a file that cannot be written before anything is read."""
+    from multistride.files import check_writable
+    from multistride.report.drawing import check_picture
+
     for path in (page, figure):
         if path is not None:
             check_writable(path)
     if figure is not None:
         check_picture(figure)
-    if trace is not None:
-        show_trace(trace, line or 1, figure)
-    elif results is not None:
-        show_file(results, page, figure, markdown)
 
 
 def inspect(

@@ -1,4 +1,4 @@
-"""Model directories: what is written, and what is checked when one is read. Never pickle.
+"""Model directories: writing, reading and checking them. Never pickle.
 
 A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`,
 `tokenizer_config.json`, `generation_config.json`, `README.md` (the model card) and
@@ -27,7 +27,7 @@ from multistride.model.transformer import Transformer
 from multistride.version import __version__
 
 LARGE = 100_000_000
-"""Bytes of weights from which on a model is made without being initialised."""
+"""Size of weights in bytes from which a model is created without initialisation."""
 
 CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
 CALIBRATION = "calibration.json"
@@ -61,7 +61,7 @@ _OF_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version"
 Stored = TypeVar("Stored", bound=BaseModel)
 
 INT8_MANIFEST = "int8.json"
-"""What marks a directory as an int8 export, which holds no float32 weights."""
+"""Marks a directory as an int8 export, which holds no float32 weights."""
 
 
 def save_model(
@@ -131,7 +131,7 @@ def write_modeling(directory: Path, config: TransformerConfig) -> None:
 
 
 def is_export(directory: Path | str) -> bool:
-    """Whether a directory holds an int8 export, and no float32 weights."""
+    """Return true for an int8 export without float32 weights."""
     return (Path(directory) / INT8_MANIFEST).is_file() and not (Path(directory) / WEIGHTS).is_file()
 
 
@@ -154,7 +154,7 @@ def weights_digest(directory: Path | str) -> str:
 
 
 def load_config(directory: Path | str) -> TransformerConfig:
-    """The configuration of a model directory. Raises `DataError` if it is none."""
+    """Return the configuration of a model directory. Raises `DataError` if it has none."""
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise DataError(
@@ -183,8 +183,9 @@ def load_config(directory: Path | str) -> TransformerConfig:
 def load_model(
     directory: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[Transformer, Vocabulary]:
-    """The model (float32, in evaluation mode) and its vocabulary. Raises `DataError` on anything
-    incomplete.
+    """Return the model (float32, in evaluation mode) and its vocabulary.
+
+    Raises `DataError` if anything is missing or does not fit.
     """
     config = load_config(directory)
     path = Path(directory) / WEIGHTS
@@ -227,15 +228,15 @@ def load_model(
 
 
 def _loaded_type(tensor: torch.Tensor) -> torch.dtype:
-    """Weights are float32; the numbers of words are whole."""
+    """Return the type a tensor is loaded as: float32, or its own if it holds integers."""
     return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
 def _unfilled(config: TransformerConfig, size: int) -> Transformer:
-    """A model whose weights are about to be replaced, by a file of so many bytes.
+    """Return a model whose weights are about to be loaded from a file of `size` bytes.
 
-    The device "meta" spares filling them first, which takes long for large models; for small ones
-    the import of PyTorch's compiler, which it brings along, would take longer.
+    The device "meta" avoids initialisation, which takes long for large models; for small ones
+    importing PyTorch's compiler, which it needs, would take longer.
     """
     if size < LARGE:
         return Transformer(config)
@@ -266,7 +267,7 @@ def load_provenance(directory: Path | str) -> dict[str, Any]:
 def load_calibration(
     directory: Path | str, kind: type[Stored], name: str = CALIBRATION
 ) -> Stored | None:
-    """What was measured about a model's confidence, as `kind`; None if there is no such file.
+    """Return a measured calibration as `kind`; None if there is no such file.
 
     Raises `DataError` if it is damaged, or was measured on other weights.
     """
