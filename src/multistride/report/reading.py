@@ -90,7 +90,7 @@ def _benchmark(tree: Tree) -> Tree:
 
 
 def _frontier(tree: Tree) -> Tree:
-    """A point is a row; what only points say is kept as details."""
+    """Read points as rows; what only points say is kept as details."""
     rest = {name: value for name, value in tree.items() if name != "points"}
     return {**rest, "kind": "frontier", "results": [_point(point) for point in tree["points"]]}
 
