@@ -291,11 +291,10 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: V
         documents = _padded([split.document(int(row)) for row in rows], vocabulary.pad)
         return Batch(*documents, *_padded([split.labels[[row]] for row in rows], vocabulary.pad))
     special = vocabulary.pad, vocabulary.eos
-    sources, targets = (
-        [split.source(int(row)) for row in rows],
-        [split.target(int(row)) for row in rows],
+    return Batch(
+        *_gathered(split.source_tokens, split.source_offsets, rows, *special),
+        *_gathered(split.target_tokens, split.target_offsets, rows, *special),
     )
-    return Batch(*_padded(sources, *special), *_padded(targets, *special))
 
 
 def batches_of(
@@ -352,6 +351,27 @@ def _cut(
             start = place
     batches.append(rows[start:])
     return batches
+
+
+def _gathered(
+    tokens: NDArray[Any],
+    offsets: NDArray[np.int64],
+    rows: Sequence[int] | NDArray[np.int64],
+    pad: int,
+    end: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `_padded` makes of the texts `rows` [B], without a step for each of them."""
+    chosen = np.asarray(rows, dtype=np.int64)
+    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(offsets) - 1):
+        raise IndexError(f"a row is outside 0 to {len(offsets) - 2}")
+    begin = offsets[chosen]
+    lengths = offsets[chosen + 1] - begin
+    columns = np.arange(lengths.max(initial=0) + 1)
+    real = columns < lengths[:, None]
+    table = np.full(real.shape, pad, dtype=np.int64)
+    table[real] = tokens[(begin[:, None] + columns)[real]]
+    table[np.arange(len(chosen)), lengths] = end
+    return torch.from_numpy(table), torch.from_numpy(lengths + 1)
 
 
 def _padded(

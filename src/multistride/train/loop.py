@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -162,6 +163,8 @@ class Trainer:
             settings.seed,
             self.layouts.most_read if isinstance(self.layouts, WindowDrawer) else None,
         )
+        self._thread = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self._ahead: Future[tuple[Progress, list[Piece], list[Pass]]] | None = None
         if self.accelerator.is_main_process:  # from here on nothing is refused
             self.run.begin(config.model_dump(mode="json"))
             self.run.rewind(self.progress.update)
@@ -182,11 +185,9 @@ class Trainer:
         """One optimiser step over `accumulate` batches a process, weighted by their labels."""
         began = time.perf_counter()
         settings, accelerator = self.settings, self.accelerator
-        rank, processes = accelerator.process_index, accelerator.num_processes
-        mine = slice(rank * settings.accumulate, (rank + 1) * settings.accumulate)
-        pieces = self.feed.take(self.progress, settings.accumulate * processes, mine)
-        done = self.progress.update / settings.updates
-        passes = [self._drawn(piece, done) for piece in pieces]
+        processes = accelerator.num_processes
+        pieces, asked = self._batches()
+        passes = [self._completed(piece, drawn) for piece, drawn in zip(pieces, asked, strict=True)]
         labels = torch.tensor(sum(each.labelled() for each in passes), device=self.device)
         total = int(accelerator.reduce(labels, "sum"))
         self.progress.update += 1
@@ -204,11 +205,37 @@ class Trainer:
         self.progress.seconds += seconds
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
 
-    def _drawn(self, piece: Piece, done: float) -> Pass:
-        """The layout of a batch, with what the frozen layers make of a draft's, or a wide path of
+    def _batches(self) -> tuple[list[Piece], list[Pass]]:
+        """Return the batches of the next update and their layouts; `progress` moves past them.
+
+        Beside a GPU a thread prepares them while the last update is computed. What it prepares
+        follows from the place in the feed alone, so a resumed run sees the same.
+        """
+        ready = (
+            self._prepare(copy.copy(self.progress)) if self._ahead is None else self._ahead.result()
+        )
+        progress, pieces, passes = ready
+        self.progress.epoch, self.progress.batch = progress.epoch, progress.batch
+        if self._thread is not None:
+            following = copy.copy(self.progress)
+            following.update += 1
+            self._ahead = self._thread.submit(self._prepare, following)
+        return pieces, passes
+
+    def _prepare(self, progress: Progress) -> tuple[Progress, list[Piece], list[Pass]]:
+        """Return the batches after `progress`, their layouts, and where the feed stands then."""
+        settings, accelerator = self.settings, self.accelerator
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        mine = slice(rank * settings.accumulate, (rank + 1) * settings.accumulate)
+        pieces = self.feed.take(progress, settings.accumulate * processes, mine)
+        done = progress.update / settings.updates
+        passes = [self.layouts.draw(piece.batch, piece.generator, done) for piece in pieces]
+        return progress, pieces, passes
+
+    def _completed(self, piece: Piece, asked: Pass) -> Pass:
+        """Return a layout with what the frozen layers make of a draft's, or a wide path of
         documents.
         """
-        asked = self.layouts.draw(piece.batch, piece.generator, done)
         if self.beside is not None and isinstance(asked, WindowPass):
             return asked._replace(beside=self.beside[torch.from_numpy(piece.rows)])
         if self.trunk is None or not isinstance(asked, TrainingPass) or asked.drafts is None:
