@@ -44,6 +44,8 @@ class Plan:
     policy: Policy
     accept: Acceptor
     knowledge: Measured = field(default_factory=Measured)
+    own_policy: bool = False
+    """True if `policy` is a function of the caller's own, of which options know nothing."""
 
     @property
     def group_size(self) -> int:
@@ -69,8 +71,8 @@ class Plan:
     @property
     def whole_groups(self) -> bool:
         """True if every step writes a whole group of one size in the layout of the paper."""
-        whole = self.mode == "fast" and self.options.policy in (None, "fixed")
-        return whole and self.layout == "sat"
+        fixed = self.options.policy in (None, "fixed") and not self.own_policy
+        return self.mode == "fast" and fixed and self.layout == "sat"
 
     def limit(self, source_tokens: int) -> int:
         """Return the most tokens, EOS included, that a source of so many tokens may become."""
@@ -96,7 +98,7 @@ class Plan:
                 f"a policy was given, and mode {self.mode} has its own: choose mode fast, or leave "
                 "it out"
             )
-        return replace(self, policy=policy)
+        return replace(self, policy=policy, own_policy=True)
 
 
 def plan(

@@ -20,8 +20,9 @@ from multistride.decode.options import Layout
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
 from multistride.device import cpu_name
-from multistride.errors import UserError
+from multistride.errors import DataError, UserError
 from multistride.files import write_json
+from multistride.untrusted import read_json
 from multistride.version import __version__
 
 ROWS = (1, 2, 4, 8, 16, 32)
@@ -63,8 +64,8 @@ def cached_costs(
     )
     path = cache_directory() / "step-costs" / f"{sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        return StepCosts.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return StepCosts.model_validate(read_json(path))
+    except (DataError, ValidationError):
         report("timing the steps of this model on this machine, once")
     costs = profile(model, engine, layout, most_rows)
     with suppress(UserError, OSError):

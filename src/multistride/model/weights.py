@@ -8,6 +8,7 @@ A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,14 @@ from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory, sha256
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
+from multistride.untrusted import read_json, read_object, tensor_shapes
 from multistride.version import __version__
 
 LARGE = 100_000_000
 """Size of weights in bytes from which a model is created without initialisation."""
+
+MOST_COMPUTED = 1 << 26
+"""Numbers in the table of positions that a model without learned ones may compute."""
 
 CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
 CALIBRATION = "calibration.json"
@@ -72,7 +77,7 @@ def save_model(
     card: str,
     beside: Callable[[Path], None] = lambda place: None,
 ) -> None:
-    """Write a complete model directory, atomically.
+    """Write a complete model directory, atomically; `files.replacing_directory` says over what.
 
     `card` is the text of its README.md; `beside` may write more files into the directory before it
     is moved.
@@ -144,10 +149,9 @@ def weights_digest(directory: Path | str) -> str:
     place = Path(directory)
     try:
         if is_export(place):
-            manifest = json.loads((place / INT8_MANIFEST).read_text(encoding="utf-8"))
-            return str(manifest["source_weights_sha256"])
+            return str(read_object(place / INT8_MANIFEST)["source_weights_sha256"])
         return sha256(place / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, DataError, KeyError) as error:
         raise DataError(
             f"{directory} does not say which weights it has: copy the model, or export it again"
         ) from error
@@ -161,7 +165,7 @@ def load_config(directory: Path | str) -> TransformerConfig:
             f"{directory} is no model directory: it has no {CONFIG}: give one that `multistride train` wrote"
         )
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path, "copy the model again")
         if not isinstance(stored, dict) or stored.pop("model_type", None) != "multistride":
             raise DataError(
                 f"{path} is not of a multistride model: its model_type is not 'multistride'"
@@ -169,8 +173,6 @@ def load_config(directory: Path | str) -> TransformerConfig:
         for name in _OF_TRANSFORMERS:
             stored.pop(name, None)
         config = TransformerConfig.model_validate(stored)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}: copy the model again") from error
     except ValidationError as error:
         raise DataError(
             f"{path} is not a model configuration: {first_problem(error, TransformerConfig)}"
@@ -189,31 +191,24 @@ def load_model(
     """
     config = load_config(directory)
     path = Path(directory) / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError as error:
+    if not path.is_file():
         if (path.parent / INT8_MANIFEST).is_file():
             raise DataError(
                 f"{directory} is an int8 export, which holds no float32 weights: give --engine int8 "
                 "where that is possible, or the model directory it was exported from"
-            ) from error
-        raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
+            )
+        raise DataError(f"{directory} has no {WEIGHTS}: copy the model again")
+    shapes = tensor_shapes(path, "copy the model again")
+    _check_sizes(path, config, shapes)
+    model = _unfilled(config, path.stat().st_size)
+    _check_shapes(path, model, shapes)
+    try:
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path} is truncated or corrupt ({error}): copy the model again"
         ) from error
-    _check_width(path, config, tensors)
-    model = _unfilled(config, path.stat().st_size)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if expected != found:
-        name = min(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
-        raise DataError(
-            f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
-            f"expected {expected.get(name, 'nothing')}: use the two files of one model"
-        )
+    _check_finite(path, tensors)
     model.load_state_dict(
         {name: tensor.to(_loaded_type(tensor), copy=True) for name, tensor in tensors.items()},
         assign=True,
@@ -244,23 +239,78 @@ def _unfilled(config: TransformerConfig, size: int) -> Transformer:
         return Transformer(config)
 
 
-def _check_width(path: Path, config: TransformerConfig, tensors: dict[str, torch.Tensor]) -> None:
+def _check_sizes(path: Path, config: TransformerConfig, shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuse a configuration that is far from the weights before a model of its size is made."""
-    name, expected = "target_embedding.weight", (config.vocabulary_size, config.hidden_size)
-    found = tuple(tensors[name].shape) if name in tensors else "missing"
+    _expect(path, "target_embedding.weight", shapes, (config.vocabulary_size, config.hidden_size))
+    for stack, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        numbers = {name.split(".")[1] for name in shapes if name.startswith(f"{stack}.")}
+        if layers > 2 * len(numbers) + 8:
+            raise DataError(
+                f"{path} does not fit {CONFIG}: it has {len(numbers)} layers of the {stack}, "
+                f"{stack}_layers is {layers}: use the two files of one model"
+            )
+    weights = sum(map(math.prod, shapes.values()))
+    for field, width in _widths(config).items():
+        if width * config.hidden_size > weights:
+            raise DataError(
+                f"{path} does not fit {CONFIG}: {field} makes a matrix of more than all its "
+                f"{weights:,} weights: use the two files of one model"
+            )
+    computed = config.max_positions * config.hidden_size
+    if config.positions == "sinusoidal" and computed > max(MOST_COMPUTED, weights):
+        raise DataError(
+            f"{path.with_name(CONFIG)}: max_positions is {config.max_positions:,}, which needs "
+            f"{computed * 4 / 1e9:,.0f} GB: copy the model again"
+        )
+
+
+def _widths(config: TransformerConfig) -> dict[str, int]:
+    """Return the sizes that make a matrix with the hidden size, by the field that gives them."""
+    return {
+        "feedforward_size": config.feedforward_size if config.decoder_layers else 1,
+        "heads": config.heads * config.head_width,
+        "key_value_heads": config.key_value_count * config.head_width,
+        "max_group_size": config.max_group_size if config.decoder_layers else 1,
+        "max_positions": config.max_positions if config.positions == "learned" else 1,
+        "adapter.rank": config.adapter.rank if config.adapter else 1,
+    }
+
+
+def _check_shapes(path: Path, model: Transformer, shapes: dict[str, tuple[int, ...]]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        _expect(path, name, shapes, expected.get(name, "nothing"))
+
+
+def _expect(
+    path: Path, name: str, shapes: dict[str, tuple[int, ...]], expected: tuple[int, ...] | str
+) -> None:
+    found = shapes.get(name, "missing" if expected != "nothing" else "nothing")
     if found != expected:
         raise DataError(
-            f"{path} does not fit {CONFIG}: {name} is {found}, expected {expected}: use the two files of one model"
+            f"{path} does not fit {CONFIG}: {name} is {found}, expected {expected}: "
+            "use the two files of one model"
         )
+
+
+def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse weights with a NaN or an infinity, which would make every output empty."""
+    for name, tensor in tensors.items():
+        if tensor.numel() and tensor.is_floating_point():
+            lowest, highest = tensor.aminmax()
+            if not (lowest.isfinite() and highest.isfinite()):
+                raise DataError(
+                    f"{path} is damaged: {name} holds a value that is not a finite number: "
+                    "copy the model again, or use an earlier checkpoint"
+                )
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:
     """What the model was made from; empty if the file is missing."""
     path = Path(directory) / PROVENANCE
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return stored
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return read_object(path)
+    except DataError:
         return {}
 
 
@@ -272,16 +322,16 @@ def load_calibration(
     Raises `DataError` if it is damaged, or was measured on other weights.
     """
     path = Path(directory) / name
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        calibration = kind.model_validate(stored)
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+    try:
+        stored = read_object(path)
+        calibration = kind.model_validate(stored)
+    except (DataError, ValidationError) as error:
         raise DataError(
             f"{path} is damaged: delete it, or run `multistride calibrate` again"
         ) from error
-    if stored["model_sha256"] != weights_digest(directory):
+    if stored.get("model_sha256") != weights_digest(directory):
         raise DataError(
             f"{path} was measured on other weights: delete it, or run `multistride calibrate` again"
         )

@@ -24,6 +24,7 @@ from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 from multistride.model.weights import CONFIG, INT8_MANIFEST, load_config
+from multistride.untrusted import inside, read_object
 from multistride.version import __version__
 
 FORMAT = 4
@@ -78,11 +79,11 @@ def _manifest(directory: Path) -> dict[str, Any]:
     """Return the contents of `int8.json`, after checking every file against it."""
     path = directory / INT8_MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_object(path)
         version, files = manifest["format"], dict(manifest["files"])
         if version == FORMAT and not {CONFIG, "decoder.onnx", "single.onnx"} <= files.keys():
             raise ValueError("no hashes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is missing or damaged: export the model again") from error
     if version != FORMAT:
         raise DataError(
@@ -90,7 +91,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
             "export the model again"
         )
     for name, expected in files.items():
-        place = directory / name
+        place = inside(directory, name, "export the model again")
         if not place.is_file():
             raise DataError(f"{directory} has no {name}: export the model again")
         if sha256(place) != expected:
