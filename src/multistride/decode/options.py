@@ -236,17 +236,6 @@ class DecodeOptions(BaseModel):
             )
         return self
 
-    def checked_for_streaming(self, config: TransformerConfig) -> DecodeOptions:
-        """These options, if the model can do what they ask and show it meanwhile. Raises
-        `UsageError` if not.
-        """
-        if self.beam > 1:
-            raise UsageError(
-                f"beam {self.beam} was asked for, and its best text is known only in the end: "
-                "choose beam 1, or translate without streaming"
-            )
-        return self.checked(config)
-
     def _check_drafts(self) -> None:
         """Raise `UsageError` where nothing is drafted, or what text drafts cannot be checked."""
         if self.drafts is None:
