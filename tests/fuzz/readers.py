@@ -238,7 +238,12 @@ def _runs(place: Path) -> list[Target]:
     return [
         Target("run", runs, ("run.yaml", "record.json", "metrics.jsonl"), open_run, 3, True),
         Target(
-            "parts", parts_place, ("out.parts/plan.json", "out.parts/000000.part"), open_parts, 2
+            "parts",
+            parts_place,
+            ("out.parts/plan.json", "out.parts/000000.part"),
+            open_parts,
+            2,
+            True,
         ),
         Target("prepared", data, ("prepare.json", *arrays), load_data, 2),
     ]

@@ -122,6 +122,12 @@ def converted(checkpoint: Checkpoint) -> Converted:
     except ValidationError as error:
         problem = first_problem(error, TransformerConfig)
         raise DataError(f"{checkpoint.name} cannot be converted: {problem}") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(
+            f"{checkpoint.name}: its configuration or tokenizer holds a value of the wrong kind "
+            f"({reason}): download it again"
+        ) from error
     with torch.device("meta"):
         model = Transformer(config)
     tensors = _with_own(mapped(layout, config, checkpoint), config, mask_added)
