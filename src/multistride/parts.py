@@ -86,8 +86,7 @@ class PartsDirectory:
         Raises `UsageError` naming what differs from the plan it was begun with, or if another
         process is at work.
         """
-        sweep(self.output.parent, self.path.name)
-        sweep(self.output.parent, self.output.name)
+        self.sweep()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,6 +103,11 @@ class PartsDirectory:
         finally:
             with suppress(OSError):  # a refused start leaves no empty directory behind
                 self.path.rmdir()
+
+    def sweep(self) -> None:
+        """Remove what a killed process left beside the output."""
+        for name in (self.path.name, self.output.name):
+            sweep(self.output.parent, name)
 
     def has(self, chunk: Chunk) -> bool:
         """Whether there is a part of this number, good or bad."""

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 NOT_UTF8 = "it is not valid UTF-8"
 
+MOST_TEXT = 2 << 20
+"""Bytes of a line that is cut into tokens, which takes a hundred times as much memory."""
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -189,14 +192,15 @@ class TextModel(ABC):
     ) -> Iterator[Translation]:
         """Decode lines of UTF-8 as they come, `buffer` at a time: n lines in, n results, in order.
 
-        A line that is not UTF-8 has no text, and says so in `problem`.
+        A line that is not UTF-8, or has more than `MOST_TEXT` bytes, has no text, and says so in
+        `problem`.
         """
         remaining = iter(lines)
         while chunk := list(islice(remaining, buffer)):
             texts = [decoded_line(line) for line in chunk]
             decoded = iter(self.written([text for text in texts if text is not None], plan))
-            for text in texts:
-                yield Translation("", problem=NOT_UTF8) if text is None else next(decoded)
+            for line, text in zip(chunk, texts, strict=True):
+                yield Translation("", problem=_fault(line)) if text is None else next(decoded)
 
     def stream(
         self,
@@ -218,7 +222,7 @@ class TextModel(ABC):
         """`stream` for a line of UTF-8. Raises `DataError` also if it is not."""
         text = decoded_line(line)
         if text is None:
-            raise DataError(NOT_UTF8)
+            raise DataError(_fault(line))
         return self.streamed(text, plan)
 
     def streamed(self, text: str, plan: Plan) -> Iterator[StreamedGroup]:
@@ -294,8 +298,17 @@ def listed(texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
+def _fault(line: bytes) -> str:
+    """Return why a line has no text."""
+    if len(line) > MOST_TEXT:
+        return f"it has {len(line):,} bytes, at most {MOST_TEXT:,} are read as one text: split it"
+    return NOT_UTF8
+
+
 def decoded_line(line: bytes) -> str | None:
-    """Return the text of a line of UTF-8 without its end; None if it is not UTF-8."""
+    """Return the text of a line of UTF-8 without its end; None if it is too long or not UTF-8."""
+    if len(line) > MOST_TEXT:
+        return None
     try:
         return line.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError:

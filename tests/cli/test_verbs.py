@@ -80,16 +80,22 @@ def test_modules_that_only_some_systems_have_are_not_needed():
     hidden = ("fcntl", "resource", "termios", "pty", "tty", "pwd", "grp")
     probe = (
         "import builtins, importlib, pkgutil, signal, sys, multistride\n"
-        "real = builtins.__import__\n"
+        "path, real = multistride.__path__, builtins.__import__\n"
+        "def everything():\n"
+        "    for module in pkgutil.walk_packages(path, 'multistride.'):\n"
+        "        if not module.name.endswith(('__main__', '.workers.own', '.workers.loop')):\n"
+        "            importlib.import_module(module.name)\n"
+        "everything()  # and with it all libraries, which find out about the system themselves\n"
+        "for name in [name for name in sys.modules if name.startswith('multistride')]:\n"
+        "    del sys.modules[name]\n"
         "def fake(name, globals=None, *rest, **more):\n"
         "    inside = str((globals or {}).get('__name__')).startswith('multistride')\n"
         f"    if inside and name in {hidden!r}: raise ImportError(name)\n"
         "    return real(name, globals, *rest, **more)\n"
-        "builtins.__import__ = fake\n"
-        "for name in ('SIGHUP', 'SIGSTOP', 'SIGCONT'): delattr(signal, name)\n"
-        "for module in pkgutil.walk_packages(multistride.__path__, 'multistride.'):\n"
-        "    if not module.name.endswith(('__main__', '.workers.own', '.workers.loop')):\n"
-        "        importlib.import_module(module.name)\n"
+        "builtins.__import__, sys.platform = fake, 'win32'\n"
+        "for name in ('SIGHUP', 'SIGSTOP', 'SIGCONT', 'SIGALRM', 'setitimer'):\n"
+        "    delattr(signal, name)\n"
+        "everything()\n"
         "import multistride.cli.console as console; console.hear_signals()\n"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False)
@@ -161,6 +167,7 @@ def test_completion_can_be_installed_and_completes(tmp_path):
     environment = {
         **os.environ,
         "HOME": str(tmp_path),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",  # the shell is named below
         "_MULTISTRIDE_COMPLETE": "complete_bash",
         "COMP_WORDS": "multistride translate --mode ",
         "COMP_CWORD": "3",

@@ -311,7 +311,10 @@ def test_a_constrained_beam_as_wide_as_the_space_finds_what_is_permitted():
     for group_size in (1, 2, 3):
         options = DecodeOptions(group_size=group_size, beam=100, min_length=2, no_repeat_ngram=2)
         source, lengths = source_batch([[4, 6, 5]], config)
-        [ranked] = search(EagerStepModel(tiny), source, lengths, [limit], options)
+        rules = constraints_of(options, config)
+        # wider than the vocabulary, which a checked plan refuses
+        wide = replace(plan(DecodeOptions(), config), options=options, rules=rules)
+        [ranked] = search(EagerStepModel(tiny), source, lengths, [limit], wide)
         found = {
             tuple(token for group in each.hypothesis.groups for token in group.tokens)
             for each in ranked

@@ -10,6 +10,7 @@ reads again. Exit code 1 if there is one.
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -22,6 +23,7 @@ import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -48,12 +50,22 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--inputs", type=int, default=0, help="0: no limit")
     parser.add_argument("--seed", type=int, default=0, help="number of the first input")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only", default="", help="readers whose names begin so")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if not options.inputs and options.seconds == float("inf"):
         parser.error("give --seconds or --inputs")
-    result = fuzz(options.seconds, options.inputs, options.seed, options.only)
+    share = -(-options.inputs // options.processes)
+    jobs = [
+        (options.seconds, share, options.seed + number * (share or 1 << 40), options.only)
+        for number in range(options.processes)
+    ]
+    if len(jobs) == 1:
+        result = fuzz(*jobs[0])
+    else:
+        with multiprocessing.get_context("spawn").Pool(len(jobs)) as pool:
+            result = joined(pool.starmap(fuzz, jobs))
     result["command"] = " ".join(["python", os.path.relpath(__file__), *sys.argv[1:]])
     print(json.dumps(result, indent=2))
     if options.output:
@@ -61,7 +73,23 @@ def main() -> int:
     return 1 if result["faults"] else 0
 
 
-def fuzz(seconds: float, inputs: int, first: int = 0, only: str = "") -> dict[str, object]:
+def joined(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of several processes as one."""
+    summed = ("inputs", "tracebacks", "hangs")
+    largest = ("seconds", "slowest_seconds", "peak_memory_mb")
+    outcomes: Counter[str] = Counter()
+    for result in results:
+        outcomes.update(result["outcomes"])
+    return {
+        "processes": len(results),
+        **{name: sum(result[name] for result in results) for name in summed},
+        **{name: max(result[name] for result in results) for name in largest},
+        "outcomes": dict(sorted(outcomes.items())),
+        "faults": [fault for result in results for fault in result["faults"]],
+    }
+
+
+def fuzz(seconds: float, inputs: int, first: int = 0, only: str = "") -> dict[str, Any]:
     """Return counts and faults over mutated inputs, until either limit is reached."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -108,10 +136,14 @@ def fuzz(seconds: float, inputs: int, first: int = 0, only: str = "") -> dict[st
 
 def one(target: Target, place: Path, chance: random.Random) -> tuple[str, str]:
     """Read one mutated input; return the outcome, and the fault if it is one."""
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(target.directory, place, symlinks=True)
+    place = place / target.name
+    if target.writes:
+        shutil.rmtree(place, ignore_errors=True)
+    if not place.exists():
+        shutil.copytree(target.directory, place, symlinks=True)
     name = chance.choice(target.files)
-    (place / name).write_bytes(mutated((place / name).read_bytes(), name, chance))
+    good = (place / name).read_bytes()
+    (place / name).write_bytes(mutated(good, name, chance))
     signal.alarm(HANG_SECONDS)
     try:
         target.read(place)
@@ -128,6 +160,8 @@ def one(target: Target, place: Path, chance: random.Random) -> tuple[str, str]:
         return "traceback", " | ".join([name, *lines[-7:]])[:900]
     finally:
         signal.alarm(0)
+        if not target.writes:
+            (place / name).write_bytes(good)
     return "accepted", ""
 
 

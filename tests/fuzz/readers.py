@@ -55,6 +55,8 @@ class Target:
     files: tuple[str, ...]
     read: Callable[[Path], object]
     weight: int = 1
+    writes: bool = False
+    """Whether reading changes the directory, as opening a run does."""
 
 
 def targets(place: Path) -> list[Target]:
@@ -234,9 +236,14 @@ def _runs(place: Path) -> list[Target]:
 
     arrays = tuple(sorted(path.name for path in data.glob("*.npy")))
     return [
-        Target("run", runs, ("run.yaml", "record.json", "metrics.jsonl"), open_run, 3),
+        Target("run", runs, ("run.yaml", "record.json", "metrics.jsonl"), open_run, 3, True),
         Target(
-            "parts", parts_place, ("out.parts/plan.json", "out.parts/000000.part"), open_parts, 2
+            "parts",
+            parts_place,
+            ("out.parts/plan.json", "out.parts/000000.part"),
+            open_parts,
+            2,
+            True,
         ),
         Target("prepared", data, ("prepare.json", *arrays), load_data, 2),
     ]

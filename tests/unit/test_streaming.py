@@ -52,3 +52,18 @@ def test_what_cannot_be_streamed_is_refused_at_once(model):
     with pytest.raises(DataError, match="split it"):
         model.stream("long " * 10_000)
     assert list(model.stream("  ")) == []
+
+
+def test_a_line_of_megabytes_is_judged_by_its_bytes(model, monkeypatch):
+    # Guards: gigabytes of memory for a long line before it is said to be too long.
+    plan = model.plan(1)
+    monkeypatch.setattr(model, "encode", lambda texts: pytest.fail("cut into tokens"))
+    monkeypatch.setattr(model, "written", lambda texts, plan: [])
+    [result] = model.translate_lines([b"x" * (50 << 20)], plan)
+    assert result.text == ""
+    assert (
+        result.problem
+        == "it has 52,428,800 bytes, at most 2,097,152 are read as one text: split it"
+    )
+    with pytest.raises(DataError, match="52,428,800 bytes"):
+        model.stream_line(b"x" * (50 << 20), plan)

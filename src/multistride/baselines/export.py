@@ -12,7 +12,7 @@ from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.int8.engine import check_int8, int8_graphs
 from multistride.engines.int8.export import read_int8, write_int8
 from multistride.errors import DataError, UsageError
-from multistride.files import replacing_directory
+from multistride.files import refuse_foreign, refuse_inputs, replacing_directory
 from multistride.model.transformer import Transformer
 from multistride.model.weights import (
     CONFIG,
@@ -43,6 +43,8 @@ def export(directory: Path, kind: str, output: Path) -> None:
             f"{output} is the model directory itself, which an export would replace: "
             "name another directory"
         )
+    refuse_inputs(output, [directory])
+    refuse_foreign(output)
     if is_export(directory):
         raise DataError(
             f"{directory} is an int8 export already: give the model directory it was made from"

@@ -14,13 +14,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from multistride.cli.lines import EMPTY_LINE, LineFormat, line_of
 from multistride.cli.options import Lines
 from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
+from multistride.decode.phrases import PHRASES
+from multistride.device import cpu_name
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import compressing, replacing_file, sha256
-from multistride.model.weights import CONFIG, weights_digest
+from multistride.model.weights import CALIBRATION, CONFIG, weights_digest
 from multistride.parts import Chunk, PartsDirectory
 from multistride.progress import ProgressLine
 from multistride.tasks.sentence_windows import WindowTranslator
@@ -126,10 +130,27 @@ def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str,
         "model_sha256": weights_digest(request.model),
         "model_config_sha256": sha256(request.model / CONFIG),
         "vocabulary_sha256": translator.vocabulary.digest(),
+        **_computing(translator, request.model),
         "form": request.form,
         "chunk": request.chunk,
         **({} if request.window is None else {"window": request.window}),
         **request.options.model_dump(mode="json"),
+    }
+
+
+def _computing(translator: Translator, model: Path) -> dict[str, Any]:
+    """Return what computes, and what was measured about the model: both decide what is written."""
+    engine = translator.engine
+    measured = {
+        f"{name}_sha256": sha256(model / name) if (model / name).is_file() else None
+        for name in (CALIBRATION, PHRASES)
+    }
+    device = getattr(engine, "device", "cpu")
+    return {
+        "engine": engine.name,
+        "precision": getattr(engine, "precision", None),
+        "kernels": f"torch {torch.__version__}, {torch.device(device).type}, {cpu_name()}",
+        **measured,
     }
 
 

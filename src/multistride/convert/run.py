@@ -21,6 +21,7 @@ from multistride.convert.names import Layout, mapped
 from multistride.convert.tokenizer import foreign_vocabulary, named_ends
 from multistride.data.foreign import ForeignVocabulary
 from multistride.errors import DataError, UsageError
+from multistride.files import refuse_foreign, refuse_inputs
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
@@ -69,6 +70,9 @@ def convert(source: str, directory: Path, download: bool = False) -> Converted:
     """
     if Path(source).exists() and Path(source).resolve() == directory.resolve():
         raise UsageError(f"{source} is the source and the place to write: choose another directory")
+    if Path(source).exists():
+        refuse_inputs(directory, [Path(source)])
+    refuse_foreign(directory)
     result = converted(open_source(source, download))
     checkpoint = result.checkpoint
     provenance = {
@@ -122,6 +126,12 @@ def converted(checkpoint: Checkpoint) -> Converted:
     except ValidationError as error:
         problem = first_problem(error, TransformerConfig)
         raise DataError(f"{checkpoint.name} cannot be converted: {problem}") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(
+            f"{checkpoint.name}: its configuration or tokenizer holds a value of the wrong kind "
+            f"({reason}): download it again"
+        ) from error
     with torch.device("meta"):
         model = Transformer(config)
     tensors = _with_own(mapped(layout, config, checkpoint), config, mask_added)

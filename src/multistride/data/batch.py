@@ -186,7 +186,7 @@ class PreparedData:
     def _documents(self, name: str) -> LabelledDocuments:
         labels = _map(self.directory / array_name(name, TEXT, "labels"))
         split = LabelledDocuments(*_side(self.directory, name, TEXT), labels)
-        fits = len(split) == len(split.offsets) - 1 == self.manifest["splits"][name]["kept"]
+        fits = len(split) == len(split.offsets) - 1 == self.manifest["splits"][name].get("kept")
         if not fits or not ((labels >= 0) & (labels < len(self.classes))).all():
             raise DataError(
                 f"{self.directory}: the {name} arrays do not fit each other: prepare the data again"
@@ -196,7 +196,7 @@ class PreparedData:
     def _windows(self, name: str) -> TextWindows:
         known = _map(self.directory / array_name(name, TEXT, "known"))
         split = TextWindows(*_side(self.directory, name, TEXT), known)
-        if not len(split) == len(split.offsets) - 1 == self.manifest["splits"][name]["windows"]:
+        if not len(split) == len(split.offsets) - 1 == self.manifest["splits"][name].get("windows"):
             raise DataError(
                 f"{self.directory}: the {name} arrays do not fit each other: prepare the data again"
             )
@@ -210,7 +210,7 @@ class PreparedData:
         split = PairedTokens(
             *_side(self.directory, name, "source"), *_side(self.directory, name, "target")
         )
-        expected = self.manifest["splits"][name]["kept"]
+        expected = self.manifest["splits"][name].get("kept")
         if not len(split) == len(split.target_offsets) - 1 == expected:
             raise DataError(
                 f"{self.directory}: the {name} split has {len(split)} sources and "
@@ -394,8 +394,13 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = read_object(path)
         known = manifest["format"] == FORMAT
-        _ = manifest["splits"], manifest["data_hash"], manifest["vocabulary"]["sha256"]
-    except (DataError, KeyError, TypeError) as error:
+        _ = manifest["data_hash"], manifest["vocabulary"]["sha256"]
+        if not all(isinstance(facts, dict) for facts in manifest["splits"].values()):
+            raise TypeError
+        classes = manifest.get("classes", [])
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise TypeError
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         reason = "it cannot be read" if path.is_file() else "it is missing"
         raise DataError(
             f"{directory} is no prepared directory: it needs {MANIFEST_FILE}, but {reason}; "

@@ -282,6 +282,12 @@ def read_tokenizer(directory: Path | str, name: str = TOKENIZER_FILE) -> Tokeniz
         raise DataError(
             f"{path} is not a tokenizer: {reason}; restore it or prepare the data again"
         ) from error
+    ids = tokenizer.get_vocab(with_added_tokens=True).values()
+    if max(ids, default=0) > 2 * len(ids) + 1024:  # the library takes memory for all in between
+        raise DataError(
+            f"{path} is not a tokenizer: {len(ids)} entries have numbers up to {max(ids)}; "
+            "restore it or prepare the data again"
+        )
     return tokenizer
 
 

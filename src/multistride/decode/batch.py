@@ -35,7 +35,7 @@ def begin_batch(
     """
     plan, config = planned(requested, engine.config), engine.config
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
-    limits = [plan.limit(len(tokens)) for tokens in given]
+    limits = [plan.limit(length) for length in lengths.tolist()]
     encodes = config.encoder_layers > 0
     state = new_state(plan, limits, None if encodes else given)
     shortcut = getattr(engine, "shortcut", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from multistride.config import validate
@@ -194,6 +194,17 @@ class DecodeOptions(BaseModel):
         if "" in texts:
             raise ValueError("an empty text stands everywhere: give at least one character")
         return texts
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, choices: Any) -> Any:
+        """Take `max_tokens`, the name that users know, for `max_length`."""
+        if not isinstance(choices, dict) or "max_tokens" not in choices:
+            return choices
+        if choices.get("max_length") is not None:
+            raise ValueError("max_tokens and max_length were given, which are one thing: give one")
+        renamed = {name: value for name, value in choices.items() if name != "max_tokens"}
+        return {**renamed, "max_length": choices["max_tokens"]}
 
     @classmethod
     def made(cls, **choices: Any) -> DecodeOptions:

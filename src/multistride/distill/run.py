@@ -73,6 +73,7 @@ def distill(
     teacher = continuer(config, device) if causal else open_teacher(config, device, threads)
     job = _Job(config, teacher, parts, lines)
     plan = _plan(job)
+    parts.sweep()
     if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
         logger.info(f"{config.output} is there already, made with these settings: nothing to do")
         return manifest

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from multistride.errors import DataError, UsageError
+from multistride.files import refuse_foreign, refuse_inputs
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, load_provenance, save_model
 from multistride.rundir import RunDirectory
@@ -73,6 +74,8 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
         raise UsageError(
             f"{len(directories)} model directory was given, an average needs 2: name more checkpoints"
         )
+    refuse_inputs(output, directories)
+    refuse_foreign(output)
     model, vocabulary = load_model(directories[0])
     first = model.state_dict()
     sums = {

@@ -168,6 +168,7 @@ class Trainer:
         if self.accelerator.is_main_process:  # from here on nothing is refused
             self.run.begin(config.model_dump(mode="json"))
             self.run.rewind(self.progress.update)
+            self.run.prune(settings.keep_checkpoints)  # a kill can have come before it
             (self.run.path / NOT_FINITE).unlink(missing_ok=True)
 
     def _asked(self) -> Asked:

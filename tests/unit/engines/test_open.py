@@ -1,5 +1,6 @@
 """Engines by name."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -40,21 +41,21 @@ def test_eager_says_what_it_is(model):
     assert (engine.name, engine.precision, engine.model) == ("eager", "float32", model)
 
 
-def test_an_engine_that_is_not_installed_is_named_with_its_extra(model, monkeypatch):
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(model, monkeypatch, caplog):
     # Guards: a traceback out of an import, or an engine that is silently another one.
     monkeypatch.setattr(int8, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[int8\]'") as caught:
         open_engine(model, "int8")
     assert caught.value.exit_code == 3
-    lines = []
-    assert open_engine(model, "auto", report=lines.append).name == "eager"
-    [line] = lines
+    caplog.set_level(logging.INFO)
+    assert open_engine(model, "auto").name == "eager"
+    [line] = caplog.messages
     assert line.startswith(
         "engine: eager, because the engine int8 was asked for and ONNX Runtime is not installed"
     )
 
 
-def test_a_cpu_that_overflows_is_refused(model, monkeypatch):
+def test_a_cpu_that_overflows_is_refused(model, monkeypatch, caplog):
     # Guards: products of 8-bit integers that saturate in silence on older CPUs.
     monkeypatch.setattr(int8, "onnxruntime", object())
     monkeypatch.setattr(int8, "multiplies_int8", lambda: False)
@@ -62,9 +63,9 @@ def test_a_cpu_that_overflows_is_refused(model, monkeypatch):
         UsageError, match="needs a CPU that multiplies 8-bit integers without overflow"
     ):
         open_engine(model, "int8")
-    lines = []
-    assert open_engine(model, "auto", report=lines.append).name == "eager"
-    assert "VNNI" in lines[0]
+    caplog.set_level(logging.INFO)
+    assert open_engine(model, "auto").name == "eager"
+    assert "VNNI" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +94,14 @@ def test_an_old_onnx_runtime_is_refused(model, monkeypatch):
         open_engine(model, "int8")
 
 
-def test_auto_takes_int8_where_it_runs(model):
+def test_auto_takes_int8_where_it_runs(model, caplog):
     # Guards: an auto that says nothing, or takes the slow engine.
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
     if not device.multiplies_int8():
         pytest.skip("this CPU has no VNNI")
-    lines = []
-    assert open_engine(model, "auto", report=lines.append).name == "int8"
-    assert lines == ["engine: int8, int8 weights, int8 activations"]
+    caplog.set_level(logging.INFO)
+    assert open_engine(model, "auto").name == "int8"
+    assert caplog.messages == ["engine: int8, int8 weights, int8 activations"]
 
 
 @pytest.mark.parametrize("count", [0, -1, 100_000])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import multistride
-from multistride import translator as module
+from multistride import text_model as module
 from multistride.baselines.export import export
 from multistride.data.vocab import train_vocabulary
 from multistride.decode.options import DecodeOptions

@@ -34,7 +34,8 @@ def shown(path: str, *flags: str) -> list[str]:
 
 
 def test_every_result_file_is_read_by_the_one_reader() -> None:
-    files = sorted(ROOT.glob("results/**/*.json"))
+    trials = {"fuzz.json", "kills.json"}  # counts of faults, which no report shows
+    files = sorted(path for path in ROOT.glob("results/**/*.json") if path.name not in trials)
     assert set(GOLDEN) <= {path.relative_to(ROOT).as_posix() for path in files}
     for path in files:
         result = read_result(path)

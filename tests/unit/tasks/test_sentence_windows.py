@@ -121,9 +121,11 @@ def test_lines_stay_aligned_and_unsplit_windows_are_translated_line_by_line(
 ):
     lines = [*(line.encode() for line in DOCUMENT), b"\xff"]
     options = DecodeOptions(group_size=4)
-    alone = [result.text for result in translator.translate_lines(lines, options)]
+    alone = [
+        result.text for result in translator.translate_lines(lines, translator.planned(options))
+    ]
     passages = WindowTranslator(translator, 3)
-    results = list(passages.translate_lines(lines, options))
+    results = list(passages.translate_lines(lines, passages.planned(options)))
     assert len(results) == len(lines)
     assert [bool(result.text) for result in results] == [bool(text) for text in alone]
     assert results[-1].problem == "it is not valid UTF-8"
@@ -131,16 +133,18 @@ def test_lines_stay_aligned_and_unsplit_windows_are_translated_line_by_line(
     monkeypatch.setattr(
         WindowTranslator, "cut", lambda self, text, window: None if len(window) > 1 else [text]
     )
-    apart = list(WindowTranslator(translator, 3).translate_lines(lines, options))
+    apart = list(
+        WindowTranslator(translator, 3).translate_lines(lines, translator.planned(options))
+    )
     assert [result.text for result in apart] == alone
 
 
 def test_windows_of_one_are_the_translator_itself(translator):
     options = DecodeOptions(group_size=2)
     lines = [line.encode() for line in DOCUMENT]
-    assert list(WindowTranslator(translator, 1).translate_lines(lines, options)) == list(
-        translator.translate_lines(lines, options)
-    )
+    assert list(
+        WindowTranslator(translator, 1).translate_lines(lines, translator.planned(options))
+    ) == list(translator.translate_lines(lines, translator.planned(options)))
 
 
 def test_what_is_for_single_sentences_is_refused(translator):
@@ -148,11 +152,11 @@ def test_what_is_for_single_sentences_is_refused(translator):
     with pytest.raises(
         UsageError, match="a prefix was given, which is for single sentences, and windows of 3 were"
     ):
-        passages.checked(DecodeOptions(prefix="Der"))
+        passages.planned(DecodeOptions(prefix="Der"))
     with pytest.raises(UsageError, match="a maximum length was given"):
-        passages.checked(DecodeOptions(max_length=5))  # of a line, or of a window of three?
+        passages.planned(DecodeOptions(max_length=5))  # of a line, or of a window of three?
     with pytest.raises(UsageError, match="--stream was given"):
-        passages.checked(DecodeOptions(), streaming=True)
+        passages.planned(DecodeOptions(), streaming=True)
     with pytest.raises(UsageError, match="windows of 0 sentences were asked for: choose 1 or more"):
         WindowTranslator(translator, 0)
 
@@ -219,7 +223,9 @@ def test_no_line_has_words_of_another_whatever_the_model_writes(lines, noise, si
     # Guards: a window that comes back with as many "sentences" as it had, cut elsewhere.
     passages = FakeWindows(size, lambda joined: ALONE.get(joined, " ".join(noise)))
     options = DecodeOptions()
-    results = list(passages.translate_lines([line.encode() for line in lines], options))
+    results = list(
+        passages.translate_lines([line.encode() for line in lines], passages.planned(options))
+    )
     assert len(results) == len(lines)
     for line, result in zip(lines, results, strict=True):
         own = set(ALONE[line].replace(".", "").split())
@@ -265,10 +271,15 @@ def test_the_buffer_does_not_decide_what_is_written(translator):
     # Guards: windows that end where a buffer happens to end, or never begin with --buffer 1.
     lines = [line.encode() for line in DOCUMENT * 3]
     options = DecodeOptions(group_size=4)
-    whole = [r.text for r in WindowTranslator(translator, 3).translate_lines(lines, options)]
+    whole = [
+        r.text
+        for r in WindowTranslator(translator, 3).translate_lines(lines, translator.planned(options))
+    ]
     for buffer in (1, 2, 5):
         passages = WindowTranslator(translator, 3)
-        assert [r.text for r in passages.translate_lines(lines, options, buffer)] == whole
+        assert [
+            r.text for r in passages.translate_lines(lines, passages.planned(options), buffer)
+        ] == whole
         assert passages.counts.windows == 6
 
 
@@ -281,6 +292,8 @@ def test_a_complete_window_is_translated_before_the_next_line_is_read(translator
             read.append(line)
             yield line.encode()
 
-    results = WindowTranslator(translator, 3).translate_lines(lines(), DecodeOptions(), 1)
+    results = WindowTranslator(translator, 3).translate_lines(
+        lines(), translator.planned(DecodeOptions()), 1
+    )
     next(results)
     assert len(read) == 3

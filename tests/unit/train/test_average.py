@@ -97,3 +97,17 @@ def test_what_cannot_be_averaged(save, tmp_path):
     with pytest.raises(DataError, match="holds 2 checkpoints, 5 were asked for"):
         newest_checkpoints(tmp_path, 5)
     assert not (tmp_path / "mean").exists()
+
+
+def test_an_output_that_holds_what_is_averaged_is_refused(save, tmp_path):
+    # Guards: `average RUN --last 2 --output RUN` deleting the run; a thesis deleted beside it.
+    save(tmp_path / "checkpoints/step_1", 1.0)
+    save(tmp_path / "checkpoints/step_2", 2.0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x")
+    checkpoints = newest_checkpoints(tmp_path, 2)
+    for place in (tmp_path, tmp_path / "checkpoints", checkpoints[0], tmp_path / "other"):
+        with pytest.raises(UsageError, match="name another"):
+            average_models(checkpoints, place)
+    assert newest_checkpoints(tmp_path, 2) == checkpoints
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "x"

@@ -55,7 +55,9 @@ class Worker:
             process_group=0,  # Ctrl-C is for the parent, who ends the workers
         )
         try:
-            self.ready = Ready.model_validate_json(self._said(setup.model_dump_json()))
+            self.ready = Ready.model_validate_json(
+                self._said(setup.model_dump_json(exclude_unset=True))
+            )
             self._signal(signal.SIGSTOP)
         except BaseException:
             self.close()
@@ -64,7 +66,7 @@ class Worker:
     def take(self, turn: Turn) -> Answer:
         """Let it run for one turn. Raises what the worker raised."""
         self._signal(signal.SIGCONT)
-        answer = Answer.model_validate_json(self._said(turn.model_dump_json()))
+        answer = Answer.model_validate_json(self._said(turn.model_dump_json(exclude_unset=True)))
         self._signal(signal.SIGSTOP)
         return answer
 
