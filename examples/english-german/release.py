@@ -1,16 +1,20 @@
 """Make the model that ships from a trained one: weights in bfloat16, a card that tells what it is
 good for, notices.
 
-    python release.py MODEL RESULT NOTICES OUTPUT
+    python release.py MODEL RESULTS DATA OUTPUT
 
-MODEL is a model directory, RESULT what `multistride evaluate` measured of it, NOTICES a folder with
-LICENSE files of corpora that ask for theirs to be passed on, OUTPUT the model directory to write.
+MODEL is a model directory. RESULTS holds what was measured of it: `tatoeba.json`,
+`suttacentral.json` and `NAME-exact.json` by `multistride evaluate`, `by-length.json` by
+`by_length.py`. DATA is the folder of the corpora, some of which ask for their notices to be passed
+on. OUTPUT is the model directory to write.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,22 +45,31 @@ echo "Where is the station?" | multistride translate --group-size 4 --show-group
 
 ## What it is good for
 
-Short everyday and technical sentences, for trying out, teaching and testing. It is small and was trained for hours
-on two CPU cores: it knows few names and rare words, long sentences go wrong, and what it says of numbers must be
-checked. It is no replacement for a translation service. Nothing was done against biases of its data, such as the
-gender that German demands and English leaves open.
+Short everyday sentences and text of user interfaces, for trying out, teaching and testing. It is small: it knows few
+names and rare words, errs more the longer a sentence is, and what it says of numbers must be checked. It addresses
+people informally (du), as most of its data does. It is no replacement for a translation service. Nothing was done
+against biases of its data, such as the gender that German demands and English leaves open.
 
 ## Measured
 
-Tatoeba, {sentences:,} English-German sentences of its validation split that were not used in training, greedy:
+Tatoeba, {tatoeba_sentences:,} sentences of its development set that were not used in training, greedy:
 
-{table}
-The throughput is float32 on {threads} thread(s) of {cpu}.
+{tatoeba}
+SuttaCentral, {suttacentral_sentences:,} likewise:
+
+{suttacentral}
+Exact mode at K={exact_size} writes the text of K=1 in {tatoeba_exact:.2f} tokens a pass on Tatoeba and
+{suttacentral_exact:.2f} on SuttaCentral. The throughput is float32 on {threads} thread(s) of {cpu}.
+
+BLEU by length of the source:
+
+{lengths}
 
 ## How it was made
 
-`examples/english-german/run.sh`: an autoregressive teacher, its beam search (beam 4) over the training text, one
-many-K checkpoint from the teacher's weights. Every setting is in `provenance.json`. Weights are stored as bfloat16.
+`examples/english-german/run.sh`: an autoregressive teacher of 48 million parameters, its translations of the training
+text, and one checkpoint for all K trained on them: {updates:,} updates of {tokens:,} tokens. Every setting
+is in `provenance.json`. Weights are stored as bfloat16.
 
 ## Data, licences and attribution
 
@@ -66,14 +79,36 @@ many-K checkpoint from the teacher's weights. Every setting is in `provenance.js
 | SuttaCentral, translations by Bhikkhu Sujato (English) and Sabbamitta (German) | CC0 1.0 | suttacentral.net |
 | interface text of Home Assistant | Apache-2.0 | `LICENSE.homeassistant.md` |
 | interface text of Django | BSD-3-Clause | `LICENSE.django` |
+| help and interface text of LibreOffice 7.4 | MPL-2.0 | libreoffice.org |
 
 The target side is the teacher's translation of these texts. The model is passed on under Apache-2.0; the notices
 above go with it.
 """
 
 
-def card(model: Transformer, result: Path) -> str:
-    config, measured = model.config, read_result(result)
+def length_table(path: Path) -> str:
+    """Return BLEU by source length as a Markdown table."""
+    lines = [
+        "| corpus | source words | sentences | K=1 | K=2 | K=4 | K=8 |",
+        "| :-- |" + " --: |" * 6,
+    ]
+    for name, rows in json.loads(path.read_text(encoding="utf-8")).items():
+        for row in rows:
+            scores = " | ".join(f"{row[f'bleu_k{size}']:.1f}" for size in (1, 2, 4, 8))
+            lines.append(f"| {name} | {row['source_words']} | {row['sentences']:,} | {scores} |")
+    return "\n".join(lines)
+
+
+def card(model: Transformer, results: Path, provenance: dict[str, Any]) -> str:
+    """Return the text of the model card."""
+    config = model.config
+    tatoeba, suttacentral = (
+        read_result(results / f"{name}.json") for name in ("tatoeba", "suttacentral")
+    )
+    exact = {
+        name: read_result(results / f"{name}-exact.json").results[-1]
+        for name in ("tatoeba", "suttacentral")
+    }
     return CARD.format(
         widest=max(config.group_sizes),
         sizes=", ".join(map(str, config.group_sizes)),
@@ -82,24 +117,37 @@ def card(model: Transformer, result: Path) -> str:
         decoder=config.decoder_layers,
         width=config.hidden_size,
         vocabulary=config.vocabulary_size,
-        sentences=measured.conditions["sentences"],
-        table=markdown(measured),
-        threads=measured.conditions["threads"],
-        cpu=measured.conditions["cpu"],
+        tatoeba_sentences=tatoeba.conditions["sentences"],
+        tatoeba=markdown(tatoeba),
+        suttacentral_sentences=suttacentral.conditions["sentences"],
+        suttacentral=markdown(suttacentral),
+        exact_size=exact["tatoeba"].group_size,
+        tatoeba_exact=exact["tatoeba"].tokens_per_step,
+        suttacentral_exact=exact["suttacentral"].tokens_per_step,
+        threads=tatoeba.conditions["threads"],
+        cpu=tatoeba.conditions["cpu"],
+        lengths=length_table(results / "by-length.json"),
+        updates=provenance["config"]["training"]["updates"],
+        tokens=provenance["config"]["training"]["tokens_per_batch"],
     )
 
 
-def main(directory: Path, result: Path, notices: Path, output: Path) -> None:
+def main(directory: Path, results: Path, data: Path, output: Path) -> None:
+    """Write the model directory."""
     model, vocabulary = load_model(directory)
+    provenance = load_provenance(directory)
+    for entry in ("data", "run", "start_from"):
+        # Where the files lay on the machine that trained is nobody's business.
+        if provenance["config"][entry]:
+            name = Path(provenance["config"][entry]).name
+            provenance["config"][entry] = f"runs/english-german/{name}"
 
     def add_notices(place: Path) -> None:
-        for notice in sorted(notices.glob("LICENSE*")):
+        for notice in sorted((data / "permissive-ui-strings").glob("LICENSE*")):
             (place / notice.name).write_bytes(notice.read_bytes())
 
-    text = card(model, result)
-    save_model(
-        output, model.to(torch.bfloat16), vocabulary, load_provenance(directory), text, add_notices
-    )
+    text = card(model, results, provenance)
+    save_model(output, model.to(torch.bfloat16), vocabulary, provenance, text, add_notices)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,17 @@
-"""Reading configuration: YAML files, `--set a.b=c`, and one line for whatever is wrong with
-them.
-"""
+"""Read configuration: YAML files, `--set a.b=c`, and one line for whatever is wrong with them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from multistride.errors import UsageError
+from multistride.errors import DataError, UsageError
+from multistride.untrusted import MOST_SETTINGS, parse_yaml, read_bytes
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; the standard leaves the choice to the
-    reader.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                continue
-            if key in seen:
-                reason = f"the key {key!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def read_config(path: Path | str, kind: type[Model], settings: Sequence[str] = ()) -> Model:
@@ -40,11 +20,12 @@ def read_config(path: Path | str, kind: type[Model], settings: Sequence[str] = (
     Raises `UsageError` naming the key, what was given and what is allowed.
     """
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        text = read_bytes(path, MOST_SETTINGS, "give a file of settings, as in configs/")
+        tree = parse_yaml(text)
+    except DataError as error:
+        raise UsageError(f"cannot read the configuration {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UsageError(f"{path} holds no settings: write one `key: value` a line")
     for setting in settings:
@@ -53,7 +34,7 @@ def read_config(path: Path | str, kind: type[Model], settings: Sequence[str] = (
 
 
 def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
-    """`tree` as `kind`. Raises `UsageError` with the first problem in one line."""
+    """Return `tree` as `kind`. Raises `UsageError` with the first problem in one line."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -61,9 +42,7 @@ def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
 
 
 def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
-    """The first problem of a pydantic error as one line: key, what is wrong, what was given, what
-    is allowed.
-    """
+    """Return the first problem of a pydantic error in one line: key, fault, value, what is allowed."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"]) or "the whole"
     if problem["type"] == "extra_forbidden":
@@ -103,6 +82,6 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
             raise UsageError(f"--set {setting}: {part!r} is a value, not a section")
         tree = branch
     try:
-        tree[parts[-1]] = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
+        tree[parts[-1]] = parse_yaml(text)
+    except ValueError as error:
         raise UsageError(f"--set {setting}: the value is not YAML") from error

@@ -1,7 +1,8 @@
-"""Writing files so that a reader never sees half of one.
+"""Write files so that a reader never sees half of one, and nothing of a person's is lost.
 
-Everything is written under a temporary name in the directory of its destination and moved into
-place when it is complete, so a crash, a full disk or Ctrl-C leaves the old file, or none.
+Everything is written under a hidden temporary name beside its destination and moved into place when
+it is complete, so a crash, a full disk or Ctrl-C leaves the old file, or none. The temporary names
+are locked while their writer lives; the next writer removes those that a killed one left.
 """
 
 from __future__ import annotations
@@ -12,76 +13,291 @@ import hashlib
 import json
 import lzma
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from multistride.errors import UserError
+from multistride.errors import DataError, UsageError, UserError
+from multistride.locks import Unsupported, try_lock
+from multistride.untrusted import read_object
 
 _CANNOT_WRITE = {
     errno.EACCES,
+    errno.EBUSY,
     errno.EDQUOT,
     errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
     errno.EISDIR,
+    errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.ENXIO,
     errno.EPERM,
+    errno.EPIPE,
     errno.EROFS,
+    errno.EXDEV,
 }
 """What is the destination's fault; other errors inside a block keep their own story."""
+
+_SIGNATURES = {"provenance.json": "multistride", "prepare.json": "data_hash", "int8.json": "format"}
+"""Files that only this package writes, and a key that each of them has."""
+
+_WRITTEN = (
+    *("config.json", "generation_config.json", "README.md", "provenance.json", "int8.json"),
+    *("model.safetensors", "markov.safetensors", "*.onnx", "model.bin", "*vocabulary.json"),
+    *("tokenizer.json", "tokenizer_config.json", "target_tokenizer.json", "chat_template.jinja"),
+    *("calibration.json", "temperature.json", "phrases.npy", "training.pt", "prepare.json"),
+    *("modeling_multistride.py", "configuration_multistride.py", "LICENSE*"),
+    *(
+        f"{split}.{side}.{content}.npy"
+        for split in ("train", "validation")
+        for side in ("source", "target", "text")
+        for content in ("tokens", "offsets", "known", "labels")
+    ),
+)
+"""Names in the directories that this package writes; any other name is somebody else's file."""
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.[a-z0-9_]{8}")
+"""A temporary name: a new file or directory, or the place of an old directory on its way out."""
 
 
 @contextmanager
 def replacing_file(destination: Path | str) -> Iterator[Path]:
     """Yield a temporary path; move it to `destination` when the block ends without an error.
 
-    Raises `UserError` with one line when the disk is full or the place cannot be written.
+    A symbolic link is followed. What is no regular file (a pipe, a device) is written to at the
+    end. A name ending in .gz or .xz is compressed, unless the block did that. Raises `UserError`
+    with one line when the disk is full or the destination cannot be written.
     """
-    destination = Path(destination)
-    with _write_errors(destination):
+    named = Path(destination)
+    with _write_errors(named):
+        if _is_stream(named):
+            with _streaming(named) as temporary:
+                yield temporary
+            return
+        destination = Path(os.path.realpath(named))
         destination.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        if destination.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if destination.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        sweep(destination.parent, destination.name)
+        mode = _mode(destination)
+        with _temporary(destination, "new", tempfile.mkstemp) as temporary:
             yield temporary
+            _compress(temporary, named)
             _flush(temporary)
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(mode)
             os.replace(temporary, destination)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def replacing_directory(destination: Path | str) -> Iterator[Path]:
-    """Yield a temporary directory; move it to `destination`, replacing what stood there.
+def replacing_directory(destination: Path | str, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield a temporary directory; move it to `destination`, replacing what this package wrote.
 
-    Raises `UserError` with one line when the disk is full or the place cannot be written.
+    Raises `UsageError` for a directory that holds anything else, or one of the `inputs`;
+    `UserError` with one line when the disk is full or the place cannot be written.
     """
-    destination = Path(destination)
-    with _write_errors(destination):
+    named = Path(destination)
+    with _write_errors(named):
+        destination = Path(os.path.realpath(named))
+        if named.name == "":
+            raise UsageError(f"{named} is no name of a directory to write: name another one")
+        refuse_inputs(named, inputs)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        if destination.exists() and not destination.is_dir():
-            raise UserError(
-                f"{destination} is a file, and a directory is to be written there: choose another place"
-            )
-        temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
-        try:
+        sweep(destination.parent, destination.name)
+        refuse_foreign(named)
+        with _temporary(destination, "new", tempfile.mkdtemp) as temporary:
             yield temporary
             for path in temporary.rglob("*"):
                 if path.is_file():
                     path.chmod(0o666 & ~_umask())
                     _flush(path)
             temporary.chmod(0o777 & ~_umask())
+            refuse_foreign(named)  # somebody may have put a file there meanwhile
             _exchange(temporary, destination)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise `UsageError` if `output` is one of the inputs or a directory that holds one."""
+    place = Path(os.path.realpath(output))
+    for path in inputs:
+        real = Path(os.path.realpath(path))
+        if place == real or place in real.parents:
+            holds = "is also read" if place == real else f"holds {path}, which is read"
+            raise UsageError(f"{output} {holds}: name another output")
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise `UsageError` if writing `directory` anew would delete what this package did not write.
+
+    That is everything with a name that it never writes, and a directory without one of its records.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise UsageError(
+            f"{directory} is a file, and a directory is to be written there: choose another place"
+        )
+    names = sorted(path.name for path in directory.iterdir() if not _LEFTOVER.fullmatch(path.name))
+    foreign = [
+        name
+        for name in names
+        if (directory / name).is_dir() or not any(fnmatch(name, ours) for ours in _WRITTEN)
+    ]
+    if not foreign and not _is_signed(directory):
+        foreign = names
+    if foreign:
+        raise UsageError(
+            f"{directory} holds {foreign[0]}, which multistride did not write there and would "
+            "delete: name another directory, or an empty one"
+        )
+
+
+def refuse_streams(paths: Iterable[Path | None], why: str) -> None:
+    """Raise `UsageError` for an input that can be read only once, as a pipe or `<(...)`."""
+    for path in paths:
+        if path is not None and path.exists() and not path.is_file() and not path.is_dir():
+            raise UsageError(
+                f"{path} is a pipe or a device, and {why}: write it to a file first and name that"
+            )
+
+
+def sweep(directory: Path, name: str | None = None) -> None:
+    """Remove temporary files and directories that a killed process left in `directory`.
+
+    With a `name`, only those on the way to that name. What a live process holds stays. A directory
+    that was moved away and not yet replaced is put back.
+    """
+    try:
+        entries = [entry.name for entry in os.scandir(directory)]
+    except OSError:
+        return
+    for entry in entries:
+        match = _LEFTOVER.fullmatch(entry)
+        if match is None or (name is not None and match["name"] != _short(name)):
+            continue
+        with suppress(OSError, Unsupported):
+            _remove_leftover(directory / entry, directory / match["name"])
+
+
+def _remove_leftover(path: Path, destination: Path) -> None:
+    held = try_lock(path)
+    if held is None:
+        return
+    try:
+        old = path / "old"
+        if old.is_dir() and not destination.exists():
+            os.replace(old, destination)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(held)
+
+
+def _is_signed(directory: Path) -> bool:
+    for name, key in _SIGNATURES.items():
+        with suppress(DataError):
+            if (directory / name).is_file() and key in read_object(directory / name):
+                return True
+    return False
+
+
+def _short(name: str) -> str:
+    """The part of a name that its temporary names repeat, which must not become too long."""
+    return name if len(os.fsencode(name)) <= 200 else hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
+@contextmanager
+def _temporary(destination: Path, kind: str, make: Any) -> Iterator[Path]:
+    """Yield a new temporary file or directory beside `destination`; remove it in the end."""
+    held: int | None = None
+    while True:
+        made = make(dir=destination.parent, prefix=f".{_short(destination.name)}.{kind}.")
+        if isinstance(made, tuple):
+            os.close(made[0])
+            made = made[1]
+        path = Path(made)
+        with suppress(Unsupported, FileNotFoundError):
+            held = try_lock(path)
+        if path.exists():  # a sweeping process can have been faster than the lock
+            break
+        if held is not None:
+            os.close(held)
+    try:
+        yield path
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
+
+
+def _is_stream(path: Path) -> bool:
+    """Return whether `path` is written to rather than replaced: a pipe, a device, /dev/stdout."""
+    if str(path.absolute()).startswith(("/dev/", "/proc/")):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextmanager
+def _streaming(destination: Path) -> Iterator[Path]:
+    """Yield a temporary path; write its bytes to a pipe or a device when the block ends."""
+    with tempfile.TemporaryDirectory() as place:
+        temporary = Path(place) / destination.name
+        temporary.touch()
+        yield temporary
+        _compress(temporary, destination)
+        # Appending, since /dev/stdout may be a file that already has lines.
+        descriptor = os.open(destination, os.O_WRONLY | os.O_APPEND)
+        with open(descriptor, "wb", buffering=0) as stream, open(temporary, "rb") as file:
+            while block := file.read(1 << 20):
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[stream.write(rest) :]
+
+
+_MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0"}
+
+
+def _compress(temporary: Path, name: Path) -> None:
+    """Compress a file in place as `name` says it is, unless it is compressed already."""
+    magic = _MAGIC.get(name.suffix)
+    if magic is None:
+        return
+    with open(temporary, "rb") as file:
+        if file.read(len(magic)) == magic:
+            return
+    beside = temporary.with_name(name.name)
+    with _temporary(beside, "new", tempfile.mkstemp) as packed:
+        with open(temporary, "rb") as file, compressing(packed, name) as stream:
+            shutil.copyfileobj(file, stream)
+        shutil.copyfile(packed, temporary)
+
+
+def _mode(destination: Path) -> int:
+    """Return the permissions of a file that is replaced, or those of a new one."""
+    try:
+        return stat.S_IMODE(destination.stat().st_mode)
+    except OSError:
+        return 0o666 & ~_umask()
 
 
 def check_writable(destination: Path | str) -> None:
@@ -131,9 +347,15 @@ class Journal:
 
 @contextmanager
 def journal(path: Path) -> Iterator[Journal]:
-    """Begin a file anew that is written piece by piece. Raises `UserError` where it cannot be
-    written.
+    """Begin a file anew that is written piece by piece.
+
+    Raises `UsageError` for the name of a compressed file, which cannot be read while it grows, and
+    `UserError` where it cannot be written.
     """
+    if path.suffix in _MAGIC:
+        raise UsageError(
+            f"{path} grows line by line and is not compressed: name it without {path.suffix}"
+        )
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "wb", buffering=0)  # noqa: SIM115, closed below: what happens in between has other errors
@@ -193,16 +415,13 @@ def _exchange(incoming: Path, destination: Path) -> None:
     if not destination.exists():
         os.replace(incoming, destination)
         return
-    outgoing = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.old."))
-    try:
+    with _temporary(destination, "old", tempfile.mkdtemp) as outgoing:
         os.replace(destination, outgoing / "old")
         try:
             os.replace(incoming, destination)
         except OSError:
             os.replace(outgoing / "old", destination)
             raise
-    finally:
-        shutil.rmtree(outgoing, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -1,5 +1,4 @@
-"""A corpus in parts, each of which is written whole or not at all, so that work can stop at any
-moment.
+"""Write a corpus in parts, each whole or not at all, so that work can stop at any moment.
 
 `OUTPUT.parts/` holds `plan.json` (all that decides what is written) and one file for each chunk of
 the source. The first line of a part says, as JSON, which lines it holds, the SHA-256 of the source
@@ -10,25 +9,27 @@ that holds, so no line can ever stand beside another's source.
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from multistride.errors import DataError, UsageError
-from multistride.files import replacing_file, write_json
+from multistride.errors import DataError, UsageError, UserError
+from multistride.files import replacing_file, sweep, write_json
+from multistride.locks import exclusive
+from multistride.untrusted import parse_json, read_bytes, read_object
 
-try:
-    import fcntl
-except ImportError:  # Windows, where two processes on one output go unnoticed
-    fcntl = None  # type: ignore[assignment]
+logger = logging.getLogger(__name__)
+
+MOST_PART = 1 << 32
+"""Bytes of a part that are read; it has some thousand lines."""
 
 
 class Chunk(NamedTuple):
@@ -85,32 +86,37 @@ class PartsDirectory:
         Raises `UsageError` naming what differs from the plan it was begun with, or if another
         process is at work.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "wb") as lock:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"another process is writing to {self.path}: wait for it, or name another output"
-                ) from error
-            self._begin(plan)
-            yield
+        sweep(self.output.parent, self.path.name)
+        sweep(self.output.parent, self.output.name)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"could not write {self.path}: {reason}; name another output"
+            ) from error
+        try:
+            with exclusive(self.path, "wait for it, or name another output"):
+                sweep(self.path)
+                (self.path / "lock").unlink(missing_ok=True)  # earlier versions locked a file
+                self._begin(plan)
+                yield
+        finally:
+            with suppress(OSError):  # a refused start leaves no empty directory behind
+                self.path.rmdir()
 
     def has(self, chunk: Chunk) -> bool:
         """Whether there is a part of this number, good or bad."""
         return self._place(chunk).exists()
 
-    def is_done(self, chunk: Chunk, report: Callable[[str], None]) -> bool:
-        """Whether there is a good part of a chunk; a bad one is reported, since it will be made
-        again.
-        """
+    def is_done(self, chunk: Chunk) -> bool:
+        """Return whether there is a good part of a chunk; a bad one will be made again."""
         if not self.has(chunk):
             return False
         try:
             self.read(chunk)
         except DataError as error:
-            report(f"note: {str(error).partition(':')[0]}; it is done again")
+            logger.info(f"note: {str(error).partition(':')[0]}; it is done again")
             return False
         return True
 
@@ -141,9 +147,9 @@ class PartsDirectory:
         """
         place = self._place(chunk)
         try:
-            first, *lines, rest = place.read_bytes().split(b"\n")
-            header = PartHeader.model_validate_json(first)
-        except (OSError, ValueError, ValidationError) as error:
+            first, *lines, rest = read_bytes(place, MOST_PART).split(b"\n")
+            header = PartHeader.model_validate(parse_json(first))
+        except (DataError, ValueError, ValidationError) as error:
             raise DataError(
                 f"{place} is missing or damaged: run the same command again to have it redone"
             ) from error
@@ -158,7 +164,8 @@ class PartsDirectory:
 
     def discard(self) -> None:
         """Remove everything. A crash here leaves a hidden directory, not half of the parts."""
-        hidden = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}."))
+        prefix = f".{self.path.name}.new."  # a name that `files.sweep` knows
+        hidden = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=prefix))
         os.replace(self.path, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
@@ -175,8 +182,8 @@ class PartsDirectory:
                 f"{self.path} has parts and no plan.json: delete it, or name another output"
             )
         try:
-            before = dict(json.loads(place.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            before = read_object(place)
+        except DataError as error:
             raise DataError(f"{place} is damaged: delete {self.path} to begin anew") from error
         names = sorted(
             name for name in before.keys() | plan.keys() if before.get(name) != plan.get(name)

@@ -3,21 +3,67 @@
 
 Each checkpoint is a whole model directory, with `training.pt` beside the model for resuming. `best`
 and `last` are links to checkpoints, so `--model RUN/best` is all a user needs to know.
+
+The run can be killed at any moment. `record.json` says which checkpoints are `last` and `best` and
+how much of `metrics.jsonl` belongs to them; it is replaced as a whole, and everything else follows
+from it: when a run is opened, links are put right, later checkpoints and lines are removed, and so
+is what a killed process left. One process at a time holds the directory.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from multistride.errors import UsageError
-from multistride.files import replacing_file
+from multistride.errors import DataError, UsageError, UserError
+from multistride.files import replacing_file, sweep, write_json
+from multistride.locks import exclusive
+from multistride.untrusted import parse_json, read_json, read_yaml
+
+logger = logging.getLogger(__name__)
+
+RECORD = "record.json"
+NOT_DECIDING = (
+    "data",  # the hash of the data decides
+    "run",
+    "start_from",  # as above
+    "training.keep_checkpoints",
+    "training.trunk_memory",
+)
+"""Settings that change nothing about the weights, the metrics or the choice of the best."""
+
+
+class Committed(BaseModel):
+    """What `record.json` says. `metrics` counts bytes of `metrics.jsonl`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    last: int = Field(ge=0)
+    best: int | None = Field(ge=0)
+    metrics: int = Field(ge=0)
+    decides: dict[str, str | None] = {}
+
+
+class Asked(NamedTuple):
+    """A run as it is asked for: its settings, the hashes of what it reads, and what may differ.
+
+    `complete` adds fields to stored settings that did not exist when they were stored.
+    """
+
+    config: dict[str, Any]
+    decides: Mapping[str, str | None] = MappingProxyType({})
+    may_differ: tuple[str, ...] = ()
+    complete: Callable[[Any], Any] = lambda stored: stored
 
 
 class RunDirectory:
@@ -27,61 +73,95 @@ class RunDirectory:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
+        self._decides: Mapping[str, str | None] = {}
 
-    def open(
-        self,
-        config: dict[str, Any],
-        resume: bool,
-        complete: Callable[[Any], dict[str, Any]] = lambda stored: stored,
-    ) -> None:
-        """Create the directory and write `run.yaml`; `complete` adds to a stored one what has been
-        added since.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory, creating it; remove it again if the block leaves it empty.
 
-        Raises `UsageError` if a run is there already and `resume` is false, or was made with
-        another configuration.
+        Raises `UsageError` if another process holds it.
         """
-        settings = self.path / "run.yaml"
-        if settings.is_file():
-            if not resume:
-                raise UsageError(
-                    f"{self.path} holds a run already: add --resume to continue it, or choose another place"
-                )
-            self._same(complete(yaml.safe_load(settings.read_text(encoding="utf-8"))), config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"could not write {self.path}: {reason}; choose another place"
+            ) from error
+        try:
+            with exclusive(self.path, "wait for it, or choose another place"):
+                yield
+        finally:
+            with suppress(OSError):
+                self.path.rmdir()
+
+    def open(self, asked: Asked, resume: bool) -> None:
+        """Check that a run may begin or continue here, and put right what a kill left.
+
+        Nothing is created: `begin` does that, when nothing can be refused any more. A run without a
+        checkpoint has nothing to lose and is begun anew. Raises `UsageError` if a run is there and
+        `resume` is false, or was made from other settings, data or weights; `DataError` if its
+        records are damaged.
+        """
+        self._decides = asked.decides
+        sweep(self.path)
+        sweep(self.checkpoints)
+        if not self._is_begun() and not (self.by_age() and not resume):
             return
-        with replacing_file(settings) as temporary:
+        if not resume:
+            raise UsageError(
+                f"{self.path} holds a run already: add --resume to continue it, or choose another place"
+            )
+        settings = self.path / "run.yaml"
+        advice = f"restore it, or begin anew in another place than {self.path}"
+        self._same(asked.complete(read_yaml(settings, advice)), asked)
+        self._restore()
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Write `run.yaml`; forget the metrics of a run that never had a checkpoint."""
+        if not self._is_begun():
+            with suppress(NotADirectoryError):  # said below
+                self.metrics.unlink(missing_ok=True)
+        with replacing_file(self.path / "run.yaml") as temporary:
             temporary.write_text(
                 yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
             )
 
     def checkpoint(self, update: int) -> Path:
-        """Where the checkpoint after `update` updates lies."""
+        """Return the path of the checkpoint after `update` updates."""
         return self.checkpoints / f"step_{update}"
 
-    def point(self, name: str, update: int) -> None:
-        """Let the link `name` (best or last) name the checkpoint of `update`."""
-        link, temporary = self.path / name, self.path / f".{name}.new"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(Path("checkpoints") / f"step_{update}")
-        os.replace(temporary, link)
+    def commit(self, update: int, best: bool = False) -> None:
+        """Make the checkpoint of `update` the last one (and the best), with all metrics until now.
+
+        The replacement of `record.json` is the moment at which both become true.
+        """
+        before = self._committed()
+        best_update = update if best else (before.best if before else self._linked("best"))
+        size = 0
+        if self.metrics.is_file():
+            with open(self.metrics, "rb") as file:
+                os.fsync(file.fileno())
+                size = file.seek(0, os.SEEK_END)
+        record = Committed(last=update, best=best_update, metrics=size, decides=dict(self._decides))
+        write_json(self.path / RECORD, record.model_dump())
+        self._link(record)
 
     def last(self) -> Path | None:
-        """The checkpoint to go on from: `last`, the newest one left if that was deleted, or
-        None.
-        """
-        link = self.path / "last"
-        if link.is_dir():
-            return link.resolve()
-        left = self.by_age() if link.is_symlink() else []
+        """Return the checkpoint to resume from; the newest left if that was deleted; or None."""
+        committed = self._committed()
+        update = committed.last if committed else self._linked("last")
+        if update is not None and self.checkpoint(update).is_dir():
+            return self.checkpoint(update).resolve()
+        left = self.by_age() if update is not None else []
         return left[-1].resolve() if left else None
 
     def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints; `best` and `last` stay whatever their
-        age.
-        """
-        linked = {(self.path / name).resolve() for name in ("best", "last")}
+        """Delete all but the newest `keep` checkpoints; `best` and `last` always stay."""
+        linked = {self._linked("best"), self._linked("last")}
         for old in self.by_age()[:-keep]:
-            if old.resolve() not in linked:
-                shutil.rmtree(old, ignore_errors=True)
+            if _number(old) not in linked:
+                self._remove(old)
 
     def record(self, entry: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
@@ -92,42 +172,120 @@ class RunDirectory:
         """Drop the metrics of updates after `update`: a resumed run writes them again."""
         if not self.metrics.is_file():
             return
-        entries = [
-            json.loads(line)
-            for line in self.metrics.read_text(encoding="utf-8").splitlines()
-            if line.endswith("}")
-        ]
+        committed = self._committed()
+        if committed is not None and committed.last == update:
+            with open(self.metrics, "r+b") as file:
+                if file.seek(0, os.SEEK_END) > committed.metrics:
+                    file.truncate(committed.metrics)
+            return
+        kept = []
+        for line in self.metrics.read_bytes().splitlines(keepends=True):
+            try:
+                entry = parse_json(line)
+                if entry["update"] <= update:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                logger.warning(f"{self.metrics}: a damaged line is left out")
         with replacing_file(self.metrics) as temporary:
-            kept = [
-                json.dumps(entry, ensure_ascii=False) + "\n"
-                for entry in entries
-                if entry["update"] <= update
-            ]
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_bytes(b"".join(kept))
 
     def by_age(self) -> list[Path]:
-        """The checkpoints, oldest first."""
-        numbered = [
-            path
-            for path in self.checkpoints.glob("step_*")
-            if path.name.removeprefix("step_").isdigit()
-        ]
-        return sorted(numbered, key=lambda path: int(path.name.removeprefix("step_")))
+        """Return the checkpoints, oldest first."""
+        return sorted(
+            (path for path in self.checkpoints.glob("step_*") if _number(path) is not None),
+            key=lambda path: _number(path) or 0,
+        )
 
-    def _same(self, before: Any, now: dict[str, Any]) -> None:
-        differing = sorted(_differences(before, now))
-        if differing:
+    def _is_begun(self) -> bool:
+        """Return whether a checkpoint was ever committed, by this version or an older one."""
+        return (self.path / RECORD).exists() or self._linked("last") is not None
+
+    def _restore(self) -> None:
+        """Make links, checkpoints and metrics agree with the record."""
+        committed = self._committed()
+        if committed is None:
+            return
+        for path in self.by_age():
+            if (_number(path) or 0) > committed.last and self.checkpoint(committed.last).is_dir():
+                self._remove(path)  # a kill came between the checkpoint and the record
+        self._link(committed)
+
+    def _link(self, record: Committed) -> None:
+        for name, update in (("best", record.best), ("last", record.last)):
+            if update is None or self._linked(name) == update:
+                continue
+            link, temporary = self.path / name, self.path / f".{name}.new"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(Path("checkpoints") / f"step_{update}")
+            os.replace(temporary, link)
+        for name in ("best", "last"):
+            (self.path / f".{name}.new").unlink(missing_ok=True)
+
+    def _linked(self, name: str) -> int | None:
+        try:
+            return _number(Path(os.readlink(self.path / name)))
+        except OSError:
+            return None
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Delete a checkpoint that is never seen half deleted."""
+        hidden = checkpoint.with_name(f".{checkpoint.name}.new.removed_")  # as `files.sweep` knows
+        shutil.rmtree(hidden, ignore_errors=True)
+        with suppress(OSError):
+            os.replace(checkpoint, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def _committed(self) -> Committed | None:
+        path = self.path / RECORD
+        if not path.exists():
+            return None
+        advice = f"delete it to resume from what {self.path / 'last'} names"
+        try:
+            return Committed.model_validate(read_json(path, advice))
+        except ValidationError as error:
+            raise DataError(f"{path} is damaged: {advice}") from error
+
+    def _same(self, before: Any, asked: Asked) -> None:
+        if not isinstance(before, dict):
+            raise DataError(
+                f"{self.path / 'run.yaml'} holds no settings: restore it, or begin anew"
+            )
+        free = {*NOT_DECIDING, *asked.may_differ}
+        lines = [
+            f"{key} was {old}, is {new}"
+            for key, old, new in _differences(before, asked.config)
+            if key not in free
+        ]
+        self._refuse(lines)
+
+    def check_inputs(self) -> None:
+        """Raise `UsageError` if the run was begun on other data, another vocabulary or weights."""
+        committed = self._committed()
+        changes = (
+            (name, digest or "none", self._decides.get(name, digest) or "none")
+            for name, digest in (committed.decides if committed else {}).items()
+        )
+        self._refuse(
+            [f"{name} was {old[:12]}, is {new[:12]}" for name, old, new in changes if old != new]
+        )
+
+    def _refuse(self, lines: list[str]) -> None:
+        if lines:
             raise UsageError(
-                f"{self.path} was started with another configuration ({'; '.join(differing)}): "
+                f"{self.path} was started with another configuration ({'; '.join(sorted(lines))}): "
                 "restore it to resume, or choose another place"
             )
 
 
-def _differences(before: Any, now: Any, key: str = "") -> list[str]:
+def _number(checkpoint: Path) -> int | None:
+    digits = checkpoint.name.removeprefix("step_")
+    is_number = checkpoint.name.startswith("step_") and digits.isdecimal() and len(digits) < 16
+    return int(digits) if is_number else None
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            line
-            for name in before.keys() | now.keys()
-            for line in _differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-        ]
-    return [] if before == now else [f"{key} was {before}, is {now}"]
+        for name in before.keys() | now.keys():
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    elif before != now:
+        yield key, before, now

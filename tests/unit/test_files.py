@@ -1,14 +1,27 @@
 """Whole files or none, whatever goes wrong while they are written."""
 
 import errno
+import gzip
 import json
+import lzma
 import os
 import stat
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from multistride.errors import UserError
-from multistride.files import journal, replacing_directory, replacing_file, sha256, write_json
+from multistride.errors import UsageError, UserError
+from multistride.files import (
+    journal,
+    refuse_streams,
+    replacing_directory,
+    replacing_file,
+    sha256,
+    sweep,
+    write_json,
+)
 
 ANY_FAILURE = [
     OSError(errno.ENOSPC, "No space left on device"),
@@ -19,6 +32,14 @@ ANY_FAILURE = [
 
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
+
+
+def ours(directory, text="old"):
+    """A directory as this package writes them, with something in it to lose."""
+    directory.mkdir()
+    (directory / "provenance.json").write_text('{"multistride": "0.1"}')
+    (directory / "config.json").write_text(text)
+    return directory
 
 
 def one_line(caught, *parts):
@@ -77,15 +98,14 @@ def test_failed_file_leaves_the_old_one_or_none(tmp_path, failure, old):
 def test_a_disk_that_fills_up_at_the_last_moment(tmp_path, monkeypatch, verb, replacing):
     # Guards: an old file given up before the new one is safe, as some file systems tell of a full
     # disk late.
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
-    place = tmp_path / "out" / "old" if replacing is replacing_file else tmp_path / "out"
+    ours(tmp_path / "out")
+    place = tmp_path / "out" / "config.json" if replacing is replacing_file else tmp_path / "out"
 
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def write(temporary):
-        (temporary if temporary.is_file() else temporary / "old").write_text("new")
+        (temporary if temporary.is_file() else temporary / "config.json").write_text("new")
         monkeypatch.setattr(os, verb, fail)
 
     with pytest.raises(UserError) as caught, replacing(place) as temporary:
@@ -93,8 +113,8 @@ def test_a_disk_that_fills_up_at_the_last_moment(tmp_path, monkeypatch, verb, re
     monkeypatch.undo()
     one_line(caught, str(place), "No space left on device")
     assert [path for path in names(tmp_path) if ".old." not in path] == ["out"]
-    assert names(tmp_path / "out") == ["old"]
-    assert (tmp_path / "out" / "old").read_text() == "old"
+    assert names(tmp_path / "out") == ["config.json", "provenance.json"]
+    assert (tmp_path / "out" / "config.json").read_text() == "old"
 
 
 def test_places_that_cannot_be_written(tmp_path):
@@ -132,11 +152,10 @@ def test_permissions_follow_the_umask(tmp_path, mask, file, directory):
 
 def test_directory_is_replaced_as_a_whole(tmp_path):
     # Guards: files of the old directory left among those of the new one.
-    (tmp_path / "out" / "deep").mkdir(parents=True)
-    (tmp_path / "out" / "deep" / "stale").write_text("old")
+    ours(tmp_path / "out")
     with replacing_directory(tmp_path / "out") as temporary:
         (temporary / "fresh").write_text("new")
-        assert names(tmp_path / "out") == ["deep"]
+        assert names(tmp_path / "out") == ["config.json", "provenance.json"]
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["fresh"]
 
@@ -155,8 +174,7 @@ def test_directory_is_written_with_its_parents(tmp_path):
 def test_failed_directory_leaves_the_old_one_or_none(tmp_path, failure, old):
     # Guards: half a checkpoint, or a lost one, after a full disk, an error or Ctrl-C.
     if old is not None:
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "file").write_text(old)
+        ours(tmp_path / "out", old)
     with (
         pytest.raises(failing(failure)) as caught,
         replacing_directory(tmp_path / "out") as temporary,
@@ -165,13 +183,12 @@ def test_failed_directory_leaves_the_old_one_or_none(tmp_path, failure, old):
     if isinstance(failure, OSError):
         one_line(caught, str(tmp_path / "out"), "No space left on device", "nothing was changed")
     assert names(tmp_path) == ([] if old is None else ["out"])
-    assert old is None or (tmp_path / "out" / "file").read_text() == old
+    assert old is None or (tmp_path / "out" / "config.json").read_text() == old
 
 
 def test_directory_whose_move_fails_is_put_back(tmp_path, monkeypatch):
     # Guards: no directory at all, neither old nor new, when only the second of two moves fails.
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "file").write_text("old")
+    ours(tmp_path / "out")
     move, calls = os.replace, []
 
     def second_fails(*arguments):
@@ -183,7 +200,7 @@ def test_directory_whose_move_fails_is_put_back(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", second_fails)
     with pytest.raises(UserError), replacing_directory(tmp_path / "out") as temporary:
         (temporary / "file").write_text("new")
-    assert (tmp_path / "out" / "file").read_text() == "old"
+    assert (tmp_path / "out" / "config.json").read_text() == "old"
     assert names(tmp_path) == ["out"]
 
 
@@ -255,3 +272,184 @@ def test_a_journal_on_a_full_disk_ends_with_a_whole_piece(tmp_path):
         caught, "could not write", "No space left on device", "what was written before is whole"
     )
     assert (tmp_path / "log").read_text() == "one\n"
+
+
+@pytest.mark.parametrize(
+    "thesis",
+    [
+        lambda place: (place / "thesis.txt").write_text("x"),
+        lambda place: (place / "mean").mkdir(),
+        lambda place: (place / ".hidden").write_text("x"),
+        lambda place: (place / "provenance.json").unlink(),  # like somebody else's checkpoint
+        lambda place: (place / "provenance.json").write_text("{}"),
+        lambda place: (place / "provenance.json").write_text("["),
+    ],
+)
+def test_a_directory_with_somebody_elses_files_is_refused(tmp_path, thesis):
+    # Guards: `export MODEL d` deleting d/thesis.txt, or a checkpoint that was downloaded there.
+    place = ours(tmp_path / "out")
+    thesis(place)
+    before = names(place)
+    with pytest.raises(UsageError) as caught, replacing_directory(place) as temporary:
+        (temporary / "new").write_text("new")
+    one_line(caught, str(place), "name another directory")
+    assert names(place) == before
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_directory_that_becomes_somebody_elses_meanwhile(tmp_path):
+    # Guards: a file saved into the output directory during an hour of work.
+    place = ours(tmp_path / "out")
+    with pytest.raises(UsageError), replacing_directory(place):
+        (place / "thesis.txt").write_text("x")
+    assert "thesis.txt" in names(place)
+
+
+def test_a_directory_that_holds_an_input_is_refused(tmp_path):
+    # Guards: `average RUN --last 2 --output RUN` deleting the run, also through a link.
+    (tmp_path / "run" / "checkpoints" / "step_1").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    inputs = [tmp_path / "run" / "checkpoints" / "step_1"]
+    for place in (tmp_path / "run", tmp_path / "link", tmp_path, *inputs):
+        with pytest.raises(UsageError) as caught, replacing_directory(place, inputs):
+            pass
+        one_line(caught, "name another output")
+    with replacing_directory(tmp_path / "run" / "mean", inputs):
+        pass
+
+
+def test_an_empty_directory_and_a_link_are_written_to(tmp_path):
+    # Guards: `mkdir out` beforehand refused; a link to another disk replaced by a directory here.
+    (tmp_path / "far").mkdir()
+    (tmp_path / "out").symlink_to("far")
+    with replacing_directory(tmp_path / "out") as temporary:
+        (temporary / "new").write_text("new")
+    assert (tmp_path / "out").is_symlink()
+    assert names(tmp_path / "far") == ["new"]
+
+
+def test_a_symbolic_link_is_followed(tmp_path):
+    # Guards: a link turned into a file, and what it named left as it was.
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("real/file")
+    (tmp_path / "dangling").symlink_to("real/other")
+    for name in ("link", "dangling"):
+        with replacing_file(tmp_path / name) as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "real" / "file").read_text() == "new"
+    assert (tmp_path / "real" / "other").read_text() == "new"
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(UserError) as caught, replacing_file(tmp_path / "round"):
+        pass
+    one_line(caught, "round")
+
+
+def test_permissions_of_a_replaced_file_stay(tmp_path):
+    # Guards: a private file that others can read after it was written again.
+    (tmp_path / "out").write_text("old")
+    (tmp_path / "out").chmod(0o600)
+    write_json(tmp_path / "out", 1)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in directories")
+def test_a_pipe_is_written_through(tmp_path):
+    # Guards: a pipe or /dev/null replaced by a plain file.
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    with replacing_file(tmp_path / "pipe") as temporary:
+        temporary.write_bytes(b"text" * 100_000)
+    reader.join(10)
+    assert read == [b"text" * 100_000]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    before = os.stat("/dev/null")
+    with replacing_file("/dev/null") as temporary:
+        temporary.write_text("x")
+    assert os.stat("/dev/null").st_ino == before.st_ino
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no /dev/stdout")
+def test_dev_stdout_is_appended_to(tmp_path):
+    # Guards: `--output /dev/stdout >> log` emptying the log.
+    code = "from multistride.files import replacing_file\n"
+    code += "with replacing_file('/dev/stdout') as t: t.write_text('new\\n')"
+    (tmp_path / "log").write_text("old\n")
+    with open(tmp_path / "log", "ab") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "old\nnew\n"
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert piped.stdout == b"new\n"
+
+
+@pytest.mark.parametrize(("suffix", "library"), [("gz", gzip), ("xz", lzma)])
+def test_names_say_what_is_compressed(tmp_path, suffix, library):
+    # Guards: a plain file called x.gz, which readers call corrupt; one that is compressed twice.
+    place = tmp_path / f"out.json.{suffix}"
+    write_json(place, {"a": 1})
+    with library.open(place, "rt") as file:
+        assert json.load(file) == {"a": 1}
+    with replacing_file(place) as temporary:
+        temporary.write_bytes(library.compress(b"packed"))
+    with library.open(place) as file:
+        assert file.read() == b"packed"
+    assert names(tmp_path) == [place.name]
+    with pytest.raises(UsageError, match="is not compressed"), journal(place):
+        pass
+    with library.open(place) as file:
+        assert file.read() == b"packed"
+
+
+def test_a_long_name(tmp_path):
+    # Guards: a temporary name that is longer than a name may be, where the name itself fits.
+    write_json(tmp_path / ("x" * 250), 1)
+    assert names(tmp_path) == ["x" * 250]
+
+
+KILLED = """
+import os, signal, sys
+from multistride.files import replacing_file, replacing_directory
+place = sys.argv[2]
+if sys.argv[1] == "exchange":
+    real = os.replace
+    def replace(source, target):
+        if os.path.basename(str(source)).startswith(".out.new."):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+    os.replace = replace
+with (replacing_file if sys.argv[1] == "file" else replacing_directory)(place) as temporary:
+    if sys.argv[1] != "exchange":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kills of this kind")
+@pytest.mark.parametrize("where", ["file", "directory", "exchange"])
+def test_what_a_killed_process_left_is_swept(tmp_path, where):
+    # Guards: hidden files that kills leave for ever, and an old directory lost in the moment when
+    # it had been moved away and the new one was not yet there.
+    if where == "exchange":
+        ours(tmp_path / "out")
+    subprocess.run([sys.executable, "-c", KILLED, where, str(tmp_path / "out")], check=False)
+    assert any(name.startswith(".out.") for name in names(tmp_path))
+    (tmp_path / ".out.secret12").write_text("a person's")
+    if where == "exchange":
+        assert "out" not in names(tmp_path)
+        sweep(tmp_path, "out")
+        assert (tmp_path / "out" / "config.json").read_text() == "old"
+    else:
+        with (replacing_file if where == "file" else replacing_directory)(tmp_path / "out"):
+            sweep(tmp_path)  # what a live process writes stays
+    assert names(tmp_path) == [".out.secret12", "out"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in directories")
+def test_pipes_are_refused_where_inputs_are_read_twice(tmp_path):
+    # Guards: `distill --source <(...)` saying "is empty", or waiting for ever.
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError) as caught:
+        refuse_streams([None, tmp_path / "missing", tmp_path / "pipe"], "it is read twice")
+    one_line(caught, str(tmp_path / "pipe"), "it is read twice", "write it to a file")

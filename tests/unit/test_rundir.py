@@ -5,18 +5,25 @@ import json
 import pytest
 import yaml
 
-from multistride.errors import UsageError, UserError
-from multistride.rundir import RunDirectory
+from multistride.errors import DataError, UsageError, UserError
+from multistride.rundir import Asked, RunDirectory
 from multistride.train.config import RunConfig
 
 CONFIG = {"data": "here", "training": {"updates": 5, "rate": 0.001}, "sizes": [1, 2]}
 
 
+def started(path, config=CONFIG, resume=False, **asked):
+    """A run directory as training opens it."""
+    directory = RunDirectory(path)
+    directory.open(Asked(config, **asked), resume)
+    directory.check_inputs()
+    directory.begin(config)
+    return directory
+
+
 @pytest.fixture
 def run(tmp_path):
-    directory = RunDirectory(tmp_path / "run")
-    directory.open(CONFIG, resume=False)
-    return directory
+    return started(tmp_path / "run")
 
 
 def with_checkpoints(run, *updates):
@@ -41,22 +48,24 @@ def test_open_writes_the_configuration(run):
 
 def test_open_refuses_a_run_that_is_there(run):
     # Guards: days of training overwritten by pressing the up arrow.
+    with_checkpoints(run, 1).commit(1)
     before = (run.path / "run.yaml").read_text()
     with pytest.raises(UsageError, match=r"holds a run already: add --resume[^\n]*\Z"):
-        RunDirectory(run.path).open(CONFIG, resume=False)
+        started(run.path)
     with pytest.raises(UsageError, match="--resume"):
-        RunDirectory(run.path).open({"other": 1}, resume=False)
+        started(run.path, {"other": 1})
     assert (run.path / "run.yaml").read_text() == before
 
 
 def test_open_resumes_the_same_configuration(run):
     # Guards: a run that cannot be continued.
-    RunDirectory(str(run.path)).open(CONFIG, resume=True)
+    with_checkpoints(run, 1).commit(1)
+    started(str(run.path), resume=True)
 
 
 def test_open_resumes_nothing_as_a_first_run(tmp_path):
     # Guards: a script that always says --resume failing the first time.
-    RunDirectory(tmp_path / "run").open(CONFIG, resume=True)
+    started(tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "run.yaml").is_file()
 
 
@@ -67,8 +76,9 @@ def test_open_names_what_differs(run):
         "training": {"updates": 9, "rate": 0.001, "extra": True},
         "sizes": [1, 4],
     }
+    with_checkpoints(run, 1).commit(1)
     with pytest.raises(UsageError) as caught:
-        run.open(changed, resume=True)
+        started(run.path, changed, resume=True)
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -77,15 +87,16 @@ def test_open_names_what_differs(run):
         "sizes was [1, 2], is [1, 4]",
     ):
         assert part in message
-    assert "data" not in message
     assert "rate" not in message
     assert yaml.safe_load((run.path / "run.yaml").read_text()) == CONFIG
 
 
 def test_open_names_a_setting_that_is_gone(run):
     # Guards: a default that slips in where a value was set before.
-    with pytest.raises(UsageError, match=r"data was here, is None"):
-        run.open({name: value for name, value in CONFIG.items() if name != "data"}, resume=True)
+    with_checkpoints(run, 1).commit(1)
+    without = {name: value for name, value in CONFIG.items() if name != "sizes"}
+    with pytest.raises(UsageError, match=r"sizes was \[1, 2\], is None"):
+        started(run.path, without, resume=True)
 
 
 def test_a_real_configuration_equals_itself_after_yaml(tmp_path):
@@ -99,8 +110,9 @@ def test_a_real_configuration_equals_itself_after_yaml(tmp_path):
             "training": {"learning_rate": 1e-5, "adam_betas": [0.9, 0.999]},
         }
     )
-    RunDirectory(tmp_path / "run").open(config.model_dump(mode="json"), resume=False)
-    RunDirectory(tmp_path / "run").open(config.model_dump(mode="json"), resume=True)
+    run = started(tmp_path / "run", config.model_dump(mode="json"))
+    with_checkpoints(run, 1).commit(1)
+    started(tmp_path / "run", config.model_dump(mode="json"), resume=True)
     assert (
         RunConfig.model_validate(yaml.safe_load((tmp_path / "run" / "run.yaml").read_text()))
         == config
@@ -111,7 +123,7 @@ def test_open_where_no_directory_can_be(tmp_path):
     # Guards: a traceback when a file has the name of the run.
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="could not write"):
-        RunDirectory(tmp_path / "run").open(CONFIG, resume=False)
+        started(tmp_path / "run")
 
 
 def test_links_name_checkpoints(run):
@@ -119,20 +131,25 @@ def test_links_name_checkpoints(run):
     with_checkpoints(run, 1, 2)
     assert run.last() is None
     for update in (1, 2):
-        run.point("last", update)
+        run.commit(update)
         assert (run.path / "last" / "file").read_text() == str(update)
         assert run.last() == run.checkpoint(update).resolve()
     moved = RunDirectory(run.path.rename(run.path.with_name("moved")))
     assert (moved.path / "last" / "file").read_text() == "2"
     assert moved.last() == moved.checkpoint(2).resolve()
-    assert sorted(path.name for path in moved.path.iterdir()) == ["checkpoints", "last", "run.yaml"]
+    assert sorted(path.name for path in moved.path.iterdir()) == [
+        "checkpoints",
+        "last",
+        "record.json",
+        "run.yaml",
+    ]
 
 
 def test_an_interrupted_link_is_no_obstacle(run):
     # Guards: a run that cannot go on because it was killed while it moved a link.
     with_checkpoints(run, 1)
     (run.path / ".last.new").symlink_to("nowhere")
-    run.point("last", 1)
+    run.commit(1)
     assert run.last() == run.checkpoint(1).resolve()
     assert not (run.path / ".last.new").is_symlink()
 
@@ -141,7 +158,7 @@ def test_last_falls_back_to_an_older_checkpoint(run):
     # Guards: a run that starts from nothing after its newest checkpoint was deleted, as the error
     # message advises.
     with_checkpoints(run, 9, 10)
-    run.point("last", 11)
+    run.commit(11)
     assert run.last() == run.checkpoint(10).resolve()
 
 
@@ -159,8 +176,8 @@ def test_prune_keeps_the_newest_by_number(run):
 def test_prune_keeps_what_is_linked(run):
     # Guards: the best model deleted because it is old, and links that point nowhere.
     with_checkpoints(run, 1, 2, 3, 4, 5)
-    run.point("best", 2)
-    run.point("last", 3)
+    run.commit(2, best=True)
+    run.commit(3)
     run.prune(1)
     assert present(run) == [2, 3, 5]
     assert (run.path / "best" / "file").read_text() == "2"
@@ -207,3 +224,111 @@ def test_rewind_without_metrics(run):
     # Guards: a run stopped before its first line that cannot be resumed.
     run.rewind(3)
     assert not run.metrics.exists()
+
+
+def test_a_run_without_a_checkpoint_is_begun_anew(run):
+    # Guards: a corrected command refused because of the command that was refused before it.
+    run.record({"update": 1})
+    again = started(run.path, {"other": 1})
+    assert yaml.safe_load((run.path / "run.yaml").read_text()) == {"other": 1}
+    assert not again.metrics.exists()
+
+
+def test_a_refused_start_leaves_nothing(tmp_path):
+    # Guards: an empty directory, or a run.yaml, left by a command that was refused.
+    run = RunDirectory(tmp_path / "run")
+
+    def refused():
+        with run.held():
+            run.open(Asked(CONFIG), resume=False)
+            raise DataError("no")
+
+    with pytest.raises(DataError):
+        refused()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_once_are_refused(run):
+    # Guards: two processes that both resume a run, and write its metrics twice.
+    with (
+        run.held(),
+        pytest.raises(UsageError, match=r"another process is writing to [^\n]*\Z"),
+        RunDirectory(run.path).held(),
+    ):
+        pass
+    with RunDirectory(run.path).held():
+        pass
+
+
+def test_what_decides_is_compared_and_the_rest_is_not(tmp_path):
+    # Guards: data prepared again with another tokenizer, trained on as if it were the same; a run
+    # that was moved and cannot be resumed.
+    config = {"data": "here", "run": "there", "training": {"keep_checkpoints": 1, "rate": 1}}
+    digests = {"data_hash": "a" * 64, "vocabulary": "b" * 64, "start_from": None}
+    run = started(tmp_path / "run", config, decides=digests)
+    with_checkpoints(run, 1).commit(1)
+    moved = {"data": "./here", "run": "x", "training": {"keep_checkpoints": 9, "rate": 1}}
+    started(run.path, moved, True, decides=digests)
+    for name in digests:
+        with pytest.raises(UsageError, match=rf"\({name} was [^\n]*, is cccccccccccc\)"):
+            started(run.path, config, True, decides={**digests, name: "c" * 64})
+    faster = {**config, "training": {"keep_checkpoints": 1, "rate": 2}}
+    with pytest.raises(UsageError, match=r"training\.rate was 1, is 2"):
+        started(run.path, faster, True, decides=digests)
+    started(run.path, faster, True, decides=digests, may_differ=("training.rate",))
+    assert yaml.safe_load((run.path / "run.yaml").read_text()) == faster
+
+
+def test_a_kill_at_any_point_of_a_commit_is_put_right(run):
+    # Guards: `best` on an older checkpoint for ever, because a kill came between the two links.
+    with_checkpoints(run, 1, 2, 3)
+    run.record({"update": 1})
+    run.commit(1, best=True)
+    run.record({"update": 2})
+    run.commit(2, best=True)
+    run.record({"update": 3})  # killed here: step_3 and its line were never committed
+    (run.path / "best").unlink()
+    (run.path / "best").symlink_to("checkpoints/step_1")
+    (run.path / ".last.new").symlink_to("checkpoints/step_2")
+    (run.checkpoints / ".step_3.new.abcd1234").mkdir()
+    (run.path / ".record.json.new.abcd1234").touch()
+    again = started(run.path, resume=True)
+    again.rewind(2)
+    assert (run.path / "best" / "file").read_text() == "2"
+    assert again.last() == run.checkpoint(2).resolve()
+    assert [entry["update"] for entry in lines(run)] == [1, 2]
+    assert present(run) == [1, 2]
+    assert [path.name for path in run.path.rglob(".*")] == []
+
+
+def test_a_run_of_an_older_version_is_resumed(run):
+    # Guards: runs without record.json taken for runs that never began.
+    with_checkpoints(run, 1, 2)
+    (run.path / "last").symlink_to("checkpoints/step_2")
+    (run.path / "best").symlink_to("checkpoints/step_1")
+    with pytest.raises(UsageError, match="--resume"):
+        started(run.path)
+    again = started(run.path, resume=True)
+    assert again.last() == run.checkpoint(2).resolve()
+    with_checkpoints(run, 3).commit(3)
+    assert (run.path / "best" / "file").read_text() == "1"
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "record.json"])
+@pytest.mark.parametrize("data", [b"\xff", b"{", b"- 1", b"[" * 100_000, b"", b"a: 2001-01-01"])
+def test_damaged_records_are_one_line(run, name, data):
+    # Guards: a traceback for one bad byte.
+    with_checkpoints(run, 1).commit(1)
+    (run.path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"\A[^\n]*\Z") as caught:
+        started(run.path, resume=True)
+    assert str(run.path) in str(caught.value)
+
+
+def test_a_damaged_line_of_the_metrics_is_left_out(run):
+    # Guards: a traceback for one bad byte in metrics that are read again.
+    for update in (1, 2):
+        run.record({"update": update})
+    run.metrics.write_bytes(b"\xff\n[]\n3\n" + run.metrics.read_bytes())
+    run.rewind(5)
+    assert [entry["update"] for entry in lines(run)] == [1, 2]

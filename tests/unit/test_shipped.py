@@ -112,3 +112,55 @@ def test_a_model_that_ships_has_a_name_and_a_path_comes_first(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "english-german").mkdir()
     assert directory("english-german").resolve() == tmp_path / "english-german"
+
+
+PHONEMES = {
+    "station": "S T EY1 SH AH0 N",
+    "garden": "G AA1 R D AH0 N",
+    "window": "W IH1 N D OW0",
+    "yellow": "Y EH1 L OW0",
+    "kitchen": "K IH1 CH AH0 N",
+    "market": "M AA1 R K AH0 T",
+    "letter": "L EH1 T ER0",
+    "number": "N AH1 M B ER0",
+    "winter": "W IH1 N T ER0",
+    "thunder": "TH AH1 N D ER0",
+}
+
+
+@pytest.fixture(scope="module")
+def phonemes():
+    return multistride.load("english-phonemes")
+
+
+def test_the_models_that_ship_are_listed_and_small():
+    assert names() == ["english-german", "english-phonemes"]
+    sizes = {name: (directory(name) / "model.safetensors").stat().st_size for name in names()}
+    assert sizes["english-german"] < 21e6
+    assert sizes["english-phonemes"] < 5.1e6
+    card = (directory("english-phonemes") / "README.md").read_text(encoding="utf-8")
+    assert "Carnegie Mellon University" in card
+    assert (directory("english-phonemes") / "LICENSE.cmudict").is_file()
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_it_pronounces_plain_words(phonemes, group_size):
+    # Guards: weights that do not fit the vocabulary or the code.
+    written = [each.text for each in phonemes.translate(list(PHONEMES), group_size=group_size)]
+    right = sum(text == wanted for text, wanted in zip(written, PHONEMES.values(), strict=True))
+    assert right >= 8, written
+
+
+def test_words_are_read_however_they_are_written(phonemes):
+    # Guards: a tokenizer that takes letters with blanks only, or capitals for phonemes.
+    ways = ["semicolon", "Semicolon", "SEMICOLON", "s e m i c o l o n"]
+    assert len({tuple(tokens) for tokens in phonemes.vocabulary.encode(ways)}) == 1
+    assert phonemes.vocabulary.unknown not in phonemes.vocabulary.encode(["O'Brien", "a-b.c."])[1]
+    spelled = "S EH1 M IY0 K OW2 L AH0 N"
+    assert phonemes.vocabulary.decode(phonemes.vocabulary.encode([spelled])[0]) == spelled
+
+
+def test_provenance_names_no_machine():
+    # Guards: paths of the machine that trained a model, in what ships.
+    for name in names():
+        assert "/root" not in (directory(name) / "provenance.json").read_text(encoding="utf-8")

@@ -185,7 +185,7 @@ def save_ctranslate2(model: Transformer, place: Path) -> None:
 
 
 def installed_version() -> str | None:
-    """The version of CTranslate2, None if it is not installed."""
+    """Return the version of CTranslate2; None if it is not installed."""
     return None if ctranslate2 is None else str(ctranslate2.__version__)
 
 
@@ -210,7 +210,7 @@ class _Weights:
         self._taken: set[str] = set()
 
     def take(self, name: str) -> NDArray[np.float32]:
-        """One tensor."""
+        """Return one tensor."""
         self._taken.add(name)
         array: NDArray[np.float32] = self._tensors[name].contiguous().numpy()
         return array
@@ -236,9 +236,7 @@ class _Weights:
 
 
 def _specification(model: Transformer) -> Any:
-    """The model in the terms of CTranslate2. Raises `UsageError` if a part of it has no counterpart
-    there.
-    """
+    """Return the model as CTranslate2 has it. Raises `UsageError` if it has no place for it."""
     config, weights = model.config, _Weights(model)
     check_expressible(config, "CTranslate2", encoder=True)
     activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[

@@ -52,7 +52,7 @@ def export(directory: Path, kind: str, output: Path) -> None:
     )
     _CHECKS[kind]()
     model, _ = load_model(directory)
-    with replacing_directory(output) as place:
+    with replacing_directory(output, [directory]) as place:
         for name in (*VOCABULARY_FILES, PROVENANCE):
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, place / name)

@@ -70,7 +70,7 @@ class TransformersEngine:
 
 
 def installed_version() -> str | None:
-    """The version of transformers, None if it is not installed."""
+    """Return the version of transformers; None if it is not installed."""
     return None if transformers is None else str(transformers.__version__)
 
 

@@ -279,7 +279,7 @@ def distill(
     from multistride.distill.run import distill as distill_corpus
 
     threads = set_threads(machine.threads)
-    manifest = distill_corpus(config, logger.info, device=machine.device, threads=threads)
+    manifest = distill_corpus(config, device=machine.device, threads=threads)
     done, lines = manifest["translated_lines"], manifest["lines"]
     logger.info(f"written: {config.output}, {done:,} of {lines:,} lines done")
     if as_json:

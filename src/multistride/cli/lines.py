@@ -21,6 +21,7 @@ from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
 from multistride.files import Journal
 from multistride.translator import Translation, Translator
+from multistride.untrusted import parse_json
 
 LineFormat = Literal["text", "groups", "json", "stream"]
 """A result as text, as text with bars between steps, as a JSON object, or group by group."""
@@ -178,9 +179,9 @@ def _to_score(
     if isinstance(record, Unreadable) or vocabulary_size is None:
         return record
     try:
-        tokens = json.loads(record.target)["tokens"]
+        tokens = parse_json(record.target)["tokens"]
         fits = all(type(token) is int and 0 <= token < vocabulary_size for token in tokens)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         fits = False
     problem = "its target holds no tokens of this model: give lines of `translate --json`"
     return (record.source, list(tokens)) if fits else Unreadable(problem)

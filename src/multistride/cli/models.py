@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from multistride.cli.console import print_json
 from multistride.cli.options import JsonOption, model_directory
 from multistride.shipped import DEFAULT, directory, names
+from multistride.untrusted import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def shipped_facts(name: str) -> dict[str, Any]:
     """Return what the card and the configuration of a shipped model say."""
     path = directory(name)
     card = (path / "README.md").read_text(encoding="utf-8")
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = read_object(path / "config.json")
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
     table = re.search(r"^\| *K *\| *([\w-]+)", card, re.MULTILINE)
     rows = re.findall(r"^\| *(1|4) *\| *([\d.]+) *\|", card, re.MULTILINE)

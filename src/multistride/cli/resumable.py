@@ -142,7 +142,7 @@ def _write_parts(
 ) -> None:
     """Translate every chunk that has no good part yet."""
     chunks = _chunks(request, sizes)
-    missing = {chunk.number for chunk in chunks if not parts.is_done(chunk, logger.info)}
+    missing = {chunk.number for chunk in chunks if not parts.is_done(chunk)}
     lines = sum(sizes)
     done = sum(size for number, size in enumerate(sizes) if number not in missing)
     if done:

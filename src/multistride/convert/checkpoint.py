@@ -7,7 +7,6 @@ A source is a directory as transformers writes it, or a model on the Hugging Fac
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,8 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from multistride import untrusted
 from multistride.errors import DataError, MissingExtraError
 from multistride.files import sha256
+from multistride.untrusted import MOST_TOKENIZER, inside, read_text, tensor_shapes
 
 try:
     import huggingface_hub
@@ -80,14 +81,14 @@ def read_directory(directory: Path, name: str) -> Checkpoint:
     template = directory / "chat_template.jinja"
     settings = _optional_json(directory / "tokenizer_config.json")
     if template.is_file():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
+        settings["chat_template"] = read_text(template)
     tokenizer = directory / "tokenizer.json"
     return Checkpoint(
         name=name,
         config=config,
         names=frozenset(places),
         read=lambda tensor: _tensor(places[tensor], tensor),
-        tokenizer=tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None,
+        tokenizer=read_text(tokenizer, MOST_TOKENIZER) if tokenizer.is_file() else None,
         tokenizer_config={**_special_tokens(directory), **settings},
         generation=_optional_json(directory / "generation_config.json"),
         directory=directory,
@@ -134,18 +135,9 @@ def read_json(path: Path, otherwise: str) -> dict[str, Any]:
     Raises `DataError`, which begins with `otherwise`, if there is none.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"{otherwise}: {path.name} cannot be read ({error.strerror}): download it again"
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"{otherwise}: {path.name} is not JSON ({error}): download it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise DataError(f"{otherwise}: {path.name} does not hold an object: download it again")
-    return value
+        return untrusted.read_object(path, "download it again")
+    except DataError as error:
+        raise DataError(f"{otherwise}: {error}") from error
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
@@ -159,8 +151,13 @@ def _special_tokens(directory: Path) -> dict[str, Any]:
 
 def _weight_files(directory: Path, name: str) -> list[Path]:
     if (directory / INDEX).is_file():
-        index = read_json(directory / INDEX, f"{name} is damaged").get("weight_map", {})
-        paths = [directory / shard for shard in sorted(set(index.values()))]
+        index = read_json(directory / INDEX, f"{name} is damaged").get("weight_map")
+        if not isinstance(index, dict) or not index:
+            raise DataError(f"{name} is damaged: {INDEX} has no weight_map: download it again")
+        shards = {
+            str(shard): inside(directory, shard, "download it again") for shard in index.values()
+        }
+        paths = [shards[shard] for shard in sorted(shards)]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise DataError(
@@ -183,19 +180,22 @@ def _weight_files(directory: Path, name: str) -> list[Path]:
 
 
 def _names_in(path: Path) -> Iterable[str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is truncated or corrupt ({error}): download it again") from error
+    return tensor_shapes(path, "download it again")
 
 
 def _tensor(path: Path, name: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is truncated or corrupt ({error}): download it again") from error
     if not tensor.is_floating_point():
         raise DataError(
             f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted"
+        )
+    if tensor.numel() and not all(value.isfinite() for value in tensor.aminmax()):
+        raise DataError(
+            f"{path}: {name} holds a value that is not a finite number: download it again"
         )
     return (
         tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.float()

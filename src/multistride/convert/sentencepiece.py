@@ -12,7 +12,6 @@ left out, as it is in transformers without sacremoses.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,14 @@ from tokenizers import (
 
 from multistride.data.foreign import UNWRITTEN
 from multistride.errors import DataError, MissingExtraError
+from multistride.untrusted import read_bytes, read_object
 
 try:
+    from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 except ImportError:  # marian_tokenizer says so
     sentencepiece_model_pb2 = None
+    DecodeError = ValueError
 
 SIDES = {"source": "source.spm", "target": "target.spm"}
 
@@ -61,11 +63,13 @@ def marian_tokenizer(directory: Path, name: str, side: str = "source") -> Tokeni
             f"{name} has two vocabularies, one a language; here both share one: it cannot be converted"
         )
     try:
-        ids: dict[str, int] = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
-        model = sentencepiece_model_pb2.ModelProto.FromString(
-            (directory / SIDES[side]).read_bytes()
-        )
-    except (OSError, ValueError) as error:
+        ids: dict[str, int] = read_object(directory / "vocab.json")
+        model = sentencepiece_model_pb2.ModelProto.FromString(read_bytes(directory / SIDES[side]))
+        if not all(type(number) is int and 0 <= number < 1 << 24 for number in ids.values()):
+            raise ValueError("its entries have no numbers")
+        if "<unk>" not in ids:
+            raise ValueError("it has no <unk>")
+    except (DataError, ValueError, DecodeError) as error:
         raise DataError(
             f"{name} has no tokenizer that can be read ({error}): download it again"
         ) from error

@@ -77,7 +77,7 @@ def write_prepared(
     """Write vocabulary, arrays and the completed manifest to `output`, all or nothing; return the
     manifest.
     """
-    manifest = {**manifest, "data_hash": _hash_arrays(arrays)}
+    manifest = {**manifest, "data_hash": hash_arrays(arrays)}
     with replacing_directory(output) as directory:
         vocabulary.save(directory)
         manifest["vocabulary"] = {
@@ -91,8 +91,8 @@ def write_prepared(
     return manifest
 
 
-def _hash_arrays(arrays: Arrays) -> str:
-    """SHA-256 over the names, types and contents of all arrays."""
+def hash_arrays(arrays: Arrays) -> str:
+    """Return the SHA-256 over the names, types and contents of all arrays."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.size}\n".encode())

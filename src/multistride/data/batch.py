@@ -5,7 +5,6 @@ Legend for shapes: B batch, S source tokens, T target tokens, N pairs of a split
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -16,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name
+from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name, hash_arrays
 from multistride.data.foreign import load_vocabulary
 from multistride.data.labelled import LabelledDocuments
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
+from multistride.untrusted import read_array, read_object
 
 Tokens = Sequence[int] | NDArray[Any]
 
@@ -135,6 +135,15 @@ class PreparedData:
     def data_hash(self) -> str:
         """SHA-256 over all arrays, as `prepare` wrote it."""
         return str(self.manifest["data_hash"])
+
+    def verify(self) -> None:
+        """Raise `DataError` unless every array is the one that `prepare` wrote."""
+        paths = sorted(self.directory.glob("*.npy"))
+        if hash_arrays({path.name: _map(path) for path in paths}) != self.data_hash:
+            raise DataError(
+                f"{self.directory} was changed after it was prepared (its arrays have another hash "
+                f"than {MANIFEST_FILE} says): prepare the data again"
+            )
 
     @property
     def causal(self) -> bool:
@@ -282,11 +291,10 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.int64], vocabulary: V
         documents = _padded([split.document(int(row)) for row in rows], vocabulary.pad)
         return Batch(*documents, *_padded([split.labels[[row]] for row in rows], vocabulary.pad))
     special = vocabulary.pad, vocabulary.eos
-    sources, targets = (
-        [split.source(int(row)) for row in rows],
-        [split.target(int(row)) for row in rows],
+    return Batch(
+        *_gathered(split.source_tokens, split.source_offsets, rows, *special),
+        *_gathered(split.target_tokens, split.target_offsets, rows, *special),
     )
-    return Batch(*_padded(sources, *special), *_padded(targets, *special))
 
 
 def batches_of(
@@ -345,6 +353,27 @@ def _cut(
     return batches
 
 
+def _gathered(
+    tokens: NDArray[Any],
+    offsets: NDArray[np.int64],
+    rows: Sequence[int] | NDArray[np.int64],
+    pad: int,
+    end: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `_padded` makes of the texts `rows` [B], without a step for each of them."""
+    chosen = np.asarray(rows, dtype=np.int64)
+    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(offsets) - 1):
+        raise IndexError(f"a row is outside 0 to {len(offsets) - 2}")
+    begin = offsets[chosen]
+    lengths = offsets[chosen + 1] - begin
+    columns = np.arange(lengths.max(initial=0) + 1)
+    real = columns < lengths[:, None]
+    table = np.full(real.shape, pad, dtype=np.int64)
+    table[real] = tokens[(begin[:, None] + columns)[real]]
+    table[np.arange(len(chosen)), lengths] = end
+    return torch.from_numpy(table), torch.from_numpy(lengths + 1)
+
+
 def _padded(
     texts: Sequence[Tokens], pad: int, end: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -363,11 +392,11 @@ def _padded(
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST_FILE
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_object(path)
         known = manifest["format"] == FORMAT
         _ = manifest["splits"], manifest["data_hash"], manifest["vocabulary"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else "it cannot be read"
+    except (DataError, KeyError, TypeError) as error:
+        reason = "it cannot be read" if path.is_file() else "it is missing"
         raise DataError(
             f"{directory} is no prepared directory: it needs {MANIFEST_FILE}, but {reason}; "
             "write one with `multistride prepare`"
@@ -395,8 +424,4 @@ def _side(directory: Path, split: str, side: str) -> tuple[NDArray[Any], NDArray
 
 
 def _map(path: Path) -> NDArray[Any]:
-    try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "cut short or corrupt"
-        raise DataError(f"{path} cannot be read: {reason}; prepare the data again") from error
+    return read_array(path, "prepare the data again", mapped=True)

@@ -7,17 +7,15 @@ that cannot be read is handed on as `Unreadable`, so that whoever cleans the dat
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from multistride import untrusted
 from multistride.errors import DataError
+from multistride.untrusted import parse_json
 
 
 class Pair(NamedTuple):
@@ -44,28 +42,16 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
     r"""Yield the lines of a file as bytes, without their "\n" or "\r\n" and without a byte order
     mark.
 
-    Names ending in .gz and .xz are decompressed.
+    Names ending in .gz and .xz are decompressed. A line too long to be text is cut and marked: see
+    `untrusted.read_lines`.
     Raises `DataError` when the file is missing, empty, cut short or corrupt.
     """
-    path = Path(path)
     empty = True
-    try:
-        with _open(path) as file:
-            for line in file:
-                if empty:
-                    line = line.removeprefix(BOM_UTF8)
-                    empty = False
-                yield line.removesuffix(b"\n").removesuffix(b"\r")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: check the path") from error
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} is cut short or corrupt ({error}): fetch or compress it again"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}; check the path"
-        ) from error
+    for line in untrusted.read_lines(path):
+        if empty:
+            line = line.removeprefix(BOM_UTF8)
+            empty = False
+        yield line.removesuffix(b"\n").removesuffix(b"\r")
     if empty:
         raise DataError(f"{path} is empty: give a file with one text a line")
 
@@ -115,14 +101,6 @@ def read_jsonl(
         yield _json_pair(line, source_field, target_field)
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".xz":
-        return lzma.open(path, "rb")
-    return open(path, "rb")
-
-
 def _pair(source: bytes, target: bytes) -> Record:
     try:
         return Pair(source.decode("utf-8"), target.decode("utf-8"))
@@ -132,10 +110,10 @@ def _pair(source: bytes, target: bytes) -> Record:
 
 def _json_pair(line: bytes, source_field: str, target_field: str) -> Record:
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError:
         return Unreadable(INVALID_UTF8)
-    except (ValueError, RecursionError):
+    except ValueError:
         return Unreadable(BROKEN_RECORD)
     if not isinstance(record, dict):
         return Unreadable(BROKEN_RECORD)

@@ -6,13 +6,13 @@ field of one JSON object a line. Its inner line ends stay as they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, read_lines
+from multistride.untrusted import parse_json
 
 DocumentKind = Literal["file", "paragraph", "line"]
 
@@ -98,10 +98,10 @@ def read_written(path: Path) -> Iterator[Written | Unreadable]:
     """
     for line in read_lines(path):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             prompt, written = record["prompt"], record["written"]
             fits = all(isinstance(token, int) and token >= 0 for token in [*prompt, *written])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             fits = False
         yield Written(prompt, written) if fits else Unreadable(BROKEN_RECORD)
 
@@ -115,7 +115,7 @@ def _decoded(lines: Iterable[bytes]) -> str | Unreadable:
 
 def _text_of(line: bytes, field: str) -> str | Unreadable:
     try:
-        text = json.loads(line.decode("utf-8"))[field]
+        text = parse_json(line.decode("utf-8"))[field]
         text.encode("utf-8")  # JSON can escape half of a surrogate pair
     except UnicodeError:
         return Unreadable(INVALID_UTF8)

@@ -8,7 +8,6 @@ is left to those who make batches.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from multistride.data.vocab import (
 )
 from multistride.errors import DataError
 from multistride.files import replacing_file, write_json
+from multistride.untrusted import read_object
 
 UNWRITTEN = "\0"
 """What pieces begin with that a tokenizer reads but never writes: those of the other language."""
@@ -241,7 +241,6 @@ def _settings(path: Path) -> dict[str, Any]:
     it.
     """
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except DataError:
         return {}
-    return settings if isinstance(settings, dict) else {}

@@ -29,7 +29,7 @@ from multistride.data.arrays import (
 from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary, VocabularyKind, train_vocabulary
 from multistride.errors import DataError
-from multistride.files import sha256
+from multistride.files import refuse_inputs, refuse_streams, sha256
 from multistride.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,9 @@ def prepare(config: PreparationConfig) -> dict[str, Any]:
     """
     refuse_foreign(config.output)
     reader = config.reader()
+    inputs = [path for name in SPLITS for path in reader.paths(name)]
+    refuse_inputs(config.output, inputs)
+    refuse_streams(inputs, "prepare reads its inputs more than once")
     besides = reader.checked()
     vocabulary = _vocabulary(config, reader)
     arrays: Arrays = {}

@@ -7,7 +7,6 @@ lost is counted by its reason.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from multistride.data.documents import pieces_of
 from multistride.data.prepare import EMPTY, Counts, PreparationConfig, PreparedSplit, Reader
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError
+from multistride.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def encode_document(vocabulary: Vocabulary, text: str) -> list[int]:
 
 def _labelled(line: bytes, config: RecordsPrepareConfig) -> Labelled | Unreadable:
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = parse_json(line.decode("utf-8"))
         text, label = record[config.text_field], record[config.label_field]
         f"{text}{label}".encode()  # JSON can escape half of a surrogate pair
     except UnicodeError:

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from multistride.errors import DataError, UsageError
 from multistride.files import replacing_file, write_json
+from multistride.untrusted import MOST_TOKENIZER, read_text
 
 VocabularyKind = Literal["bpe", "words"]
 Reader = Literal["translator", "causal"]
@@ -271,13 +272,9 @@ def read_tokenizer(directory: Path | str, name: str = TOKENIZER_FILE) -> Tokeniz
     """
     path = Path(directory) / name
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise DataError(
-            f"no vocabulary in {directory}: cannot read {name} ({reason}); "
-            "give a directory written by `multistride prepare`"
-        ) from error
+        text = read_text(path, MOST_TOKENIZER, "give a directory written by `multistride prepare`")
+    except DataError as error:
+        raise DataError(f"no vocabulary in {directory}: cannot read {name}: {error}") from error
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the tokenizers library raises nothing more precise

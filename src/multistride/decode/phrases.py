@@ -33,6 +33,7 @@ from multistride.errors import DataError
 from multistride.files import replacing_file
 from multistride.model.step import M, StepModel
 from multistride.model.weights import load_config
+from multistride.untrusted import read_array
 
 PHRASES = "phrases.npy"
 """The file of a model directory that holds its table."""
@@ -97,12 +98,7 @@ class PhraseTable:
         path = Path(directory) / PHRASES
         if not path.is_file():
             return None
-        try:
-            rows = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(
-                f"{path} is damaged ({error}): delete it, or run `multistride phrases` again"
-            ) from error
+        rows = read_array(path, "delete it, or run `multistride phrases` again")
         if rows.dtype != np.int32 or rows.ndim != 2 or rows.shape[1] < 2:
             raise DataError(
                 f"{path} is no table of phrases: delete it, or run `multistride phrases` again"

@@ -4,10 +4,9 @@ meanwhile.
 
 from __future__ import annotations
 
-import json
-import os
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,16 +17,24 @@ from multistride.distill.config import DistillConfig
 from multistride.distill.continuing import continuer
 from multistride.distill.teacher import Teacher, open_teacher
 from multistride.errors import DataError, Interrupted, UsageError
-from multistride.files import compressing, replacing_file, sha256, write_json
+from multistride.files import (
+    compressing,
+    refuse_inputs,
+    refuse_streams,
+    replacing_file,
+    sha256,
+    write_json,
+)
 from multistride.metrics.quality import measure_quality
 from multistride.model.weights import CONFIG, WEIGHTS, load_config
 from multistride.parts import Chunk, PartsDirectory, chunks
 from multistride.progress import ProgressLine
+from multistride.untrusted import read_object
 from multistride.version import __version__
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
 
-Report = Callable[[str], None]
+FORMAT = 1
 
 
 @dataclass
@@ -38,7 +45,6 @@ class _Job:
     teacher: Teacher
     parts: PartsDirectory
     lines: int
-    report: Report
 
     def chunks(self) -> Iterator[Chunk]:
         """The source in chunks."""
@@ -47,7 +53,6 @@ class _Job:
 
 def distill(
     config: DistillConfig,
-    report: Report = lambda line: None,
     progress: ProgressLine | None = None,
     device: str = "auto",
     threads: int = 1,
@@ -65,11 +70,11 @@ def distill(
     _refuse_paths(config)
     lines = _count_lines(config)
     validation = _read_validation(config)
-    teacher = continuer(config, device) if causal else open_teacher(config, device, threads, report)
-    job = _Job(config, teacher, parts, lines, report)
+    teacher = continuer(config, device) if causal else open_teacher(config, device, threads)
+    job = _Job(config, teacher, parts, lines)
     plan = _plan(job)
     if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
-        report(f"{config.output} is there already, made with these settings: nothing to do")
+        logger.info(f"{config.output} is there already, made with these settings: nothing to do")
         return manifest
     try:
         with parts.opened(plan):
@@ -93,10 +98,12 @@ def manifest_path(output: Path) -> Path:
 def _refuse_paths(config: DistillConfig) -> None:
     output = config.output
     inputs = (config.source, config.target, config.validation_source, config.validation_reference)
-    if any(path is not None and path.resolve() == output.resolve() for path in inputs):
-        raise UsageError(f"{output} is also read: name another output")
     if output.is_dir():
         raise UsageError(f"{output} is a directory, the output is a file: name another output")
+    for written in (output, manifest_path(output)):
+        refuse_inputs(written, [path for path in inputs if path is not None])
+    refuse_streams(inputs, "distill reads its inputs more than once")
+    refuse_streams([output], "distill writes parts beside its output")
 
 
 def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -107,8 +114,8 @@ def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | N
     if not config.output.exists():
         return None
     try:
-        manifest = dict(json.loads(manifest_path(config.output).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        manifest = read_object(manifest_path(config.output))
+    except DataError:
         manifest = {}
     if manifest.items() >= plan.items() and manifest.get("output_sha256") == sha256(config.output):
         return manifest
@@ -185,7 +192,7 @@ def _names(config: DistillConfig) -> dict[str, Any]:
 def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> dict[str, Any]:
     """BLEU of the teacher, by the engine and beam that write the corpus."""
     quality = measure_quality(job.teacher.translate(sources).texts, references)
-    job.report(
+    logger.info(
         f"teacher: BLEU {quality.bleu:.2f} on {len(sources)} validation sentences, {quality.bleu_signature}"
     )
     config = job.config
@@ -208,13 +215,11 @@ def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> 
 def _write_parts(job: _Job, progress: ProgressLine) -> None:
     """Translate every chunk that has no good part yet."""
     missing = {
-        chunk.number: len(chunk.lines)
-        for chunk in job.chunks()
-        if not job.parts.is_done(chunk, job.report)
+        chunk.number: len(chunk.lines) for chunk in job.chunks() if not job.parts.is_done(chunk)
     }
     done = job.lines - sum(missing.values())
     if done:
-        job.report(f"{done:,} of {job.lines:,} lines are done already")
+        logger.info(f"{done:,} of {job.lines:,} lines are done already")
     with progress.showing(job.lines, done):
 
         def advance(count: int) -> None:
@@ -233,15 +238,14 @@ def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:
     """Check every part against its source lines, put them together, and move the output and its
     manifest into place.
 
-    Both are written among the parts first, so that a crash leaves nothing half written beside the
-    output.
+    The parts stay until both are in place, so that a crash in between costs nothing.
     """
-    config, place = job.config, job.parts.path
+    config = job.config
     tally = job.teacher.tally()
     targets = read_lines(config.target) if config.target is not None else None
     joined = 0
     with (
-        replacing_file(place / "output") as temporary,
+        replacing_file(config.output) as temporary,
         compressing(temporary, config.output) as file,
     ):
         for chunk in job.chunks():
@@ -253,13 +257,12 @@ def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:
                 list(islice(targets, len(part.lines))) if targets is not None else None,
             )
             joined += len(part.lines)
-    if joined != job.lines:
-        raise DataError(
-            f"{config.source} had {job.lines} lines and now has {joined}: restore it, then begin anew"
-        )
-    facts = {**tally.facts(config.target is not None), "output_sha256": sha256(place / "output")}
+        if joined != job.lines:
+            raise DataError(
+                f"{config.source} had {job.lines} lines and now has {joined}: "
+                "restore it, then begin anew"
+            )
+    facts = {**tally.facts(config.target is not None), "output_sha256": sha256(config.output)}
     manifest = {**manifest, **facts}
-    write_json(place / "manifest", manifest)
-    os.replace(place / "output", config.output)
-    os.replace(place / "manifest", manifest_path(config.output))
+    write_json(manifest_path(config.output), manifest)
     return manifest

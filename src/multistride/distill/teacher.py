@@ -6,6 +6,7 @@ stands for the teacher's distribution over sequences.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
 from multistride.errors import MissingExtraError, UsageError
 from multistride.translator import Translator
+
+logger = logging.getLogger(__name__)
 
 BLANK, TOO_LONG, EMPTY = "blank source", "too long", "empty translation"
 """Why a line is empty, beside `INVALID_UTF8`."""
@@ -112,7 +115,6 @@ def open_teacher(
     config: DistillConfig,
     device: str,
     threads: int,
-    report: Callable[[str], None] = lambda line: None,
 ) -> Teacher:
     """Load the teacher into the engine that `config` asks for; `auto` says which one it took.
 
@@ -130,9 +132,9 @@ def open_teacher(
     except (MissingExtraError, UsageError) as error:
         if config.engine == "ctranslate2":
             raise
-        report(f"engine: eager, because: {error}")
+        logger.info(f"engine: eager, because: {error}")
         return _eager_teacher(config, translator)
-    report(
+    logger.info(
         f"engine: {teacher.library}, {teacher.compute_type}, beam {config.beam}, threads {threads}"
     )
     return teacher

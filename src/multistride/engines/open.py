@@ -1,4 +1,4 @@
-"""Engines by name: what `--engine` means. Each engine is imported only when it is asked for."""
+"""Engines by name: the values of `--engine`. Each engine is imported only when requested."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ ENGINES = ("eager", "int8", "gpu", "auto")
 
 
 class Engine(StepModel[M], Protocol[M]):
-    """A `StepModel` that says what it is and gives the weights it was made from (scoring and
-    inspection use them).
-    """
+    """A `StepModel` with a name and the weights it was made from, for scoring and inspection."""
 
     name: str
     precision: str
@@ -33,7 +31,7 @@ class Engine(StepModel[M], Protocol[M]):
 
     @property
     def device(self) -> torch.device:
-        """Where the engine computes."""
+        """The device of the computation."""
 
 
 def open_engine(
@@ -101,7 +99,7 @@ def _gpu(model: Transformer) -> Engine[Any]:
 
 
 def _check_plain(model: Transformer, name: str) -> None:
-    """Raise `UsageError` for a model with parts that only converted models have."""
+    """Raise `UsageError` for a model with features that only converted models have."""
     if model.config.extras:
         raise UsageError(
             f"the engine {name} was asked for, but it has no place for {model.config.extras[0]} of this model: "

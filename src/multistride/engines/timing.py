@@ -1,6 +1,4 @@
-"""Timing the steps of a model on this machine, once: the table is kept in the user's cache
-directory.
-"""
+"""Time the steps of a model on this machine, once; the user's cache directory keeps the tables."""
 
 from __future__ import annotations
 
@@ -22,25 +20,24 @@ from multistride.decode.markov import greedy_for
 from multistride.decode.options import Layout
 from multistride.decode.state import DecodeState
 from multistride.device import cpu_name
-from multistride.errors import UserError
+from multistride.errors import DataError, UserError
 from multistride.files import write_json
 from multistride.model.step import M, StepModel
+from multistride.untrusted import read_json
 from multistride.version import __version__
 
 ROWS = (1, 2, 4, 8, 16, 32)
-"""Batch sizes whose steps are timed; what lies between is interpolated, larger batches cost in
-proportion."""
+"""Batch sizes whose steps are timed; others are interpolated or extrapolated in proportion."""
 
 SOURCE_TOKENS, STEPS, ROUNDS = 16, 6, 3
-"""What is timed: so many steps of sentences with so many source tokens, so many times; the median
-counts."""
+"""Source tokens of a sentence, steps and rounds that are timed; the median is used."""
 
 
 def profile(model: StepModel[M], engine: str, layout: Layout, most_rows: int) -> StepCosts:
-    """Time the steps of `model` in batches of up to `most_rows`, the trained group sizes in turn.
+    """Return the times of steps in batches of up to `most_rows`, for each trained group size.
 
-    Sources are random tokens, every token of a group is kept, nothing ends: what a step costs
-    depends on its shape.
+    Sources are random tokens, every token of a group is kept and no sentence ends: the cost of a
+    step depends on its shape alone.
     """
     rows = [each for each in ROWS if each < most_rows] + [min(most_rows, ROWS[-1])]
     table = {each: _times(model, layout, each) for each in rows}
@@ -68,8 +65,8 @@ def cached_costs(
     )
     path = cache_directory() / "step-costs" / f"{sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        return StepCosts.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return StepCosts.model_validate(read_json(path))
+    except (DataError, ValidationError):
         report("timing the steps of this model on this machine, once")
     costs = profile(model, engine, layout, most_rows)
     with suppress(UserError, OSError):
@@ -78,8 +75,9 @@ def cached_costs(
 
 
 def cache_directory() -> Path:
-    """Where measurements of this machine are kept: `$XDG_CACHE_HOME/multistride`, else
-    `~/.cache/multistride`.
+    """Return the directory of measurements of this machine.
+
+    It is `$XDG_CACHE_HOME/multistride`, by default `~/.cache/multistride`.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multistride"
 

@@ -39,23 +39,23 @@ class Subject(Protocol[I, O]):
 
     @property
     def kind(self) -> Kind:
-        """The kind of the result."""
+        """Return the kind of the result."""
 
     @property
     def unit(self) -> str:
-        """The name of one input: sentence, text or record."""
+        """Return the name of one input: sentence, text or record."""
 
     @property
     def task(self) -> str | None:
-        """The name of the task, of kind task."""
+        """Return the name of the task, of kind task."""
 
     @property
     def ways(self) -> Sequence[Way]:
-        """The ways of decoding, in the order of the rows."""
+        """Return the ways of decoding, in the order of the rows."""
 
     @property
     def inputs(self) -> Sequence[I]:
-        """The inputs of the model."""
+        """Return the inputs of the model."""
 
     def write(self, way: Way, inputs: Sequence[I]) -> Sequence[O]:
         """Return the output for each input."""

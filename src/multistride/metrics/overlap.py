@@ -108,7 +108,7 @@ class _Words:
     """`words` as rouge-score asks for them."""
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text."""
+        """Return the words of a text."""
         return words(text)
 
 

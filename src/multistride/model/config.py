@@ -117,7 +117,7 @@ class ClassifierConfig(BaseModel):
 class TransformerConfig(BaseModel):
     """The sizes and choices of one Transformer. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocabulary_size: int = Field(
         0, ge=0, description="entries of the joint vocabulary; training takes it from the data"
@@ -142,7 +142,10 @@ class TransformerConfig(BaseModel):
         description="vectors added to the embeddings, or rotations of queries and keys",
     )
     max_positions: int = Field(
-        256, ge=8, description="longest source and longest target, in tokens with EOS"
+        256,
+        ge=8,
+        le=1 << 24,
+        description="longest source and longest target, in tokens with EOS",
     )
     tie_embeddings: bool = Field(
         True, description="source, target and output embedding are one matrix"

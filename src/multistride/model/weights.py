@@ -1,4 +1,4 @@
-"""Model directories: what is written, and what is checked when one is read. Never pickle.
+"""Model directories: writing, reading and checking them. Never pickle.
 
 A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`,
 `tokenizer_config.json`, `generation_config.json`, `README.md` (the model card) and
@@ -8,6 +8,7 @@ A model directory holds `config.json`, `model.safetensors`, `tokenizer.json`,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,14 @@ from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory, sha256
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
+from multistride.untrusted import read_json, read_object, tensor_shapes
 from multistride.version import __version__
 
 LARGE = 100_000_000
-"""Bytes of weights from which on a model is made without being initialised."""
+"""Size of weights in bytes from which a model is created without initialisation."""
+
+MOST_COMPUTED = 1 << 26
+"""Numbers in the table of positions that a model without learned ones may compute."""
 
 CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
 CALIBRATION = "calibration.json"
@@ -61,7 +66,7 @@ _OF_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version"
 Stored = TypeVar("Stored", bound=BaseModel)
 
 INT8_MANIFEST = "int8.json"
-"""What marks a directory as an int8 export, which holds no float32 weights."""
+"""Marks a directory as an int8 export, which holds no float32 weights."""
 
 
 def save_model(
@@ -72,7 +77,7 @@ def save_model(
     card: str,
     beside: Callable[[Path], None] = lambda place: None,
 ) -> None:
-    """Write a complete model directory, atomically.
+    """Write a complete model directory, atomically; `files.replacing_directory` says over what.
 
     `card` is the text of its README.md; `beside` may write more files into the directory before it
     is moved.
@@ -131,7 +136,7 @@ def write_modeling(directory: Path, config: TransformerConfig) -> None:
 
 
 def is_export(directory: Path | str) -> bool:
-    """Whether a directory holds an int8 export, and no float32 weights."""
+    """Return true for an int8 export without float32 weights."""
     return (Path(directory) / INT8_MANIFEST).is_file() and not (Path(directory) / WEIGHTS).is_file()
 
 
@@ -144,24 +149,23 @@ def weights_digest(directory: Path | str) -> str:
     place = Path(directory)
     try:
         if is_export(place):
-            manifest = json.loads((place / INT8_MANIFEST).read_text(encoding="utf-8"))
-            return str(manifest["source_weights_sha256"])
+            return str(read_object(place / INT8_MANIFEST)["source_weights_sha256"])
         return sha256(place / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, DataError, KeyError) as error:
         raise DataError(
             f"{directory} does not say which weights it has: copy the model, or export it again"
         ) from error
 
 
 def load_config(directory: Path | str) -> TransformerConfig:
-    """The configuration of a model directory. Raises `DataError` if it is none."""
+    """Return the configuration of a model directory. Raises `DataError` if it has none."""
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise DataError(
             f"{directory} is no model directory: it has no {CONFIG}: give one that `multistride train` wrote"
         )
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path, "copy the model again")
         if not isinstance(stored, dict) or stored.pop("model_type", None) != "multistride":
             raise DataError(
                 f"{path} is not of a multistride model: its model_type is not 'multistride'"
@@ -169,8 +173,6 @@ def load_config(directory: Path | str) -> TransformerConfig:
         for name in _OF_TRANSFORMERS:
             stored.pop(name, None)
         config = TransformerConfig.model_validate(stored)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}: copy the model again") from error
     except ValidationError as error:
         raise DataError(
             f"{path} is not a model configuration: {first_problem(error, TransformerConfig)}"
@@ -183,36 +185,30 @@ def load_config(directory: Path | str) -> TransformerConfig:
 def load_model(
     directory: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[Transformer, Vocabulary]:
-    """The model (float32, in evaluation mode) and its vocabulary. Raises `DataError` on anything
-    incomplete.
+    """Return the model (float32, in evaluation mode) and its vocabulary.
+
+    Raises `DataError` if anything is missing or does not fit.
     """
     config = load_config(directory)
     path = Path(directory) / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError as error:
+    if not path.is_file():
         if (path.parent / INT8_MANIFEST).is_file():
             raise DataError(
                 f"{directory} is an int8 export, which holds no float32 weights: give --engine int8 "
                 "where that is possible, or the model directory it was exported from"
-            ) from error
-        raise DataError(f"{directory} has no {WEIGHTS}: copy the model again") from error
+            )
+        raise DataError(f"{directory} has no {WEIGHTS}: copy the model again")
+    shapes = tensor_shapes(path, "copy the model again")
+    _check_sizes(path, config, shapes)
+    model = _unfilled(config, path.stat().st_size)
+    _check_shapes(path, model, shapes)
+    try:
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path} is truncated or corrupt ({error}): copy the model again"
         ) from error
-    _check_width(path, config, tensors)
-    model = _unfilled(config, path.stat().st_size)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if expected != found:
-        name = min(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
-        raise DataError(
-            f"{path} does not fit {CONFIG}: {name} is {found.get(name, 'missing')}, "
-            f"expected {expected.get(name, 'nothing')}: use the two files of one model"
-        )
+    _check_finite(path, tensors)
     model.load_state_dict(
         {name: tensor.to(_loaded_type(tensor), copy=True) for name, tensor in tensors.items()},
         assign=True,
@@ -227,15 +223,15 @@ def load_model(
 
 
 def _loaded_type(tensor: torch.Tensor) -> torch.dtype:
-    """Weights are float32; the numbers of words are whole."""
+    """Return the type a tensor is loaded as: float32, or its own if it holds integers."""
     return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
 def _unfilled(config: TransformerConfig, size: int) -> Transformer:
-    """A model whose weights are about to be replaced, by a file of so many bytes.
+    """Return a model whose weights are about to be loaded from a file of `size` bytes.
 
-    The device "meta" spares filling them first, which takes long for large models; for small ones
-    the import of PyTorch's compiler, which it brings along, would take longer.
+    The device "meta" avoids initialisation, which takes long for large models; for small ones
+    importing PyTorch's compiler, which it needs, would take longer.
     """
     if size < LARGE:
         return Transformer(config)
@@ -243,44 +239,99 @@ def _unfilled(config: TransformerConfig, size: int) -> Transformer:
         return Transformer(config)
 
 
-def _check_width(path: Path, config: TransformerConfig, tensors: dict[str, torch.Tensor]) -> None:
+def _check_sizes(path: Path, config: TransformerConfig, shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuse a configuration that is far from the weights before a model of its size is made."""
-    name, expected = "target_embedding.weight", (config.vocabulary_size, config.hidden_size)
-    found = tuple(tensors[name].shape) if name in tensors else "missing"
+    _expect(path, "target_embedding.weight", shapes, (config.vocabulary_size, config.hidden_size))
+    for stack, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        numbers = {name.split(".")[1] for name in shapes if name.startswith(f"{stack}.")}
+        if layers > 2 * len(numbers) + 8:
+            raise DataError(
+                f"{path} does not fit {CONFIG}: it has {len(numbers)} layers of the {stack}, "
+                f"{stack}_layers is {layers}: use the two files of one model"
+            )
+    weights = sum(map(math.prod, shapes.values()))
+    for field, width in _widths(config).items():
+        if width * config.hidden_size > weights:
+            raise DataError(
+                f"{path} does not fit {CONFIG}: {field} makes a matrix of more than all its "
+                f"{weights:,} weights: use the two files of one model"
+            )
+    computed = config.max_positions * config.hidden_size
+    if config.positions == "sinusoidal" and computed > max(MOST_COMPUTED, weights):
+        raise DataError(
+            f"{path.with_name(CONFIG)}: max_positions is {config.max_positions:,}, which needs "
+            f"{computed * 4 / 1e9:,.0f} GB: copy the model again"
+        )
+
+
+def _widths(config: TransformerConfig) -> dict[str, int]:
+    """Return the sizes that make a matrix with the hidden size, by the field that gives them."""
+    return {
+        "feedforward_size": config.feedforward_size if config.decoder_layers else 1,
+        "heads": config.heads * config.head_width,
+        "key_value_heads": config.key_value_count * config.head_width,
+        "max_group_size": config.max_group_size if config.decoder_layers else 1,
+        "max_positions": config.max_positions if config.positions == "learned" else 1,
+        "adapter.rank": config.adapter.rank if config.adapter else 1,
+    }
+
+
+def _check_shapes(path: Path, model: Transformer, shapes: dict[str, tuple[int, ...]]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        _expect(path, name, shapes, expected.get(name, "nothing"))
+
+
+def _expect(
+    path: Path, name: str, shapes: dict[str, tuple[int, ...]], expected: tuple[int, ...] | str
+) -> None:
+    found = shapes.get(name, "missing" if expected != "nothing" else "nothing")
     if found != expected:
         raise DataError(
-            f"{path} does not fit {CONFIG}: {name} is {found}, expected {expected}: use the two files of one model"
+            f"{path} does not fit {CONFIG}: {name} is {found}, expected {expected}: "
+            "use the two files of one model"
         )
+
+
+def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse weights with a NaN or an infinity, which would make every output empty."""
+    for name, tensor in tensors.items():
+        if tensor.numel() and tensor.is_floating_point():
+            lowest, highest = tensor.aminmax()
+            if not (lowest.isfinite() and highest.isfinite()):
+                raise DataError(
+                    f"{path} is damaged: {name} holds a value that is not a finite number: "
+                    "copy the model again, or use an earlier checkpoint"
+                )
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:
     """What the model was made from; empty if the file is missing."""
     path = Path(directory) / PROVENANCE
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return stored
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return read_object(path)
+    except DataError:
         return {}
 
 
 def load_calibration(
     directory: Path | str, kind: type[Stored], name: str = CALIBRATION
 ) -> Stored | None:
-    """What was measured about a model's confidence, as `kind`; None if there is no such file.
+    """Return a measured calibration as `kind`; None if there is no such file.
 
     Raises `DataError` if it is damaged, or was measured on other weights.
     """
     path = Path(directory) / name
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        calibration = kind.model_validate(stored)
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+    try:
+        stored = read_object(path)
+        calibration = kind.model_validate(stored)
+    except (DataError, ValidationError) as error:
         raise DataError(
             f"{path} is damaged: delete it, or run `multistride calibrate` again"
         ) from error
-    if stored["model_sha256"] != weights_digest(directory):
+    if stored.get("model_sha256") != weights_digest(directory):
         raise DataError(
             f"{path} was measured on other weights: delete it, or run `multistride calibrate` again"
         )

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from multistride.errors import DataError
 from multistride.report.result import TASK_CONDITIONS, Result
+from multistride.untrusted import read_bytes
 
 WAY_OUT = "write one with: multistride evaluate --json > result.json"
 
@@ -26,14 +27,13 @@ def read_result(path: Path | str) -> Result:
 
     Raises `DataError`, in one line, when the file is missing, is not JSON, or has another form.
     """
+    text = read_bytes(path, advice=f"a result file is needed: {WAY_OUT}")
     try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"could not read {path}: {error.strerror or error}; a result file is needed: {WAY_OUT}"
-        ) from error
+        stored = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not a result: it is not JSON; {WAY_OUT}") from error
     try:
-        tree = upgrade(json.loads(text))
+        tree = upgrade(stored)
         return Result.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         raise DataError(f"{path} is not a result: {_first_problem(error)}; {WAY_OUT}") from error
@@ -90,7 +90,7 @@ def _benchmark(tree: Tree) -> Tree:
 
 
 def _frontier(tree: Tree) -> Tree:
-    """A point is a row; what only points say is kept as details."""
+    """Read points as rows; what only points say is kept as details."""
     rest = {name: value for name, value in tree.items() if name != "points"}
     return {**rest, "kind": "frontier", "results": [_point(point) for point in tree["points"]]}
 

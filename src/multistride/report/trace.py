@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from multistride.data.pieces import group_texts
 from multistride.errors import DataError, UsageError
 from multistride.report.cells import Cells
 from multistride.report.drawing import COLOURS, FAINT, tidy
+from multistride.untrusted import parse_json, read_lines
 
 NEEDED = {"line", "step", "group_size", "accepted", "mode", "why", "confidence", "pieces"}
 
@@ -21,14 +21,12 @@ def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
 
     Raises `DataError` if the file is no trace, `UsageError` if it has no such line.
     """
+    if not path.exists():
+        raise DataError(f"{path} cannot be read: it does not exist: check the path")
     try:
-        entries = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+        entries = [parse_json(row) for row in read_lines(path)]
         whole = all(isinstance(entry, dict) and entry.keys() >= NEEDED for entry in entries)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}: check the path"
-        ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except ValueError:
         whole, entries = False, []
     if not whole or not entries:
         raise DataError(f"{path} is no trace: give a file that `translate --trace` wrote")

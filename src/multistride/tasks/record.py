@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
+from multistride.untrusted import parse_json
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -177,13 +178,13 @@ def solved(
 
 def _record(line: int, raw: bytes) -> Record | RecordError:
     try:
-        record = json.loads(raw.decode("utf-8"))
+        record = parse_json(raw.decode("utf-8"))
         json.dumps(record, ensure_ascii=False).encode(
             "utf-8"
         )  # JSON can escape half of a surrogate pair
     except UnicodeError:
         return RecordError(line, "it is not valid UTF-8; a record is one JSON object in UTF-8")
-    except (ValueError, RecursionError):
+    except ValueError:
         return RecordError(line, "it is not JSON; a record is one JSON object a line")
     if not isinstance(record, dict):
         return RecordError(

@@ -34,7 +34,8 @@ class MovingAverage:
         """
         share = 1 - min(self.decay, (1 + update) / (10 + update))
         for name, weights in self.model.named_parameters():
-            self.other[name].lerp_(weights, share)
+            # The model may have moved to a GPU since this average was made.
+            self.other[name] = self.other[name].to(weights.device).lerp_(weights, share)
 
     @torch.no_grad()
     def train_on(self, weights: dict[str, Tensor]) -> None:

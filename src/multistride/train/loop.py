@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,12 +29,12 @@ from multistride.errors import Interrupted, UserError
 from multistride.files import write_json
 from multistride.model.adapters import freeze_all_but_drafting
 from multistride.model.transformer import Transformer
-from multistride.model.weights import save_model
-from multistride.rundir import RunDirectory
+from multistride.model.weights import save_model, weights_digest
+from multistride.rundir import Asked, RunDirectory
 from multistride.train.average import MovingAverage
 from multistride.train.card import model_card
 from multistride.train.checkpoint import Progress, Sums, load_state, save_state
-from multistride.train.config import RunConfig
+from multistride.train.config import RunConfig, TrainingConfig
 from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import StopRequest, stop_on_signal
 from multistride.train.kinds import (
@@ -72,11 +73,19 @@ def train(
     loss is not finite.
     """
     keep_few_kernels()
-    trainer = Trainer(config, validate, monitor, resume)
+    accelerator = _accelerator(config.training)
     with (
+        RunDirectory(config.run).held() if accelerator.is_main_process else nullcontext(),
         stop_on_signal() as stop,
+    ):
+        return _trained(Trainer(config, validate, monitor, resume), stop)
+
+
+def _trained(trainer: Trainer, stop: StopRequest) -> RunDirectory:
+    config = trainer.config
+    with (
         trainer.attention(),
-        monitor.showing(config.training.updates, trainer.progress.update),
+        trainer.monitor.showing(config.training.updates, trainer.progress.update),
     ):
         if trainer.beside is not None and trainer.progress.best == -math.inf:
             trainer.validate()  # so that the best is never worse than the wide path alone
@@ -94,17 +103,24 @@ def train(
     return trainer.run
 
 
+AFTER_NOT_FINITE = tuple(
+    f"training.{name}"
+    for name in ("learning_rate", "precision", "clip_norm", "clip_value", "warmup_updates")
+)
+"""Settings that may change when a run is resumed after a loss that was not finite."""
+
+
 class Trainer:
     """One run in progress: model, optimiser, feed and where they stand."""
 
     def __init__(
         self, config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool
     ) -> None:
-        self.config, self._validate, self._monitor = config, validate, monitor
+        self.config, self._validate, self.monitor = config, validate, monitor
         self.settings = settings = config.training
         self.data = PreparedData.load(config.data)
         self.run = RunDirectory(config.run)
-        self.accelerator = self._accelerator()
+        self.accelerator = _accelerator(settings)
         self.device = self.accelerator.device
         if not self.accelerator.is_main_process:
             monitor.silence()
@@ -113,14 +129,14 @@ class Trainer:
         with (
             self.accelerator.main_process_first()
         ):  # the others find the run their main process has opened
-            self.run.open(
-                config.model_dump(mode="json"),
-                resume or not self.accelerator.is_main_process,
-                _with_new_fields,
-            )
+            if self.accelerator.is_main_process:
+                self.data.verify()
+                self.run.open(self._asked(), resume)
         last = self.run.last()
         if last is not None:
             self.model = resumed(last, self.model.config)
+        if self.accelerator.is_main_process:
+            self.run.check_inputs()
         self.splits = trained_splits(self.data, self.model.config)
         check_lengths(self.splits, self.data, self.model.config)
         self.beside = beside_windows(
@@ -137,8 +153,6 @@ class Trainer:
         self.progress = (
             load_state(last, self.optimizer, self.average) if last is not None else Progress()
         )
-        if self.accelerator.is_main_process:
-            self.run.rewind(self.progress.update)
         self.layouts = drawer(config, self.model.config)
         frozen = self.model.config.adapter is not None and settings.trunk_memory > 0
         self.trunk = TrunkStates(self.model, settings.trunk_memory) if frozen else None
@@ -149,16 +163,31 @@ class Trainer:
             settings.seed,
             self.layouts.most_read if isinstance(self.layouts, WindowDrawer) else None,
         )
+        self._thread = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self._ahead: Future[tuple[Progress, list[Piece], list[Pass]]] | None = None
+        if self.accelerator.is_main_process:  # from here on nothing is refused
+            self.run.begin(config.model_dump(mode="json"))
+            self.run.rewind(self.progress.update)
+            (self.run.path / NOT_FINITE).unlink(missing_ok=True)
+
+    def _asked(self) -> Asked:
+        """Return all that decides the result, for the run directory to compare."""
+        start = self.config.start_from
+        decides = {
+            "data_hash": self.data.data_hash,
+            "vocabulary": self.data.vocabulary.digest(),
+            "start_from": None if start is None else weights_digest(start),
+        }
+        changeable = AFTER_NOT_FINITE if (self.run.path / NOT_FINITE).is_file() else ()
+        return Asked(self.config.model_dump(mode="json"), decides, changeable, _with_new_fields)
 
     def update(self) -> None:
         """One optimiser step over `accumulate` batches a process, weighted by their labels."""
         began = time.perf_counter()
         settings, accelerator = self.settings, self.accelerator
-        rank, processes = accelerator.process_index, accelerator.num_processes
-        mine = slice(rank * settings.accumulate, (rank + 1) * settings.accumulate)
-        pieces = self.feed.take(self.progress, settings.accumulate * processes, mine)
-        done = self.progress.update / settings.updates
-        passes = [self._drawn(piece, done) for piece in pieces]
+        processes = accelerator.num_processes
+        pieces, asked = self._batches()
+        passes = [self._completed(piece, drawn) for piece, drawn in zip(pieces, asked, strict=True)]
         labels = torch.tensor(sum(each.labelled() for each in passes), device=self.device)
         total = int(accelerator.reduce(labels, "sum"))
         self.progress.update += 1
@@ -176,11 +205,37 @@ class Trainer:
         self.progress.seconds += seconds
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
 
-    def _drawn(self, piece: Piece, done: float) -> Pass:
-        """The layout of a batch, with what the frozen layers make of a draft's, or a wide path of
+    def _batches(self) -> tuple[list[Piece], list[Pass]]:
+        """Return the batches of the next update and their layouts; `progress` moves past them.
+
+        Beside a GPU a thread prepares them while the last update is computed. What it prepares
+        follows from the place in the feed alone, so a resumed run sees the same.
+        """
+        ready = (
+            self._prepare(copy.copy(self.progress)) if self._ahead is None else self._ahead.result()
+        )
+        progress, pieces, passes = ready
+        self.progress.epoch, self.progress.batch = progress.epoch, progress.batch
+        if self._thread is not None:
+            following = copy.copy(self.progress)
+            following.update += 1
+            self._ahead = self._thread.submit(self._prepare, following)
+        return pieces, passes
+
+    def _prepare(self, progress: Progress) -> tuple[Progress, list[Piece], list[Pass]]:
+        """Return the batches after `progress`, their layouts, and where the feed stands then."""
+        settings, accelerator = self.settings, self.accelerator
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        mine = slice(rank * settings.accumulate, (rank + 1) * settings.accumulate)
+        pieces = self.feed.take(progress, settings.accumulate * processes, mine)
+        done = progress.update / settings.updates
+        passes = [self.layouts.draw(piece.batch, piece.generator, done) for piece in pieces]
+        return progress, pieces, passes
+
+    def _completed(self, piece: Piece, asked: Pass) -> Pass:
+        """Return a layout with what the frozen layers make of a draft's, or a wide path of
         documents.
         """
-        asked = self.layouts.draw(piece.batch, piece.generator, done)
         if self.beside is not None and isinstance(asked, WindowPass):
             return asked._replace(beside=self.beside[torch.from_numpy(piece.rows)])
         if self.trunk is None or not isinstance(asked, TrainingPass) or asked.drafts is None:
@@ -247,13 +302,12 @@ class Trainer:
             metrics = self._measured(model)
         best = metrics["score"] > self.progress.best
         self.progress.best = max(metrics["score"], self.progress.best)
-        self.save()
-        if self.accelerator.is_main_process:
-            if best:
-                self.run.point("best", self.progress.update)
-            self.run.prune(self.settings.keep_checkpoints)
+        if self.accelerator.is_main_process:  # a line counts when `save` has committed it
             self.run.record({"update": self.progress.update, "kind": "validation", **metrics})
-        self._monitor.validated(self.progress.update, metrics)
+        self.save(best)
+        if self.accelerator.is_main_process:
+            self.run.prune(self.settings.keep_checkpoints)
+        self.monitor.validated(self.progress.update, metrics)
 
     def _measured(self, model: Transformer) -> dict[str, float]:
         asked = objective(model, self.settings) if self.sharded else self.objective
@@ -269,12 +323,13 @@ class Trainer:
             metrics.update(self._validate(model))
         return metrics
 
-    def save(self) -> None:
-        """Write a checkpoint and point `last` at it."""
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint; make it the last one and, if so, the best."""
         optimizer = whole(self.optimizer.state_dict())
         with self._published() as model:
             if self.accelerator.is_main_process:
                 self._write(model, optimizer)
+                self.run.commit(self.progress.update, best)
 
     def _write(self, model: Transformer, optimizer: dict[str, Any]) -> None:
         place = self.run.checkpoint(self.progress.update)
@@ -291,7 +346,6 @@ class Trainer:
             save_state(inside, optimizer, self.progress, self.average)
 
         save_model(place, model, self.data.vocabulary, provenance, card, write_state)
-        self.run.point("last", self.progress.update)
 
     @contextmanager
     def _published(self) -> Iterator[Transformer]:
@@ -318,13 +372,6 @@ class Trainer:
             self.model, self.settings
         )
 
-    def _accelerator(self) -> Accelerator:
-        device = pick_device(self.settings.device)
-        precision = (
-            "bf16" if pick_precision(self.settings.precision, device) == "bfloat16" else "no"
-        )
-        return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-
     def _check_finite(self, loss: float, norm: float, pieces: list[Piece]) -> None:
         """Stop before a step that would spoil the weights, and say which pairs the update held."""
         if math.isfinite(loss) and math.isfinite(norm):
@@ -342,8 +389,8 @@ class Trainer:
         )
         raise UserError(
             f"the loss is {loss} and the gradient norm {norm} at update {self.progress.update} (its pairs are in "
-            f"{place}): lower training.learning_rate or set training.precision: float32, then --resume from the last "
-            "checkpoint"
+            f"{place}): lower training.learning_rate or set training.precision=float32 and run it "
+            "again with --resume, which continues from the last checkpoint"
         )
 
     @torch.inference_mode()
@@ -374,7 +421,7 @@ class Trainer:
         since = self.progress.since + sums
         self.progress.since, update = since, self.progress.update
         speed = since.labels * self.accelerator.num_processes / since.seconds
-        self._monitor.updated(update, since.cross_entropy / since.labels, speed)
+        self.monitor.updated(update, since.cross_entropy / since.labels, speed)
         if update % self.settings.log_every and update != self.settings.updates:
             return
         self.progress.since = Sums()
@@ -396,6 +443,12 @@ class Trainer:
                 "tokens_per_second": speed,
             }
             self.run.record(entry)
+
+
+def _accelerator(settings: TrainingConfig) -> Accelerator:
+    device = pick_device(settings.device)
+    precision = "bf16" if pick_precision(settings.precision, device) == "bfloat16" else "no"
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
 
 def stable_seed(*numbers: int) -> int:

@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import json
+import logging
 import lzma
+import os
 
 import pytest
 
@@ -14,7 +16,7 @@ from multistride.distill import run
 from multistride.distill.config import DistillConfig
 from multistride.distill.run import distill
 from multistride.distill.teacher import Teacher
-from multistride.errors import DataError, Interrupted, MissingExtraError, UsageError
+from multistride.errors import DataError, Interrupted, MissingExtraError, UsageError, UserError
 from multistride.parts import PartsDirectory
 from multistride.translator import Translator
 
@@ -66,13 +68,13 @@ def test_lines_stay_aligned(corpus, teacher_directory, engine, beam):
     assert not PartsDirectory(config.output).path.exists()
 
 
-def test_the_manifest_says_how_it_was_made(corpus, teacher_directory):
+def test_the_manifest_says_how_it_was_made(corpus, teacher_directory, caplog):
     # Guards: an output that nobody can trace or check.
     validation = {"validation_source": corpus / "valid", "validation_reference": corpus / "valid"}
     (corpus / "valid").write_text("a b\nc d\n")
     config = settings(corpus, teacher_directory, target=corpus / "target", **validation)
-    told = []
-    manifest = distill(config, told.append)
+    caplog.set_level(logging.INFO)
+    manifest = distill(config)
     assert json.loads((corpus / "out.json").read_text()) == manifest
     assert manifest["output_sha256"] == hashlib.sha256(config.output.read_bytes()).hexdigest()
     assert manifest["source_sha256"] == hashlib.sha256((corpus / "source").read_bytes()).hexdigest()
@@ -85,10 +87,10 @@ def test_the_manifest_says_how_it_was_made(corpus, teacher_directory):
     assert manifest["length_ratio_to_source"] > 0
     assert manifest["length_ratio_to_target"] > 0
     assert manifest["validation"]["bleu_signature"].startswith("nrefs:1")
-    assert any("BLEU" in line for line in told)
+    assert any("BLEU" in line for line in caplog.messages)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, stopping):
+def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, stopping, caplog):
     # Guards: work lost or done twice, and a resumed output that differs.
     whole = settings(corpus, teacher_directory, output=corpus / "whole")
     distill(whole)
@@ -99,9 +101,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, st
     assert caught.value.exit_code == 130
     assert not config.output.exists()
     undo()
-    told = []
-    distill(config, told.append)
-    assert "5 of 12 lines are done already" in told
+    caplog.set_level(logging.INFO)
+    distill(config)
+    assert "5 of 12 lines are done already" in caplog.messages
     assert config.output.read_bytes() == whole.output.read_bytes()
 
 
@@ -118,7 +120,7 @@ def test_ctrl_c_while_the_parts_are_opened(corpus, teacher_directory, monkeypatc
     assert distill(config)["lines"] == 12
 
 
-def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping):
+def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping, caplog):
     # Guards: a part cut short by a bad disk that ends up in the output.
     whole = settings(corpus, teacher_directory, output=corpus / "whole")
     distill(whole)
@@ -129,9 +131,9 @@ def test_a_damaged_part_is_done_again(corpus, teacher_directory, stopping):
     undo()
     part = corpus / "out.parts/000001.part"
     part.write_bytes(part.read_bytes()[:-4])
-    told = []
-    distill(config, told.append)
-    assert any("000001.part is damaged; it is done again" in line for line in told)
+    caplog.set_level(logging.INFO)
+    distill(config)
+    assert any("000001.part is damaged; it is done again" in line for line in caplog.messages)
     assert config.output.read_bytes() == whole.output.read_bytes()
 
 
@@ -153,15 +155,15 @@ def test_changed_settings_or_source_are_refused(corpus, teacher_directory, stopp
 def test_a_crash_between_the_output_and_its_manifest(corpus, teacher_directory, monkeypatch):
     # Guards: an output without a manifest that no command can finish.
     config = settings(corpus, teacher_directory)
-    replace = run.os.replace
+    replace = os.replace
 
     def crash(source, destination):
         if str(destination).endswith("out.json"):
             raise OSError(5, "crash")
         replace(source, destination)
 
-    monkeypatch.setattr(run.os, "replace", crash)
-    with pytest.raises(OSError, match="crash"):
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(UserError, match="crash"):
         distill(config)
     monkeypatch.undo()
     before = config.output.read_bytes()
@@ -184,7 +186,7 @@ def test_a_source_that_changes_meanwhile(corpus, teacher_directory, monkeypatch)
     assert not (corpus / "out").exists()
 
 
-def test_an_output_that_is_there(corpus, teacher_directory):
+def test_an_output_that_is_there(corpus, teacher_directory, caplog):
     # Guards: a result of hours lost to a repeated command, or a corpus overwritten with itself.
     config = settings(corpus, teacher_directory)
     config.output.write_text("precious")
@@ -193,9 +195,9 @@ def test_an_output_that_is_there(corpus, teacher_directory):
     assert config.output.read_text() == "precious"
     manifest = distill(settings(corpus, teacher_directory, overwrite=True))
     assert len(output_lines(config)) == 12
-    heard = []
-    assert distill(config, heard.append) == manifest
-    assert any("nothing to do" in line for line in heard)
+    caplog.set_level(logging.INFO)
+    assert distill(config) == manifest
+    assert any("nothing to do" in line for line in caplog.messages)
     with pytest.raises(UsageError, match="made otherwise"):
         distill(settings(corpus, teacher_directory, beam=3))
     config.output.write_text("edited by hand")
@@ -237,20 +239,18 @@ def test_compressed_by_name_and_equal_each_time(corpus, teacher_directory, name,
     assert packed.output.read_bytes() == first
 
 
-def test_the_engine_is_chosen_aloud(corpus, teacher_directory, monkeypatch):
+def test_the_engine_is_chosen_aloud(corpus, teacher_directory, monkeypatch, caplog):
     # Guards: a slow engine taken in silence, or one taken that was not asked for.
-    told = []
-    assert (
-        distill(settings(corpus, teacher_directory, engine="auto"), told.append)["engine"]
-        == "ctranslate2"
-    )
-    assert told[0].startswith("engine: ctranslate2 4")
+    caplog.set_level(logging.INFO)
+    assert distill(settings(corpus, teacher_directory, engine="auto"))["engine"] == "ctranslate2"
+    assert caplog.messages[0].startswith("engine: ctranslate2 4")
     monkeypatch.setattr(engine_module, "ctranslate2", None)
-    told.clear()
+    caplog.clear()
+    caplog.set_level(logging.INFO)
     again = settings(corpus, teacher_directory, engine="auto", overwrite=True)
-    assert distill(again, told.append)["engine"] == "eager"
-    assert "engine: eager" in told[0]
-    assert "multistride[bench]" in told[0]
+    assert distill(again)["engine"] == "eager"
+    assert "engine: eager" in caplog.messages[0]
+    assert "multistride[bench]" in caplog.messages[0]
     with pytest.raises(MissingExtraError, match="bench"):
         distill(settings(corpus, teacher_directory, engine="ctranslate2", overwrite=True))
 

@@ -134,7 +134,10 @@ def test_the_deep_path_is_trained_beside_fits_that_did_not_see_the_document(conf
     )
     before = {name: weights.clone() for name, weights in wide.state_dict().items()}
     [piece] = run.feed.take(run.progress, 1)
-    assert torch.equal(run._drawn(piece, 0.0).beside, run.beside[torch.from_numpy(piece.rows)])
+    assert torch.equal(
+        run._completed(piece, run.layouts.draw(piece.batch, piece.generator, 0.0)).beside,
+        run.beside[torch.from_numpy(piece.rows)],
+    )
     run.update()
     assert all(torch.equal(weights, before[name]) for name, weights in wide.state_dict().items())
 

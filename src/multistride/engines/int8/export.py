@@ -1,9 +1,8 @@
-"""Directories with an exported int8 model: what is written, and what is checked when one is read.
+"""Directories with an exported int8 model: writing, reading and checking them.
 
-Such a directory holds the graphs of `graphs.py` as ONNX files, the Markov head if there is
-one, configuration and tokenizer, and `int8.json`, which says what the graphs were made of and gives
-the hash of every file. The graphs run in ONNX Runtime alone; this package's loop around them needs
-PyTorch.
+Such a directory holds the graphs of `graphs.py` as ONNX files, the Markov head if there is one,
+configuration and tokenizer, and `int8.json`: the source of the graphs and the hash of every file.
+The graphs run in ONNX Runtime alone; this package's loop around them needs PyTorch.
 """
 
 from __future__ import annotations
@@ -25,10 +24,11 @@ from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 from multistride.model.weights import CONFIG, INT8_MANIFEST, load_config
+from multistride.untrusted import inside, read_object
 from multistride.version import __version__
 
 FORMAT = 4
-"""Raised when the graphs change so that an engine can no longer run older ones."""
+"""Incremented when the graphs change so that an engine can no longer run older ones."""
 
 MARKOV = "markov.safetensors"
 
@@ -36,8 +36,7 @@ MARKOV = "markov.safetensors"
 def write_int8(
     place: Path, model: Transformer, graphs: dict[str, GraphMaker], weights: str
 ) -> None:
-    """Write graphs, Markov head and `int8.json` beside the configuration and tokenizer that are in
-    `place` already.
+    """Write graphs, Markov head and `int8.json` into `place`, beside configuration and tokenizer.
 
     `weights` is the SHA-256 of the weights that the graphs were made of.
     """
@@ -59,7 +58,7 @@ def write_int8(
 
 
 def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
-    """The engine and the vocabulary of an export.
+    """Return the engine and the vocabulary of an export.
 
     Raises `DataError` for a file that is missing, damaged, of another model or for another version.
     """
@@ -77,14 +76,14 @@ def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
-    """What `int8.json` says, after checking every file against it."""
+    """Return the contents of `int8.json`, after checking every file against it."""
     path = directory / INT8_MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_object(path)
         version, files = manifest["format"], dict(manifest["files"])
         if version == FORMAT and not {CONFIG, "decoder.onnx", "single.onnx"} <= files.keys():
             raise ValueError("no hashes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is missing or damaged: export the model again") from error
     if version != FORMAT:
         raise DataError(
@@ -92,7 +91,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
             "export the model again"
         )
     for name, expected in files.items():
-        place = directory / name
+        place = inside(directory, name, "export the model again")
         if not place.is_file():
             raise DataError(f"{directory} has no {name}: export the model again")
         if sha256(place) != expected:

@@ -26,7 +26,7 @@ _ERRORS = {
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: the number of threads of every library, and how they wait."""
+    """Return the environment of a worker: threads of every library, and how they wait."""
     counts = {
         name: str(threads)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

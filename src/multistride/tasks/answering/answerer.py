@@ -224,5 +224,5 @@ def _opened(opening: Opening, free: bool) -> Opened[Found]:
 
 
 def _total(written: Translation) -> float:
-    """The log-probability of an answer; of none minus infinity."""
+    """Return the log-probability of an answer; of none minus infinity."""
     return sum(written.scores) if written.scores else -math.inf

@@ -98,9 +98,7 @@ class AnsweringTask:
         self._wording = wording
 
     def example(self, record: Record, line: int) -> Question:
-        """The texts of a record. Raises `RecordError` for a question with neither passage nor
-        choices, too.
-        """
+        """Return the texts of a record. Raises `RecordError` without passage and choices, too."""
         question, choices = text_field(record, "question", line), _choices(record, line)
         if "passage" not in record and not choices:
             raise RecordError(
@@ -114,13 +112,11 @@ class AnsweringTask:
         return Question(line, source, target, question, passage, choices)
 
     def answer(self, output: Found, record: Record) -> Answer:
-        """The answer with what is known of it."""
+        """Return the answer with what is known of it."""
         return Answer(output.text, output.facts)
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """The figures that these records have. Raises `DataError` where a record does not say what
-        is right.
-        """
+        """Return the figures of the records. Raises `DataError` for one without an answer."""
         both = list(zip(answers, records, strict=True))
         if any(not right_answers(record) for record in records):
             raise DataError(
@@ -154,9 +150,7 @@ def stands_in(answer: str, passage: str) -> bool:
 
 
 def right_answers(record: Record, line: int = 0) -> list[str]:
-    """The texts of `answers` or `answer`; none where the record does not say. Raises `RecordError`
-    for no texts.
-    """
+    """Return the texts of `answers` or `answer`. Raises `RecordError` for what is no text."""
     given = record.get("answers", record.get("answer"))
     texts = [given] if isinstance(given, str) else given
     if texts is None:

@@ -106,12 +106,12 @@ class Classifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of all probabilities."""
+        """Return the names of the classes, in the order of all probabilities."""
         return self.shape.classes
 
     @torch.inference_mode()
     def log_probabilities(self, texts: Sequence[str]) -> Float[Tensor, "B C"]:
-        """The natural log-probability of every class for every text, whatever its length.
+        """Return the natural log-probability of every class for every text, of any length.
 
         Raises `DataError` for a text that is not UTF-8.
         """

@@ -36,9 +36,7 @@ class ClassificationTask:
         self._text, self._label = text, label
 
     def example(self, record: Record, line: int) -> Example:
-        """The text and, if there is one, the label. An empty document is an error, and so is an
-        unknown label.
-        """
+        """Return the text and its label. Raises `RecordError` for an unknown label."""
         label = text_field(record, self._label, line).strip() if self._label in record else None
         if label is not None and label not in self._known:
             allowed = ", ".join(self.classes[:LABELS_SHOWN]) + (
@@ -50,19 +48,17 @@ class ClassificationTask:
         return Example(line, text_field(record, self._text, line), label)
 
     def answer(self, output: Sequence[float], record: Record) -> Answer:
-        """The most probable class, with the probabilities of all."""
+        """Return the most probable class, with the probabilities of all."""
         shares = dict(zip(self.classes, np.exp(np.asarray(output)).tolist(), strict=True))
         best = self.classes[int(np.argmax(output))]
         return Answer(best, {"probability": shares[best], "probabilities": shares})
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """Accuracy, macro F1, log-loss (nats) and calibration error. Raises `DataError` where a
-        label is missing.
-        """
+        """Return accuracy, macro F1, log-loss and calibration error of labelled records."""
         return class_metrics(self._probabilities(answers), self._labels(records), self.classes)
 
     def details(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, Any]:
-        """Confusion matrix, figures by class and by length of the document."""
+        """Return the confusion matrix, and figures by class and by length of the document."""
         words = [len(record[self._text].split()) for record in records]
         return class_details(
             self._probabilities(answers), self._labels(records), words, self.classes

@@ -52,9 +52,7 @@ class GenerationTask:
         self.teacher = teacher
 
     def example(self, record: Record, line: int) -> Example:
-        """The source and the first reference. Raises `RecordError` for fields that are no text or
-        list of texts.
-        """
+        """Return the source and the first reference. Raises `RecordError` for bad fields."""
         source = text_field(record, "source", line)
         for name in ("references", "concepts"):
             _check_texts(record, name, line)
@@ -68,7 +66,7 @@ class GenerationTask:
         return Example(line, source, own[0] if own else None)
 
     def answer(self, output: Translation, record: Record) -> Answer:
-        """The text, its tokens and how many steps wrote them (`written` counts EOS too)."""
+        """Return the text, its tokens and how many steps wrote them (`written` counts EOS too)."""
         facts = {
             "tokens": list(output.tokens),
             "steps": len(output.trace),
@@ -77,7 +75,7 @@ class GenerationTask:
         return Answer(output.text, facts)
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """All figures that the records allow; shares are 0–1, BLEU is 0–100.
+        """Return all figures that the records allow; shares are 0-1, BLEU is 0-100.
 
         `perplexity` is that of the texts under the teacher at K=1, in its tokens. Raises
         `MissingExtraError` without the package rouge-score where records have references.

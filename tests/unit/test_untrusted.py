@@ -1,0 +1,182 @@
+"""Files that nobody vouches for: every size is judged before memory is taken, every fault is one
+line."""
+
+import gzip
+import json
+import lzma
+import struct
+
+import numpy as np
+import pytest
+
+from multistride import untrusted
+from multistride.errors import DataError
+from multistride.untrusted import (
+    inside,
+    parse_json,
+    parse_yaml,
+    read_array,
+    read_bytes,
+    read_json,
+    read_lines,
+    read_object,
+    tensor_shapes,
+)
+
+
+def refused(call, *arguments):
+    with pytest.raises(DataError, match=r"\A[^\n]*\Z") as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"[" * 100_000, "nested"),
+        (b"[" * 80 + b"]" * 80, "nested deeper than 64"),
+        (b"9" * 5000, "digits"),
+        (b"1" * 30, "digits"),
+        (b'{"a": NaN}', "NaN"),
+        (b"[1e999]", "not finite"),
+        (b'"\\ud800"', "half of a character"),
+        (b'{"\\ud800": 1}', "half of a character"),
+        (b"\xff", "not UTF-8"),
+        (b"{", "Expecting"),
+        (b"", "Expecting"),
+    ],
+)
+def test_json_that_would_hurt_later(tmp_path, data, reason):
+    # Guards: recursion errors, 5,000-digit numbers, NaN and lone surrogates as tracebacks later on.
+    (tmp_path / "file.json").write_bytes(data)
+    message = refused(read_json, tmp_path / "file.json")
+    assert reason in message
+    assert str(tmp_path / "file.json") in message
+
+
+def test_json_that_is_good(tmp_path):
+    # Guards: limits that refuse ordinary files.
+    value = {"a": [1, 2.5, None, True, "ü草"], "b": {"c": -(2**63), "d": 2**64 - 1}}
+    (tmp_path / "file.json").write_text(json.dumps(value))
+    assert read_object(tmp_path / "file.json") == value
+    assert parse_json(b"[1]") == [1]
+    (tmp_path / "file.json").write_text("[]")
+    assert "does not hold an object" in refused(read_object, tmp_path / "file.json")
+
+
+def test_large_and_missing_files(tmp_path):
+    # Guards: a file of gigabytes read before its size is looked at, and endless devices.
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 40)
+    assert "at most 32 MiB" in refused(read_bytes, tmp_path / "large")
+    assert "at most 1 MiB" in refused(read_bytes, "/dev/zero", 1 << 20)
+    assert "No such file" in refused(read_bytes, tmp_path / "missing")
+    assert "Is a directory" in refused(read_bytes, tmp_path)
+    assert "no name of a file" in refused(read_bytes, "a\0b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: *x",
+        "a: !!python/object/apply:os.system [ls]",
+        "a: !!timestamp 2001-01-01",
+        "a: 1\na: 2",
+        "[" * 5000,
+        "a: " + "9" * 5000,
+        "{[1]: 2}",
+        "- [" + "0," * 200_000 + "]",
+        "\0",
+        b"\xff",
+    ],
+)
+def test_yaml_that_is_refused(text):
+    # Guards: alias bombs, tags that name code, keys that stand twice, numbers of 5,000 digits.
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
+        parse_yaml(text)
+
+
+def test_yaml_is_plain_values():
+    # Guards: `version: 2001-01-01` read as a date that nothing can compare or write.
+    assert parse_yaml("a: 2001-01-01\nb: [1, x]\nc: {d: null}") == {
+        "a": "2001-01-01",
+        "b": [1, "x"],
+        "c": {"d": None},
+    }
+
+
+@pytest.mark.parametrize(("suffix", "library"), [("gz", gzip), ("xz", lzma)])
+def test_packed_lines(tmp_path, monkeypatch, suffix, library):
+    # Guards: several streams in a file read as one; a small file that unpacks to all memory.
+    place = tmp_path / f"lines.{suffix}"
+    place.write_bytes(library.compress(b"one\n") + library.compress(b"two\nthree"))
+    assert list(read_lines(place)) == [b"one\n", b"two\n", b"three"]
+    monkeypatch.setattr(untrusted, "FREELY_UNPACKED", 1000)
+    monkeypatch.setattr(untrusted, "MOST_RATIO", 10)
+    for bomb in (b"\0" * 10_000_000, b"a\n" * 5_000_000):
+        place.write_bytes(library.compress(bomb))
+        assert "unpacks to more than" in refused(list, read_lines(place))
+    for damaged in (place.read_bytes()[:-5], b"no stream", place.read_bytes() + b"garbage"):
+        place.write_bytes(damaged)
+        monkeypatch.setattr(untrusted, "MOST_RATIO", 10_000_000)
+        assert "cut short or corrupt" in refused(list, read_lines(place))
+
+
+def test_a_line_too_long_keeps_its_number(tmp_path, monkeypatch):
+    # Guards: a line of gigabytes held in memory, or every later line shifted against its source.
+    monkeypatch.setattr(untrusted, "MOST_LINE", 10)
+    (tmp_path / "lines").write_bytes(b"one\n" + b"x" * 3_000_000 + b"\nthree\n" + b"y" * 11)
+    lines = list(read_lines(tmp_path / "lines"))
+    assert lines == [b"one\n", b"x" * 10 + b"\xff\n", b"three\n", b"y" * 10 + b"\xff\n"]
+
+
+def test_arrays_have_the_size_they_claim(tmp_path):
+    # Guards: a header of 128 bytes that asks for terabytes; objects, which are pickles.
+    np.save(tmp_path / "good.npy", np.arange(6).reshape(2, 3))
+    good = (tmp_path / "good.npy").read_bytes()
+    assert read_array(tmp_path / "good.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert read_array(tmp_path / "good.npy", mapped=True).tolist() == [[0, 1, 2], [3, 4, 5]]
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    huge = good.replace(b"(2, 3), }                  ", b"(2, 3000000000000000), }   ")
+    assert huge != good
+    for number, data in enumerate([huge, good[:-1], good + b"x", good[:20], b"", b"\x93NUMPY"]):
+        (tmp_path / f"{number}.npy").write_bytes(data)
+        assert "damaged" in refused(read_array, tmp_path / f"{number}.npy")
+    assert "damaged" in refused(read_array, tmp_path / "objects.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 80]}},
+        {"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "O", "shape": [2], "data_offsets": [0, 8]}},
+        {"a": [1]},
+        [],
+    ],
+)
+def test_tensor_headers_are_checked_against_the_file(tmp_path, header):
+    # Guards: a header believed, and memory taken by it.
+    place = tmp_path / "model.safetensors"
+
+    def write(header):
+        text = json.dumps(header).encode()
+        place.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+
+    write({"__metadata__": {"x": "y"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}})
+    assert tensor_shapes(place) == {"a": (2,)}
+    write(header)
+    assert "truncated or corrupt" in refused(tensor_shapes, place)
+    place.write_bytes(struct.pack("<Q", 1 << 60))
+    assert "truncated or corrupt" in refused(tensor_shapes, place)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "a\0", 3, None]
+)
+def test_names_that_leave_the_directory(tmp_path, name):
+    # Guards: an index of shards that makes a reader open any file of the machine.
+    assert "which is none" in refused(inside, tmp_path, name)
+    assert inside(tmp_path, "a.safetensors") == tmp_path / "a.safetensors"
