@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from multistride.baselines.ctranslate2 import CTranslate2Engine
-from multistride.decode.loop import decode
+from multistride.decode.choosing.policy import fixed
+from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.open import Engine, open_engine
 from multistride.model.config import TransformerConfig
@@ -54,7 +55,8 @@ def ours(engine: Engine, source: torch.Tensor, group_size: int) -> None:
     """Write LENGTH tokens a sentence; no token is EOS."""
     rows = len(source)
     state = DecodeState([LENGTH] * rows, start_token=1, end_token=-1)
-    for _ in decode(engine, source, torch.full((rows,), LENGTH), state, lambda _: group_size):
+    writer = GroupWriter(engine, fixed(group_size))
+    for _ in decode(engine, source, torch.full((rows,), LENGTH), state, writer):
         pass
     assert all(len(each.tokens) == LENGTH for each in state.hypotheses)
 

@@ -144,11 +144,9 @@ def point(
     calibrated: bool,
 ) -> dict[str, Any]:
     """One decoding of all sentences."""
-    options = DecodeOptions.made(**choices).checked(translator.config)
+    options = DecodeOptions.made(**choices)
     known = translator.measured if calibrated else Measured()
-    run = measure_throughput(
-        translator.engine, translator.vocabulary.encode_source(sources), options, known
-    )
+    run = measure_throughput(translator.engine, translator.encode(sources), options, known)
     tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
     quality = measure_quality(translator.vocabulary.decode_all(tokens), references)
     steps = sum(hypothesis.steps for hypothesis in run.hypotheses) / len(sources)

@@ -74,8 +74,7 @@ def ours(directory: Path, options: DecodeOptions) -> Contender:
     model = loaded_once(directory)
 
     def write(prompts: list[Tokens]) -> list[Tokens]:
-        measured = model.measured_for(options)
-        found: list[Hypothesis] = decode_corpus(model.engine, prompts, options, measured=measured)
+        found: list[Hypothesis] = decode_corpus(model.engine, prompts, model.planned(options))
         contender.passes.extend(each.steps for each in found)
         return [list(each.tokens) for each in found]
 

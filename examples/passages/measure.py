@@ -70,7 +70,9 @@ def measured(
             own, began = passages[index], time.perf_counter()
             own.written.clear()
             options = DecodeOptions(group_size=ways[index][2])
-            results = own.translate_lines((source.encode() for source, _ in document), options)
+            results = own.translate_lines(
+                (source.encode() for source, _ in document), own.planned(options)
+            )
             lines[index] += [result.text for result in results]
             seconds[index] += time.perf_counter() - began
             whole[index].append(" ".join(own.written))

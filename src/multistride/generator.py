@@ -1,25 +1,25 @@
-"""A causal model one can talk to: prompts in, what follows them out. Also `load`, for models of
-either kind.
-"""
+"""Causal models: prompts in, what follows them out. Also `load`, for models of either kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from multistride.data.chat import rendered
 from multistride.data.detokenize import as_it_is
 from multistride.data.vocab import Vocabulary
+from multistride.decode.options import Mode
 from multistride.decode.score import score_continuations
-from multistride.engines.open import Engine
+from multistride.engines.open import Engine, EngineName
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.translator import Translation, Translator, opened_model, tokens_of
+from multistride.text_model import TextModel, Translation, listed, opened_model, tokens_of
+from multistride.translator import Translator
 
 
-class Generator(Translator):
-    """A causal model with its vocabulary. It streams and takes lines as a translator does."""
+class Generator(TextModel):
+    """A causal model with its vocabulary. Texts are what the model wrote, line ends included."""
 
     shape = staticmethod(as_it_is)
 
@@ -34,8 +34,7 @@ class Generator(Translator):
         cls,
         directory: Path | str | None = None,
         device: str = "auto",
-        engine: str = "eager",
-        report: Callable[[str], None] = lambda line: None,
+        engine: EngineName = "eager",
     ) -> Generator:
         """Read the directory of a causal model.
 
@@ -45,21 +44,21 @@ class Generator(Translator):
         """
         if directory is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
-        place = find_directory(directory)
-        opened = opened_model(place, device, engine, report)
+        path = find_directory(directory)
+        opened = opened_model(path, device, engine)
         if opened[0].config.encoder_layers:
             raise UsageError(
-                f"{directory} has an encoder, so it translates: use translate, or name a causal model"
+                f"{directory} has an encoder, so it translates: use translate, or name a causal "
+                "model"
             )
-        return cls(*opened, place)
+        return cls(*opened, path)
 
     def generate(
         self,
         prompts: Sequence[str],
-        group_size: int | str = 1,
-        mode: str = "fast",
+        group_size: int | Literal["auto"] = 1,
+        mode: Mode = "fast",
         *,
-        max_tokens: int | None = None,
         chat: bool = False,
         system: str | None = None,
         **choices: Any,
@@ -69,35 +68,28 @@ class Generator(Translator):
 
         `text` and `tokens` of a result are what was written, without the prompt. `chat` makes each
         prompt the turn of a user in the model's chat template, after `system` if that is given.
-        `choices` are other fields of `decode.options.DecodeOptions`: `temperature`, `stop`,
-        `batch_size` and so on; without `max_tokens` a text ends by itself, or where the context is
-        full. A prompt that leaves no room in it has no text, and says so in `problem`. Raises
-        `UsageError` for choices that are unknown, out of range, or exclude each other.
+        `choices` are other fields of `decode.options.DecodeOptions`: `max_tokens`, `temperature`,
+        `stop`, `batch_size` and so on; without `max_tokens` a text ends by itself, or where the
+        context is full. A prompt that leaves no room in it has no text, and says so in `problem`.
+        Raises `UsageError` for choices that are unknown, out of range, or exclude each other.
         """
         if system is not None and not chat:
             raise UsageError(
                 "system was given, which belongs to a conversation: set chat, or leave it out"
             )
-        options = self.settled(group_size, mode=mode, max_length=max_tokens, **choices)
         talking = self.chatting(system) if chat else self
-        return talking.written(prompts, options, talking.checked(options))
-
-    def translate(
-        self, texts: Sequence[str], group_size: int | str = 1, mode: str = "fast", **choices: Any
-    ) -> list[Translation]:
-        """A causal model has no source: raises `UsageError`."""
-        raise UsageError("this is a causal model, which has no source to translate: use generate")
+        return talking.written(listed(prompts), talking.plan(group_size, mode, **choices))
 
     def score(
         self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
     ) -> list[list[float] | None]:
-        """Return the natural log-probability of every token of the second texts after the first
-        ones; no EOS is added. A second one may also be tokens, as they were written.
+        """Return the natural log-probability of every token of each text after its prompt, no EOS
+        added. A text may also be tokens, as they were written.
 
         The n-th list belongs to the n-th pair; None where the context does not hold both. Raises
         `UsageError` for a group size the checkpoint cannot write.
         """
-        prompts = self._encode([prompt for prompt, _ in pairs])
+        prompts = self.encode([prompt for prompt, _ in pairs])
         texts = tokens_of([text for _, text in pairs], self.vocabulary.encode_continuation)
         both = list(zip(prompts, texts, strict=True))
         fits = [len(prompt) + len(text) <= self.config.max_positions for prompt, text in both]
@@ -133,11 +125,8 @@ class Generator(Translator):
             return "the prompt is empty, and this model goes on from a first token: write something"
         return None
 
-    def _without_decoding(self, text: str, tokens: Sequence[int]) -> Translation | None:
-        problem = self.problem(tokens)
-        return Translation("", problem=problem) if problem else None
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each prompt, those of a chat template included."""
         if self._chat is None:
             return self.vocabulary.encode_source(list(texts))
         template, system = self._chat
@@ -148,14 +137,21 @@ class Generator(Translator):
             [rendered(template, messages, symbols) for messages in turns]
         )
 
+    def is_blank(self, text: str) -> bool:
+        """Return False: even an empty prompt can be continued by most models."""
+        return False
 
-def load(path: Path | str | None = None, device: str = "auto", engine: str = "eager") -> Translator:
+
+def load(
+    path: Path | str | None = None, device: str = "auto", engine: EngineName = "eager"
+) -> Translator | Generator:
     """Return the model in a directory, or the shipped model of that name; None: the default one.
 
     A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
     `Translator`. Raises as `Translator.load` does.
     """
-    place = find_directory(path)
-    opened = opened_model(place, device, engine)
-    kind = Translator if opened[0].config.encoder_layers else Generator
-    return kind(*opened, place)
+    directory = find_directory(path)
+    opened = opened_model(directory, device, engine)
+    if opened[0].config.encoder_layers:
+        return Translator(*opened, directory)
+    return Generator(*opened, directory)

@@ -12,8 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from multistride.convert.run import convert
 from multistride.decode.choosing.policy import fixed
-from multistride.decode.loop import decode
-from multistride.decode.pick import greedy
+from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots
@@ -101,7 +100,8 @@ def compare_causal(theirs, ours, size, rows, new_tokens=24):
     state = DecodeState(
         [new_tokens] * len(rows), config.start_token, config.end_token, rows, config.start_symbol
     )
-    for _ in decode(EagerStepModel(ours), None, None, state, fixed(1), greedy(config)):
+    engine = EagerStepModel(ours)
+    for _ in decode(engine, None, None, state, GroupWriter(engine, fixed(1))):
         pass
     width = slots.token.shape[1]
     left = torch.tensor([[config.pad_token] * (width - len(row)) + row for row in rows])
@@ -133,7 +133,8 @@ def compare_translators(theirs, ours, size, rows, new_tokens=24):
     ).logits[real]
     found = ours.project(ours(source, lengths, slots)[real])[:, :size]
     state = DecodeState([new_tokens] * len(rows), config.start_token, config.end_token)
-    for _ in decode(EagerStepModel(ours), source, lengths, state, fixed(1), greedy(config)):
+    engine = EagerStepModel(ours)
+    for _ in decode(engine, source, lengths, state, GroupWriter(engine, fixed(1))):
         pass
     written = theirs.generate(
         source, attention_mask=read.long(), max_new_tokens=new_tokens, do_sample=False, num_beams=1

@@ -1,6 +1,7 @@
 """Beam search on a real Transformer says what the slow, obvious search says."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search, search_batch
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 GROUP_SIZES = (1, 2, 3, 4)
@@ -24,13 +26,18 @@ def asked(group_size, beam, **choices):
     )
 
 
+def unchecked(options, config):
+    """A plan of options that a checked one would refuse, such as a beam wider than the vocabulary."""
+    return replace(plan(DecodeOptions(), config), options=options)
+
+
 def found_by(engine, sources, options):
     """All hypotheses of all sentences, in batches of 8."""
     found = []
     for first in range(0, len(sources), 8):
         source, lengths = source_batch(sources[first : first + 8], engine.config)
         limits = [options.limit(length, engine.config) for length in lengths.tolist()]
-        found += search(engine, source, lengths, limits, options)
+        found += search(engine, source, lengths, limits, unchecked(options, engine.config))
     return found
 
 
@@ -205,7 +212,9 @@ def test_an_exhaustive_beam_equals_enumeration(tiny, group_size, length_penalty)
     space += map(list, itertools.product(words, repeat=limit))
     options = DecodeOptions(group_size=group_size, beam=len(space), length_penalty=length_penalty)
     source, lengths = source_batch([[4, 6, 5]], tiny.config)
-    [ranked] = search(EagerStepModel(tiny), source, lengths, [limit], options)
+    [ranked] = search(
+        EagerStepModel(tiny), source, lengths, [limit], unchecked(options, tiny.config)
+    )
     scores = [
         sum(own) / len(own) ** length_penalty
         for own in rescored(tiny, [4, 6, 5], space, group_size)
@@ -230,8 +239,8 @@ def test_without_a_source():
     )
     causal = Transformer(config).eval()
     options = DecodeOptions(group_size=2, beam=3)
-    cached = search(EagerStepModel(causal), None, None, [9, 4], options)
-    uncached = search(UncachedStepModel(causal), None, None, [9, 4], options)
+    cached = search(EagerStepModel(causal), None, None, [9, 4], unchecked(options, config))
+    uncached = search(UncachedStepModel(causal), None, None, [9, 4], unchecked(options, config))
     assert [[written(each.hypothesis) for each in ranked] for ranked in cached] == [
         [written(each.hypothesis) for each in ranked] for ranked in uncached
     ]

@@ -8,10 +8,10 @@ from multistride.decode.batch import begin_batch
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, after_prompts, equal_sizes, teacher_forced
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 GROUP_SIZES = (1, 2, 3, 4, 8)

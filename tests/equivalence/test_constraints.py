@@ -2,6 +2,7 @@
 mode exact."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from multistride.decode.beam import search
 from multistride.decode.constraints import Constraints, constraints_of
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
 from multistride.decode.score import score_pairs
 from multistride.decode.spans import spans
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}
@@ -98,9 +100,8 @@ def corrected():
 
 
 def decoded(engine, sources, vocabulary, **choices):
-    options = DecodeOptions.made(**{**LIMITS, **choices}).checked(engine.config)
-    rules = constraints_of(options, engine.config, vocabulary)
-    return decode_corpus(engine, sources, options, constraints=rules)
+    options = DecodeOptions.made(**{**LIMITS, **choices})
+    return decode_corpus(engine, sources, plan(options, engine.config, vocabulary))
 
 
 def outcomes(hypotheses):
@@ -253,7 +254,9 @@ def test_every_sentence_copies_a_span_of_its_own_text_in_every_way(
     }
     rule, options = spans(vocabulary), DecodeOptions.made(**{**LIMITS, **WAYS[way]})
     rules = Constraints(allowing=lambda source: rule(texts[tuple(source)]))
-    found = decode_corpus(EagerStepModel(corrected), sources, options, constraints=rules)
+    found = decode_corpus(
+        EagerStepModel(corrected), sources, replace(plan(options, corrected.config), rules=rules)
+    )
     for source, hypothesis in zip(sources, found, strict=True):
         words = texts[tuple(source)].split()
         listed = [words[first:last] for first in range(4) for last in range(first + 1, 5)]
@@ -272,8 +275,7 @@ def test_exact_mode_copies_the_span_that_k_1_copies(corrected, sources, vocabula
         decode_corpus(
             EagerStepModel(corrected),
             sources,
-            DecodeOptions.made(**LIMITS, **way),
-            constraints=rules,
+            replace(plan(DecodeOptions.made(**LIMITS, **way), corrected.config), rules=rules),
         )
         for way in ({"group_size": 1}, {"group_size": group_size, "mode": "exact"})
     )

@@ -5,13 +5,13 @@ import torch
 
 from multistride.decode.choosing.policy import fixed
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.loop import decode
+from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
 from multistride.decode.state import DecodeState
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
-from multistride.model.step import UncachedStepModel
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 
@@ -75,13 +75,8 @@ def test_changing_group_sizes_equal_one_parallel_pass(model, sources):
     source = source_batch([sources[0]], model.config)
     state = DecodeState([sum(sequence)], model.config.start_token, end_token=-1)
     engine = EagerStepModel(model)
-    for _ in decode(
-        engine,
-        *source,
-        state,
-        lambda state: fixed(sequence[state.step])(state),
-        greedy(model.config),
-    ):
+    writer = GroupWriter(engine, lambda state: fixed(sequence[state.step])(state))
+    for _ in decode(engine, *source, state, writer):
         pass
     written = torch.tensor([state.hypotheses[0].tokens])
     lengths = torch.tensor([written.shape[1]])
@@ -104,7 +99,8 @@ def test_partly_kept_groups_equal_one_parallel_pass(model, sources):
         proposed.append(picked.tokens[0].tolist())
         return torch.tensor([next(places)])
 
-    for _ in decode(EagerStepModel(model), *source, state, fixed(4), greedy(model.config), accept):
+    engine = EagerStepModel(model)
+    for _ in decode(engine, *source, state, GroupWriter(engine, fixed(4), accept=accept)):
         pass
     written = torch.tensor([state.hypotheses[0].tokens])
     sizes, lengths = torch.tensor([kept]), torch.tensor([written.shape[1]])

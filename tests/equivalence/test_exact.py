@@ -2,13 +2,13 @@
 
 import pytest
 
-from multistride.decode import exact
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.exact import decode_exact
+from multistride.decode.exact import Drafter
+from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import DecodeState
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
-from multistride.model.step import UncachedStepModel
 
 GROUP_SIZES = (1, 2, 3, 4, 8)
 LIMITS = {"limit_ratio": 1.0, "limit_extra": 9}
@@ -70,10 +70,9 @@ class Oracle:
         self.reference, self.right = reference, right
 
     def __call__(self, model, source, state, group_size):
-        drafter_class = exact.Drafter
         outer = self
 
-        class Told(drafter_class):
+        class Told(Drafter):
             def renew(self, logits, picked, kept):
                 super().renew(logits, picked, kept)
                 for place, hypothesis in enumerate(state.running):
@@ -85,12 +84,9 @@ class Oracle:
                         good = outer.right(hypothesis.row, place_in_text)
                         self.tokens[place, index] = true if good else (true + 1) % 40
 
-        exact.Drafter = Told
-        try:
-            for _ in decode_exact(EagerStepModel(model), *source, state, group_size):
-                pass
-        finally:
-            exact.Drafter = drafter_class
+        engine = EagerStepModel(model)
+        for _ in decode(engine, *source, state, Told(engine, len(source[0]), group_size)):
+            pass
 
 
 RIGHT = {
@@ -131,7 +127,9 @@ def test_memory_stays_near_that_of_one_token_a_pass(model, sources):
     memories = []
     start = engine.start
     engine.start = lambda *arguments: memories.append(start(*arguments)) or memories[-1]
-    for _ in decode_exact(engine, *source_batch(sources, config), state, 4):
+    for _ in decode(
+        engine, *source_batch(sources, config), state, Drafter(engine, len(sources), 4)
+    ):
         pass
     assert all(len(each.tokens) == 60 for each in state.hypotheses)
     assert memories[0].layers[0]._key.shape[2] <= 128, (

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.decode.batch import begin_batch, decode_batch
-from multistride.decode.choosing.policy import fixed
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.even import decode_even
-from multistride.decode.exact import Drafter, QuickDrafter, decode_exact
+from multistride.decode.exact import Drafter
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.single import decode_single
+from multistride.decode.plan import plan
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
+from multistride.engines.int8.loops import QuickDrafter, decode_even, decode_single
+from multistride.engines.quick import PickedGroups
 from multistride.groups import PADDING_GROUP, Drafts, Slots, draft_slots
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -304,7 +304,7 @@ def test_the_quick_loop_is_the_ordinary_one(engine, sources, group_size):
     )
     for wrote in decode_even(engine, source, lengths, quick, group_size):
         assert all(hypothesis.groups for hypothesis in wrote)
-    for _ in decode(engine, source, lengths, ordinary, fixed(group_size)):
+    for _ in decode(engine, source, lengths, ordinary, picking(engine, group_size)):
         pass
     assert quick.hypotheses == ordinary.hypotheses
     assert len({hypothesis.steps for hypothesis in quick.hypotheses}) > 2, (
@@ -353,13 +353,16 @@ def test_exact_equals_autoregressive(engine, sources, group_size, batch_size):
     assert scored(engine, sources, group_size=1, batch_size=batch_size) == alone
 
 
+def picking(engine, group_size):
+    """The plain loop's writer of greedy groups, picked by the engine."""
+    return PickedGroups(engine, plan(DecodeOptions(group_size=group_size), engine.config))
+
+
 def exactly(engine, sources, group_size, drafter):
     """Every group that exact mode writes with a drafter, sentence by sentence."""
     source, lengths = source_batch(sources, engine.config)
     state = DecodeState([20] * len(sources), engine.config.start_token, engine.config.end_token)
-    for _ in decode_exact(
-        engine, source, lengths, state, group_size, drafter(engine, len(sources), group_size)
-    ):
+    for _ in decode(engine, source, lengths, state, drafter(engine, len(sources), group_size)):
         pass
     return state.hypotheses
 
@@ -399,7 +402,7 @@ def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_si
         )
         for wrote in decode_single(engine, source, lengths, single, group_size):
             assert wrote == single.hypotheses
-        for _ in decode_exact(engine, source, lengths, ordinary, group_size):
+        for _ in decode(engine, source, lengths, ordinary, QuickDrafter(engine, 1, group_size)):
             pass
         assert single.hypotheses == ordinary.hypotheses
         passes.add(single.hypotheses[0].steps)

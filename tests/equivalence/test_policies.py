@@ -8,9 +8,10 @@ from multistride.decode.choosing.cost import StepCosts
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
@@ -29,7 +30,7 @@ def known():
 
 def written(engine, sources, **choices):
     options = DecodeOptions.made(**{**LIMITS, **choices})
-    return decode_corpus(engine, sources, options, measured=known())
+    return decode_corpus(engine, sources, plan(options, engine.config, knowledge=known()))
 
 
 def tokens(engine, sources, **choices):

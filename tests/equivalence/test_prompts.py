@@ -3,16 +3,15 @@
 import pytest
 import torch
 
-from multistride.decode.accept import accept_all
 from multistride.decode.choosing.policy import fixed
-from multistride.decode.exact import decode_exact
-from multistride.decode.loop import decode
+from multistride.decode.exact import Drafter
+from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.pick import greedy
 from multistride.decode.state import DecodeState
+from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, teacher_forced, without_start
 from multistride.model.config import TransformerConfig
-from multistride.model.step import UncachedStepModel
 from multistride.model.transformer import Transformer
 
 NEW = 9
@@ -67,9 +66,9 @@ def written(engine, given, group_size, exact=False):
         [NEW] * len(given), config.start_token, config.end_token, given, config.start_symbol
     )
     if exact:
-        passes = decode_exact(engine, None, None, state, group_size)
+        passes = decode(engine, None, None, state, Drafter(engine, len(state.running), group_size))
     else:
-        passes = decode(engine, None, None, state, fixed(group_size), greedy(config), accept_all)
+        passes = decode(engine, None, None, state, GroupWriter(engine, fixed(group_size)))
     for _ in passes:
         pass
     return [hypothesis.tokens for hypothesis in state.hypotheses]

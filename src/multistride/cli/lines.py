@@ -16,11 +16,14 @@ from multistride.data.detokenize import one_line
 from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import Plan
 from multistride.decode.state import Ending, Group
 from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
 from multistride.files import Journal
-from multistride.translator import Translation, Translator
+from multistride.generator import Generator
+from multistride.text_model import TextModel, Translation
+from multistride.translator import Translator
 from multistride.untrusted import parse_json
 
 LineFormat = Literal["text", "groups", "json", "stream"]
@@ -50,18 +53,12 @@ class Sink:
     buffer: int = 1024
 
 
-def write_lines(
-    translator: Translator, lines: Iterable[bytes], options: DecodeOptions, sink: Sink
-) -> int:
-    """Decode lines and write one result for each; return how many failed.
-
-    Raises `UsageError` for options that the model cannot follow, before anything is read.
-    """
-    translator.checked(options, streaming=sink.form == "stream")
+def write_lines(translator: TextModel, lines: Iterable[bytes], plan: Plan, sink: Sink) -> int:
+    """Decode lines and write one result for each; return how many failed."""
     if sink.form == "stream":
-        return stream_lines(translator, lines, options, sink)
-    results = translator.translate_lines(lines, options, sink.buffer)
-    return translate_stream(results, translator.vocabulary, options, sink)
+        return stream_lines(translator, lines, plan, sink)
+    results = translator.translate_lines(lines, plan, sink.buffer)
+    return translate_stream(results, translator.vocabulary, plan.options, sink)
 
 
 def translate_stream(
@@ -88,16 +85,14 @@ def translate_stream(
     return failed
 
 
-def stream_lines(
-    translator: Translator, lines: Iterable[bytes], options: DecodeOptions, sink: Sink
-) -> int:
+def stream_lines(translator: TextModel, lines: Iterable[bytes], plan: Plan, sink: Sink) -> int:
     """Write each line's translation group by group, as it comes; else like `translate_stream`."""
     failed = 0
     for line, raw in enumerate(lines, start=1):
         groups: list[Group] = []
         ending: Ending | None = None
         try:
-            for part in translator.stream_line(raw, options):
+            for part in translator.stream_line(raw, plan):
                 sink.output.write(part.text)
                 sink.output.flush()
                 groups, ending = [*groups, part.group], part.ending
@@ -105,11 +100,11 @@ def stream_lines(
             failed += 1
             logger.warning(EMPTY_LINE, line, error)
         except KeyboardInterrupt:
-            _write_trace(sink.trace, line, groups, "cancelled", options, translator.vocabulary)
+            _write_trace(sink.trace, line, groups, "cancelled", plan.options, translator.vocabulary)
             raise
         sink.output.write("\n")
         sink.output.flush()
-        _write_trace(sink.trace, line, groups, ending, options, translator.vocabulary)
+        _write_trace(sink.trace, line, groups, ending, plan.options, translator.vocabulary)
     return failed
 
 
@@ -142,7 +137,7 @@ def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> st
 
 
 def score_stream(
-    translator: Translator,
+    translator: Translator | Generator,
     source: Path,
     target: Path,
     group_size: int,

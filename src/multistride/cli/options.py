@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from multistride.cli.lines import LineFormat
+    from multistride.generator import Generator
+    from multistride.text_model import TextModel
     from multistride.translator import Translator
 
 EngineName = Literal["eager", "int8", "gpu", "auto"]
@@ -48,7 +50,7 @@ class Machine(BaseModel):
         json_schema_extra={"panel": "Machine"},
     )
 
-    def load(self, model: Path | None) -> Translator:
+    def load(self, model: Path | None) -> Translator | Generator:
         """Return the model of a directory (None: the one that ships) on this machine."""
         from multistride.device import set_threads
         from multistride.generator import load
@@ -189,17 +191,17 @@ DirectoryOption = Annotated[
 ]
 
 
-def group_size_or_auto(text: str) -> int | str:
+def group_size_or_auto(text: str) -> int | Literal["auto"]:
     """Return the value of --group-size. Raises `UsageError` with what was given."""
     try:
-        return text if text == "auto" else int(text)
+        return "auto" if text == "auto" else int(text)
     except ValueError as error:
         raise UsageError(
             f"--group-size takes a whole number such as 4, or auto; {text!r} was given"
         ) from error
 
 
-def note_untrained(group_size: int, translator: Translator, copied: bool = False) -> None:
+def note_untrained(group_size: int, translator: TextModel, copied: bool = False) -> None:
     """Log a note if the model was not trained for this group size (`copied` drafts need none)."""
     trained = translator.config.group_sizes
     if group_size not in trained and not copied:

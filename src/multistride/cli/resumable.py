@@ -159,7 +159,7 @@ def _write_part(
     translator: Translator, request: FileRequest, parts: PartsDirectory, chunk: Chunk
 ) -> None:
     texts, problems, unfinished, began = [], 0, 0, time.perf_counter()
-    results = translator.translate_lines(chunk.lines, request.options)
+    results = translator.translate_lines(chunk.lines, translator.planned(request.options))
     for line, result in enumerate(results, start=chunk.first):
         if result.problem:
             problems += 1

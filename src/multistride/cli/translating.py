@@ -27,6 +27,8 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from multistride.decode.plan import Plan
+    from multistride.text_model import TextModel
     from multistride.translator import Translator
 
 logger = logging.getLogger(__name__)
@@ -71,12 +73,12 @@ def translate(
         )
     translator: Translator = _opened(Translator, model, machine, lines)
     translator = translator if window is None else WindowTranslator(translator, window)
-    options = _settled(translator, group_size, decoding, lines)
+    plan = _settled(translator, group_size, decoding, lines)
     if is_resumable(lines):
-        request = FileRequest.of(lines, model or DEFAULT, options, window)
+        request = FileRequest.of(lines, model or DEFAULT, plan.options, window)
         failed = translate_file(translator, request)
     else:
-        failed = _write(translator, options, lines)
+        failed = _write(translator, plan, lines)
     if isinstance(translator, WindowTranslator):
         logger.info(translator.counts)
     _complete(failed, "lines could not be translated")
@@ -113,8 +115,8 @@ def generate(
     from multistride.generator import Generator
 
     generator = _opened(Generator, model, machine, lines)
-    options = _settled(generator, group_size, decoding, lines)
-    failed = _write(generator.chatting(system) if chat else generator, options, lines)
+    plan = _settled(generator, group_size, decoding, lines)
+    failed = _write(generator.chatting(system) if chat else generator, plan, lines)
     _complete(failed, "prompts could not be continued")
 
 
@@ -170,23 +172,21 @@ def _opened(kind: Any, model: Path | None, machine: Machine, lines: Lines) -> An
     from multistride.device import set_threads
 
     set_threads(machine.threads)
-    return kind.load(model, machine.device, machine.engine, logger.info)
+    return kind.load(model, machine.device, machine.engine)
 
 
-def _settled(
-    translator: Translator, group_size: str, decoding: DecodeOptions, lines: Lines
-) -> DecodeOptions:
-    """Return the options with a group size, checked against the model before anything is read."""
+def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, lines: Lines) -> Plan:
+    """Return how to decode, checked against the model before anything is read."""
     choices = {name: getattr(decoding, name) for name in decoding.model_fields_set}
     if lines.stream:
         choices["batch_size"] = 1
-    options = translator.settled(group_size_or_auto(group_size), logger.info, **choices)
-    translator.checked(options, streaming=lines.stream)
-    note_untrained(options.group_size, translator, options.drafts == "text")
-    return options
+    size = group_size_or_auto(group_size)
+    plan = translator.plan(size, streaming=lines.stream, **choices)
+    note_untrained(plan.group_size, translator, plan.options.drafts == "text")
+    return plan
 
 
-def _write(translator: Translator, options: DecodeOptions, lines: Lines) -> int:
+def _write(translator: TextModel, plan: Plan, lines: Lines) -> int:
     """Decode lines from where they are to where they go; return how many failed."""
     from multistride.cli.lines import Sink, write_lines
 
@@ -197,7 +197,7 @@ def _write(translator: Translator, options: DecodeOptions, lines: Lines) -> int:
     ):
         typed = lines.source is None and sys.stdin.isatty()
         buffer = lines.buffer or (1 if typed else 1024)
-        return write_lines(translator, texts, options, Sink(output, lines.form, trace, buffer))
+        return write_lines(translator, texts, plan, Sink(output, lines.form, trace, buffer))
 
 
 def _complete(failed: int, what: str) -> None:

@@ -36,14 +36,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multistride.decode.constraints import Constraints, Permitted, check_prompted, constraints_of
+from multistride.decode.constraints import Permitted
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
+from multistride.decode.plan import Plan, planned
 from multistride.decode.prefix import Prefix, read_prefix
 from multistride.decode.state import Group, Hypothesis, StopRule, goes_on
+from multistride.decode.step import M, StepModel
 from multistride.groups import NO_LABEL, Slots, prompt_slots, step_slots
-from multistride.model.step import M, StepModel
 
 Continuations = Callable[[int, Int[Tensor, "B P"], Int[Tensor, "B P T"]], Shortlist]
 """The place in the group, each hypothesis's row of the memory and its tokens, to what it may go on
@@ -246,25 +247,22 @@ class BeamState:
 
 @torch.inference_mode()
 def search(
-    model: StepModel[M],
+    engine: StepModel[M],
     source: Int[Tensor, "B S"] | None,
     lengths: Int[Tensor, "B"] | None,
     limits: list[int],
-    options: DecodeOptions,
+    requested: Plan | DecodeOptions,
     wanted: int | None = None,
-    constraints: Constraints | None = None,
 ) -> list[list[Ranked]]:
-    """The `wanted` best hypotheses of each sentence (None: all `options.beam`), best first.
+    """Return the `wanted` best hypotheses of each text (None: all of the beam), best first.
 
-    `source` holds the prompts of a causal model, or is None; `limits[b]` is the most tokens
-    sentence b may have, EOS included. The fewer are wanted, the earlier the search may stop; those
-    it returns are the same.
+    `source` holds the prompts of a causal model, or is None; `limits[b]` is the most tokens text b
+    may have, EOS included. The fewer are wanted, the earlier the search may stop; those it returns
+    are the same.
     """
-    assert wanted is None or 1 <= wanted <= options.beam, (
-        "at least 1 and at most `beam` hypotheses can be wanted"
-    )
-    config, size = model.config, options.group_size
-    rules = constraints or constraints_of(options, config)
+    plan, config = planned(requested, engine.config), engine.config
+    beam, size, rules = plan.options.beam, plan.group_size, plan.rules
+    assert wanted is None or 1 <= wanted <= beam, "at least 1 and at most `beam` can be wanted"
     given = None
     if source is not None and lengths is not None:
         given = [
@@ -272,23 +270,21 @@ def search(
         ]
     prompts = None
     if source is not None and lengths is not None and not config.encoder_layers:
-        check_prompted(rules)
         prompts = given
-        memory = model.start(None, None)
-        if (
-            known := prompt_slots(source, lengths, config.start_token, config.start_symbol)
-        ).token.shape[1]:
-            model.step(known, memory)
+        memory = engine.start(None, None)
+        known = prompt_slots(source, lengths, config.start_token, config.start_symbol)
+        if known.token.shape[1]:
+            engine.step(known, memory)
     else:
-        memory = model.start(source, lengths)
-    state = BeamState(limits, options, wanted or options.beam, config.ends, rules.stopped, prompts)
+        memory = engine.start(source, lengths)
+    state = BeamState(limits, plan.options, wanted or beam, config.ends, rules.stopped, prompts)
     permitted = rules.permitted if given is None else rules.in_batch(given, config)
-    shared = permitted is None and model.markov is None
-    continuing = _shared_lists(model) if shared else _own_lists(model, permitted, state)
+    shared = permitted is None and engine.markov is None
+    continuing = _shared_lists(engine) if shared else _own_lists(engine, permitted, state)
     if rules.prefix and not state.done:
-        state.begin(read_prefix(model, memory, len(limits), rules.prefix, size))
+        state.begin(read_prefix(engine, memory, len(limits), rules.prefix, size))
     while not state.done:
-        logits = model.step(state.slots(config.start_token), memory)
+        logits = engine.step(state.slots(config.start_token), memory)
         state.commit(continuing(logits[:, -size:], state.width))
         del logits  # they are large: those of two steps are never there together
         heirs = state.leave()
@@ -338,19 +334,18 @@ def _own_lists(
 
 
 def search_batch(
-    model: StepModel[M],
+    engine: StepModel[M],
     source: Int[Tensor, "B S"],
     lengths: Int[Tensor, "B"],
-    options: DecodeOptions,
-    constraints: Constraints | None = None,
+    requested: Plan | DecodeOptions,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each sentence. Sources are padded on the right and end in EOS; prompts
-    do not.
+    """Return the best hypothesis of each text. Sources are padded on the right and end in EOS;
+    prompts do not.
     """
-    rules = constraints or constraints_of(options, model.config)
-    limits = [options.limit(length, model.config, len(rules.prefix)) for length in lengths.tolist()]
-    found = search(model, source, lengths, limits, options, wanted=1, constraints=rules)
-    return [best.hypothesis for [best] in found]
+    plan = planned(requested, engine.config)
+    limits = [plan.limit(length) for length in lengths.tolist()]
+    ranked = search(engine, source, lengths, limits, plan, wanted=1)
+    return [best.hypothesis for [best] in ranked]
 
 
 def _appended(table: Tensor, column: Tensor) -> Tensor:

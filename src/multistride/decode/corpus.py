@@ -1,4 +1,4 @@
-"""Decoding many sentences: in batches of similar length, the order restored."""
+"""Decoding many texts: in batches of similar length, the order restored."""
 
 from __future__ import annotations
 
@@ -8,41 +8,33 @@ import torch
 
 from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search_batch
-from multistride.decode.choosing.strategy import Measured
-from multistride.decode.constraints import Constraints
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import Plan, planned
 from multistride.decode.state import Hypothesis
+from multistride.decode.step import M, StepModel
 from multistride.model.config import TransformerConfig
-from multistride.model.step import M, StepModel
 
 
 def decode_corpus(
-    model: StepModel[M],
+    engine: StepModel[M],
     sources: Sequence[Sequence[int]],
-    options: DecodeOptions,
+    requested: Plan | DecodeOptions,
     progress: Callable[[int], None] = lambda count: None,
-    constraints: Constraints | None = None,
-    measured: Measured | None = None,
 ) -> list[Hypothesis]:
-    """Decode token sequences (no EOS) and return their hypotheses in the same order: greedily, or
-    the best of a beam.
+    """Decode token sequences (no EOS) and return their hypotheses in the same order.
 
-    `progress` is called after each batch with the number of sentences it held. `constraints` are
-    those of the options (`constraints_of`); left out they can say nothing about text. `measured` is
-    what is known of the model beforehand (see `decode.strategy`). Raises `UsageError` if the model
-    cannot do what `options` ask.
+    They are greedy or sampled, or the best of a beam. `progress` is called after each batch with
+    the number of texts it held. Raises `UsageError` for options without a plan that the model
+    cannot follow.
     """
-    options.checked(model.config)
+    plan = planned(requested, engine.config)
+    decode = decode_batch if plan.options.beam == 1 else search_batch
     results: dict[int, Hypothesis] = {}
     by_length = sorted(range(len(sources)), key=lambda index: (len(sources[index]), index))
-    for first in range(0, len(by_length), options.batch_size):
-        rows = by_length[first : first + options.batch_size]
-        source, lengths = source_batch([sources[row] for row in rows], model.config)
-        if options.beam == 1:
-            written = decode_batch(model, source, lengths, options, constraints, measured)
-        else:
-            written = search_batch(model, source, lengths, options, constraints)
-        results.update(zip(rows, written, strict=True))
+    for first in range(0, len(by_length), plan.options.batch_size):
+        rows = by_length[first : first + plan.options.batch_size]
+        batch = source_batch([sources[row] for row in rows], engine.config)
+        results.update(zip(rows, decode(engine, *batch, plan), strict=True))
         progress(len(rows))
     return [results[index] for index in range(len(sources))]
 

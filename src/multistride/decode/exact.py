@@ -17,21 +17,21 @@ section 4 there. Shapes: R rows still running, C clean slots, D drafts, V vocabu
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Generic
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
+from multistride.decode.loop import Proposed
 from multistride.decode.markov import chained
 from multistride.decode.pick import Picked, greedy
-from multistride.decode.prefix import read_prefix
-from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.state import DecodeState
+from multistride.decode.step import M, StepModel
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
-from multistride.model.step import CheckingStepModel, M, StepModel
 
 AlignedPicker = Callable[[Float[Tensor, "R N V"], Int[Tensor, "R C"]], Picked]
 """Logits, and where each row's first, second, ... clean slot stands in them, to what the model
@@ -49,38 +49,49 @@ def greedy_at(config: TransformerConfig) -> AlignedPicker:
     return pick
 
 
-class Drafter:
+class Drafter(Generic[M]):
     """The drafts of the running rows: none at first, and none after a wrong one unless every slot
     is drafted from.
     """
 
     def __init__(
         self,
-        model: StepModel[M],
+        engine: StepModel[M],
         rows: int,
         group_size: int,
         choose: AlignedPicker | None = None,
         masks: bool = True,
     ) -> None:
-        self.group_size = group_size
+        self.engine, self.group_size = engine, group_size
         self.masks = group_size - 1 if masks else 0  # behind a slot that is drafted from
-        self.everywhere = model.config.adapter is not None
+        self.everywhere = engine.config.adapter is not None
         self.tokens = torch.zeros(rows, max(group_size - 1, 1), dtype=torch.long)
         self.counts = torch.zeros(rows, dtype=torch.long)
-        self._choose = choose or greedy_at(model.config)
-        self._draft = chained(model.config, model.markov)
+        self._choose = choose or greedy_at(engine.config)
+        self._draft = chained(engine.config, engine.markov)
 
-    def read(
-        self, model: StepModel[M], state: DecodeState, memory: M
-    ) -> tuple[Picked, Int[Tensor, "R"]]:
-        """One pass: what `verify` gives, once new drafts are made and the memory has forgotten what
-        is of no use.
-        """
-        logits = model.step(self.slots(state, model.config.mask_token), memory)  # propose
-        picked, kept = self.verify(logits)
+    @property
+    def prefix_size(self) -> int | None:
+        """Prefixes are read in clean slots, as everything that is known."""
+        return 1
+
+    def propose(self, state: DecodeState) -> Proposed:
+        """Return the drafts to check, and masks that draft further."""
+        return Proposed(self.slots(state, self.engine.config.mask_token), self.group_size)
+
+    def pick(self, proposed: Proposed, memory: M) -> Picked:
+        """Pick what K=1 writes after the known tokens and after each draft."""
+        self._logits = self.engine.step(proposed.slots, memory)
+        picked, self._kept = self.verify(self._logits)
+        return picked
+
+    def accept(self, picked: Picked, proposed: Proposed, memory: M) -> Int[Tensor, "R"]:
+        """Return how many tokens stand; what is of no use is forgotten, and new drafts are made."""
+        kept = self._kept
         memory.truncate(self.forgotten(kept))
-        self.renew(logits, picked, kept)
-        return picked, kept
+        self.renew(self._logits, picked, kept)
+        del self._logits  # they are large: those of two passes are never there together
+        return kept
 
     def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
         """What the model writes after the known tokens and after each draft [R, C], and how many of
@@ -141,76 +152,3 @@ class Drafter:
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""
         self.tokens, self.counts = self.tokens[stay], self.counts[stay]
-
-
-class QuickDrafter(Drafter):
-    """The same for greedy decoding, where the model picks by itself; masks stand behind the last
-    draft only.
-    """
-
-    def __init__(self, model: CheckingStepModel[M], rows: int, group_size: int) -> None:
-        super().__init__(model, rows, group_size)
-        assert not self.everywhere
-
-    def read(
-        self, model: StepModel[M], state: DecodeState, memory: M
-    ) -> tuple[Picked, Int[Tensor, "R"]]:
-        """One pass, without logits."""
-        assert isinstance(model, CheckingStepModel)
-        checked = model.step_checked(self.slots(state, model.config.mask_token), memory, self.masks)
-        columns = self.columns()
-        picked = Picked(
-            checked.tokens.gather(1, columns), checked.log_probabilities.gather(1, columns)
-        )
-        kept = verified_prefix(picked.tokens, self.tokens, self.counts)
-        memory.truncate(self.forgotten(kept))
-        fresh = kept == self.counts + 1
-        if self.masks and bool(fresh.any()):
-            self.tokens[fresh] = checked.draft(fresh.nonzero().squeeze(1))
-        self.counts = torch.where(fresh, self.masks, 0)
-        return picked, kept
-
-
-def greedy_drafter(
-    model: StepModel[M], rows: int, group_size: int, choose: AlignedPicker | None = None
-) -> Drafter:
-    """The drafter by masks alone: by the model's own way where it has one and no picker is
-    given.
-    """
-    if choose is None and model.config.adapter is None and isinstance(model, CheckingStepModel):
-        return QuickDrafter(model, rows, group_size)
-    return Drafter(model, rows, group_size, choose)
-
-
-def decode_exact(
-    model: StepModel[M],
-    source: Int[Tensor, "B S"] | None,
-    lengths: Int[Tensor, "B"] | None,
-    state: DecodeState,
-    group_size: int,
-    drafter: Drafter | None = None,
-    prefix: tuple[int, ...] = (),
-) -> Iterator[list[Hypothesis]]:
-    """Write what K=1 writes, up to `group_size` tokens a pass; after each, yield the rows it wrote
-    into.
-
-    Without a `drafter` it is greedy K=1. Sentences begin with `prefix`.
-    """
-    memory = model.start(source, lengths)
-    for prompt in state.prompt_slots():
-        model.step(prompt, memory)
-    drafter = drafter or greedy_drafter(model, len(state.running), group_size)
-    if prefix and not state.done:
-        began = time.perf_counter()
-        given = read_prefix(model, memory, len(state.running), prefix, 1)
-        yield state.begin(*given, 1000 * (time.perf_counter() - began))
-        if (stay := state.leave()) is not None and not state.done:
-            memory.reorder(stay)
-            drafter.leave(stay)
-    while not state.done:
-        began = time.perf_counter()
-        picked, kept = drafter.read(model, state, memory)
-        yield state.commit(picked, kept, group_size, 1000 * (time.perf_counter() - began))
-        if (stay := state.leave()) is not None and not state.done:
-            memory.reorder(stay)
-            drafter.leave(stay)

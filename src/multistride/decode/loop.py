@@ -1,61 +1,182 @@
-"""Decoding is a sentence: propose, pick, accept, commit."""
+"""Decoding is a sentence: propose, pick, accept, commit. This is the one loop that says it.
+
+A `Writer` knows how one way of decoding proposes, picks and accepts: `GroupWriter` the groups of
+fast and adaptive mode, `exact.Drafter` drafts that are checked. An engine may bring a loop of its
+own (`Loop`) where it has a shorter way; what it writes is what this loop writes.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
 from multistride.decode.choosing.policy import Policy
-from multistride.decode.markov import proposer
-from multistride.decode.pick import Picker
+from multistride.decode.markov import greedy_for
+from multistride.decode.pick import Picked, Picker, left_aligned
 from multistride.decode.prefix import read_prefix
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.model.step import M, StepModel
+from multistride.decode.step import M, Memory, StepModel
+from multistride.groups import Slots
+
+Loop = Callable[
+    [Int[Tensor, "B S"] | None, Int[Tensor, "B"] | None, DecodeState], Iterator[list[Hypothesis]]
+]
+"""Sources with their lengths (None: a causal model) and the state of their batch, to the passes
+that decode it."""
+
+
+class Proposed(NamedTuple):
+    """The slots of the next pass, how many tokens each row may write in it, and why so many."""
+
+    slots: Slots
+    sizes: int | Int[Tensor, "R"]
+    reasons: tuple[str, ...] = ()
+
+
+N = TypeVar("N", bound=Memory, contravariant=True)
+
+
+@runtime_checkable
+class Writer(Protocol[N]):
+    """One way of decoding, for one batch."""
+
+    @property
+    def prefix_size(self) -> int | None:
+        """Tokens per group in which a prefix is read; None: as many as the first step proposes."""
+
+    def propose(self, state: DecodeState) -> Proposed:
+        """Return what the next pass reads and predicts."""
+
+    def pick(self, proposed: Proposed, memory: N) -> Picked:
+        """Run the pass; return a token for every place of each row's group."""
+
+    def accept(self, picked: Picked, proposed: Proposed, memory: N) -> Int[Tensor, "R"]:
+        """Return how many of the tokens stand, once the memory has forgotten the other slots."""
+
+    def leave(self, stay: Int[Tensor, "R"]) -> None:
+        """Keep the given rows."""
+
+
+class GroupWriter(Generic[M]):
+    """Groups as the paper writes them, or by masks behind known tokens (`lookahead`).
+
+    In the lookahead layout known tokens are read as at K=1 and masks stand for those that a group
+    writes behind its first; the masks are forgotten, so no step depends on where earlier ones ended.
+    """
+
+    def __init__(
+        self,
+        engine: StepModel[M],
+        policy: Policy,
+        pick: Picker | None = None,
+        accept: Acceptor = accept_all,
+        lookahead: bool = False,
+    ) -> None:
+        """`pick` is None for the most probable tokens."""
+        self.engine = engine
+        self._policy, self._accept, self._lookahead = policy, accept, lookahead
+        self._pick = greedy_for(engine.config, engine.markov) if pick is None else pick
+
+    @property
+    def prefix_size(self) -> int | None:
+        """Clean slots in the lookahead layout, else the size of the first group."""
+        return 1 if self._lookahead else None
+
+    def propose(self, state: DecodeState) -> Proposed:
+        """Return the slots of every row's next group."""
+        sizes, reasons = self._policy(state)
+        mask = self.engine.config.mask_token
+        slots = state.clean_slots(sizes, mask) if self._lookahead else state.slots(sizes)
+        return Proposed(slots, sizes, reasons)
+
+    def pick(self, proposed: Proposed, memory: M) -> Picked:
+        """Pick a token for every slot of the groups."""
+        assert isinstance(proposed.sizes, Tensor)
+        return self._pick(left_aligned(self.engine.step(proposed.slots, memory), proposed.sizes))
+
+    def accept(self, picked: Picked, proposed: Proposed, memory: M) -> Int[Tensor, "R"]:
+        """Return how much of each group is kept; masks are forgotten."""
+        assert isinstance(proposed.sizes, Tensor)
+        kept = self._accept(picked, proposed.sizes)
+        if self._lookahead:
+            memory.truncate(proposed.sizes - 1)
+        return kept
+
+    def leave(self, stay: Int[Tensor, "R"]) -> None:
+        """Keep the given rows: there is nothing to keep of them."""
+
+
+@dataclass
+class Batch(Generic[M]):
+    """A batch while it is decoded: its state, what the engine keeps of it, and its writer."""
+
+    engine: StepModel[M]
+    state: DecodeState
+    writer: Writer[M]
+    memory: M
+
+    @classmethod
+    def started(
+        cls,
+        engine: StepModel[M],
+        source: Int[Tensor, "B S"] | None,
+        lengths: Int[Tensor, "B"] | None,
+        state: DecodeState,
+        writer: Writer[M],
+    ) -> Batch[M]:
+        """Return a batch whose sources are encoded and whose prompts are read."""
+        memory = engine.start(source, lengths)
+        for slots in state.prompt_slots():
+            engine.step(slots, memory)
+        return cls(engine, state, writer, memory)
+
+    def begin(self, prefix: tuple[int, ...]) -> list[Hypothesis]:
+        """Write a given prefix into every row, in one pass; return the rows."""
+        began, state = time.perf_counter(), self.state
+        size = self.writer.prefix_size or _largest(self.writer.propose(state).sizes)
+        read = read_prefix(self.engine, self.memory, len(state.running), prefix, size)
+        return state.begin(*read, 1000 * (time.perf_counter() - began))
+
+    def leave(self) -> None:
+        """Take the rows that are over out of the batch."""
+        stay = self.state.leave()
+        if stay is not None and not self.state.done:
+            self.memory.reorder(stay)
+            self.writer.leave(stay)
 
 
 def decode(
-    model: StepModel[M],
+    engine: StepModel[M],
     source: Int[Tensor, "B S"] | None,
     lengths: Int[Tensor, "B"] | None,
     state: DecodeState,
-    policy: Policy,
-    pick: Picker | None = None,
-    accept: Acceptor = accept_all,
-    lookahead: bool = False,
+    writer: Writer[M],
     prefix: tuple[int, ...] = (),
 ) -> Iterator[list[Hypothesis]]:
-    """Write groups until every sentence is over; after each step, yield the sentences it wrote
-    into.
+    """Write until every text is over; after each pass, yield the texts it wrote into.
 
-    `source` is None for a causal model, `pick` for the most probable tokens. With `lookahead` known
-    tokens are read as at K=1 and masks stand for those that a group writes behind its first; the
-    masks are forgotten, so no step depends on where earlier ones ended. Sentences begin with
-    `prefix`. The result is in `state.hypotheses`.
+    `source` is None for a causal model. Texts begin with `prefix`. The result is in
+    `state.hypotheses`.
     """
-    propose = proposer(model, pick)
-    memory = model.start(source, lengths)
-    for prompt in state.prompt_slots():
-        model.step(prompt, memory)
+    batch = Batch.started(engine, source, lengths, state, writer)
     if prefix and not state.done:
-        began = time.perf_counter()
-        size = 1 if lookahead else int(policy(state).sizes.max())
-        given = read_prefix(model, memory, len(state.running), prefix, size)
-        yield state.begin(*given, 1000 * (time.perf_counter() - began))
-        if (stay := state.leave()) is not None and not state.done:
-            memory.reorder(stay)
+        yield batch.begin(prefix)
+        batch.leave()
     while not state.done:
-        began, (sizes, reasons) = time.perf_counter(), policy(state)
-        slots = (
-            state.clean_slots(sizes, model.config.mask_token) if lookahead else state.slots(sizes)
-        )
-        picked = propose(slots, memory, sizes)  # propose and pick
-        kept = accept(picked, sizes)
-        if lookahead:
-            memory.truncate(sizes - 1)
-        yield state.commit(picked, kept, sizes, 1000 * (time.perf_counter() - began), reasons)
-        if (stay := state.leave()) is not None and not state.done:
-            memory.reorder(stay)
+        began = time.perf_counter()
+        proposed = writer.propose(state)
+        picked = writer.pick(proposed, batch.memory)
+        kept = writer.accept(picked, proposed, batch.memory)
+        milliseconds = 1000 * (time.perf_counter() - began)
+        yield state.commit(picked, kept, proposed.sizes, milliseconds, proposed.reasons)
+        batch.leave()
+
+
+def _largest(sizes: int | Int[Tensor, "R"]) -> int:
+    return sizes if isinstance(sizes, int) else int(sizes.max())

@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.pick import Picked, Picker, greedy, left_aligned, without_symbols
-from multistride.groups import NO_LABEL, Slots
+from multistride.decode.pick import Picked, Picker, greedy, without_symbols
+from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
-from multistride.model.step import GreedyStepModel, M, StepModel
 
 ChainedPicker = Callable[[Float[Tensor, "R K V"], Int[Tensor, "R"]], Picked]
 """Logits of slots in a row, and the token before the first of them, to tokens."""
@@ -30,25 +29,6 @@ ChainedPicker = Callable[[Float[Tensor, "R K V"], Int[Tensor, "R"]], Picked]
 def greedy_for(config: TransformerConfig, head: MarkovHead | None) -> Picker:
     """The greedy picker of a model: with its Markov head where it has one."""
     return greedy(config) if head is None else markov_greedy(config, head)
-
-
-def proposer(
-    model: StepModel[M], pick: Picker | None
-) -> Callable[[Slots, M, Int[Tensor, "R"]], Picked]:
-    """What makes tokens of slots, given how many of the last slots of each row are asked.
-
-    `pick` of the logits; None for the most probable tokens, which an engine may have a way of its
-    own to.
-    """
-    picker = greedy_for(model.config, model.markov) if pick is None else pick
-    shortcut = model if pick is None and isinstance(model, GreedyStepModel) else None
-
-    def propose(slots: Slots, memory: M, sizes: Int[Tensor, "R"]) -> Picked:
-        if shortcut is not None and int(sizes.min()) == (widest := int(sizes.max())):
-            return Picked(*shortcut.step_greedy(slots, memory, widest))
-        return picker(left_aligned(model.step(slots, memory), sizes))
-
-    return propose
 
 
 def markov_greedy(config: TransformerConfig, head: MarkovHead) -> Picker:

@@ -29,9 +29,9 @@ from multistride.data.labelled import LabelledDocuments
 from multistride.decode.exact import AlignedPicker, Drafter
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
+from multistride.decode.step import M, StepModel
 from multistride.errors import DataError
 from multistride.files import replacing_file
-from multistride.model.step import M, StepModel
 from multistride.model.weights import load_config
 from multistride.untrusted import read_array
 
@@ -184,14 +184,14 @@ def _written(prepared: PreparedData) -> Iterator[tuple[list[int], int]]:
             yield [*split.target(row).tolist(), prepared.vocabulary.eos], 0
 
 
-class PhraseDrafter(Drafter):
+class PhraseDrafter(Drafter[M]):
     """Drafts by phrases where the text so far or the table has any; by masks elsewhere or where
     they are sure.
     """
 
     def __init__(
         self,
-        model: StepModel[M],
+        engine: StepModel[M],
         state: DecodeState,
         group_size: int,
         table: PhraseTable | None,
@@ -199,7 +199,7 @@ class PhraseDrafter(Drafter):
         choose: AlignedPicker | None = None,
         prefix: Sequence[int] = (),
     ) -> None:
-        super().__init__(model, len(state.running), group_size, choose, masks)
+        super().__init__(engine, len(state.running), group_size, choose, masks)
         self._texts = [SoFar([*known, *prefix]) for known in state.known()]
         self._table, self._shortest = table, SHORTEST if masks else 1
         self._sure = torch.zeros(len(state.running), dtype=torch.bool)

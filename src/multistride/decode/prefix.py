@@ -13,8 +13,8 @@ import torch
 
 from multistride.decode.markov import distribution
 from multistride.decode.pick import Picked
+from multistride.decode.step import M, StepModel
 from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
-from multistride.model.step import M, StepModel
 
 
 class Prefix(NamedTuple):

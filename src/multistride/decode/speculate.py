@@ -25,26 +25,26 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
 from multistride.decode.sample import chances, draw, restricted
 from multistride.decode.state import DecodeState
-from multistride.model.step import M, StepModel
+from multistride.decode.step import M, StepModel
 
 
-class SpeculativeDrafter(Drafter):
+class SpeculativeDrafter(Drafter[M]):
     """Drafts drawn by chance, and the distributions they were drawn from."""
 
     def __init__(
         self,
-        model: StepModel[M],
+        engine: StepModel[M],
         options: DecodeOptions,
         state: DecodeState,
         seeds: list[int],
         permitted: Permitted | None = None,
     ) -> None:
-        super().__init__(model, len(state.running), options.group_size)
+        super().__init__(engine, len(state.running), options.group_size)
         self._options = options
         self._chances = chances(seeds, state)
-        self._walk = one_by_one(distribution(model.config, None), permitted, state)
-        self._following = distribution(model.config, model.markov)
-        shape = (*self.tokens.shape, model.config.vocabulary_size)
+        self._walk = one_by_one(distribution(engine.config, None), permitted, state)
+        self._following = distribution(engine.config, engine.markov)
+        shape = (*self.tokens.shape, engine.config.vocabulary_size)
         self._draft_log_probabilities = torch.full(shape, float("-inf"))
         self._drawn = torch.zeros(0)
 

@@ -22,6 +22,7 @@ from multistride.device import pick_device
 from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
 from multistride.errors import MissingExtraError, UsageError
+from multistride.text_model import TextModel
 from multistride.translator import Translator
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Teacher:
     """A model, an engine that decodes it, and the name, precision and library of that engine."""
 
     def __init__(
-        self, translator: Translator, decode: Decode, engine: str, compute_type: str, library: str
+        self, translator: TextModel, decode: Decode, engine: str, compute_type: str, library: str
     ) -> None:
         self.translator = translator
         self.engine, self.compute_type, self.library = engine, compute_type, library

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
 from multistride.data.vocab import Vocabulary
+from multistride.decode.step import M, StepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import MissingExtraError, UsageError
-from multistride.model.step import M, StepModel
 from multistride.model.transformer import Transformer
 from multistride.model.weights import is_export
 
-ENGINES = ("eager", "int8", "gpu", "auto")
+EngineName = Literal["eager", "int8", "gpu", "auto"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 """The names that `open_engine` knows."""
+
+logger = logging.getLogger(__name__)
 
 
 class Engine(StepModel[M], Protocol[M]):
@@ -34,12 +37,10 @@ class Engine(StepModel[M], Protocol[M]):
         """The device of the computation."""
 
 
-def open_engine(
-    model: Transformer, name: str = "eager", *, report: Callable[[str], None] = lambda line: None
-) -> Engine[Any]:
-    """The engine called `name`, with the weights of `model` on the device where they are.
+def open_engine(model: Transformer, name: EngineName = "eager") -> Engine[Any]:
+    """Return the engine called `name`, with the weights of `model` on the device where they are.
 
-    `auto` is the fastest that runs here; `report` hears in one line which one it is, and why.
+    `auto` is the fastest that runs here; one line of log says which one it is, and why.
     Raises `UsageError` for an unknown name, or an engine that cannot run this model or on this
     machine; `MissingExtraError` if the engine needs a library that is not installed.
     """
@@ -48,12 +49,10 @@ def open_engine(
         return _int8(model)
     if name == "gpu":
         return _gpu(model)
-    return _fastest(model, report) if name == "auto" else EagerStepModel(model)
+    return _fastest(model) if name == "auto" else EagerStepModel(model)
 
 
-def open_export(
-    directory: Path | str, name: str, *, report: Callable[[str], None] = lambda line: None
-) -> tuple[Engine[Any], Vocabulary] | None:
+def open_export(directory: Path | str, name: EngineName) -> tuple[Engine[Any], Vocabulary] | None:
     """The engine and vocabulary in a directory that `multistride export` wrote; None if it is none,
     or not asked for.
 
@@ -66,7 +65,7 @@ def open_export(
 
     engine, vocabulary = read_int8(directory)
     if name == "auto":
-        report(f"engine: {engine.name}, {engine.precision}")
+        logger.info(f"engine: {engine.name}, {engine.precision}")
     return engine, vocabulary
 
 
@@ -107,12 +106,12 @@ def _check_plain(model: Transformer, name: str) -> None:
         )
 
 
-def _fastest(model: Transformer, report: Callable[[str], None]) -> Engine[Any]:
+def _fastest(model: Transformer) -> Engine[Any]:
     on_gpu = model.target_embedding.weight.device.type == "cuda"
     try:
         engine = _gpu(model) if on_gpu else _int8(model)
     except (MissingExtraError, UsageError) as error:
-        report(f"engine: eager, because {error}")
+        logger.info(f"engine: eager, because {error}")
         return EagerStepModel(model)
-    report(f"engine: {engine.name}, {engine.precision}")
+    logger.info(f"engine: {engine.name}, {engine.precision}")
     return engine

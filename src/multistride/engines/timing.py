@@ -15,14 +15,13 @@ from pydantic import ValidationError
 
 from multistride.decode.choosing.cost import StepCosts
 from multistride.decode.choosing.policy import fixed
-from multistride.decode.loop import decode
-from multistride.decode.markov import greedy_for
+from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.options import Layout
 from multistride.decode.state import DecodeState
+from multistride.decode.step import M, StepModel
 from multistride.device import cpu_name
 from multistride.errors import DataError, UserError
 from multistride.files import write_json
-from multistride.model.step import M, StepModel
 from multistride.untrusted import read_json
 from multistride.version import __version__
 
@@ -83,18 +82,17 @@ def cache_directory() -> Path:
 
 
 def _times(model: StepModel[M], layout: Layout, rows: int) -> dict[int, float]:
-    config, pick = model.config, greedy_for(model.config, model.markov)
+    config = model.config
     generator = torch.Generator().manual_seed(0)
     source = torch.randint(0, config.vocabulary_size, (rows, SOURCE_TOKENS), generator=generator)
     lengths = torch.full((rows,), SOURCE_TOKENS)
-    given = (source, lengths) if config.encoder_layers else (None, None)
+    encoded, counts = (source, lengths) if config.encoder_layers else (None, None)
     times: dict[int, list[float]] = {size: [] for size in config.group_sizes}
     for turn in range(ROUNDS + 1):
         for size, measured in times.items():
             state = DecodeState([size * STEPS] * rows, config.start_token, end_token=-1)
-            for _ in decode(
-                model, given[0], given[1], state, fixed(size), pick, lookahead=layout == "lookahead"
-            ):
+            writer = GroupWriter(model, fixed(size), lookahead=layout == "lookahead")
+            for _ in decode(model, encoded, counts, state, writer):
                 pass
             if turn:  # the first round warms up
                 measured += [group.milliseconds for group in state.hypotheses[0].groups]

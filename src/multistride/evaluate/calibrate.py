@@ -35,12 +35,12 @@ from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions, Layout
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
+from multistride.decode.step import M, StepModel
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.metrics.calibration import calibration_error
-from multistride.model.step import M, StepModel
 from multistride.model.weights import weights_digest
-from multistride.translator import Translator
+from multistride.text_model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Judged(NamedTuple):
 
 
 def calibrate(
-    translator: Translator,
+    translator: TextModel,
     directory: Path,
     source: Path,
     reference: Path | None = None,
@@ -218,7 +218,7 @@ def _corrected(
 
 
 def _text(
-    translator: Translator, source: Path, reference: Path | None
+    translator: TextModel, source: Path, reference: Path | None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return source tokens of the first lines that fit the model, and reference tokens with EOS."""
     if reference is None:

@@ -37,6 +37,7 @@ from multistride.metrics.repetition import (
 )
 from multistride.model.weights import is_export
 from multistride.report.result import Example, Kind, Output, Place
+from multistride.text_model import TextModel
 from multistride.translator import Translator
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class _Decoded:
     task = None
 
     def __init__(
-        self, directory: Path, writer: Translator, ways: Sequence[DecodeOptions], files: Files
+        self, directory: Path, writer: TextModel, ways: Sequence[DecodeOptions], files: Files
     ) -> None:
         if is_export(directory):
             raise UsageError(
@@ -67,13 +68,12 @@ class _Decoded:
                 "give the model directory it was made from, with --engine int8"
             )
         self._directory, self._writer, self._files = directory, writer, files
-        self.ways = [Way(writer.settled(**way.given())) for way in settled(ways)]
+        self.ways = [Way(writer.plan(**way.given()).options) for way in settled(ways)]
         self.inputs: Sequence[list[int]] = []
 
     def write(self, way: Way, inputs: Sequence[list[int]]) -> list[Hypothesis]:
         """Decode token sequences; the n-th hypothesis belongs to the n-th."""
-        measured = self._writer.measured_for(way.options)
-        return decode_corpus(self._writer.engine, inputs, way.options, measured=measured)
+        return decode_corpus(self._writer.engine, inputs, self._writer.planned(way.options))
 
     def greedy(self) -> Way:
         """Return greedy K=1, which all rows are compared with."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multistride.decode.options import DecodeOptions
+from multistride.engines.open import EngineName
 from multistride.errors import UsageError
 from multistride.evaluate.decoded import Files, Pairs, Prompts
 from multistride.evaluate.measure import measure
@@ -32,7 +33,7 @@ def evaluate(
     request: EvaluationRequest,
     ways: Sequence[DecodeOptions],
     model: Path | None = None,
-    engine: str = "eager",
+    engine: EngineName = "eager",
     device: str = "auto",
 ) -> Result:
     """Measure a model (None: the one that ships) in every way of decoding.
@@ -57,12 +58,12 @@ def evaluate(
     if request.kind == "generation":
         if model is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
-        generator = Generator.load(place, device, engine, logger.info)
+        generator = Generator.load(place, device, engine)
         limited = [_limited(way) for way in ways]
         prompts = Prompts(place, generator, limited, files, request.chat)
         return measure(prompts, name, request.latency_sentences)
     check_tokenizer(request.tokenize)
-    translator = Translator.load(place, device, engine, logger.info)
+    translator = Translator.load(place, device, engine)
     pairs = Pairs(place, translator, ways, files, request.kind, request.tokenize)
     return measure(pairs, name, request.latency_sentences)
 

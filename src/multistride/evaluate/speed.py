@@ -12,8 +12,9 @@ import numpy as np
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
 from multistride.decode.state import Hypothesis
-from multistride.model.step import M, StepModel
+from multistride.decode.step import M, StepModel
 
 E = TypeVar("E")
 
@@ -40,8 +41,9 @@ def measure_latency(
     Sentence by sentence every option is timed once, beginning with another one each time.
     """
 
-    def way(choice: DecodeOptions) -> Callable[[Sequence[int]], object]:
-        return lambda source: decode_corpus(model, [source], choice, measured=measured)
+    def way(options: DecodeOptions) -> Callable[[Sequence[int]], object]:
+        choice = plan(options, model.config, knowledge=measured)
+        return lambda source: decode_corpus(model, [source], choice)
 
     return in_turns([way(choice) for choice in options], sources)
 
@@ -82,8 +84,9 @@ def measure_throughput(
     measured: Measured | None = None,
 ) -> Throughput:
     """Decode a corpus once, in batches of `options.batch_size` sentences of similar length."""
+    chosen = plan(options, model.config, knowledge=measured)
     began = time.perf_counter()
-    hypotheses = decode_corpus(model, sources, options, measured=measured)
+    hypotheses = decode_corpus(model, sources, chosen)
     seconds = time.perf_counter() - began
     written = sum(len(hypothesis.log_probabilities) for hypothesis in hypotheses)
     return Throughput(hypotheses, written / seconds)

@@ -22,15 +22,13 @@ from transformers.generation.utils import (
     GenerateEncoderDecoderOutput,
 )
 
-from multistride.decode.batch import drafter_for
+from multistride.decode.batch import writer_for
 from multistride.decode.beam import search
 from multistride.decode.choosing.policy import Policy
-from multistride.decode.choosing.strategy import Measured, acceptor_for, layout_for, policy_for
-from multistride.decode.exact import decode_exact
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.loop import decode
-from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
-from multistride.decode.sample import sampler
+from multistride.decode.plan import Plan, plan
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
@@ -226,13 +224,11 @@ def generate(
     transformer: Transformer = model.transformer
     _check_processors(logits_processor)
     named = policy if isinstance(policy, str) else None
-    options = _options(generation_config, group_size, mode, threshold, named, drafts).checked(
-        transformer.config
-    )
-    if callable(policy) and mode != "fast":
-        raise UsageError(
-            f"a policy was given, and mode {mode} has its own: choose mode fast, or leave it out"
-        )
+    options = _options(generation_config, group_size, mode, threshold, named, drafts)
+    known = Measured(phrases=model.phrases if options.mode == "exact" else None)
+    chosen = plan(options, transformer.config, knowledge=known)
+    if callable(policy):
+        chosen = chosen.proposing(policy)
     encoded, real = _encoded(prepared)
     engine = EncodedStepModel(transformer, encoded, real)
     room = int(generation_config.max_length) - input_ids.shape[1]
@@ -252,8 +248,7 @@ def generate(
         config.start_symbol,
         further_ends=ends[1:],
     )
-    measured = Measured(phrases=model.phrases if options.mode == "exact" else None)
-    for hypotheses in _passes(engine, state, options, policy, measured):
+    for hypotheses in _passes(engine, state, chosen, prompts):
         if group_streamer is not None and state.hypotheses[0] in hypotheses:
             group_streamer.put(torch.tensor(state.hypotheses[0].groups[-1].tokens))
         limit = generation_config.max_time
@@ -295,24 +290,12 @@ def _result(model: Any, settings: GenerationConfig, sequences: Tensor) -> Any:
 
 
 def _passes(
-    engine: EncodedStepModel,
-    state: DecodeState,
-    options: DecodeOptions,
-    policy: Policy | str | None,
-    measured: Measured,
+    engine: EncodedStepModel, state: DecodeState, chosen: Plan, prompts: list[list[int]]
 ) -> Iterator[list[Hypothesis]]:
-    sampling = options.temperature > 0
+    """Return the passes that write a batch; sampling draws its seeds from torch's generator."""
+    sampling = chosen.options.temperature > 0
     seeds = torch.randint(2**62, (len(state.hypotheses),)).tolist() if sampling else []
-    if options.mode == "exact":
-        drafter = drafter_for(engine, options, None, (), state, seeds, measured)
-        return decode_exact(engine, None, None, state, options.group_size, drafter)
-    pick = greedy_for(engine.config, engine.markov)
-    if sampling:
-        pick = sampler(engine.config, engine.markov, options, state, seeds)
-    accept = acceptor_for(options, engine.config, measured)
-    lookahead = layout_for(options, engine.config) == "lookahead"
-    chosen = policy if callable(policy) else policy_for(options, engine.config, measured)
-    return decode(engine, None, None, state, chosen, pick, accept, lookahead)
+    return decode(engine, None, None, state, writer_for(engine, chosen, state, prompts, seeds))
 
 
 def _searched(

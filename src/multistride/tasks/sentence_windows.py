@@ -20,10 +20,11 @@ from itertools import chain, islice, pairwise
 
 from rapidfuzz.fuzz import ratio
 
-from multistride.decode.constraints import Constraints
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import Plan
 from multistride.errors import UsageError
-from multistride.translator import Translation, Translator
+from multistride.text_model import Translation
+from multistride.translator import Translator
 
 _END = re.compile(r"(?<=[.!?…。！？])(?:[\"'”“’‘»«)\]]*)(?:\s+|$)")
 """Where a sentence may end: after its last mark and the quotes and brackets that close behind it."""
@@ -79,8 +80,10 @@ class WindowTranslator(Translator):
         self.sentences, self.separator = sentences, separator
         self.counts = Counts()
 
-    def checked(self, options: DecodeOptions, streaming: bool = False) -> Constraints:
-        """Return the constraints of `options`.
+    def planned(
+        self, options: DecodeOptions, *, streaming: bool = False, auto: bool = False
+    ) -> Plan:
+        """Return the plan of `options`.
 
         Raises `UsageError` for options of single sentences, and as the base does.
         """
@@ -97,19 +100,18 @@ class WindowTranslator(Translator):
                 f"{given} was given, which is for single sentences, and windows of "
                 f"{self.sentences} were asked for: leave one of them out"
             )
-        return super().checked(options, streaming)
+        return super().planned(options, streaming=streaming, auto=auto)
 
     def translate_lines(
-        self, lines: Iterable[bytes], options: DecodeOptions, buffer: int = 1024
+        self, lines: Iterable[bytes], plan: Plan, buffer: int = 1024
     ) -> Iterator[Translation]:
         """Translate lines of UTF-8 as they come: n lines in, n translations out, in order.
 
         At least `buffer` lines are read before the first is written, and always whole windows, so
         `buffer` does not decide what is written.
         """
-        constraints = self.checked(options)
         for windows in self.whole_windows(lines, buffer):
-            written = iter(self._of_windows(_readable(windows), options, constraints))
+            written = iter(self._of_windows(_readable(windows), plan))
             for text in chain.from_iterable(windows):
                 unreadable = Translation("", problem="it is not valid UTF-8")
                 yield unreadable if text is None else next(written)
@@ -130,21 +132,17 @@ class WindowTranslator(Translator):
         if windows:
             yield windows
 
-    def written(
-        self, texts: Sequence[str], options: DecodeOptions, constraints: Constraints
-    ) -> list[Translation]:
+    def written(self, texts: Sequence[str], plan: Plan) -> list[Translation]:
         """Return the translations of lines, made window by window."""
-        return self._of_windows(_readable(self._windows(texts)), options, constraints)
+        return self._of_windows(_readable(self._windows(texts)), plan)
 
-    def _of_windows(
-        self, windows: Sequence[list[str]], options: DecodeOptions, constraints: Constraints
-    ) -> list[Translation]:
+    def _of_windows(self, windows: Sequence[list[str]], plan: Plan) -> list[Translation]:
         pieces = [self._pieces(window) for window in windows]
         flat = [piece for each in pieces for piece in each]
-        translated = iter(super().written(flat, options, constraints))
+        translated = iter(super().written(flat, plan))
         whole = [_joined(list(islice(translated, len(each)))) for each in pieces]
         lines = [line for window in windows if len(window) > 1 for line in window]
-        alone = iter(super().written(lines, options, constraints))
+        alone = iter(super().written(lines, plan))
         results: list[Translation] = []
         for result, window in zip(whole, windows, strict=True):
             if len(window) == 1:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from multistride.decode.beam import search, search_batch
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import leading, shortlist
+from multistride.decode.plan import plan
 from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
@@ -73,11 +75,23 @@ def random_table(seed, sentences=3, positions=12, scale=1.5):
     )
 
 
+def unchecked(options, config):
+    """A plan of options that a checked one would refuse, such as a beam wider than the vocabulary."""
+    return replace(plan(DecodeOptions(), config), options=options)
+
+
 def run(model, limits, wanted=None, sentences=None, **choices):
     rows = list(range(len(limits))) if sentences is None else sentences
     source = torch.tensor(rows)[:, None]
     options = DecodeOptions(**choices)
-    return search(model, source, torch.ones(len(rows), dtype=torch.long), limits, options, wanted)
+    return search(
+        model,
+        source,
+        torch.ones(len(rows), dtype=torch.long),
+        limits,
+        unchecked(options, model.config),
+        wanted,
+    )
 
 
 def written(hypothesis):

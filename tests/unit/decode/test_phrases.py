@@ -12,6 +12,7 @@ from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES, PhraseDrafter, PhraseTable, SoFar, phrases_of
 from multistride.decode.pick import Picked
+from multistride.decode.plan import plan
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import DataError, UsageError
@@ -110,7 +111,7 @@ def test_what_is_written_is_that_of_k1(adapter, drafts, batch_size, known):
         max_length=40, group_size=4, mode="exact", drafts=drafts, batch_size=batch_size
     )
     measured = own_table(engine) if known else None
-    found = decode_corpus(engine, prompts(), options.checked(engine.config), measured=measured)
+    found = decode_corpus(engine, prompts(), plan(options, engine.config, knowledge=measured))
     assert [(each.tokens, each.ending) for each in found] == [
         (each.tokens, each.ending) for each in expected
     ]
@@ -128,7 +129,9 @@ def test_a_table_is_used_where_there_is_one():
 
     def passes(**choices):
         options = DecodeOptions.made(max_length=40, group_size=4, mode="exact", **choices)
-        state, steps = begin_batch(engine, source, lengths, options, measured=own_table(engine))
+        state, steps = begin_batch(
+            engine, source, lengths, plan(options, engine.config, knowledge=own_table(engine))
+        )
         assert sum(1 for _ in steps) == state.hypotheses[0].steps
         return state.hypotheses[0].steps
 

@@ -9,7 +9,7 @@ import torch
 
 from multistride.decode.constraints import constraints_of
 from multistride.decode.corpus import decode_corpus
-from multistride.decode.exact import decode_exact
+from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.sample import restricted
 from multistride.decode.score import score_pairs
@@ -138,7 +138,7 @@ def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, mark
     drafter = SpeculativeDrafter(engine, options, state, list(range(SAMPLES)), permitted)
     source = torch.tensor([[*SOURCE, END]]).expand(SAMPLES, -1)
     lengths = torch.full((SAMPLES,), len(SOURCE) + 1)
-    for _ in decode_exact(engine, source, lengths, state, group_size, drafter):
+    for _ in decode(engine, source, lengths, state, drafter):
         pass
     counts = dict.fromkeys(expected, 0)
     for hypothesis in state.hypotheses:

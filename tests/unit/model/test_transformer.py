@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from multistride.decode.choosing.policy import fixed
-from multistride.decode.loop import decode
-from multistride.decode.pick import greedy
+from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import NO_LABEL, equal_sizes, lookahead, teacher_forced
@@ -357,7 +356,8 @@ def test_a_causal_model_learns_to_count_and_writes_it():
     assert losses[-1] < losses[0] / 10
     for group_size in (1, 2):
         state = DecodeState([20, 4, 20], START, END)
-        steps = decode(EagerStepModel(model), None, None, state, fixed(group_size), greedy(config))
+        engine = EagerStepModel(model)
+        steps = decode(engine, None, None, state, GroupWriter(engine, fixed(group_size)))
         assert len(list(steps)) == len(counting) / group_size
         assert [hypothesis.tokens for hypothesis in state.hypotheses] == [
             counting[:-1],

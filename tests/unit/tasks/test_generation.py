@@ -13,7 +13,7 @@ from multistride.shipped import DEFAULT
 from multistride.tasks.generation import task as generation
 from multistride.tasks.generation.task import GenerationTask, open_generation
 from multistride.tasks.record import Opening, RecordError, read_records, solved
-from multistride.translator import Translation
+from multistride.text_model import Translation
 
 RECORD = {
     "source": "dog field run",

@@ -15,7 +15,8 @@ from multistride.tasks.sentence_windows import (
     ends_sentence,
     same_lines,
 )
-from multistride.translator import Translation, Translator
+from multistride.text_model import Translation
+from multistride.translator import Translator
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +232,7 @@ def test_no_line_has_words_of_another_whatever_the_model_writes(lines, noise, si
 class FakeModel(Translator):
     """A translator that is a function of text."""
 
-    def written(self, texts, options, constraints):
+    def written(self, texts, plan):
         return [Translation(self.model(text)) for text in texts]
 
 
@@ -242,7 +243,7 @@ class FakeWindows(WindowTranslator, FakeModel):
         self.sentences, self.separator, self.model = sentences, " ", model
         self.counts = Counts()
 
-    def checked(self, options, streaming=False):
+    def planned(self, options, *, streaming=False, auto=False):
         return None
 
     def encode(self, texts):

@@ -19,9 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multistride.decode.loop import Loop
 from multistride.decode.markov import followed
+from multistride.decode.plan import Plan
 from multistride.device import half_precision
 from multistride.engines.gpu.cache import Arena, Arenas, GpuMemory
+from multistride.engines.quick import picked_groups
 from multistride.errors import UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -82,6 +85,10 @@ class GpuStepModel:
         """Logits of the new slots, which join the memory; float32, on the device."""
         new = slots.token.shape[1]
         return self._run("logits", slots, memory, new)[: memory.rows].clone()
+
+    def shortcut(self, plan: Plan, rows: int) -> Loop | None:
+        """Return the loop in which tokens are picked on the device; None where rules have a say."""
+        return picked_groups(self, plan) if plan.greedy and plan.mode != "exact" else None
 
     @torch.inference_mode()
     def step_greedy(

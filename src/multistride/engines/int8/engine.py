@@ -19,12 +19,14 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from multistride.decode.loop import Loop
+from multistride.decode.plan import Plan
 from multistride.device import multiplies_int8
+from multistride.engines.int8.loops import Checked, Read, shortcut
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
-from multistride.model.step import Checked, Read
 from multistride.model.transformer import Transformer
 
 try:
@@ -112,6 +114,10 @@ class Int8StepModel:
         hidden = self._stepped(slots, memory).hidden
         [logits] = self._networks["logits"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
         return torch.from_numpy(logits).view(*hidden.shape[:2], -1)
+
+    def shortcut(self, plan: Plan, rows: int) -> Loop | None:
+        """Return a loop that makes fewer tensors, where there is one for this way of decoding."""
+        return shortcut(self, plan, rows)
 
     def step_greedy(
         self, slots: Slots, memory: Int8Memory, size: int

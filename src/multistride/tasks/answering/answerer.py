@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -32,7 +32,8 @@ from multistride.tasks.answering.question import (
 )
 from multistride.tasks.answering.settings import AnswerSettings
 from multistride.tasks.record import Example, Opened, Opening, RecordError
-from multistride.translator import Translation, Translator
+from multistride.text_model import Translation
+from multistride.translator import Translator
 
 MOST_TOKENS = 32
 """Tokens of an answer, the end included, unless told otherwise."""
@@ -50,7 +51,7 @@ class _Reading:
 class Answerer:
     """A model and how it is asked; `solve` answers examples of an `AnsweringTask`."""
 
-    def __init__(self, model: Translator, settings: AnswerSettings) -> None:
+    def __init__(self, model: Translator | Generator, settings: AnswerSettings) -> None:
         talking = isinstance(model, Generator) and model.vocabulary.chat_template is not None
         self.model = model.chatting() if isinstance(model, Generator) and talking else model
         self.wording = CHAT if talking else PROMPT if isinstance(model, Generator) else ENCODER
@@ -66,9 +67,7 @@ class Answerer:
         choices = way.given() | {"max_length": longest, "stop": stop}
         # Answers of windows compete by their total log-probability, so a beam ranks by it too.
         ranking: dict[str, Any] = {"length_penalty": 0.0} if way.beam > 1 else {}
-        options = self.model.settled(**choices, **ranking)
-        self.model.checked(options)
-        return options
+        return self.model.plan(**choices, **ranking).options
 
     def solve(self, examples: Sequence[Example], way: DecodeOptions) -> list[Found | RecordError]:
         """Return the n-th answer, or why there is none, of the n-th question.
@@ -175,15 +174,15 @@ class Answerer:
     def _written(self, readings: Sequence[_Reading], way: DecodeOptions) -> list[Translation]:
         """Return what the model writes for each window."""
         texts = [reading.text for reading in readings]
-        constraints = self.model.checked(way)
+        plan = self.model.planned(way)
         if self._spans is not None:
             tokens = self.model.encode(texts)
             copied = {
                 tuple(row): reading.window for row, reading in zip(tokens, readings, strict=True)
             }
             rule = self._spans
-            constraints = replace(constraints, allowing=lambda source: rule(copied[tuple(source)]))
-        return self.model.written(texts, way, constraints)
+            plan = plan.allowing(lambda source: rule(copied[tuple(source)]))
+        return self.model.written(texts, plan)
 
     def _found(self, question: Question, reading: _Reading, written: Translation) -> Found:
         text = self.wording.read(written.text)
@@ -199,7 +198,7 @@ class Answerer:
 
 
 def answering(
-    model: Translator, settings: AnswerSettings, name: str = "answering"
+    model: Translator | Generator, settings: AnswerSettings, name: str = "answering"
 ) -> Opened[Found]:
     """Return the task with a model behind it."""
     answerer = Answerer(model, settings)

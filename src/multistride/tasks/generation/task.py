@@ -34,7 +34,8 @@ from multistride.tasks.record import (
     RecordError,
     text_field,
 )
-from multistride.translator import Translation, Translator
+from multistride.text_model import TextModel, Translation
+from multistride.translator import Translator
 
 MOST_TOKENS = 64
 """Tokens that a causal model writes at most, unless told otherwise."""
@@ -48,7 +49,7 @@ class GenerationTask:
 
     name = "generation"
 
-    def __init__(self, teacher: Translator | None = None) -> None:
+    def __init__(self, teacher: Translator | Generator | None = None) -> None:
         self.teacher = teacher
 
     def example(self, record: Record, line: int) -> Example:
@@ -153,19 +154,17 @@ def open_generation(opening: Opening) -> Opened[Translation]:
 
 
 def _opened(
-    model: Translator, task: GenerationTask, teacher: Opened[Translation] | None = None
+    model: TextModel, task: GenerationTask, teacher: Opened[Translation] | None = None
 ) -> Opened[Translation]:
     def settle(way: DecodeOptions) -> DecodeOptions:
         choices = way.given()
         if isinstance(model, Generator):  # a causal model rarely stops by itself
             choices["max_length"] = way.max_length or MOST_TOKENS
-        options = model.settled(**choices)
-        model.checked(options)
-        return options
+        return model.plan(**choices).options
 
     def solve(examples: Sequence[Example], way: DecodeOptions) -> list[Translation | RecordError]:
         texts = [example.source for example in examples]
-        written = model.written(texts, way, model.checked(way))
+        written = model.written(texts, model.planned(way))
         return [
             RecordError(example.line, result.problem) if result.problem else result
             for example, result in zip(examples, written, strict=True)
@@ -174,7 +173,7 @@ def _opened(
     return Opened(task, solve, settle, model.engine.name, task.details, teacher)
 
 
-def _teacher(directory: Path, model: Translator, opening: Opening) -> Translator:
+def _teacher(directory: Path, model: TextModel, opening: Opening) -> Translator | Generator:
     """Return the model that says how probable texts are. Raises `UsageError` for another kind."""
     teacher = load(directory, opening.device, opening.engine)
     if isinstance(teacher, Generator) != isinstance(model, Generator):

@@ -53,13 +53,11 @@ def open_translation(opening: Opening) -> Opened[str]:
     translator = Translator.load(opening.model, opening.device, opening.engine)
 
     def settle(way: DecodeOptions) -> DecodeOptions:
-        options = translator.settled(**way.given())
-        translator.checked(options)
-        return options
+        return translator.plan(**way.given()).options
 
     def solve(examples: Sequence[Example], way: DecodeOptions) -> list[str | RecordError]:
         texts = [example.source for example in examples]
-        written = translator.written(texts, way, translator.checked(way))
+        written = translator.written(texts, translator.planned(way))
         return [
             RecordError(example.line, result.problem) if result.problem else result.text
             for example, result in zip(examples, written, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,11 +41,7 @@ def open_own(setup: Setup) -> Own:
     """
     set_threads(setup.threads)
     model, _ = load_model(setup.model, pick_device(setup.device))
-    return Own(
-        open_engine(
-            model, setup.engine, report=lambda line: print(line, file=sys.stderr, flush=True)
-        )
-    )
+    return Own(open_engine(model, setup.engine))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""Everything that is decided before decoding begins, once: checks, rules, and what the loop calls.
+
+`plan` is the one place where options meet a model. A `Plan` holds them, the rules made of them, and
+closures: which layout, how many tokens a step proposes (`policy`) and how many of them are kept
+(`accept`). Nothing of this runs again in a step, and nobody checks options a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from multistride.data.vocab import Vocabulary
+from multistride.decode.accept import Acceptor
+from multistride.decode.choosing.policy import Policy
+from multistride.decode.choosing.strategy import (
+    Measured,
+    acceptor_for,
+    drafts_for,
+    layout_for,
+    policy_for,
+)
+from multistride.decode.constraints import Constraints, check_prompted, constraints_of
+from multistride.decode.options import DecodeOptions, Drafts, Layout, Mode
+from multistride.decode.spans import Allowing
+from multistride.errors import UsageError
+from multistride.model.config import TransformerConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model decodes: checked options and what follows from them.
+
+    `policy` proposes the size of every row's next group, `accept` says how much of it is kept (both
+    of no concern to exact mode and beam search). `knowledge` is what is known of the model beyond
+    its weights; its statistics grow while decoding goes on.
+    """
+
+    options: DecodeOptions
+    config: TransformerConfig
+    rules: Constraints
+    layout: Layout
+    drafts: Drafts
+    policy: Policy
+    accept: Acceptor
+    knowledge: Measured = field(default_factory=Measured)
+    own_policy: bool = False
+    """True if `policy` is a function of the caller's own, of which options know nothing."""
+
+    @property
+    def group_size(self) -> int:
+        """Most tokens written per step (K)."""
+        return self.options.group_size
+
+    @property
+    def mode(self) -> Mode:
+        """The mode: fast, adaptive or exact."""
+        return self.options.mode
+
+    @property
+    def greedy(self) -> bool:
+        """True if every token is the most probable one: no sampling, and nothing is barred."""
+        barred = self.rules.permitted is not None or self.rules.allowing is not None
+        return self.options.temperature == 0 and not barred
+
+    @property
+    def free(self) -> bool:
+        """True if the model alone decides: greedy, without a prefix, stop texts or least length."""
+        return self.greedy and self.rules == Constraints()
+
+    @property
+    def whole_groups(self) -> bool:
+        """True if every step writes a whole group of one size in the layout of the paper."""
+        fixed = self.options.policy in (None, "fixed") and not self.own_policy
+        return self.mode == "fast" and fixed and self.layout == "sat"
+
+    def limit(self, source_tokens: int) -> int:
+        """Return the most tokens, EOS included, that a source of so many tokens may become."""
+        return self.options.limit(source_tokens, self.config, len(self.rules.prefix))
+
+    def allowing(self, allow: Callable[[Sequence[int]], Allowing]) -> Plan:
+        """Return the plan in which every source has a rule of its own (see `Constraints`)."""
+        return replace(self, rules=replace(self.rules, allowing=allow))
+
+    def of_size(self, group_size: int) -> Plan:
+        """Return the plan with another group size, one that the checkpoint was trained for."""
+        options = self.options.model_copy(update={"group_size": group_size})
+        policy = policy_for(options, self.config, self.knowledge)
+        return replace(self, options=options, policy=policy)
+
+    def proposing(self, policy: Policy) -> Plan:
+        """Return the plan with another policy, a function of one's own.
+
+        Raises `UsageError` for modes that have their own.
+        """
+        if self.mode != "fast":
+            raise UsageError(
+                f"a policy was given, and mode {self.mode} has its own: choose mode fast, or leave "
+                "it out"
+            )
+        return replace(self, policy=policy, own_policy=True)
+
+
+def plan(
+    options: DecodeOptions,
+    config: TransformerConfig,
+    vocabulary: Vocabulary | None = None,
+    knowledge: Measured | None = None,
+) -> Plan:
+    """Return the plan of decoding as `options` say with a model of this `config`.
+
+    Rules about text need the `vocabulary`. Raises `UsageError` for options that the model or their
+    mode does not take, or for a policy that needs what `knowledge` does not hold.
+    """
+    options.checked(config)
+    known = knowledge or Measured()
+    rules = constraints_of(options, config, vocabulary)
+    if not config.encoder_layers:
+        check_prompted(rules)
+    return Plan(
+        options,
+        config,
+        rules,
+        layout_for(options, config),
+        drafts_for(options, known),
+        policy_for(options, config, known),
+        acceptor_for(options, config, known),
+        known,
+    )
+
+
+def planned(requested: Plan | DecodeOptions, config: TransformerConfig) -> Plan:
+    """Return the plan of options that nobody has planned yet: no rules about text, no knowledge."""
+    return requested if isinstance(requested, Plan) else plan(requested, config)

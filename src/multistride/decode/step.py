@@ -1,0 +1,52 @@
+"""The seam between models and decoding: what every engine implements.
+
+An engine has two methods, `start` and `step`. It may have a third, `shortcut`, by which it hands
+back a faster loop of its own for some ways of decoding (`loop.Loop`); tests hold such a loop to the
+plain one.
+
+Shapes: B sentences, S source tokens, N slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multistride.groups import Slots
+from multistride.model.config import TransformerConfig
+from multistride.model.markov import MarkovHead
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """What an engine keeps of a batch between steps. Only `Batch` and its writer call these."""
+
+    def truncate(self, counts: Int[Tensor, "B"]) -> None:
+        """Forget the last `counts` slots of each row."""
+
+    def reorder(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep the given rows, in the given order; a row may be dropped or repeated."""
+
+
+M = TypeVar("M", bound=Memory)
+
+
+@runtime_checkable
+class StepModel(Protocol[M]):
+    """All that decoding needs to know of a model."""
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The sizes, special tokens and group sizes of the model."""
+
+    @property
+    def markov(self) -> MarkovHead | None:
+        """The Markov head, which corrects the tokens of a group by each other; None without."""
+
+    def start(self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None) -> M:
+        """Encode a batch of sources (None: a causal model); return the memory of its steps."""
+
+    def step(self, slots: Slots, memory: M) -> Float[Tensor, "B N V"]:
+        """Return the logits of new slots, which join the memory."""

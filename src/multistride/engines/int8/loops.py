@@ -1,0 +1,188 @@
+"""The int8 engine's own loops: what `decode.loop.decode` writes, by shorter ways.
+
+Tests hold every one of them to the plain loop. The even and the single loop make no tensors, which
+in a small model cost as much as the network does.
+
+Source of checking drafts: Stern, Shazeer and Uszkoreit 2018, arXiv 1811.03115. Shapes: R rows still
+running, C clean slots, D drafts, F rows that are drafted for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multistride.decode.accept import verified_prefix
+from multistride.decode.choosing.policy import AS_ASKED
+from multistride.decode.exact import Drafter
+from multistride.decode.loop import Loop, Proposed, decode
+from multistride.decode.pick import Picked
+from multistride.decode.plan import Plan
+from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.step import M
+from multistride.engines.quick import PickingEngine, picked_groups
+from multistride.groups import Slots
+
+
+class Checked(NamedTuple):
+    """What greedy decoding picks in the slots of a pass that stand before its masks, and what
+    drafts by the masks.
+
+    A row's drafts are chained from the token picked in the last of its clean slots. They are made
+    when `draft` is called with the rows that want them, which must be before the next step.
+    """
+
+    tokens: Int[Tensor, "B C"]
+    log_probabilities: Float[Tensor, "B C"]
+    draft: Callable[[Int[Tensor, "F"]], Int[Tensor, "F D"]]
+
+
+class Read(NamedTuple):
+    """What `Checked` is, for a single sentence and without tensors."""
+
+    tokens: list[int]
+    log_probabilities: list[float]
+    draft: Callable[[], list[int]]
+
+
+@runtime_checkable
+class QuickEngine(PickingEngine[M], Protocol[M]):
+    """An engine that picks, checks and drafts itself."""
+
+    def step_even(
+        self, tokens: Int[np.ndarray, "B K"], memory: M
+    ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
+        """Return the next group of every row and its log-probabilities, from the last one (start
+        symbols at first).
+
+        It is what `step_greedy` gives for the slots of SAT-K. All steps of a memory are of this
+        kind and one size.
+        """
+
+    def step_checked(self, slots: Slots, memory: M, masks: int) -> Checked:
+        """Pick in every slot but the last `masks`, from which drafts are made.
+
+        All slots join the memory. Tokens and numbers are those that `step` and the greedy pickers
+        give, but for rounding; drafts may differ, where an engine does not look at all of a large
+        vocabulary.
+        """
+
+    def step_single(self, clean: list[int], position: int, masks: int, memory: M) -> Read:
+        """Read tokens in clean slots, the first of which predicts `position`, and draft by `masks`
+        behind them.
+
+        It is what `step_checked` gives for the slots of `groups.draft_slots`. All steps of a memory
+        are of this kind.
+        """
+
+    def forget(self, count: int, memory: M) -> None:
+        """Forget the last `count` slots of such a memory."""
+
+
+def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
+    """Return the shortest loop for a batch of `rows` texts; None where only the plain one will do."""
+    config, size = engine.config, plan.group_size
+    if not plan.greedy:
+        return None
+    drafts_by_masks = plan.mode == "exact" and plan.drafts == "masks" and config.adapter is None
+    if plan.free and config.encoder_layers:
+        if plan.whole_groups:
+            return lambda source, lengths, state: decode_even(engine, source, lengths, state, size)
+        if drafts_by_masks and rows == 1:
+            return lambda source, lengths, state: decode_single(
+                engine, source, lengths, state, size
+            )
+    if drafts_by_masks:
+        prefix = plan.rules.prefix
+        return lambda source, lengths, state: decode(
+            engine, source, lengths, state, QuickDrafter(engine, rows, size), prefix
+        )
+    return None if plan.mode == "exact" else picked_groups(engine, plan)
+
+
+class QuickDrafter(Drafter[M]):
+    """Drafts by masks behind the last draft, picked and checked by the engine itself."""
+
+    def __init__(self, engine: QuickEngine[M], rows: int, group_size: int) -> None:
+        super().__init__(engine, rows, group_size)
+        assert not self.everywhere
+        self._engine = engine
+
+    def pick(self, proposed: Proposed, memory: M) -> Picked:
+        """Pick what K=1 writes after the known tokens and after each draft, without logits."""
+        self._checked = self._engine.step_checked(proposed.slots, memory, self.masks)
+        columns = self.columns()
+        return Picked(
+            self._checked.tokens.gather(1, columns),
+            self._checked.log_probabilities.gather(1, columns),
+        )
+
+    def accept(self, picked: Picked, proposed: Proposed, memory: M) -> Int[Tensor, "R"]:
+        """Return how many tokens stand; what is of no use is forgotten, and new drafts are made."""
+        kept = verified_prefix(picked.tokens, self.tokens, self.counts)
+        memory.truncate(self.forgotten(kept))
+        fresh = kept == self.counts + 1
+        if self.masks and bool(fresh.any()):
+            self.tokens[fresh] = self._checked.draft(fresh.nonzero().squeeze(1))
+        self.counts = torch.where(fresh, self.masks, 0)
+        return kept
+
+
+def decode_even(
+    engine: QuickEngine[M],
+    source: Int[Tensor, "B S"] | None,
+    lengths: Int[Tensor, "B"] | None,
+    state: DecodeState,
+    group_size: int,
+) -> Iterator[list[Hypothesis]]:
+    """Write whole greedy groups until every sentence is over; after each step, yield the sentences it wrote
+    into.
+    """
+    memory = engine.start(source, lengths)
+    tokens = np.full((len(state.running), group_size), engine.config.start_token, np.int64)
+    while not state.done:
+        began = time.perf_counter()
+        tokens, log_probabilities = engine.step_even(tokens, memory)
+        milliseconds = 1000 * (time.perf_counter() - began)
+        yield state.commit_even(tokens.tolist(), log_probabilities.tolist(), milliseconds, AS_ASKED)
+        if (stay := state.leave()) is not None and not state.done:
+            memory.reorder(stay)
+            tokens = tokens[stay.numpy()]
+
+
+def decode_single(
+    engine: QuickEngine[M],
+    source: Int[Tensor, "1 S"] | None,
+    lengths: Int[Tensor, "1"] | None,
+    state: DecodeState,
+    group_size: int,
+) -> Iterator[list[Hypothesis]]:
+    """Write what K=1 writes, up to `group_size` tokens a pass, until the sentence is over; yield it
+    after each.
+    """
+    memory = engine.start(source, lengths)
+    last, drafts, written = engine.config.start_token, list[int](), 0
+    while not state.done:
+        began = time.perf_counter()
+        read = engine.step_single([last, *drafts], written, group_size - 1, memory)
+        kept = 1 + _agreed(read.tokens, drafts)
+        engine.forget(len(drafts) + 1 - kept + group_size - 1, memory)
+        drafts = read.draft() if kept == len(read.tokens) and group_size > 1 else []
+        last, written = read.tokens[kept - 1], written + kept
+        milliseconds = 1000 * (time.perf_counter() - began)
+        yield state.commit_even(
+            [read.tokens[:kept]], [read.log_probabilities[:kept]], milliseconds, "", group_size
+        )
+
+
+def _agreed(tokens: list[int], drafts: list[int]) -> int:
+    """How many drafts are what the model writes (`accept.verified_prefix`)."""
+    return next(
+        (place for place, draft in enumerate(drafts) if draft != tokens[place]), len(drafts)
+    )

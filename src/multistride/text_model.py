@@ -1,0 +1,302 @@
+"""What translators and generators share: texts in, texts out, group by group if wanted.
+
+`Translator` and `Generator` say what a text is read as, and which texts need no decoding; here is
+how texts, lines and streams go through a model. This is the one place where n lines in become n
+lines out: `written` decodes what can be decoded and refills the holes.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from multistride.data.detokenize import TextStream, one_line, until
+from multistride.data.vocab import Vocabulary
+from multistride.decode.batch import begin_batch
+from multistride.decode.choosing.auto import best, check_auto, costly_layout, explained, offers
+from multistride.decode.choosing.calibration import Calibration
+from multistride.decode.choosing.strategy import Measured
+from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.phrases import PhraseTable
+from multistride.decode.plan import Plan, plan
+from multistride.decode.state import Ending, Group, Hypothesis
+from multistride.device import pick_device
+from multistride.engines.open import Engine, EngineName, check_engine, open_engine, open_export
+from multistride.engines.timing import cached_costs
+from multistride.errors import DataError, UsageError
+from multistride.model.config import TransformerConfig
+from multistride.model.weights import load_calibration, load_model, weights_digest
+
+logger = logging.getLogger(__name__)
+
+NOT_UTF8 = "it is not valid UTF-8"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a model wrote for one text.
+
+    `tokens` are ids without EOS; `scores` the natural log-probability of every token written, EOS
+    included; `trace` what each step wrote; `ending` why it stopped (by a stop text: `text` is cut
+    before it, the tokens that hold it stay in `tokens`); `problem` why there is no text (then
+    `text` is empty), else None.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    trace: tuple[Group, ...] = ()
+    ending: Ending | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class StreamedGroup:
+    """What one step added to a text.
+
+    `text` is the part that is certain now: the parts of all groups joined are the whole text.
+    `ending` says why the text is over; it is None for all groups but the last.
+    """
+
+    text: str
+    group: Group
+    ending: Ending | None
+
+
+class TextModel(ABC):
+    """An engine with its vocabulary; `directory` is where they were read from."""
+
+    shape: ClassVar[Any] = staticmethod(one_line)
+    """What is made of a decoded text."""
+
+    def __init__(
+        self, engine: Engine[Any], vocabulary: Vocabulary, directory: Path | None = None
+    ) -> None:
+        self.engine = engine
+        self.vocabulary = vocabulary
+        self.directory = directory
+        self._plans: dict[tuple[DecodeOptions, frozenset[str]], Plan] = {}
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The model's sizes, special tokens and group sizes."""
+        return self.engine.config
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens that the model reads of each text, less a final EOS."""
+
+    @abstractmethod
+    def problem(self, tokens: Sequence[int]) -> str | None:
+        """Return why a text of these tokens cannot be decoded; None if it can."""
+
+    @abstractmethod
+    def is_blank(self, text: str) -> bool:
+        """Return True for a text whose result is blank, without decoding."""
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What is known of the model: its calibration, its phrases, and what decoding teaches.
+
+        Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
+        """
+        if self.directory is None:
+            return Measured()
+        calibration = load_calibration(self.directory, Calibration)
+        return Measured(calibration, phrases=PhraseTable.load(self.directory))
+
+    def plan(
+        self,
+        group_size: int | Literal["auto"] = 1,
+        mode: Mode = "fast",
+        *,
+        streaming: bool = False,
+        **choices: Any,
+    ) -> Plan:
+        """Return how to decode: everything checked and decided, once for any number of texts.
+
+        `group_size` may be "auto": the size that the cost model expects to be fastest. `choices`
+        are other fields of `decode.options.DecodeOptions`. `streaming` refuses what cannot be shown
+        meanwhile. Raises `UsageError` for a value that is unknown or out of range, or that the
+        model or the mode does not take.
+        """
+        auto = group_size == "auto"
+        size = max(self.config.group_sizes) if auto else group_size
+        options = DecodeOptions.made(group_size=size, mode=mode, **choices)
+        return self.planned(options, streaming=streaming, auto=auto)
+
+    def planned(
+        self, options: DecodeOptions, *, streaming: bool = False, auto: bool = False
+    ) -> Plan:
+        """Return the plan of options; with `auto` their group size is the largest to choose from.
+
+        Raises as `plan` does.
+        """
+        if streaming and options.beam > 1:
+            raise UsageError(
+                f"beam {options.beam} was asked for, and its best text is known only in the end: "
+                "choose beam 1, or translate without streaming"
+            )
+        asked = options, frozenset(options.model_fields_set)
+        if not auto and asked in self._plans:
+            return self._plans[asked]
+        priced = options.policy == "cost-model"
+        knowledge = self.measured if auto or priced or options.mode != "fast" else None
+        if priced:
+            self._price(options)
+        chosen = plan(options, self.config, self.vocabulary, knowledge)
+        if not auto or priced:  # that policy chooses anew in every step
+            self._plans[asked] = chosen
+            return chosen
+        check_auto(options, self.measured)
+        self._price(options)
+        offered = offers(options, self.config, self.measured)
+        logger.info(explained(offered))
+        return chosen.of_size(best(offered).group_size)
+
+    def _price(self, options: DecodeOptions) -> None:
+        """Know what steps cost: measured on this machine once, and kept between processes."""
+        layout = costly_layout(options, self.config)
+        if layout not in self.measured.costs:
+            digest = weights_digest(self.directory) if self.directory else ""
+            self.measured.costs[layout] = cached_costs(
+                self.engine, self.engine.name, layout, options.batch_size, digest, logger.info
+            )
+
+    def written(self, texts: Sequence[str], plan: Plan) -> list[Translation]:
+        """Return what the model writes for texts; the n-th result belongs to the n-th text.
+
+        A text that cannot be decoded has none, and says so in `problem`.
+        """
+        tokens = self.encode(texts)
+        results = [
+            self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)
+        ]
+        open_rows = [row for row, result in zip(tokens, results, strict=True) if result is None]
+        hypotheses = decode_corpus(self.engine, open_rows, plan)
+        decoded = iter(self._translations(hypotheses, plan.options.stop))
+        return [next(decoded) if result is None else result for result in results]
+
+    def translate_lines(
+        self, lines: Iterable[bytes], plan: Plan, buffer: int = 1024
+    ) -> Iterator[Translation]:
+        """Decode lines of UTF-8 as they come, `buffer` at a time: n lines in, n results, in order.
+
+        A line that is not UTF-8 has no text, and says so in `problem`.
+        """
+        remaining = iter(lines)
+        while chunk := list(islice(remaining, buffer)):
+            texts = [decoded_line(line) for line in chunk]
+            decoded = iter(self.written([text for text in texts if text is not None], plan))
+            for text in texts:
+                yield Translation("", problem=NOT_UTF8) if text is None else next(decoded)
+
+    def stream(
+        self,
+        text: str,
+        group_size: int | Literal["auto"] = 1,
+        mode: Mode = "fast",
+        **choices: Any,
+    ) -> Iterator[StreamedGroup]:
+        """Decode one text and yield every group as soon as it is written; stop taking to cancel.
+
+        The parts joined are what `translate` or `generate` gives for the same choices. A blank text
+        has no groups. Raises as they do, at once; `UsageError` also for a beam, whose best
+        hypothesis is known only in the end; `DataError` for a text that is too long.
+        """
+        alone = {**choices, "batch_size": 1}
+        return self.streamed(text, self.plan(group_size, mode, streaming=True, **alone))
+
+    def stream_line(self, line: bytes, plan: Plan) -> Iterator[StreamedGroup]:
+        """`stream` for a line of UTF-8. Raises `DataError` also if it is not."""
+        text = decoded_line(line)
+        if text is None:
+            raise DataError(NOT_UTF8)
+        return self.streamed(text, plan)
+
+    def streamed(self, text: str, plan: Plan) -> Iterator[StreamedGroup]:
+        """`stream` as planned (with `streaming`). Raises `DataError` for a text that is too long."""
+        [tokens] = self.encode([text])
+        if problem := self.problem(tokens):
+            raise DataError(problem)
+        return iter(()) if self.is_blank(text) else self._groups(tokens, plan)
+
+    def _groups(self, tokens: list[int], plan: Plan) -> Iterator[StreamedGroup]:
+        written = TextStream(self.vocabulary, plan.options.stop, self.shape)
+        state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), plan)
+        [hypothesis] = state.hypotheses
+        known = 0
+        for _ in passes:
+            text = written.add(hypothesis.tokens[known:])
+            known = len(hypothesis.tokens)
+            if hypothesis.ending is not None:
+                text += written.end()
+            yield StreamedGroup(text, hypothesis.groups[-1], hypothesis.ending)
+
+    def _without_decoding(self, text: str, tokens: Sequence[int]) -> Translation | None:
+        if self.is_blank(text):
+            return Translation("")
+        problem = self.problem(tokens)
+        return Translation("", problem=problem) if problem else None
+
+    def _translations(
+        self, hypotheses: Sequence[Hypothesis], stops: Sequence[str]
+    ) -> Iterator[Translation]:
+        texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
+        for text, hypothesis in zip(texts, hypotheses, strict=True):
+            yield Translation(
+                self.shape(until(text, stops)),
+                tuple(hypothesis.tokens),
+                tuple(hypothesis.log_probabilities),
+                tuple(hypothesis.groups),
+                hypothesis.ending,
+            )
+
+
+def opened_model(
+    directory: Path, device: str, engine: EngineName
+) -> tuple[Engine[Any], Vocabulary]:
+    """Return the engine of a model directory (or of an export), and its vocabulary.
+
+    Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or
+    engine and for a classifier, `MissingExtraError` for an engine whose library is not installed.
+    """
+    check_engine(engine)
+    if exported := open_export(directory, engine):
+        return exported
+    model, vocabulary = load_model(directory, pick_device(device))
+    if not model.config.decoder_layers:
+        raise UsageError(f"{directory} is a classifier, which writes nothing: use classify")
+    return open_engine(model, engine), vocabulary
+
+
+def tokens_of(
+    texts: Sequence[str | Sequence[int]], encode: Callable[[Sequence[str]], list[list[int]]]
+) -> list[list[int]]:
+    """Return the tokens of texts; what is tokens already stays as it is."""
+    encoded = iter(encode([text for text in texts if isinstance(text, str)]))
+    return [next(encoded) if isinstance(text, str) else list(text) for text in texts]
+
+
+def listed(texts: Sequence[str]) -> Sequence[str]:
+    """Return the texts. Raises `UsageError` for a bare string, which is a list of its letters."""
+    if isinstance(texts, str):
+        raise UsageError(
+            "one string was given, a list of texts is expected: write [text] instead of text"
+        )
+    return texts
+
+
+def decoded_line(line: bytes) -> str | None:
+    """Return the text of a line of UTF-8 without its end; None if it is not UTF-8."""
+    try:
+        return line.rstrip(b"\r\n").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
