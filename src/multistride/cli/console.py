@@ -19,6 +19,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 import typer
@@ -34,8 +35,14 @@ _COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
 """What typer raises for anything wrong with the command line; its home has moved between versions
 of typer."""
 
-STOPPING_SIGNALS = ("SIGTERM", "SIGHUP")
-"""Signals that end a verb as Ctrl-C does; Windows has no SIGHUP."""
+STOPPING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals that end a verb; Windows has no SIGHUP."""
+
+_stopped_by: list[str] = []
+"""The signal that ended the work, if one did."""
+
+AFTER_IMPORT, AGAIN = 0.05, 10.0
+"""Seconds until a stop is tried again: during an import, and where nothing has come of it."""
 
 
 def open_streams() -> None:
@@ -84,17 +91,42 @@ class _Diagnostics(io.RawIOBase):
 
 def hear_signals() -> None:
     """End the work on SIGTERM and SIGHUP as on Ctrl-C; what the caller ignores (nohup) stays so."""
-    for name in STOPPING_SIGNALS:
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+    for number in _stopping():
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
 
 
-def _stop(number: int, frame: Any) -> NoReturn:
-    for name in STOPPING_SIGNALS:  # cleaning up takes a moment: do it once
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+def _stopping() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in STOPPING_SIGNALS if hasattr(signal, name)]
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, once and where it is heard.
+
+    Extensions that are being imported lose the exception, or abort the process: then it waits. Some
+    code that runs between the lines (a finaliser, a callback) loses it too: it is raised again.
+    """
+    importing = _is_importing(frame)
+    _stopped_by[:] = [signal.Signals(number).name]
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
+        signal.setitimer(signal.ITIMER_REAL, AFTER_IMPORT if importing else AGAIN)
+        if importing:
+            return
+    for other in _stopping():  # cleaning up takes a moment: only an impatient Ctrl-C cuts it short
+        impatient = other == signal.SIGINT
+        signal.signal(other, signal.default_int_handler if impatient else signal.SIG_IGN)
+    raise KeyboardInterrupt(
+        "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    )
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _PlainLines(logging.Handler):
@@ -116,24 +148,37 @@ def run(app: typer.Typer) -> NoReturn:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
     code = 0
     try:
-        code = _invoked(app)
-        sys.stdout.flush()
-    except _COMMAND_LINE_ERROR as error:
-        code = _failed(_of_command_line(error, app), UsageError.exit_code)
-    except UserError as error:
-        code = _failed(str(error), error.exit_code)
+        try:
+            code = _invoked(app)
+            sys.stdout.flush()
+        finally:
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)  # a stop was heard
     except (KeyboardInterrupt, typer.Abort) as error:
         code = _failed(str(error) or "interrupted", Interrupted.exit_code)
-    except OSError as error:
-        if not (isinstance(error, BrokenPipeError) and _reader_left()):
-            code = _failed(_of_system(error), UserError.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        reason = str(error).strip().partition("\n")[0] or "no memory is left"
-        code = _failed(f"out of memory ({reason}): lower --batch-size", UserError.exit_code)
+    except Exception as error:
+        code = _code_of(error, app)
     _drop_output()
     sys.exit(code)
+
+
+def _code_of(error: Exception, app: typer.Typer) -> int:
+    """Print a failure in one line and return its exit code. Raises what is a fault of ours."""
+    if _stopped_by and not isinstance(error, Interrupted):
+        # Libraries turn the KeyboardInterrupt that they meet into errors of their own.
+        return _failed(f"stopped by {_stopped_by[0]}", Interrupted.exit_code)
+    if isinstance(error, _COMMAND_LINE_ERROR):
+        return _failed(_of_command_line(error, app), UsageError.exit_code)
+    if isinstance(error, UserError):
+        return _failed(str(error), error.exit_code)
+    if isinstance(error, BrokenPipeError) and _reader_left():
+        return 0
+    if isinstance(error, OSError):
+        return _failed(_of_system(error), UserError.exit_code)
+    if _is_out_of_memory(error):
+        reason = str(error).strip().partition("\n")[0] or "no memory is left"
+        return _failed(f"out of memory ({reason}): lower --batch-size", UserError.exit_code)
+    raise error
 
 
 def _invoked(app: typer.Typer) -> int:
@@ -176,9 +221,10 @@ def leave(code: int) -> NoReturn:
     Where torch was used the interpreter is not taken down. That takes most of a second in which
     Ctrl-C prints a traceback; and gloo's threads, which nobody can join once a model was wrapped
     for data-parallel training, as destroying the group leaves them, abort the process if they let
-    go of a tensor meanwhile (torch 2.13).
+    go of a tensor meanwhile (torch 2.13). Python itself may end an interrupted process by SIGINT
+    instead of by its exit code.
     """
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and code != Interrupted.exit_code:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
