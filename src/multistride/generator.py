@@ -102,8 +102,7 @@ class Generator(TextModel):
         return list(found)
 
     def chatting(self, system: str | None = None) -> Generator:
-        """The same model, for which every prompt is the turn of a user, after the `system` text if
-        there is one.
+        """Return the model with every prompt as a user's turn, after the `system` text if given.
 
         Raises `UsageError` for a model without a chat template.
         """
@@ -117,7 +116,7 @@ class Generator(TextModel):
         return talking
 
     def problem(self, tokens: Sequence[int]) -> str | None:
-        """Why a prompt of these tokens cannot be continued; None if it can."""
+        """Return why a prompt of these tokens cannot be continued; None if it can."""
         room = self.config.max_positions
         if len(tokens) >= room:
             return f"the prompt has {len(tokens):,} tokens, the context holds {room} with what follows: shorten it"

@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
 
 
 class PartHeader(BaseModel):
-    """What a part says of itself."""
+    """The header of a part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,7 +110,7 @@ class PartsDirectory:
             sweep(self.output.parent, name)
 
     def has(self, chunk: Chunk) -> bool:
-        """Whether there is a part of this number, good or bad."""
+        """Return True if there is a part of this number, good or bad."""
         return self._place(chunk).exists()
 
     def is_done(self, chunk: Chunk) -> bool:

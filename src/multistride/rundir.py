@@ -44,7 +44,7 @@ NOT_DECIDING = (
 
 
 class Committed(BaseModel):
-    """What `record.json` says. `metrics` counts bytes of `metrics.jsonl`."""
+    """The content of `record.json`. `metrics` counts bytes of `metrics.jsonl`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

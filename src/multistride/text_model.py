@@ -1,4 +1,4 @@
-"""What translators and generators share: texts in, texts out, group by group if wanted.
+"""The base of translators and generators: texts in, texts out, group by group if wanted.
 
 `Translator` and `Generator` say what a text is read as, and which texts need no decoding; here is
 how texts, lines and streams go through a model. This is the one place where n lines in become n
@@ -44,7 +44,7 @@ MOST_TEXT = 2 << 20
 
 @dataclass(frozen=True)
 class Translation:
-    """What a model wrote for one text.
+    """The text that a model wrote for one input.
 
     `tokens` are ids without EOS; `scores` the natural log-probability of every token written, EOS
     included; `trace` what each step wrote; `ending` why it stopped (by a stop text: `text` is cut
@@ -62,7 +62,7 @@ class Translation:
 
 @dataclass(frozen=True)
 class StreamedGroup:
-    """What one step added to a text.
+    """The text that one step added.
 
     `text` is the part that is certain now: the parts of all groups joined are the whole text.
     `ending` says why the text is over; it is None for all groups but the last.
@@ -106,7 +106,7 @@ class TextModel(ABC):
 
     @cached_property
     def measured(self) -> Measured:
-        """What is known of the model: its calibration, its phrases, and what decoding teaches.
+        """Facts about the model: calibration, phrases, and statistics that decoding adds.
 
         Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
         """

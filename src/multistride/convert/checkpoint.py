@@ -1,5 +1,4 @@
-"""What is converted: the configuration, tensors and tokenizer files of a checkpoint. No code of it
-is ever run.
+"""The configuration, tensors and tokenizer files of a checkpoint. No code of it is ever run.
 
 A source is a directory as transformers writes it, or a model on the Hugging Face hub;
 `convert/gguf.py` makes the same of a GGUF file.

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How one kind of checkpoint becomes a model of ours.
+    """The mapping from one family of checkpoints to our modules.
 
     `configure` reads its config.json into ours (less what the tokenizer decides) and raises
     `DataError` for what we have no brick for; `entries` maps the tensors; `ignored` says which of

@@ -1,6 +1,4 @@
-"""What every prepared directory has in common: the names of its files, and how they come into
-it.
-"""
+"""Names of the files of prepared directories, and the functions that write them."""
 
 from __future__ import annotations
 

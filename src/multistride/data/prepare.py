@@ -40,7 +40,7 @@ DUPLICATE, EMPTY, TOO_LONG = "duplicate", "empty", "too long"
 
 @dataclass
 class Counts:
-    """What has been read, kept and lost of one split so far."""
+    """Texts of one split read, kept and dropped so far."""
 
     things: str
     read: int = 0
@@ -88,7 +88,7 @@ class Reader(ABC):
 
 
 class PreparationConfig(BaseModel):
-    """What every kind of preparation is told."""
+    """Settings that every kind of preparation shares."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

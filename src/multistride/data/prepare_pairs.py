@@ -80,9 +80,7 @@ class CorpusFiles(BaseModel):
 
 
 class CleaningConfig(BaseModel):
-    """Which pairs are dropped. Validation pairs are dropped only for being unreadable, empty or too
-    long.
-    """
+    """Rules for dropping pairs. Validation pairs are dropped only if unreadable, empty or too long."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,7 +103,7 @@ class CleaningConfig(BaseModel):
 
 
 class PrepareConfig(PreparationConfig):
-    """What is read of parallel text, and how it is cleaned."""
+    """Settings of the preparation of parallel text."""
 
     train: tuple[CorpusFiles, ...] = Field(
         min_length=1, description="training corpora, joined in this order"

@@ -39,7 +39,7 @@ class Labelled(NamedTuple):
 
 
 class RecordsPrepareConfig(PreparationConfig):
-    """What is read of records with labels."""
+    """Settings of the preparation of labelled records."""
 
     train: tuple[Path, ...] = Field(
         min_length=1, description=".jsonl to train on; may end in .gz or .xz"

@@ -55,7 +55,7 @@ class TextFiles(BaseModel):
 
 
 class TextPrepareConfig(PreparationConfig):
-    """What is read of texts without translations, and how they are cut."""
+    """Settings of the preparation of texts without translations."""
 
     vocabulary_kind: Literal["bpe"] = Field("bpe", description="bpe: any text")
     train: TextFiles = Field(description="texts to train on")

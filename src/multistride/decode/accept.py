@@ -1,6 +1,4 @@
-"""How much of a picked group is kept. An acceptor returns, for each row, a count from 1 to the size
-of its group.
-"""
+"""Acceptors: how much of a picked group is kept, from 1 to the size of the group, row by row."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ def as_given(
 def first_certain(
     log_probabilities: Float[Tensor, "R K"], sizes: Int[Tensor, "R"]
 ) -> Float[Tensor, "R K"]:
-    """The same, but the first token is certain: in the lookahead layout it is what K=1 writes,
-    however sure it is.
-    """
+    """Take the first token as certain: in the lookahead layout it is what K=1 writes."""
     return torch.nn.functional.pad(log_probabilities[:, 1:], (1, 0))
 
 
@@ -64,8 +60,7 @@ def confident_prefix(threshold: float, sureness: Sureness = as_given) -> Accepto
 def verified_prefix(
     choices: Int[Tensor, "R C"], drafts: Int[Tensor, "R D"], counts: Int[Tensor, "R"]
 ) -> Int[Tensor, "R"]:
-    """How many of `choices` stand: those that agree with the draft before them, and the first one
-    that does not.
+    """Return how many of `choices` stand: those that agree with their draft, and one more.
 
     `choices[:, i]` is what the model writes after draft i - 1 (after the known tokens for i = 0);
     `counts` drafts of a row are real. Returns 1 to `counts` + 1 (Stern et al. 2018, arXiv

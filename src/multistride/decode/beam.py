@@ -104,19 +104,17 @@ class BeamState:
 
     @property
     def done(self) -> bool:
-        """Whether the search is over for every sentence."""
+        """True once the search is over for every sentence."""
         return not len(self._sentences)
 
     @property
     def width(self) -> int:
-        """How many tokens of a slot can matter: the most places that any sentence still
-        searches.
-        """
+        """The most hypotheses that any sentence still searches, which bounds useful tokens per slot."""
         return int(self._places.max())
 
     @property
     def open(self) -> Bool[Tensor, "B P"]:
-        """Where an open hypothesis stands. Read row by row, these are the rows of the memory."""
+        """Mask of the open hypotheses. Read row by row, these are the rows of the memory."""
         return self._sums > NOBODY
 
     @property
@@ -213,7 +211,7 @@ class BeamState:
         self._places = self._places - over.sum(dim=1)
 
     def _stopping(self, going: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
-        """Which of the hypotheses `going` on have just completed a stop text."""
+        """Return the mask of open hypotheses that have just completed a stop text."""
         if self._stopped is goes_on:
             return torch.zeros_like(going)
         written = self._tokens[going].tolist()
@@ -356,7 +354,7 @@ def _appended(table: Tensor, column: Tensor) -> Tensor:
 def _grouped(
     tokens: list[int], log_probabilities: list[float], size: int, prefix: int
 ) -> list[Group]:
-    """What each step wrote into a hypothesis: the given prefix, then `size` tokens each."""
+    """Return the groups of a hypothesis: the given prefix, then `size` tokens each."""
     starts = [*([0] if prefix else []), *range(prefix, len(tokens), size)]
     return [
         Group(

@@ -1,4 +1,4 @@
-"""What may be written, made into closures once from what a person asked for.
+"""Rules about what may be written, made into closures once.
 
 Constraints take effect where tokens are picked, from left to right through a group: what may stand
 at a place depends on the tokens before it, and those of its own group are among them. They choose,
@@ -60,9 +60,7 @@ class Constraints:
     def in_batch(
         self, sources: Sequence[Sequence[int]], config: TransformerConfig
     ) -> Permitted | None:
-        """What may come next in a batch with these sources, which end in EOS where the model has an
-        encoder.
-        """
+        """Return the rule for a batch of these sources, which end in EOS if the model has an encoder."""
         if self.allowing is None:
             return self.permitted
         ends = 1 if config.encoder_layers else 0
@@ -128,7 +126,7 @@ def _permission(
 
 
 def _only(rules: Sequence[Allowing], permitted: Permitted | None, end_token: int) -> Permitted:
-    """What `permitted` leaves (None: everything) of what each sentence's own rule allows."""
+    """Return the rule that allows what `permitted` (None: everything) and each row's own rule allow."""
 
     def narrowed(
         values: Float[Tensor, "R V"], histories: Sequence[Sequence[int]], sentences: Sequence[int]

@@ -94,9 +94,7 @@ class Drafter(Generic[M]):
         return kept
 
     def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
-        """What the model writes after the known tokens and after each draft [R, C], and how many of
-        it stand [R].
-        """
+        """Return the tokens after the known ones and after each draft [R, C], and how many stand [R]."""
         picked = self._choose(logits[:, : int(self.counts.max()) + 1], self.columns())
         return picked, verified_prefix(picked.tokens, self.tokens, self.counts)
 
@@ -114,9 +112,7 @@ class Drafter(Generic[M]):
         )
 
     def forgotten(self, kept: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
-        """How many of the last slots of the pass are of no use any more: all masks, and drafts that
-        were wrong.
-        """
+        """Return how many last slots of the pass to forget: all masks, and rejected drafts."""
         drafting = int(self.counts.max()) + 1 if self.everywhere else 1
         return self.counts + 1 - kept + drafting * self.masks
 

@@ -1,4 +1,4 @@
-"""What a person may ask of decoding, checked against the checkpoint before anything runs."""
+"""Options of decoding, and the checks of them against a checkpoint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEXT_RULES: JsonDict = {"panel": "Text rules"}
 
 
 class DecodeOptions(BaseModel):
-    """How to decode. Frozen; unknown keys are errors."""
+    """Options of decoding. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -350,7 +350,7 @@ class DecodeOptions(BaseModel):
 
     @property
     def constrained(self) -> bool:
-        """Whether anything but the model and the limit decides what is written."""
+        """True if a rule beside the model and the limit decides what is written."""
         lengths = self.min_length or self.no_repeat_ngram
         return bool(lengths or self.prefix or self.banned or self.banned_tokens or self.stop)
 

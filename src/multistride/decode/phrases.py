@@ -69,9 +69,7 @@ class SoFar:
             self.tokens.append(token)
 
     def following(self, most: int, shortest: int = SHORTEST) -> list[int]:
-        """What followed the longest phrase at the end where it stood last, `most` tokens; nothing
-        if it never did.
-        """
+        """Return `most` tokens that followed the longest final phrase where it last stood; [] if none."""
         for length in range(min(LONGEST, len(self.tokens)), shortest - 1, -1):
             place = self._behind.get(tuple(self.tokens[-length:]))
             if place is not None:
@@ -81,7 +79,7 @@ class SoFar:
 
 
 class PhraseTable:
-    """What most often followed each phrase."""
+    """Table from phrases to the token that most often followed them."""
 
     def __init__(self, rows: Int[np.ndarray, "M P"]) -> None:
         self._longest = rows.shape[1] - 1

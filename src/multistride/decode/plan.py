@@ -29,7 +29,7 @@ from multistride.model.config import TransformerConfig
 
 @dataclass(frozen=True)
 class Plan:
-    """How one model decodes: checked options and what follows from them.
+    """A way of decoding for one model: checked options and what follows from them.
 
     `policy` proposes the size of every row's next group, `accept` says how much of it is kept (both
     of no concern to exact mode and beam search). `knowledge` is what is known of the model beyond

@@ -1,5 +1,4 @@
-"""How probable given translations are: the sum that decoding would have reported, had it written
-them.
+"""Scoring: the log-probability of given texts, as decoding would have reported it.
 
 One parallel pass over each pair; the slots are those of decoding, so the numbers are too, up to
 rounding.
@@ -109,8 +108,7 @@ def score_continuations(
     group_size: int = 1,
     tokens_per_batch: int = 2048,
 ) -> list[list[float]]:
-    """The same for a causal model: of every token that follows a prompt, given the prompt. No EOS
-    is added.
+    """Return the log-probability of every token that follows a prompt. No EOS is added.
 
     Where a model goes on from a first token and the prompt is empty, that token has no probability.
     """

@@ -91,7 +91,7 @@ def _rule(
 
 
 def _bytes_of_borders(text: str) -> tuple[list[int], set[int]]:
-    """Where spans begin and where they end, in bytes of UTF-8."""
+    """Return the bytes of UTF-8 at which spans begin and end."""
     offsets = [0]
     for character in text:
         offsets.append(offsets[-1] + len(character.encode()))

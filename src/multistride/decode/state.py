@@ -47,7 +47,7 @@ def goes_on(known: list[int], new: list[int]) -> int | None:
 
 @dataclass(frozen=True)
 class Group:
-    """What one step wrote into one sentence: of `group_size` tokens proposed those that were kept.
+    """The tokens one step wrote into one sentence: those kept of `group_size` proposed.
 
     `milliseconds` is the time of the whole step, which all sentences of the batch share; 0 where
     nobody took it. `reason` says why so many were proposed; empty where nobody chose.
@@ -62,7 +62,7 @@ class Group:
 
     @property
     def confidence(self) -> float:
-        """How probable the tokens are together, as the model sees it (0 to 1)."""
+        """Joint probability of the tokens under the model (0 to 1)."""
         return math.exp(min(0.0, sum(self.log_probabilities)))
 
 
@@ -141,7 +141,7 @@ class DecodeState:
 
     @property
     def done(self) -> bool:
-        """Whether every sentence is over."""
+        """True once every sentence is over."""
         return all(hypothesis.ending is not None for hypothesis in self.running)
 
     def known(self) -> list[list[int]]:
@@ -171,8 +171,7 @@ class DecodeState:
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
     def clean_slots(self, group_size: int | Int[Tensor, "R"], mask_token: int) -> Slots:
-        """The same in the lookahead layout: what the last step kept is read clean, masks stand for
-        what comes next.
+        """Return the next slots in the lookahead layout: kept tokens clean, then masks for the group.
 
         The first of the group's own slots is clean and autoregressive; the masks are to be
         forgotten after the step.

@@ -1,4 +1,4 @@
-"""What a step did and why, for people: one JSON object a step."""
+"""Traces: one JSON object per step, with the choice made and its reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def trace_entries(
 def _why(
     group: Group, first: bool, last: bool, ending: Ending | None, options: DecodeOptions
 ) -> str:
-    """Why these tokens were kept and no more."""
+    """Return why these tokens were kept and no more."""
     kept = len(group.tokens)
     if first and options.prefix:
         return "the prefix that was given"

@@ -50,7 +50,7 @@ class UncachedStepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other; None for a model without."""
+        """The Markov head, which corrects the tokens of a group by each other; None without."""
         return self.model.markov
 
     def start(

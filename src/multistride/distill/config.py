@@ -1,4 +1,4 @@
-"""What `multistride distill` is asked to do."""
+"""Settings of `multistride distill`."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ class DistillConfig(BaseModel):
         return self
 
     def for_model(self, causal: bool) -> DistillConfig:
-        """The same with the beam that suits the model. Raises `UsageError` for what does not apply
-        to it.
-        """
+        """Return the settings with the beam of the model. Raises `UsageError` for what does not apply."""
         beside = _TRANSLATION if causal else _CAUSAL
         given = [name for name in beside if name in self.model_fields_set]
         if given:

@@ -48,13 +48,13 @@ class Continuer(Teacher):
         self._generator = generator
 
     def choices(self, config: DistillConfig) -> dict[str, Any]:
-        """What else decides what is written."""
+        """Return the settings that further decide what is written."""
         return {
             name: getattr(config, name) for name in ("max_tokens", "temperature", "seed", "chat")
         }
 
     def tally(self) -> Tally:
-        """What counts the parts that this teacher wrote."""
+        """Return the counter of the parts that this teacher wrote."""
         return WrittenTally(self.translator.vocabulary)
 
     def translate(

@@ -39,7 +39,7 @@ FORMAT = 1
 
 @dataclass
 class _Job:
-    """What every step of the work needs."""
+    """State shared by the steps of one distillation."""
 
     config: DistillConfig
     teacher: Teacher
@@ -92,7 +92,7 @@ def distill(
 
 
 def manifest_path(output: Path) -> Path:
-    """Where the manifest of an output lies."""
+    """Return the path of the manifest of an output."""
     return output.with_name(output.name + ".json")
 
 

@@ -1,4 +1,4 @@
-"""What a distilled corpus is like, counted while its parts are joined."""
+"""Statistics of a distilled corpus, counted while its parts are joined."""
 
 from __future__ import annotations
 

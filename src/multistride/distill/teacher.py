@@ -64,11 +64,11 @@ class Teacher:
         self._decode = decode
 
     def choices(self, config: DistillConfig) -> dict[str, Any]:
-        """What else decides what is written, beside what decides it for every teacher."""
+        """Return the settings that further decide what is written."""
         return {}
 
     def tally(self) -> Tally:
-        """What counts the parts that this teacher wrote."""
+        """Return the counter of the parts that this teacher wrote."""
         return Tally(self.translator.vocabulary)
 
     def translate(

@@ -70,9 +70,7 @@ _ALWAYS_THEIRS = ("logits_processor", "stopping_criteria", "prefix_allowed_token
 
 @dataclass(frozen=True)
 class Requested:
-    """What a call of `generate` asks for: its settings, and whether the loop of transformers is
-    needed.
-    """
+    """Settings of one call of `generate`, and whether it needs the loop of transformers."""
 
     settings: dict[str, Any]
     one_by_one: bool

@@ -67,7 +67,7 @@ class CheckpointedEncoderLayer(GradientCheckpointingLayer, EncoderLayer):
 
 
 class _Multistride(PreTrainedModel, GenerationMixin):
-    """What both models share."""
+    """Base of both models."""
 
     config_class = MultistrideConfig
     base_model_prefix = "transformer"

@@ -21,7 +21,7 @@ from multistride.model.attention import CrossAttention, SelfAttention
 
 @dataclass
 class Recorded:
-    """What one pass through a stack of layers left: a tensor a layer each.
+    """Tensors recorded in one pass through a stack of layers, one per layer.
 
     `hidden` [B, N, D] are the inputs of the layers; the caller adds the final output. `attentions`
     and `cross` are [B, H, N, M].

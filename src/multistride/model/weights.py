@@ -306,7 +306,7 @@ def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:
-    """What the model was made from; empty if the file is missing."""
+    """Return the provenance of a model; empty if the file is missing."""
     path = Path(directory) / PROVENANCE
     try:
         return read_object(path)

@@ -19,7 +19,7 @@ STATE = "training.pt"
 
 @dataclass(frozen=True)
 class Sums:
-    """What is summed between two lines of the metrics; losses in nats over all labels."""
+    """Sums between two lines of the metrics; losses in nats over all labels."""
 
     updates: int = 0
     labels: int = 0
@@ -36,9 +36,7 @@ class Sums:
 
 @dataclass
 class Progress:
-    """Where a run stands. `batch` counts the batches of the epoch that are used up, `since` the
-    open log line.
-    """
+    """Position of a run. `batch` counts the used batches of the epoch, `since` the open log line."""
 
     update: int = 0
     epoch: int = 0

@@ -28,7 +28,7 @@ MB."""
 
 
 def has_frozen_output(model: Transformer) -> bool:
-    """Whether the logits of drafts have nothing to learn but the Markov head."""
+    """Return True if only the Markov head can learn from the logits of drafts."""
     head = model.target_embedding if model.config.tie_embeddings else model.output
     return model.config.adapter is not None and not head.weight.requires_grad
 

@@ -1,6 +1,4 @@
-"""What a training run is told: one YAML file, one section per component. Unknown keys are
-errors.
-"""
+"""Settings of a training run: one YAML file, one section per component. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ class Stage(BaseModel):
 
 
 class GroupsConfig(BaseModel):
-    """Which layouts the model is trained on. Every sentence of a batch draws its own."""
+    """Layouts that the model is trained on. Every sentence of a batch draws its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

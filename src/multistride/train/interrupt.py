@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop."""
+    """Flag that is set when the run is asked to stop."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -1,4 +1,4 @@
-"""What a run trains: slots of sentences and texts, or classes of documents."""
+"""Kinds of training: slots of sentences and texts, or classes of documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from multistride.train.windows import WindowDrawer
 
 
 def drawer(config: RunConfig, model: TransformerConfig) -> LayoutDrawer | WindowDrawer:
-    """What chooses how each batch is read."""
+    """Return the object that draws the layout of each batch."""
     if model.classifier is not None and model.classifier.kind == "pooled":
         return WindowDrawer(model.classifier, config.training.windows_per_document)
     return LayoutDrawer(config.groups, model, config.training.word_dropout)

@@ -1,5 +1,4 @@
-"""Which slots a batch is trained on: every sentence draws a group size, and perhaps a layout of its
-own.
+"""Training layouts: every sentence draws a group size, and perhaps a layout of its own.
 
 Shapes: B sentences, N slots, M slots and drafts, G and H groups, A places to draft from.
 """
@@ -50,7 +49,7 @@ class TrainingPass(NamedTuple):
     entering: Float[Tensor, "B N D"] | None = None
 
     def to(self, device: torch.device | str) -> TrainingPass:
-        """The same pass on another device."""
+        """Return the pass on another device."""
         drafts = None if self.drafts is None else self.drafts.to(device)
         entering = None if self.entering is None else self.entering.to(device)
         return TrainingPass(
@@ -101,9 +100,7 @@ class LayoutDrawer:
     def _harder(
         self, asked: TrainingPass, generator: torch.Generator, progress: float
     ) -> TrainingPass:
-        """The same pass with some tokens of groups revealed, and some of the words that are read
-        left out.
-        """
+        """Return the pass with some tokens of groups revealed, and some input words masked."""
         slots, labels, previous = asked[:3]
         glancing = self.groups.glancing * (1 - progress)
         if self.groups.glancing > 0:

@@ -281,7 +281,7 @@ class Trainer:
         return sums[0], sums[1]
 
     def asked_to_stop(self, stop: StopRequest) -> bool:
-        """Whether any process was asked to stop."""
+        """Return True if any process was asked to stop."""
         if self.accelerator.num_processes == 1:
             return stop.requested
         return bool(

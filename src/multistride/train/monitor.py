@@ -1,4 +1,4 @@
-"""What a person sees of a training run, on stderr."""
+"""Progress of a training run, on stderr."""
 
 from __future__ import annotations
 

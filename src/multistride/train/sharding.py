@@ -26,8 +26,7 @@ def divide(module: nn.Module, device: torch.device, processes: int) -> None:
 
 
 def whole(value: Any) -> Any:
-    """The same nest of dictionaries, lists and tensors with every divided tensor put together, on
-    the CPU.
+    """Return nested dictionaries, lists and tensors with divided tensors whole, on the CPU.
 
     All processes must call it.
     """

@@ -1,4 +1,4 @@
-"""What the frozen layers of a model with adapters make of each training window, computed once.
+"""Cached outputs of the frozen layers of a model with adapters, one per training window.
 
 Nothing that is trained acts on the clean slots of a window, so the state in which they enter the
 first layer with adapters is the same in every epoch. It is kept in half precision, which what is

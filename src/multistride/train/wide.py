@@ -43,9 +43,7 @@ FLAT = 1e-5
 
 
 class Fit(NamedTuple):
-    """How many words are known, and the logits of every training document by a fit that did not see
-    it [N, C].
-    """
+    """Number of known words, and out-of-fold logits of every training document [N, C]."""
 
     words: int
     held_out: Float[Tensor, "N C"]

@@ -1,4 +1,4 @@
-"""Which windows of documents a batch is trained on.
+"""Windows of documents that a batch is trained on.
 
 Shapes: B documents, R windows, C classes.
 """
@@ -31,7 +31,7 @@ class WindowPass(NamedTuple):
     path."""
 
     def to(self, device: torch.device | str) -> WindowPass:
-        """The same pass on another device."""
+        """Return the pass on another device."""
         beside = None if self.beside is None else self.beside.to(device)
         document, begin, lengths, labels = (field.to(device) for field in self[:4])
         return WindowPass(document, begin, lengths, labels, beside)

@@ -1,1 +1,1 @@
-"""How many tokens the next step proposes, and how many of them are kept."""
+"""Choosing the size of the next group, and the part of it that is kept."""

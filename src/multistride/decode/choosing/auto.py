@@ -82,7 +82,7 @@ def best(offered: Sequence[Offer]) -> Offer:
 
 
 def explained(offered: Sequence[Offer]) -> str:
-    """What was chosen and why, in one line."""
+    """Return one line that says which group size was chosen, and why."""
     chosen = best(offered)
     rates = ", ".join(
         f"K={each.group_size} {each.tokens:.2f}/{each.milliseconds:.1f}" for each in offered

@@ -1,5 +1,4 @@
-"""How sure a model may be: its confidence in the tokens of a group against how often they are
-right.
+"""Calibration: confidence in the tokens of a group against how often they are right.
 
 How sure a model is of the token it picked is not how often it is right, and how far the two lie
 apart depends on the place in the group. So every place of every group size has a temperature and a
@@ -85,7 +84,7 @@ class KeptShares(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What `multistride calibrate` writes into a model directory. Frozen; unknown keys are errors.
+    """The calibration.json of a model directory. Frozen; unknown keys are errors.
 
     `truth` says what counts as right: what the model's own K=1 writes, or a reference.
     """

@@ -1,6 +1,4 @@
-"""What a step costs, and how many of its tokens one may expect to keep: the two sides of the policy
-`cost-model`.
-"""
+"""Step costs and expected kept tokens: the two sides of the policy `cost-model`."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ class StepCosts(BaseModel):
     table: dict[int, dict[int, float]] = Field(description="rows to group size to milliseconds")
 
     def milliseconds(self, rows: int, group_size: int) -> float:
-        """What a step of `rows` sentences costs that proposes `group_size` tokens each."""
+        """Return the time of a step of `rows` sentences that proposes `group_size` tokens each."""
         known = sorted(self.table)
         column = [self._of_size(self.table[each], group_size) for each in known]
         if rows > known[-1]:
@@ -43,8 +41,7 @@ class StepCosts(BaseModel):
 
 
 class KeptStatistics:
-    """How many tokens of a group are kept, learned from groups that were; it begins with what is
-    expected beforehand.
+    """Running estimate of the tokens kept of a group, from a prior and from every group since.
 
     For each place of a group it counts how often its token was kept where the one before was. A
     place that no group reached keeps what was expected, so sizes that are never tried are never

@@ -1,5 +1,4 @@
-"""How many tokens the next step proposes: chosen for every row of every step, and each choice has
-its reason.
+"""Policies: the size of the next group of every row, each with its reason.
 
 A policy looks at the state and nothing else, so what it chooses for a sentence follows from that
 sentence (and, with `cost_model`, from how many are in the batch). How much of what is proposed is
@@ -31,7 +30,7 @@ next step."""
 
 
 class Proposal(NamedTuple):
-    """How many tokens each row is to write in the next step, and why."""
+    """Sizes of the next groups [R], and the reason for each."""
 
     sizes: Int[Tensor, "R"]
     reasons: tuple[str, ...]
@@ -41,7 +40,7 @@ Policy = Callable[[DecodeState], Proposal]
 
 
 def fixed(group_size: int, reason: str = AS_ASKED) -> Policy:
-    """The same number of tokens in every row and step; 1 is autoregressive."""
+    """Propose one group size for every row and step; 1 is autoregressive."""
 
     def propose(state: DecodeState) -> Proposal:
         rows = len(state.running)

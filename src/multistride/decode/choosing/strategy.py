@@ -31,8 +31,7 @@ large groups."""
 
 @dataclass
 class Measured:
-    """What is known of a model beyond its weights: how sure it may be, what its steps cost, what
-    was kept of groups.
+    """Facts about a model beyond its weights: calibration, step costs, kept groups, phrases.
 
     `statistics` grow while decoding goes on, so one object serves a whole corpus, or a whole
     session.
@@ -58,15 +57,13 @@ def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
 
 
 def drafts_for(options: DecodeOptions, measured: Measured | None) -> Drafts:
-    """What drafts in exact mode: as asked for, else masks, and text beside them where there is a
-    table of phrases.
-    """
+    """Return the source of drafts in exact mode; by default masks, and text if phrases are known."""
     phrases = None if measured is None else measured.phrases
     return options.drafts or ("masks" if phrases is None else "both")
 
 
 def acceptor_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Acceptor:
-    """How much of a group is kept: all of it, or in adaptive mode the sure part."""
+    """Return the acceptor: the whole group, or in adaptive mode its confident prefix."""
     if options.mode != "adaptive":
         return accept_all
     layout = layout_for(options, config)
@@ -77,9 +74,7 @@ def acceptor_for(options: DecodeOptions, config: TransformerConfig, measured: Me
 
 
 def policy_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Policy:
-    """How many tokens a step proposes. Raises `UsageError` if the policy needs what was not
-    measured.
-    """
+    """Return the policy. Raises `UsageError` if it needs what was not measured."""
     if options.policy == "phase":
         return phase(options.group_size, options.sure_from)
     if options.policy == "autoregressive":
@@ -99,7 +94,7 @@ def policy_for(options: DecodeOptions, config: TransformerConfig, measured: Meas
 def statistics_for(
     options: DecodeOptions, config: TransformerConfig, measured: Measured
 ) -> KeptStatistics:
-    """What was kept so far at this threshold; at first what the calibration saw, or a guess."""
+    """Return the statistics of kept tokens at this threshold, begun from the calibration or a guess."""
     layout, most = layout_for(options, config), max(config.group_sizes)
     key = (layout, options.sure_from)
     if key not in measured.statistics:

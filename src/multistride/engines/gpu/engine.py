@@ -62,9 +62,7 @@ class GpuStepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other, in float32 and on the CPU, where
-        tokens are drawn.
-        """
+        """The Markov head in float32 on the CPU, where tokens are sampled; None without."""
         return self._markov
 
     @torch.inference_mode()
@@ -112,9 +110,7 @@ class GpuStepModel:
         return arena.recorded[key]()
 
     def _pickable(self, logits: Tensor) -> Tensor:
-        """What is never picked made impossible; its ids are on the device already, as a recording
-        needs.
-        """
+        """Mask the tokens that are never picked; their ids are on the device, as a recording needs."""
         return logits.index_fill(-1, self._never, float("-inf"))
 
     def _computed(self, kind: str, arena: Arena, new: int, size: int) -> Tensor:

@@ -80,9 +80,7 @@ class Int8StepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """What corrects the tokens of a group by each other, rounded as in the graphs; None for a
-        model without.
-        """
+        """The Markov head, rounded as in the graphs; None without."""
         return self._markov
 
     @property
@@ -142,9 +140,7 @@ class Int8StepModel:
         return step.pick(self._networks["chained" if chained else "greedy"], chained)()
 
     def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
-        """What greedy decoding picks in every slot but the last `masks`, and what drafts by
-        these.
-        """
+        """Return the greedy tokens of every slot but the last `masks`, and the drafts of those."""
         step = self._stepped(slots, memory)
         clean = step.hidden.shape[1] - masks
         if clean == 1:  # all rows draft: one product for all slots
@@ -159,9 +155,7 @@ class Int8StepModel:
         return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
-        """What greedy decoding picks behind each token of one sentence, and what drafts by masks
-        behind them.
-        """
+        """Return the greedy tokens behind each token of one sentence, and drafts by masks behind them."""
         count = len(clean)
         new = count + masks
         length = memory.grow_even(new)

@@ -31,8 +31,7 @@ from multistride.groups import Slots
 
 
 class Checked(NamedTuple):
-    """What greedy decoding picks in the slots of a pass that stand before its masks, and what
-    drafts by the masks.
+    """Greedy tokens of the clean slots of a pass, and the drafts of its masks.
 
     A row's drafts are chained from the token picked in the last of its clean slots. They are made
     when `draft` is called with the rows that want them, which must be before the next step.
@@ -44,7 +43,7 @@ class Checked(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What `Checked` is, for a single sentence and without tensors."""
+    """`Checked` for a single sentence, without tensors."""
 
     tokens: list[int]
     log_probabilities: list[float]
@@ -182,7 +181,7 @@ def decode_single(
 
 
 def _agreed(tokens: list[int], drafts: list[int]) -> int:
-    """How many drafts are what the model writes (`accept.verified_prefix`)."""
+    """Return how many drafts are what the model writes (`accept.verified_prefix`)."""
     return next(
         (place for place, draft in enumerate(drafts) if draft != tokens[place]), len(drafts)
     )
