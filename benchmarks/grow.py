@@ -47,7 +47,8 @@ def grown(model: Transformer, layers: int = 6, vocabulary_size: int = 32_000) ->
     config = model.config
     if config.norm != "pre" or not config.tie_embeddings or not config.encoder_layers:
         raise UsageError(
-            "only encoder-decoder models with layer normalisation before each sublayer and one embedding can be "
+            "only encoder-decoder models with layer normalisation before each sublayer and one "
+            "embedding can be "
             f"grown; this one has norm {config.norm}, tie_embeddings {config.tie_embeddings}, "
             f"{config.encoder_layers} encoder layers: choose another model"
         )
@@ -57,7 +58,8 @@ def grown(model: Transformer, layers: int = 6, vocabulary_size: int = 32_000) ->
     ):
         raise UsageError(
             f"{layers} layers and a vocabulary of {vocabulary_size} were asked for; the model has "
-            f"{config.encoder_layers}+{config.decoder_layers} and {config.vocabulary_size}: a model cannot shrink"
+            f"{config.encoder_layers}+{config.decoder_layers} and {config.vocabulary_size}: a "
+            "model cannot shrink"
         )
     larger = Transformer(_larger(config, layers, vocabulary_size)).eval()
     _fill_ends(model, larger)

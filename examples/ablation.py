@@ -80,7 +80,8 @@ def main() -> None:
     start = read_config(chosen.config, RunConfig, chosen.settings).start_from
     if chosen.real_data is None and "without distillation" in (chosen.only or VARIANTS):
         parser.error(
-            "the variant without distillation needs --real-data, what `prepare` made of undistilled text"
+            "the variant without distillation needs --real-data, what `prepare` made of "
+            "undistilled text"
         )
     facts = {"{real_data}": str(chosen.real_data)}
     if start is not None:

@@ -148,7 +148,8 @@ def main() -> None:
     ways += [Way("source", size, window) for size in sorted({sizes[0], sizes[-1]})]
     work_of(engines["source"], 64, ways[0])()
     print(
-        "| read | K | tokens read | peak MB | seconds | ms/step |\n| --- | --: | --: | --: | --: | --: |"
+        "| read | K | tokens read | peak MB | seconds | ms/step |\n| --- | --: | --: | --: | --: | "
+        "--: |"
     )
     facts = {
         "name": "Memory and time against length",

@@ -119,7 +119,8 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        "| way | peak MB beyond the weights | to K=1 | to K=1, with the weights |\n| --- | --: | --: | --: |"
+        "| way | peak MB beyond the weights | to K=1 | to K=1, with the weights |\n| --- | --: | "
+        "--: | --: |"
     )
     for name, found, alone, together in measure(
         multistride.load(asked.model), asked.batch_size, asked.length, WAYS

@@ -3,9 +3,9 @@
     python docs/tools/pages.py          rewrite the pages
     python docs/tools/pages.py --check  exit with 1 if a page is out of date
 
-A table stands between `<!-- table FILE -->` (or another mark of `multistride.report`) and
-`<!-- end -->`. `<!-- columns FILE: HEADING, HEADING -->` takes some columns of such a table, without
-what stands in brackets; its two heading lines are the page's own, in the language of the page.
+A table stands between `<!-- table FILE -->` (or another mark of `multistride.report`) and `<!-- end
+-->`. `<!-- columns FILE: HEADING, HEADING -->` takes some columns of such a table, without what
+stands in brackets; its two heading lines are the page's own, in the language of the page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Write the training text of the English-German model that ships: only corpora whose licences allow it.
+"""Write the training text of the English-German model that ships: only corpora whose licences allow
+it.
 
     python corpus.py DATA DIRECTORY
 

@@ -129,11 +129,13 @@ def main() -> None:
     }
     write_json(asked.result, facts)
     print(
-        "| window | K | BLEU | BLEU of documents | windows | line by line | lines/s |\n|--:|--:|--:|--:|--:|--:|--:|"
+        "| window | K | BLEU | BLEU of documents | windows | line by line | lines/s "
+        "|\n|--:|--:|--:|--:|--:|--:|--:|"
     )
     for row in results:
         print(
-            f"| {row['window']} | {row['group_size']} | {row['bleu']:.1f} | {row['document_bleu']:.1f} | "
+            f"| {row['window']} | {row['group_size']} | {row['bleu']:.1f} | "
+            f"{row['document_bleu']:.1f} | "
             f"{row['windows']} | {row['translated_line_by_line']} | {row['lines_per_second']:.1f} |"
         )
 

@@ -6,7 +6,8 @@ MODEL is a model directory, TEST the held-out part of CMUdict (`test.tsv.xz`: a 
 phonemes; a line for each pronunciation). g2p-en answers from CMUdict itself where it can, so its
 network (`G2p.predict`) is asked, as for words that no dictionary has. That network was trained on
 CMUdict by its authors; which of these words it saw is not known, so the comparison can only flatter
-it. An answer is compared with the closest of a word's pronunciations, with stress marks and without.
+it. An answer is compared with the closest of a word's pronunciations, with stress marks and
+without.
 
 g2p-en is neither installed nor imported with its own needs: `pip download --no-deps g2p-en`, unpack
 it, and put the folder on PYTHONPATH.
@@ -108,7 +109,8 @@ def ours(model: multistride.Translator, group_size: int, batch_size: int) -> Pro
 def milliseconds(contenders: dict[str, Pronounce], words: list[str]) -> dict[str, float]:
     """Return each contender's median processor time for one word alone; they take turns.
 
-    On one thread that is the time of the clock where nothing else runs, and it holds where much does.
+    On one thread that is the time of the clock where nothing else runs, and it holds where much
+    does.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for word in [words[0], *words]:

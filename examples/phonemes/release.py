@@ -131,13 +131,15 @@ def reads_words(vocabulary: Vocabulary, directory: Path) -> Vocabulary:
 def comparison_table(results: dict[str, dict[str, float]]) -> str:
     """Return the comparison as a Markdown table."""
     lines = [
-        "| | phoneme errors % | word errors % | the same without stress % | ms/word p50 | words/s |",
+        "| | phoneme errors % | word errors % | the same without stress % | ms/word p50 | words/s "
+        "|",
         "| :-- | --: | --: | --: | --: | --: |",
     ]
     for name, row in results.items():
         without = row["phoneme_error_rate_without_stress"], row["word_error_rate_without_stress"]
         lines.append(
-            f"| {name} | {100 * row['phoneme_error_rate']:.1f} | {100 * row['word_error_rate']:.1f} "
+            f"| {name} | {100 * row['phoneme_error_rate']:.1f} | "
+            f"{100 * row['word_error_rate']:.1f} "
             f"| {100 * without[0]:.1f} / {100 * without[1]:.1f} | {row['ms_per_word_p50']:.2f} "
             f"| {row['words_per_second']:,.0f} |"
         )

@@ -42,7 +42,9 @@ def validate(kind: type[Model], tree: dict[str, Any], where: str) -> Model:
 
 
 def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
-    """Return the first problem of a pydantic error in one line: key, fault, value, what is allowed."""
+    """Return the first problem of a pydantic error in one line: key, fault, value, what is
+    allowed.
+    """
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"]) or "the whole"
     if problem["type"] == "extra_forbidden":

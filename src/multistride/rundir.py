@@ -110,7 +110,8 @@ class RunDirectory:
             return
         if not resume:
             raise UsageError(
-                f"{self.path} holds a run already: add --resume to continue it, or choose another place"
+                f"{self.path} holds a run already: add --resume to continue it, or choose another "
+                "place"
             )
         settings = self.path / "run.yaml"
         advice = f"restore it, or begin anew in another place than {self.path}"

@@ -226,7 +226,9 @@ class TextModel(ABC):
         return self.streamed(text, plan)
 
     def streamed(self, text: str, plan: Plan) -> Iterator[StreamedGroup]:
-        """`stream` as planned (with `streaming`). Raises `DataError` for a text that is too long."""
+        """`stream` as planned (with `streaming`). Raises `DataError` for a text that is too
+        long.
+        """
         [tokens] = self.encode([text])
         if problem := self.problem(tokens):
             raise DataError(problem)

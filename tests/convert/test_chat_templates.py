@@ -21,7 +21,8 @@ TEMPLATES = {
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     "headers": "{{- bos_token }}\n{%- if not date_string is defined %}\n"
-    "    {%- if strftime_now is defined %}\n        {%- set date_string = strftime_now('%d %b %Y') %}\n"
+    "    {%- if strftime_now is defined %}\n        "
+    "{%- set date_string = strftime_now('%d %b %Y') %}\n"
     "    {%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}\n{%- endif %}\n"
     "{%- if not tools is defined %}{%- set tools = none %}{%- endif %}\n"
     "{{- '<|header|>system<|header|>\\n\\nToday: ' + date_string + '\\n' }}\n"

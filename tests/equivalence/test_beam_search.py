@@ -27,7 +27,8 @@ def asked(group_size, beam, **choices):
 
 
 def unchecked(options, config):
-    """A plan of options that a checked one would refuse, such as a beam wider than the vocabulary."""
+    """A plan of options that a checked one would refuse, such as a beam wider than the
+    vocabulary."""
     return replace(plan(DecodeOptions(), config), options=options)
 
 

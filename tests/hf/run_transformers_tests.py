@@ -49,7 +49,8 @@ def distributed_tests(place: Path) -> Path:
 
 
 def prepared(tests: Path, place: Path) -> Path:
-    """Return a package of the tests with ours beside them, and empty classes for what is missing."""
+    """Return a package of the tests with ours beside them, and empty classes for what is
+    missing."""
     package = place / "package" / "tests"
     shutil.copytree(tests, package)
     (package / "__init__.py").touch()

@@ -29,7 +29,8 @@ TRAINING = (
 def config(place, name, groups, extra=f"model: {SHAPE}"):
     path = place / f"{name}.yaml"
     path.write_text(
-        f"data: {place / 'data'}\nrun: {place / name}\n{extra}\ngroups: {groups}\ntraining: {TRAINING}\n"
+        f"data: {place / 'data'}\nrun: {place / name}\n{extra}\ngroups: {groups}\ntraining: "
+        f"{TRAINING}\n"
     )
     return path
 

@@ -26,7 +26,8 @@ def records(first, count):
 
 def config(place, name, classifier, layers, extra):
     (place / f"{name}.yaml").write_text(
-        f"data: {place / 'data'}\nrun: {place / name}\nmodel: {SHAPE % layers}\nclassifier: {classifier}\n{extra}"
+        f"data: {place / 'data'}\nrun: {place / name}\nmodel: {SHAPE % layers}\nclassifier: "
+        f"{classifier}\n{extra}"
         "training: {updates: 60, tokens_per_batch: 512, learning_rate: 0.01, warmup_updates: 5, schedule: constant,"
         " validate_every: 30, precision: float32, device: cpu, windows_per_document: 2}\n"
     )
@@ -148,7 +149,8 @@ def test_one_bad_document_stops_no_other(multistride, work):
     assert done.stderr.decode().splitlines() == [
         "line 2: the field 'text' is blank; it must be a text",
         "line 3: it is not valid UTF-8; give text in UTF-8",
-        "multistride: error: 2 of the documents have no answer (named above); their lines are empty",
+        "multistride: error: 2 of the documents have no answer (named above); their lines are "
+        "empty",
     ]
 
 
@@ -250,7 +252,8 @@ def test_a_document_of_five_million_characters(work):
         "classifier = Classifier.load(sys.argv[1], batch_size=256)\n"
         "peaks = []\n"
         "for size in (100_000, 5_000_000):\n"
-        "    scores = classifier.log_probabilities([('we saw an apple ' * (size // 16 + 1))[:size]])\n"
+        "    scores = classifier.log_probabilities([('we saw an apple ' * (size // 16 + "
+        "1))[:size]])\n"
         "    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
         "print(int(scores.isfinite().all()), peaks[1] - peaks[0])\n"
     )

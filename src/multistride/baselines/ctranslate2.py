@@ -104,7 +104,8 @@ class CTranslate2Engine:
         """
         if options.constrained:
             raise UsageError(
-                "this engine knows no constraints but the limit: choose the engine eager, or drop them"
+                "this engine knows no constraints but the limit: choose the engine eager, or drop "
+                "them"
             )
         results: dict[int, Written] = {}
         waiting: deque[tuple[list[int], list[Any]]] = deque()

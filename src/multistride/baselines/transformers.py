@@ -43,7 +43,8 @@ class TransformersEngine:
         """
         if transformers is None:
             raise MissingExtraError(
-                "the baseline transformers-float32 was asked for and transformers is not installed: "
+                "the baseline transformers-float32 was asked for and transformers is not "
+                "installed: "
                 "pip install 'multistride[bench]', or leave it out of --against"
             )
         self.config = model.config
@@ -204,7 +205,8 @@ def _compare(model: Transformer, converted: Any) -> None:
     apart = float((ours - theirs).abs().max())
     if apart > TOLERANCE * max(1.0, float(ours.abs().max())):
         raise UsageError(
-            f"the baseline transformers-float32 was asked for, but its logits are {apart:.2g} from ours: "
+            f"the baseline transformers-float32 was asked for, but its logits are {apart:.2g} from "
+            "ours: "
             "this model is none that transformers has; leave it out of --against"
         )
 

@@ -9,9 +9,9 @@ of the field, and `json_schema_extra` may give a `panel` of the help, another sp
 `DecodeOptions` made of what was really on the command line, so `model_fields_set` names exactly
 that: an option given at its default value is not the same as one left out.
 
-`several=("group_size", "mode")` takes comma-separated values for those fields. A parameter annotated
-`tuple[DecodeOptions, ...]` receives one model for every combination, in order; a parameter of one
-model receives them as a tuple, if the field is one.
+`several=("group_size", "mode")` takes comma-separated values for those fields. A parameter
+annotated `tuple[DecodeOptions, ...]` receives one model for every combination, in order; a
+parameter of one model receives them as a tuple, if the field is one.
 """
 
 from __future__ import annotations

@@ -225,5 +225,6 @@ def _calibrate_classifier(
     else:
         before, after = 100 * measured.error_before, 100 * measured.error_after
         logger.info(
-            f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % after"
+            f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % "
+            "after"
         )

@@ -1,4 +1,5 @@
-"""Translate a file so that the work can stop at any moment and resume: `translate --input --output`.
+"""Translate a file so that the work can stop at any moment and resume: `translate --input
+--output`.
 
 The parts are those of distillation (`parts.py`): each is written whole, knows its source lines and
 the settings that made it, and is made again where it is damaged.

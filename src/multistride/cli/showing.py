@@ -54,7 +54,8 @@ def report(
         or (line and trace is None)
     ):
         raise UsageError(
-            "report shows either a result file (with --page, --figure, --markdown) or a --trace (with --line, "
+            "report shows either a result file (with --page, --figure, --markdown) or a --trace "
+            "(with --line, "
             "--figure): give one of them with its options"
         )
     from multistride.report.show import show_file, show_trace

@@ -70,7 +70,8 @@ def read_directory(directory: Path, name: str) -> Checkpoint:
     config = read_json(directory / "config.json", f"{name} is no checkpoint of transformers")
     if "auto_map" in config:
         raise DataError(
-            f"{name} brings its own program code (auto_map in config.json), which is never executed here: "
+            f"{name} brings its own program code (auto_map in config.json), which is never "
+            "executed here: "
             "convert a model whose architecture transformers itself has"
         )
     weights = _weight_files(directory, name)
@@ -104,7 +105,8 @@ def fetched(name: str, download: bool = True) -> Path:
     """
     if not _HUB_NAME.fullmatch(name):
         raise DataError(
-            f"{name} is neither a directory nor a GGUF file nor the name of a model on the hub (like "
+            f"{name} is neither a directory nor a GGUF file nor the name of a model on the hub "
+            "(like "
             "owner/model): give one of these"
         )
     if huggingface_hub is None:
@@ -123,7 +125,8 @@ def fetched(name: str, download: bool = True) -> Path:
             ) from error
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{name} is no directory here and could not be fetched from the hub ({type(error).__name__}: {reason}): "
+            f"{name} is no directory here and could not be fetched from the hub "
+            f"({type(error).__name__}: {reason}): "
             "give a directory that holds the model"
         ) from error
 
@@ -160,7 +163,8 @@ def _weight_files(directory: Path, name: str) -> list[Path]:
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise DataError(
-                f"{name} lacks {len(missing)} of its {len(paths)} weight files, the first is {missing[0]}: "
+                f"{name} lacks {len(missing)} of its {len(paths)} weight files, the first is "
+                f"{missing[0]}: "
                 "download it again"
             )
         return paths
@@ -169,11 +173,14 @@ def _weight_files(directory: Path, name: str) -> list[Path]:
     pickles = [pickle for pickle in PICKLES if (directory / pickle).is_file()]
     if pickles:
         raise DataError(
-            f"{name} has its weights in {pickles[0]}, a pickle, which can run any code when it is read: take a "
-            "version with model.safetensors, or, if you trust it, load it in transformers and save_pretrained it"
+            f"{name} has its weights in {pickles[0]}, a pickle, which can run any code when it is "
+            "read: take a "
+            "version with model.safetensors, or, if you trust it, load it in transformers and "
+            "save_pretrained it"
         )
     raise DataError(
-        f"{name} has no weights: neither {WEIGHTS} nor {INDEX} is there (pickles are not read): download it again, "
+        f"{name} has no weights: neither {WEIGHTS} nor {INDEX} is there (pickles are not read): "
+        "download it again, "
         "or take a version that has them"
     )
 

@@ -69,7 +69,8 @@ def read_gguf(path: Path) -> Checkpoint:
     architecture = fields.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise DataError(
-            f"{path} is of the architecture {architecture}; GGUF files are converted for {', '.join(ARCHITECTURES)}: "
+            f"{path} is of the architecture {architecture}; GGUF files are converted for "
+            f"{', '.join(ARCHITECTURES)}: "
             "convert the checkpoint it was made of"
         )
     stored = {_their_name(tensor.name, path): tensor for tensor in reader.tensors}
@@ -102,7 +103,8 @@ def _their_name(name: str, path: Path) -> str:
         return f"model.layers.{found[1]}.{_LAYER_NAMES[found[2]]}.{found[3]}"
     if name not in _NAMES:
         raise DataError(
-            f"{path} has the tensor {name}, for which there is no place: convert what it was made of"
+            f"{path} has the tensor {name}, for which there is no place: convert what it was made "
+            "of"
         )
     return _NAMES[name]
 
@@ -149,7 +151,8 @@ def _tokenizer(fields: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]
     kind, cutting = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2":
         raise DataError(
-            f"{path} has a tokenizer of the kind {kind}, only byte-level ones (gpt2) are made anew here: "
+            f"{path} has a tokenizer of the kind {kind}, only byte-level ones (gpt2) are made anew "
+            "here: "
             "convert the checkpoint it was made of"
         )
     pieces: list[str] = fields["tokenizer.ggml.tokens"]
@@ -220,7 +223,8 @@ def byte_level_tokenizer(
     """
     if cutting not in CUTTING:
         raise DataError(
-            f"{name} cuts words as {cutting} does; known are {', '.join(CUTTING)}: convert what it was made of"
+            f"{name} cuts words as {cutting} does; known are {', '.join(CUTTING)}: convert what it "
+            "was made of"
         )
     tokenizer = Tokenizer(models.BPE({piece: token for token, piece in enumerate(pieces)}, merges))
     tokenizer.pre_tokenizer = CUTTING[cutting]()

@@ -72,7 +72,8 @@ def mapped(layout: Layout, config: TransformerConfig, checkpoint: Checkpoint) ->
     left = sorted(name for name in checkpoint.names - used if not layout.ignored(name))
     if left:
         raise DataError(
-            f"{checkpoint.name} has the tensor {left[0]}, for which the layout {checkpoint.model_type} has no place: "
+            f"{checkpoint.name} has the tensor {left[0]}, for which the layout "
+            f"{checkpoint.model_type} has no place: "
             "it cannot be converted"
         )
     return result
@@ -93,7 +94,8 @@ def check_head(checkpoint: Checkpoint, tied: bool, head: str, embedding: str) ->
         )
     if not tied and head not in checkpoint.names:
         raise DataError(
-            f"{checkpoint.name} declares an output matrix of its own (tie_word_embeddings false), but {head} is not "
+            f"{checkpoint.name} declares an output matrix of its own (tie_word_embeddings false), "
+            f"but {head} is not "
             "there: download it again, or correct config.json"
         )
     if (
@@ -102,7 +104,8 @@ def check_head(checkpoint: Checkpoint, tied: bool, head: str, embedding: str) ->
         and not torch.equal(checkpoint.read(head), checkpoint.read(embedding))
     ):
         raise DataError(
-            f"{checkpoint.name} declares output and embedding to be one (tie_word_embeddings true), but {head} is "
+            f"{checkpoint.name} declares output and embedding to be one (tie_word_embeddings "
+            f"true), but {head} is "
             f"not equal to {embedding}: correct config.json"
         )
 

@@ -102,7 +102,8 @@ def open_source(source: str, download: bool = False) -> Checkpoint:
     if path.is_file():
         if path.suffix != ".gguf":
             raise DataError(
-                f"{source} is a file and no .gguf: give the directory of a checkpoint, or a GGUF file"
+                f"{source} is a file and no .gguf: give the directory of a checkpoint, or a GGUF "
+                "file"
             )
         return read_gguf(path)
     return read_directory(fetched(source, download), source)
@@ -166,7 +167,8 @@ def _completed(
     entries = len(vocabulary) - int(mask_added)
     if entries > config.vocabulary_size:
         raise DataError(
-            f"{checkpoint.name} has a tokenizer of {entries} entries and a model for {config.vocabulary_size}: "
+            f"{checkpoint.name} has a tokenizer of {entries} entries and a model for "
+            f"{config.vocabulary_size}: "
             "use the files of one model"
         )
     forbidden = {
@@ -237,7 +239,8 @@ def _fitting(
     for name, shape in found.items():
         if shape != expected[name]:
             raise DataError(
-                f"{checkpoint.name} does not fit its config.json: what makes {name} is {shape}, expected "
+                f"{checkpoint.name} does not fit its config.json: what makes {name} is {shape}, "
+                "expected "
                 f"{expected[name]}: use the files of one model"
             )
     return tensors
@@ -258,7 +261,8 @@ def _lost(checkpoint: Checkpoint) -> tuple[str, ...]:
     forced = checkpoint.generation.get("forced_bos_token_id")
     if forced is not None:
         lost.append(
-            f"the first token {forced} is not forced: the model writes it itself, or a prompt begins with it"
+            f"the first token {forced} is not forced: the model writes it itself, or a prompt "
+            "begins with it"
         )
     for name in ("no_repeat_ngram_size", "repetition_penalty", "length_penalty", "num_beams"):
         value = checkpoint.generation.get(name)
@@ -286,12 +290,14 @@ def model_card(checkpoint: Checkpoint, config: TransformerConfig, lost: tuple[st
     lines = [
         f"# {_short(checkpoint)}, converted",
         "",
-        f"A {kind} model of the layout `{checkpoint.model_type}`, made by `multistride convert`. At K=1 it writes "
+        f"A {kind} model of the layout `{checkpoint.model_type}`, made by `multistride convert`. "
+        "At K=1 it writes "
         "what the original writes; for larger groups it has to be trained first.",
         "",
         f"- Licence: {_licence(checkpoint)}",
         f"- Original: `{_short(checkpoint)}`; SHA-256 of its files in `provenance.json`",
-        f"- Vocabulary: {config.vocabulary_size:,} entries, tokenizer and special tokens of the original",
+        f"- Vocabulary: {config.vocabulary_size:,} entries, tokenizer and special tokens of the "
+        "original",
         *(f"- Not kept: {line}" for line in lost),
     ]
     return "\n".join(lines) + "\n"

@@ -60,7 +60,8 @@ def marian_tokenizer(directory: Path, name: str, side: str = "source") -> Tokeni
         )
     if (directory / "target_vocab.json").is_file():
         raise DataError(
-            f"{name} has two vocabularies, one a language; here both share one: it cannot be converted"
+            f"{name} has two vocabularies, one a language; here both share one: it cannot be "
+            "converted"
         )
     try:
         ids: dict[str, int] = read_object(directory / "vocab.json")

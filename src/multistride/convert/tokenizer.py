@@ -80,7 +80,8 @@ def foreign_vocabulary(
     [nothing] = vocabulary.encode_source([""])
     if end in nothing:
         raise DataError(
-            f"{checkpoint.name} has a tokenizer that writes tokens after the end of sentence, and sources end in it "
+            f"{checkpoint.name} has a tokenizer that writes tokens after the end of sentence, and "
+            "sources end in it "
             "here: it cannot be converted"
         )
     return vocabulary, added
@@ -92,7 +93,8 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
         return marian_tokenizer(checkpoint.directory, checkpoint.name)
     if text is None:
         raise DataError(
-            f"{checkpoint.name} has no tokenizer.json: load its tokenizer in transformers (AutoTokenizer) and "
+            f"{checkpoint.name} has no tokenizer.json: load its tokenizer in transformers "
+            "(AutoTokenizer) and "
             "save_pretrained it into the same directory"
         )
     try:
@@ -150,7 +152,8 @@ def _end(
         return found
     if not named:
         raise DataError(
-            f"{checkpoint.name} has no end-of-sentence token: name it in tokenizer_config.json (eos_token)"
+            f"{checkpoint.name} has no end-of-sentence token: name it in tokenizer_config.json "
+            "(eos_token)"
         )
     settings.setdefault("eos_token", tokenizer.id_to_token(named[0]))
     return named[0]

@@ -62,7 +62,8 @@ def refuse_foreign(output: Path) -> None:
     foreign = sorted(path.name for path in output.iterdir() if path.name not in ours)
     if foreign:
         raise UsageError(
-            f"{output} holds {foreign[0]}, which `prepare` did not write and would delete: give another directory"
+            f"{output} holds {foreign[0]}, which `prepare` did not write and would delete: give "
+            "another directory"
         )
 
 

@@ -63,12 +63,16 @@ class PairedTokens:
 
     @cached_property
     def source_lengths(self) -> NDArray[np.int64]:
-        """Return the number of tokens of each source [N], with the end of sentence that `collate` adds."""
+        """Return the number of tokens of each source [N], with the end of sentence that `collate`
+        adds.
+        """
         return np.diff(self.source_offsets) + 1
 
     @cached_property
     def target_lengths(self) -> NDArray[np.int64]:
-        """Return the number of tokens of each target [N], with the end of sentence that `collate` adds."""
+        """Return the number of tokens of each target [N], with the end of sentence that `collate`
+        adds.
+        """
         return np.diff(self.target_offsets) + 1
 
 
@@ -127,7 +131,8 @@ class PreparedData:
         vocabulary = load_vocabulary(directory)
         if sha256(directory / TOKENIZER_FILE) != manifest["vocabulary"]["sha256"]:
             raise DataError(
-                f"{directory / TOKENIZER_FILE} is not the one the data was prepared with: prepare the data again"
+                f"{directory / TOKENIZER_FILE} is not the one the data was prepared with: prepare "
+                "the data again"
             )
         return cls(directory, vocabulary, manifest)
 
@@ -165,7 +170,8 @@ class PreparedData:
         if name not in self.manifest["splits"]:
             available = ", ".join(self.manifest["splits"])
             raise DataError(
-                f"{self.directory} has no {name} split, it has {available}: name one of these, or prepare again"
+                f"{self.directory} has no {name} split, it has {available}: name one of these, or "
+                "prepare again"
             )
         if self.classes:
             return self._documents(name)
@@ -214,7 +220,8 @@ class PreparedData:
         if not len(split) == len(split.target_offsets) - 1 == expected:
             raise DataError(
                 f"{self.directory}: the {name} split has {len(split)} sources and "
-                f"{len(split.target_offsets) - 1} targets instead of {expected} each: prepare the data again"
+                f"{len(split.target_offsets) - 1} targets instead of {expected} each: prepare the "
+                "data again"
             )
         return split
 
@@ -408,7 +415,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         ) from error
     if not known:
         raise DataError(
-            f"{path} has format {manifest['format']}, this version reads {FORMAT}: prepare the data again"
+            f"{path} has format {manifest['format']}, this version reads {FORMAT}: prepare the "
+            "data again"
         )
     return manifest
 

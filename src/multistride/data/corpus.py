@@ -70,7 +70,8 @@ def read_parallel(source_path: Path | str, target_path: Path | str) -> Iterator[
             target_count = count if target is None else count + rest
             raise DataError(
                 f"{source_path} has {source_count} lines and {target_path} has {target_count}: "
-                "line n of one must translate line n of the other, so give two files of the same length"
+                "line n of one must translate line n of the other, so give two files of the same "
+                "length"
             )
         yield _pair(source, target)
 

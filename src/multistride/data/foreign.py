@@ -34,7 +34,8 @@ TARGET_FILE = "target_tokenizer.json"
 """The tokenizer of the target language, where it is one of its own."""
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-"""Where transformers writes the template of conversations; it counts before tokenizer_config.json."""
+"""Where transformers writes the template of conversations; it counts before
+tokenizer_config.json."""
 
 _TEMPLATE_SYMBOLS = (
     *("bos_token", "eos_token", "unk_token", "sep_token"),
@@ -78,7 +79,8 @@ class ForeignVocabulary(Vocabulary):
             roles = TokenRoles.model_validate(settings[ROLES])
         except (KeyError, ValidationError) as error:
             raise DataError(
-                f"{TOKENIZER_CONFIG_FILE} does not say which tokens are special: convert the model again"
+                f"{TOKENIZER_CONFIG_FILE} does not say which tokens are special: convert the model "
+                "again"
             ) from error
         self.pad, self.bos, self.eos, self.mask, self.unknown = roles.model_dump().values()
         self.settings = settings
@@ -88,7 +90,8 @@ class ForeignVocabulary(Vocabulary):
         self.special = frozenset(special | set(roles.model_dump().values()))
         if max(self.special) >= self._size:
             raise DataError(
-                f"{TOKENIZER_CONFIG_FILE} names the special token {max(self.special)}, the tokenizer has "
+                f"{TOKENIZER_CONFIG_FILE} names the special token {max(self.special)}, the "
+                "tokenizer has "
                 f"{self._size}: convert the model again"
             )
         self._chat_template = default_template(settings.get("chat_template"))

@@ -80,7 +80,9 @@ class CorpusFiles(BaseModel):
 
 
 class CleaningConfig(BaseModel):
-    """Rules for dropping pairs. Validation pairs are dropped only if unreadable, empty or too long."""
+    """Rules for dropping pairs. Validation pairs are dropped only if unreadable, empty or too
+    long.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -169,7 +171,9 @@ def _layout(path: Path) -> str:
 def _clean_texts(
     records: Iterable[Record], cleaning: CleaningConfig, counts: Counts, strict: bool
 ) -> Iterator[Pair]:
-    """Yield the pairs that pass what can be judged without tokens, counting the others in `counts`."""
+    """Yield the pairs that pass what can be judged without tokens, counting the others in
+    `counts`.
+    """
     seen: set[bytes] = set()
     for record in records:
         counts.read += 1

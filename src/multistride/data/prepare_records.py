@@ -77,7 +77,8 @@ class RecordReader(Reader):
                 else "no record with a text and a label"
             )
             raise DataError(
-                f"the training data have {found}; a classifier needs two: check the files and the fields"
+                f"the training data have {found}; a classifier needs two: check the files and the "
+                "fields"
             )
         logger.info("classes: %d", len(self.classes))
         return {"classes": list(self.classes)}

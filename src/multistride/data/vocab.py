@@ -114,7 +114,9 @@ class Vocabulary:
 
     @property
     def chat_template(self) -> str | None:
-        """Return the Jinja template that makes one text of a conversation; None if there is none."""
+        """Return the Jinja template that makes one text of a conversation; None if there is
+        none.
+        """
         return self._chat_template
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
@@ -228,7 +230,8 @@ class Vocabulary:
         piece = self._tokenizer.id_to_token(token) if token >= 0 else None
         if piece is None:
             raise DataError(
-                f"token {token} is outside the vocabulary, which has 0 to {len(self) - 1}: check its origin"
+                f"token {token} is outside the vocabulary, which has 0 to {len(self) - 1}: check "
+                "its origin"
             )
         if token in self.special or token in self._added or not self._byte_level:
             return str(piece)
@@ -366,7 +369,8 @@ def unencodable(texts: Sequence[str]) -> str:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             return (
-                f"text {number} cannot be written as UTF-8: character {error.start} is a lone surrogate, "
+                f"text {number} cannot be written as UTF-8: character {error.start} is a lone "
+                "surrogate, "
                 f"U+{ord(text[error.start]):04X}; remove it"
             )
     return "every text must be a string; check what was given"

@@ -65,7 +65,9 @@ def writer_for(
     given: Sequence[Sequence[int]],
     seeds: list[int],
 ) -> Writer[M]:
-    """Return what writes a batch: `given` are its sources or prompts, `seeds` those of its texts."""
+    """Return what writes a batch: `given` are its sources or prompts, `seeds` those of its
+    texts.
+    """
     permitted = plan.rules.in_batch(given, plan.config)
     if plan.mode == "exact":
         return _drafter(engine, plan, permitted, state, seeds)

@@ -7,20 +7,22 @@ would have made. At K=1 it is ordinary beam search. Source: Wang, Zhang, Chen (2
 1808.08583, section 3. With a Markov head a token depends on the one before it in its own
 hypothesis, which is known by then: each has a list of its own, and the search stays exact.
 
-**Pruning.** A sentence has B places. At every token the hypotheses still open are continued by every token, and the
-best are kept by the sum of their log-probabilities; they are all equally long, so no normalisation could change their
-order. One that writes EOS, or is as long as its limit, is finished: it holds its place for good, and one place less
-is searched (Sutskever, Vinyals and Le 2014, arXiv 1409.3215, section 3.2). So every sentence ends with B finished
-hypotheses (fewer only if the vocabulary cannot make B different ones), and B = 1 is greedy decoding.
+**Pruning.** A sentence has B places. At every token the hypotheses still open are continued by
+every token, and the best are kept by the sum of their log-probabilities; they are all equally long,
+so no normalisation could change their order. One that writes EOS, or is as long as its limit, is
+finished: it holds its place for good, and one place less is searched (Sutskever, Vinyals and Le
+2014, arXiv 1409.3215, section 3.2). So every sentence ends with B finished hypotheses (fewer only
+if the vocabulary cannot make B different ones), and B = 1 is greedy decoding.
 
-**Choice.** Finished hypotheses are ranked by one score, sum of log-probabilities / length ** length_penalty, EOS
-counted in the length. Equal scores: the one finished earlier first. Equal sums while pruning: the lower beam first,
-then the more probable token, then the lower token id.
+**Choice.** Finished hypotheses are ranked by one score, sum of log-probabilities / length **
+length_penalty, EOS counted in the length. Equal scores: the one finished earlier first. Equal sums
+while pruning: the lower beam first, then the more probable token, then the lower token id.
 
-**Stopping early is safe.** Let an open hypothesis have the sum s and let its sentence's limit be L. What it becomes
-has a sum of at most s, since log-probabilities are at most 0, and a length n of at most L. As s <= 0 and the length
-penalty a >= 0, its score is at most s / n ** a <= s / L ** a. Once the wanted number of finished hypotheses all score
-at least that bound for the best open hypothesis, nothing the search could still find would displace them.
+**Stopping early is safe.** Let an open hypothesis have the sum s and let its sentence's limit be L.
+What it becomes has a sum of at most s, since log-probabilities are at most 0, and a length n of at
+most L. As s <= 0 and the length penalty a >= 0, its score is at most s / n ** a <= s / L ** a. Once
+the wanted number of finished hypotheses all score at least that bound for the best open hypothesis,
+nothing the search could still find would displace them.
 
 Shapes: B sentences still searched, P hypotheses of a sentence, R rows of the memory (open
 hypotheses of all sentences), K tokens in a group, T tokens written so far, W tokens listed for a
@@ -109,7 +111,9 @@ class BeamState:
 
     @property
     def width(self) -> int:
-        """The most hypotheses that any sentence still searches, which bounds useful tokens per slot."""
+        """The most hypotheses that any sentence still searches, which bounds useful tokens per
+        slot.
+        """
         return int(self._places.max())
 
     @property

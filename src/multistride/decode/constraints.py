@@ -60,7 +60,9 @@ class Constraints:
     def in_batch(
         self, sources: Sequence[Sequence[int]], config: TransformerConfig
     ) -> Permitted | None:
-        """Return the rule for a batch of these sources, which end in EOS if the model has an encoder."""
+        """Return the rule for a batch of these sources, which end in EOS if the model has an
+        encoder.
+        """
         if self.allowing is None:
             return self.permitted
         ends = 1 if config.encoder_layers else 0
@@ -99,7 +101,8 @@ def check_prompted(constraints: Constraints) -> None:
     """
     if constraints.prefix:
         raise UsageError(
-            "a prefix was given, and a causal model goes on from its prompt: put it at the prompt's end"
+            "a prefix was given, and a causal model goes on from its prompt: put it at the "
+            "prompt's end"
         )
 
 
@@ -126,7 +129,9 @@ def _permission(
 
 
 def _only(rules: Sequence[Allowing], permitted: Permitted | None, end_token: int) -> Permitted:
-    """Return the rule that allows what `permitted` (None: everything) and each row's own rule allow."""
+    """Return the rule that allows what `permitted` (None: everything) and each row's own rule
+    allow.
+    """
 
     def narrowed(
         values: Float[Tensor, "R V"], histories: Sequence[Sequence[int]], sentences: Sequence[int]
@@ -156,11 +161,13 @@ def _prefix(
         )
     if vocabulary.unknown in tokens:
         raise UsageError(
-            f"the prefix {options.prefix!r} has a word that this vocabulary lacks: choose other words"
+            f"the prefix {options.prefix!r} has a word that this vocabulary lacks: choose other "
+            "words"
         )
     if barred := [token for token in tokens if token in options.banned_tokens]:
         raise UsageError(
-            f"the prefix {options.prefix!r} has the banned token {barred[0]} in it: drop one of them"
+            f"the prefix {options.prefix!r} has the banned token {barred[0]} in it: drop one of "
+            "them"
         )
     for name, texts in (("a banned text", options.banned), ("a stop text", options.stop)):
         for text in texts:

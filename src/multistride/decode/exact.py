@@ -94,7 +94,9 @@ class Drafter(Generic[M]):
         return kept
 
     def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
-        """Return the tokens after the known ones and after each draft [R, C], and how many stand [R]."""
+        """Return the tokens after the known ones and after each draft [R, C], and how many stand
+        [R].
+        """
         picked = self._choose(logits[:, : int(self.counts.max()) + 1], self.columns())
         return picked, verified_prefix(picked.tokens, self.tokens, self.counts)
 

@@ -67,7 +67,8 @@ class GroupWriter(Generic[M]):
     """Groups as the paper writes them, or by masks behind known tokens (`lookahead`).
 
     In the lookahead layout known tokens are read as at K=1 and masks stand for those that a group
-    writes behind its first; the masks are forgotten, so no step depends on where earlier ones ended.
+    writes behind its first; the masks are forgotten, so no step depends on where earlier ones
+    ended.
     """
 
     def __init__(

@@ -68,7 +68,8 @@ class DecodeOptions(BaseModel):
     policy: PolicyName | None = Field(
         None,
         description="How many tokens each step proposes, up to the group size: fixed and confidence "
-        "always as many, cost-model what is fastest on this machine, phase fewer where the model is "
+        "always as many, cost-model what is fastest on this machine, phase fewer where the model "
+        "is "
         "unsure, autoregressive one.",
         json_schema_extra=DECODING,
     )
@@ -229,7 +230,8 @@ class DecodeOptions(BaseModel):
             check_writes_groups(self.group_size, config)
         if self.mode != "fast" and self.beam > 1:
             raise UsageError(
-                f"mode {self.mode} is greedy, and beam {self.beam} was asked for: choose mode fast, or beam 1"
+                f"mode {self.mode} is greedy, and beam {self.beam} was asked for: choose mode "
+                "fast, or beam 1"
             )
         self._check_policy()
         if self.mode != "adaptive" and self.policy != "phase" and self.threshold is not None:
@@ -242,7 +244,8 @@ class DecodeOptions(BaseModel):
         self._check_tokens(config)
         if self.beam > config.vocabulary_size:
             raise UsageError(
-                f"beam {self.beam} was asked for; the vocabulary of this checkpoint has {config.vocabulary_size} "
+                f"beam {self.beam} was asked for; the vocabulary of this checkpoint has "
+                f"{config.vocabulary_size} "
                 f"entries: choose a beam from 1 to {config.vocabulary_size}"
             )
         return self
@@ -253,16 +256,19 @@ class DecodeOptions(BaseModel):
             return
         if self.mode != "exact":
             raise UsageError(
-                f"drafts {self.drafts} was given, and mode {self.mode} has none: choose mode exact, or leave it out"
+                f"drafts {self.drafts} was given, and mode {self.mode} has none: choose mode "
+                "exact, or leave it out"
             )
         if self.drafts != "masks" and self.temperature > 0:
             raise UsageError(
-                f"drafts {self.drafts} was given with temperature {self.temperature}; drafts that were not drawn are "
+                f"drafts {self.drafts} was given with temperature {self.temperature}; drafts that "
+                "were not drawn are "
                 "checked at temperature 0 only: choose drafts masks, or temperature 0"
             )
         if self.drafts == "text" and not 1 <= self.group_size <= MOST_COPIED:
             raise UsageError(
-                f"group size {self.group_size} was asked for; drafts of text are checked at most {MOST_COPIED} at a "
+                f"group size {self.group_size} was asked for; drafts of text are checked at most "
+                f"{MOST_COPIED} at a "
                 f"time: choose one from 1 to {MOST_COPIED}"
             )
 
@@ -271,35 +277,41 @@ class DecodeOptions(BaseModel):
         other = f"beam {self.beam}" if self.beam > 1 else f"mode {self.mode}"
         if self.layout is not None and (self.beam > 1 or self.mode == "exact"):
             raise UsageError(
-                f"layout {self.layout} was given, and {other} has its own: leave it out, or choose another way"
+                f"layout {self.layout} was given, and {other} has its own: leave it out, or choose "
+                "another way"
             )
         if self.policy is None:
             return
         if self.beam > 1:
             raise UsageError(
-                f"policy {self.policy} was given, and all hypotheses of {other} are in one step, which has one size: "
+                f"policy {self.policy} was given, and all hypotheses of {other} are in one step, "
+                "which has one size: "
                 "leave the policy out, or choose beam 1"
             )
         if self.mode not in (modes := POLICIES[self.policy]):
             raise UsageError(
-                f"policy {self.policy} was given with mode {self.mode}, and it goes with mode {' or '.join(modes)}: "
+                f"policy {self.policy} was given with mode {self.mode}, and it goes with mode "
+                f"{' or '.join(modes)}: "
                 "choose that mode, or leave the policy out"
             )
         if self.policy == "autoregressive" and self.group_size > 1:
             raise UsageError(
-                f"policy autoregressive writes one token a step, and group size {self.group_size} was asked for: "
+                f"policy autoregressive writes one token a step, and group size {self.group_size} "
+                "was asked for: "
                 "leave one of them out"
             )
         if self.policy in ("phase", "cost-model") and self.temperature > 0:
             raise UsageError(
-                f"policy {self.policy} was given with temperature {self.temperature}, and what is drawn would depend "
+                f"policy {self.policy} was given with temperature {self.temperature}, and what is "
+                "drawn would depend "
                 "on the rest of the batch: choose temperature 0, or leave the policy out"
             )
 
     def _check_sampling(self) -> None:
         if self.temperature > 0 and self.beam > 1:
             raise UsageError(
-                f"temperature {self.temperature} draws tokens by chance and beam {self.beam} does not: "
+                f"temperature {self.temperature} draws tokens by chance and beam {self.beam} does "
+                "not: "
                 "choose one of them"
             )
         if self.temperature == 0:
@@ -333,7 +345,8 @@ class DecodeOptions(BaseModel):
             )
         if self.min_length > (self.max_length or longest):
             raise UsageError(
-                f"min_length {self.min_length} was given, and a translation has at most {self.max_length or longest} "
+                f"min_length {self.min_length} was given, and a translation has at most "
+                f"{self.max_length or longest} "
                 "tokens: choose a smaller one"
             )
 
@@ -341,7 +354,8 @@ class DecodeOptions(BaseModel):
         for token in self.banned_tokens:
             if not 0 <= token < config.vocabulary_size:
                 raise UsageError(
-                    f"token {token} was banned; this checkpoint has 0 to {config.vocabulary_size - 1}: choose one"
+                    f"token {token} was banned; this checkpoint has 0 to "
+                    f"{config.vocabulary_size - 1}: choose one"
                 )
             if token in config.ends:
                 raise UsageError(
@@ -383,7 +397,8 @@ def check_writes_groups(group_size: int, config: TransformerConfig) -> None:
     """
     if config.adapter is not None and group_size > 1:
         raise UsageError(
-            f"group size {group_size} was asked for without checking; the adapters of this checkpoint only write "
+            f"group size {group_size} was asked for without checking; the adapters of this "
+            "checkpoint only write "
             "drafts: choose mode exact, or group size 1"
         )
 

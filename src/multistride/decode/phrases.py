@@ -69,7 +69,9 @@ class SoFar:
             self.tokens.append(token)
 
     def following(self, most: int, shortest: int = SHORTEST) -> list[int]:
-        """Return `most` tokens that followed the longest final phrase where it last stood; [] if none."""
+        """Return `most` tokens that followed the longest final phrase where it last stood; [] if
+        none.
+        """
         for length in range(min(LONGEST, len(self.tokens)), shortest - 1, -1):
             place = self._behind.get(tuple(self.tokens[-length:]))
             if place is not None:
@@ -173,7 +175,8 @@ def _written(prepared: PreparedData) -> Iterator[tuple[list[int], int]]:
     split = prepared.split("train")
     if isinstance(split, LabelledDocuments):
         raise DataError(
-            f"{prepared.directory} holds documents with labels: phrases are of text that a model writes"
+            f"{prepared.directory} holds documents with labels: phrases are of text that a model "
+            "writes"
         )
     for row in range(len(split)):
         if isinstance(split, TextWindows):

@@ -171,7 +171,8 @@ class DecodeState:
         return step_slots(self._known, self._border, self._unread, sizes, group, self._start)
 
     def clean_slots(self, group_size: int | Int[Tensor, "R"], mask_token: int) -> Slots:
-        """Return the next slots in the lookahead layout: kept tokens clean, then masks for the group.
+        """Return the next slots in the lookahead layout: kept tokens clean, then masks for the
+        group.
 
         The first of the group's own slots is clean and autoregressive; the masks are to be
         forgotten after the step.

@@ -21,7 +21,9 @@ from multistride.model.markov import MarkovHead
 
 @runtime_checkable
 class Memory(Protocol):
-    """State of a batch that an engine keeps between steps. Only `Batch` and its writer call these."""
+    """State of a batch that an engine keeps between steps. Only `Batch` and its writer call
+    these.
+    """
 
     def truncate(self, counts: Int[Tensor, "B"]) -> None:
         """Forget the last `counts` slots of each row."""

@@ -115,7 +115,9 @@ class DistillConfig(BaseModel):
         return self
 
     def for_model(self, causal: bool) -> DistillConfig:
-        """Return the settings with the beam of the model. Raises `UsageError` for what does not apply."""
+        """Return the settings with the beam of the model. Raises `UsageError` for what does not
+        apply.
+        """
         beside = _TRANSLATION if causal else _CAUSAL
         given = [name for name in beside if name in self.model_fields_set]
         if given:
@@ -125,7 +127,8 @@ class DistillConfig(BaseModel):
             raise UsageError(f"{given[0]} was given, and {self.model} is {kind}: leave it out")
         if causal and (self.beam or 1) > 1:
             raise UsageError(
-                f"beam {self.beam} was given; a causal model's own text is greedy or drawn: leave it out"
+                f"beam {self.beam} was given; a causal model's own text is greedy or drawn: leave "
+                "it out"
             )
         return self.model_copy(update={"beam": self.beam or (1 if causal else 4)})
 

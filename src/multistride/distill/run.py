@@ -121,7 +121,8 @@ def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | N
     if manifest.items() >= plan.items() and manifest.get("output_sha256") == sha256(config.output):
         return manifest
     raise UsageError(
-        f"{config.output} is there already, made otherwise: add --overwrite to replace it, or name another output"
+        f"{config.output} is there already, made otherwise: add --overwrite to replace it, or name "
+        "another output"
     )
 
 
@@ -135,7 +136,8 @@ def _count_lines(config: DistillConfig) -> int:
         if targets != lines:
             raise DataError(
                 f"{config.source} has {lines} lines and {config.target} has {targets}: "
-                "line n of one must translate line n of the other, so give two files of the same length"
+                "line n of one must translate line n of the other, so give two files of the same "
+                "length"
             )
     return lines
 
@@ -194,7 +196,8 @@ def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> 
     """BLEU of the teacher, by the engine and beam that write the corpus."""
     quality = measure_quality(job.teacher.translate(sources).texts, references)
     logger.info(
-        f"teacher: BLEU {quality.bleu:.2f} on {len(sources)} validation sentences, {quality.bleu_signature}"
+        f"teacher: BLEU {quality.bleu:.2f} on {len(sources)} validation sentences, "
+        f"{quality.bleu_signature}"
     )
     config = job.config
     assert config.validation_source is not None

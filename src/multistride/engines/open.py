@@ -84,7 +84,8 @@ def _int8(model: Transformer) -> Engine[Any]:
     _check_plain(model, "int8")
     if model.target_embedding.weight.device.type != "cpu":
         raise UsageError(
-            "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or --engine eager"
+            "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or "
+            "--engine eager"
         )
     return quantise(model)
 
@@ -101,7 +102,8 @@ def _check_plain(model: Transformer, name: str) -> None:
     """Raise `UsageError` for a model with features that only converted models have."""
     if model.config.extras:
         raise UsageError(
-            f"the engine {name} was asked for, but it has no place for {model.config.extras[0]} of this model: "
+            f"the engine {name} was asked for, but it has no place for {model.config.extras[0]} of "
+            "this model: "
             "choose --engine eager"
         )
 

@@ -236,7 +236,8 @@ def _text(
     ]
     if len(fitting) < LEAST_SENTENCES:
         raise DataError(
-            f"{source} holds {len(fitting)} sentences that fit the model, at least {LEAST_SENTENCES} are needed: "
+            f"{source} holds {len(fitting)} sentences that fit the model, at least "
+            f"{LEAST_SENTENCES} are needed: "
             "give a longer file"
         )
     kept = [one for one, _ in fitting]

@@ -1,4 +1,5 @@
-"""Measuring what a model decodes: translations and phonemes of a test set, continuations of prompts.
+"""Measuring what a model decodes: translations and phonemes of a test set, continuations of
+prompts.
 
 Both are tasks whose inputs are tokens and whose outputs are hypotheses.
 """

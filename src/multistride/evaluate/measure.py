@@ -1,7 +1,8 @@
 """One way to measure: ways of decoding x a task -> one `Result`.
 
 A `Subject` is a task with its data read and its model open. `measure` lets it write in every way,
-times single inputs in turns, and makes one row of each way. What the figures are, the subject knows.
+times single inputs in turns, and makes one row of each way. What the figures are, the subject
+knows.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ class EvaluationRequest(BaseModel):
         """
         if "teacher" in self.model_fields_set and self.task is None:
             raise UsageError(
-                "--teacher was given, which is for --task generation: leave it out, or name the task"
+                "--teacher was given, which is for --task generation: leave it out, or name the "
+                "task"
             )
         refused: tuple[str, ...]
         if self.task is not None:

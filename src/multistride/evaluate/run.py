@@ -49,7 +49,8 @@ def evaluate(
     if request.task is not None:
         if request.teacher is not None and request.task not in WITH_TEACHER:
             raise UsageError(
-                f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: leave it out"
+                f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: leave it "
+                "out"
             )
         open_task, chosen = task_named(request.task), settled(ways)
         opening = Opening(model=place, engine=engine, device=device, teacher=request.teacher)

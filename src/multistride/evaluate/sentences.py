@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TestSet:
-    """Sources and references, line by line, and the tokens of those that can be decoded (else None).
+    """Sources and references, line by line, and the tokens of those that can be decoded (else
+    None).
 
     Without a reference file `references` is empty.
     """

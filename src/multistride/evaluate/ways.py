@@ -1,4 +1,5 @@
-"""The ways of decoding that are measured: what a person listed, made consistent before anything runs.
+"""The ways of decoding that are measured: what a person listed, made consistent before anything
+runs.
 
 Several modes and group sizes are listed at once, and an option may belong to some of them only. So
 an option goes to the ways that have a use for it, and one that no way has a use for is an error.

@@ -308,12 +308,14 @@ def _searched(
     """
     if engine._encoded is None or engine._real is None or input_ids.shape[1] > 1:
         raise UsageError(
-            f"num_beams {options.beam} was asked for after a prompt; beam search here begins with the start symbol: "
+            f"num_beams {options.beam} was asked for after a prompt; beam search here begins with "
+            "the start symbol: "
             "choose num_beams=1, or custom_generate=None for the search of transformers"
         )
     if set(_ends(settings, engine.config)) != set(engine.config.ends):
         raise UsageError(
-            f"eos_token_id {settings.eos_token_id} is not that of the model, which beam search here "
+            f"eos_token_id {settings.eos_token_id} is not that of the model, which beam search "
+            "here "
             "ends with: choose num_beams=1, or custom_generate=None for the search of transformers"
         )
     once = slice(None, None, options.beam)
@@ -362,7 +364,8 @@ def _check_processors(processors: Any) -> None:
     ]
     if others:
         raise UsageError(
-            f"generation was asked for with {others[0]}, which sees one token at a time and cannot steer groups: "
+            f"generation was asked for with {others[0]}, which sees one token at a time and cannot "
+            "steer groups: "
             "leave that setting out, or use custom_generate=None for the loop of transformers"
         )
 

@@ -18,7 +18,8 @@ def check_version(version: str) -> None:
     """Raise `MissingExtraError` for a version of transformers that lacks what is built on here."""
     if int(version.partition(".")[0]) < 5:
         raise MissingExtraError(
-            f"multistride.hf needs transformers 5, found {version}, whose tokenizers read model directories without "
+            f"multistride.hf needs transformers 5, found {version}, whose tokenizers read model "
+            "directories without "
             "it: pip install 'multistride[hf]'"
         )
 

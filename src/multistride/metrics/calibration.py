@@ -37,7 +37,8 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
 def fitted_temperature(
     scores: NDArray[np.float64], labels: Sequence[int] | NDArray[np.int64]
 ) -> float:
-    """Return the temperature that makes the labels [N] most probable under log-probabilities [N, C].
+    """Return the temperature that makes the labels [N] most probable under log-probabilities [N,
+    C].
 
     The log-loss is convex in the inverse of the temperature, so bisection finds where its slope
     is zero.

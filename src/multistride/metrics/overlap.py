@@ -98,7 +98,8 @@ def scorer() -> Any:
     """Return the ROUGE scorer. Raises `MissingExtraError` without the package rouge-score."""
     if RougeScorer is None:
         raise MissingExtraError(
-            "ROUGE needs the package rouge-score, which is not installed; install it with: pip install "
+            "ROUGE needs the package rouge-score, which is not installed; install it with: pip "
+            "install "
             "'multistride[tasks]'"
         )
     return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())

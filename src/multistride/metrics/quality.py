@@ -133,7 +133,8 @@ def _at_most_100(score: float) -> float:
 def _check_pairs(first: int, second: int, first_name: str, second_name: str) -> None:
     if first != second:
         raise DataError(
-            f"{first} {first_name} but {second} {second_name}; line i of one belongs to line i of the other: "
+            f"{first} {first_name} but {second} {second_name}; line i of one belongs to line i of "
+            "the other: "
             "pass equally many"
         )
     if first == 0:

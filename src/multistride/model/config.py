@@ -229,7 +229,8 @@ class TransformerConfig(BaseModel):
     def _consistent(self) -> TransformerConfig:
         if self.hidden_size % 2 or (self.head_size is None and self.hidden_size % self.heads):
             raise ValueError(
-                f"hidden_size is {self.hidden_size}; it must be even and a multiple of heads ({self.heads})"
+                f"hidden_size is {self.hidden_size}; it must be even and a multiple of heads "
+                f"({self.heads})"
             )
         if self.heads % self.key_value_count:
             raise ValueError(
@@ -251,7 +252,8 @@ class TransformerConfig(BaseModel):
             self.encoder_layers or self.adapter.layers > self.decoder_layers
         ):
             raise ValueError(
-                f"adapter.layers is {self.adapter.layers}; adapters are for causal models (encoder_layers 0), in at "
+                f"adapter.layers is {self.adapter.layers}; adapters are for causal models "
+                "(encoder_layers 0), in at "
                 f"most all of their decoder_layers ({self.decoder_layers})"
             )
         self._check_classifier()
@@ -266,7 +268,8 @@ class TransformerConfig(BaseModel):
         pooled = self.classifier is not None and self.classifier.kind == "pooled"
         if pooled != (self.decoder_layers == 0):
             raise ValueError(
-                f"decoder_layers is {self.decoder_layers}; a pooled classifier has 0, every other model 1 or more"
+                f"decoder_layers is {self.decoder_layers}; a pooled classifier has 0, every other "
+                "model 1 or more"
             )
         if self.classifier is None:
             return
@@ -276,7 +279,8 @@ class TransformerConfig(BaseModel):
             )
         if self.classifier.window >= self.max_positions:
             raise ValueError(
-                f"classifier.window is {self.classifier.window}; it must be smaller than max_positions "
+                f"classifier.window is {self.classifier.window}; it must be smaller than "
+                "max_positions "
                 f"({self.max_positions})"
             )
 

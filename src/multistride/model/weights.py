@@ -162,7 +162,8 @@ def load_config(directory: Path | str) -> TransformerConfig:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise DataError(
-            f"{directory} is no model directory: it has no {CONFIG}: give one that `multistride train` wrote"
+            f"{directory} is no model directory: it has no {CONFIG}: give one that `multistride "
+            "train` wrote"
         )
     try:
         stored = read_json(path, "copy the model again")
@@ -194,7 +195,8 @@ def load_model(
     if not path.is_file():
         if (path.parent / INT8_MANIFEST).is_file():
             raise DataError(
-                f"{directory} is an int8 export, which holds no float32 weights: give --engine int8 "
+                f"{directory} is an int8 export, which holds no float32 weights: give --engine "
+                "int8 "
                 "where that is possible, or the model directory it was exported from"
             )
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again")
@@ -216,7 +218,8 @@ def load_model(
     vocabulary = load_vocabulary(directory)
     if len(vocabulary) != config.vocabulary_size:
         raise DataError(
-            f"the tokenizer in {directory} has {len(vocabulary)} entries, the model {config.vocabulary_size}: "
+            f"the tokenizer in {directory} has {len(vocabulary)} entries, the model "
+            f"{config.vocabulary_size}: "
             "use the files of one model"
         )
     return model.to(device).eval(), vocabulary

@@ -48,7 +48,8 @@ def check_drawing() -> None:
     """Raise `MissingExtraError` without matplotlib."""
     if matplotlib is None:
         raise MissingExtraError(
-            "the picture needs matplotlib, which is not installed; install it with: pip install 'multistride[report]'"
+            "the picture needs matplotlib, which is not installed; install it with: pip install "
+            "'multistride[report]'"
         )
 
 

@@ -137,7 +137,9 @@ def _ways(result: Result) -> dict[tuple[str, int, str], list[Row]]:
 
 
 def _set_limits(axes: Any, qualities: Sequence[float]) -> None:
-    """Start time at zero, so that distances compare; never zoom on differences of quality below 1."""
+    """Start time at zero, so that distances compare; never zoom on differences of quality below
+    1.
+    """
     axes.set_xlim(left=0, right=1.12 * max(axes.get_xlim()[1], 1e-3))
     low, high = min(qualities), max(qualities)
     room = 0.2 * max(high - low, 1.0)

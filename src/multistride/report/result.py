@@ -1,8 +1,8 @@
 """The one result of everything that is measured: what `--json` prints and every report reads.
 
-A `Result` has a kind, the conditions it was measured under, one `Row` for every way of decoding, and
-examples. A report is made from such a file and nothing else, so it can be made again years later
-without the model. `reading.upgrade` reads the files of older versions.
+A `Result` has a kind, the conditions it was measured under, one `Row` for every way of decoding,
+and examples. A report is made from such a file and nothing else, so it can be made again years
+later without the model. `reading.upgrade` reads the files of older versions.
 
 Unknown keys are errors, except under `settings`, which is a free record of the run.
 """
@@ -209,7 +209,9 @@ class Place(Record):
 
 
 class Crossing(Record):
-    """The smallest measured batch at which a row is slower than a baseline (None: there is none)."""
+    """The smallest measured batch at which a row is slower than a baseline (None: there is
+    none).
+    """
 
     baseline: Name
     engine: Name

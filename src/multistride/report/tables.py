@@ -367,14 +367,16 @@ def _part(name: str) -> Column:
 PLACE_MEASURES: tuple[tuple[str, str, str, str, float], ...] = (
     (
         "right %",
-        "Tokens equal to the reference's, which the model is given up to the group; higher is better.",
+        "Tokens equal to the reference's, which the model is given up to the group; higher is "
+        "better.",
         "accuracy",
         ".1f",
         100,
     ),
     (
         "sure %",
-        "Mean probability of the chosen token; it equals the share of right ones where the model is calibrated.",
+        "Mean probability of the chosen token; it equals the share of right ones where the model "
+        "is calibrated.",
         "confidence",
         ".1f",
         100,
@@ -389,7 +391,8 @@ PLACE_MEASURES: tuple[tuple[str, str, str, str, float], ...] = (
     ("entropy", "Nats; how undecided the model is between tokens.", "entropy", ".2f", 1),
     (
         "off by %",
-        "Expected calibration error: how far sure and right lie apart, over 15 bins of confidence; 0 is calibrated.",
+        "Expected calibration error: how far sure and right lie apart, over 15 bins of confidence; "
+        "0 is calibrated.",
         "calibration_error",
         ".1f",
         100,

@@ -112,7 +112,9 @@ Open: TypeAlias = Callable[[Opening], Opened[Any]]
 
 
 def refuse_options(way: DecodeOptions, taken: Sequence[str], who: str) -> None:
-    """Raise `UsageError` for an option of decoding that was given and that a task has no use for."""
+    """Raise `UsageError` for an option of decoding that was given and that a task has no use
+    for.
+    """
     for name in sorted(way.model_fields_set - set(taken)):
         raise UsageError(
             f"--{name.replace('_', '-')} {getattr(way, name)} was given, and {who}: leave it out"

@@ -27,7 +27,8 @@ from multistride.text_model import Translation
 from multistride.translator import Translator
 
 _END = re.compile(r"(?<=[.!?…。！？])(?:[\"'”“’‘»«)\]]*)(?:\s+|$)")
-"""Where a sentence may end: after its last mark and the quotes and brackets that close behind it."""
+"""Where a sentence may end: after its last mark and the quotes and brackets that close behind
+it."""
 
 _ABBREVIATED = re.compile(
     r"(?:^|[\s(\"“„'.])(?:\w|\d{1,2}|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Nr|vs|etc|al|approx|dept|est|fig"

@@ -32,7 +32,8 @@ def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
     for line, raw in enumerate(lines, start=1):
         if line == 1 and b"\0" in raw[:LOOKED_AT]:
             raise DataError(
-                "the input holds binary data (a zero byte in line 1): give UTF-8 text, a document a line"
+                "the input holds binary data (a zero byte in line 1): give UTF-8 text, a document "
+                "a line"
             )
         yield line, _document(raw.rstrip(b"\r\n"), field, line)
 

@@ -72,7 +72,8 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
     """
     if len(directories) < 2:
         raise UsageError(
-            f"{len(directories)} model directory was given, an average needs 2: name more checkpoints"
+            f"{len(directories)} model directory was given, an average needs 2: name more "
+            "checkpoints"
         )
     refuse_inputs(output, directories)
     refuse_foreign(output)
@@ -86,7 +87,8 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
         _check_alike(directories[0], model, directory, other)
         if known.digest() != vocabulary.digest():
             raise DataError(
-                f"{directories[0]} and {directory} have different vocabularies: average one run's models"
+                f"{directories[0]} and {directory} have different vocabularies: average one run's "
+                "models"
             )
         found = other.state_dict()
         if not all(

@@ -30,8 +30,10 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
     lines = [
         "# A multistride model",
         "",
-        f"A Transformer of {parameters / 1e6:.1f} million parameters ({shape.encoder_layers} encoder and "
-        f"{shape.decoder_layers} decoder layers, width {shape.hidden_size}, vocabulary {shape.vocabulary_size}) "
+        f"A Transformer of {parameters / 1e6:.1f} million parameters ({shape.encoder_layers} "
+        "encoder and "
+        f"{shape.decoder_layers} decoder layers, width {shape.hidden_size}, vocabulary "
+        f"{shape.vocabulary_size}) "
         f"{task}.",
         "",
         "## How to run it",
@@ -44,13 +46,16 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
         "",
         f"- data: {', '.join(files) or 'see provenance.json'} (hash `{data.data_hash[:16]}`)",
         f"- start: {start}",
-        f"- recipe: {training.updates} updates of {training.tokens_per_batch} tokens x {training.accumulate}, "
-        f"{training.schedule} schedule to {training.learning_rate}, label smoothing {training.label_smoothing}",
+        f"- recipe: {training.updates} updates of {training.tokens_per_batch} tokens x "
+        f"{training.accumulate}, "
+        f"{training.schedule} schedule to {training.learning_rate}, label smoothing "
+        f"{training.label_smoothing}",
         f"- made with multistride {__version__}; every setting is in `provenance.json`",
         "",
         "## Licence and limits",
         "",
-        "The licence of a model follows that of its data: state it here before passing the model on.",
+        "The licence of a model follows that of its data: state it here before passing the model "
+        "on.",
         "",
     ]
     return "\n".join(lines)

@@ -36,7 +36,9 @@ class Sums:
 
 @dataclass
 class Progress:
-    """Position of a run. `batch` counts the used batches of the epoch, `since` the open log line."""
+    """Position of a run. `batch` counts the used batches of the epoch, `since` the open log
+    line.
+    """
 
     update: int = 0
     epoch: int = 0
@@ -87,6 +89,7 @@ def load_state(
     ) as error:
         reason = type(error).__name__
         raise DataError(
-            f"{path} cannot be resumed from, it is damaged ({reason}): delete {directory} to go on from an older one"
+            f"{path} cannot be resumed from, it is damaged ({reason}): delete {directory} to go on "
+            "from an older one"
         ) from error
     return progress

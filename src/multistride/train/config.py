@@ -85,7 +85,8 @@ class GroupsConfig(BaseModel):
         unknown = {size for stage in self.curriculum for size in stage.sizes} - self.sizes.keys()
         if unknown:
             raise ValueError(
-                f"curriculum trains K={min(unknown)}, which sizes does not name: a size left out is forgotten; "
+                f"curriculum trains K={min(unknown)}, which sizes does not name: a size left out "
+                "is forgotten; "
                 "add it to sizes"
             )
         return self

@@ -85,7 +85,8 @@ def beside_windows(
         (fit.held_out.argmax(1) == torch.from_numpy(np.array(documents.labels))).float().mean()
     )
     say(
-        f"wide path: {fit.words} words, accuracy {right:.3f} on training documents that a fit did not see"
+        f"wide path: {fit.words} words, accuracy {right:.3f} on training documents that a fit did "
+        "not see"
     )
     return fit.held_out
 
@@ -101,11 +102,13 @@ def check_lengths(splits: dict[str, Split], data: PreparedData, model: Transform
         found = max(int(split.source_lengths.max()), int(split.target_lengths.max()))
         if found > longest and data.causal:
             raise DataError(
-                f"{data.directory}: a {name} window has {found} tokens, the model allows {longest}: "
+                f"{data.directory}: a {name} window has {found} tokens, the model allows "
+                f"{longest}: "
                 f"prepare with --window {longest} or raise model.max_positions"
             )
         if found > longest:
             raise DataError(
-                f"{data.directory}: a {name} sentence has {found} tokens with EOS, the model allows {longest}: "
+                f"{data.directory}: a {name} sentence has {found} tokens with EOS, the model "
+                f"allows {longest}: "
                 f"prepare with --max-tokens {longest - 1} or raise model.max_positions"
             )

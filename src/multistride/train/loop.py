@@ -276,7 +276,8 @@ class Trainer:
                 raise
             raise UserError(
                 f"out of memory at update {self.progress.update} with training.tokens_per_batch "
-                f"{self.settings.tokens_per_batch}: lower it and raise training.accumulate by as much"
+                f"{self.settings.tokens_per_batch}: lower it and raise training.accumulate by as "
+                "much"
             ) from error
         return sums[0], sums[1]
 
@@ -389,7 +390,8 @@ class Trainer:
             },
         )
         raise UserError(
-            f"the loss is {loss} and the gradient norm {norm} at update {self.progress.update} (its pairs are in "
+            f"the loss is {loss} and the gradient norm {norm} at update {self.progress.update} "
+            "(its pairs are in "
             f"{place}): lower training.learning_rate or set training.precision=float32 and run it "
             "again with --resume, which continues from the last checkpoint"
         )

@@ -72,7 +72,8 @@ def classifying(
         )
     if not classes:
         raise UsageError(
-            f"classifier is given and {config.data} holds no labels: prepare with --train-records, or leave it out"
+            f"classifier is given and {config.data} holds no labels: prepare with --train-records, "
+            "or leave it out"
         )
     known = shape.classes or (model.classifier.classes if model.classifier else ())
     if known:
@@ -87,7 +88,8 @@ def classifying(
         and _given(config.model, "decoder_layers")
     ):
         raise UsageError(
-            f"model.decoder_layers is {config.model.decoder_layers}; a pooled classifier has no decoder: leave it out"
+            f"model.decoder_layers is {config.model.decoder_layers}; a pooled classifier has no "
+            "decoder: leave it out"
         )
     given = {**model.model_dump(), "classifier": {**shape.model_dump(), "classes": classes}}
     return validate(
@@ -123,8 +125,10 @@ def _check_adapter(start: TransformerConfig, config: RunConfig) -> None:
     groups = config.groups
     if groups.lookahead < 1 or 1 in groups.sizes:
         raise UsageError(
-            f"groups.lookahead is {groups.lookahead} and the smallest of groups.sizes {min(groups.sizes)}; adapters "
-            "write drafts and nothing else: set groups.lookahead to 1, and leave K=1, which stays as it was, out"
+            f"groups.lookahead is {groups.lookahead} and the smallest of groups.sizes "
+            f"{min(groups.sizes)}; adapters "
+            "write drafts and nothing else: set groups.lookahead to 1, and leave K=1, which stays "
+            "as it was, out"
         )
 
 
@@ -132,12 +136,14 @@ def _check_kind(model: TransformerConfig, config: RunConfig, causal: bool) -> No
     """Raise `UsageError` unless the model has a source exactly where the data have one."""
     if causal and model.encoder_layers:
         raise UsageError(
-            f"{config.data} holds texts without sources and the model has {model.encoder_layers} encoder layers: "
+            f"{config.data} holds texts without sources and the model has {model.encoder_layers} "
+            "encoder layers: "
             "set model.encoder_layers to 0, or prepare pairs"
         )
     if not causal and not model.encoder_layers:
         raise UsageError(
-            f"{config.data} holds pairs and the model has no encoder: set model.encoder_layers to 1 or more, or "
+            f"{config.data} holds pairs and the model has no encoder: set model.encoder_layers to "
+            "1 or more, or "
             "prepare texts with --train-text"
         )
 
@@ -150,7 +156,8 @@ def _completed(
     sizes = tuple(sorted({*config.groups.sizes, *((1,) if adapter else ())}))
     if sizes[-1] > model.max_positions:
         raise UsageError(
-            f"groups.sizes names K={sizes[-1]}; the model writes at most {model.max_positions} tokens: "
+            f"groups.sizes names K={sizes[-1]}; the model writes at most {model.max_positions} "
+            "tokens: "
             "choose smaller groups or raise model.max_positions"
         )
     decided = {

@@ -8,7 +8,8 @@ from multistride.data.chat import rendered
 from multistride.errors import DataError, MissingExtraError
 
 TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}[be kind]{% endif %}"
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}[be "
+    "kind]{% endif %}"
     "{{ bos_token + message['role'] + ': ' + message['content'] + eos_token }}\n"
     "{% endfor %}{% if add_generation_prompt %}{{ bos_token }}assistant: {% endif %}"
 )

@@ -76,7 +76,8 @@ def random_table(seed, sentences=3, positions=12, scale=1.5):
 
 
 def unchecked(options, config):
-    """A plan of options that a checked one would refuse, such as a beam wider than the vocabulary."""
+    """A plan of options that a checked one would refuse, such as a beam wider than the
+    vocabulary."""
     return replace(plan(DecodeOptions(), config), options=options)
 
 

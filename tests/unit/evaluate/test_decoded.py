@@ -1,4 +1,5 @@
-"""Translations and continuations measured: provenance, rows, and what is refused before decoding."""
+"""Translations and continuations measured: provenance, rows, and what is refused before
+decoding."""
 
 import json
 import os

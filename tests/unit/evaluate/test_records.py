@@ -1,4 +1,5 @@
-"""Measuring a task: models opened once, one bad record is one bad record, rows compared with K=1."""
+"""Measuring a task: models opened once, one bad record is one bad record, rows compared with
+K=1."""
 
 import json
 from itertools import product

@@ -114,8 +114,8 @@ def test_markdown(result):
     text = benchmark_markdown(result)
     assert "| batch | K | ms/sentence | × own-k1 | × ctranslate2-int8 | BLEU |" in text
     assert (
-        "| 1 | 4 | 10.0 | 4.00 (1.00–1.00) | 4.40 (1.00–1.20) | 37.0 | 100 | 1.00 | 250 | 400 | 230 | 50 |"
-        in text
+        "| 1 | 4 | 10.0 | 4.00 (1.00–1.00) | 4.40 (1.00–1.20) | 37.0 | 100 | 1.00 | 250 | 400 | "
+        "230 | 50 |" in text
     )
     assert "| 1 | ctranslate2-int8 | 44.0 | 38.0 |" in text
     assert (

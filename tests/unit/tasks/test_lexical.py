@@ -5,7 +5,8 @@ import pytest
 from multistride.tasks.answering.lexical import best_sentence, most_frequent_span, typed_span
 
 PASSAGE = (
-    "The battle of Hastings was fought in 1066 near the town. Harold Godwinson fell there, and William won. "
+    "The battle of Hastings was fought in 1066 near the town. Harold Godwinson fell there, and "
+    "William won. "
     "Long after, William built a castle of 14 towers. The castle stands today."
 )
 

@@ -104,11 +104,13 @@ def test_sizes_that_are_no_table(path, sizes):
     [
         (
             "modle: {}\n",
-            "unknown key 'modle'; known here: adapter, classifier, data, groups, model, run, start_from",
+            "unknown key 'modle'; known here: adapter, classifier, data, groups, model, run, "
+            "start_from",
         ),
         (
             "groups: {size: {1: 1}}\n",
-            "unknown key 'groups.size'; known here: anchors, curriculum, glancing, lookahead, markov_rank, partial",
+            "unknown key 'groups.size'; known here: anchors, curriculum, glancing, lookahead, "
+            "markov_rank, partial",
         ),
         (
             "training: {lr: 1}\n",

@@ -40,16 +40,19 @@ def check_auto(options: DecodeOptions, measured: Measured) -> Calibration:
     if options.beam > 1 or options.temperature > 0:
         other = f"beam {options.beam}" if options.beam > 1 else f"temperature {options.temperature}"
         raise UsageError(
-            f"group size auto is measured on greedy decoding, and {other} was asked for: give a number"
+            f"group size auto is measured on greedy decoding, and {other} was asked for: give a "
+            "number"
         )
     if options.drafts is not None:
         raise UsageError(
-            f"group size auto weighs what masks draft, and drafts {options.drafts} was given: give a number, or "
+            f"group size auto weighs what masks draft, and drafts {options.drafts} was given: give "
+            "a number, or "
             "leave the drafts out"
         )
     if measured.calibration is None:
         raise UsageError(
-            "group size auto needs to know how often groups are right, and this model was not calibrated: "
+            "group size auto needs to know how often groups are right, and this model was not "
+            "calibrated: "
             "run `multistride calibrate` on it, or give a number"
         )
     return measured.calibration

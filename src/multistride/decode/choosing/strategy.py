@@ -57,7 +57,9 @@ def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
 
 
 def drafts_for(options: DecodeOptions, measured: Measured | None) -> Drafts:
-    """Return the source of drafts in exact mode; by default masks, and text if phrases are known."""
+    """Return the source of drafts in exact mode; by default masks, and text if phrases are
+    known.
+    """
     phrases = None if measured is None else measured.phrases
     return options.drafts or ("masks" if phrases is None else "both")
 
@@ -83,7 +85,8 @@ def policy_for(options: DecodeOptions, config: TransformerConfig, measured: Meas
         layout = layout_for(options, config)
         if layout not in measured.costs:
             raise UsageError(
-                f"policy cost-model needs the costs of steps in the layout {layout}, and none were measured: "
+                f"policy cost-model needs the costs of steps in the layout {layout}, and none were "
+                "measured: "
                 "decode through multistride.load() or the command line, which measure them"
             )
         sizes = [size for size in config.group_sizes if size <= options.group_size]
@@ -94,7 +97,9 @@ def policy_for(options: DecodeOptions, config: TransformerConfig, measured: Meas
 def statistics_for(
     options: DecodeOptions, config: TransformerConfig, measured: Measured
 ) -> KeptStatistics:
-    """Return the statistics of kept tokens at this threshold, begun from the calibration or a guess."""
+    """Return the statistics of kept tokens at this threshold, begun from the calibration or a
+    guess.
+    """
     layout, most = layout_for(options, config), max(config.group_sizes)
     key = (layout, options.sure_from)
     if key not in measured.statistics:

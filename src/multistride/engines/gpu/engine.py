@@ -110,7 +110,9 @@ class GpuStepModel:
         return arena.recorded[key]()
 
     def _pickable(self, logits: Tensor) -> Tensor:
-        """Mask the tokens that are never picked; their ids are on the device, as a recording needs."""
+        """Mask the tokens that are never picked; their ids are on the device, as a recording
+        needs.
+        """
         return logits.index_fill(-1, self._never, float("-inf"))
 
     def _computed(self, kind: str, arena: Arena, new: int, size: int) -> Tensor:
@@ -164,7 +166,8 @@ def check_gpu(model: Transformer) -> None:
     device = model.target_embedding.weight.device
     if not torch.cuda.is_available():
         raise UsageError(
-            f"the engine gpu was asked for, and PyTorch {torch.__version__} sees no CUDA device here, only the CPU: "
+            f"the engine gpu was asked for, and PyTorch {torch.__version__} sees no CUDA device "
+            "here, only the CPU: "
             "choose --engine auto, int8 or eager"
         )
     if device.type != "cuda":

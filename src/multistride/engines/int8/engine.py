@@ -155,7 +155,9 @@ class Int8StepModel:
         return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
-        """Return the greedy tokens behind each token of one sentence, and drafts by masks behind them."""
+        """Return the greedy tokens behind each token of one sentence, and drafts by masks behind
+        them.
+        """
         count = len(clean)
         new = count + masks
         length = memory.grow_even(new)
@@ -241,17 +243,20 @@ def check_int8() -> None:
     """Raise `MissingExtraError` or `UsageError` unless the int8 engine can run here."""
     if onnxruntime is None:
         raise MissingExtraError(
-            "the engine int8 was asked for and ONNX Runtime is not installed: pip install 'multistride[int8]', "
+            "the engine int8 was asked for and ONNX Runtime is not installed: pip install "
+            "'multistride[int8]', "
             "or choose --engine eager"
         )
     if not multiplies_int8():
         raise UsageError(
-            "the engine int8 was asked for; it needs a CPU that multiplies 8-bit integers without overflow (VNNI on "
+            "the engine int8 was asked for; it needs a CPU that multiplies 8-bit integers without "
+            "overflow (VNNI on "
             "x86), and this one does not: choose --engine eager"
         )
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
         raise MissingExtraError(
-            f"the engine int8 was asked for; it needs ONNX Runtime {OLDEST[0]}.{OLDEST[1]} or later, and "
+            f"the engine int8 was asked for; it needs ONNX Runtime {OLDEST[0]}.{OLDEST[1]} or "
+            "later, and "
             f"{onnxruntime.__version__} is installed: pip install --upgrade 'multistride[int8]', "
             "or choose --engine eager"
         )

@@ -87,7 +87,8 @@ def _manifest(directory: Path) -> dict[str, Any]:
         raise DataError(f"{path} is missing or damaged: export the model again") from error
     if version != FORMAT:
         raise DataError(
-            f"{directory} is an export of format {version}, and this version of multistride reads format {FORMAT}: "
+            f"{directory} is an export of format {version}, and this version of multistride reads "
+            f"format {FORMAT}: "
             "export the model again"
         )
     for name, expected in files.items():
@@ -96,7 +97,8 @@ def _manifest(directory: Path) -> dict[str, Any]:
             raise DataError(f"{directory} has no {name}: export the model again")
         if sha256(place) != expected:
             raise DataError(
-                f"{place} is damaged or belongs to another model ({INT8_MANIFEST} gives another hash): "
+                f"{place} is damaged or belongs to another model ({INT8_MANIFEST} gives another "
+                "hash): "
                 "export the model again"
             )
     return manifest

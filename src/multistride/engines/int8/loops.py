@@ -85,7 +85,9 @@ class QuickEngine(PickingEngine[M], Protocol[M]):
 
 
 def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
-    """Return the shortest loop for a batch of `rows` texts; None where only the plain one will do."""
+    """Return the shortest loop for a batch of `rows` texts; None where only the plain one will
+    do.
+    """
     config, size = engine.config, plan.group_size
     if not plan.greedy:
         return None
@@ -140,8 +142,8 @@ def decode_even(
     state: DecodeState,
     group_size: int,
 ) -> Iterator[list[Hypothesis]]:
-    """Write whole greedy groups until every sentence is over; after each step, yield the sentences it wrote
-    into.
+    """Write whole greedy groups until every sentence is over; after each step, yield the sentences
+    it wrote into.
     """
     memory = engine.start(source, lengths)
     tokens = np.full((len(state.running), group_size), engine.config.start_token, np.int64)

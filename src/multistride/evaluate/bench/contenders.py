@@ -45,7 +45,8 @@ def baselines(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in BASELINES and name not in _SEVERAL:
             raise UsageError(
-                f"--against names {name!r}; allowed are {', '.join((*BASELINES, *_SEVERAL))}: choose some of them"
+                f"--against names {name!r}; allowed are {', '.join((*BASELINES, *_SEVERAL))}: "
+                "choose some of them"
             )
         found.extend(_SEVERAL.get(name, (name,)))
     for name in found:

@@ -63,7 +63,8 @@ def check_measured(
         ):
             if asked is not None and asked not in measured:
                 raise UsageError(
-                    f"--require {requirement.text} names {what} {asked}, which is not measured; measured are "
+                    f"--require {requirement.text} names {what} {asked}, which is not measured; "
+                    "measured are "
                     f"{', '.join(map(str, measured))}: add it, or require something else"
                 )
 
@@ -76,7 +77,9 @@ def check_met(requirements: Sequence[Requirement], result: Result) -> None:
         ratio = worst.ratio_to[requirement.baseline]
         if ratio < requirement.ratio:
             raise GateError(
-                f"required was {requirement.text}, measured {ratio:.2f} (K={worst.group_size}, batch "
-                f"{worst.batch_size}, mode {worst.mode}, engine {worst.engine}, {worst.threads} thread(s), "
+                f"required was {requirement.text}, measured {ratio:.2f} (K={worst.group_size}, "
+                "batch "
+                f"{worst.batch_size}, mode {worst.mode}, engine {worst.engine}, {worst.threads} "
+                "thread(s), "
                 f"{worst.cpu}): the gate failed"
             )

@@ -98,7 +98,8 @@ class Worker:
         if not answer:
             code = self._process.wait()
             raise UserError(
-                f"the worker {self.name} ended with code {code} and without an answer: see above, or free memory"
+                f"the worker {self.name} ended with code {code} and without an answer: see above, "
+                "or free memory"
             )
         try:
             failure = Failure.model_validate_json(answer)

@@ -1,12 +1,13 @@
 """Answering questions: a model is asked in its own words, over windows of a passage or choices.
 
-**Windows.** A passage that the model cannot read at once is cut; BM25 picks the windows that are worth reading, the
-model answers from each, and the most probable answer wins. Its tokens count together, and so they do in beam search:
-in a span the first tokens say where it begins and the others follow almost for sure, so an average would favour long
-ones.
+**Windows.** A passage that the model cannot read at once is cut; BM25 picks the windows that are
+worth reading, the model answers from each, and the most probable answer wins. Its tokens count
+together, and so they do in beam search: in a span the first tokens say where it begins and the
+others follow almost for sure, so an average would favour long ones.
 
-**Choices.** Each is scored as the text after the question: on average per token by default, since choices differ in
-what they name and a name of many tokens is improbable whatever it names. Both numbers are reported.
+**Choices.** Each is scored as the text after the question: on average per token by default, since
+choices differ in what they name and a name of many tokens is improbable whatever it names. Both
+numbers are reported.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ _ASKS_NUMBER = re.compile(
 _ASKS_NAME = re.compile(r"\b(who|whose|whom|where|which (?:city|country|person))\b")
 _FUNCTION_WORDS = frozenset(
     words_of(
-        "a an and are as at be been by did do does for from had has have he her his how in is it its of on or she"
+        "a an and are as at be been by did do does for from had has have he her his how in is it "
+        "its of on or she"
         " that the their they this to was were what when where which who whom whose why will with"
     )
 )

@@ -65,5 +65,6 @@ def _bm25s() -> Any:
         return import_module("bm25s")
     except ImportError as error:
         raise MissingExtraError(
-            "looking for the windows of a long passage needs bm25s: pip install 'multistride[tasks]'"
+            "looking for the windows of a long passage needs bm25s: pip install "
+            "'multistride[tasks]'"
         ) from error

@@ -103,7 +103,8 @@ class AnsweringTask:
         if "passage" not in record and not choices:
             raise RecordError(
                 line,
-                "the question has neither a 'passage' to answer from nor 'choices': add one of them",
+                "the question has neither a 'passage' to answer from nor 'choices': add one of "
+                "them",
             )
         passage = text_field(record, "passage", line) if "passage" in record else None
         right = right_answers(record, line)
@@ -120,7 +121,8 @@ class AnsweringTask:
         both = list(zip(answers, records, strict=True))
         if any(not right_answers(record) for record in records):
             raise DataError(
-                "a record has neither 'answers' nor 'answer', which answers are measured against: add them"
+                "a record has neither 'answers' nor 'answer', which answers are measured against: "
+                "add them"
             )
         chosen = [(answer, record) for answer, record in both if record.get("choices")]
         taken = [(answer, record) for answer, record in both if not record.get("choices")]
@@ -172,7 +174,8 @@ def _choices(record: Record, line: int) -> tuple[str, ...]:
     if not isinstance(given, list) or len(texts) != len(given) or len(set(texts)) < 2:
         raise RecordError(
             line,
-            f"the field 'choices' is {_shown(given)}; it must be a list of two different texts or more",
+            f"the field 'choices' is {_shown(given)}; it must be a list of two different texts or "
+            "more",
         )
     return tuple(texts)
 

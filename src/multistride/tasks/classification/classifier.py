@@ -78,7 +78,8 @@ class Classifier:
         shape = model.config.classifier
         if shape is None:
             raise UsageError(
-                f"{directory} is no classifier: give one that was trained with `classifier` in its configuration"
+                f"{directory} is no classifier: give one that was trained with `classifier` in its "
+                "configuration"
             )
         measured = (
             load_calibration(directory, ClassTemperature, TEMPERATURE) if calibrated else None
@@ -94,7 +95,8 @@ class Classifier:
             check_group_size(group_size, self.model.config)
         elif group_size != 1:
             raise UsageError(
-                f"--group-size is {group_size}; this classifier has a pooled head, which writes nothing: give 1"
+                f"--group-size is {group_size}; this classifier has a pooled head, which writes "
+                "nothing: give 1"
             )
         fits = self.measured is not None and self.measured.group_size == group_size
         return replace(

@@ -73,7 +73,8 @@ class ClassificationTask:
     def _labels(self, records: Sequence[Record]) -> list[str]:
         if not all(self._label in record for record in records):
             raise DataError(
-                f"a record has no {self._label!r}, and answers are measured against it: add the labels"
+                f"a record has no {self._label!r}, and answers are measured against it: add the "
+                "labels"
             )
         return [record[self._label].strip() for record in records]
 

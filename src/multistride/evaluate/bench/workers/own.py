@@ -1,4 +1,6 @@
-"""A worker that decodes with one of our engines: `python -m multistride.evaluate.bench.workers.own`."""
+"""A worker that decodes with one of our engines: `python -m
+multistride.evaluate.bench.workers.own`.
+"""
 
 from __future__ import annotations
 
