@@ -1,12 +1,13 @@
 """How fast documents of 512 to 32,768 tokens are classified, and how much memory that takes.
 
-usage: lengths.py MODEL RECORDS.jsonl RESULT.json Each length is measured in a process of its own,
-on one thread: the CPU time of the median of three rounds after one that does not count, and the
-most memory the process ever held, beside that of a process which only loads the model.
+usage: lengths.py MODEL RECORDS.jsonl RESULT.json
+
+Each length is measured in a process of its own, on one thread, under Linux: the CPU time of the
+median of three rounds after one that does not count, and the most memory the process ever held,
+beside that of a process which only loads the model.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 
 from multistride.data.prepare_records import encode_document
 from multistride.device import cpu_name
+from multistride.evaluate.bench.workers.memory import peak_mb
 from multistride.files import sha256, write_json
 from multistride.model.weights import load_provenance
 from multistride.tasks.classification.classifier import Classifier
@@ -44,7 +46,7 @@ def measure(model: Path, records: Path, length: int) -> dict[str, float]:
             "cpu_milliseconds": 1000 * seconds,
             "words_per_second": words / seconds,
         }
-    return {**found, "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {**found, "peak_megabytes": peak_mb() or 0.0}
 
 
 def document(classifier: Classifier, records: Path, length: int) -> str:

@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -35,6 +34,7 @@ from mutate import mutated  # noqa: E402
 from readers import Target, targets  # noqa: E402
 
 from multistride.errors import UserError  # noqa: E402
+from multistride.evaluate.bench.workers.memory import peak_mb  # noqa: E402
 
 HANG_SECONDS = 10
 MEMORY_MB = 1024
@@ -118,7 +118,8 @@ def fuzz(seconds: float, inputs: int, first: int = 0, only: str = "") -> dict[st
             outcomes[f"{target.name}: {outcome}"] += 1
             if fault and len(faults) < 50:
                 faults.append({"seed": seed, "reader": target.name, "fault": fault})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not `ru_maxrss`: it keeps the size of the process that started this one.
+    peak = int(peak_mb() or 0)
     if peak > MEMORY_MB:
         faults.append({"seed": first, "reader": "all", "fault": f"{peak} MB of memory"})
     return {
