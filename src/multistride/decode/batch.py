@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import Permitted, most_probable, one_by_one
+from multistride.decode.copying import PhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.loop import GroupWriter, Loop, Writer, decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
-from multistride.decode.phrases import PhraseDrafter
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
 from multistride.decode.sample import request_seed, sampler
