@@ -19,10 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.data.vocab import Vocabulary
+from multistride.decode.ending import StopRule, goes_on
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
 from multistride.decode.spans import Allowing
-from multistride.decode.state import DecodeState, StopRule, goes_on
+from multistride.decode.state import DecodeState
 from multistride.decode.wording import Barring, banned_texts, no_repeat, stop_texts
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL

@@ -1,7 +1,7 @@
-"""The hypotheses of one batch while they are decoded, and every rule that ends one.
+"""The hypotheses of one batch while they are decoded.
 
-Only this file knows when a sentence is over. Rows are independent: each has its own border, limit
-and group, and leaves the batch when it is done.
+Rows are independent: each has its own border, limit and group, and leaves the batch when it is
+over (`decode.ending`).
 
 Shapes: R rows still running, K tokens in the group just picked, T most tokens of any row.
 """
@@ -9,14 +9,14 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from multistride.decode.ending import Ending, EndingRule, StopRule, goes_on
 from multistride.decode.pick import Picked
 from multistride.groups import (
     Drafts,
@@ -30,19 +30,6 @@ from multistride.groups import (
 
 PROMPT_SLOTS = 256
 """Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
-
-Ending = Literal["end", "stop", "limit", "cancelled"]
-"""Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was
-told to stop."""
-
-StopRule = Callable[[list[int], list[int]], int | None]
-"""Tokens known and new, to how many of the new ones belong to a sentence that a stop text ends;
-None: it goes on."""
-
-
-def goes_on(known: list[int], new: list[int]) -> int | None:
-    """The stop rule where there is no stop text."""
-    return None
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,8 @@ class DecodeState:
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
-        self._start, self._ends, self._stopped = start_token, {end_token, *further_ends}, stopped
+        self._start = start_token
+        self._rule = EndingRule(frozenset({end_token, *further_ends}), stopped)
         given = (
             [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
         )
@@ -315,17 +303,8 @@ class DecodeState:
         if hypothesis.ending is not None:
             return
         known = hypothesis.tokens
-        room = hypothesis.limit - len(known)
-        tokens = tokens[:room]
-        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
-        if end is not None:
-            tokens = tokens[: end + 1]
-            hypothesis.ending = "end"
-        elif len(tokens) == room:
-            hypothesis.ending = "limit"
-        if (count := self._stopped(known, tokens)) is not None:
-            tokens = tokens[:count]
-            hypothesis.ending = "stop"
+        count, hypothesis.ending = self._rule.ending(known, tokens, hypothesis.limit - len(known))
+        tokens = tokens[:count]
         values = tuple(scores[: len(tokens)])
         hypothesis.groups.append(replace(record, tokens=tuple(tokens), log_probabilities=values))
 
