@@ -240,7 +240,9 @@ class TextModel(ABC):
         state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), plan)
         [hypothesis] = state.hypotheses
         known = 0
-        for _ in passes:
+        for hypotheses in passes:
+            if not hypotheses:  # a pass that read a part of the prompt
+                continue
             text = written.add(hypothesis.tokens[known:])
             known = len(hypothesis.tokens)
             if hypothesis.ending is not None:

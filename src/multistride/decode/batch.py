@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,20 +22,33 @@ from multistride.decode.state import DecodeState, Hypothesis
 from multistride.decode.step import M, StepModel
 
 
+class Rows(NamedTuple):
+    """What may differ between the texts of one batch: length limits, and seeds as options give
+    them.
+    """
+
+    limits: list[int]
+    seeds: list[int]
+
+
 def begin_batch(
     engine: StepModel[M],
     source: Int[Tensor, "B S"],
     lengths: Int[Tensor, "B"],
     requested: Plan | DecodeOptions,
+    rows: Rows | None = None,
 ) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
     """Return the state of a batch and the passes that decode it: take them one by one, or all.
 
-    Each pass gives the texts it wrote into. Sources are padded on the right and end in EOS; those
-    of a causal model are prompts, which do not end.
+    Each pass gives the texts it wrote into; passes that read prompts write into none. Sources are
+    padded on the right and end in EOS; those of a causal model are prompts, which do not end.
+    `rows` are by default those of the plan.
     """
     plan, config = planned(requested, engine.config), engine.config
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
-    limits = [plan.limit(length) for length in lengths.tolist()]
+    limits, seeds = rows or Rows(
+        [plan.limit(len(tokens)) for tokens in given], [plan.options.seed] * len(given)
+    )
     encodes = config.encoder_layers > 0
     state = new_state(plan, limits, None if encodes else given)
     shortcut = getattr(engine, "shortcut", None)
@@ -43,8 +56,8 @@ def begin_batch(
     encoded, counts = (source, lengths) if encodes else (None, None)
     if loop is not None:
         return state, loop(encoded, counts, state)
-    seeds = [request_seed(plan.options.seed, tokens) for tokens in given]
-    writer = writer_for(engine, plan, state, given, seeds)
+    own = map(request_seed, seeds, given) if plan.options.temperature > 0 else ()
+    writer = writer_for(engine, plan, state, given, list(own))
     return state, decode(engine, encoded, counts, state, writer, plan.rules.prefix)
 
 

@@ -131,11 +131,14 @@ class Batch(Generic[M]):
         state: DecodeState,
         writer: Writer[M],
     ) -> Batch[M]:
-        """Return a batch whose sources are encoded and whose prompts are read."""
-        memory = engine.start(source, lengths)
-        for slots in state.prompt_slots():
-            engine.step(slots, memory)
-        return cls(engine, state, writer, memory)
+        """Return a batch whose sources are encoded; prompts are still to be read."""
+        return cls(engine, state, writer, engine.start(source, lengths))
+
+    def read_prompts(self) -> Iterator[list[Hypothesis]]:
+        """Read the prompts, one pass at a time; no pass writes into a text."""
+        for slots in self.state.prompt_slots():
+            self.engine.step(slots, self.memory)
+            yield []
 
     def begin(self, prefix: tuple[int, ...]) -> list[Hypothesis]:
         """Write a given prefix into every row, in one pass; return the rows."""
@@ -162,10 +165,11 @@ def decode(
 ) -> Iterator[list[Hypothesis]]:
     """Write until every text is over; after each pass, yield the texts it wrote into.
 
-    `source` is None for a causal model. Texts begin with `prefix`. The result is in
-    `state.hypotheses`.
+    Passes that read a prompt write into none. `source` is None for a causal model. Texts begin with
+    `prefix`. The result is in `state.hypotheses`.
     """
     batch = Batch.started(engine, source, lengths, state, writer)
+    yield from batch.read_prompts()
     if prefix and not state.done:
         yield batch.begin(prefix)
         batch.leave()

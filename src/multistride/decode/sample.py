@@ -7,7 +7,7 @@ still running, K slots of the group, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ def draw(log_probabilities: Float[Tensor, "R V"], chances: Float[Tensor, "R"]) -
     return tokens.clamp(max=log_probabilities.shape[-1] - 1)
 
 
-def request_seed(seed: int, tokens: list[int]) -> int:
+def request_seed(seed: int, tokens: Sequence[int]) -> int:
     """A generator's seed that follows from a request's seed and its source alone."""
     return int(
         np.random.SeedSequence([seed, *tokens]).generate_state(1, np.uint64)[0] >> np.uint64(1)

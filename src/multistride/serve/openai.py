@@ -1,0 +1,258 @@
+"""OpenAI's routes: completions, chat completions and the list of models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+
+from multistride.serve.errors import HttpProblem
+from multistride.serve.protocol import ChatRequest, CompletionRequest, Streaming
+from multistride.serve.scheduler import Ticket
+from multistride.serve.served import Served, ServedModel
+from multistride.serve.writing import Answer, Part, Usage, now, parts, until_gone, whole
+
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Of event streams: nobody in between may hold events back."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the two routes differ: names of objects and where text and log-probabilities stand."""
+
+    prefix: str
+    whole: str
+    chunk: str
+    chat: bool
+
+    def choice(self, index: int, answer: Answer, logprobs: bool, offset: int = 0) -> dict[str, Any]:
+        """Return one entry of `choices` of a whole answer."""
+        values = (
+            self._logprobs(answer.pieces, answer.log_probabilities, offset) if logprobs else None
+        )
+        base = {"index": index, "logprobs": values, "finish_reason": answer.finish_reason}
+        if self.chat:
+            return {
+                **base,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            }
+        return {**base, "text": answer.text}
+
+    def delta(
+        self, index: int, part: Part, logprobs: bool, offset: int, first: bool
+    ) -> dict[str, Any]:
+        """Return one entry of `choices` of an event."""
+        values = self._logprobs(part.pieces, part.log_probabilities, offset) if logprobs else None
+        base = {"index": index, "logprobs": values, "finish_reason": part.finish_reason}
+        if self.chat:
+            role = {"role": "assistant"} if first else {}
+            return {**base, "delta": {**role, "content": part.text}}
+        return {**base, "text": part.text}
+
+    def _logprobs(self, pieces: Any, values: Any, offset: int) -> dict[str, Any]:
+        rounded = [round(value, 6) for value in values]
+        if self.chat:
+            return {
+                "content": [
+                    {
+                        "token": piece,
+                        "logprob": value,
+                        "bytes": list(piece.encode("utf-8")),
+                        "top_logprobs": [],
+                    }
+                    for piece, value in zip(pieces, rounded, strict=True)
+                ],
+                "refusal": None,
+            }
+        offsets, place = [], offset
+        for piece in pieces:
+            offsets.append(place)
+            place += len(piece)
+        return {
+            "tokens": list(pieces),
+            "token_logprobs": rounded,
+            "top_logprobs": None,
+            "text_offset": offsets,
+        }
+
+
+COMPLETION = Shape("cmpl", "text_completion", "text_completion", chat=False)
+CHAT = Shape("chatcmpl", "chat.completion", "chat.completion.chunk", chat=True)
+
+
+def router(served: Served) -> APIRouter:
+    """Return the routes over the served models."""
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @routes.get("/models")
+    async def models() -> dict[str, Any]:
+        """List the served models."""
+        return {"object": "list", "data": [model.card() for model in served.models.values()]}
+
+    @routes.get("/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """Describe one served model."""
+        return served.model(name).card()
+
+    @routes.post("/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue prompts, or translate texts with a translation model."""
+        model = served.model(body.model)
+        choices = _choices(body, body.max_tokens)
+        encoded = [
+            model.encode(prompt) if isinstance(prompt, str) else model.checked_tokens(prompt)
+            for prompt in body.prompts()
+        ]
+        logprobs = body.logprobs is not None
+        return await _answer(request, COMPLETION, model, body, encoded, choices, logprobs)
+
+    @routes.post("/chat/completions")
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation with a chat model."""
+        model = served.model(body.model)
+        if None not in (body.max_tokens, body.max_completion_tokens):
+            raise HttpProblem(
+                400, "max_tokens and max_completion_tokens were given: give one", "max_tokens"
+            )
+        choices = _choices(body, body.max_completion_tokens or body.max_tokens)
+        encoded = [model.encode_chat([message.turn() for message in body.messages])]
+        return await _answer(request, CHAT, model, body, encoded, choices, body.logprobs)
+
+    return routes
+
+
+def _choices(body: Streaming, max_tokens: int | None) -> dict[str, Any]:
+    chosen = body.choices()
+    return chosen if max_tokens is None else {**chosen, "max_tokens": max_tokens}
+
+
+async def _answer(
+    request: Request,
+    shape: Shape,
+    model: ServedModel,
+    body: Streaming,
+    encoded: list[list[int]],
+    choices: dict[str, Any],
+    logprobs: bool,
+) -> Response:
+    if body.stream_options is not None and not body.stream:
+        raise HttpProblem(
+            400,
+            "stream_options was given without stream: set stream, or leave it out",
+            "stream_options",
+        )
+    if body.n > 1 and not choices.get("temperature"):
+        raise HttpProblem(
+            400,
+            f"n {body.n} was given at temperature 0, where all texts are the same: "
+            "set a temperature above 0, or leave n out",
+            "n",
+        )
+    usage = Usage(prompt=sum(map(len, encoded)))
+    tickets = []
+    try:
+        for tokens in encoded:
+            for copy in range(body.n):
+                seeded = (
+                    {**choices, "seed": choices["seed"] + copy} if "seed" in choices else choices
+                )
+                if copy and "seed" not in choices:
+                    seeded = {**choices, "seed": copy}
+                tickets.append(model.submit(tokens, seeded, request.state.id))
+    except BaseException:
+        for ticket in tickets:
+            ticket.cancel()
+        raise
+    head = {
+        "id": f"{shape.prefix}-{uuid.uuid4().hex}",
+        "created": now(),
+        "model": model.name,
+    }
+    stops = choices.get("stop", ())
+    if body.stream:
+        events = _events(shape, model, body, tickets, head, stops, usage, logprobs)
+        return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
+    work = asyncio.ensure_future(
+        asyncio.gather(*(whole(model, ticket, stops, usage) for ticket in tickets))
+    )
+    try:
+        answers = await until_gone(request, work)
+    finally:
+        for ticket in tickets:
+            ticket.cancel()
+    result = {
+        **head,
+        "object": shape.whole,
+        "choices": [shape.choice(index, each, logprobs) for index, each in enumerate(answers)],
+        "usage": usage.object(),
+        "multistride": {
+            "steps": [len(answer.steps) for answer in answers],
+            "trace": [answer.steps for answer in answers],
+        },
+    }
+    return Response(json.dumps(result, ensure_ascii=False), media_type="application/json")
+
+
+async def _events(
+    shape: Shape,
+    model: ServedModel,
+    body: Streaming,
+    tickets: list[Ticket],
+    head: dict[str, Any],
+    stops: Any,
+    usage: Usage,
+    logprobs: bool,
+) -> AsyncIterator[str]:
+    """Yield server-sent events: of several completions in turn, as their groups are committed."""
+    queue: asyncio.Queue[tuple[int, Part | BaseException | None]] = asyncio.Queue()
+
+    async def pump(index: int, ticket: Ticket) -> None:
+        try:
+            async for part in parts(
+                model, ticket, stops, usage, body.stream_granularity == "token"
+            ):
+                await queue.put((index, part))
+            await queue.put((index, None))
+        except Exception as error:
+            await queue.put((index, error))
+
+    pumps = [asyncio.create_task(pump(index, ticket)) for index, ticket in enumerate(tickets)]
+    base = {**head, "object": shape.chunk}
+    offsets, open_ones = [0] * len(tickets), len(tickets)
+    begun: set[int] = set()
+    try:
+        while open_ones:
+            index, part = await queue.get()
+            if part is None:
+                open_ones -= 1
+                continue
+            if isinstance(part, BaseException):
+                problem = (
+                    part
+                    if isinstance(part, HttpProblem)
+                    else HttpProblem(500, "the server failed on this request")
+                )
+                yield _event(problem.body())
+                return
+            choice = shape.delta(index, part, logprobs, offsets[index], index not in begun)
+            begun.add(index)
+            offsets[index] += sum(map(len, part.pieces))
+            yield _event({**base, "choices": [choice], "multistride": part.step})
+        if body.stream_options is not None and body.stream_options.include_usage:
+            yield _event({**base, "choices": [], "usage": usage.object()})
+        yield "data: [DONE]\n\n"
+    finally:
+        for task in pumps:
+            task.cancel()
+        for ticket in tickets:
+            ticket.cancel()
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
