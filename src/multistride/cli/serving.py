@@ -81,7 +81,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP: OpenAI's and LibreTranslate's routes, and a page at /.
 
-    Requests share batches; SIGTERM lets running ones finish.
+    Requests share batches; SIGTERM lets running ones finish. Without --threads one core stays free
+    for the network.
 
     Example: multistride serve --group-size 4 --engine int8
 
@@ -102,6 +103,8 @@ def serve(
     size: int | Literal["auto"] = group_size_or_auto(group_size)
     names = _named(model or [])
     bound(serving.host, serving.port).close()  # before models take their time to load
+    if machine.threads is None:  # one core is left to answer while models compute
+        machine = machine.model_copy(update={"threads": max(1, (os.cpu_count() or 1) - 1)})
     models = {name: machine.load(path) for name, path in names.items()}
     capacity = Capacity(serving.max_batch_tokens, serving.max_waiting)
     served = opened(models, Defaults(size, decoding.mode), capacity)

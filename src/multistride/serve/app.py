@@ -163,7 +163,9 @@ class Door:
                 "status": status,
                 "milliseconds": round(1000 * (time.perf_counter() - began), 1),
             }
-            logger.info("%s", json.dumps(facts), extra={"facts": facts})
+            asked_often = scope["path"] in OPEN_PATHS or scope["path"] == "/metrics"
+            level = logging.DEBUG if asked_often and status < 500 else logging.INFO
+            logger.log(level, "%s", json.dumps(facts))
 
     def _refused(self, scope: Scope, headers: dict[bytes, bytes]) -> HttpProblem | None:
         if self._served.draining and scope["path"] not in OPEN_PATHS:

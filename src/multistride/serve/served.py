@@ -72,11 +72,12 @@ class ServedModel:
         return isinstance(self.model, Translator)
 
     def measure(self) -> None:
-        """Know what steps cost, for `group_size: auto`; measured once on a machine."""
-        if self.model.measured.calibration is None:
-            return
-        for mode in ("fast", "exact"):
-            self.model.plan("auto", mode)
+        """Know what steps of the default mode cost, for `group_size: auto`.
+
+        It is measured once on a machine, and takes some seconds; other modes have a fixed size.
+        """
+        if self.model.measured.calibration is not None:
+            self.model.plan("auto", self.defaults.mode)
 
     def card(self) -> dict[str, Any]:
         """Return the model as OpenAI lists it, and what K it takes."""

@@ -10,7 +10,7 @@ const TEXTS = {
     fast: "fast: keep the whole group", adaptive: "adaptive: keep the confident tokens",
     exact: "exact: identical to K=1", temperature: "Temperature", length: "Maximum tokens",
     speed: "Playback", real: "real time", slow5: "5× slower", slow20: "20× slower",
-    race: "Race against K=1", run: "Run", stop: "Stop",
+    key: "API key", race: "Race against K=1", run: "Run", stop: "Stop",
     keys: "Ctrl+Enter runs, Esc stops.", metrics: "Metrics",
     step: "step", proposed: "proposed", kept: "kept", rejected: "rejected",
     confidence: "confidence", counts: (s, t) => `${s} steps · ${t} tokens · ${(t / Math.max(s, 1)).toFixed(2)} tokens per step`,
@@ -28,7 +28,7 @@ const TEXTS = {
     fast: "快速（fast）：整组保留", adaptive: "自适应（adaptive）：只保留有把握的词元",
     exact: "精确（exact）：与 K=1 完全一致", temperature: "温度", length: "最多词元数",
     speed: "播放速度", real: "实时", slow5: "放慢 5 倍", slow20: "放慢 20 倍",
-    race: "与 K=1 同场比赛", run: "运行", stop: "停止",
+    key: "API 密钥", race: "与 K=1 同场比赛", run: "运行", stop: "停止",
     keys: "Ctrl+Enter 运行，Esc 停止。", metrics: "监控指标",
     step: "第", proposed: "提出", kept: "保留", rejected: "拒绝",
     confidence: "置信度", counts: (s, t) => `${s} 步 · ${t} 个词元 · 每步 ${(t / Math.max(s, 1)).toFixed(2)} 个`,
@@ -59,7 +59,11 @@ function translatePage() {
 }
 
 function chosen() { return models.find((model) => model.id === $("model").value); }
-function causal() { return chosen()?.task === "generation"; }
+function causal() { return chosen()?.kind === "generation"; }
+function headers() {
+  const key = sessionStorage.getItem("key");
+  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+}
 function mode() { return document.querySelector("input[name=mode]:checked").value; }
 
 function nameLanes() {
@@ -165,7 +169,7 @@ function pause(milliseconds, signal) {
 async function* ask(body, chat, signal) {
   const sent = performance.now();
   const response = await fetch(chat ? "v1/chat/completions" : "v1/completions", {
-    method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+    method: "POST", signal, headers: headers(), body: JSON.stringify(body),
   });
   if (!response.ok) {
     const answer = await response.json().catch(() => null);
@@ -219,6 +223,7 @@ async function run() {
   $("run").disabled = true;
   $("stop").disabled = false;
   nameLanes();
+  if (matchMedia("(max-width: 48rem)").matches) $("results").scrollIntoView({ behavior: "smooth" });
   const slower = Number($("speed").value);
   const size = Number($("size").value);
   const lane = new Lane($("lane-groups"), slower);
@@ -281,15 +286,18 @@ $("language").addEventListener("click", () => {
 });
 $("size").addEventListener("input", () => { $("size-value").textContent = $("size").value; nameLanes(); });
 $("temperature").addEventListener("input", () => { $("temperature-value").textContent = $("temperature").value; });
+$("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value); begin(); });
 $("model").addEventListener("change", () => { $("input").value = ""; showModel(); });
 for (const node of document.querySelectorAll("input[name=mode], #race")) node.addEventListener("change", nameLanes);
 
 async function begin() {
   translatePage();
   try {
-    const answer = await fetch("v1/models");
+    const answer = await fetch("v1/models", { headers: headers() });
+    $("key-row").hidden = answer.status !== 401 && !sessionStorage.getItem("key");
     if (!answer.ok) throw new Error((await answer.json()).error.message);
-    models = (await answer.json()).data;
+    models = (await answer.json()).data.map((model) => ({ id: model.id, ...model.multistride }));
+    problem("");
     $("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
     showModel();
   } catch (error) {
