@@ -52,7 +52,7 @@ class StreamOptions(BaseModel):
 
 
 class Decoding(BaseModel):
-    """What every route takes: how to write, and what to write no more."""
+    """Fields of every route: how to write, and what ends a text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -102,7 +102,7 @@ class Decoding(BaseModel):
 
 
 class Streaming(Decoding):
-    """What the routes that stream take besides."""
+    """Further fields of the routes that stream."""
 
     stream: bool = Field(False, description="Send server-sent events, one per committed group.")
     stream_options: StreamOptions | None = None
