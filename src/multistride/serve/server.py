@@ -80,7 +80,9 @@ def bound(host: str, port: int) -> socket.socket:
     """Return a socket at the address. Raises `UserError` in one line if it cannot be taken."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
+        return listening
     except OverflowError as error:
         raise UsageError(f"port {port} was given: choose one from 0 to 65535") from error
     except OSError as error:
