@@ -2,6 +2,8 @@
 
     multistride serve &
     python examples/serve/client.py [URL]
+
+Fields that OpenAI's API does not have go into `extra_body`.
 """
 
 from __future__ import annotations
