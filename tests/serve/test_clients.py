@@ -117,6 +117,8 @@ def test_models_are_listed(client):
         ({"model": "none"}, 404, "there is no model 'none' here: translator, generator"),
         ({"temperature": -1}, 400, "temperature"),
         ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": "5"}, 400, "max_tokens: Input should be a valid integer"),
+        ({"prompt": ["a", 5]}, 400, "prompt"),
         ({"extra_body": {"group_size": 9}}, 400, "group size"),
         ({"extra_body": {"colour": 1}}, 400, "colour: this field is unknown"),
         ({"extra_body": {"threshold": 0.5, "mode": "exact"}}, 400, "threshold"),

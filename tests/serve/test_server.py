@@ -8,6 +8,7 @@ import time
 import httpx
 import openai
 import pytest
+from libretranslatepy import LibreTranslateAPI
 from tiny_server import KEY, Running
 
 from multistride.errors import UserError
@@ -45,7 +46,10 @@ def test_state_routes(server):
     assert "<html" in httpx.get(server.url + "/").text
     assert httpx.get(server.url + "/docs").status_code == 200
     assert httpx.get(server.url + "/nowhere").status_code == 404
-    assert "/v1/completions" in httpx.get(server.url + "/openapi.json").json()["paths"]
+    paths = httpx.get(server.url + "/openapi.json").json()["paths"]
+    answers = paths["/v1/completions"]["post"]["responses"]
+    assert {"400", "401", "404", "413", "429", "503"} < set(answers)
+    assert "422" not in answers  # FastAPI's default, which this server never sends
 
 
 def test_a_request_id_comes_in_and_goes_out(server):
@@ -92,6 +96,11 @@ def test_keys(models):
         assert httpx.get(running.url + "/v1/models", headers=wrong).status_code == 401
         with openai.OpenAI(base_url=running.url + "/v1", api_key=KEY) as client:
             assert len(list(client.models.list())) == 2
+        asked = {"q": "The", "source": "en", "target": "de"}
+        assert httpx.post(running.url + "/translate", json=asked).status_code == 401
+        assert httpx.post(running.url + "/v1/translate", json={"text": "a"}).status_code == 401
+        keyed = LibreTranslateAPI(running.url + "/", KEY)
+        assert isinstance(keyed.translate("The battle", "en", "de"), str)
 
 
 def test_a_client_that_leaves_frees_its_row(models):

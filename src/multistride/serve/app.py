@@ -20,13 +20,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multistride.errors import UserError
 from multistride.serve import openai, translating
-from multistride.serve.errors import Draining, HttpProblem, of_user_error, of_validation
+from multistride.serve.errors import Draining, HttpProblem, WrongKey, of_user_error, of_validation
 from multistride.serve.served import Served
 from multistride.version import __version__
 
@@ -90,7 +90,9 @@ def _add_state(app: FastAPI, served: Served) -> None:
         """Say that the process is up."""
         return {"status": "ok"}
 
-    @app.get("/ready", tags=["State"])
+    @app.get(
+        "/ready", tags=["State"], responses={503: {"description": "Not ready, and the reason."}}
+    )
     async def ready() -> JSONResponse:
         """Say whether requests are taken: models loaded, queues not full, not shutting down."""
         reason = served.not_ready()
@@ -103,7 +105,7 @@ def _add_state(app: FastAPI, served: Served) -> None:
         """Return the version of the server."""
         return {"version": __version__}
 
-    @app.get("/metrics", tags=["State"])
+    @app.get("/metrics", tags=["State"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
         return Response(served.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -178,13 +180,10 @@ class Door:
         key = self._limits.api_key
         if key is not None and scope["path"] not in OPEN_PATHS:
             given = headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), key.encode()):
-                return HttpProblem(
-                    401,
-                    "the API key is missing or wrong: send the header Authorization: Bearer KEY",
-                    code="invalid_api_key",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
+            right = hmac.compare_digest(given.encode(), key.encode())
+            scope["state"]["key"] = None if right else key
+            if not right and scope["path"] not in translating.KEY_IN_BODY:
+                return WrongKey()
         return None
 
     def _too_large(self) -> HttpProblem:

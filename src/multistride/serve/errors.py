@@ -9,11 +9,43 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from multistride.errors import DataError, UserError
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 """`type` by status; other statuses from 500 on are `server_error`, the rest invalid requests."""
+
+
+class ErrorObject(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error of the routes under `/v1`."""
+
+    error: ErrorObject
+
+
+STATUSES = {
+    400: "A value is wrong: the message names the field and what is allowed.",
+    401: "The API key is missing or wrong.",
+    404: "There is no model or route of this name.",
+    413: "The body is too large.",
+    429: "Too many requests wait; the header Retry-After says when to come back.",
+    500: "The server failed on this request.",
+    503: "The server is shutting down.",
+}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    **{status: {"model": ErrorBody, "description": text} for status, text in STATUSES.items()},
+    "default": {"model": ErrorBody, "description": "Any other error."},
+}
+"""Error responses of the OpenAPI schema. `default` keeps FastAPI from adding its 422."""
 
 
 class HttpProblem(Exception):
@@ -48,6 +80,18 @@ class HttpProblem(Exception):
     def response(self) -> JSONResponse:
         """Return the HTTP response."""
         return JSONResponse(self.body(), self.status, self.headers)
+
+
+class WrongKey(HttpProblem):
+    """401: the API key is missing or wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            401,
+            "the API key is missing or wrong: send the header Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
 
 class QueueFull(HttpProblem):
@@ -87,6 +131,8 @@ def of_validation(error: RequestValidationError) -> HttpProblem:
     location = [str(part) for part in first["loc"] if part not in ("body", "query")]
     if first["type"] == "json_invalid":
         return HttpProblem(400, "the body is not valid JSON", code="invalid_json")
+    if first["type"] == "missing" and not location:
+        return HttpProblem(400, "the body is missing: send a JSON object", code="invalid_json")
     field = next((part for part in location if not part.isdigit()), None)
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from multistride.serve.errors import HttpProblem
+from multistride.serve.errors import DOCUMENTED, HttpProblem
 from multistride.serve.protocol import ChatRequest, CompletionRequest, Streaming
 from multistride.serve.scheduler import Ticket
 from multistride.serve.served import Served, ServedModel
@@ -23,6 +23,14 @@ logger = logging.getLogger(__name__)
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Of event streams: nobody in between may hold events back."""
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The whole answer, or with `stream` one event per committed group.",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+    }
+}
+"""Responses of the OpenAPI schema."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ CHAT = Shape("chatcmpl", "chat.completion", "chat.completion.chunk", chat=True)
 
 def router(served: Served) -> APIRouter:
     """Return the routes over the served models."""
-    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=DOCUMENTED)
 
     @routes.get("/models")
     async def models() -> dict[str, Any]:
@@ -103,7 +111,7 @@ def router(served: Served) -> APIRouter:
         """Describe one served model."""
         return served.model(name).card()
 
-    @routes.post("/completions")
+    @routes.post("/completions", responses=STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue prompts, or translate texts with a translation model."""
         model = served.model(body.model)
@@ -115,7 +123,7 @@ def router(served: Served) -> APIRouter:
         asked = Asked(COMPLETION, model, body, choices, body.logprobs is not None)
         return await _answer(request, asked, encoded)
 
-    @routes.post("/chat/completions")
+    @routes.post("/chat/completions", responses=STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation with a chat model."""
         model = served.model(body.model)

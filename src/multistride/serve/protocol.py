@@ -27,6 +27,8 @@ MOST_STOPS = 16
 LONGEST_STOP = 1000
 """Most characters of a stop text."""
 
+NEUTRAL = "Not supported: accepted at its neutral value alone."
+
 
 def _only(*allowed: Any) -> BeforeValidator:
     """Accept the allowed values alone."""
@@ -54,7 +56,7 @@ class StreamOptions(BaseModel):
 class Decoding(BaseModel):
     """Fields of every route: how to write, and what ends a text."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str | None = Field(None, description="Name of a served model; default: the first.")
     group_size: int | Literal["auto"] | None = Field(
@@ -70,19 +72,17 @@ class Decoding(BaseModel):
     top_p: float | None = Field(None, description="Sample from the most probable mass.")
     min_p: float | None = Field(None, description="Sample from tokens this probable, relatively.")
     seed: int | None = Field(None, description="The same request with the same seed repeats.")
-    stop: list[str] | None = Field(None, description="Texts that end the output; cut off.")
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    stop: str | list[str] | None = Field(
+        None, description="One text or several that end the output; cut off."
+    )
 
     @field_validator("stop")
     @classmethod
-    def _bounded(cls, value: list[str] | None) -> list[str] | None:
-        if value and len(value) > MOST_STOPS:
-            raise ValueError(f"{len(value)} stop texts were given: at most {MOST_STOPS}")
-        if value and max(map(len, value)) > LONGEST_STOP:
+    def _bounded(cls, value: str | list[str] | None) -> str | list[str] | None:
+        stops = _listed(value)
+        if len(stops) > MOST_STOPS:
+            raise ValueError(f"{len(stops)} stop texts were given: at most {MOST_STOPS}")
+        if max(map(len, stops), default=0) > LONGEST_STOP:
             raise ValueError(f"a stop text is too long: at most {LONGEST_STOP} characters")
         return value
 
@@ -98,22 +98,35 @@ class Decoding(BaseModel):
             chosen.pop("seed", None)
             if chosen.get("top_p") == 1:
                 chosen.pop("top_p")
-        return {**chosen, **({"stop": tuple(self.stop)} if self.stop else {})}
+        stops = _listed(self.stop)
+        return {**chosen, "stop": tuple(stops)} if stops else chosen
+
+
+def _listed(stop: str | list[str] | None) -> list[str]:
+    return [stop] if isinstance(stop, str) else stop or []
 
 
 class Streaming(Decoding):
     """Further fields of the routes that stream."""
 
     stream: bool = Field(False, description="Send server-sent events, one per committed group.")
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = Field(
+        None, description='`{"include_usage": true}` sends a last event with the token counts.'
+    )
     stream_granularity: Literal["group", "token"] = Field(
         "group", description="One event per group, or one per token."
     )
     n: int = Field(1, ge=1, le=MOST_CHOICES, description="Completions per prompt.")
     user: str | None = Field(None, description="Accepted and not used.")
-    presence_penalty: Annotated[float, _only(0, 0.0, None)] | None = None
-    frequency_penalty: Annotated[float, _only(0, 0.0, None)] | None = None
-    logit_bias: Annotated[dict[str, float] | None, _only(None, {})] = None
+    presence_penalty: Annotated[float, _only(0, 0.0, None)] | None = Field(
+        None, description=NEUTRAL
+    )
+    frequency_penalty: Annotated[float, _only(0, 0.0, None)] | None = Field(
+        None, description=NEUTRAL
+    )
+    logit_bias: Annotated[dict[str, float] | None, _only(None, {})] = Field(
+        None, description=NEUTRAL
+    )
 
 
 class CompletionRequest(Streaming):
@@ -124,9 +137,9 @@ class CompletionRequest(Streaming):
     )
     max_tokens: int | None = Field(None, ge=1, description="Most tokens written.")
     logprobs: int | None = Field(None, ge=0, le=1, description="1: log-probabilities of tokens.")
-    echo: Annotated[bool, _only(False)] = False
-    suffix: Annotated[str | None, _only(None)] = None
-    best_of: Annotated[int | None, _only(None, 1)] = None
+    echo: Annotated[bool, _only(False)] = Field(False, description=NEUTRAL)
+    suffix: Annotated[str | None, _only(None)] = Field(None, description=NEUTRAL)
+    best_of: Annotated[int | None, _only(None, 1)] = Field(None, description=NEUTRAL)
 
     @field_validator("prompt")
     @classmethod
@@ -176,14 +189,18 @@ class ChatMessage(BaseModel):
 class ChatRequest(Streaming):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(
+        min_length=1, description="The turns of the conversation: `role` and `content`."
+    )
     max_tokens: int | None = Field(None, ge=1, description="Most tokens written.")
     max_completion_tokens: int | None = Field(None, ge=1, description="As max_tokens.")
     logprobs: bool = Field(False, description="Send the log-probability of every token.")
-    top_logprobs: Annotated[int | None, _only(None, 0)] = None
-    tools: Annotated[list[Any] | None, _only(None, [])] = None
-    tool_choice: Annotated[Any, _only(None, "none")] = None
-    response_format: Annotated[Any, _only(None, {"type": "text"})] = None
+    top_logprobs: Annotated[int | None, _only(None, 0)] = Field(None, description=NEUTRAL)
+    tools: Annotated[list[Any] | None, _only(None, [])] = Field(None, description=NEUTRAL)
+    tool_choice: Annotated[Any, _only(None, "none")] = Field(None, description=NEUTRAL)
+    response_format: Annotated[Any, _only(None, {"type": "text"})] = Field(
+        None, description='Not used: `{"type": "text"}` only.'
+    )
 
 
 class TranslateRequest(Decoding):
@@ -206,9 +223,9 @@ class LibreTranslateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    q: str | list[str]
-    source: str
-    target: str
+    q: str | list[str] = Field(description="One text or several.")
+    source: str = Field(description="Language code, or auto where only one model fits.")
+    target: str = Field(description="Language code.")
     format: Literal["text"] = Field("text", description="Only text: HTML is not understood.")
-    alternatives: Annotated[int, _only(0)] = 0
-    api_key: str | None = None
+    alternatives: Annotated[int, _only(0)] = Field(0, description=NEUTRAL)
+    api_key: str | None = Field(None, description="The key, where the server asks for one.")

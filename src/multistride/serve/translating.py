@@ -6,16 +6,42 @@ Source: LibreTranslate API reference (`/translate`, `/languages`, `/detect`).
 from __future__ import annotations
 
 import asyncio
+import hmac
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from multistride.serve.errors import HttpProblem
+from multistride.serve.errors import DOCUMENTED, HttpProblem, WrongKey
 from multistride.serve.protocol import LibreTranslateRequest, TranslateRequest
 from multistride.serve.served import Served, ServedModel
 from multistride.serve.writing import Answer, Usage, until_gone, whole
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Any error, in LibreTranslate's shape.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": {"error": {}}, "required": ["error"]}
+            }
+        },
+    }
+}
+"""Responses of the OpenAPI schema: also FastAPI's and the door's, whose `error` is an object."""
+
+KEY_IN_BODY = {"/translate", "/languages", "/detect"}
+"""LibreTranslate's clients send the API key in the body, and for the other two routes none."""
+
+LIBRETRANSLATE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            media: {"schema": LibreTranslateRequest.model_json_schema()}
+            for media in ("application/json", "application/x-www-form-urlencoded")
+        },
+    }
+}
 
 
 async def translated(
@@ -44,7 +70,7 @@ def router(served: Served) -> APIRouter:
     """Return the routes over the served models."""
     routes = APIRouter()
 
-    @routes.post("/v1/translate", tags=["Translation"])
+    @routes.post("/v1/translate", tags=["Translation"], responses=DOCUMENTED)
     async def translate(body: TranslateRequest, request: Request) -> dict[str, Any]:
         """Translate one text or several."""
         model = served.translator(body.model)
@@ -72,7 +98,9 @@ def router(served: Served) -> APIRouter:
             "usage": usage.object(),
         }
 
-    @routes.post("/translate", tags=["LibreTranslate"])
+    @routes.post(
+        "/translate", tags=["LibreTranslate"], responses=REFUSED, openapi_extra=LIBRETRANSLATE_BODY
+    )
     async def libretranslate(request: Request) -> Any:
         """Translate as LibreTranslate does; JSON or a form."""
         try:
@@ -83,6 +111,7 @@ def router(served: Served) -> APIRouter:
             reason = str(first["msg"]).removeprefix("Value error, ")
             return _refused(400, f"Invalid request: {field}: {reason}")
         try:
+            _check_key(request, body.api_key)
             model = served.for_languages(body.source, body.target)
             texts = [body.q] if isinstance(body.q, str) else body.q
             answers = await translated(request, model, texts, {}, Usage())
@@ -96,12 +125,19 @@ def router(served: Served) -> APIRouter:
         """List the languages, and what each can be translated into."""
         return served.languages()
 
-    @routes.post("/detect", tags=["LibreTranslate"])
+    @routes.post("/detect", tags=["LibreTranslate"], responses=REFUSED)
     async def detect() -> JSONResponse:
         """Refuse: the served models do not recognise languages."""
         return _refused(400, "language detection is not supported: name the source language")
 
     return routes
+
+
+def _check_key(request: Request, given: str | None) -> None:
+    """Raise `HttpProblem` 401 if neither the header nor the body has the key."""
+    key = getattr(request.state, "key", None)
+    if key is not None and not hmac.compare_digest((given or "").encode(), key.encode()):
+        raise WrongKey
 
 
 async def _fields(request: Request) -> dict[str, Any]:

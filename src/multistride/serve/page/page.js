@@ -6,7 +6,7 @@ const TEXTS = {
   en: {
     lead: "A Transformer that writes K tokens per step. Each shade below is one step.",
     controls: "Settings", model: "Model", input: "Text to translate", prompt: "Prompt",
-    chat: "Send as a chat message", size: "Tokens per step", mode: "Mode",
+    chat: "Send as a chat message", size: "Tokens per step, K =", mode: "Mode",
     fast: "fast: keep the whole group", adaptive: "adaptive: keep the confident tokens",
     exact: "exact: identical to K=1", temperature: "Temperature", length: "Maximum tokens",
     speed: "Playback", real: "real time", slow5: "5× slower", slow20: "20× slower",
@@ -14,7 +14,9 @@ const TEXTS = {
     keys: "Ctrl+Enter runs, Esc stops.", metrics: "Metrics",
     step: "step", proposed: "proposed", kept: "kept", rejected: "rejected",
     confidence: "confidence", counts: (s, t) => `${s} steps · ${t} tokens · ${(t / Math.max(s, 1)).toFixed(2)} tokens per step`,
-    strip: "Tokens kept (colour) and rejected (grey) in each step",
+    strip: "Tokens kept (colour) and rejected (grey) in each step", end: "the end of the text",
+    measuring: (t) => `Measuring: ${t} tokens`,
+    note: "The two were measured one after the other, so that neither slows the other down. The playback shows them side by side.",
     verdict: (k, a, b, same) => `K=${k}: ${Math.round(a)} ms, K=1: ${Math.round(b)} ms: ${(b / a).toFixed(2)} times as fast. ` +
       (same ? "The texts are identical." : "The texts differ."),
     stopped: "stopped", lost: "The server cannot be reached.", empty: "Write some text first.",
@@ -24,7 +26,7 @@ const TEXTS = {
   zh: {
     lead: "每步生成 K 个词元的 Transformer。下面每一种底色就是一步。",
     controls: "设置", model: "模型", input: "待翻译文本", prompt: "提示（prompt）",
-    chat: "作为对话消息发送", size: "每步词元数", mode: "模式",
+    chat: "作为对话消息发送", size: "每步词元数 K =", mode: "模式",
     fast: "快速（fast）：整组保留", adaptive: "自适应（adaptive）：只保留有把握的词元",
     exact: "精确（exact）：与 K=1 完全一致", temperature: "温度", length: "最多词元数",
     speed: "播放速度", real: "实时", slow5: "放慢 5 倍", slow20: "放慢 20 倍",
@@ -32,9 +34,11 @@ const TEXTS = {
     keys: "Ctrl+Enter 运行，Esc 停止。", metrics: "监控指标",
     step: "第", proposed: "提出", kept: "保留", rejected: "拒绝",
     confidence: "置信度", counts: (s, t) => `${s} 步 · ${t} 个词元 · 每步 ${(t / Math.max(s, 1)).toFixed(2)} 个`,
-    strip: "每一步保留（彩色）与拒绝（灰色）的词元数",
-    verdict: (k, a, b, same) => `K=${k}：${Math.round(a)} 毫秒，K=1：${Math.round(b)} 毫秒，快 ${(b / a).toFixed(2)} 倍。` +
-      (same ? "两段译文完全相同。" : "两段译文不同。"),
+    strip: "每一步保留（彩色）与拒绝（灰色）的词元数", end: "文本结束",
+    measuring: (t) => `正在测量：${t} 个词元`,
+    note: "两者先后测量，互不影响；回放时并排显示。",
+    verdict: (k, a, b, same) => `K=${k}：${Math.round(a)} 毫秒，K=1：${Math.round(b)} 毫秒，速度为 K=1 的 ${(b / a).toFixed(2)} 倍。` +
+      (same ? "两段文本完全相同。" : "两段文本不同。"),
     stopped: "已停止", lost: "无法连接服务器。", empty: "请先输入文本。",
     other: "English", sample: "I have never seen such a beautiful garden, and I would like to come back next year.",
     story: "It is a truth universally acknowledged",
@@ -111,14 +115,16 @@ class Lane {
     this.shown.tokens += facts.accepted;
     const span = document.createElement("span");
     span.className = `group s${facts.step % 5}` + (choice.finish_reason === "stop" ? " end" : "");
-    span.textContent = piece;
+    const words = piece.trimStart(); // space before a word is no part of its shade: lines break there
+    const blank = words ? piece.slice(0, piece.length - words.length) : "";
+    span.textContent = words || piece;
     span.tabIndex = 0;
-    span.dataset.tip = tipOf(facts);
-    this.node.querySelector(".text").append(span);
+    span.dataset.tip = tipOf(facts, choice.finish_reason);
+    this.node.querySelector(".text").append(blank, span);
     const bar = document.createElement("div");
     bar.className = `bar ${facts.mode}`;
     bar.dataset.tip = span.dataset.tip;
-    const rejected = facts.group_size - facts.accepted;
+    const rejected = rejectedOf(facts, choice.finish_reason);
     const most = Math.max(Number($("size").max), 1);
     bar.innerHTML = "<i></i><b></b>";
     bar.children[0].style.height = `${(100 * Math.max(rejected, 0)) / most}%`;
@@ -146,11 +152,16 @@ class Lane {
   }
 }
 
-function tipOf(facts) {
-  const rejected = facts.group_size - facts.accepted;
+// What a text's last group holds past its end was not rejected.
+function rejectedOf(facts, finished) {
+  return finished ? 0 : Math.max(facts.group_size - facts.accepted, 0);
+}
+
+function tipOf(facts, finished) {
+  const rejected = rejectedOf(facts, finished);
   const head = language === "zh" ? `第 ${facts.step + 1} 步 · ${facts.mode}` : `${text("step")} ${facts.step + 1} · ${facts.mode}`;
   const lines = [head, `${text("proposed")} ${facts.group_size} · ${text("kept")} ${facts.accepted}` +
-    (rejected > 0 ? ` · ${text("rejected")} ${rejected}` : "")];
+    (rejected > 0 ? ` · ${text("rejected")} ${rejected}` : "") + (finished ? ` · ${text("end")}` : "")];
   const pieces = facts.pieces || [];
   lines.push(`${text("confidence")}: ` + facts.confidence.map((value, index) =>
     `${pieces[index] ?? ""} ${Math.round(100 * value)} %`).join(", "));
@@ -207,9 +218,14 @@ function bodyOf(groupSize, chosenMode) {
 
 // Every race is run one lane after the other, so that the two never share the processor: both
 // clocks are those of a machine that does nothing else. They are played back side by side.
-async function recorded(body, chat, signal) {
+async function recorded(lane, body, chat, signal) {
   const events = [];
-  for await (const pair of ask(body, chat, signal)) events.push(pair);
+  let tokens = 0;
+  for await (const pair of ask(body, chat, signal)) {
+    events.push(pair);
+    tokens += pair[0].multistride?.accepted ?? 0;
+    lane.node.querySelector(".counts").textContent = text("measuring")(tokens);
+  }
   return events;
 }
 
@@ -217,6 +233,7 @@ async function run() {
   if (!$("input").value.trim()) { problem(text("empty")); return; }
   problem("");
   $("verdict").textContent = "";
+  $("note").hidden = !$("race").checked;
   running?.abort();
   const controller = new AbortController();
   running = controller;
@@ -232,8 +249,8 @@ async function run() {
     const [body, chat] = bodyOf(size, mode());
     if ($("race").checked) {
       const [alone] = bodyOf(1, "fast");
-      const first = await recorded(alone, chat, controller.signal);
-      const second = await recorded(body, chat, controller.signal);
+      const first = await recorded(one, alone, chat, controller.signal);
+      const second = await recorded(lane, body, chat, controller.signal);
       const [ours, theirs] = await Promise.all([
         lane.play(second, controller.signal), one.play(first, controller.signal)]);
       if (!controller.signal.aborted) {
