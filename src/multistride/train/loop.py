@@ -45,7 +45,7 @@ from multistride.train.kinds import (
     resumed,
     trained_splits,
 )
-from multistride.train.layouts import TrainingPass
+from multistride.train.layouts import LayoutDrawer, TrainingPass
 from multistride.train.monitor import Monitor
 from multistride.train.optimizer import adamw, clip_gradients
 from multistride.train.schedule import learning_rate
@@ -59,14 +59,23 @@ Validate = Callable[[Transformer], dict[str, float]]
 
 Pass: TypeAlias = TrainingPass | WindowPass
 
+Relaid: TypeAlias = Callable[[LayoutDrawer | WindowDrawer], LayoutDrawer | WindowDrawer]
+"""The drawer of layouts that a configuration asks for, to the one that is used."""
+
 NOT_FINITE = "not_finite.json"
 """The file of a run directory that says which pairs an update held whose loss was no number."""
 
 
 def train(
-    config: RunConfig, validate: Validate | None, monitor: Monitor, resume: bool = False
+    config: RunConfig,
+    validate: Validate | None,
+    monitor: Monitor,
+    resume: bool = False,
+    relaid: Relaid | None = None,
 ) -> RunDirectory:
     """Run the training `config` describes and return its directory; the result is RUN/best.
+
+    `relaid` replaces the object that draws layouts, for experiments with layouts of their own.
 
     Raises `UsageError` for a run that exists or differs, `DataError` for data or weights that do
     not fit, `Interrupted` after Ctrl-C (with a checkpoint to `resume` from), `UserError` when the
@@ -78,7 +87,10 @@ def train(
         RunDirectory(config.run).held() if accelerator.is_main_process else nullcontext(),
         stop_on_signal() as stop,
     ):
-        return _trained(Trainer(config, validate, monitor, resume), stop)
+        trainer = Trainer(config, validate, monitor, resume)
+        if relaid is not None:
+            trainer.layouts = relaid(trainer.layouts)
+        return _trained(trainer, stop)
 
 
 def _trained(trainer: Trainer, stop: StopRequest) -> RunDirectory:

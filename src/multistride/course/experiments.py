@@ -1,0 +1,454 @@
+"""The experiments of the course, each a function from a laboratory to what it measured."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multistride.course.laboratory import (
+    WIDTH,
+    Counting,
+    Laboratory,
+    Way,
+    fast,
+    parameters,
+)
+from multistride.course.refinement import MaskedLayouts, Refiner
+from multistride.data.batch import Batch
+from multistride.decode.options import DecodeOptions
+from multistride.decode.pick import Picked
+from multistride.decode.state import DecodeState
+from multistride.device import cpu_name
+from multistride.engines.eager import EagerStepModel
+from multistride.errors import UsageError
+from multistride.evaluate.positions import measure_places
+from multistride.files import write_json
+from multistride.groups import PADDING_GROUP, Slots
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+from multistride.model.weights import load_model
+from multistride.train.layouts import LayoutDrawer, TrainingPass
+from multistride.train.loop import Relaid
+from multistride.train.windows import WindowDrawer
+from multistride.version import __version__
+
+logger = logging.getLogger(__name__)
+
+MANY = {"sizes": {1: 0.2, 2: 0.25, 4: 0.35, 8: 0.2}, "lookahead": 0.3, "markov_rank": 32}
+"""The groups of the checkpoint that most experiments use."""
+
+EXAMPLE = "e x p e r i m e n t a l l y"
+"""The word whose writing is drawn step by step."""
+
+
+def teacher(lab: Laboratory) -> Path:
+    """Return the autoregressive teacher, trained on real phonemes."""
+    return lab.train("teacher", lab.data("real"), {"groups": {"sizes": {1: 1.0}}})
+
+
+def many(lab: Laboratory) -> Path:
+    """Return the checkpoint for K = 1, 2, 4, 8, from the teacher's weights and its words."""
+    first = teacher(lab)
+    return lab.train("many", lab.distilled(first), {"groups": MANY}, start=first)
+
+
+def _masked(drawer: LayoutDrawer | WindowDrawer) -> LayoutDrawer:
+    assert isinstance(drawer, LayoutDrawer)
+    return MaskedLayouts(drawer, WIDTH)
+
+
+def generators(lab: Laboratory) -> dict[str, Any]:
+    """Train six generators on the same words and budget, through one model and one loop."""
+    data = lab.distilled(teacher(lab))
+
+    def sizes(name: str, shares: dict[int, float], **groups: Any) -> Path:
+        return lab.train(name, data, {"groups": {"sizes": shares, **groups}})
+
+    refining = lab.train("mask-predict", data, {"groups": {"sizes": {1: 1.0}}}, relaid=_masked)
+    drafting = sizes("blockwise", {1: 0.3, 4: 0.7}, lookahead=0.5)
+    ways = {
+        "AR": (sizes("ar", {1: 1.0}), fast(1)),
+        "SAT-2": (sizes("sat-2", {2: 1.0}), fast(2)),
+        "SAT-4": (sizes("sat-4", {4: 1.0}), fast(4)),
+        "NAT": (sizes("nat", {WIDTH: 1.0}), fast(WIDTH)),
+        "mask-predict-4": (refining, Way(writer=lambda engine: Refiner(engine, 4, WIDTH))),
+        "mask-predict-10": (refining, Way(writer=lambda engine: Refiner(engine, 10, WIDTH))),
+        "blockwise-4": (drafting, fast(4, mode="exact")),
+    }
+    traces = {name: _trace(*way) for name, way in ways.items() if name in DRAWN}
+    return {"rows": lab.measured(ways), "traces": traces, "example": EXAMPLE}
+
+
+DRAWN = ("AR", "SAT-4", "NAT", "mask-predict-4")
+
+
+def _trace(path: Path, way: Way) -> list[dict[str, Any]]:
+    """Return what each step wrote of the example, and when; the quickest of five runs."""
+    model, vocabulary = load_model(path)
+    engine = Counting(model)
+    encoded = vocabulary.encode_source([EXAMPLE])
+    runs = [way.write(engine, encoded)[0] for _ in range(5)]
+    best = min(runs, key=lambda run: sum(group.milliseconds for group in run.groups))
+    return [
+        {
+            "pieces": vocabulary.pieces(group.tokens),
+            "milliseconds": group.milliseconds,
+            "confidence": group.confidence,
+            "group_size": group.group_size,
+        }
+        for group in best.groups
+    ]
+
+
+def strides(lab: Laboratory) -> dict[str, Any]:
+    """Measure one checkpoint at K = 1, 2, 4, 6, 8, and each place of its groups."""
+    path = many(lab)
+    rows = lab.measured({f"K={size}": (path, fast(size)) for size in (1, 2, 4, 6, 8)})
+    model, vocabulary = load_model(path)
+    sources, references = lab.text["test"]
+    pairs = list(
+        zip(vocabulary.encode_source(sources), vocabulary.encode_target(references), strict=True)
+    )
+    places = [place.model_dump() for place in measure_places(model, pairs, (2, 4, 8))]
+    return {"rows": rows, "places": places, "parameters": parameters(path)}
+
+
+def _in_order(slots: Slots) -> Slots:
+    """Return slots that see no later place of their own group: the strict causal mask."""
+    real = slots.group != PADDING_GROUP
+    return slots._replace(group=torch.where(real, slots.position, PADDING_GROUP))
+
+
+def _without_reach(slots: Slots) -> Slots:
+    return slots._replace(reach=torch.ones_like(slots.reach))
+
+
+class Altered(LayoutDrawer):
+    """Draws the layouts of another drawer, altered."""
+
+    def __init__(self, drawer: LayoutDrawer, alter: Callable[[Slots], Slots]) -> None:
+        super().__init__(drawer.groups, drawer.model, drawer.word_dropout)
+        self._alter = alter
+
+    def draw(self, batch: Batch, generator: torch.Generator, progress: float = 1.0) -> TrainingPass:
+        """Return the altered pass of a batch."""
+        drawn = super().draw(batch, generator, progress)
+        return drawn._replace(slots=self._alter(drawn.slots))
+
+    def fixed(self, batch: Batch, group_size: int) -> TrainingPass:
+        """Return the altered pass with one group size."""
+        drawn = super().fixed(batch, group_size)
+        return drawn._replace(slots=self._alter(drawn.slots))
+
+
+def _altering(alter: Callable[[Slots], Slots]) -> Relaid:
+    def relaid(drawer: LayoutDrawer | WindowDrawer) -> LayoutDrawer:
+        assert isinstance(drawer, LayoutDrawer)
+        return Altered(drawer, alter)
+
+    return relaid
+
+
+def innovations(lab: Laboratory) -> dict[str, Any]:
+    """Leave one part of the architecture out at a time; K=4, everything else alike."""
+    first = teacher(lab)
+    data = lab.distilled(first)
+    plain = {**MANY, "lookahead": 0.0}
+
+    def train(name: str, groups: dict[str, Any], relaid: Relaid | None = None) -> Path:
+        return lab.train(name, data, {"groups": groups}, start=first, relaid=relaid)
+
+    ways = {
+        "whole": (many(lab), fast(4)),
+        "shift": (train("no-shift", {**MANY, "lookahead": 1.0}), fast(4, layout="lookahead")),
+        "relaxed-mask": (train("no-relaxed-mask", plain, _altering(_in_order)), fast(4)),
+        "reach": (train("no-reach", plain, _altering(_without_reach)), fast(4)),
+        "markov": (train("no-markov", {**MANY, "markov_rank": 0}), fast(4)),
+        "lookahead": (train("no-lookahead", plain), fast(4)),
+    }
+    altered = {"relaxed-mask": _in_order, "reach": _without_reach}
+    return {"rows": lab.measured(ways, altered)}
+
+
+def improvements(lab: Laboratory) -> dict[str, Any]:
+    """Add one improvement after the other to the plainest model that writes four tokens a step."""
+    first = teacher(lab)
+    data, only = lab.distilled(first), {"sizes": {4: 1.0}}
+    ways = {
+        "plain": (lab.train("sat-4-real", lab.data("real"), {"groups": only}), fast(4)),
+        "distillation": (lab.train("sat-4", data, {"groups": only}), fast(4)),
+        "start": (lab.train("sat-4-started", data, {"groups": only}, start=first), fast(4)),
+        "many": (many(lab), fast(4)),
+        "adaptive": (many(lab), fast(4, mode="adaptive", threshold=0.3)),
+        "exact": (many(lab), fast(4, mode="exact")),
+        "AR": (many(lab), fast(1)),
+    }
+    return {"rows": lab.measured(ways)}
+
+
+def policies(lab: Laboratory) -> dict[str, Any]:
+    """Measure the ways of choosing K by step, as a whole and by the phase of the word."""
+    path = many(lab)
+    ways = {
+        **{f"fixed-{size}": (path, fast(size)) for size in (1, 2, 4, 8)},
+        **{
+            f"adaptive-{threshold}": (path, fast(8, mode="adaptive", threshold=threshold))
+            for threshold in (0.1, 0.3, 0.5, 0.7)
+        },
+        "phase": (path, fast(8, policy="phase")),
+        "exact-4": (path, fast(4, mode="exact")),
+        "exact-8": (path, fast(8, mode="exact")),
+    }
+    model, vocabulary = load_model(path)
+    encoded = vocabulary.encode_source(lab.text["test"][0])
+    phases = {
+        name: _phases(ways[name][1].write(Counting(model), encoded))
+        for name in ("adaptive-0.3", "exact-8")
+    }
+    trace = _trace(*ways["adaptive-0.3"])
+    rows = lab.measured(ways)
+    return {"rows": rows, "phases": phases, "trace": trace, "example": EXAMPLE}
+
+
+def _phases(written: list[Any]) -> list[dict[str, float]]:
+    """Return tokens kept per pass and their confidence in the thirds of the texts."""
+    kept: list[list[int]] = [[], [], []]
+    offered: list[list[int]] = [[], [], []]
+    sure: list[list[float]] = [[], [], []]
+    for text in written:
+        length, border = sum(len(group.tokens) for group in text.groups), 0
+        for group in text.groups:
+            third = min(3 * border // max(length, 1), 2)
+            kept[third].append(len(group.tokens))
+            offered[third].append(group.group_size)
+            sure[third].append(group.confidence)
+            border += len(group.tokens)
+    return [
+        {
+            "steps": len(kept[third]),
+            "tokens_per_pass": statistics.fmean(kept[third] or [0]),
+            "accepted": sum(kept[third]) / max(sum(offered[third]), 1),
+            "confidence": statistics.fmean(sure[third] or [0]),
+        }
+        for third in range(3)
+    ]
+
+
+def training(lab: Laboratory) -> dict[str, Any]:
+    """Return the validation loss of every K through the stages of training."""
+    many(lab)
+    curves = []
+    for stage in ("teacher", "many"):
+        lines = [line for line in lab.metrics(stage) if line["kind"] == "validation"]
+        for line in lines:
+            losses = {
+                name.removeprefix("validation_loss_k"): value
+                for name, value in line.items()
+                if name.startswith("validation_loss_k")
+            }
+            curves.append({"stage": stage, "update": line["update"], "losses": losses})
+    return {"curves": curves, "updates": lab.budget.updates}
+
+
+def optimisation(lab: Laboratory) -> dict[str, Any]:
+    """Train one small model under every optimisation strategy, with two seeds each."""
+    data = lab.data("real")
+    variants: dict[str, dict[str, Any]] = {}
+    for schedule in ("inverse_sqrt", "cosine", "wsd"):
+        for clip in (0.0, 1.0):
+            variants[f"{schedule}/clip-{clip:g}"] = {"schedule": schedule, "clip_norm": clip}
+    best = {"schedule": "cosine", "clip_norm": 1.0}
+    variants["dropout"] = {**best, "model": {"dropout": 0.2}}
+    variants["label-smoothing"] = {**best, "label_smoothing": 0.1}
+    variants["weight-decay"] = {**best, "weight_decay": 0.05}
+    variants["r-drop"] = {**best, "r_drop": 1.0, "model": {"dropout": 0.1}}
+    rows = []
+    for name, variant in variants.items():
+        for seed in lab.budget.seeds:
+            rows.append(_optimised(lab, data, name, variant, seed))
+    return {"rows": rows}
+
+
+def _optimised(
+    lab: Laboratory, data: Path, name: str, variant: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    label = f"optimise-{name.replace('/', '-')}-{seed}"
+    updates = max(2, lab.budget.updates // 3)
+    settings = {
+        "training": {
+            "updates": updates,
+            "tokens_per_batch": max(512, lab.budget.tokens // 2),
+            "learning_rate": 8e-3,
+            "warmup_updates": max(1, updates // 10),
+            "validate_every": updates,
+            "log_every": max(1, updates // 30),
+            "label_smoothing": 0.0,
+            "seed": seed,
+            **{key: value for key, value in variant.items() if key != "model"},
+        },
+        "model": {"hidden_size": 64, "feedforward_size": 192, "dropout": 0.0,
+                  **variant.get("model", {})},
+        "groups": {"sizes": {1: 0.5, 4: 0.5}},
+    }
+    path = lab.train(label, data, settings)
+    lines = lab.metrics(label)
+    curve = [line for line in lines if line["kind"] == "training"]
+    last = [line for line in lines if line["kind"] == "validation"][-1]
+    norms = [line["gradient_norm"] for line in curve]
+    [measured] = lab.measured({name: (path, fast(4))})
+    return {
+        "name": name,
+        "seed": seed,
+        "updates": [line["update"] for line in curve],
+        "rate": [line["learning_rate"] for line in curve],
+        "loss": [line["cross_entropy"] for line in curve],
+        "norm": norms,
+        "largest_norm": max(norms),
+        "validation_loss_k1": last["validation_loss_k1"],
+        "validation_loss_k4": last["validation_loss_k4"],
+        "phoneme_error_rate": measured["phoneme_error_rate"],
+    }
+
+
+@torch.inference_mode()
+def steps(lab: Laboratory) -> dict[str, Any]:
+    """Time the steps of a model with random weights by K and by length, up to 1,024 tokens."""
+    lengths = (16, 32) if lab.profile == "tiny" else (64, 128, 256, 512, 1024)
+    torch.manual_seed(1)
+    shape = TransformerConfig(
+        vocabulary_size=2000, hidden_size=128, feedforward_size=512, heads=4, encoder_layers=2,
+        decoder_layers=2, max_positions=1040, max_group_size=8, group_sizes=(1, 2, 4, 8),
+    )
+    engine = EagerStepModel(Transformer(shape).eval())
+    rows = []
+    for length in lengths:
+        for size in (1, 2, 4, 8):
+            rounds = [_written(engine, length, size) for _ in range(2)]
+            milliseconds = min(rounds)
+            rows.append(
+                {
+                    "length": length,
+                    "group_size": size,
+                    "ms_per_text": milliseconds,
+                    "ms_per_step": milliseconds * size / length,
+                    "ms_per_token": milliseconds / length,
+                }
+            )
+    return {"rows": rows, "shape": shape.model_dump(mode="json")}
+
+
+def _written(engine: EagerStepModel, length: int, group_size: int) -> float:
+    """Return the milliseconds of writing `length` tokens after a source as long."""
+    config = engine.config
+    source = torch.randint(4, config.vocabulary_size, (1, length))
+    state = DecodeState([length], config.start_token, config.end_token)
+    began = time.perf_counter()
+    memory = engine.start(source, torch.tensor([length]))
+    while not state.done:
+        logits = engine.step(state.slots(group_size), memory)[:, -group_size:]
+        tokens = 4 + logits[:, :, 4:].argmax(-1)
+        picked = Picked(tokens, torch.zeros(tokens.shape))
+        state.commit(picked, torch.full((1,), group_size))
+        state.leave()
+    return 1000 * (time.perf_counter() - began)
+
+
+def trends(lab: Laboratory) -> dict[str, Any]:
+    """Train three sizes on three amounts of data; measure what K = 2 and 4 keep of K=1."""
+    widths = (16, 32) if lab.profile == "tiny" else (32, 64, 128)
+    most = lab.budget.words
+    rows = []
+    for words in (most // 16, most // 4, most):
+        for width in widths:
+            name = f"trend-{width}-{words}"
+            settings = {
+                "model": {"hidden_size": width, "feedforward_size": 3 * width},
+                "groups": {"sizes": {1: 0.3, 2: 0.3, 4: 0.4}},
+                "training": {"updates": max(2, lab.budget.updates // 2)},
+            }
+            path = lab.train(name, lab.data(f"real-{words}", words=words), settings)
+            measured = lab.measured({f"K={size}": (path, fast(size)) for size in (1, 2, 4)})
+            for size, row in zip((1, 2, 4), measured, strict=True):
+                rows.append(
+                    {"words": words, "width": width, "parameters": parameters(path),
+                     "group_size": size, **{key: row[key] for key in KEPT}}
+                )
+    return {"rows": rows}
+
+
+KEPT = ("phoneme_error_rate", "word_accuracy", "passes_per_word", "ms_per_word")
+
+EXPERIMENTS: dict[str, Callable[[Laboratory], dict[str, Any]]] = {
+    "generators": generators,
+    "strides": strides,
+    "training": training,
+    "policies": policies,
+    "innovations": innovations,
+    "improvements": improvements,
+    "optimisation": optimisation,
+    "steps": steps,
+    "trends": trends,
+}
+
+
+def experiment(name: str, profile: str, output: Path, work: Path | None = None) -> Path:
+    """Run an experiment and write OUTPUT/NAME.json; trainings are kept in `work` and not repeated.
+
+    Raises `UsageError` for a name that is none.
+    """
+    if name not in EXPERIMENTS:
+        raise UsageError(
+            f"experiment {name} was asked for; there are {', '.join(EXPERIMENTS)}: choose one"
+        )
+    threads = torch.get_num_threads()
+    random.seed(1)
+    lab = Laboratory(work or output / "work", profile)
+    lab.directory.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    found = EXPERIMENTS[name](lab)
+    path = output / f"{name}.json"
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path,
+        {
+            "name": name,
+            "command": f"multistride course run {name} --profile {profile}",
+            "commit": _commit(),
+            "machine": f"{cpu_name()}, {os.cpu_count()} cores, {threads} thread(s), "
+            f"Python {platform.python_version()}, torch {torch.__version__}",
+            "seed": 1 if len(lab.budget.seeds) == 1 or name != "optimisation" else "1, 2",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "multistride": __version__,
+            "profile": profile,
+            "budget": vars(lab.budget),
+            "seconds": round(time.perf_counter() - began, 1),
+            **found,
+        },
+    )
+    return path
+
+
+def _commit() -> str:
+    """Return the commit of the code, or that it is not known."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+            capture_output=True, text=True, check=False,
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+__all__ = ["EXPERIMENTS", "DecodeOptions", "experiment"]
