@@ -69,8 +69,8 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(600, 4, 512, 12, (1,), 32),
-    "quick": Budget(8000, 120, 2048, 150, (1, 2), 96),
-    "full": Budget(20000, 300, 4096, 400, (1, 2), 96),
+    "quick": Budget(6000, 60, 2048, 120, (1, 2), 64),
+    "full": Budget(20000, 200, 3072, 400, (1, 2), 96),
 }
 """`tiny` is for tests: it shows that everything runs, and nothing else."""
 
@@ -210,7 +210,7 @@ class Laboratory:
         training = {
             "updates": budget.updates,
             "tokens_per_batch": budget.tokens,
-            "learning_rate": 3e-3,
+            "learning_rate": 4e-3,
             "warmup_updates": max(1, budget.updates // 8),
             "schedule": "linear",
             "validate_every": max(1, budget.updates // 4),
