@@ -10,6 +10,7 @@ calls the room that does the work, which is imported inside the verb, so that `-
     data.py          prepare, distill, phrases
     training.py      train, average
     serving.py       serve
+    course.py        course build, course check, course run
     models.py        models, doctor (and installation.py), convert, export
 
 Beside them: `options.py` (options that verbs share), `fields.py` (options made from models),
@@ -25,6 +26,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from multistride.cli.console import hear_signals, leave, log_to_stderr, open_streams, run
+from multistride.cli.course import course
 from multistride.cli.data import distill, phrases, prepare
 from multistride.cli.fields import with_fields
 from multistride.cli.help import Verb, Verbs
@@ -83,6 +85,7 @@ def _options(
 for _panel, _verbs in VERBS.items():
     for _verb in _verbs:
         app.command(cls=Verb, rich_help_panel=_panel)(with_fields(_verb))
+app.add_typer(course, rich_help_panel="Learn")
 
 
 def main() -> NoReturn:

@@ -68,9 +68,9 @@ class Budget:
 
 
 BUDGETS = {
-    "tiny": Budget(600, 4, 512, 12, (1,), 32),
-    "quick": Budget(6000, 60, 2048, 120, (1, 2), 64),
-    "full": Budget(20000, 200, 3072, 400, (1, 2), 96),
+    "tiny": Budget(600, 4, 512, 12, (1, 2), 32),
+    "quick": Budget(6000, 90, 2048, 120, (1, 2), 64),
+    "full": Budget(20000, 600, 3072, 400, (1, 2), 96),
 }
 """`tiny` is for tests: it shows that everything runs, and nothing else."""
 

@@ -1,0 +1,140 @@
+"""The verbs of the course: `course build`, `course check`, `course run`."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multistride.cli.help import Verb, Verbs
+from multistride.cli.options import ThreadsOption
+from multistride.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+course = typer.Typer(
+    name="course",
+    cls=Verbs,
+    help="Build the course on semi-autoregressive models, whose numbers all come from runs.",
+)
+
+
+class Profile(StrEnum):
+    """What is spent on experiments: `tiny` shows only that everything runs."""
+
+    tiny = "tiny"
+    quick = "quick"
+    full = "full"
+
+
+class Language(StrEnum):
+    """Languages of the course."""
+
+    zh = "zh"
+    en = "en"
+
+
+ResultsOption = Annotated[
+    Path, typer.Option(help="Directory of recorded results.", rich_help_panel="Input")
+]
+OutputOption = Annotated[
+    Path, typer.Option(help="Directory of the course.", rich_help_panel="Output")
+]
+
+
+@course.command(cls=Verb)
+def build(
+    output: OutputOption = Path("course"),
+    language: Annotated[
+        Language | None, typer.Option(help="Language (default: both).", rich_help_panel="Output")
+    ] = None,
+    profile: Annotated[
+        Profile,
+        typer.Option(
+            help="full reads recorded experiments; quick runs small ones now.",
+            rich_help_panel="Input",
+        ),
+    ] = Profile.full,
+    results: ResultsOption = Path("results"),
+    chapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Build this chapter only. Repeatable.", rich_help_panel="Input"),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Build the course: HTML pages that need no network, and the same as Markdown.
+
+    Example: multistride course build --output course
+
+    Example: multistride course build --profile quick --language en
+    """
+    from multistride.course.numbers import Results
+    from multistride.course.site import build as build_site
+    from multistride.device import set_threads
+
+    experiments = results / "course"
+    if profile != Profile.full:
+        from multistride.course.experiments import EXPERIMENTS, experiment
+
+        set_threads(threads)
+        experiments = output / "results"
+        for name in EXPERIMENTS:
+            experiment(name, profile.value, experiments, output / "work")
+    for each in [language] if language else list(Language):
+        found = Results(results, experiments)
+        place = build_site(output, found, each.value, tuple(chapter or ()))
+        logger.info(f"written: {place / 'index.html'}")
+
+
+@course.command(cls=Verb)
+def check(
+    output: OutputOption = Path("course"), results: ResultsOption = Path("results")
+) -> None:
+    """Compare every number of a built course with its result file; exit code 4 if one differs.
+
+    Example: multistride course check --output course
+    """
+    from multistride.course.numbers import Results
+    from multistride.course.site import check as check_site
+
+    own = output / "results"
+    experiments = own if own.is_dir() else results / "course"
+    differences = check_site(output, Results(results, experiments))
+    for line in differences:
+        print(line)
+    if differences:
+        raise DataError(
+            f"{len(differences)} difference(s) between the course and its results: build it again"
+        )
+    logger.info("every number equals its result")
+
+
+@course.command(cls=Verb)
+def run(
+    name: Annotated[str, typer.Argument(help="Experiment, or `all`.")],
+    profile: Annotated[
+        Profile, typer.Option(help="What is spent on it.", rich_help_panel="Input")
+    ] = Profile.quick,
+    output: Annotated[
+        Path, typer.Option(help="Directory of results.", rich_help_panel="Output")
+    ] = Path("course/results"),
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Directory of trainings (default: OUTPUT/work).", rich_help_panel="Output"),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Run an experiment of the course and write OUTPUT/NAME.json; trainings resume.
+
+    Example: multistride course run generators --profile quick
+    """
+    from multistride.course.experiments import EXPERIMENTS, experiment
+    from multistride.device import set_threads
+
+    set_threads(threads)
+    for each in EXPERIMENTS if name == "all" else (name,):
+        path = experiment(each, profile.value, output, work)
+        logger.info(f"written: {path}")

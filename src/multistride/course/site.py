@@ -1,0 +1,323 @@
+"""The site of the course: templates, results and pictures to pages, and the check of built pages.
+
+The texts are data (`content/`); code only fills in numbers and draws. Every number of a page is an
+expression of `numbers`, and `course.json` beside the pages lists them all with the hashes of the
+result files, which is what `check` compares.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, Literal
+
+import yaml
+
+from multistride.course.figures import DRAWINGS, chinese_font
+from multistride.course.numbers import PLACEHOLDER, Results
+from multistride.errors import DataError, MissingExtraError, UsageError
+from multistride.files import replacing_file
+from multistride.report.drawing import check_drawing, drawing, svg_text
+from multistride.version import __version__
+
+try:
+    from markdown_it import MarkdownIt
+except ImportError:  # `_renderer` says so
+    MarkdownIt = None  # type: ignore[assignment,misc]
+
+logger = logging.getLogger(__name__)
+
+Language = Literal["zh", "en"]
+MANIFEST = "course.json"
+CONTENT = files("multistride.course") / "content"
+_TYPED = re.compile(r"(?<![\w.:/-])\d+(?:\.\d+)+(?!\.?\d*\))|\d\s?%")
+"""Decimal numbers and percentages, which no template may hold: they come from results."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One page: its name, and what `content/chapters.yaml` says of it."""
+
+    name: str
+    facts: dict[str, Any]
+
+    def template(self, language: Language) -> str:
+        """Return the text of the page with its placeholders."""
+        return (CONTENT / language / f"{self.name}.md").read_text(encoding="utf-8")
+
+    def said(self, key: str, language: Language) -> str:
+        """Return a text of `chapters.yaml` in a language."""
+        return str(self.facts[key][language])
+
+
+def course() -> tuple[list[Chapter], dict[str, Any]]:
+    """Return the chapters in order, and the words that pictures and tables share."""
+    tree = yaml.safe_load((CONTENT / "chapters.yaml").read_text(encoding="utf-8"))
+    return [Chapter(name, facts or {}) for name, facts in tree["chapters"].items()], tree
+
+
+def build(
+    output: Path,
+    results: Results,
+    language: Language = "zh",
+    only: tuple[str, ...] = (),
+) -> Path:
+    """Write the course in one language to OUTPUT/LANGUAGE, as HTML and as Markdown.
+
+    Nothing is replaced unless everything can be written. Raises `DataError` for results that are
+    missing or of another version, `MissingExtraError` without matplotlib or a Chinese font.
+    """
+    check_drawing()
+    font = chinese_font() if language == "zh" else "DejaVu Sans"
+    chapters, shared = course()
+    chosen = [chapter for chapter in chapters if not only or chapter.name in only]
+    if not chosen:
+        raise UsageError(
+            f"chapter {only[0]} was asked for; there are {', '.join(c.name for c in chapters)}: "
+            "choose one"
+        )
+    words = {key: said[language] for key, said in shared["words"].items()}
+    builder = _Builder(results, language, words, shared, font)
+    pages = {chapter.name: builder.page(chapter) for chapter in chosen}
+    built = {f"{name}.md": text for name, text in pages.items()}
+    for chapter in chosen:
+        built[f"{chapter.name}.html"] = builder.html(chapter, pages[chapter.name], chosen)
+    built["index.html"] = builder.index(chosen)
+    built |= {f"{name}.svg": text for name, text in builder.pictures.items()}
+    manifest = {
+        "multistride": __version__,
+        "language": language,
+        "numbers": builder.numbers,
+        "results": dict(sorted(results.used.items())),
+        "pages": {name: sha256(text.encode()).hexdigest() for name, text in built.items()},
+    }
+    place = output / language
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in built.items():
+        _write(place / name, text)
+    _write(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    return place
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check(output: Path, results: Results) -> list[str]:
+    """Return what differs between built pages and their results; empty if nothing does.
+
+    Raises `DataError` if `output` holds no built course or a result is missing.
+    """
+    places = sorted(path.parent for path in output.glob(f"*/{MANIFEST}"))
+    if not places:
+        raise DataError(f"{output} holds no course: make it with multistride course build")
+    return [line for place in places for line in _differences(place, results)]
+
+
+def _differences(place: Path, results: Results) -> Iterator[str]:
+    manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    if manifest["multistride"] != __version__:
+        yield f"{place}: built by multistride {manifest['multistride']}, this is {__version__}"
+    for name, digest in manifest["pages"].items():
+        path = place / name
+        if not path.is_file():
+            yield f"{path}: it is missing"
+        elif sha256(path.read_bytes()).hexdigest() != digest:
+            yield f"{path}: it was changed after it was built"
+    for number in manifest["numbers"]:
+        now = results.shown(number["expression"])
+        if now != number["text"]:
+            yield f"{place / number['page']}: {number['text']} is now {now} ({number['expression']})"
+    for name, digest in manifest["results"].items():
+        results.tree(name)
+        if results.used[name] != digest:
+            yield f"{results.path(name)}: it changed after the course was built"
+    for name in {number["page"].removesuffix(".html") for number in manifest["numbers"]}:
+        path = place / f"{name}.html"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        for number in manifest["numbers"]:
+            if number["page"] == path.name and _marked(number["expression"], number["text"]) not in text:
+                yield f"{path}: it does not show {number['text']} ({number['expression']})"
+
+
+def _marked(expression: str, text: str) -> str:
+    source = html.escape(expression, quote=True).replace("|", "&#124;")
+    return f'<data value="{html.escape(text, quote=True)}" title="{source}">{html.escape(text)}</data>'
+
+
+class _Builder:
+    """Fills in one language; keeps every number it writes, and every picture."""
+
+    def __init__(
+        self,
+        results: Results,
+        language: Language,
+        words: dict[str, str],
+        shared: dict[str, Any],
+        font: str,
+    ) -> None:
+        self._results, self._language, self._words = results, language, words
+        self._shared, self._font = shared, font
+        self.numbers: list[dict[str, str]] = []
+        self.pictures: dict[str, str] = {}
+        self._page = ""
+        if MarkdownIt is None:
+            raise MissingExtraError(
+                "the course needs markdown-it-py, which is not installed: pip install "
+                "'multistride[report]'"
+            )
+        self._markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+
+    def page(self, chapter: Chapter) -> str:
+        """Return the Markdown of a page, numbers marked as HTML `data` elements."""
+        self._page = f"{chapter.name}.html"
+        template = chapter.template(self._language)
+        typed = _TYPED.search(re.sub(r"`[^`]*`|\(http[^)]*\)|arXiv[ :]*[\d.]+", "", PLACEHOLDER.sub(
+            "", template)))
+        if typed:
+            raise DataError(
+                f"the template of {chapter.name} ({self._language}) holds the number "
+                f"{typed.group()!r}: numbers come from results, as {{{{ file.way:format }}}}"
+            )
+        self._results.touched.clear()
+        text = PLACEHOLDER.sub(lambda found: self._filled(chapter, found.group(1)), template)
+        return text.rstrip() + "\n" + self._sources(sorted(self._results.touched))
+
+    def _filled(self, chapter: Chapter, what: str) -> str:
+        if what == "figure":
+            return self._figure(chapter)
+        if what.startswith("table"):
+            return self._table(chapter.facts["tables"][int(what[5:] or 1) - 1])
+        if what == "run":
+            return "```sh\n" + str(chapter.facts["run"]).strip() + "\n```"
+        return self._number(what)
+
+    def _number(self, expression: str) -> str:
+        text = self._results.shown(expression)
+        self.numbers.append({"page": self._page, "expression": expression, "text": text})
+        return _marked(expression, text)
+
+    def _figure(self, chapter: Chapter) -> str:
+        name = str(chapter.facts["figure"])
+        width, height, draw = DRAWINGS[name]
+        with drawing(width, height) as figure:
+            import_rc(self._font)
+            draw(figure, self._results, self._words)
+            figure.tight_layout()
+            self.pictures[name] = svg_text(figure)
+        alternative = chapter.said("alternative", self._language)
+        return f"![{alternative}]({name}.svg)"
+
+    def _table(self, table: dict[str, Any]) -> str:
+        rows = self._results.value(table["rows"]) if "rows" in table else table["entries"]
+        columns = table["columns"]
+        lines = [
+            "| " + " | ".join(column[self._language] for column in columns) + " |",
+            "| " + " | ".join(":--" if "label" in each else "--:" for each in columns) + " |",
+        ]
+        for index, row in enumerate(rows):
+            where = table.get("where", {})
+            if any(str(row.get(key)) not in map(str, _listed(value)) for key, value in where.items()):
+                continue
+            cells = [self._cell(table, column, row, index) for column in columns]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def _cell(self, table: dict[str, Any], column: dict[str, Any], row: Any, index: int) -> str:
+        if "label" in column:
+            label = row[column["label"]]
+            if isinstance(label, dict):
+                return self._inline(str(label[self._language]))
+            return str(self._words.get(str(label), label))
+        if "text" in column:
+            found = row.get(column["text"], "")
+            found = found[self._language] if isinstance(found, dict) else found
+            return self._inline(str(found))
+        way = f"{table['rows']}[{index}].{column['value']}"
+        if "over" in column:
+            way = f"{way} / {table['rows']}[{column['over']}].{column['value']}"
+        return self._number(f"{way}:{column['form']}")
+
+    def _inline(self, text: str) -> str:
+        return PLACEHOLDER.sub(lambda found: self._number(found.group(1)), text)
+
+    def _sources(self, names: list[str]) -> str:
+        if not names:
+            return ""
+        words = self._words
+        lines = [
+            "", f"## {words['sources']}", "",
+            f"| {words['result']} | {words['command']} | {words['commit']} | {words['machine']} | "
+            f"{words['seed']} |",
+            "| :-- | :-- | :-- | :-- | :-- |",
+        ]
+        for name in names:
+            made = self._results.provenance(name)
+            lines.append(
+                f"| `{name}.json` | `{made['command']}` | {made['commit']} | {made['machine']} | "
+                f"{made['seed']} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def html(self, chapter: Chapter, text: str, chapters: list[Chapter]) -> str:
+        """Return a page as one HTML file without links to other hosts' scripts, fonts or styles."""
+        body = self._markdown.render(text)
+        body = re.sub(r'<img src="([a-z]+)\.svg" alt="([^"]*)" ?/?>', self._inlined, body)
+        body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+        place = chapters.index(chapter)
+        ways = [
+            f'<a rel="{rel}" href="{other.name}.html">{mark(other.said("title", self._language))}</a>'
+            for rel, other, mark in (
+                ("prev", chapters[place - 1] if place else None, "← {}".format),
+                ("next", chapters[place + 1] if place + 1 < len(chapters) else None, "{} →".format),
+            )
+            if other is not None
+        ]
+        return self._whole(chapter.said("title", self._language), body, " ".join(ways))
+
+    def _inlined(self, found: re.Match[str]) -> str:
+        picture = self.pictures[found.group(1)]
+        picture = picture.replace("<svg ", f'<svg role="img" aria-label="{found.group(2)}" ', 1)
+        return f"<figure>{picture}<figcaption>{found.group(2)}</figcaption></figure>"
+
+    def index(self, chapters: list[Chapter]) -> str:
+        """Return the page of contents."""
+        entries = "".join(
+            f'<li><a href="{chapter.name}.html">{html.escape(chapter.said("title", self._language))}'
+            "</a></li>"
+            for chapter in chapters
+        )
+        words = self._words
+        body = f"<h1>{words['course']}</h1><p>{words['about']}</p><ol class=contents>{entries}</ol>"
+        return self._whole(words["course"], body, "")
+
+    def _whole(self, title: str, body: str, ways: str) -> str:
+        page = Template((CONTENT / "page.html").read_text(encoding="utf-8"))
+        return page.substitute(
+            language="zh-CN" if self._language == "zh" else "en",
+            title=html.escape(title),
+            course=html.escape(self._words["course"]),
+            body=body,
+            ways=ways,
+        )
+
+
+def import_rc(font: str) -> None:
+    """Let the picture that is being drawn use a font first."""
+    import matplotlib  # noqa: PLC0415  (the module imports without it)
+
+    matplotlib.rcParams["font.family"] = [font, "DejaVu Sans"]
+    matplotlib.rcParams["axes.unicode_minus"] = False
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
