@@ -86,7 +86,7 @@ def timeline(figure: Any, results: Results, words: Words) -> None:
     axes = _axes(figure, words["milliseconds"], "")
     longest = max(sum(step["milliseconds"] for step in steps) for steps in traces.values())
     for row, (name, steps) in enumerate(traces.items()):
-        begun = 0.0
+        begun, behind = 0.0, ""
         for index, step in enumerate(steps):
             width = step["milliseconds"]
             shade = "#cfe3f1" if index % 2 else "#f6dcc3"
@@ -94,9 +94,13 @@ def timeline(figure: Any, results: Results, words: Words) -> None:
             pieces = [piece for piece in step["pieces"] if piece.strip()]
             room = max(1, int(width / longest * 60 / 4))
             lines = [" ".join(pieces[at : at + room]) for at in range(0, len(pieces), room)]
-            axes.text(begun + width / 2, row, "\n".join(lines), ha="center", va="center", fontsize=7)
+            if len(lines) > 4:  # too narrow: the text stands behind the block
+                behind = " ".join(pieces)
+            else:
+                shown = "\n".join(lines)
+                axes.text(begun + width / 2, row, shown, ha="center", va="center", fontsize=8)
             begun += width
-        label = words["steps"].format(len(steps))
+        label = words["steps"].format(len(steps)) + (f"   {behind}" if behind else "")
         axes.text(begun + longest * 0.012, row, label, va="center", fontsize=9, color=FAINT)
     axes.set_yticks(range(len(traces)), [words.get(name, name) for name in traces])
     axes.set_xlim(0, longest * 1.14)
@@ -142,7 +146,11 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
 
     def layer(kind: str) -> list[str]:
         first = next(iter(children[kind].children()))
-        return [name for name, _ in first.named_children() if "norm" not in name and name != "dropout"]
+        return [
+            name
+            for name, module in first.named_children()
+            if "norm" not in name and sum(each.numel() for each in module.parameters()) > 4 * 512
+        ]
 
     box(0, 0, named("target_embedding", "embedding"))
     for index, name in enumerate(layer("encoder")):
@@ -151,7 +159,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     axes.text(1.7, 1.2 + 0.8 * len(layer("encoder")) + 0.1, f"× {count} · {words['encoder']} · "
               f"{counted['encoder']:,}", ha="center", fontsize=9.5)
     box(4.6, 0, named("target_embedding", "embedding"))
-    box(8.6, 0, named("reach", "reach"), True)
+    box(8.6, 0, named("reach", "block-reach"), True)
     own = layer("decoder")
     for index, name in enumerate(own):
         box(4.6, 1.2 + 0.8 * index, f"{words.get(name, name)}\ndecoder[·].{name}",
@@ -161,7 +169,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
               f"{counted['decoder']:,}", ha="center", fontsize=9.5)
     box(4.6, top + 0.7, named("target_embedding", "output"))
     if "markov" in counted:
-        box(8.6, top + 0.7, named("markov", "markov"), True)
+        box(8.6, top + 0.7, named("markov", "block-markov"), True)
         arrow(8.6, top + 1.0, 8.05, top + 1.0)
     box(8.6, 1.2, words["mask"], True)
     arrow(8.6, 1.5, 8.05, 1.5)
@@ -343,25 +351,26 @@ def trends(figure: Any, results: Results, words: Words) -> None:
                     if other["words"] == count and other["width"] == row["width"]
                     and other["group_size"] == 1
                 )
-                right = 1 - alone["phoneme_error_rate"]
+                right = max(1 - alone["phoneme_error_rate"], 0.01)
                 points.append((row["parameters"] / 1000, 100 * (1 - row["phoneme_error_rate"]) / right))
         axes.plot(*zip(*sorted(points), strict=True), label=words["words"].format(f"{count:,}"),
                   **_look(index))
     axes.set_xscale("log")
     _legend(axes)
+    known = sorted({row["parameters"] / 1000 for row in rows})
+    axes.set_xticks(known, [f"{count:,.0f}" for count in known])
+    axes.minorticks_off()
     axes = _axes(figure, words["year"], "", 122)
-    kinds = [words["lossy"], words["lossless"]]
-    taken: dict[tuple[int, int], int] = {}
-    for method in METHODS:
-        row = int(method[2])
-        level = taken.get((method[1], row), 0)
-        taken[method[1], row] = level + 1
-        y = row * 5 + level
-        axes.plot(method[1], y, marker="s" if row else "o", color=COLOURS[row])
-        axes.annotate(method[0], (method[1], y), xytext=(5, -3), textcoords="offset points", fontsize=8)
-    axes.set_yticks([0.5, 5.5], kinds, rotation=90, va="center")
-    axes.set_ylim(-1, 9)
-    axes.set_xlim(2017.5, 2028)
+    for kind in (False, True):
+        points = [(year, -at) for at, (_, year, same) in enumerate(METHODS) if same == kind]
+        axes.plot(*zip(*points, strict=True), label=words["lossless" if kind else "lossy"],
+                  **{**_look(int(kind)), "linestyle": ""})
+    for at, (name, year, _) in enumerate(METHODS):
+        axes.annotate(name, (year, -at), xytext=(7, -3), textcoords="offset points", fontsize=9)
+    axes.set_yticks([])
+    axes.set_xticks(range(2018, 2027, 2))
+    axes.set_xlim(2017.5, 2028.5)
+    _legend(axes, loc="lower left")
 
 
 METHODS: tuple[tuple[str, int, bool], ...] = (
@@ -400,6 +409,9 @@ def classification(figure: Any, results: Results, words: Words) -> None:
                        xy=(1000 / row["records_per_second"], 100 * row["metrics"]["accuracy"]),
                        xytext=(-6, 5 if not index else -12), textcoords="offset points", ha="right")
     right.set_xscale("log")
+    right.set_xticks([1, 10, 100], ["1", "10", "100"])
+    right.set_xlim(0.2, 300)
+    right.minorticks_off()
     right.set_ylim(55, 86)
     _legend(left)
 

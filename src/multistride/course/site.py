@@ -222,7 +222,7 @@ class _Builder:
         columns = table["columns"]
         lines = [
             "| " + " | ".join(column[self._language] for column in columns) + " |",
-            "| " + " | ".join(":--" if "label" in each else "--:" for each in columns) + " |",
+            "| " + " | ".join("--:" if "value" in each or each.get("right") else ":--" for each in columns) + " |",
         ]
         for index, row in enumerate(rows):
             where = table.get("where", {})
