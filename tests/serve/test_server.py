@@ -144,10 +144,10 @@ def test_a_poisoned_request_fails_alone(models, caplog):
         scheduler = running.served.models["generator"].scheduler
         begun, poison = scheduler._begun, running.served.models["generator"].encode("Harold")
 
-        def poisoned(tickets):
+        def poisoned(tickets, alone):
             if any(list(ticket.work.tokens) == poison for ticket in tickets):
                 raise ZeroDivisionError("poison")
-            return begun(tickets)
+            return begun(tickets, alone)
 
         scheduler._begun = poisoned
         slowed(scheduler, 0.01)  # so that they arrive during a pass and begin together

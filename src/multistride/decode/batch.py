@@ -11,7 +11,7 @@ from torch import Tensor
 from multistride.decode.constraints import Permitted, most_probable, one_by_one
 from multistride.decode.copying import PhraseDrafter
 from multistride.decode.exact import Drafter
-from multistride.decode.loop import GroupWriter, Loop, Writer, decode
+from multistride.decode.loop import Batch, GroupWriter, Loop, Writer, decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked, Picker
@@ -47,7 +47,7 @@ def begin_batch(
     plan, config = planned(requested, engine.config), engine.config
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     limits, seeds = rows or Rows(
-        [plan.limit(len(tokens)) for tokens in given], [plan.options.seed] * len(given)
+        [plan.limit(length) for length in lengths.tolist()], [plan.options.seed] * len(given)
     )
     encodes = config.encoder_layers > 0
     state = new_state(plan, limits, None if encodes else given)
@@ -59,6 +59,41 @@ def begin_batch(
     own = map(request_seed, seeds, given) if plan.options.temperature > 0 else ()
     writer = writer_for(engine, plan, state, given, list(own))
     return state, decode(engine, encoded, counts, state, writer, plan.rules.prefix)
+
+
+def begin_joinable(
+    engine: StepModel[M],
+    source: Int[Tensor, "B S"],
+    lengths: Int[Tensor, "B"],
+    plan: Plan,
+    rows: Rows,
+) -> Batch[M]:
+    """Return a batch that others of the same plan may join (`Batch.join`): take its `passes`.
+
+    What it writes is what `begin_batch` writes; `joinable` says where that is possible.
+    """
+    given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+    encodes = plan.config.encoder_layers > 0
+    state = new_state(plan, rows.limits, None if encodes else given)
+    own: Writer[M] | None = None
+    if (make := getattr(engine, "writer", None)) is not None:
+        own = make(plan, len(given))
+    writer = own or writer_for(engine, plan, state, given, [])
+    encoded, counts = (source, lengths) if encodes else (None, None)
+    batch = Batch.started(engine, encoded, counts, state, writer)
+    batch.ready = encodes and not plan.rules.prefix
+    return batch
+
+
+def joinable(engine: StepModel[Any], plan: Plan) -> bool:
+    """True if batches of a plan may join: no row has a generator or a rule of its own, and the
+    engine's memory can.
+    """
+    return (
+        plan.options.temperature == 0
+        and plan.rules.allowing is None
+        and getattr(engine, "joins", False)
+    )
 
 
 def new_state(
