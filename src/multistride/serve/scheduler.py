@@ -6,8 +6,8 @@ request never waits for older texts to end, and joins one of the same plan as so
 are read. Row limits and seeds belong to the request, and rows of a batch do not see each other: an
 answer does not depend on who shares its batch.
 
-A batch that begins alone takes the engine's shortest loop, which no other can join; sampled texts
-stay in the batch that they began in.
+A batch that begins alone, or large, takes the engine's shortest loop, which no other can join;
+sampled texts stay in the batch that they began in.
 
 Source of scheduling by passes instead of whole batches: Yu et al. 2022, Orca (OSDI 22).
 """
@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """Seconds within which a full queue is expected to have room again, where nothing was measured."""
+
+
+FULL = 16
+"""Slots of a pass that keep a processor busy: batches that begin with as many need no others."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,7 @@ class Scheduler:
         plan = works[0].plan
         rows = Rows([work.limit for work in works], [work.seed for work in works])
         sources = source_batch([work.tokens for work in works], self._engine.config)
+        alone = alone or len(tickets) * plan.group_size >= FULL
         alone = alone or all(batch.plan is not plan for batch in self._running)
         if alone or not joinable(self._engine, plan):
             return _Running(tickets, *begin_batch(self._engine, *sources, plan, rows))
