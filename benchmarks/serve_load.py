@@ -228,7 +228,7 @@ with httpx.Client(base_url=sys.argv[1], timeout=60) as client:
 
 def memory(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     """Many requests, and the server's resident size while they pass."""
-    sizes: list[float] = []
+    sizes: dict[int, float] = {}
 
     async def ask(url: str, pid: int) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
@@ -240,10 +240,11 @@ def memory(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
                 chance = random.Random(number)
                 while count < options.count:
                     count += 1
-                    body = {"text": chance.choice(texts), **WAYS[count % len(WAYS)]}
+                    mine = count
+                    body = {"text": chance.choice(texts), **WAYS[mine % len(WAYS)]}
                     (await client.post("/v1/translate", json=body)).raise_for_status()
-                    if count % (options.count // 20) == 0:
-                        sizes.append(_resident(pid))
+                    if mine % (options.count // 20) == 0:
+                        sizes[mine] = _resident(pid)
 
             await asyncio.gather(*(one(number) for number in range(32)))
 
@@ -251,7 +252,10 @@ def memory(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
         [*_model(options), "--threads", str(options.threads), "--engine", options.engine]
     ) as (url, pid):
         asyncio.run(ask(url, pid))
-    return {"requests": options.count, "resident_mb": [round(size, 1) for size in sizes]}
+    return {
+        "requests": options.count,
+        "resident_mb": {count: round(size, 1) for count, size in sorted(sizes.items())},
+    }
 
 
 def _resident(pid: int) -> float:

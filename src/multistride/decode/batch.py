@@ -23,9 +23,7 @@ from multistride.decode.step import M, StepModel
 
 
 class Rows(NamedTuple):
-    """What may differ between the texts of one batch: length limits, and seeds as options give
-    them.
-    """
+    """Length limits and seeds (as options give them), which each text of a batch has of its own."""
 
     limits: list[int]
     seeds: list[int]

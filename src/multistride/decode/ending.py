@@ -22,7 +22,7 @@ def goes_on(known: list[int], new: list[int]) -> int | None:
 
 @dataclass(frozen=True)
 class EndingRule:
-    """What ends a text: a token of `ends`, a stop text (`stopped`), or no room left.
+    """The end of a text: a token of `ends`, a stop text (`stopped`), or no room left.
 
     The first of them in the order of the tokens counts, wherever in a group it falls. A token that
     completes a stop text and fills the room ends it as a stop text.

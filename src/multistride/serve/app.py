@@ -43,7 +43,7 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(frozen=True)
 class Limits:
-    """What the application takes. `body_bytes` bounds a request's body, `api_key` is asked of
+    """Limits of what the application takes. `body_bytes` bounds a request's body, `api_key` is asked of
     every client (None: of nobody).
     """
 
@@ -126,7 +126,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 class Door:
-    """What every request passes: its id, the key, the size of its body, and one line of log."""
+    """The door that every request passes: its id, the key, the size of its body, and one line of log."""
 
     def __init__(self, app: ASGIApp, served: Served, limits: Limits) -> None:
         self._app, self._served, self._limits = app, served, limits

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,6 +18,8 @@ from multistride.serve.protocol import ChatRequest, CompletionRequest, Streaming
 from multistride.serve.scheduler import Ticket
 from multistride.serve.served import Served, ServedModel
 from multistride.serve.writing import Answer, Part, Usage, now, parts, until_gone, whole
+
+logger = logging.getLogger(__name__)
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Of event streams: nobody in between may hold events back."""
@@ -32,7 +35,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """How the two routes differ: names of objects and where text and log-probabilities stand."""
+    """The differences between the two routes: names of objects and where text and log-probabilities stand."""
 
     prefix: str
     whole: str
@@ -117,8 +120,8 @@ def router(served: Served) -> APIRouter:
             model.encode(prompt) if isinstance(prompt, str) else model.checked_tokens(prompt)
             for prompt in body.prompts()
         ]
-        logprobs = body.logprobs is not None
-        return await _answer(request, COMPLETION, model, body, encoded, choices, logprobs)
+        asked = Asked(COMPLETION, model, body, choices, body.logprobs is not None)
+        return await _answer(request, asked, encoded)
 
     @routes.post("/chat/completions", responses=STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
@@ -130,7 +133,7 @@ def router(served: Served) -> APIRouter:
             )
         choices = _choices(body, body.max_completion_tokens or body.max_tokens)
         encoded = [model.encode_chat([message.turn() for message in body.messages])]
-        return await _answer(request, CHAT, model, body, encoded, choices, body.logprobs)
+        return await _answer(request, Asked(CHAT, model, body, choices, body.logprobs), encoded)
 
     return routes
 
@@ -140,65 +143,86 @@ def _choices(body: Streaming, max_tokens: int | None) -> dict[str, Any]:
     return chosen if max_tokens is None else {**chosen, "max_tokens": max_tokens}
 
 
-async def _answer(
-    request: Request,
-    shape: Shape,
-    model: ServedModel,
-    body: Streaming,
-    encoded: list[list[int]],
-    choices: dict[str, Any],
-    logprobs: bool,
-) -> Response:
-    if body.stream_options is not None and not body.stream:
-        raise HttpProblem(
-            400,
-            "stream_options was given without stream: set stream, or leave it out",
-            "stream_options",
+@dataclass
+class Asked:
+    """One request of either route: its model, its body, and what its body says."""
+
+    shape: Shape
+    model: ServedModel
+    body: Streaming
+    choices: dict[str, Any]
+    logprobs: bool
+    usage: Usage = field(default_factory=Usage)
+
+    def check(self) -> None:
+        """Raise `HttpProblem` for fields that have no meaning together."""
+        if self.body.stream_options is not None and not self.body.stream:
+            raise HttpProblem(
+                400,
+                "stream_options was given without stream: set stream, or leave it out",
+                "stream_options",
+            )
+        if self.body.n > 1 and not self.choices.get("temperature"):
+            raise HttpProblem(
+                400,
+                f"n {self.body.n} was given at temperature 0, where all texts are the same: "
+                "set a temperature above 0, or leave n out",
+                "n",
+            )
+
+    def head(self) -> dict[str, Any]:
+        """Return the fields that all objects of an answer begin with."""
+        name = f"{self.shape.prefix}-{uuid.uuid4().hex}"
+        return {"id": name, "created": now(), "model": self.model.name}
+
+    def parts(self, ticket: Ticket) -> AsyncIterator[Part]:
+        """Return the parts of one completion as they are committed."""
+        by_token = self.body.stream_granularity == "token"
+        return parts(self.model, ticket, self.choices.get("stop", ()), self.usage, by_token)
+
+    def submit(self, encoded: list[list[int]], name: str) -> list[Ticket]:
+        """Queue `n` requests for each prompt, each with a seed of its own; all of them or none."""
+        self.usage.prompt = sum(map(len, encoded))
+        tickets: list[Ticket] = []
+        try:
+            for tokens in encoded:
+                for copy in range(self.body.n):
+                    seed = self.choices.get("seed", 0) + copy
+                    chosen = {**self.choices, "seed": seed} if seed else self.choices
+                    tickets.append(self.model.submit(tokens, chosen, name))
+        except BaseException:
+            _cancel(tickets)
+            raise
+        return tickets
+
+
+def _cancel(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.cancel()
+
+
+async def _answer(request: Request, asked: Asked, encoded: list[list[int]]) -> Response:
+    """Answer with one object, or with events."""
+    asked.check()
+    tickets = asked.submit(encoded, request.state.id)
+    if asked.body.stream:
+        return StreamingResponse(
+            _events(asked, tickets), media_type="text/event-stream", headers=HEADERS
         )
-    if body.n > 1 and not choices.get("temperature"):
-        raise HttpProblem(
-            400,
-            f"n {body.n} was given at temperature 0, where all texts are the same: "
-            "set a temperature above 0, or leave n out",
-            "n",
-        )
-    usage = Usage(prompt=sum(map(len, encoded)))
-    tickets = []
-    try:
-        for tokens in encoded:
-            for copy in range(body.n):
-                seeded = (
-                    {**choices, "seed": choices["seed"] + copy} if "seed" in choices else choices
-                )
-                if copy and "seed" not in choices:
-                    seeded = {**choices, "seed": copy}
-                tickets.append(model.submit(tokens, seeded, request.state.id))
-    except BaseException:
-        for ticket in tickets:
-            ticket.cancel()
-        raise
-    head = {
-        "id": f"{shape.prefix}-{uuid.uuid4().hex}",
-        "created": now(),
-        "model": model.name,
-    }
-    stops = choices.get("stop", ())
-    if body.stream:
-        events = _events(shape, model, body, tickets, head, stops, usage, logprobs)
-        return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
-    work = asyncio.ensure_future(
-        asyncio.gather(*(whole(model, ticket, stops, usage) for ticket in tickets))
-    )
+    stops = asked.choices.get("stop", ())
+    work = asyncio.gather(*(whole(asked.model, each, stops, asked.usage) for each in tickets))
     try:
         answers = await until_gone(request, work)
     finally:
-        for ticket in tickets:
-            ticket.cancel()
+        _cancel(tickets)
+    choices = [
+        asked.shape.choice(index, each, asked.logprobs) for index, each in enumerate(answers)
+    ]
     result = {
-        **head,
-        "object": shape.whole,
-        "choices": [shape.choice(index, each, logprobs) for index, each in enumerate(answers)],
-        "usage": usage.object(),
+        **asked.head(),
+        "object": asked.shape.whole,
+        "choices": choices,
+        "usage": asked.usage.object(),
         "multistride": {
             "steps": [len(answer.steps) for answer in answers],
             "trace": [answer.steps for answer in answers],
@@ -207,59 +231,47 @@ async def _answer(
     return Response(json.dumps(result, ensure_ascii=False), media_type="application/json")
 
 
-async def _events(
-    shape: Shape,
-    model: ServedModel,
-    body: Streaming,
-    tickets: list[Ticket],
-    head: dict[str, Any],
-    stops: Any,
-    usage: Usage,
-    logprobs: bool,
-) -> AsyncIterator[str]:
+async def _events(asked: Asked, tickets: list[Ticket]) -> AsyncIterator[str]:
     """Yield server-sent events: of several completions in turn, as their groups are committed."""
-    queue: asyncio.Queue[tuple[int, Part | BaseException | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Part | HttpProblem | None]] = asyncio.Queue()
 
     async def pump(index: int, ticket: Ticket) -> None:
         try:
-            async for part in parts(
-                model, ticket, stops, usage, body.stream_granularity == "token"
-            ):
+            async for part in asked.parts(ticket):
                 await queue.put((index, part))
             await queue.put((index, None))
-        except Exception as error:
-            await queue.put((index, error))
+        except HttpProblem as problem:
+            await queue.put((index, problem))
+        except Exception:
+            logger.exception("a stream failed")
+            failure = HttpProblem(500, "the server failed on this request", code="internal")
+            await queue.put((index, failure))
 
     pumps = [asyncio.create_task(pump(index, ticket)) for index, ticket in enumerate(tickets)]
-    base = {**head, "object": shape.chunk}
-    offsets, open_ones = [0] * len(tickets), len(tickets)
-    begun: set[int] = set()
+    base = {**asked.head(), "object": asked.shape.chunk}
+    offsets, begun, running = [0] * len(tickets), set[int](), len(tickets)
     try:
-        while open_ones:
+        while running:
             index, part = await queue.get()
             if part is None:
-                open_ones -= 1
+                running -= 1
                 continue
-            if isinstance(part, BaseException):
-                problem = (
-                    part
-                    if isinstance(part, HttpProblem)
-                    else HttpProblem(500, "the server failed on this request")
-                )
-                yield _event(problem.body())
+            if isinstance(part, HttpProblem):
+                yield _event(part.body())
                 return
-            choice = shape.delta(index, part, logprobs, offsets[index], index not in begun)
+            choice = asked.shape.delta(
+                index, part, asked.logprobs, offsets[index], index not in begun
+            )
             begun.add(index)
             offsets[index] += sum(map(len, part.pieces))
             yield _event({**base, "choices": [choice], "multistride": part.step})
-        if body.stream_options is not None and body.stream_options.include_usage:
-            yield _event({**base, "choices": [], "usage": usage.object()})
+        if asked.body.stream_options is not None and asked.body.stream_options.include_usage:
+            yield _event({**base, "choices": [], "usage": asked.usage.object()})
         yield "data: [DONE]\n\n"
     finally:
         for task in pumps:
             task.cancel()
-        for ticket in tickets:
-            ticket.cancel()
+        _cancel(tickets)
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class StreamOptions(BaseModel):
 
 
 class Decoding(BaseModel):
-    """What every route takes: how to write, and what to write no more."""
+    """Fields of every route: how to write, and what ends a text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -107,7 +107,7 @@ def _listed(stop: str | list[str] | None) -> list[str]:
 
 
 class Streaming(Decoding):
-    """What the routes that stream take besides."""
+    """Further fields of the routes that stream."""
 
     stream: bool = Field(False, description="Send server-sent events, one per committed group.")
     stream_options: StreamOptions | None = Field(

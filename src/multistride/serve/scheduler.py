@@ -68,7 +68,7 @@ class Committed:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be decoded: source or prompt tokens, how, and the limits of this one text.
+    """One text to decode: source or prompt tokens, the plan, and limits of its own.
 
     `plan` holds neither the seed nor the length limit of the request, so that requests which
     differ in nothing else are decoded together.

@@ -34,7 +34,7 @@ LANGUAGES = {"en": "English", "de": "German", "fr": "French", "zh": "Chinese", "
 
 @dataclass(frozen=True)
 class Defaults:
-    """How requests are decoded that do not say."""
+    """The group size and mode of requests that do not say."""
 
     group_size: int | Literal["auto"] = "auto"
     mode: Mode = "fast"
@@ -63,7 +63,7 @@ class ServedModel:
 
     @property
     def shape(self) -> Any:
-        """What is made of a decoded text."""
+        """The form that a decoded text is given."""
         return self.model.shape
 
     @property

@@ -21,7 +21,7 @@ FINISH_REASONS = {"end": "stop", "stop": "stop", "limit": "length"}
 
 @dataclass(frozen=True)
 class Part:
-    """What one event says: some text, its tokens, and the step that wrote them.
+    """The content of one event: some text, its tokens, and the step that wrote them.
 
     `finish_reason` is None for all parts but the last.
     """
