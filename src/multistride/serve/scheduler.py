@@ -202,6 +202,7 @@ class Scheduler:
         if self.full:
             raise QueueFull(len(self._waiting), self.capacity.waiting, self._seconds)
         ticket = Ticket(work)
+        self.metrics.prompt_tokens.labels(self.name).inc(len(work.tokens))
         with self._changed:
             self._waiting.append(ticket)
             self._changed.notify()
