@@ -18,6 +18,8 @@ WAYS = (
     {"group_size": 4, "mode": "exact"},
     {"group_size": 3, "mode": "exact", "drafts": "both"},
     {"group_size": 4, "no_repeat_ngram": 2},
+    {"group_size": 4, "temperature": 1.0},
+    {"group_size": 3, "mode": "exact", "temperature": 1.0, "top_p": 0.9},
 )
 
 
@@ -71,8 +73,8 @@ def texts(count):
 
 
 def rows(sources):
-    """Limits that let texts end at different passes."""
-    return Rows([9 + sum(source) % 17 for source in sources], [0] * len(sources))
+    """Limits that let texts end at different passes, and seeds."""
+    return Rows([9 + sum(source) % 17 for source in sources], [sum(source) for source in sources])
 
 
 def begun(engine, sources, way):

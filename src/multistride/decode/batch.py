@@ -16,7 +16,7 @@ from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
-from multistride.decode.sample import request_seed, sampler
+from multistride.decode.sample import Chances, request_seed, sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.decode.step import M, StepModel
@@ -54,8 +54,7 @@ def begin_batch(
     encoded, counts = (source, lengths) if encodes else (None, None)
     if loop is not None:
         return state, loop(encoded, counts, state)
-    own = map(request_seed, seeds, given) if plan.options.temperature > 0 else ()
-    writer = writer_for(engine, plan, state, given, list(own))
+    writer = writer_for(engine, plan, state, given, seeds)
     return state, decode(engine, encoded, counts, state, writer, plan.rules.prefix)
 
 
@@ -76,7 +75,7 @@ def begin_joinable(
     own: Writer[M] | None = None
     if (make := getattr(engine, "writer", None)) is not None:
         own = make(plan, len(given))
-    writer = own or writer_for(engine, plan, state, given, [])
+    writer = own or writer_for(engine, plan, state, given, rows.seeds)
     encoded, counts = (source, lengths) if encodes else (None, None)
     batch = Batch.started(engine, encoded, counts, state, writer)
     batch.ready = encodes and not plan.rules.prefix
@@ -84,14 +83,10 @@ def begin_joinable(
 
 
 def joinable(engine: StepModel[Any], plan: Plan) -> bool:
-    """True if batches of a plan may join: no row has a generator or a rule of its own, and the
-    engine's memory can.
+    """True if batches of a plan may join: no row has a rule of its own, and the engine's memory
+    can.
     """
-    return (
-        plan.options.temperature == 0
-        and plan.rules.allowing is None
-        and getattr(engine, "joins", False)
-    )
+    return plan.rules.allowing is None and getattr(engine, "joins", False)
 
 
 def new_state(
@@ -111,14 +106,18 @@ def writer_for(
     given: Sequence[Sequence[int]],
     seeds: list[int],
 ) -> Writer[M]:
-    """Return what writes a batch: `given` are its sources or prompts, `seeds` those of its
-    texts.
+    """Return what writes a batch: `given` are its sources or prompts, `seeds` those of its texts,
+    as options give them.
     """
+    if plan.options.temperature > 0:
+        seeds = list(map(request_seed, seeds, given))
     permitted = plan.rules.in_batch(given, plan.config)
     if plan.mode == "exact":
         return _drafter(engine, plan, permitted, state, seeds)
-    pick = _picker(engine, plan, permitted, state, seeds)
-    return GroupWriter(engine, plan.policy, pick, plan.accept, plan.layout == "lookahead")
+    chances = Chances(seeds, state) if plan.options.temperature > 0 else None
+    pick = _picker(engine, plan, permitted, state, chances)
+    lookahead = plan.layout == "lookahead"
+    return GroupWriter(engine, plan.policy, pick, plan.accept, lookahead, chances)
 
 
 def decode_batch(
@@ -139,12 +138,12 @@ def _picker(
     plan: Plan,
     permitted: Permitted | None,
     state: DecodeState,
-    seeds: list[int],
+    chances: Chances | None,
 ) -> Picker | None:
     """Return what picks tokens where it is not plain greedy decoding."""
     config, head = engine.config, engine.markov
-    if plan.options.temperature > 0:
-        return sampler(config, head, plan.options, state, seeds, permitted)
+    if chances is not None:
+        return sampler(config, head, plan.options, chances, permitted)
     if permitted is None:
         return None
     walk = one_by_one(distribution(config, head), permitted, state)

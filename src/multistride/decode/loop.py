@@ -20,6 +20,7 @@ from multistride.decode.choosing.policy import Policy
 from multistride.decode.markov import greedy_for
 from multistride.decode.pick import Picked, Picker, left_aligned
 from multistride.decode.prefix import read_prefix
+from multistride.decode.sample import Chances
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.decode.step import JoinableMemory, M, Memory, StepModel
 from multistride.groups import Slots
@@ -81,10 +82,12 @@ class GroupWriter(Generic[M]):
         pick: Picker | None = None,
         accept: Acceptor = accept_all,
         lookahead: bool = False,
+        chances: Chances | None = None,
     ) -> None:
-        """`pick` is None for the most probable tokens."""
+        """`pick` is None for the most probable tokens; `chances` are those that it draws by."""
         self.engine = engine
         self._policy, self._accept, self._lookahead = policy, accept, lookahead
+        self._chances = chances
         self._pick = greedy_for(engine.config, engine.markov) if pick is None else pick
 
     @property
@@ -116,7 +119,9 @@ class GroupWriter(Generic[M]):
         """Keep the given rows: there is nothing to keep of them."""
 
     def join(self, other: Any) -> None:
-        """Take over the rows of another writer: there is nothing to take."""
+        """Take over the rows of another writer of the same plan: the chances they draw by."""
+        if self._chances is not None:
+            self._chances.join(other._chances)
 
 
 @dataclass

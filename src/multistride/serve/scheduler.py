@@ -6,8 +6,7 @@ request never waits for older texts to end, and joins one of the same plan as so
 are read. Row limits and seeds belong to the request, and rows of a batch do not see each other: an
 answer does not depend on who shares its batch.
 
-A batch that begins alone, or large, takes the engine's shortest loop, which no other can join;
-sampled texts stay in the batch that they began in.
+A batch that begins alone, or large, takes the engine's shortest loop, which no other can join.
 
 Source of scheduling by passes instead of whole batches: Yu et al. 2022, Orca (OSDI 22).
 """
