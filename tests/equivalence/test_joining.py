@@ -8,6 +8,7 @@ from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import plan
 from multistride.engines.eager import EagerStepModel
+from multistride.engines.gpu.engine import GpuStepModel
 from multistride.engines.int8 import engine as int8
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -53,6 +54,8 @@ def tiny(causal, positions):
     params=[
         ("eager", False, "sinusoidal"),
         ("eager", True, "rotary"),
+        ("gpu", False, "sinusoidal"),
+        ("gpu", True, "rotary"),
         ("int8", False, "sinusoidal"),
         ("int8", True, "learned"),
     ],
@@ -62,6 +65,9 @@ def engine(request):
     name, *shape = request.param
     if name == "eager":
         return EagerStepModel(tiny(*shape))
+    if name == "gpu":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return GpuStepModel(tiny(*shape).to(device), torch.float32)
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
     return int8.quantise(tiny(*shape), threads=1)
 
