@@ -96,6 +96,41 @@ def test_stop_empty_text_and_another_model(browser, server):
     assert get(browser, "chat-row").is_displayed()
 
 
+def test_two_tabs_at_once_and_another_group_size(browser, server, models):
+    # Guards: state that tabs share, a slider that changes nothing.
+    first = browser.current_window_handle
+    for size in (2, 4):
+        if size == 4:
+            browser.switch_to.new_window("tab")
+        opened(browser, server.url)
+        set_size = (
+            "const s = arguments[0]; s.value = arguments[1]; s.dispatchEvent(new Event('input'))"
+        )
+        browser.execute_script(set_size, get(browser, "size"), size)
+        get(browser, "input").clear()
+        get(browser, "input").send_keys("The battle of Hastings")
+        get(browser, "run").click()
+    for handle, size in ((browser.current_window_handle, 4), (first, 2)):
+        browser.switch_to.window(handle)
+        wait(browser, lambda: get(browser, "verdict").text)
+        [alone] = models["translator"].translate(["The battle of Hastings"], size)
+        assert texts(browser)[0] == alone.text
+        assert f"K={size}" in get(browser, "verdict").text
+        if handle != first:
+            browser.close()
+
+
+def test_a_phone_shows_the_page_without_scrolling_sideways(browser, server):
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    opened(browser, server.url)
+    get(browser, "run").click()
+    wait(browser, lambda: get(browser, "verdict").text)
+    width = "return document.documentElement.scrollWidth <= innerWidth"
+    assert browser.execute_script(width)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_a_key_is_asked_for(browser, models):
     with Running(models, Limits(api_key="k")) as running:
         browser.get(running.url)

@@ -94,6 +94,13 @@ class PhraseDrafter(Drafter[M]):
         self._sure = self._sure[stay]
         self._texts = [self._texts[row] for row in stay.tolist()]
 
+    def join(self, other: Drafter[M]) -> None:
+        """Put the rows of another drafter of the same kind behind its own."""
+        assert isinstance(other, PhraseDrafter)
+        super().join(other)
+        self._sure = torch.cat([self._sure, other._sure])
+        self._texts = [*self._texts, *other._texts]
+
     def _draft_from(self, logits: Float[Tensor, "R D V"], previous: Int[Tensor, "R"]) -> None:
         drafted = self._draft(logits, previous)
         self.tokens, self._sure = drafted.tokens, drafted.log_probabilities[:, 0].exp() >= SURE

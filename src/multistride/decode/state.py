@@ -64,6 +64,8 @@ class Hypothesis:
     limit: int
     groups: list[Group] = field(default_factory=list)
     ending: Ending | None = None
+    began: int = 0
+    """Steps that its batch had made when it joined."""
 
     @property
     def tokens(self) -> list[int]:
@@ -224,7 +226,7 @@ class DecodeState:
                 hypothesis,
                 tokens[:count],
                 scores[:count],
-                Group(self.step, size, (), (), milliseconds, reason),
+                Group(self.step - hypothesis.began, size, (), (), milliseconds, reason),
             )
         self.step += 1
         self._group += 1
@@ -296,6 +298,29 @@ class DecodeState:
             self._unread[stay],
         )
         return stay
+
+    def join(self, other: DecodeState) -> None:
+        """Put the rows of another state behind its own. Sentences that are over are dropped, and
+        rows numbered anew.
+
+        `leave` was called for both; the other must not be used afterwards.
+        """
+        for hypothesis in other.running:
+            hypothesis.began += self.step - other.step
+        self.running = [*self.running, *other.running]
+        self.hypotheses = list(self.running)
+        for row, hypothesis in enumerate(self.hypotheses):
+            hypothesis.row = row
+        width = max(self._known.shape[1], other._known.shape[1])
+        self._known = torch.cat(
+            [
+                torch.nn.functional.pad(known, (0, width - known.shape[1]))
+                for known in (self._known, other._known)
+            ]
+        )
+        self._border = torch.cat([self._border, other._border])
+        self._unread = torch.cat([self._unread, other._unread])
+        self._group, self._even = max(self._group, other._group), None
 
     def _append(
         self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], record: Group

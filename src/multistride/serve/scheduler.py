@@ -1,9 +1,12 @@
 """Continuous batching: requests join at the next step, and leave it when their text is over.
 
 One thread a model runs the decode loop. What waits is begun in batches of one plan (mode, group
-size, rules); a batch that is begun while others run takes turns with them, one pass each, so a new
-request never waits for older texts to end. Row limits and seeds belong to the request, and rows of
-a batch do not see each other: an answer does not depend on who shares its batch.
+size, rules). A batch that is begun while others run takes turns with them, one pass each, so a new
+request never waits for older texts to end, and joins one of the same plan as soon as its prompts
+are read. Row limits and seeds belong to the request, and rows of a batch do not see each other: an
+answer does not depend on who shares its batch.
+
+A batch that begins alone, or large, takes the engine's shortest loop, which no other can join.
 
 Source of scheduling by passes instead of whole batches: Yu et al. 2022, Orca (OSDI 22).
 """
@@ -22,9 +25,10 @@ from typing import Any
 
 import torch
 
-from multistride.decode.batch import Rows, begin_batch
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, joinable
 from multistride.decode.corpus import source_batch
 from multistride.decode.ending import Ending
+from multistride.decode.loop import Batch
 from multistride.decode.options import Mode
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState, Group, Hypothesis
@@ -36,6 +40,10 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """Seconds within which a full queue is expected to have room again, where nothing was measured."""
+
+
+FULL = 16
+"""Slots of a pass that keep a processor busy: batches that begin with as many need no others."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +120,34 @@ class _Running:
     tickets: list[Ticket]
     state: DecodeState
     passes: Iterator[list[Hypothesis]]
+    batch: Batch[Any] | None = None
+    """Where others may join."""
     last: float = field(default_factory=time.perf_counter)
 
     @property
     def plan(self) -> Plan:
         return self.tickets[0].work.plan
+
+    @property
+    def ready(self) -> bool:
+        """True if others may join now, or this batch them."""
+        return self.batch is not None and self.batch.ready and not self.state.done
+
+    def join(self, other: _Running) -> None:
+        """Take over the rows of another batch of the same plan."""
+        assert self.batch is not None
+        assert other.batch is not None
+        pairs = [*zip(self.tickets, self.state.hypotheses, strict=True)]
+        pairs += zip(other.tickets, other.state.hypotheses, strict=True)
+        owners = {id(hypothesis): ticket for ticket, hypothesis in pairs}
+        self.batch.join(other.batch)
+        self.tickets = [owners[id(hypothesis)] for hypothesis in self.state.hypotheses]
+
+    @property
+    def open_tickets(self) -> list[Ticket]:
+        """The tickets of the texts that go on."""
+        rows = zip(self.tickets, self.state.hypotheses, strict=True)
+        return [ticket for ticket, hypothesis in rows if hypothesis.ending is None]
 
     @property
     def rows(self) -> int:
@@ -170,6 +201,7 @@ class Scheduler:
         if self.full:
             raise QueueFull(len(self._waiting), self.capacity.waiting, self._seconds)
         ticket = Ticket(work)
+        self.metrics.prompt_tokens.labels(self.name).inc(len(work.tokens))
         with self._changed:
             self._waiting.append(ticket)
             self._changed.notify()
@@ -186,6 +218,7 @@ class Scheduler:
                 groups = self._admitted()
             for tickets in groups:
                 self._begin(tickets)
+            self._join()
             self._gauge()
             for batch in list(self._running):
                 self._advance(batch)
@@ -209,20 +242,46 @@ class Scheduler:
                 used += size
         return list(chosen.values())
 
-    def _begin(self, tickets: list[Ticket]) -> None:
-        """Begin a batch; of one that fails every request is tried alone."""
+    def _begin(self, tickets: list[Ticket], alone: bool = False) -> None:
+        """Begin a batch, one that no other joins if `alone`; of one that fails every request is
+        tried alone.
+        """
         try:
-            self._running.append(self._begun(tickets))
+            self._running.append(self._begun(tickets, alone))
         except Exception as error:
             self._failed(tickets, error)
 
     @torch.inference_mode()
-    def _begun(self, tickets: list[Ticket]) -> _Running:
+    def _begun(self, tickets: list[Ticket], alone: bool) -> _Running:
         works = [ticket.work for ticket in tickets]
+        plan = works[0].plan
         rows = Rows([work.limit for work in works], [work.seed for work in works])
-        batch = source_batch([work.tokens for work in works], self._engine.config)
-        state, passes = begin_batch(self._engine, *batch, works[0].plan, rows)
-        return _Running(tickets, state, passes)
+        sources = source_batch([work.tokens for work in works], self._engine.config)
+        alone = alone or len(tickets) * plan.group_size >= FULL
+        alone = alone or all(batch.plan is not plan for batch in self._running)
+        if alone or not joinable(self._engine, plan):
+            return _Running(tickets, *begin_batch(self._engine, *sources, plan, rows))
+        begun = begin_joinable(self._engine, *sources, plan, rows)
+        return _Running(tickets, begun.state, begun.passes(plan.rules.prefix), begun)
+
+    @torch.inference_mode()
+    def _join(self) -> None:
+        """Let batches of one plan become one, the younger join the oldest."""
+        hosts: dict[int, _Running] = {}
+        for batch in list(self._running):
+            if not batch.ready:
+                continue
+            host = hosts.setdefault(id(batch.plan), batch)
+            if host is batch:
+                continue
+            self._running.remove(batch)
+            tickets = [*host.open_tickets, *batch.open_tickets]
+            try:
+                host.join(batch)
+            except Exception as error:
+                self._running.remove(host)
+                del hosts[id(batch.plan)]
+                self._failed(tickets, error)
 
     @torch.inference_mode()
     def _advance(self, batch: _Running) -> None:
@@ -234,9 +293,7 @@ class Scheduler:
             written = [] if batch.state.done else next(batch.passes, [])
         except Exception as error:
             self._running.remove(batch)
-            open_rows = (hypothesis.ending is None for hypothesis in batch.state.hypotheses)
-            pairs = zip(batch.tickets, open_rows, strict=True)
-            self._failed([ticket for ticket, is_open in pairs if is_open], error)
+            self._failed(batch.open_tickets, error)
             return
         if written:
             self.metrics.steps.labels(self.name).inc()
@@ -287,7 +344,7 @@ class Scheduler:
                 "a batch of %d requests failed; each is tried alone: %s", len(tickets), error
             )
             for ticket in tickets:
-                self._begin([ticket])
+                self._begin([ticket], alone=True)
             return
         for ticket in tickets:
             logger.error("request %s failed", ticket.work.name, exc_info=error)
