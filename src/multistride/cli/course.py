@@ -90,9 +90,7 @@ def build(
 
 
 @course.command(cls=Verb)
-def check(
-    output: OutputOption = Path("course"), results: ResultsOption = Path("results")
-) -> None:
+def check(output: OutputOption = Path("course"), results: ResultsOption = Path("results")) -> None:
     """Compare every number of a built course with its result file; exit code 4 if one differs.
 
     Example: multistride course check --output course
@@ -123,7 +121,9 @@ def run(
     ] = Path("course/results"),
     work: Annotated[
         Path | None,
-        typer.Option(help="Directory of trainings (default: OUTPUT/work).", rich_help_panel="Output"),
+        typer.Option(
+            help="Directory of trainings (default: OUTPUT/work).", rich_help_panel="Output"
+        ),
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:

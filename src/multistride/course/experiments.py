@@ -26,7 +26,6 @@ from multistride.course.laboratory import (
 )
 from multistride.course.refinement import MaskedLayouts, Refiner
 from multistride.data.batch import Batch
-from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.device import cpu_name
@@ -284,11 +283,11 @@ def _optimised(
     lab: Laboratory, data: Path, name: str, variant: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     label = f"optimise-{name.replace('/', '-')}-{seed}"
-    updates = max(2, lab.budget.updates // 9)
+    updates = max(2, lab.budget.updates // 6)
     settings = {
         "training": {
             "updates": updates,
-            "tokens_per_batch": max(512, lab.budget.tokens // 2),
+            "tokens_per_batch": lab.budget.tokens,
             "learning_rate": 8e-3,
             "warmup_updates": max(1, updates // 10),
             "validate_every": updates,
@@ -297,8 +296,12 @@ def _optimised(
             "seed": seed,
             **{key: value for key, value in variant.items() if key != "model"},
         },
-        "model": {"hidden_size": 64, "feedforward_size": 192, "dropout": 0.0,
-                  **variant.get("model", {})},
+        "model": {
+            "hidden_size": 64,
+            "feedforward_size": 192,
+            "dropout": 0.0,
+            **variant.get("model", {}),
+        },
         "groups": {"sizes": {1: 0.5, 4: 0.5}},
     }
     path = lab.train(label, data, settings)
@@ -327,8 +330,15 @@ def steps(lab: Laboratory) -> dict[str, Any]:
     lengths = (16, 32) if lab.profile == "tiny" else (64, 128, 256, 512, 1024)
     torch.manual_seed(1)
     shape = TransformerConfig(
-        vocabulary_size=2000, hidden_size=128, feedforward_size=512, heads=4, encoder_layers=2,
-        decoder_layers=2, max_positions=1040, max_group_size=8, group_sizes=(1, 2, 4, 8),
+        vocabulary_size=2000,
+        hidden_size=128,
+        feedforward_size=512,
+        heads=4,
+        encoder_layers=2,
+        decoder_layers=2,
+        max_positions=1040,
+        max_group_size=8,
+        group_sizes=(1, 2, 4, 8),
     )
     engine = EagerStepModel(Transformer(shape).eval())
     rows = []
@@ -375,14 +385,19 @@ def trends(lab: Laboratory) -> dict[str, Any]:
             settings = {
                 "model": {"hidden_size": width, "feedforward_size": 3 * width},
                 "groups": {"sizes": {1: 0.3, 2: 0.3, 4: 0.4}},
-                "training": {"updates": max(2, lab.budget.updates // 6)},
+                "training": {"updates": max(2, lab.budget.updates // 2)},
             }
             path = lab.train(name, lab.data(f"real-{words}", words=words), settings)
             measured = lab.measured({f"K={size}": (path, fast(size)) for size in (1, 2, 4)})
             for size, row in zip((1, 2, 4), measured, strict=True):
                 rows.append(
-                    {"words": words, "width": width, "parameters": parameters(path),
-                     "group_size": size, **{key: row[key] for key in KEPT}}
+                    {
+                        "words": words,
+                        "width": width,
+                        "parameters": parameters(path),
+                        "group_size": size,
+                        **{key: row[key] for key in KEPT},
+                    }
                 )
     return {"rows": rows}
 
@@ -444,11 +459,11 @@ def _commit() -> str:
     try:
         done = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
-            capture_output=True, text=True, check=False,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:
         return "unknown"
     return done.stdout.strip() or "unknown"
 
-
-__all__ = ["EXPERIMENTS", "DecodeOptions", "experiment"]

@@ -25,7 +25,13 @@ with suppress(ImportError):
 
 Words = dict[str, str]
 MARKERS, LINES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
-FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
+FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "SimHei",
+)
 
 
 def chinese_font() -> str:
@@ -114,8 +120,10 @@ def places(figure: Any, results: Results, words: Words) -> None:
     for index, size in enumerate((2, 4, 8)):
         rows = [place for place in found if place["group_size"] == size]
         axes.plot(
-            [row["place"] for row in rows], [100 * row["accuracy"] for row in rows],
-            label=f"K={size}", **_look(index),
+            [row["place"] for row in rows],
+            [100 * row["accuracy"] for row in rows],
+            label=f"K={size}",
+            **_look(index),
         )
     _legend(axes)
     axes.set_xticks(range(1, 9))
@@ -133,9 +141,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
 
     def box(x: float, y: float, text: str, mark: bool = False, width: float = 3.4) -> None:
         face = "#f6dcc3" if mark else "#eef3f7"
-        axes.add_patch(
-            _rectangle(x, y, width, 0.62, face, "--" if mark else "-")
-        )
+        axes.add_patch(_rectangle(x, y, width, 0.62, face, "--" if mark else "-"))
         axes.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=9.5)
 
     def arrow(x: float, y: float, to_x: float, to_y: float) -> None:
@@ -155,18 +161,32 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     box(0, 0, named("target_embedding", "embedding"))
     for index, name in enumerate(layer("encoder")):
         box(0, 1.2 + 0.8 * index, f"{words.get(name, name)}\nencoder[·].{name}")
-    count = len(children["encoder"])
-    axes.text(1.7, 1.2 + 0.8 * len(layer("encoder")) + 0.1, f"× {count} · {words['encoder']} · "
-              f"{counted['encoder']:,}", ha="center", fontsize=9.5)
+    count = len(list(children["encoder"].children()))
+    axes.text(
+        1.7,
+        1.2 + 0.8 * len(layer("encoder")) + 0.1,
+        f"× {count} · {words['encoder']} · {counted['encoder']:,}",
+        ha="center",
+        fontsize=9.5,
+    )
     box(4.6, 0, named("target_embedding", "embedding"))
     box(8.6, 0, named("reach", "block-reach"), True)
     own = layer("decoder")
     for index, name in enumerate(own):
-        box(4.6, 1.2 + 0.8 * index, f"{words.get(name, name)}\ndecoder[·].{name}",
-            mark="self" in name or name == "attention")
+        box(
+            4.6,
+            1.2 + 0.8 * index,
+            f"{words.get(name, name)}\ndecoder[·].{name}",
+            mark="self" in name or name == "attention",
+        )
     top = 1.2 + 0.8 * len(own)
-    axes.text(6.3, top + 0.1, f"× {len(children['decoder'])} · {words['decoder']} · "
-              f"{counted['decoder']:,}", ha="center", fontsize=9.5)
+    axes.text(
+        6.3,
+        top + 0.1,
+        f"× {len(list(children['decoder'].children()))} · {words['decoder']} · {counted['decoder']:,}",
+        ha="center",
+        fontsize=9.5,
+    )
     box(4.6, top + 0.7, named("target_embedding", "output"))
     if "markov" in counted:
         box(8.6, top + 0.7, named("markov", "block-markov"), True)
@@ -186,8 +206,14 @@ def _rectangle(x: float, y: float, width: float, height: float, face: str, line:
     from_matplotlib = font_manager  # the import above is guarded; patches come with it
     assert from_matplotlib is not None
     return _PATCHES.FancyBboxPatch(
-        (x, y), width, height, boxstyle="round,pad=0.02", facecolor=face, edgecolor=INK,
-        linestyle=line, linewidth=1.0,
+        (x, y),
+        width,
+        height,
+        boxstyle="round,pad=0.02",
+        facecolor=face,
+        edgecolor=INK,
+        linestyle=line,
+        linewidth=1.0,
     )
 
 
@@ -207,8 +233,9 @@ def mask(figure: Any, results: Results, words: Words) -> None:
         axes.imshow(~seen, cmap="gray", vmin=-0.35, vmax=1.05)
         names = ["S" if token < 0 else f"y{token}" for token in slots.token[0].tolist()]
         axes.set_xticks(range(length), names, fontsize=9)
-        axes.set_yticks(range(length), [f"y{place}" for place in slots.position[0].tolist()],
-                        fontsize=9)
+        axes.set_yticks(
+            range(length), [f"y{place}" for place in slots.position[0].tolist()], fontsize=9
+        )
         axes.set_xticks([edge - 0.5 for edge in range(1, length)], minor=True)
         axes.set_yticks([edge - 0.5 for edge in range(1, length)], minor=True)
         axes.grid(which="minor", color="white", linewidth=1.2)
@@ -226,8 +253,15 @@ def adaptive(figure: Any, results: Results, words: Words) -> None:
     trace = results.value("policies.trace")
     axes = _axes(figure, words["step"], words["tokens"])
     place = list(range(1, len(trace) + 1))
-    axes.bar(place, [step["group_size"] for step in trace], color="#ffffff", edgecolor=INK,
-             linestyle="--", label=words["offered"], width=0.7)
+    axes.bar(
+        place,
+        [step["group_size"] for step in trace],
+        color="#ffffff",
+        edgecolor=INK,
+        linestyle="--",
+        label=words["offered"],
+        width=0.7,
+    )
     kept = [len(step["pieces"]) for step in trace]
     axes.bar(place, kept, color="#9cc4de", edgecolor=INK, label=words["accepted"], width=0.7)
     for x, step, height in zip(place, trace, kept, strict=True):
@@ -263,15 +297,23 @@ def optimisation(figure: Any, results: Results, words: Words) -> None:
     axes = _axes(figure, words["updates"], words["rate"], 131)
     for index, name in enumerate(("inverse_sqrt", "cosine", "wsd")):
         row = next(row for row in first if row["name"] == f"{name}/clip-1")
-        axes.plot(row["updates"], [1000 * rate for rate in row["rate"]], label=words.get(name, name),
-                  **{**_look(index), "marker": ""})
+        axes.plot(
+            row["updates"],
+            [1000 * rate for rate in row["rate"]],
+            label=words.get(name, name),
+            **{**_look(index), "marker": ""},
+        )
     _legend(axes)
     for place, key, label in ((132, "norm", "norm"), (133, "loss", "loss")):
         axes = _axes(figure, words["updates"], words[label], place)
         for index, clip in enumerate(("0", "1")):
             row = next(row for row in first if row["name"] == f"inverse_sqrt/clip-{clip}")
-            axes.plot(row["updates"], row[key], label=words[f"clip-{clip}"],
-                      **{**_look(index), "marker": ""})
+            axes.plot(
+                row["updates"],
+                row[key],
+                label=words[f"clip-{clip}"],
+                **{**_look(index), "marker": ""},
+            )
         _legend(axes)
 
 
@@ -279,22 +321,29 @@ def applications(figure: Any, results: Results, words: Words) -> None:
     """Draw the share of K=1's quality that each task keeps, against K."""
     axes = _axes(figure, "K", words["kept"])
     tasks = (
-        ("captions", "multi30k-adapted", "bleu"), ("everyday", "tatoeba-english-german", "bleu"),
-        ("chinese", "chinese-english", "bleu"), ("phonemes", "english-phonemes", "exact_match"),
+        ("captions", "multi30k-adapted", "bleu"),
+        ("everyday", "tatoeba-english-german", "bleu"),
+        ("chinese", "chinese-english", "bleu"),
+        ("phonemes", "english-phonemes", "exact_match"),
         ("generation", "generation-commongen", "rouge_l"),
         ("answering", "answering-small-many-k", "f1"),
     )
     for index, (name, file, measure) in enumerate(tasks):
         rows = [
-            row for row in results.tree(file)["results"]
+            row
+            for row in results.tree(file)["results"]
             if row.get("model", "own") == "own" and row.get("mode", "fast") in ("fast", "greedy")
         ]
         values = {
             row["group_size"]: row.get("metrics", {}).get(measure, row.get(measure)) for row in rows
         }
         sizes = sorted(values)
-        axes.plot(sizes, [100 * values[size] / values[1] for size in sizes], label=words[name],
-                  **_look(index))
+        axes.plot(
+            sizes,
+            [100 * values[size] / values[1] for size in sizes],
+            label=words[name],
+            **_look(index),
+        )
     _by_size(axes, (1, 2, 4, 8))
     _legend(axes, loc="lower left")
 
@@ -310,8 +359,10 @@ def batches(figure: Any, results: Results, words: Words) -> None:
             found = sorted(
                 (row["batch_size"], row["ratio_to"][baseline])
                 for row in rows
-                if row["group_size"] == size and row.get("mode", "fast") == "fast"
-                and baseline in row["ratio_to"] and not (baseline == "own-k1" and size == 1)
+                if row["group_size"] == size
+                and row.get("mode", "fast") == "fast"
+                and baseline in row["ratio_to"]
+                and not (baseline == "own-k1" and size == 1)
             )
             if found:
                 axes.plot(*zip(*found, strict=True), label=f"K={size}", **_look(line))
@@ -347,14 +398,21 @@ def trends(figure: Any, results: Results, words: Words) -> None:
         for row in rows:
             if row["words"] == count and row["group_size"] == 4:
                 alone = next(
-                    other for other in rows
-                    if other["words"] == count and other["width"] == row["width"]
+                    other
+                    for other in rows
+                    if other["words"] == count
+                    and other["width"] == row["width"]
                     and other["group_size"] == 1
                 )
                 right = max(1 - alone["phoneme_error_rate"], 0.01)
-                points.append((row["parameters"] / 1000, 100 * (1 - row["phoneme_error_rate"]) / right))
-        axes.plot(*zip(*sorted(points), strict=True), label=words["words"].format(f"{count:,}"),
-                  **_look(index))
+                points.append(
+                    (row["parameters"] / 1000, 100 * (1 - row["phoneme_error_rate"]) / right)
+                )
+        axes.plot(
+            *zip(*sorted(points), strict=True),
+            label=words["words"].format(f"{count:,}"),
+            **_look(index),
+        )
     axes.set_xscale("log")
     _legend(axes)
     known = sorted({row["parameters"] / 1000 for row in rows})
@@ -363,8 +421,11 @@ def trends(figure: Any, results: Results, words: Words) -> None:
     axes = _axes(figure, words["year"], "", 122)
     for kind in (False, True):
         points = [(year, -at) for at, (_, year, same) in enumerate(METHODS) if same == kind]
-        axes.plot(*zip(*points, strict=True), label=words["lossless" if kind else "lossy"],
-                  **{**_look(int(kind)), "linestyle": ""})
+        axes.plot(
+            *zip(*points, strict=True),
+            label=words["lossless" if kind else "lossy"],
+            **{**_look(int(kind)), "linestyle": ""},
+        )
     for at, (name, year, _) in enumerate(METHODS):
         axes.annotate(name, (year, -at), xytext=(7, -3), textcoords="offset points", fontsize=9)
     axes.set_yticks([])
@@ -374,11 +435,21 @@ def trends(figure: Any, results: Results, words: Words) -> None:
 
 
 METHODS: tuple[tuple[str, int, bool], ...] = (
-    ("SAT", 2018, False), ("Blockwise", 2018, True), ("Mask-Predict", 2019, False),
-    ("SynST", 2019, False), ("RecoverSAT", 2020, False), ("GLAT", 2020, False),
-    ("DA-Transformer", 2022, False), ("SpecDec", 2022, True), ("HRT", 2022, False),
-    ("Medusa", 2024, True), ("EAGLE", 2024, True), ("BD3-LM", 2025, False),
-    ("Falcon", 2025, True), ("TiDAR", 2025, False), ("DSpark", 2026, True),
+    ("SAT", 2018, False),
+    ("Blockwise", 2018, True),
+    ("Mask-Predict", 2019, False),
+    ("SynST", 2019, False),
+    ("RecoverSAT", 2020, False),
+    ("GLAT", 2020, False),
+    ("DA-Transformer", 2022, False),
+    ("SpecDec", 2022, True),
+    ("HRT", 2022, False),
+    ("Medusa", 2024, True),
+    ("EAGLE", 2024, True),
+    ("BD3-LM", 2025, False),
+    ("Falcon", 2025, True),
+    ("TiDAR", 2025, False),
+    ("DSpark", 2026, True),
 )
 """Methods of the map: name, year of publication, whether its output is that of K=1."""
 
@@ -392,22 +463,40 @@ def classification(figure: Any, results: Results, words: Words) -> None:
         tree = results.tree(f"classification-newsgroups-{file}")
         row = tree if "details" in tree else tree["results"][0]
         lengths = row["details"]["by_length"]
-        left.plot(range(len(lengths)), [100 * each["accuracy"] for each in lengths],
-                  label=words[file], **_look(index))
+        left.plot(
+            range(len(lengths)),
+            [100 * each["accuracy"] for each in lengths],
+            label=words[file],
+            **_look(index),
+        )
         left.set_xticks(
             range(len(lengths)), [f"{each['words_from']}–{each['words_to']}" for each in lengths]
         )
         rate = row["records_per_second"]
-        right.plot(1000 / rate, 100 * row["metrics"]["accuracy"], **{**_look(index), "markersize": 9})
-        right.annotate(words[file], (1000 / rate, 100 * row["metrics"]["accuracy"]), fontsize=9,
-                       xytext=(0, -14 if index else 9), textcoords="offset points",
-                       ha="left" if rate > 1000 else "right" if rate < 50 else "center")
+        right.plot(
+            1000 / rate, 100 * row["metrics"]["accuracy"], **{**_look(index), "markersize": 9}
+        )
+        right.annotate(
+            words[file],
+            (1000 / rate, 100 * row["metrics"]["accuracy"]),
+            fontsize=9,
+            xytext=(0, -14 if index else 9),
+            textcoords="offset points",
+            ha="left" if rate > 1000 else "right" if rate < 50 else "center",
+        )
     tree = results.tree("classification-newsgroups-labels")
     for index, row in enumerate(tree["results"]):
-        right.plot(1000 / row["records_per_second"], 100 * row["metrics"]["accuracy"], "x", color=INK)
-        right.annotate(f"{words['labels']} K={row['group_size']}", fontsize=9,
-                       xy=(1000 / row["records_per_second"], 100 * row["metrics"]["accuracy"]),
-                       xytext=(-6, 5 if not index else -12), textcoords="offset points", ha="right")
+        right.plot(
+            1000 / row["records_per_second"], 100 * row["metrics"]["accuracy"], "x", color=INK
+        )
+        right.annotate(
+            f"{words['labels']} K={row['group_size']}",
+            fontsize=9,
+            xy=(1000 / row["records_per_second"], 100 * row["metrics"]["accuracy"]),
+            xytext=(-6, 5 if not index else -12),
+            textcoords="offset points",
+            ha="right",
+        )
     right.set_xscale("log")
     right.set_xticks([1, 10, 100], ["1", "10", "100"])
     right.set_xlim(0.2, 300)
@@ -420,19 +509,22 @@ def writing(figure: Any, results: Results, words: Words) -> None:
     """Draw repetition and perplexity of generated text by K and policy."""
     rows = results.tree("generation-commongen")["results"]
     for place, measure, label, times in (
-        (131, "rouge_l", "rouge", 100), (132, "repetition_rate", "repeats", 100),
+        (131, "rouge_l", "rouge", 100),
+        (132, "repetition_rate", "repeats", 100),
         (133, "perplexity", "perplexity", 1),
     ):
         axes = _axes(figure, "K", words[label], place)
         for index, mode in enumerate(("fast", "exact")):
             found = [
-                (row["group_size"], times * row["metrics"][measure]) for row in rows
+                (row["group_size"], times * row["metrics"][measure])
+                for row in rows
                 if row["model"] == "own" and (row["mode"] == mode or row["group_size"] == 1)
             ]
             axes.plot(*zip(*sorted(found), strict=True), label=words[mode], **_look(index))
         alone = next(row for row in rows if row["model"] == "teacher")
-        axes.axhline(times * alone["metrics"][measure], color=FAINT, linestyle=":",
-                     label=words["teacher"])
+        axes.axhline(
+            times * alone["metrics"][measure], color=FAINT, linestyle=":", label=words["teacher"]
+        )
         _by_size(axes, (1, 2, 4, 8))
         if place == 131:
             _legend(axes)

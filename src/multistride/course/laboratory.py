@@ -13,7 +13,7 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,8 +69,8 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(600, 4, 512, 12, (1, 2), 32),
-    "quick": Budget(6000, 90, 2048, 120, (1, 2), 64),
-    "full": Budget(20000, 600, 3072, 400, (1, 2), 96),
+    "quick": Budget(6000, 180, 1024, 120, (1, 2), 64),
+    "full": Budget(20000, 400, 1536, 400, (1, 2), 96),
 }
 """`tiny` is for tests: it shows that everything runs, and nothing else."""
 
@@ -182,7 +182,9 @@ class Laboratory:
                 output=path,
                 vocabulary_kind="words",
                 vocabulary_from=shared,
-                train=(CorpusFiles(source=files["train", "source"], target=files["train", "target"]),),
+                train=(
+                    CorpusFiles(source=files["train", "source"], target=files["train", "target"]),
+                ),
                 validation=(
                     CorpusFiles(
                         source=files["validation", "source"], target=files["validation", "target"]
@@ -266,7 +268,7 @@ class Laboratory:
     def measured(
         self,
         ways: dict[str, tuple[Path, Way]],
-        alter: dict[str, Callable[[Slots], Slots]] | None = None,
+        alter: Mapping[str, Callable[[Slots], Slots]] | None = None,
     ) -> list[dict[str, Any]]:
         """Return quality, passes and time of every way, single words timed in turns."""
         sources, references = self.text["test"]

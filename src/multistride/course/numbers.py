@@ -103,11 +103,13 @@ class Results:
         machine = settings.get("machine")
         if not isinstance(machine, str):
             machine = ", ".join(
-                part for part in (
+                part
+                for part in (
                     str(settings.get("cpu") or ""),
                     f"{settings['threads']} thread(s)" if settings.get("threads") else "",
                     f"torch {settings['torch']}" if settings.get("torch") else "",
-                ) if part
+                )
+                if part
             )
         version = settings.get("multistride") or made.get("multistride")
         return {
@@ -123,9 +125,11 @@ def _entry(found: Any, chosen: str) -> Any:
         return found[chosen]
     if chosen.lstrip("-").isdigit():
         return found[int(chosen)]
-    facts = dict(fact.split("=", 1) for fact in chosen.split(",")) if "=" in chosen else {
-        "name": chosen
-    }
+    facts = (
+        dict(fact.split("=", 1) for fact in chosen.split(","))
+        if "=" in chosen
+        else {"name": chosen}
+    )
     return next(
         entry
         for entry in found

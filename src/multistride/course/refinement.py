@@ -10,6 +10,8 @@ Shapes: B rows, N slots of the canvas.
 
 from __future__ import annotations
 
+from typing import Any, Generic
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -75,7 +77,7 @@ class MaskedLayouts(LayoutDrawer):
         return TrainingPass(canvas(tokens, widths), labels, torch.full_like(labels, NO_LABEL))
 
 
-class Refiner:
+class Refiner(Generic[M]):
     """Writes a whole text in one step of the loop: a first pass, then passes that write the least
     certain tokens again (section 3.2 of the paper).
     """
@@ -116,6 +118,9 @@ class Refiner:
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows: there is nothing to keep of them."""
+
+    def join(self, other: Any) -> None:
+        """Take over the rows of another writer: there is nothing to keep of them."""
 
 
 def _lengths(tokens: Int[Tensor, "B N"], config: TransformerConfig) -> Int[Tensor, "B"]:

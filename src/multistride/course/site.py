@@ -145,13 +145,18 @@ def _differences(place: Path, results: Results) -> Iterator[str]:
         path = place / f"{name}.html"
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         for number in manifest["numbers"]:
-            if number["page"] == path.name and _marked(number["expression"], number["text"]) not in text:
+            if (
+                number["page"] == path.name
+                and _marked(number["expression"], number["text"]) not in text
+            ):
                 yield f"{path}: it does not show {number['text']} ({number['expression']})"
 
 
 def _marked(expression: str, text: str) -> str:
     source = html.escape(expression, quote=True).replace("|", "&#124;")
-    return f'<data value="{html.escape(text, quote=True)}" title="{source}">{html.escape(text)}</data>'
+    return (
+        f'<data value="{html.escape(text, quote=True)}" title="{source}">{html.escape(text)}</data>'
+    )
 
 
 class _Builder:
@@ -181,8 +186,9 @@ class _Builder:
         """Return the Markdown of a page, numbers marked as HTML `data` elements."""
         self._page = f"{chapter.name}.html"
         template = chapter.template(self._language)
-        typed = _TYPED.search(re.sub(r"`[^`]*`|\(http[^)]*\)|arXiv[ :]*[\d.]+", "", PLACEHOLDER.sub(
-            "", template)))
+        typed = _TYPED.search(
+            re.sub(r"`[^`]*`|\(http[^)]*\)|arXiv[ :]*[\d.]+", "", PLACEHOLDER.sub("", template))
+        )
         if typed:
             raise DataError(
                 f"the template of {chapter.name} ({self._language}) holds the number "
@@ -222,11 +228,17 @@ class _Builder:
         columns = table["columns"]
         lines = [
             "| " + " | ".join(column[self._language] for column in columns) + " |",
-            "| " + " | ".join("--:" if "value" in each or each.get("right") else ":--" for each in columns) + " |",
+            "| "
+            + " | ".join(
+                "--:" if "value" in each or each.get("right") else ":--" for each in columns
+            )
+            + " |",
         ]
         for index, row in enumerate(rows):
             where = table.get("where", {})
-            if any(str(row.get(key)) not in map(str, _listed(value)) for key, value in where.items()):
+            if any(
+                str(row.get(key)) not in map(str, _listed(value)) for key, value in where.items()
+            ):
                 continue
             cells = [self._cell(table, column, row, index) for column in columns]
             lines.append("| " + " | ".join(cells) + " |")
@@ -255,7 +267,9 @@ class _Builder:
             return ""
         words = self._words
         lines = [
-            "", f"## {words['sources']}", "",
+            "",
+            f"## {words['sources']}",
+            "",
             f"| {words['result']} | {words['command']} | {words['commit']} | {words['machine']} | "
             f"{words['seed']} |",
             "| :-- | :-- | :-- | :-- | :-- |",
@@ -272,7 +286,9 @@ class _Builder:
         """Return a page as one HTML file without links to other hosts' scripts, fonts or styles."""
         body = self._markdown.render(text)
         body = re.sub(r'<img src="([a-z]+)\.svg" alt="([^"]*)" ?/?>', self._inlined, body)
-        body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+        body = body.replace("<table>", '<div class="wide"><table>').replace(
+            "</table>", "</table></div>"
+        )
         place = chapters.index(chapter)
         ways = [
             f'<a rel="{rel}" href="{other.name}.html">{mark(other.said("title", self._language))}</a>'
