@@ -43,27 +43,34 @@ def reference() -> str:
     lines = [_INTRODUCTION]
     lines += ["| | verbs |", "| :-- | :-- |"]
     for panel, verbs in panels.items():
-        links = " · ".join(f"[`{verb.name}`](#{verb.name})" for verb in verbs)
+        links = " · ".join(f"[`{verb.name}`](#{_first(verb)})" for verb in verbs)
         lines.append(f"| {panel} | {links} |")
     lines += ["", "## Before the verb", "", *_table(group, context), ""]
     for verbs in panels.values():
         for verb in verbs:
-            inner = {"info_name": verb.name, "parent": context, "resilient_parsing": True}
-            lines += _verb(verb, type(context)(verb, **inner))
+            for each in getattr(verb, "commands", {"": verb}).values():
+                name = verb.name if each is verb else f"{verb.name} {each.name}"
+                inner = {"info_name": name, "parent": context, "resilient_parsing": True}
+                lines += _verb(name, each, type(context)(each, **inner))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _verb(verb: Any, context: Any) -> list[str]:
+def _verb(name: str, verb: Any, context: Any) -> list[str]:
     """Return the section of one verb."""
     paragraphs = [" ".join(paragraph.split()) for paragraph in (verb.help or "").split("\n\n")]
     examples = [p.removeprefix(_EXAMPLE) for p in paragraphs if p.startswith(_EXAMPLE)]
     usage = " ".join(verb.collect_usage_pieces(context))
-    lines = [f"## {verb.name}", ""]
+    lines = [f"## {name}", ""]
     for paragraph in paragraphs:
         if paragraph and not paragraph.startswith(_EXAMPLE):
             lines += [_escaped(paragraph), ""]
-    lines += ["```text", f"multistride {verb.name} {usage}", *examples, "```", ""]
+    lines += ["```text", f"multistride {name} {usage}", *examples, "```", ""]
     return [*lines, *_table(verb, context), ""]
+
+
+def _first(verb: Any) -> str:
+    """Return the anchor of a verb, or of the first verb of a group."""
+    return "-".join([verb.name, *list(getattr(verb, "commands", {}))[:1]])
 
 
 def _table(command: Any, context: Any) -> list[str]:

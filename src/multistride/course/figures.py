@@ -91,7 +91,7 @@ def timeline(figure: Any, results: Results, words: Words) -> None:
     traces = results.value("generators.traces")
     axes = _axes(figure, words["milliseconds"], "")
     longest = max(sum(step["milliseconds"] for step in steps) for steps in traces.values())
-    for row, (name, steps) in enumerate(traces.items()):
+    for row, steps in enumerate(traces.values()):
         begun, behind = 0.0, ""
         for index, step in enumerate(steps):
             width = step["milliseconds"]
