@@ -183,7 +183,7 @@ def test_many_requests_at_once_get_what_they_get_alone(server, models):
     jobs = [
         (name, text, WAYS[number % len(WAYS)])
         for name in ("generator", "translator")
-        for number, text in enumerate(texts(30, seed=9))
+        for number, text in enumerate(texts(18, seed=9))
     ]
 
     async def ask(client, name, text, way):

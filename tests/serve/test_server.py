@@ -80,6 +80,30 @@ def test_broken_bodies(server, body, headers, status):
         assert "\n" not in answer.json()["error"]["message"]
 
 
+def test_a_long_text_does_not_hold_up_others(server, models, monkeypatch):
+    # Guards: a megabyte that is encoded on the event loop, where /health waits for it.
+    encode = models["generator"].encode
+
+    def slow(texts):
+        time.sleep(0.5)
+        return encode(texts)
+
+    monkeypatch.setattr(models["generator"], "encode", slow)
+
+    async def ask():
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            body = {"model": "generator", "prompt": "battle " * 1000}
+            long = asyncio.create_task(client.post("/v1/completions", json=body))
+            await asyncio.sleep(0.1)
+            began = time.perf_counter()
+            await client.get("/health")
+            return time.perf_counter() - began, (await long).status_code
+
+    seconds, status = asyncio.run(ask())
+    assert status == 400
+    assert seconds < 0.3
+
+
 def chunks(*parts, wait=0.0):
     for part in parts:
         yield part
@@ -168,7 +192,7 @@ def test_a_poisoned_request_fails_alone(models, caplog):
     """One request whose decoding raises takes others with it."""
     with Running(models) as running:
         scheduler = running.served.models["generator"].scheduler
-        begun, poison = scheduler._begun, running.served.models["generator"].encode("Harold")
+        begun, poison = scheduler._begun, models["generator"].encode(["Harold"])[0]
 
         def poisoned(tickets, alone):
             if any(list(ticket.work.tokens) == poison for ticket in tickets):
