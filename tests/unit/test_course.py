@@ -1,0 +1,109 @@
+"""The course: what is built equals its results, and says so when it does not."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from multistride.cli import app
+from multistride.course import figures
+from multistride.course.numbers import Results
+from multistride.course.site import build, check, course
+from multistride.errors import DataError, MissingExtraError
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = ("08-applications", "12-classification")
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A copy of the result files that two chapters need."""
+    place = tmp_path / "results"
+    place.mkdir()
+    for path in (ROOT / "results").glob("*.json"):
+        shutil.copy(path, place)
+    return place
+
+
+def results(place):
+    return Results(place, place / "course")
+
+
+def test_a_changed_result_file_turns_the_check_red(recorded, tmp_path):
+    # Guards: pages that go on showing numbers which nobody measured any more.
+    output = tmp_path / "course"
+    place = build(output, results(recorded), "en", CHAPTERS)
+    assert check(output, results(recorded)) == []
+    path = recorded / "multi30k-adapted.json"
+    tree = json.loads(path.read_text())
+    tree["results"][0]["bleu"] = 12.3
+    path.write_text(json.dumps(tree))
+    lines = check(output, results(recorded))
+    assert any("is now 12.3" in line for line in lines)
+    assert any("changed after the course was built" in line for line in lines)
+    page = place / "08-applications.html"
+    page.write_text(page.read_text().replace("<data", "<i", 1))
+    assert any("changed after it was built" in line for line in check(output, results(recorded)))
+
+
+def test_pages_need_no_network_and_describe_their_pictures(recorded, tmp_path):
+    place = build(tmp_path, results(recorded), "en", CHAPTERS)
+    for name in CHAPTERS:
+        page = (place / f"{name}.html").read_text()
+        assert not re.search(r"(src|href)=.https?:", page)
+        assert re.search(r'<svg role="img" aria-label="Figure', page)
+        assert page.count("<details>") == 2
+
+
+def test_missing_results_and_other_versions_are_one_line(recorded, tmp_path):
+    # Guards: a traceback, or a course of which half is built.
+    (recorded / "classification-newsgroups-wide.json").unlink()
+    with pytest.raises(DataError, match="classification-newsgroups-wide.json is neither in"):
+        build(tmp_path / "out", results(recorded), "en", CHAPTERS)
+    assert not (tmp_path / "out").exists()
+    (recorded / "course").mkdir()
+    (recorded / "course" / "steps.json").write_text('{"multistride": "0.0.1"}')
+    with pytest.raises(DataError, match="was made by multistride 0.0.1"):
+        results(recorded).tree("steps")
+
+
+def test_no_chinese_font_is_said_at_once(monkeypatch, recorded, tmp_path):
+    # Guards: pictures full of boxes.
+    monkeypatch.setattr(figures, "FONTS", ("No Such Font",))
+    with pytest.raises(MissingExtraError, match="fonts-noto-cjk"):
+        build(tmp_path, results(recorded), "zh", CHAPTERS)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_thirteen_chapters_have_all_parts(language):
+    chapters, shared = course()
+    numbered = [chapter for chapter in chapters if "figure" in chapter.facts]
+    assert len(numbered) == 13
+    assert {chapter.facts["figure"] for chapter in numbered} == set(figures.DRAWINGS)
+    for chapter in numbered:
+        text = chapter.template(language)
+        for part in ("{{ figure }}", "{{ table }}", "{{ run }}"):
+            assert part in text
+        assert text.count("<details>") == 2
+        assert len(str(chapter.facts["run"]).splitlines()) <= 3
+    assert all(set(said) == {"zh", "en"} for said in shared["words"].values())
+
+
+def test_no_template_holds_a_number_that_comes_from_a_run(monkeypatch, recorded, tmp_path):
+    # Guards: numbers that are typed, which no check can compare with anything.
+    chapter = course()[0][0]
+    monkeypatch.setattr(type(chapter), "template", lambda self, language: "It has 31.2 BLEU.")
+    with pytest.raises(DataError, match=r"holds the number '31\.2'"):
+        build(tmp_path, results(recorded), "en")
+
+
+def test_an_experiment_runs_from_the_command_line(tmp_path):
+    # Guards: a command that stands on a page and does not run.
+    arguments = ["course", "run", "steps", "--profile", "tiny", "--output", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    tree = json.loads((tmp_path / "steps.json").read_text())
+    assert tree["rows"] and {"command", "commit", "machine", "seed"} <= set(tree)
