@@ -78,7 +78,7 @@ def work_of(engine: Steps, length: int, way: Way) -> Callable[[], None]:
     count = -(-length // way.window) if way.window else 1
     source = [5 + place % 1000 for place in range(way.window or length)]
     each = -(-WRITTEN // count) if way.window else WRITTEN
-    options = DecodeOptions.made(group_size=way.group_size, max_length=each, batch_size=count)
+    options = DecodeOptions.made(group_size=way.group_size, max_tokens=each, batch_size=count)
 
     def work() -> None:
         for begin in range(0, count, 32):

@@ -71,7 +71,7 @@ def decoding_peak(
     engine: Endless, source: list[int], batch: int, length: int, choices: dict[str, Any]
 ) -> int:
     """Peak bytes of decoding `batch` copies of a source to `length` tokens."""
-    options = DecodeOptions.made(max_length=length, **choices)
+    options = DecodeOptions.made(max_tokens=length, **choices)
     tensors = source_batch([source] * batch, engine.config)
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Refill everything in the pages that is generated: tables of results, and the command reference.
+"""Refill everything in the pages that is generated: tables of results, and the references.
 
     python docs/tools/pages.py          rewrite the pages
     python docs/tools/pages.py --check  exit with 1 if a page is out of date
@@ -18,7 +18,8 @@ from multistride.files import replacing_file
 from multistride.report.marks import filled
 
 sys.path.insert(0, str(Path(__file__).parent))
-from command_line import reference
+import command_line
+import http_api
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "README.zh.md", "docs/results.md", "docs/speed.md")
@@ -49,7 +50,11 @@ def _columns(mark: re.Match[str]) -> str:
 def pages() -> dict[Path, str]:
     """Return every page that holds something generated, with the text that it should have."""
     tables = {ROOT / name: refilled((ROOT / name).read_text(encoding="utf-8")) for name in PAGES}
-    return {**tables, ROOT / "docs/cli.md": reference()}
+    return {
+        **tables,
+        ROOT / "docs/cli.md": command_line.reference(),
+        ROOT / "docs/api.md": http_api.reference(),
+    }
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ def loaded_once(directory: Path) -> Generator:
 def makers(asked: argparse.Namespace) -> dict[str, Callable[[], Contender]]:
     """How each contender is made, by name. Nothing is loaded before."""
     ends, most = load_config(asked.original).ends, asked.max_tokens
-    greedy = DecodeOptions.made(max_length=most, batch_size=asked.batch_size)
+    greedy = DecodeOptions.made(max_tokens=most, batch_size=asked.batch_size)
     made: dict[str, Callable[[], Contender]] = {
         f"{ORIGINAL}, prompt lookup of {count}" if count else ORIGINAL: functools.partial(
             theirs, asked.source, count, ends, most

@@ -67,9 +67,8 @@ BLEU by length of the source:
 
 ## How it was made
 
-`examples/english-german/run.sh`: an autoregressive teacher of 48 million parameters, its translations of the training
-text, and one checkpoint for all K trained on them: {updates:,} updates of {tokens:,} tokens. Every setting
-is in `provenance.json`. Weights are stored as bfloat16.
+{made} Every setting is in `provenance.json`. Weights are
+stored as bfloat16.
 
 ## Data, licences and attribution
 
@@ -84,6 +83,16 @@ is in `provenance.json`. Weights are stored as bfloat16.
 The target side is the teacher's translation of these texts. The model is passed on under Apache-2.0; the notices
 above go with it.
 """
+
+
+ANEW = """\
+`examples/english-german/run.sh`: an autoregressive teacher of 48 million parameters, its translations of the training
+text, and one checkpoint for all K trained on them: {updates:,} updates of {tokens:,} tokens."""
+
+CONTINUED = """\
+An autoregressive teacher of 48 million parameters, trained on a GPU by `examples/english-german/run.sh`, translated
+the training text. The model is the one that shipped before (four hours on two CPU cores), trained on for {updates:,}
+updates of {tokens:,} tokens of those translations on one CPU core (`examples/english-german/continued.yaml`)."""
 
 
 def length_table(path: Path) -> str:
@@ -109,7 +118,12 @@ def card(model: Transformer, results: Path, provenance: dict[str, Any]) -> str:
         name: read_result(results / f"{name}-exact.json").results[-1]
         for name in ("tatoeba", "suttacentral")
     }
+    training = provenance["config"]["training"]
+    made = (CONTINUED if provenance["config"]["start_from"] else ANEW).format(
+        updates=training["updates"], tokens=training["tokens_per_batch"]
+    )
     return CARD.format(
+        made=made,
         widest=max(config.group_sizes),
         sizes=", ".join(map(str, config.group_sizes)),
         millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
@@ -127,8 +141,6 @@ def card(model: Transformer, results: Path, provenance: dict[str, Any]) -> str:
         threads=tatoeba.conditions["threads"],
         cpu=tatoeba.conditions["cpu"],
         lengths=length_table(results / "by-length.json"),
-        updates=provenance["config"]["training"]["updates"],
-        tokens=provenance["config"]["training"]["tokens_per_batch"],
     )
 
 

@@ -23,10 +23,11 @@ from multistride.decode.choosing.auto import best, check_auto, costly_layout, ex
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.ending import Ending
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import Plan, plan
-from multistride.decode.state import Ending, Group, Hypothesis
+from multistride.decode.state import Group, Hypothesis
 from multistride.device import pick_device
 from multistride.engines.open import Engine, EngineName, check_engine, open_engine, open_export
 from multistride.engines.timing import cached_costs
@@ -239,7 +240,9 @@ class TextModel(ABC):
         state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), plan)
         [hypothesis] = state.hypotheses
         known = 0
-        for _ in passes:
+        for hypotheses in passes:
+            if not hypotheses:  # a pass that read a part of the prompt
+                continue
             text = written.add(hypothesis.tokens[known:])
             known = len(hypothesis.tokens)
             if hypothesis.ending is not None:

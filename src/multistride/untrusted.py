@@ -247,7 +247,7 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
         with open(path, "rb") as packed:
             size = os.fstat(packed.fileno()).st_size
             most = max(FREELY_UNPACKED, MOST_RATIO * size) if _is_packed(path) else None
-            yield from _bounded_lines(_unpacked(packed, path), path, most)
+            yield from bounded_lines(_unpacked(packed, path), path, most)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: check the path") from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
@@ -260,7 +260,11 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
         ) from error
 
 
-def _bounded_lines(file: BinaryIO, path: Path, most: int | None) -> Iterator[bytes]:
+def bounded_lines(file: BinaryIO, path: Path | str, most: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of an open file, cut as those of `read_lines` are.
+
+    Raises `DataError` once more than `most` bytes were read (None: no limit).
+    """
     read = 0
     while line := file.readline(MOST_LINE + 1):
         read += len(line)

@@ -76,7 +76,7 @@ def test_every_end_ends_a_text(both, choices):
 def test_none_of_them_is_written_before_the_least_length(both):
     _, _, directory, ends = both
     model = multistride.load(directory)
-    found = model.generate(PROMPTS, max_tokens=24, min_length=20)
+    found = model.generate(PROMPTS, max_tokens=24, min_tokens=20)
     assert all(len(each.tokens) >= 20 for each in found)
     with pytest.raises(UsageError, match=f"token {ends[2]} ends a sentence and cannot be banned"):
         DecodeOptions.made(banned_tokens=(ends[2],)).checked(model.config)

@@ -1,11 +1,13 @@
 """Tokenizers come along: the same text has the same tokens as with the class of transformers."""
 
 import json
+import shutil
 import warnings
 
 import pytest
-import sentencepiece
+from marian_files import GERMAN, marian_files
 from originals import small_tokenizer
+from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer, MarianTokenizer
 
 from multistride.convert.checkpoint import Checkpoint
@@ -16,18 +18,6 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
-ENGLISH = [
-    "the cat sat on the mat .",
-    "a dog and a cat",
-    "the dog ran to the mat",
-    "Two dogs run , and a cat sits !",
-] * 9
-GERMAN = [
-    "die Katze saß auf der Matte .",
-    "ein Hund und eine Katze",
-    "der Hund lief zur Matte",
-    "zwei Hunde",
-] * 9
 TEXTS = [
     "the cat and the dogs",
     " two  dogs ",
@@ -59,30 +49,7 @@ def checkpoint(directory, **changes):
 def marian(tmp_path_factory):
     """A directory with the files of a Marian tokenizer: one SentencePiece model a language, one
     joint vocabulary."""
-    place = tmp_path_factory.mktemp("marian")
-    pieces = {}
-    for side, texts in (("source", ENGLISH), ("target", GERMAN)):
-        file = place / "text"
-        file.write_text("\n".join(texts))
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(file),
-            model_prefix=str(place / side),
-            vocab_size=48,
-            hard_vocab_limit=False,
-            minloglevel=2,
-        )
-        (place / f"{side}.model").rename(place / f"{side}.spm")
-        model = sentencepiece.SentencePieceProcessor(model_file=str(place / f"{side}.spm"))
-        pieces.update(
-            dict.fromkeys(model.id_to_piece(token) for token in range(3, model.vocab_size()))
-        )
-    names = ["</s>", "<unk>", *sorted(pieces), ">>deu<<", ">>nld<<", "<pad>"]
-    (place / "vocab.json").write_text(
-        json.dumps({piece: token for token, piece in enumerate(names)})
-    )
-    settings = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    (place / "tokenizer_config.json").write_text(json.dumps(settings))
-    return place
+    return marian_files(tmp_path_factory.mktemp("marian"))
 
 
 def marian_vocabulary(place):
@@ -207,3 +174,14 @@ def test_without_tokenizer_the_way_to_one_is_said(tmp_path):
     small_tokenizer(tmp_path, eos_token="</s>")
     with pytest.raises(DataError, match=r"no tokenizer.json: load its tokenizer in transformers"):
         foreign_vocabulary(checkpoint(tmp_path, tokenizer=None), CAUSAL)
+
+
+def test_a_damaged_table_of_characters_is_refused_in_one_line(marian, tmp_path):
+    """The Rust library raises a plain `Exception` for it."""
+    place = shutil.copytree(marian, tmp_path / "damaged")
+    model = sentencepiece_model_pb2.ModelProto.FromString((place / "source.spm").read_bytes())
+    model.normalizer_spec.precompiled_charsmap = b"\xff\xff\xff\xff"
+    (place / "source.spm").write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match=r"no tokenizer that can be read .*charsmap") as refused:
+        marian_vocabulary(place)
+    assert "\n" not in str(refused.value)

@@ -61,7 +61,7 @@ def prompts():
 
 
 def written(engine, prompts, batch_size=16, **choices):
-    options = DecodeOptions.made(batch_size=batch_size, max_length=14, **choices)
+    options = DecodeOptions.made(batch_size=batch_size, max_tokens=14, **choices)
     return [each.tokens for each in decode_corpus(engine, prompts, options)]
 
 
@@ -95,7 +95,7 @@ def test_exact_equals_autoregressive(causal, prompts, group_size):
 def test_decoding_equals_one_parallel_pass(causal, prompts, group_size):
     # Guards: training on other slots than the prompt and the groups behind it have when decoding.
     engine, special = EagerStepModel(causal), causal.config.start_token
-    options = DecodeOptions.made(group_size=group_size, max_length=14)
+    options = DecodeOptions.made(group_size=group_size, max_tokens=14)
     for prompt, hypothesis in zip(prompts, decode_corpus(engine, prompts, options), strict=True):
         new = [token for group in hypothesis.groups for token in group.tokens]
         target, known = torch.tensor([[*prompt, *new]]), torch.tensor([len(prompt)])

@@ -36,15 +36,15 @@ WAYS = {
 
 RULES = {
     "prefix": {"prefix": "ak bl cm dn"},
-    "min": {"min_length": 14},
-    "max": {"max_length": 5},
+    "min": {"min_tokens": 14},
+    "max": {"max_tokens": 5},
     "tokens": {"banned_tokens": (16, 24)},
     "texts": {"banned": ("b", "p e", "n d")},
-    "ngram": {"no_repeat_ngram": 1, "min_length": 4},
+    "ngram": {"no_repeat_ngram": 1, "min_tokens": 4},
     "stop": {"stop": ("n", "p ", "bo")},
     "all": {
         "prefix": "ak bl",
-        "min_length": 4,
+        "min_tokens": 4,
         "no_repeat_ngram": 2,
         "stop": ("q",),
         "banned": ("e",),
@@ -112,8 +112,8 @@ def obeys(
     hypothesis,
     vocabulary,
     prefix="",
-    min_length=0,
-    max_length=99,
+    min_tokens=0,
+    max_tokens=99,
     banned_tokens=(),
     banned=(),
     **others,
@@ -132,8 +132,8 @@ def obeys(
     ]
     return (
         text.startswith(prefix)
-        and (len(tokens) >= min_length or hypothesis.ending == "stop")
-        and len(hypothesis.log_probabilities) <= max_length
+        and (len(tokens) >= min_tokens or hypothesis.ending == "stop")
+        and len(hypothesis.log_probabilities) <= max_tokens
         and not set(tokens) & set(banned_tokens)
         and not any(each in text for each in banned)
         and len(grams) == len(set(grams))
@@ -237,7 +237,7 @@ def test_a_prefix_that_would_have_been_written_changes_nothing(corrected, source
         if length and vocabulary.unknown not in free.tokens[:length]:
             prefix = vocabulary.decode(free.tokens[:length])
             [given] = decoded(
-                engine, [source], vocabulary, **WAYS[way], prefix=prefix, max_length=free.limit
+                engine, [source], vocabulary, **WAYS[way], prefix=prefix, max_tokens=free.limit
             )
             assert outcomes([given]) == outcomes([free])
             assert given.log_probabilities == pytest.approx(free.log_probabilities, abs=1e-4)
@@ -309,7 +309,7 @@ def test_a_constrained_beam_as_wide_as_the_space_finds_what_is_permitted():
         return len(text) >= 2 and len(pairs) == len(set(pairs))
 
     for group_size in (1, 2, 3):
-        options = DecodeOptions(group_size=group_size, beam=100, min_length=2, no_repeat_ngram=2)
+        options = DecodeOptions(group_size=group_size, beam=100, min_tokens=2, no_repeat_ngram=2)
         source, lengths = source_batch([[4, 6, 5]], config)
         rules = constraints_of(options, config)
         # wider than the vocabulary, which a checked plan refuses
@@ -326,7 +326,7 @@ def test_where_nothing_may_be_written_the_sentence_ends():
     # Guards: an endless walk, or a symbol written that never may be.
     config = TransformerConfig(vocabulary_size=7)
     rule = constraints_of(
-        DecodeOptions(banned_tokens=(0, 1, 3, 4, 5, 6), min_length=3), config
+        DecodeOptions(banned_tokens=(0, 1, 3, 4, 5, 6), min_tokens=3), config
     ).permitted
     own = torch.zeros(1, 7)
     assert rule(own, [[4]], [0])[0].tolist() == [float("-inf")] * 2 + [0.0] + [float("-inf")] * 4

@@ -37,7 +37,7 @@ def test_exact_equals_autoregressive(model, sources, reference, group_size, batc
 
 
 @pytest.mark.parametrize(
-    "choices", [{}, {"min_length": 6}, {"no_repeat_ngram": 2, "batch_size": 1}]
+    "choices", [{}, {"min_tokens": 6}, {"no_repeat_ngram": 2, "batch_size": 1}]
 )
 @pytest.mark.parametrize("drafts", ["text", "both"])
 def test_drafts_from_text_change_nothing(model, sources, drafts, choices):

@@ -8,6 +8,7 @@ import gzip
 import json
 import lzma
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MarianConfig, MarianMTModel
 
 from multistride.config import read_config
 from multistride.convert.run import converted, open_source
@@ -28,6 +29,8 @@ from multistride.data.prepare_text import TextPrepareConfig
 from multistride.data.vocab import Vocabulary, train_vocabulary
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.phrases import PhraseTable
+from multistride.engines.int8.engine import int8_graphs
+from multistride.engines.int8.export import read_int8, write_int8
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_calibration, load_model, save_model, weights_digest
@@ -39,6 +42,11 @@ from multistride.tasks.record import read_records
 from multistride.train.checkpoint import Progress, load_state, save_state
 from multistride.train.config import RunConfig
 from multistride.untrusted import read_array, tensor_shapes
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "convert"))
+
+from gguf_files import SIZES, pieces_and_merges, written
+from marian_files import marian_files
 
 LETTERS = "a b c d e f g h i j k l m n o p"
 LINES = b"a b c\n\xc3\xbcber \xe8\x8d\x89\xe5\x9c\xb0\n\n a  b\tc\r\nlast"
@@ -157,6 +165,10 @@ def _models(place: Path) -> list[Target]:
     state.mkdir()
     save_state(state, optimizer.state_dict(), Progress())
 
+    exported = place / "exported"
+    shutil.copytree(directory, exported)
+    write_int8(exported, model, int8_graphs(model), weights_digest(directory))
+
     def load_training(path: Path) -> object:
         return load_state(path, torch.optim.AdamW(model.parameters()))
 
@@ -181,6 +193,7 @@ def _models(place: Path) -> list[Target]:
             2,
         ),
         Target("state", state, ("training.pt",), load_training),
+        Target("int8-export", exported, ("int8.json", "greedy.onnx"), read_int8),
     ]
 
 
@@ -299,7 +312,26 @@ def _converted(place: Path) -> list[Target]:
         return converted(open_source(str(path)))
 
     files = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")
+    packed = place / "gguf"
+    packed.mkdir()
+    config = LlamaConfig(vocab_size=len(pieces_and_merges()[0]), rope_theta=500.0, **SIZES)
+    written(packed / "model.gguf", LlamaForCausalLM(config))
+    marian = place / "marian"
+    marian.mkdir()
+    marian_files(marian)
+    vocabulary_size = len(json.loads((marian / "vocab.json").read_text()))
+    sizes = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    ids = {"pad_token_id": vocabulary_size - 1, "eos_token_id": 0}
+    start = {"decoder_start_token_id": vocabulary_size - 1, "forced_eos_token_id": 0}
+    MarianMTModel(
+        MarianConfig(vocab_size=vocabulary_size, **sizes, **layers, **heads, **ids, **start)
+    ).save_pretrained(marian)
+    cutting = ("vocab.json", "source.spm", "target.spm", "tokenizer_config.json")
     return [
+        Target("gguf", packed, ("model.gguf",), lambda path: convert(path / "model.gguf"), 2),
+        Target("sentencepiece", marian, cutting, convert),
         Target("convert", directory, (*files, "model.safetensors"), convert),
         Target("convert-sharded", sharded, ("model.safetensors.index.json",), convert),
     ]

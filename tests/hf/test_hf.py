@@ -23,7 +23,8 @@ import multistride.hf
 from multistride.convert.run import convert
 from multistride.data.vocab import train_vocabulary
 from multistride.decode.choosing.policy import fixed
-from multistride.decode.phrases import PHRASES, phrases_of
+from multistride.decode.phrases import PHRASES
+from multistride.distill.phrases import phrases_of
 from multistride.errors import MissingExtraError, UsageError
 from multistride.hf.required import check_version
 from multistride.model.config import TransformerConfig

@@ -25,11 +25,11 @@ def one_line(done, code):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--max-length=0"], "greater than or equal to 1 (given: 0)"),
-        (["--max-length=99"], "this checkpoint has 32 positions: choose one from 1 to 32"),
-        (["--min-length=9", "--max-length=5"], "at most 5 tokens: choose a smaller one"),
+        (["--max-tokens=0"], "greater than or equal to 1 (given: 0)"),
+        (["--max-tokens=99"], "this checkpoint has 32 positions: choose one from 1 to 32"),
+        (["--min-tokens=9", "--max-tokens=5"], "at most 5 tokens: choose a smaller one"),
         (
-            ["--prefix=r j c r j c", "--max-length=4"],
+            ["--prefix=r j c r j c", "--max-tokens=4"],
             "the prefix has 6 tokens and a translation at most 4",
         ),
         ([f"--prefix={'a ' * 40}"], "the prefix has 40 tokens and a translation at most 32"),
@@ -38,7 +38,7 @@ def one_line(done, code):
         (["--prefix=r j", "--ban=r"], "a banned text: drop one of them"),
         (["--ban="], "an empty text stands everywhere"),
         (["--stop="], "an empty text stands everywhere"),
-        (["--ban-token=2"], "ends a sentence and cannot be banned: give min_length instead"),
+        (["--ban-token=2"], "ends a sentence and cannot be banned: give min_tokens instead"),
         (["--ban-token=900"], "choose one"),
         (["--no-repeat-ngram=-1"], "greater than or equal to 0 (given: -1)"),
         (["--threshold=1.5", "--mode=adaptive"], "less than or equal to 1 (given: 1.5)"),
@@ -63,13 +63,13 @@ def test_rules_by_the_command(work, multistride, way):
     # Guards: an option that does not reach the decoder, in any way of decoding.
     command = ["translate", "--model", work / "many/best", "--group-size", 2, *way]
     given = multistride(
-        *command, "--prefix", "r j", "--max-length", 8, text="a g m\nb h n\n", check=0
+        *command, "--prefix", "r j", "--max-tokens", 8, text="a g m\nb h n\n", check=0
     )
     assert all(line.startswith("r j") for line in given.stdout.decode().splitlines())
     rules = [
         "--ban",
         "g",
-        "--min-length",
+        "--min-tokens",
         3,
         "--stop",
         "never met",

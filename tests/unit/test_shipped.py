@@ -79,8 +79,8 @@ def test_exact_mode_writes_what_k1_writes(model):
 @pytest.mark.parametrize(
     ("source", "choices"),
     [
-        ("Where is the station?", {"min_length": 8}),
-        ("Where is the station?", {"max_length": 4}),
+        ("Where is the station?", {"min_tokens": 8}),
+        ("Where is the station?", {"max_tokens": 4}),
         ("I have never seen such a beautiful garden.", {"prefix": "Noch nie"}),
         ("Where is the station?", {"banned": ["Bahn"]}),
         ("The old man and the old woman bought the old house.", {"group_size": 4}),

@@ -2,6 +2,7 @@
 line."""
 
 import gzip
+import io
 import json
 import lzma
 import struct
@@ -180,3 +181,11 @@ def test_names_that_leave_the_directory(tmp_path, name):
     # Guards: an index of shards that makes a reader open any file of the machine.
     assert "which is none" in refused(inside, tmp_path, name)
     assert inside(tmp_path, "a.safetensors") == tmp_path / "a.safetensors"
+
+
+def test_a_stream_without_line_ends_is_not_read_whole(monkeypatch):
+    """A pipe that never writes a line end, as /dev/zero does."""
+    monkeypatch.setattr(untrusted, "MOST_LINE", 10)
+    kept = list(untrusted.bounded_lines(io.BytesIO(b"0" * 5_000_000 + b"\nnext\n"), "a stream"))
+    assert [len(line) for line in kept] == [12, 5]
+    assert kept[1] == b"next\n"

@@ -9,6 +9,7 @@ calls the room that does the work, which is imported inside the verb, so that `-
     showing.py       report, inspect
     data.py          prepare, distill, phrases
     training.py      train, average
+    serving.py       serve
     models.py        models, doctor (and installation.py), convert, export
 
 Beside them: `options.py` (options that verbs share), `fields.py` (options made from models),
@@ -29,6 +30,7 @@ from multistride.cli.fields import with_fields
 from multistride.cli.help import Verb, Verbs
 from multistride.cli.measuring import bench, calibrate, evaluate
 from multistride.cli.models import convert, doctor, export, models
+from multistride.cli.serving import serve
 from multistride.cli.showing import inspect, report
 from multistride.cli.tasks import answer, classify
 from multistride.cli.training import average, train
@@ -47,7 +49,7 @@ app = typer.Typer(
 )
 
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Run a model": (translate, generate, classify, answer, score),
+    "Run a model": (translate, generate, serve, classify, answer, score),
     "Measure": (evaluate, bench, calibrate, report, inspect),
     "Train": (prepare, train, distill, phrases, average),
     "Models and machine": (models, doctor, convert, export),

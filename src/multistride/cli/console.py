@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from multistride.data.corpus import read_lines
 from multistride.errors import DataError, Interrupted, UsageError, UserError
 from multistride.files import Journal, compressing, journal, replacing_file
+from multistride.untrusted import bounded_lines
 
 logger = logging.getLogger(__name__)
 
@@ -330,7 +331,7 @@ def _standard_input() -> Iterator[bytes]:
         logger.info("reading from the terminal: one input a line; Ctrl-D ends")
     mark = BOM_UTF8
     try:
-        for line in sys.stdin.buffer:
+        for line in bounded_lines(sys.stdin.buffer, "standard input"):
             yield line.removeprefix(mark).removesuffix(b"\n").removesuffix(b"\r")
             mark = b""
     except OSError as error:

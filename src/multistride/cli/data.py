@@ -311,7 +311,8 @@ def phrases(
 
     Example: multistride phrases --model models/smollm2 --data runs/data
     """
-    from multistride.decode.phrases import PHRASES, store_phrases
+    from multistride.decode.phrases import PHRASES
+    from multistride.distill.phrases import store_phrases
 
     rows = store_phrases(model, data, longest)
     logger.info(f"written: {model / PHRASES}, {rows:,} phrases")

@@ -15,9 +15,10 @@ from multistride.data.corpus import Record, Unreadable, read_parallel
 from multistride.data.detokenize import one_line
 from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.data.vocab import Vocabulary
+from multistride.decode.ending import Ending
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
-from multistride.decode.state import Ending, Group
+from multistride.decode.state import Group
 from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
 from multistride.files import Journal

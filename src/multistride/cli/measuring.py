@@ -43,7 +43,7 @@ def evaluate(
                 "layout",
                 "drafts",
                 "beam",
-                "max_length",
+                "max_tokens",
                 "batch_size",
             ),
             several=_WAYS,

@@ -130,7 +130,7 @@ def shipped_facts(name: str) -> dict[str, Any]:
     card = (path / "README.md").read_text(encoding="utf-8")
     config = read_object(path / "config.json")
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
-    table = re.search(r"^\| *K *\| *([\w-]+)", card, re.MULTILINE)
+    table = re.search(r"^\| *K *\| *([^|]+?) *\|", card, re.MULTILINE)
     rows = re.findall(r"^\| *(1|4) *\| *([\d.]+) *\|", card, re.MULTILINE)
     return {
         "name": name,

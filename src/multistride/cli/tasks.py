@@ -103,8 +103,8 @@ def answer(
     decoding: Annotated[
         DecodeOptions,
         Fields(
-            only=("group_size", "mode", "drafts", "beam", "max_length", "batch_size"),
-            defaults={"max_length": 32},
+            only=("group_size", "mode", "drafts", "beam", "max_tokens", "batch_size"),
+            defaults={"max_tokens": 32},
         ),
     ],
     machine: Annotated[Machine, Fields()],

@@ -91,7 +91,7 @@ def generate(
     group_size: GroupSizeOption = "1",
     decoding: Annotated[
         DecodeOptions,
-        Fields(without=(*_NOT_OFFERED, "prefix"), defaults={"max_length": 128}),
+        Fields(without=(*_NOT_OFFERED, "prefix"), defaults={"max_tokens": 128}),
     ],
     machine: Annotated[Machine, Fields()],
     chat: ChatOption = False,

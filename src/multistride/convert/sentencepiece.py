@@ -68,16 +68,13 @@ def marian_tokenizer(directory: Path, name: str, side: str = "source") -> Tokeni
         model = sentencepiece_model_pb2.ModelProto.FromString(read_bytes(directory / SIDES[side]))
         if not all(type(number) is int and 0 <= number < 1 << 24 for number in ids.values()):
             raise ValueError("its entries have no numbers")
-        if "<unk>" not in ids:
-            raise ValueError("it has no <unk>")
+        if missing := [piece for piece in ("<unk>", "</s>") if piece not in ids]:
+            raise ValueError(f"it has no {missing[0]}")
+        tokenizer = _cutting(ids, model)
     except (DataError, ValueError, DecodeError) as error:
         raise DataError(
             f"{name} has no tokenizer that can be read ({error}): download it again"
         ) from error
-    tokenizer = Tokenizer(
-        models.Unigram(_pieces(ids, model), unk_id=ids["<unk>"], byte_fallback=False)
-    )
-    tokenizer.normalizer = _normalizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     words = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Sequence([decoders.Replace(UNWRITTEN, ""), words])
@@ -92,6 +89,18 @@ def marian_tokenizer(directory: Path, name: str, side: str = "source") -> Tokeni
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", ids["</s>"])]
     )
+    return tokenizer
+
+
+def _cutting(ids: dict[str, int], model: Any) -> Tokenizer:
+    """Return what cuts a text into pieces. Raises `ValueError` for what the library refuses."""
+    try:
+        tokenizer = Tokenizer(
+            models.Unigram(_pieces(ids, model), unk_id=ids["<unk>"], byte_fallback=False)
+        )
+        tokenizer.normalizer = _normalizer(model)
+    except Exception as error:  # the Rust library raises nothing narrower
+        raise ValueError(" ".join(str(error).split())) from error
     return tokenizer
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import Permitted, most_probable, one_by_one
+from multistride.decode.copying import PhraseDrafter
 from multistride.decode.exact import Drafter
-from multistride.decode.loop import GroupWriter, Loop, Writer, decode
+from multistride.decode.loop import Batch, GroupWriter, Loop, Writer, decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
-from multistride.decode.phrases import PhraseDrafter
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
-from multistride.decode.sample import request_seed, sampler
+from multistride.decode.sample import Chances, request_seed, sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.decode.step import M, StepModel
+
+
+class Rows(NamedTuple):
+    """Length limits and seeds (as options give them), which each text of a batch has of its own."""
+
+    limits: list[int]
+    seeds: list[int]
 
 
 def begin_batch(
@@ -27,15 +34,19 @@ def begin_batch(
     source: Int[Tensor, "B S"],
     lengths: Int[Tensor, "B"],
     requested: Plan | DecodeOptions,
+    rows: Rows | None = None,
 ) -> tuple[DecodeState, Iterator[list[Hypothesis]]]:
     """Return the state of a batch and the passes that decode it: take them one by one, or all.
 
-    Each pass gives the texts it wrote into. Sources are padded on the right and end in EOS; those
-    of a causal model are prompts, which do not end.
+    Each pass gives the texts it wrote into; passes that read prompts write into none. Sources are
+    padded on the right and end in EOS; those of a causal model are prompts, which do not end.
+    `rows` are by default those of the plan.
     """
     plan, config = planned(requested, engine.config), engine.config
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
-    limits = [plan.limit(length) for length in lengths.tolist()]
+    limits, seeds = rows or Rows(
+        [plan.limit(length) for length in lengths.tolist()], [plan.options.seed] * len(given)
+    )
     encodes = config.encoder_layers > 0
     state = new_state(plan, limits, None if encodes else given)
     shortcut = getattr(engine, "shortcut", None)
@@ -43,9 +54,39 @@ def begin_batch(
     encoded, counts = (source, lengths) if encodes else (None, None)
     if loop is not None:
         return state, loop(encoded, counts, state)
-    seeds = [request_seed(plan.options.seed, tokens) for tokens in given]
     writer = writer_for(engine, plan, state, given, seeds)
     return state, decode(engine, encoded, counts, state, writer, plan.rules.prefix)
+
+
+def begin_joinable(
+    engine: StepModel[M],
+    source: Int[Tensor, "B S"],
+    lengths: Int[Tensor, "B"],
+    plan: Plan,
+    rows: Rows,
+) -> Batch[M]:
+    """Return a batch that others of the same plan may join (`Batch.join`): take its `passes`.
+
+    What it writes is what `begin_batch` writes; `joinable` says where that is possible.
+    """
+    given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
+    encodes = plan.config.encoder_layers > 0
+    state = new_state(plan, rows.limits, None if encodes else given)
+    own: Writer[M] | None = None
+    if (make := getattr(engine, "writer", None)) is not None:
+        own = make(plan, len(given))
+    writer = own or writer_for(engine, plan, state, given, rows.seeds)
+    encoded, counts = (source, lengths) if encodes else (None, None)
+    batch = Batch.started(engine, encoded, counts, state, writer)
+    batch.ready = encodes and not plan.rules.prefix
+    return batch
+
+
+def joinable(engine: StepModel[Any], plan: Plan) -> bool:
+    """True if batches of a plan may join: no row has a rule of its own, and the engine's memory
+    can.
+    """
+    return plan.rules.allowing is None and getattr(engine, "joins", False)
 
 
 def new_state(
@@ -65,14 +106,18 @@ def writer_for(
     given: Sequence[Sequence[int]],
     seeds: list[int],
 ) -> Writer[M]:
-    """Return what writes a batch: `given` are its sources or prompts, `seeds` those of its
-    texts.
+    """Return what writes a batch: `given` are its sources or prompts, `seeds` those of its texts,
+    as options give them.
     """
+    if plan.options.temperature > 0:
+        seeds = list(map(request_seed, seeds, given))
     permitted = plan.rules.in_batch(given, plan.config)
     if plan.mode == "exact":
         return _drafter(engine, plan, permitted, state, seeds)
-    pick = _picker(engine, plan, permitted, state, seeds)
-    return GroupWriter(engine, plan.policy, pick, plan.accept, plan.layout == "lookahead")
+    chances = Chances(seeds, state) if plan.options.temperature > 0 else None
+    pick = _picker(engine, plan, permitted, state, chances)
+    lookahead = plan.layout == "lookahead"
+    return GroupWriter(engine, plan.policy, pick, plan.accept, lookahead, chances)
 
 
 def decode_batch(
@@ -93,12 +138,12 @@ def _picker(
     plan: Plan,
     permitted: Permitted | None,
     state: DecodeState,
-    seeds: list[int],
+    chances: Chances | None,
 ) -> Picker | None:
     """Return what picks tokens where it is not plain greedy decoding."""
     config, head = engine.config, engine.markov
-    if plan.options.temperature > 0:
-        return sampler(config, head, plan.options, state, seeds, permitted)
+    if chances is not None:
+        return sampler(config, head, plan.options, chances, permitted)
     if permitted is None:
         return None
     walk = one_by_one(distribution(config, head), permitted, state)

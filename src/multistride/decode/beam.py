@@ -39,12 +39,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import Permitted
+from multistride.decode.ending import Ending, EndingRule
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.plan import Plan, planned
 from multistride.decode.prefix import Prefix, read_prefix
-from multistride.decode.state import Group, Hypothesis, StopRule, goes_on
+from multistride.decode.state import Group, Hypothesis
 from multistride.decode.step import M, StepModel
 from multistride.groups import NO_LABEL, Slots, prompt_slots, step_slots
 
@@ -75,8 +76,7 @@ class BeamState:
         limits: list[int],
         options: DecodeOptions,
         wanted: int,
-        ends: tuple[int, ...],
-        stopped: StopRule = goes_on,
+        rule: EndingRule,
         prompts: list[list[int]] | None = None,
     ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
@@ -84,8 +84,8 @@ class BeamState:
         `prompts[b]` stands before them in a causal model.
         """
         self.finished: list[list[Ranked]] = [[] for _ in limits]
-        self._group_size, self._wanted, self._stopped = options.group_size, wanted, stopped
-        self._ends = torch.tensor(ends)
+        self._group_size, self._wanted, self._rule = options.group_size, wanted, rule
+        self._ends = torch.tensor(sorted(rule.ends))
         self._group = self._unread = self._prefix = 0
         self._prompts = prompts or [[] for _ in limits]
         self._prompt_lengths = torch.tensor(
@@ -206,24 +206,31 @@ class BeamState:
         values = log_probabilities.flatten(1).gather(1, chosen)
         self._log_probabilities = _appended(self._log_probabilities[sentences, parents], values)
         kept = (torch.arange(sums.shape[1]) < self._places[:, None]) & (sums > NOBODY)
-        at_limit = self._tokens.shape[2] == self._limits[:, None]
-        ended = torch.isin(self._tokens[:, :, -1], self._ends)
-        stopped = self._stopping(kept & ~ended)
-        over = kept & (ended | at_limit | stopped)
-        self._finish(over, stopped, sums)
+        endings = self._endings(kept)
+        over = torch.zeros_like(kept)
+        over[kept] = torch.tensor([ending is not None for ending in endings], dtype=torch.bool)
+        self._finish(over, [ending for ending in endings if ending is not None], sums)
         self._sums = sums.masked_fill(~kept | over, NOBODY)
         self._places = self._places - over.sum(dim=1)
 
-    def _stopping(self, going: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
-        """Return the mask of open hypotheses that have just completed a stop text."""
-        if self._stopped is goes_on:
-            return torch.zeros_like(going)
-        written = self._tokens[going].tolist()
-        stops = [self._stopped(tokens[:-1], tokens[-1:]) is not None for tokens in written]
-        return torch.zeros_like(going).masked_scatter(going, torch.tensor(stops, dtype=torch.bool))
+    def _endings(self, kept: Bool[Tensor, "B P"]) -> list[Ending | None]:
+        """Return for each of the kept hypotheses why its last token ends it, or None."""
+        length = self._tokens.shape[2]
+        at_limit = length == self._limits[:, None]
+        may_end = at_limit | torch.isin(self._tokens[:, :, -1], self._ends)
+        if self._rule.reads_text:
+            may_end = torch.ones_like(may_end)
+        endings: list[Ending | None] = [None] * int(kept.sum())
+        indices = may_end[kept].nonzero().flatten().tolist()
+        rooms = (self._limits[:, None].expand_as(kept)[kept & may_end] - length + 1).tolist()
+        for index, tokens, room in zip(
+            indices, self._tokens[kept & may_end].tolist(), rooms, strict=True
+        ):
+            endings[index] = self._rule.ending(tokens[:-1], tokens[-1:], room)[1]
+        return endings
 
     def _finish(
-        self, over: Bool[Tensor, "B P"], stopped: Bool[Tensor, "B P"], sums: Float[Tensor, "B P"]
+        self, over: Bool[Tensor, "B P"], endings: list[Ending], sums: Float[Tensor, "B P"]
     ) -> None:
         """Record the hypotheses that are over, lowest beam first, and raise the bar of their
         sentences.
@@ -232,15 +239,11 @@ class BeamState:
         written = zip(
             self._tokens[over].tolist(), self._log_probabilities[over].tolist(), strict=True
         )
-        ended = zip(
-            over.nonzero()[:, 0].tolist(), stopped[over].tolist(), scores, written, strict=True
-        )
-        for place, by_text, score, (tokens, values) in ended:
+        ended = zip(over.nonzero()[:, 0].tolist(), endings, scores, written, strict=True)
+        for place, ending, score, (tokens, values) in ended:
             found = self.finished[int(self._sentences[place])]
             hypothesis = Hypothesis(int(self._sentences[place]), int(self._limits[place]))
-            hypothesis.ending = (
-                "stop" if by_text else "end" if tokens[-1] in self._ends else "limit"
-            )
+            hypothesis.ending = ending
             hypothesis.groups = _grouped(tokens, values, self._group_size, self._prefix)
             found.append(Ranked(score, hypothesis))
             if len(found) >= self._wanted:
@@ -279,7 +282,8 @@ def search(
             engine.step(known, memory)
     else:
         memory = engine.start(source, lengths)
-    state = BeamState(limits, plan.options, wanted or beam, config.ends, rules.stopped, prompts)
+    rule = EndingRule(frozenset(config.ends), rules.stopped)
+    state = BeamState(limits, plan.options, wanted or beam, rule, prompts)
     permitted = rules.permitted if given is None else rules.in_batch(given, config)
     shared = permitted is None and engine.markov is None
     continuing = _shared_lists(engine) if shared else _own_lists(engine, permitted, state)

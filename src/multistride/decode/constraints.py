@@ -19,10 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.data.vocab import Vocabulary
+from multistride.decode.ending import StopRule, goes_on
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
 from multistride.decode.spans import Allowing
-from multistride.decode.state import DecodeState, StopRule, goes_on
+from multistride.decode.state import DecodeState
 from multistride.decode.wording import Barring, banned_texts, no_repeat, stop_texts
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL
@@ -84,11 +85,11 @@ def constraints_of(
     if options.no_repeat_ngram:
         bars.append(no_repeat(options.no_repeat_ngram))
     if not (options.prefix or options.banned or options.stop):
-        return Constraints(permitted=_permission(bars, options.min_length, config.ends))
+        return Constraints(permitted=_permission(bars, options.min_tokens, config.ends))
     assert vocabulary is not None, "rules about text need the vocabulary"
     if options.banned:
         bars.append(banned_texts(options.banned, vocabulary))
-    permitted = _permission(bars, options.min_length, config.ends)
+    permitted = _permission(bars, options.min_tokens, config.ends)
     prefix = _prefix(options, config, vocabulary)
     if not options.stop:
         return Constraints(prefix, permitted=permitted)
@@ -107,9 +108,9 @@ def check_prompted(constraints: Constraints) -> None:
 
 
 def _permission(
-    bars: Sequence[Barring], min_length: int, ends: tuple[int, ...]
+    bars: Sequence[Barring], min_tokens: int, ends: tuple[int, ...]
 ) -> Permitted | None:
-    if not bars and not min_length:
+    if not bars and not min_tokens:
         return None
 
     def permitted(
@@ -118,7 +119,7 @@ def _permission(
         last_resort, values = values[:, ends[0]], values.clone()
         for row, written in enumerate(histories):
             barred = {token for bar in bars for token in bar(written)} - set(ends)
-            if len(written) < min_length:
+            if len(written) < min_tokens:
                 barred.update(ends)
             values[row, list(barred)] = float("-inf")
         stuck = values.isneginf().all(dim=1)
@@ -153,11 +154,11 @@ def _prefix(
 ) -> tuple[int, ...]:
     """The tokens of the prefix, once nothing speaks against them."""
     [tokens] = vocabulary.encode_target([options.prefix])
-    limit = options.max_length or config.max_positions
+    limit = options.max_tokens or config.max_positions
     if len(tokens) >= limit:
         raise UsageError(
             f"the prefix has {len(tokens)} tokens and a translation at most {limit}: "
-            "give a shorter prefix, or a larger max_length where the model allows it"
+            "give a shorter prefix, or a larger max_tokens where the model allows it"
         )
     if vocabulary.unknown in tokens:
         raise UsageError(

@@ -150,3 +150,8 @@ class Drafter(Generic[M]):
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""
         self.tokens, self.counts = self.tokens[stay], self.counts[stay]
+
+    def join(self, other: Drafter[M]) -> None:
+        """Put the rows of another drafter of the same kind behind its own."""
+        self.tokens = torch.cat([self.tokens, other.tokens])
+        self.counts = torch.cat([self.counts, other.counts])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
@@ -20,8 +20,9 @@ from multistride.decode.choosing.policy import Policy
 from multistride.decode.markov import greedy_for
 from multistride.decode.pick import Picked, Picker, left_aligned
 from multistride.decode.prefix import read_prefix
+from multistride.decode.sample import Chances
 from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.step import M, Memory, StepModel
+from multistride.decode.step import JoinableMemory, M, Memory, StepModel
 from multistride.groups import Slots
 
 Loop = Callable[
@@ -62,6 +63,9 @@ class Writer(Protocol[N]):
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""
 
+    def join(self, other: Any) -> None:
+        """Put the rows of another writer of the same plan behind its own."""
+
 
 class GroupWriter(Generic[M]):
     """Groups as the paper writes them, or by masks behind known tokens (`lookahead`).
@@ -78,10 +82,12 @@ class GroupWriter(Generic[M]):
         pick: Picker | None = None,
         accept: Acceptor = accept_all,
         lookahead: bool = False,
+        chances: Chances | None = None,
     ) -> None:
-        """`pick` is None for the most probable tokens."""
+        """`pick` is None for the most probable tokens; `chances` are those that it draws by."""
         self.engine = engine
         self._policy, self._accept, self._lookahead = policy, accept, lookahead
+        self._chances = chances
         self._pick = greedy_for(engine.config, engine.markov) if pick is None else pick
 
     @property
@@ -112,6 +118,11 @@ class GroupWriter(Generic[M]):
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows: there is nothing to keep of them."""
 
+    def join(self, other: Any) -> None:
+        """Take over the rows of another writer of the same plan: the chances they draw by."""
+        if self._chances is not None:
+            self._chances.join(other._chances)
+
 
 @dataclass
 class Batch(Generic[M]):
@@ -121,6 +132,8 @@ class Batch(Generic[M]):
     state: DecodeState
     writer: Writer[M]
     memory: M
+    ready: bool = False
+    """True if another batch may join it, or it another: prompts and prefix are read."""
 
     @classmethod
     def started(
@@ -131,11 +144,14 @@ class Batch(Generic[M]):
         state: DecodeState,
         writer: Writer[M],
     ) -> Batch[M]:
-        """Return a batch whose sources are encoded and whose prompts are read."""
-        memory = engine.start(source, lengths)
-        for slots in state.prompt_slots():
-            engine.step(slots, memory)
-        return cls(engine, state, writer, memory)
+        """Return a batch whose sources are encoded; prompts are still to be read."""
+        return cls(engine, state, writer, engine.start(source, lengths))
+
+    def read_prompts(self) -> Iterator[list[Hypothesis]]:
+        """Read the prompts, one pass at a time; no pass writes into a text."""
+        for slots in self.state.prompt_slots():
+            self.engine.step(slots, self.memory)
+            yield []
 
     def begin(self, prefix: tuple[int, ...]) -> list[Hypothesis]:
         """Write a given prefix into every row, in one pass; return the rows."""
@@ -143,6 +159,41 @@ class Batch(Generic[M]):
         size = self.writer.prefix_size or _largest(self.writer.propose(state).sizes)
         read = read_prefix(self.engine, self.memory, len(state.running), prefix, size)
         return state.begin(*read, 1000 * (time.perf_counter() - began))
+
+    def passes(self, prefix: tuple[int, ...]) -> Iterator[list[Hypothesis]]:
+        """Write until every text is over, as `decode` does."""
+        yield from self.read_prompts()
+        if prefix and not self.state.done:
+            yield self.begin(prefix)
+            self.leave()
+        self.ready = True
+        while not self.state.done:
+            yield self.write()
+            self.leave()
+
+    def write(self) -> list[Hypothesis]:
+        """Propose, pick, accept and commit in one pass; return the rows it wrote into."""
+        began = time.perf_counter()
+        proposed = self.writer.propose(self.state)
+        picked = self.writer.pick(proposed, self.memory)
+        kept = self.writer.accept(picked, proposed, self.memory)
+        milliseconds = 1000 * (time.perf_counter() - began)
+        return self.state.commit(picked, kept, proposed.sizes, milliseconds, proposed.reasons)
+
+    def join(self, other: Batch[M]) -> None:
+        """Take over the rows of another batch of the same plan; both are `ready`, between passes.
+
+        Texts that are over leave both first, and rows are numbered anew. The other batch must not
+        be used afterwards.
+        """
+        self.leave()
+        other.leave()
+        if other.state.done:
+            return
+        assert isinstance(self.memory, JoinableMemory)
+        self.memory.join(other.memory)
+        self.writer.join(other.writer)
+        self.state.join(other.state)
 
     def leave(self) -> None:
         """Take the rows that are over out of the batch."""
@@ -162,21 +213,10 @@ def decode(
 ) -> Iterator[list[Hypothesis]]:
     """Write until every text is over; after each pass, yield the texts it wrote into.
 
-    `source` is None for a causal model. Texts begin with `prefix`. The result is in
-    `state.hypotheses`.
+    Passes that read a prompt write into none. `source` is None for a causal model. Texts begin with
+    `prefix`. The result is in `state.hypotheses`.
     """
-    batch = Batch.started(engine, source, lengths, state, writer)
-    if prefix and not state.done:
-        yield batch.begin(prefix)
-        batch.leave()
-    while not state.done:
-        began = time.perf_counter()
-        proposed = writer.propose(state)
-        picked = writer.pick(proposed, batch.memory)
-        kept = writer.accept(picked, proposed, batch.memory)
-        milliseconds = 1000 * (time.perf_counter() - began)
-        yield state.commit(picked, kept, proposed.sizes, milliseconds, proposed.reasons)
-        batch.leave()
+    yield from Batch.started(engine, source, lengths, state, writer).passes(prefix)
 
 
 def _largest(sizes: int | Int[Tensor, "R"]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -15,6 +16,9 @@ Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
 Layout = Literal["sat", "lookahead"]
 Drafts = Literal["masks", "text", "both"]
+
+RENAMED = {"max_length": "max_tokens", "min_length": "min_tokens"}
+"""Old names of options that still work, and the present ones."""
 
 MOST_COPIED = 16
 """The largest group size where text is drafted by copying: no model was trained for it, the check
@@ -131,18 +135,18 @@ class DecodeOptions(BaseModel):
         description="Beam search ranks by log-probability / length ** this. 0 favours short texts.",
         json_schema_extra=DECODING,
     )
-    min_length: int = Field(
+    min_tokens: int = Field(
         0,
         ge=0,
         description="Minimum number of tokens before EOS. Stop texts end a text all the same.",
-        json_schema_extra=TEXT_RULES,
+        json_schema_extra={**TEXT_RULES, "old": ["--min-length"]},
     )
-    max_length: int | None = Field(
+    max_tokens: int | None = Field(
         None,
         ge=1,
         description="Maximum number of tokens, EOS included. Default for translations: depends on "
         "the length of the source; for continuations: as many as the context holds.",
-        json_schema_extra={**TEXT_RULES, "option": "--max-tokens", "old": ["--max-length"]},
+        json_schema_extra={**TEXT_RULES, "old": ["--max-length"]},
     )
     prefix: str = Field(
         "",
@@ -198,14 +202,22 @@ class DecodeOptions(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_name(cls, choices: Any) -> Any:
-        """Take `max_tokens`, the name that users know, for `max_length`."""
-        if not isinstance(choices, dict) or "max_tokens" not in choices:
+    def _present_names(cls, choices: Any) -> Any:
+        """Take an old name for the present one, with a `DeprecationWarning`."""
+        if not isinstance(choices, dict):
             return choices
-        if choices.get("max_length") is not None:
-            raise ValueError("max_tokens and max_length were given, which are one thing: give one")
-        renamed = {name: value for name, value in choices.items() if name != "max_tokens"}
-        return {**renamed, "max_length": choices["max_tokens"]}
+        renamed = dict(choices)
+        for old, name in RENAMED.items():
+            if old not in renamed:
+                continue
+            value = renamed.pop(old)
+            if name in renamed:
+                raise ValueError(f"{old} is an old name of {name}, and both were given: give one")
+            warnings.warn(
+                f"{old} is now {name}; the old name will go", DeprecationWarning, stacklevel=2
+            )
+            renamed[name] = value
+        return renamed
 
     @classmethod
     def made(cls, **choices: Any) -> DecodeOptions:
@@ -338,15 +350,15 @@ class DecodeOptions(BaseModel):
         bounded = (
             config.encoder_layers > 0
         )  # a causal model writes as much as its context has room for
-        if bounded and self.max_length is not None and self.max_length > longest:
+        if bounded and self.max_tokens is not None and self.max_tokens > longest:
             raise UsageError(
-                f"max_length {self.max_length} was given; this checkpoint has {longest} positions: "
+                f"max_tokens {self.max_tokens} was given; this checkpoint has {longest} positions: "
                 f"choose one from 1 to {longest}"
             )
-        if self.min_length > (self.max_length or longest):
+        if self.min_tokens > (self.max_tokens or longest):
             raise UsageError(
-                f"min_length {self.min_length} was given, and a translation has at most "
-                f"{self.max_length or longest} "
+                f"min_tokens {self.min_tokens} was given, and a translation has at most "
+                f"{self.max_tokens or longest} "
                 "tokens: choose a smaller one"
             )
 
@@ -359,13 +371,13 @@ class DecodeOptions(BaseModel):
                 )
             if token in config.ends:
                 raise UsageError(
-                    f"token {token} ends a sentence and cannot be banned: give min_length instead"
+                    f"token {token} ends a sentence and cannot be banned: give min_tokens instead"
                 )
 
     @property
     def constrained(self) -> bool:
         """True if a rule beside the model and the limit decides what is written."""
-        lengths = self.min_length or self.no_repeat_ngram
+        lengths = self.min_tokens or self.no_repeat_ngram
         return bool(lengths or self.prefix or self.banned or self.banned_tokens or self.stop)
 
     @property
@@ -378,17 +390,17 @@ class DecodeOptions(BaseModel):
     def limit(self, source_tokens: int, config: TransformerConfig, prefix_tokens: int = 0) -> int:
         """The most tokens, EOS included, that a source of `source_tokens` tokens may become.
 
-        Without `max_length` it holds at least `min_length` and EOS, and `limit_extra` tokens after
+        Without `max_tokens` it holds at least `min_tokens` and EOS, and `limit_extra` tokens after
         a prefix. In a causal model: that may follow a prompt of so many, in one context with it.
         """
         if not config.encoder_layers:
             room = config.max_positions - source_tokens
-            return room if self.max_length is None else min(room, self.max_length)
-        if self.max_length is not None:
-            return self.max_length
+            return room if self.max_tokens is None else min(room, self.max_tokens)
+        if self.max_tokens is not None:
+            return self.max_tokens
         by_source = int(source_tokens * self.limit_ratio) + self.limit_extra
         after_prefix = prefix_tokens + self.limit_extra if prefix_tokens else 0
-        return min(max(by_source, self.min_length + 1, after_prefix), config.max_positions)
+        return min(max(by_source, self.min_tokens + 1, after_prefix), config.max_positions)
 
 
 def check_writes_groups(group_size: int, config: TransformerConfig) -> None:

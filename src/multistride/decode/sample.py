@@ -7,7 +7,7 @@ still running, K slots of the group, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,21 +27,18 @@ def sampler(
     config: TransformerConfig,
     head: MarkovHead | None,
     options: DecodeOptions,
-    state: DecodeState,
-    seeds: list[int],
+    chances: Chances,
     permitted: Permitted | None = None,
 ) -> Picker:
     """A picker that draws each token; with a Markov head each depends on the one drawn before it in
     its group.
 
-    Sentence n of the batch has a generator of its own, made from `seeds[n]`, so its tokens depend
-    on no neighbour. Log-probabilities are the model's own, whatever `options` cut away.
+    Log-probabilities are the model's own, whatever `options` cut away.
     """
-    chance_of = chances(seeds, state)
-    walk = one_by_one(distribution(config, head), permitted, state)
+    walk = one_by_one(distribution(config, head), permitted, chances.state)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        drawn = chance_of(logits.shape[1])
+        drawn = chances(logits.shape[1])
         return walk(
             logits, lambda values, place: draw(restricted(values, options), drawn[:, place]), None
         )
@@ -49,20 +46,31 @@ def sampler(
     return pick
 
 
-def chances(seeds: list[int], state: DecodeState) -> Callable[[int], Float[Tensor, "R C"]]:
-    """So many numbers, uniform in [0, 1), for each running row, from a generator of its sentence's
-    own.
-    """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+class Chances:
+    """Numbers, uniform in [0, 1), for each running row of a batch.
 
-    def next_chances(count: int) -> Float[Tensor, "R C"]:
+    Sentence n has a generator of its own, made from `seeds[n]`, so its tokens depend on no
+    neighbour.
+    """
+
+    def __init__(self, seeds: Sequence[int], state: DecodeState) -> None:
+        self.state = state
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, count: int) -> Float[Tensor, "R C"]:
+        """Return the next `count` numbers of every running row."""
         rows = [
-            torch.rand(count, generator=generators[each.row], dtype=torch.float64)
-            for each in state.running
+            torch.rand(count, generator=generator, dtype=torch.float64)
+            for generator in self._running()
         ]
         return torch.stack(rows)
 
-    return next_chances
+    def join(self, other: Chances) -> None:
+        """Take over the rows of another batch, before `DecodeState.join` numbers rows anew."""
+        self._generators = [*self._running(), *other._running()]
+
+    def _running(self) -> list[torch.Generator]:
+        return [self._generators[hypothesis.row] for hypothesis in self.state.running]
 
 
 def restricted(
@@ -101,7 +109,7 @@ def draw(log_probabilities: Float[Tensor, "R V"], chances: Float[Tensor, "R"]) -
     return tokens.clamp(max=log_probabilities.shape[-1] - 1)
 
 
-def request_seed(seed: int, tokens: list[int]) -> int:
+def request_seed(seed: int, tokens: Sequence[int]) -> int:
     """A generator's seed that follows from a request's seed and its source alone."""
     return int(
         np.random.SeedSequence([seed, *tokens]).generate_state(1, np.uint64)[0] >> np.uint64(1)

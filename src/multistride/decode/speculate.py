@@ -23,7 +23,7 @@ from multistride.decode.exact import Drafter
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
-from multistride.decode.sample import chances, draw, restricted
+from multistride.decode.sample import Chances, draw, restricted
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
 
@@ -41,7 +41,7 @@ class SpeculativeDrafter(Drafter[M]):
     ) -> None:
         super().__init__(engine, len(state.running), options.group_size)
         self._options = options
-        self._chances = chances(seeds, state)
+        self._chances = Chances(seeds, state)
         self._walk = one_by_one(distribution(engine.config, None), permitted, state)
         self._following = distribution(engine.config, engine.markov)
         shape = (*self.tokens.shape, engine.config.vocabulary_size)
@@ -102,3 +102,11 @@ class SpeculativeDrafter(Drafter[M]):
         """Keep the given rows."""
         super().leave(stay)
         self._draft_log_probabilities = self._draft_log_probabilities[stay]
+
+    def join(self, other: Drafter[M]) -> None:
+        """Put the rows of another drafter of the same kind behind its own."""
+        assert isinstance(other, SpeculativeDrafter)
+        super().join(other)
+        drawn_from = self._draft_log_probabilities, other._draft_log_probabilities
+        self._draft_log_probabilities = torch.cat(drawn_from)
+        self._chances.join(other._chances)

@@ -1,7 +1,7 @@
-"""The hypotheses of one batch while they are decoded, and every rule that ends one.
+"""The hypotheses of one batch while they are decoded.
 
-Only this file knows when a sentence is over. Rows are independent: each has its own border, limit
-and group, and leaves the batch when it is done.
+Rows are independent: each has its own border, limit and group, and leaves the batch when it is
+over (`decode.ending`).
 
 Shapes: R rows still running, K tokens in the group just picked, T most tokens of any row.
 """
@@ -9,14 +9,14 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from multistride.decode.ending import Ending, EndingRule, StopRule, goes_on
 from multistride.decode.pick import Picked
 from multistride.groups import (
     Drafts,
@@ -30,19 +30,6 @@ from multistride.groups import (
 
 PROMPT_SLOTS = 256
 """Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
-
-Ending = Literal["end", "stop", "limit", "cancelled"]
-"""Why a hypothesis is over: it wrote EOS or a stop text, it reached its length limit, or it was
-told to stop."""
-
-StopRule = Callable[[list[int], list[int]], int | None]
-"""Tokens known and new, to how many of the new ones belong to a sentence that a stop text ends;
-None: it goes on."""
-
-
-def goes_on(known: list[int], new: list[int]) -> int | None:
-    """The stop rule where there is no stop text."""
-    return None
 
 
 @dataclass(frozen=True)
@@ -77,6 +64,8 @@ class Hypothesis:
     limit: int
     groups: list[Group] = field(default_factory=list)
     ending: Ending | None = None
+    began: int = 0
+    """Steps that its batch had made when it joined."""
 
     @property
     def tokens(self) -> list[int]:
@@ -122,7 +111,8 @@ class DecodeState:
         self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
         self.running = list(self.hypotheses)
         self.step = 0
-        self._start, self._ends, self._stopped = start_token, {end_token, *further_ends}, stopped
+        self._start = start_token
+        self._rule = EndingRule(frozenset({end_token, *further_ends}), stopped)
         given = (
             [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
         )
@@ -236,7 +226,7 @@ class DecodeState:
                 hypothesis,
                 tokens[:count],
                 scores[:count],
-                Group(self.step, size, (), (), milliseconds, reason),
+                Group(self.step - hypothesis.began, size, (), (), milliseconds, reason),
             )
         self.step += 1
         self._group += 1
@@ -309,23 +299,37 @@ class DecodeState:
         )
         return stay
 
+    def join(self, other: DecodeState) -> None:
+        """Put the rows of another state behind its own. Sentences that are over are dropped, and
+        rows numbered anew.
+
+        `leave` was called for both; the other must not be used afterwards.
+        """
+        for hypothesis in other.running:
+            hypothesis.began += self.step - other.step
+        self.running = [*self.running, *other.running]
+        self.hypotheses = list(self.running)
+        for row, hypothesis in enumerate(self.hypotheses):
+            hypothesis.row = row
+        width = max(self._known.shape[1], other._known.shape[1])
+        self._known = torch.cat(
+            [
+                torch.nn.functional.pad(known, (0, width - known.shape[1]))
+                for known in (self._known, other._known)
+            ]
+        )
+        self._border = torch.cat([self._border, other._border])
+        self._unread = torch.cat([self._unread, other._unread])
+        self._group, self._even = max(self._group, other._group), None
+
     def _append(
         self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], record: Group
     ) -> None:
         if hypothesis.ending is not None:
             return
         known = hypothesis.tokens
-        room = hypothesis.limit - len(known)
-        tokens = tokens[:room]
-        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
-        if end is not None:
-            tokens = tokens[: end + 1]
-            hypothesis.ending = "end"
-        elif len(tokens) == room:
-            hypothesis.ending = "limit"
-        if (count := self._stopped(known, tokens)) is not None:
-            tokens = tokens[:count]
-            hypothesis.ending = "stop"
+        count, hypothesis.ending = self._rule.ending(known, tokens, hypothesis.limit - len(known))
+        tokens = tokens[:count]
         values = tuple(scores[: len(tokens)])
         hypothesis.groups.append(replace(record, tokens=tuple(tokens), log_probabilities=values))
 

@@ -9,7 +9,7 @@ Shapes: B sentences, S source tokens, N slots, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,6 +33,16 @@ class Memory(Protocol):
 
 
 M = TypeVar("M", bound=Memory)
+
+
+@runtime_checkable
+class JoinableMemory(Memory, Protocol):
+    """A memory that can take over the rows of another one of its engine."""
+
+    def join(self, other: Any) -> None:
+        """Put the rows of another memory behind its own. This one has made a step, the other need
+        not have, unless the model is causal.
+        """
 
 
 @runtime_checkable

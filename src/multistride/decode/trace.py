@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from multistride.decode.ending import Ending
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Ending, Group
+from multistride.decode.state import Group
 
 WHY_OVER: dict[Ending, str] = {
     "end": "the sentence is over",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from multistride.data.vocab import Vocabulary
-from multistride.decode.state import StopRule
+from multistride.decode.ending import StopRule
 
 Barring = Callable[[Sequence[int]], Collection[int]]
 """The tokens written so far, to tokens that may not come next."""

@@ -135,6 +135,6 @@ def continuer(config: DistillConfig, device: str) -> Continuer:
         generator.engine = EagerStepModel(generator.engine.model.to(torch.bfloat16))
     drawn = {"temperature": config.temperature, "seed": config.seed} if config.temperature else {}
     options = DecodeOptions.made(
-        batch_size=config.batch_size, max_length=config.max_tokens, **drawn
+        batch_size=config.batch_size, max_tokens=config.max_tokens, **drawn
     ).checked(generator.config)
     return Continuer(generator.chatting() if config.chat else generator, options, config.precision)

@@ -26,6 +26,8 @@ class EagerStepModel:
 
     name = "eager"
     precision = "float32"
+    joins = True
+    """Its memories can join (`JoinableMemory`)."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model.eval()

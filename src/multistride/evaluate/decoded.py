@@ -79,7 +79,7 @@ class _Decoded:
     def greedy(self) -> Way:
         """Return greedy K=1, which all rows are compared with."""
         options = self.ways[0].options
-        shared = options.model_dump(include={"batch_size", "max_length"})
+        shared = options.model_dump(include={"batch_size", "max_tokens"})
         return Way(DecodeOptions.made(**shared))
 
     def _common(self, run: Run[Hypothesis], greedy: Run[Hypothesis] | None) -> dict[str, Any]:
@@ -273,7 +273,7 @@ class Prompts(_Decoded):
             "prompts": len(self._prompts),
             "threshold": next((way.threshold for way in ways if way.threshold is not None), None),
             "drafts": next((way.drafts for way in ways if way.drafts is not None), None),
-            "max_tokens": ways[0].max_length,
+            "max_tokens": ways[0].max_tokens,
             "chat": self._chat,
             "batch_size": ways[0].batch_size,
             "latency_texts": timed,

@@ -67,7 +67,7 @@ class Records:
         self._teacher = opened.teacher
         if self._teacher is not None:
             shared = chosen[0].model_dump(
-                include={"beam", "batch_size", "max_length"}, exclude_unset=True
+                include={"beam", "batch_size", "max_tokens"}, exclude_unset=True
             )
             way = Way(self._teacher.settle(DecodeOptions.made(**shared)), teacher=True)
             self.ways.insert(0, way)
@@ -164,7 +164,7 @@ class Records:
                     (way.threshold for way in ways if way.threshold is not None), None
                 ),
                 "policy": next((way.policy for way in ways if way.policy is not None), None),
-                "max_tokens": ways[0].max_length,
+                "max_tokens": ways[0].max_tokens,
                 "teacher": None if teacher is None else str(teacher),
             },
         }

@@ -71,6 +71,6 @@ def evaluate(
 
 def _limited(way: DecodeOptions) -> DecodeOptions:
     """Return a way with a limit: a causal model rarely stops by itself."""
-    if way.max_length is not None:
+    if way.max_tokens is not None:
         return way
-    return DecodeOptions.made(**{**way.given(), "max_length": MOST_TOKENS})
+    return DecodeOptions.made(**{**way.given(), "max_tokens": MOST_TOKENS})

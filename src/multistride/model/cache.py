@@ -1,7 +1,7 @@
 """The cache of decoding: keys and values of the slots so far and of the source.
 
-It has one owner, the decoding loop, and three verbs: `append` (inside a step), `truncate`,
-`reorder`. Buffers double when they are full, so memory follows batch and length, however many steps
+It has one owner, the decoding loop, and four verbs: `append` (inside a step), `truncate`,
+`reorder`, `join`. Buffers double when they are full, so memory follows batch and length, however many steps
 fill it.
 
 Shapes: B sentences, H heads, M cached slots, S source tokens, E width of a head.
@@ -67,16 +67,42 @@ class LayerCache:
             places = order[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
             buffer[:, :, : self.length] = buffer.gather(2, places)
 
+    def join(self, other: LayerCache, rows: int) -> None:
+        """Put the `rows` rows of another cache behind its own, the shorter ones padded on the
+        right.
+        """
+        assert self._key is not None
+        assert self._value is not None
+        length = max(self.length, other.length)
+        self._key = self._joined(self._key, other._key, other.length, rows)
+        self._value = self._joined(self._value, other._value, other.length, rows)
+        self.length = length
+
+    def _joined(self, mine: Tensor, theirs: Tensor | None, length: int, rows: int) -> Tensor:
+        own, heads, _, width = mine.shape
+        capacity = _capacity(max(self.length, length))
+        # zeros: a hidden slot has weight 0, and 0 times what may be no number is no number
+        both = mine.new_zeros(own + rows, heads, capacity, width)
+        both[:own, :, : self.length] = mine[:, :, : self.length]
+        if theirs is not None:
+            both[own:, :, :length] = theirs[:, :, :length]
+        return both
+
     def _room(self, buffer: Tensor | None, new: Tensor, needed: int) -> Tensor:
         if buffer is not None and buffer.shape[2] >= needed:
             return buffer
-        capacity = FIRST_CAPACITY
-        while capacity < needed:
-            capacity *= 2
+        capacity = _capacity(needed)
         larger = new.new_empty(new.shape[0], new.shape[1], capacity, new.shape[3])
         if buffer is not None:
             larger[:, :, : self.length] = buffer[:, :, : self.length]
         return larger
+
+
+def _capacity(needed: int) -> int:
+    capacity = FIRST_CAPACITY
+    while capacity < needed:
+        capacity *= 2
+    return capacity
 
 
 class CachedGroups:
@@ -128,6 +154,18 @@ class CachedGroups:
         """Keep the given rows, in the given order."""
         if self.table is not None:
             self.table = self.table.index_select(0, rows.to(self.table.device))
+
+    def join(self, other: CachedGroups, rows: int) -> None:
+        """Put the `rows` rows of another table behind its own; the shorter ones get holes."""
+        assert self.table is not None
+        theirs = self.table.new_empty(rows, 0) if other.table is None else other.table
+        length = max(self.length, theirs.shape[1])
+        self.table = torch.cat([_padded(self.table, length), _padded(theirs, length)])
+        self._latest = PADDING_GROUP
+
+
+def _padded(table: Int[Tensor, "B M"], length: int) -> Int[Tensor, "B L"]:
+    return torch.nn.functional.pad(table, (0, length - table.shape[1]), value=PADDING_GROUP)
 
 
 class PassedOn(LayerCache):
@@ -189,3 +227,49 @@ class DecoderCache:
         ]
         if self.source_mask is not None:
             self.source_mask = self.source_mask.index_select(0, rows)
+
+    @property
+    def rows(self) -> int:
+        """The number of sentences (B); of a causal model known from its first step on."""
+        return len(self.source[0][0] if self.groups.table is None else self.groups.table)
+
+    def join(self, other: DecoderCache) -> None:
+        """Put the rows of another cache behind its own. This one has made a step, the other need
+        not have.
+        """
+        own, rows = self.rows, other.rows
+        if self.source:
+            self._join_sources(other)
+        self.groups.join(other.groups, rows)
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.join(theirs, rows)
+        self.truncate(torch.zeros(own + rows, dtype=torch.long))  # drops holes that all rows have
+
+    def _join_sources(self, other: DecoderCache) -> None:
+        """Put the sources of another cache behind its own, as wide as the longest of both."""
+        masks = [cache.real_source() for cache in (self, other)]
+        width = max(int(mask.sum(-1).max()) for mask in masks)
+        self.source_mask = torch.cat([_fitted(mask, 3, width) for mask in masks])
+        self.source = [
+            (
+                torch.cat([_fitted(key, 2, width), _fitted(other_key, 2, width)]),
+                torch.cat([_fitted(value, 2, width), _fitted(other_value, 2, width)]),
+            )
+            for (key, value), (other_key, other_value) in zip(
+                self.source, other.source, strict=True
+            )
+        ]
+
+    def real_source(self) -> Bool[Tensor, "B 1 1 S"]:
+        """Return which source tokens are real, where `source_mask` is None too."""
+        if self.source_mask is not None:
+            return self.source_mask
+        key = self.source[0][0]
+        return torch.ones(len(key), 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
+
+
+def _fitted(values: Tensor, dimension: int, width: int) -> Tensor:
+    """Return values cut or padded with zeros on the right of one dimension."""
+    values = values.narrow(dimension, 0, min(width, values.shape[dimension]))
+    missing = width - values.shape[dimension]
+    return torch.nn.functional.pad(values, (0, 0) * (values.dim() - 1 - dimension) + (0, missing))

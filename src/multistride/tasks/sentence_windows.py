@@ -92,8 +92,8 @@ class WindowTranslator(Translator):
             "--stream": streaming,
             "a prefix": bool(options.prefix),
             "a stop text": bool(options.stop),
-            "a minimum length": bool(options.min_length),
-            "a maximum length": options.max_length is not None,
+            "a minimum length": bool(options.min_tokens),
+            "a maximum length": options.max_tokens is not None,
         }
         given = next((name for name, used in for_one.items() if used), None)
         if given is not None:

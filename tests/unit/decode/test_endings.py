@@ -122,7 +122,7 @@ def test_endings(way, case):
     # each other.
     ends, limit = CASES[case]
     model = ScriptModel()
-    options = DecodeOptions.made(max_length=limit, **WAYS[way]).checked(CONFIG)
+    options = DecodeOptions.made(max_tokens=limit, **WAYS[way]).checked(CONFIG)
     found = decode_corpus(model, sources(ends), options)
     assert [(each.tokens, each.ending) for each in found] == [
         expected(row, end, limit) for row, end in enumerate(ends)
@@ -145,7 +145,7 @@ def test_endings_while_streaming(way, case):
     model = ScriptModel()
     translator = Translator(model, VOCABULARY)
     parts = list(
-        translator.stream(VOCABULARY.decode(sources([end])[0]), max_length=limit, **WAYS[way])
+        translator.stream(VOCABULARY.decode(sources([end])[0]), max_tokens=limit, **WAYS[way])
     )
     tokens, ending = expected(0, end, limit)
     assert "".join(part.text for part in parts) == VOCABULARY.decode(tokens)
@@ -159,7 +159,7 @@ def test_a_request_cancelled_between_two_passes_leaves_the_others_alone(way, aft
     # Guards: a cancelled row that goes on, loses what it has, or takes a neighbour's memory with
     # it.
     model, ends = ScriptModel(), [9, NEVER, 10]
-    options = DecodeOptions.made(max_length=12, **WAYS[way])
+    options = DecodeOptions.made(max_tokens=12, **WAYS[way])
     rows = sources(ends)
     source = torch.tensor([[*row, END] for row in rows])
     state, passes = begin_batch(model, source, torch.tensor([3, 3, 3]), options)

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from multistride.decode.batch import begin_batch
 from multistride.decode.choosing.strategy import Measured
+from multistride.decode.copying import PhraseDrafter, SoFar
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
-from multistride.decode.phrases import PHRASES, PhraseDrafter, PhraseTable, SoFar, phrases_of
+from multistride.decode.phrases import PHRASES, PhraseTable
 from multistride.decode.pick import Picked
 from multistride.decode.plan import plan
 from multistride.decode.state import DecodeState
+from multistride.distill.phrases import phrases_of
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import DataError, UsageError
 from multistride.model.config import AdapterConfig, TransformerConfig
@@ -86,7 +88,7 @@ def prompts():
 
 
 def own_table(engine):
-    written = decode_corpus(engine, prompts(), DecodeOptions.made(max_length=40))
+    written = decode_corpus(engine, prompts(), DecodeOptions.made(max_tokens=40))
     texts = [
         ([*prompt, *each.tokens], len(prompt))
         for prompt, each in zip(prompts(), written, strict=True)
@@ -105,10 +107,10 @@ def test_what_is_written_is_that_of_k1(adapter, drafts, batch_size, known):
     if drafts == "both" and not adapter:
         engine = EagerStepModel(model(group_sizes=(1, 4), lookahead=True))
     expected = decode_corpus(
-        engine, prompts(), DecodeOptions.made(max_length=40, batch_size=batch_size)
+        engine, prompts(), DecodeOptions.made(max_tokens=40, batch_size=batch_size)
     )
     options = DecodeOptions.made(
-        max_length=40, group_size=4, mode="exact", drafts=drafts, batch_size=batch_size
+        max_tokens=40, group_size=4, mode="exact", drafts=drafts, batch_size=batch_size
     )
     measured = own_table(engine) if known else None
     found = decode_corpus(engine, prompts(), plan(options, engine.config, knowledge=measured))
@@ -128,7 +130,7 @@ def test_a_table_is_used_where_there_is_one():
     lengths = torch.tensor([source.shape[1]])
 
     def passes(**choices):
-        options = DecodeOptions.made(max_length=40, group_size=4, mode="exact", **choices)
+        options = DecodeOptions.made(max_tokens=40, group_size=4, mode="exact", **choices)
         state, steps = begin_batch(
             engine, source, lengths, plan(options, engine.config, knowledge=own_table(engine))
         )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
-from multistride.decode.sample import draw, restricted, sampler
+from multistride.decode.sample import Chances, draw, restricted, sampler
 from multistride.decode.state import DecodeState
 from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig
@@ -39,7 +39,7 @@ def test_what_is_drawn_has_the_distribution_it_should_have(choices, with_head):
     logits = torch.randn(2, CONFIG.vocabulary_size, generator=torch.Generator().manual_seed(2))
     rows = 8000
     state = DecodeState([2] * rows, CONFIG.start_token, CONFIG.end_token)
-    pick = sampler(CONFIG, head, options, state, list(range(rows)))
+    pick = sampler(CONFIG, head, options, Chances(range(rows), state))
     tokens = pick(logits.expand(rows, 2, -1)).tokens
     log_probabilities = distribution(CONFIG, head)
     none = torch.tensor([NO_LABEL])

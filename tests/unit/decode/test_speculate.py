@@ -119,7 +119,7 @@ def chi_square_is_plausible(counts, expected):
         (3, 2, {"temperature": 0.6, "top_k": 3}),
         (3, 0, {"temperature": 1.5, "top_p": 0.7}),
         (3, 2, {"temperature": 1.0, "min_p": 0.3}),
-        (3, 0, {"temperature": 1.0, "min_length": 2, "no_repeat_ngram": 1}),
+        (3, 0, {"temperature": 1.0, "min_tokens": 2, "no_repeat_ngram": 1}),
         (1, 0, {"temperature": 1.0}),
     ],
     ids=str,
@@ -128,7 +128,7 @@ def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, mark
     # Guards: a draft kept too often, a residual that is not p - q, cuts on one side only, EOS
     # inside a group.
     model = tiny(markov_rank)
-    options = DecodeOptions.made(group_size=group_size, mode="exact", max_length=LIMIT, **choices)
+    options = DecodeOptions.made(group_size=group_size, mode="exact", max_tokens=LIMIT, **choices)
     expected = exact_probabilities(model, options)
     engine, state = (
         EagerStepModel(model),

@@ -216,6 +216,6 @@ def test_missing_package_is_named(monkeypatch):
 def test_constraints_are_refused():
     # Guards: rules that this engine silently ignores.
     engine = CTranslate2Engine(decisive_model(), "float32")
-    for rule in ({"min_length": 3}, {"banned_tokens": (7,)}, {"prefix": "a"}, {"stop": ("a",)}):
+    for rule in ({"min_tokens": 3}, {"banned_tokens": (7,)}, {"prefix": "a"}, {"stop": ("a",)}):
         with pytest.raises(UsageError, match="choose the engine eager"):
             engine.decode(some_sources(), DecodeOptions.made(**rule))

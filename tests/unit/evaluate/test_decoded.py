@@ -152,7 +152,7 @@ def test_an_export_is_refused_before_anything_is_decoded(place, optimised, tmp_p
         (ways(1, 3), "group size 3 was asked for"),
         (ways(2, beam=400), "beam 400"),
         (ways(2, threshold=0.5), "threshold 0.5 was given"),
-        (ways(2, max_length=65), "max_length 65 was given"),
+        (ways(2, max_tokens=65), "max_tokens 65 was given"),
     ],
     ids=str,
 )

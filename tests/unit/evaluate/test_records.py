@@ -98,12 +98,12 @@ def test_options_of_decoding_reach_a_task_that_writes(tmp_path):
     record = {"source": "The dog runs across the field.", "target": "Der Hund rennt."}
     path.write_text(json.dumps(record) + "\n")
     free = measured(path, task="translation")
-    short = measured(path, task="translation", max_length=2)
+    short = measured(path, task="translation", max_tokens=2)
     assert short.rows[0].metrics["bleu"] < free.rows[0].metrics["bleu"]
     assert short.conditions["writing"]["max_tokens"] == 2
 
 
-@pytest.mark.parametrize("given", [{"mode": "fast"}, {"beam": 1}, {"max_length": 4}])
+@pytest.mark.parametrize("given", [{"mode": "fast"}, {"beam": 1}, {"max_tokens": 4}])
 def test_options_that_a_task_has_no_use_for_are_refused(given):
     # Guards: an option taken in silence, at its default value too.
     way = DecodeOptions.made(group_size=2, **given)

@@ -74,7 +74,7 @@ def test_k1_is_the_original_bit_for_bit(layers, start_symbol):
     with torch.inference_mode():
         before, after = (model.project(model(None, None, slots)) for model in (plain, adapted))
     assert torch.equal(before, after)
-    options = DecodeOptions.made(max_length=12)
+    options = DecodeOptions.made(max_tokens=12)
     one, other = (
         decode_corpus(EagerStepModel(model), prompts(), options) for model in (plain, adapted)
     )
@@ -87,8 +87,8 @@ def test_k1_is_the_original_bit_for_bit(layers, start_symbol):
 def test_exact_mode_writes_what_the_original_writes(layers, start_symbol, batch_size):
     # Guards: masks whose keys a later pass still sees, layers whose caches drift apart.
     plain, adapted = pair(layers, start_symbol=start_symbol)
-    expected = decode_corpus(EagerStepModel(plain), prompts(), DecodeOptions.made(max_length=20))
-    options = DecodeOptions.made(max_length=20, group_size=4, mode="exact", batch_size=batch_size)
+    expected = decode_corpus(EagerStepModel(plain), prompts(), DecodeOptions.made(max_tokens=20))
+    options = DecodeOptions.made(max_tokens=20, group_size=4, mode="exact", batch_size=batch_size)
     found = decode_corpus(EagerStepModel(adapted), prompts(), options)
     assert [each.tokens for each in found] == [each.tokens for each in expected]
 
@@ -96,8 +96,8 @@ def test_exact_mode_writes_what_the_original_writes(layers, start_symbol, batch_
 def test_drawing_at_hardly_any_temperature_is_greedy():
     # Guards: drafts drawn from the masks of a slot that did not stand.
     plain, adapted = pair(2, markov_rank=4)
-    expected = decode_corpus(EagerStepModel(plain), prompts(), DecodeOptions.made(max_length=20))
-    options = DecodeOptions.made(max_length=20, group_size=4, mode="exact", temperature=1e-4)
+    expected = decode_corpus(EagerStepModel(plain), prompts(), DecodeOptions.made(max_tokens=20))
+    options = DecodeOptions.made(max_tokens=20, group_size=4, mode="exact", temperature=1e-4)
     found = decode_corpus(EagerStepModel(adapted), prompts(), options)
     assert [each.tokens for each in found] == [each.tokens for each in expected]
     assert sum(each.steps for each in found) <= sum(each.steps for each in expected)

@@ -181,8 +181,8 @@ def test_exact_mode_chooses_as_k1_does():
 def test_free_answers_are_those_of_the_model_alone():
     # Guards: a constraint that stays on.
     model = tiny()
-    [free] = answered(model, [QUESTION], free=True, group_size=2, max_length=9)
-    [written] = model.translate([ENCODER.asked(QUESTION["question"], PASSAGE)], 2, max_length=9)
+    [free] = answered(model, [QUESTION], free=True, group_size=2, max_tokens=9)
+    [written] = model.translate([ENCODER.asked(QUESTION["question"], PASSAGE)], 2, max_tokens=9)
     assert free.answer.text == ENCODER.read(written.text)
     assert not stands_in(free.answer.text, PASSAGE)
 

@@ -94,7 +94,7 @@ def cost_model(costs: StepCosts, kept: KeptStatistics, group_sizes: Sequence[int
             [
                 row.groups[-1]
                 for row in state.running
-                if row.groups and row.groups[-1].step == state.step - 1
+                if row.groups and row.groups[-1].step + row.began == state.step - 1
             ]
         )
         expected = {size: kept.expected(size) for size in group_sizes}

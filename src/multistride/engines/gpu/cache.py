@@ -124,8 +124,11 @@ class Arena:
         )
 
     @torch.inference_mode()
-    def take(self, other: Arena, rows: Int[Tensor, "R"]) -> None:
-        """Copy the given rows of another arena, or of this one, to the first rows of this one."""
+    def take(self, other: Arena, rows: Int[Tensor, "R"], first: int = 0) -> None:
+        """Copy the given rows of another arena, or of this one, to the rows of this one from
+        `first` on.
+        """
+        last = first + len(rows)
         slots = min(self.size.slots, other.size.slots)
         source = min(self.size.source, other.size.source)
         rows = rows.to(self._device)
@@ -133,8 +136,9 @@ class Arena:
             length = slots if mine is self.past else source
             for pair, old in zip(mine, theirs, strict=True):
                 for array, part in zip(pair, old, strict=True):
-                    array[: len(rows), :, :length] = part[:, :, :length].index_select(0, rows)
-        self.real[: len(rows), ..., :source] = other.real[..., :source].index_select(0, rows)
+                    array[first:last, :, :length] = part[:, :, :length].index_select(0, rows)
+        self.real[first:last, ..., :source] = other.real[..., :source].index_select(0, rows)
+        self.real[first:last, ..., source:] = False
 
     @torch.inference_mode()
     def rearrange(self, order: Int[Tensor, "R L"]) -> None:
@@ -221,6 +225,20 @@ class GpuMemory:
         self.groups.reorder(rows)
         self._move(self.arena.size._replace(rows=bucket(max(len(rows), 1))), rows)
         self.rows = len(rows)
+
+    def join(self, other: GpuMemory) -> None:
+        """Put the rows of another memory behind its own. This one has made a step, the other need
+        not have, unless the model is causal.
+        """
+        own, both = self.rows, self.rows + other.rows
+        longest = max(self.length, other.length)
+        widest = max(self.arena.size.source, other.arena.size.source)
+        size = Size(bucket(both), bucket(longest, SMALLEST_CACHE), widest)
+        self._move(size, torch.arange(own))
+        self.arena.take(other.arena, torch.arange(other.rows), own)
+        self.groups.join(other.groups, other.rows)
+        self.rows = both
+        self.truncate(torch.zeros(both, dtype=torch.long))  # drops holes that all rows have
 
     def _move(self, size: Size, rows: Int[Tensor, "R"]) -> None:
         """Move the rows to an arena of this size, or rearrange them if it is the present one."""

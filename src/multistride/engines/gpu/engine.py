@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.loop import Loop
+from multistride.decode.loop import Loop, Writer
 from multistride.decode.markov import followed
 from multistride.decode.plan import Plan
 from multistride.device import half_precision
 from multistride.engines.gpu.cache import Arena, Arenas, GpuMemory
-from multistride.engines.quick import picked_groups
+from multistride.engines.quick import PickedGroups, picked_groups
 from multistride.errors import UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -41,6 +41,8 @@ class GpuStepModel:
     """
 
     name = "gpu"
+    joins = True
+    """Its memories can join (`JoinableMemory`)."""
 
     def __init__(self, model: Transformer, dtype: torch.dtype | None = None) -> None:
         """Copy `model` to half precision on its own device; its weights are left as they are."""
@@ -87,6 +89,10 @@ class GpuStepModel:
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return the loop in which tokens are picked on the device; None where rules have a say."""
         return picked_groups(self, plan) if plan.greedy and plan.mode != "exact" else None
+
+    def writer(self, plan: Plan, rows: int) -> Writer[GpuMemory] | None:
+        """Return the writer of that loop."""
+        return PickedGroups(self, plan) if plan.greedy and plan.mode != "exact" else None
 
     @torch.inference_mode()
     def step_greedy(

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from multistride.decode.loop import Loop
+from multistride.decode.loop import Loop, Writer
 from multistride.decode.plan import Plan
 from multistride.device import multiplies_int8
-from multistride.engines.int8.loops import Checked, Read, shortcut
+from multistride.engines.int8.loops import Checked, Read, shortcut, writer
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -52,6 +52,8 @@ class Int8StepModel:
     name = "int8"
     precision = "int8 weights, int8 activations"
     device = torch.device("cpu")
+    joins = True
+    """Its memories can join (`JoinableMemory`)."""
 
     def __init__(
         self,
@@ -116,6 +118,12 @@ class Int8StepModel:
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return a loop that makes fewer tensors, where there is one for this way of decoding."""
         return shortcut(self, plan, rows)
+
+    def writer(self, plan: Plan, rows: int) -> Writer[Int8Memory] | None:
+        """Return a writer that picks without logits, where there is one for this way of
+        decoding.
+        """
+        return writer(self, plan, rows)
 
     def step_greedy(
         self, slots: Slots, memory: Int8Memory, size: int

@@ -21,12 +21,12 @@ from torch import Tensor
 from multistride.decode.accept import verified_prefix
 from multistride.decode.choosing.policy import AS_ASKED
 from multistride.decode.exact import Drafter
-from multistride.decode.loop import Loop, Proposed, decode
+from multistride.decode.loop import Loop, Proposed, Writer, decode
 from multistride.decode.pick import Picked
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState, Hypothesis
 from multistride.decode.step import M
-from multistride.engines.quick import PickingEngine, picked_groups
+from multistride.engines.quick import PickedGroups, PickingEngine
 from multistride.groups import Slots
 
 
@@ -91,7 +91,7 @@ def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
     config, size = engine.config, plan.group_size
     if not plan.greedy:
         return None
-    drafts_by_masks = plan.mode == "exact" and plan.drafts == "masks" and config.adapter is None
+    drafts_by_masks = _drafts_by_masks(engine, plan)
     if plan.free and config.encoder_layers:
         if plan.whole_groups:
             return lambda source, lengths, state: decode_even(engine, source, lengths, state, size)
@@ -99,12 +99,24 @@ def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
             return lambda source, lengths, state: decode_single(
                 engine, source, lengths, state, size
             )
-    if drafts_by_masks:
-        prefix = plan.rules.prefix
-        return lambda source, lengths, state: decode(
-            engine, source, lengths, state, QuickDrafter(engine, rows, size), prefix
-        )
-    return None if plan.mode == "exact" else picked_groups(engine, plan)
+    if (own := writer(engine, plan, rows)) is None:
+        return None
+    prefix = plan.rules.prefix
+    return lambda source, lengths, state: decode(engine, source, lengths, state, own, prefix)
+
+
+def writer(engine: QuickEngine[M], plan: Plan, rows: int) -> Writer[M] | None:
+    """Return a writer of the plain loop that picks by the engine; None where there is none."""
+    if not plan.greedy:
+        return None
+    if plan.mode == "exact":
+        masks = _drafts_by_masks(engine, plan)
+        return QuickDrafter(engine, rows, plan.group_size) if masks else None
+    return PickedGroups(engine, plan)
+
+
+def _drafts_by_masks(engine: QuickEngine[M], plan: Plan) -> bool:
+    return plan.mode == "exact" and plan.drafts == "masks" and engine.config.adapter is None
 
 
 class QuickDrafter(Drafter[M]):

@@ -158,6 +158,29 @@ class EncodedSource:
             array[moved[0]] = array[moved[1]]
         return EncodedSource({name: array[: len(rows)] for name, array in self._arrays.items()})
 
+    def joined(self, other: EncodedSource) -> EncodedSource:
+        """Return the rows of both, as wide as the longest source of either.
+
+        Neither object may be used afterwards.
+        """
+        if not self._arrays:
+            return self
+        pair = self._arrays, other._arrays
+        width = max(int(arrays["real"].sum(1).max()) for arrays in pair)
+        whole: dict[str, Array] = {}
+        for name, mine in self._arrays.items():
+            axis = 1 if name == "real" else 2
+            parts = [_fitted(array, axis, width) for array in (mine, other._arrays[name])]
+            whole[name] = np.concatenate(parts)
+        return EncodedSource(whole)
+
+
+def _fitted(array: Array, axis: int, width: int) -> Array:
+    """Return an array cut or padded with zeros at the end of one axis."""
+    fitted = array.take(range(min(width, array.shape[axis])), axis)
+    missing = [(0, width - fitted.shape[axis] if each == axis else 0) for each in range(array.ndim)]
+    return np.pad(fitted, missing)
+
 
 def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
     """Return target and source indices of the copies that move the given rows to the front.
@@ -378,6 +401,20 @@ class PackedGroups:
             self._table, self._counts = self._table[rows], self._counts[rows]
             self._trim()
 
+    def join(self, other: PackedGroups, rows: int) -> None:
+        """Put the `rows` rows of another table behind its own."""
+        assert self._table is not None
+        theirs = self._table.new_empty(rows, 0) if other._table is None else other._table
+        counts = self._counts.new_zeros(rows) if other._table is None else other._counts
+        length = max(self.length, theirs.shape[1])
+        tables = (
+            torch.nn.functional.pad(table, (0, length - table.shape[1]), value=PADDING_GROUP)
+            for table in (self._table, theirs)
+        )
+        self._table, self._counts = torch.cat([*tables]), torch.cat([self._counts, counts])
+        self._latest = max(self._latest, other._latest)
+        self._trim()
+
     def _trim(self) -> None:
         """End the table at the longest row."""
         assert self._table is not None
@@ -445,6 +482,27 @@ class Int8Memory:
             for array in self._buffers.arrays.values():
                 array[moved[0], :, : self.length] = array[moved[1], :, : self.length]
         self._rows = len(kept)
+
+    def join(self, other: Int8Memory) -> None:
+        """Put the rows of another memory behind its own. This one has made a step, the other need
+        not have; neither was stepped evenly.
+        """
+        assert self._buffers is not None
+        assert self._rows is not None
+        assert other._buffers is not None
+        assert other._rows is not None
+        assert not self._even
+        assert not other._even
+        own, rows = self._rows, self._rows + other._rows
+        self.source = self.source.joined(other.source)
+        whole = self._pool.take(rows, max(self.length, other.length))
+        for name, array in whole.arrays.items():
+            array[:own, :, : self.length] = self._buffers.arrays[name][:own, :, : self.length]
+            theirs = other._buffers.arrays[name][: other._rows, :, : other.length]
+            array[own:, :, : other.length] = theirs
+        self._groups.join(other._groups, other._rows)
+        self._pool.give(self._buffers)
+        self._buffers, self._rows = whole, rows
 
     def _move(self, old: Buffers, rows: Any, count: int, length: int, needed: int) -> None:
         self._buffers = self._pool.take(count, needed)

@@ -61,11 +61,11 @@ class Answerer:
 
     def settle(self, way: DecodeOptions) -> DecodeOptions:
         """Return how answers are decoded. Raises `UsageError` for what the model cannot follow."""
-        longest = way.max_length or MOST_TOKENS
+        longest = way.max_tokens or MOST_TOKENS
         if self.model.config.encoder_layers:
             longest = min(longest, self.model.config.max_positions)
         stop = self.wording.stop if self.settings.free else ()
-        choices = way.given() | {"max_length": longest, "stop": stop}
+        choices = way.given() | {"max_tokens": longest, "stop": stop}
         # Answers of windows compete by their total log-probability, so a beam ranks by it too.
         ranking: dict[str, Any] = {"length_penalty": 0.0} if way.beam > 1 else {}
         return self.model.plan(**choices, **ranking).options
@@ -170,7 +170,7 @@ class Answerer:
         positions = self.model.config.max_positions
         if self.model.config.encoder_layers:
             return positions - 1
-        return max(1, positions - (way.max_length or MOST_TOKENS))
+        return max(1, positions - (way.max_tokens or MOST_TOKENS))
 
     def _written(self, readings: Sequence[_Reading], way: DecodeOptions) -> list[Translation]:
         """Return what the model writes for each window."""

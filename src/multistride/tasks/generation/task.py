@@ -159,7 +159,7 @@ def _opened(
     def settle(way: DecodeOptions) -> DecodeOptions:
         choices = way.given()
         if isinstance(model, Generator):  # a causal model rarely stops by itself
-            choices["max_length"] = way.max_length or MOST_TOKENS
+            choices["max_tokens"] = way.max_tokens or MOST_TOKENS
         return model.plan(**choices).options
 
     def solve(examples: Sequence[Example], way: DecodeOptions) -> list[Translation | RecordError]:

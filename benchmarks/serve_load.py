@@ -1,0 +1,303 @@
+"""Load on `multistride serve`: throughput, latency, and answers that are those of a request alone.
+
+    python benchmarks/serve_load.py throughput SOURCE.txt --output results/serve-throughput.json
+    python benchmarks/serve_load.py streams SOURCE.txt --output results/serve-streams.json
+    python benchmarks/serve_load.py memory SOURCE.txt --output results/serve-memory.json
+
+The server is a process of its own on a free port of this machine; the clients are coroutines of
+this process, so the two share its cores. `throughput` keeps 1, 8, 32 and 64 clients busy, who ask
+for one translation after the other, at every group size, in turns. `streams` opens 1,000 streams at
+once, of mixed modes, group sizes and lengths, and compares every answer with `translate` of the
+same text alone. `memory` sends 20,000 requests and looks at the server's size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+import multistride
+from multistride.device import cpu_name
+from multistride.version import __version__
+
+CLIENTS = (1, 8, 32, 64)
+WAYS: tuple[dict[str, Any], ...] = (
+    {"group_size": 1},
+    {"group_size": 2},
+    {"group_size": 4},
+    {"group_size": 8},
+    {"group_size": 4, "mode": "exact"},
+    {"group_size": 8, "mode": "exact"},
+    {"group_size": 4, "mode": "adaptive", "threshold": 0.5},
+    {"group_size": 4, "max_tokens": 7},
+)
+
+
+@contextmanager
+def server(options: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Start a server; give its address and process id."""
+    command = [sys.executable, "-m", "multistride", "serve", "--port", "0", *options]
+    with (
+        tempfile.NamedTemporaryFile("r", encoding="utf-8") as log,
+        open(log.name, "w", encoding="utf-8") as written,
+        subprocess.Popen(command, stderr=written) as process,
+    ):
+        try:
+            yield _address(process, log), process.pid
+        finally:
+            process.terminate()
+
+
+def _address(process: subprocess.Popen[bytes], log: IO[str]) -> str:
+    while process.poll() is None:
+        if (line := log.readline()).startswith("serving"):
+            return line.split()[-1]
+        time.sleep(0.05)
+    raise SystemExit("the server did not start")
+
+
+class Client:
+    """One connection that is kept: plain HTTP/1.1, so that clients cost the machine little."""
+
+    def __init__(self, url: str) -> None:
+        self._host, port = url.removeprefix("http://").split(":")
+        self._port = int(port)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def stream(self, body: dict[str, Any]) -> tuple[str, int, float, float]:
+        """Return the text, the tokens, and the seconds to the first group and to the end."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        data = json.dumps({**body, "stream": True}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+        began, first, text, tokens = time.perf_counter(), 0.0, "", 0
+        writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(answer.decode())
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            chunk = await reader.readexactly(size + 2)
+            if not chunk.startswith(b"data: {"):
+                continue
+            first = first or time.perf_counter() - began
+            event = json.loads(chunk[6:])
+            text += event["choices"][0]["text"]
+            tokens += event["multistride"]["accepted"]
+        await reader.readexactly(2)
+        return text, tokens, first, time.perf_counter() - began
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+async def busy(
+    url: str, texts: Sequence[str], clients: int, way: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Return throughput and latencies with so many clients that never rest."""
+    done: list[tuple[str, int, float, float]] = []
+    ends = time.perf_counter() + seconds
+
+    async def one(number: int) -> None:
+        chance, client = random.Random(number), Client(url)
+        while time.perf_counter() < ends:
+            done.append(await client.stream({"prompt": chance.choice(texts), **way}))
+        client.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(number) for number in range(clients)))
+    taken = time.perf_counter() - began
+    return {
+        "clients": clients,
+        "group_size": way.get("group_size", "auto"),
+        "requests": len(done),
+        "tokens_per_second": sum(each[1] for each in done) / taken,
+        **_times("first", [each[2] for each in done]),
+        **_times("whole", [each[3] for each in done]),
+    }
+
+
+def _times(name: str, seconds: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {
+        f"{name}_ms_p50": 1000 * statistics.median(ordered),
+        f"{name}_ms_p95": 1000 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+    }
+
+
+def throughput(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
+    """Every number of clients at every group size, in turns."""
+    sizes: list[int | str] = [1, 4, 8, "auto"]
+    rows: dict[tuple[int, Any], list[dict[str, Any]]] = {}
+    with server(
+        [*_model(options), "--threads", str(options.threads), "--engine", options.engine]
+    ) as (url, _):
+        for turn in range(options.rounds + 1):
+            for clients in CLIENTS:
+                for size in sizes:
+                    seconds = options.seconds if turn else 1.0
+                    row = asyncio.run(busy(url, texts, clients, {"group_size": size}, seconds))
+                    if turn:  # the first round warms up
+                        rows.setdefault((clients, size), []).append(row)
+                        print(json.dumps(row), file=sys.stderr)
+    return {"rows": [_median(found) for found in rows.values()]}
+
+
+def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    first = rows[0]
+    return {
+        name: value
+        if isinstance(value, int | str)
+        else round(statistics.median(row[name] for row in rows), 2)
+        for name, value in first.items()
+    }
+
+
+def streams(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
+    """Many streams at once, while somebody asks for /health; answers compared."""
+    chance = random.Random(5)
+    jobs = [(chance.choice(texts), WAYS[number % len(WAYS)]) for number in range(options.count)]
+    with server(
+        [*_model(options), "--threads", str(options.threads), "--engine", options.engine]
+    ) as (url, _):
+        answers, health = asyncio.run(_crowd(url, jobs))
+    model = multistride.load(options.model, engine=options.engine)
+    different = lost = 0
+    for (text, way), answer in zip(jobs, answers, strict=True):
+        [alone] = model.translate([text], **way)
+        different += answer != alone.text
+        lost += answer is None
+    return {
+        "streams": len(jobs),
+        "lost": lost,
+        "different_from_alone": different,
+        "health_ms_p50": 1000 * statistics.median(health),
+        "health_ms_p99": 1000 * sorted(health)[int(0.99 * len(health))],
+        "health_requests": len(health),
+    }
+
+
+async def _crowd(
+    url: str, jobs: Sequence[tuple[str, dict[str, Any]]]
+) -> tuple[list[str | None], list[float]]:
+    clients = [Client(url) for _ in jobs]
+    tasks = [
+        asyncio.ensure_future(client.stream({"prompt": text, **way}))
+        for client, (text, way) in zip(clients, jobs, strict=True)
+    ]
+    watch = subprocess.Popen(  # in a process of its own: this one is busy reading streams
+        [sys.executable, "-c", _WATCH, url], stdout=subprocess.PIPE, text=True
+    )
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    watch.terminate()
+    assert watch.stdout is not None
+    health = [float(line) for line in watch.stdout.read().splitlines()]
+    watch.stdout.close()
+    watch.wait()
+    for client in clients:
+        client.close()
+    return [None if isinstance(each, BaseException) else each[0] for each in answers], health
+
+
+_WATCH = """
+import sys, time, httpx
+with httpx.Client(base_url=sys.argv[1], timeout=60) as client:
+    while True:
+        began = time.perf_counter()
+        client.get("/health")
+        print(time.perf_counter() - began, flush=True)
+        time.sleep(0.02)
+"""
+
+
+def memory(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
+    """Many requests, and the server's resident size while they pass."""
+    sizes: dict[int, float] = {}
+
+    async def ask(url: str, pid: int) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120) as client:
+            count = 0
+
+            async def one(number: int) -> None:
+                nonlocal count
+                chance = random.Random(number)
+                while count < options.count:
+                    count += 1
+                    mine = count
+                    body = {"text": chance.choice(texts), **WAYS[mine % len(WAYS)]}
+                    (await client.post("/v1/translate", json=body)).raise_for_status()
+                    if mine % (options.count // 20) == 0:
+                        sizes[mine] = _resident(pid)
+
+            await asyncio.gather(*(one(number) for number in range(32)))
+
+    with server(
+        [*_model(options), "--threads", str(options.threads), "--engine", options.engine]
+    ) as (url, pid):
+        asyncio.run(ask(url, pid))
+    return {
+        "requests": options.count,
+        "resident_mb": {count: round(size, 1) for count, size in sorted(sizes.items())},
+    }
+
+
+def _resident(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+def _model(options: argparse.Namespace) -> list[str]:
+    return ["--model", options.model] if options.model else []
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("throughput", "streams", "memory"))
+    parser.add_argument("source", type=Path, help="texts, one a line")
+    parser.add_argument("--model", help="default: the model that ships")
+    parser.add_argument("--engine", default="eager")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one row in one round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=1000, help="streams, or requests")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    texts = [
+        line for line in options.source.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
+    run = {"throughput": throughput, "streams": streams, "memory": memory}[options.what]
+    result = {
+        "command": " ".join(["python", os.path.relpath(__file__), *sys.argv[1:]]),
+        "multistride": __version__,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "engine": options.engine,
+        "threads": options.threads,
+        "texts": len(texts),
+        **run(options, texts[:2000]),
+    }
+    print(json.dumps(result, indent=2))
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Drafts without a network: what stood behind the same tokens before.
+
+A text repeats itself and its prompt, and what one model writes resembles what it wrote before. So
+the last few tokens are looked up in the text so far, prompt included, then in a table of what most
+often followed them in text the model wrote (`decode.phrases`), and what followed there is drafted.
+Exact mode checks it as it checks any draft, so it can cost a few slots and nothing else; no
+training is needed.
+
+Source: copying from the text so far, Yang et al. 2023, arXiv 2304.04487; drafts from stored text,
+He et al. 2023, arXiv 2311.08252. Shapes: R rows still running, N slots of the pass, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multistride.decode.exact import AlignedPicker, Drafter
+from multistride.decode.phrases import LONGEST, SHORTEST, PhraseTable
+from multistride.decode.pick import Picked
+from multistride.decode.state import DecodeState
+from multistride.decode.step import M, StepModel
+
+SURE, LONG = 0.5, 3
+"""Masks whose first draft is this probable give way only to phrases of the text so far that are
+this long."""
+
+
+class SoFar:
+    """One text as it grows, with the places where its phrases stood last."""
+
+    def __init__(self, tokens: Iterable[int] = ()) -> None:
+        self.tokens: list[int] = []
+        self._behind: dict[tuple[int, ...], int] = {}
+        self.extend(tokens)
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Append tokens."""
+        for token in tokens:
+            place = len(self.tokens)
+            for length in range(SHORTEST, min(LONGEST, place) + 1):
+                self._behind[tuple(self.tokens[place - length :])] = place
+            self.tokens.append(token)
+
+    def following(self, most: int, shortest: int = SHORTEST) -> list[int]:
+        """Return `most` tokens that followed the longest final phrase where it last stood; [] if
+        none.
+        """
+        for length in range(min(LONGEST, len(self.tokens)), shortest - 1, -1):
+            place = self._behind.get(tuple(self.tokens[-length:]))
+            if place is not None:
+                period = len(self.tokens) - place  # a copy that reaches its own end goes round
+                return [self.tokens[place + offset % period] for offset in range(most)]
+        return []
+
+
+class PhraseDrafter(Drafter[M]):
+    """Drafts by phrases where the text so far or the table has any; by masks elsewhere or where
+    they are sure.
+    """
+
+    def __init__(
+        self,
+        engine: StepModel[M],
+        state: DecodeState,
+        group_size: int,
+        table: PhraseTable | None,
+        masks: bool,
+        choose: AlignedPicker | None = None,
+        prefix: Sequence[int] = (),
+    ) -> None:
+        super().__init__(engine, len(state.running), group_size, choose, masks)
+        self._texts = [SoFar([*known, *prefix]) for known in state.known()]
+        self._table, self._shortest = table, SHORTEST if masks else 1
+        self._sure = torch.zeros(len(state.running), dtype=torch.bool)
+        self._look_up()
+
+    def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
+        """Draft anew behind what was kept."""
+        self._sure = torch.zeros(len(kept), dtype=torch.bool)
+        super().renew(logits, picked, kept)
+        for text, tokens, count in zip(
+            self._texts, picked.tokens.tolist(), kept.tolist(), strict=True
+        ):
+            text.extend(tokens[:count])
+        self._look_up()
+
+    def leave(self, stay: Int[Tensor, "R"]) -> None:
+        """Keep the given rows."""
+        super().leave(stay)
+        self._sure = self._sure[stay]
+        self._texts = [self._texts[row] for row in stay.tolist()]
+
+    def join(self, other: Drafter[M]) -> None:
+        """Put the rows of another drafter of the same kind behind its own."""
+        assert isinstance(other, PhraseDrafter)
+        super().join(other)
+        self._sure = torch.cat([self._sure, other._sure])
+        self._texts = [*self._texts, *other._texts]
+
+    def _draft_from(self, logits: Float[Tensor, "R D V"], previous: Int[Tensor, "R"]) -> None:
+        drafted = self._draft(logits, previous)
+        self.tokens, self._sure = drafted.tokens, drafted.log_probabilities[:, 0].exp() >= SURE
+
+    def _look_up(self) -> None:
+        most = self.group_size - 1
+        tokens, counts = self.tokens.tolist(), self.counts.tolist()
+        for row, (text, sure) in enumerate(
+            zip(self._texts, (self._sure & (self.counts > 0)).tolist(), strict=True)
+        ):
+            found = text.following(most, LONG if sure else SHORTEST)
+            if not found and not sure and self._table is not None:
+                found = self._table.following(text.tokens, most, self._shortest)
+            if found:
+                tokens[row][: len(found)], counts[row] = found, len(found)
+        self.tokens = torch.tensor(tokens, dtype=torch.long).reshape(self.tokens.shape)
+        self.counts = torch.tensor(counts, dtype=torch.long)

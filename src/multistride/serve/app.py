@@ -1,0 +1,242 @@
+"""The application: routes, limits, keys, request ids and the page.
+
+Nothing here computes: models run in the threads of their schedulers, so the event loop always
+answers.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from multistride.errors import UserError
+from multistride.serve import openai, translating
+from multistride.serve.errors import Draining, HttpProblem, WrongKey, of_user_error, of_validation
+from multistride.serve.served import Served
+from multistride.version import __version__
+
+logger = logging.getLogger(__name__)
+
+PAGE = Path(__file__).parent / "page"
+MEDIA = {"page.css": "text/css", "page.js": "text/javascript"}
+OPEN_PATHS = {"/", "/page.css", "/page.js", "/health", "/ready", "/version", "/favicon.ico"}
+"""What needs no key: nothing of a model, and what load balancers ask."""
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""Ids of clients that are passed on; others are replaced."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of what the application takes. `body_bytes` bounds a request's body, `api_key` is asked of
+    every client (None: of nobody).
+    """
+
+    body_bytes: int = 1 << 20
+    api_key: str | None = None
+
+
+def application(served: Served, limits: Limits) -> FastAPI:
+    """Return the ASGI application over served models."""
+    app = FastAPI(
+        title="multistride",
+        version=__version__,
+        description="Models that write K tokens per step: one event per committed group.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan(served),
+    )
+    app.include_router(openai.router(served))
+    app.include_router(translating.router(served))
+    _add_state(app, served)
+    _add_page(app)
+    app.add_exception_handler(HttpProblem, _problem)
+    app.add_exception_handler(UserError, _user_error)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _starlette)
+    app.add_exception_handler(Exception, _failure)
+    app.add_middleware(Door, served=served, limits=limits)
+    return app
+
+
+def _lifespan(served: Served) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        served.start()
+        yield
+        served.stop()
+
+    return lifespan
+
+
+def _add_state(app: FastAPI, served: Served) -> None:
+    @app.get("/health", tags=["State"])
+    async def health() -> dict[str, str]:
+        """Say that the process is up."""
+        return {"status": "ok"}
+
+    @app.get(
+        "/ready", tags=["State"], responses={503: {"description": "Not ready, and the reason."}}
+    )
+    async def ready() -> JSONResponse:
+        """Say whether requests are taken: models loaded, queues not full, not shutting down."""
+        reason = served.not_ready()
+        if reason is not None:
+            return JSONResponse({"status": "not ready", "reason": reason}, 503)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/version", tags=["State"])
+    async def version() -> dict[str, str]:
+        """Return the version of the server."""
+        return {"version": __version__}
+
+    @app.get("/metrics", tags=["State"], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Return the metrics in Prometheus' text format."""
+        return Response(served.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", media_type="text/html")
+
+    @app.get("/{name}", include_in_schema=False)
+    async def part(name: str) -> FileResponse:
+        if name == "docs":
+            return FileResponse(PAGE / "docs.html", media_type="text/html")
+        if name not in MEDIA:
+            raise HttpProblem(404, f"there is no page /{name}: see /docs", code="not_found")
+        return FileResponse(PAGE / name, media_type=MEDIA[name])
+
+
+class Door:
+    """The door that every request passes: its id, the key, the size of its body, and one line of log."""
+
+    def __init__(self, app: ASGIApp, served: Served, limits: Limits) -> None:
+        self._app, self._served, self._limits = app, served, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {key.lower(): value for key, value in scope["headers"]}
+        name = _request_id(headers.get(b"x-request-id"))
+        scope.setdefault("state", {})["id"] = name
+        status, began = 0, time.perf_counter()
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", name.encode())]
+            await send(message)
+
+        try:
+            problem = self._refused(scope, headers)
+            if problem is not None:
+                await problem.response()(scope, receive, answered)
+                return
+            await self._app(scope, self._bounded(receive), answered)
+        except _TooLarge:
+            if not status:
+                await self._too_large().response()(scope, receive, answered)
+        finally:
+            facts = {
+                "id": name,
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "milliseconds": round(1000 * (time.perf_counter() - began), 1),
+            }
+            asked_often = scope["path"] in OPEN_PATHS or scope["path"] == "/metrics"
+            level = logging.DEBUG if asked_often and status < 500 else logging.INFO
+            logger.log(level, "%s", json.dumps(facts))
+
+    def _refused(self, scope: Scope, headers: dict[bytes, bytes]) -> HttpProblem | None:
+        if self._served.draining and scope["path"] not in OPEN_PATHS:
+            return Draining()
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit():
+            return HttpProblem(400, "Content-Length is not a number", code="invalid_header")
+        if int(length) > self._limits.body_bytes:
+            return self._too_large()
+        key = self._limits.api_key
+        if key is not None and scope["path"] not in OPEN_PATHS:
+            given = headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
+            right = hmac.compare_digest(given.encode(), key.encode())
+            scope["state"]["key"] = None if right else key
+            if not right and scope["path"] not in translating.KEY_IN_BODY:
+                return WrongKey()
+        return None
+
+    def _too_large(self) -> HttpProblem:
+        most = self._limits.body_bytes
+        return HttpProblem(
+            413, f"the body is larger than {most:,} bytes: split the request", code="too_large"
+        )
+
+    def _bounded(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._limits.body_bytes:
+                raise _TooLarge
+            return message
+
+        return bounded
+
+
+class _TooLarge(Exception):
+    """A body without Content-Length went past the limit."""
+
+
+def _request_id(given: bytes | None) -> str:
+    text = (given or b"").decode("latin-1")
+    return text if REQUEST_ID.fullmatch(text) else uuid.uuid4().hex
+
+
+async def _problem(request: Any, error: Exception) -> Response:
+    assert isinstance(error, HttpProblem)
+    return error.response()
+
+
+async def _user_error(request: Any, error: Exception) -> Response:
+    assert isinstance(error, UserError)
+    return of_user_error(error).response()
+
+
+async def _validation(request: Any, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return of_validation(error).response()
+
+
+async def _starlette(request: Any, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return HttpProblem(
+        error.status_code, str(error.detail), headers=dict(error.headers or {})
+    ).response()
+
+
+async def _failure(request: Any, error: Exception) -> Response:
+    logger.error("request %s failed", request.state.id, exc_info=error)
+    return HttpProblem(500, "the server failed on this request", code="internal").response()

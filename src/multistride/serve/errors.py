@@ -1,0 +1,141 @@
+"""Errors as HTTP: OpenAI's body, the right status, one line that says what to do.
+
+Source of the body and of `type`: OpenAI API reference, "Error codes".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from multistride.errors import DataError, UserError
+
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+"""`type` by status; other statuses from 500 on are `server_error`, the rest invalid requests."""
+
+
+class ErrorObject(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error of the routes under `/v1`."""
+
+    error: ErrorObject
+
+
+STATUSES = {
+    400: "A value is wrong: the message names the field and what is allowed.",
+    401: "The API key is missing or wrong.",
+    404: "There is no model or route of this name.",
+    413: "The body is too large.",
+    429: "Too many requests wait; the header Retry-After says when to come back.",
+    500: "The server failed on this request.",
+    503: "The server is shutting down.",
+}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    **{status: {"model": ErrorBody, "description": text} for status, text in STATUSES.items()},
+    "default": {"model": ErrorBody, "description": "Any other error."},
+}
+"""Error responses of the OpenAPI schema. `default` keeps FastAPI from adding its 422."""
+
+
+class HttpProblem(Exception):
+    """An answer that is an error: its status, its one line, and the field that caused it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        field: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.field, self.code = status, message, field, code
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        kind = TYPES.get(
+            self.status, "server_error" if self.status >= 500 else "invalid_request_error"
+        )
+        return {
+            "error": {
+                "message": self.message,
+                "type": kind,
+                "param": self.field,
+                "code": self.code,
+            }
+        }
+
+    def response(self) -> JSONResponse:
+        """Return the HTTP response."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+class WrongKey(HttpProblem):
+    """401: the API key is missing or wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            401,
+            "the API key is missing or wrong: send the header Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+class QueueFull(HttpProblem):
+    """429: more requests wait than are allowed to."""
+
+    def __init__(self, waiting: int, most: int, seconds: float) -> None:
+        retry = str(max(1, round(seconds)))
+        super().__init__(
+            429,
+            f"{waiting} requests are waiting, at most {most} may: try again in {retry} s",
+            code="queue_full",
+            headers={"Retry-After": retry},
+        )
+
+
+class Draining(HttpProblem):
+    """503: the server is shutting down and finishes what it has."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "the server is shutting down and takes no new requests: send it to another one",
+            code="draining",
+            headers={"Retry-After": "5", "Connection": "close"},
+        )
+
+
+def of_user_error(error: UserError) -> HttpProblem:
+    """Return the 400 for a value that a model or a mode does not take."""
+    code = "invalid_input" if isinstance(error, DataError) else "invalid_value"
+    return HttpProblem(400, str(error), code=code)
+
+
+def of_validation(error: RequestValidationError) -> HttpProblem:
+    """Return the 400 for a body that does not fit: the first problem and the field it is in."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"] if part not in ("body", "query")]
+    if first["type"] == "json_invalid":
+        return HttpProblem(400, "the body is not valid JSON", code="invalid_json")
+    if first["type"] == "missing" and not location:
+        return HttpProblem(400, "the body is missing: send a JSON object", code="invalid_json")
+    field = next((part for part in location if not part.isdigit()), None)
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        reason = "this field is unknown: leave it out"
+    where = f"{'.'.join(location)}: " if location else ""
+    return HttpProblem(400, where + reason, field, "invalid_value")

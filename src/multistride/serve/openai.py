@@ -1,0 +1,278 @@
+"""OpenAI's routes: completions, chat completions and the list of models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+
+from multistride.serve.errors import DOCUMENTED, HttpProblem
+from multistride.serve.protocol import ChatRequest, CompletionRequest, Streaming
+from multistride.serve.scheduler import Ticket
+from multistride.serve.served import Served, ServedModel
+from multistride.serve.writing import Answer, Part, Usage, now, parts, until_gone, whole
+
+logger = logging.getLogger(__name__)
+
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Of event streams: nobody in between may hold events back."""
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The whole answer, or with `stream` one event per committed group.",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+    }
+}
+"""Responses of the OpenAPI schema."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The differences between the two routes: names of objects and where text and log-probabilities stand."""
+
+    prefix: str
+    whole: str
+    chunk: str
+    chat: bool
+
+    def choice(self, index: int, answer: Answer, logprobs: bool, offset: int = 0) -> dict[str, Any]:
+        """Return one entry of `choices` of a whole answer."""
+        values = (
+            self._logprobs(answer.pieces, answer.log_probabilities, offset) if logprobs else None
+        )
+        base = {"index": index, "logprobs": values, "finish_reason": answer.finish_reason}
+        if self.chat:
+            return {
+                **base,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            }
+        return {**base, "text": answer.text}
+
+    def delta(
+        self, index: int, part: Part, logprobs: bool, offset: int, first: bool
+    ) -> dict[str, Any]:
+        """Return one entry of `choices` of an event."""
+        values = self._logprobs(part.pieces, part.log_probabilities, offset) if logprobs else None
+        base = {"index": index, "logprobs": values, "finish_reason": part.finish_reason}
+        if self.chat:
+            role = {"role": "assistant"} if first else {}
+            return {**base, "delta": {**role, "content": part.text}}
+        return {**base, "text": part.text}
+
+    def _logprobs(self, pieces: Any, values: Any, offset: int) -> dict[str, Any]:
+        rounded = [round(value, 6) for value in values]
+        if self.chat:
+            return {
+                "content": [
+                    {
+                        "token": piece,
+                        "logprob": value,
+                        "bytes": list(piece.encode("utf-8")),
+                        "top_logprobs": [],
+                    }
+                    for piece, value in zip(pieces, rounded, strict=True)
+                ],
+                "refusal": None,
+            }
+        offsets, place = [], offset
+        for piece in pieces:
+            offsets.append(place)
+            place += len(piece)
+        return {
+            "tokens": list(pieces),
+            "token_logprobs": rounded,
+            "top_logprobs": None,
+            "text_offset": offsets,
+        }
+
+
+COMPLETION = Shape("cmpl", "text_completion", "text_completion", chat=False)
+CHAT = Shape("chatcmpl", "chat.completion", "chat.completion.chunk", chat=True)
+
+
+def router(served: Served) -> APIRouter:
+    """Return the routes over the served models."""
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=DOCUMENTED)
+
+    @routes.get("/models")
+    async def models() -> dict[str, Any]:
+        """List the served models."""
+        return {"object": "list", "data": [model.card() for model in served.models.values()]}
+
+    @routes.get("/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """Describe one served model."""
+        return served.model(name).card()
+
+    @routes.post("/completions", responses=STREAMED)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue prompts, or translate texts with a translation model."""
+        model = served.model(body.model)
+        choices = _choices(body, body.max_tokens)
+        encoded = [
+            model.encode(prompt) if isinstance(prompt, str) else model.checked_tokens(prompt)
+            for prompt in body.prompts()
+        ]
+        asked = Asked(COMPLETION, model, body, choices, body.logprobs is not None)
+        return await _answer(request, asked, encoded)
+
+    @routes.post("/chat/completions", responses=STREAMED)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation with a chat model."""
+        model = served.model(body.model)
+        if None not in (body.max_tokens, body.max_completion_tokens):
+            raise HttpProblem(
+                400, "max_tokens and max_completion_tokens were given: give one", "max_tokens"
+            )
+        choices = _choices(body, body.max_completion_tokens or body.max_tokens)
+        encoded = [model.encode_chat([message.turn() for message in body.messages])]
+        return await _answer(request, Asked(CHAT, model, body, choices, body.logprobs), encoded)
+
+    return routes
+
+
+def _choices(body: Streaming, max_tokens: int | None) -> dict[str, Any]:
+    chosen = body.choices()
+    return chosen if max_tokens is None else {**chosen, "max_tokens": max_tokens}
+
+
+@dataclass
+class Asked:
+    """One request of either route: its model, its body, and what its body says."""
+
+    shape: Shape
+    model: ServedModel
+    body: Streaming
+    choices: dict[str, Any]
+    logprobs: bool
+    usage: Usage = field(default_factory=Usage)
+
+    def check(self) -> None:
+        """Raise `HttpProblem` for fields that have no meaning together."""
+        if self.body.stream_options is not None and not self.body.stream:
+            raise HttpProblem(
+                400,
+                "stream_options was given without stream: set stream, or leave it out",
+                "stream_options",
+            )
+        if self.body.n > 1 and not self.choices.get("temperature"):
+            raise HttpProblem(
+                400,
+                f"n {self.body.n} was given at temperature 0, where all texts are the same: "
+                "set a temperature above 0, or leave n out",
+                "n",
+            )
+
+    def head(self) -> dict[str, Any]:
+        """Return the fields that all objects of an answer begin with."""
+        name = f"{self.shape.prefix}-{uuid.uuid4().hex}"
+        return {"id": name, "created": now(), "model": self.model.name}
+
+    def parts(self, ticket: Ticket) -> AsyncIterator[Part]:
+        """Return the parts of one completion as they are committed."""
+        by_token = self.body.stream_granularity == "token"
+        return parts(self.model, ticket, self.choices.get("stop", ()), self.usage, by_token)
+
+    def submit(self, encoded: list[list[int]], name: str) -> list[Ticket]:
+        """Queue `n` requests for each prompt, each with a seed of its own; all of them or none."""
+        self.usage.prompt = sum(map(len, encoded))
+        tickets: list[Ticket] = []
+        try:
+            for tokens in encoded:
+                for copy in range(self.body.n):
+                    seed = self.choices.get("seed", 0) + copy
+                    chosen = {**self.choices, "seed": seed} if seed else self.choices
+                    tickets.append(self.model.submit(tokens, chosen, name))
+        except BaseException:
+            _cancel(tickets)
+            raise
+        return tickets
+
+
+def _cancel(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.cancel()
+
+
+async def _answer(request: Request, asked: Asked, encoded: list[list[int]]) -> Response:
+    """Answer with one object, or with events."""
+    asked.check()
+    tickets = asked.submit(encoded, request.state.id)
+    if asked.body.stream:
+        return StreamingResponse(
+            _events(asked, tickets), media_type="text/event-stream", headers=HEADERS
+        )
+    stops = asked.choices.get("stop", ())
+    work = asyncio.gather(*(whole(asked.model, each, stops, asked.usage) for each in tickets))
+    try:
+        answers = await until_gone(request, work)
+    finally:
+        _cancel(tickets)
+    choices = [
+        asked.shape.choice(index, each, asked.logprobs) for index, each in enumerate(answers)
+    ]
+    result = {
+        **asked.head(),
+        "object": asked.shape.whole,
+        "choices": choices,
+        "usage": asked.usage.object(),
+        "multistride": {
+            "steps": [len(answer.steps) for answer in answers],
+            "trace": [answer.steps for answer in answers],
+        },
+    }
+    return Response(json.dumps(result, ensure_ascii=False), media_type="application/json")
+
+
+async def _events(asked: Asked, tickets: list[Ticket]) -> AsyncIterator[str]:
+    """Yield server-sent events: of several completions in turn, as their groups are committed."""
+    queue: asyncio.Queue[tuple[int, Part | HttpProblem | None]] = asyncio.Queue()
+
+    async def pump(index: int, ticket: Ticket) -> None:
+        try:
+            async for part in asked.parts(ticket):
+                await queue.put((index, part))
+            await queue.put((index, None))
+        except HttpProblem as problem:
+            await queue.put((index, problem))
+        except Exception:
+            logger.exception("a stream failed")
+            failure = HttpProblem(500, "the server failed on this request", code="internal")
+            await queue.put((index, failure))
+
+    pumps = [asyncio.create_task(pump(index, ticket)) for index, ticket in enumerate(tickets)]
+    base = {**asked.head(), "object": asked.shape.chunk}
+    offsets, begun, running = [0] * len(tickets), set[int](), len(tickets)
+    try:
+        while running:
+            index, part = await queue.get()
+            if part is None:
+                running -= 1
+                continue
+            if isinstance(part, HttpProblem):
+                yield _event(part.body())
+                return
+            choice = asked.shape.delta(
+                index, part, asked.logprobs, offsets[index], index not in begun
+            )
+            begun.add(index)
+            offsets[index] += sum(map(len, part.pieces))
+            yield _event({**base, "choices": [choice], "multistride": part.step})
+        if asked.body.stream_options is not None and asked.body.stream_options.include_usage:
+            yield _event({**base, "choices": [], "usage": asked.usage.object()})
+        yield "data: [DONE]\n\n"
+    finally:
+        for task in pumps:
+            task.cancel()
+        _cancel(tickets)
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -1,0 +1,385 @@
+"""Continuous batching: requests join at the next step, and leave it when their text is over.
+
+One thread a model runs the decode loop. What waits is begun in batches of one plan (mode, group
+size, rules). A batch that is begun while others run takes turns with them, one pass each, so a new
+request never waits for older texts to end, and joins one of the same plan as soon as its prompts
+are read. Row limits and seeds belong to the request, and rows of a batch do not see each other: an
+answer does not depend on who shares its batch.
+
+A batch that begins alone, or large, takes the engine's shortest loop, which no other can join.
+
+Source of scheduling by passes instead of whole batches: Yu et al. 2022, Orca (OSDI 22).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, joinable
+from multistride.decode.corpus import source_batch
+from multistride.decode.ending import Ending
+from multistride.decode.loop import Batch
+from multistride.decode.options import Mode
+from multistride.decode.plan import Plan
+from multistride.decode.state import DecodeState, Group, Hypothesis
+from multistride.decode.step import StepModel
+from multistride.serve.errors import Draining, HttpProblem, QueueFull
+from multistride.serve.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 30.0
+"""Seconds within which a full queue is expected to have room again, where nothing was measured."""
+
+
+FULL = 16
+"""Slots of a pass that keep a processor busy: batches that begin with as many need no others."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """`batch_tokens`: most tokens proposed in all passes of one round; `waiting`: most requests
+    that wait.
+    """
+
+    batch_tokens: int = 512
+    waiting: int = 2048
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A group that was written for a request; `ending` says why the text is over, else None."""
+
+    group: Group
+    mode: Mode
+    ending: Ending | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """One text to decode: source or prompt tokens, the plan, and limits of its own.
+
+    `plan` holds neither the seed nor the length limit of the request, so that requests which
+    differ in nothing else are decoded together.
+    """
+
+    tokens: tuple[int, ...]
+    plan: Plan
+    limit: int
+    seed: int = 0
+    name: str = ""
+
+
+class Ticket:
+    """One request on its way: iterate over its groups; `cancel` to free its row.
+
+    Made and read on the event loop; the thread of the scheduler only reads `cancelled`.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.cancelled = False
+        self.arrived = time.perf_counter()
+        self.sent = 0
+        """Tokens handed on; written by the scheduler alone."""
+        self._groups: asyncio.Queue[Committed | HttpProblem] = asyncio.Queue()
+
+    def cancel(self) -> None:
+        """Free the row before its next pass; nothing more comes."""
+        self.cancelled = True
+
+    def put(self, item: Committed | HttpProblem) -> None:
+        """Hand on a group, or the problem that ends the request (on the event loop)."""
+        self._groups.put_nowait(item)
+
+    async def __aiter__(self) -> AsyncIterator[Committed]:
+        """Yield groups until the text is over. Raises `HttpProblem` if it failed."""
+        while True:
+            item = await self._groups.get()
+            if isinstance(item, HttpProblem):
+                raise item
+            yield item
+            if item.ending is not None:
+                return
+
+
+@dataclass
+class _Running:
+    """A batch that is being decoded: its tickets, in the order of its rows."""
+
+    tickets: list[Ticket]
+    state: DecodeState
+    passes: Iterator[list[Hypothesis]]
+    batch: Batch[Any] | None = None
+    """Where others may join."""
+    last: float = field(default_factory=time.perf_counter)
+
+    @property
+    def plan(self) -> Plan:
+        return self.tickets[0].work.plan
+
+    @property
+    def ready(self) -> bool:
+        """True if others may join now, or this batch them."""
+        return self.batch is not None and self.batch.ready and not self.state.done
+
+    def join(self, other: _Running) -> None:
+        """Take over the rows of another batch of the same plan."""
+        assert self.batch is not None
+        assert other.batch is not None
+        pairs = [*zip(self.tickets, self.state.hypotheses, strict=True)]
+        pairs += zip(other.tickets, other.state.hypotheses, strict=True)
+        owners = {id(hypothesis): ticket for ticket, hypothesis in pairs}
+        self.batch.join(other.batch)
+        self.tickets = [owners[id(hypothesis)] for hypothesis in self.state.hypotheses]
+
+    @property
+    def open_tickets(self) -> list[Ticket]:
+        """The tickets of the texts that go on."""
+        rows = zip(self.tickets, self.state.hypotheses, strict=True)
+        return [ticket for ticket, hypothesis in rows if hypothesis.ending is None]
+
+    @property
+    def rows(self) -> int:
+        return sum(hypothesis.ending is None for hypothesis in self.state.hypotheses)
+
+
+class Scheduler:
+    """The queue of one model, and the thread that decodes it."""
+
+    def __init__(
+        self, engine: StepModel[Any], name: str, capacity: Capacity, metrics: Metrics
+    ) -> None:
+        self.name, self.capacity, self.metrics = name, capacity, metrics
+        self.draining = False
+        self._engine = engine
+        self._waiting: deque[Ticket] = deque()
+        self._running: list[_Running] = []
+        self._changed = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = False
+        self._seconds = PATIENCE / 10
+        self._thread = threading.Thread(target=self._run, name=f"decode {name}", daemon=True)
+
+    def start(self) -> None:
+        """Start decoding; called on the event loop that tickets are read on."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its present pass."""
+        with self._changed:
+            self._stop = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10)
+
+    @property
+    def full(self) -> bool:
+        """True if no more requests may wait."""
+        return len(self._waiting) >= self.capacity.waiting
+
+    @property
+    def load(self) -> int:
+        """Requests that run or wait."""
+        return len(self._waiting) + sum(batch.rows for batch in list(self._running))
+
+    def submit(self, work: Work) -> Ticket:
+        """Queue a request. Raises `QueueFull`, or `Draining` while the server shuts down."""
+        if self.draining:
+            raise Draining
+        if self.full:
+            raise QueueFull(len(self._waiting), self.capacity.waiting, self._seconds)
+        ticket = Ticket(work)
+        self.metrics.prompt_tokens.labels(self.name).inc(len(work.tokens))
+        with self._changed:
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._stop or self._waiting or self._running):
+                    self._gauge()
+                    self._changed.wait()
+                if self._stop:
+                    return
+                groups = self._admitted()
+            for tickets in groups:
+                self._begin(tickets)
+            self._join()
+            self._gauge()
+            for batch in list(self._running):
+                self._advance(batch)
+
+    def _gauge(self) -> None:
+        self.metrics.running.labels(self.name).set(sum(batch.rows for batch in self._running))
+        self.metrics.waiting.labels(self.name).set(len(self._waiting))
+
+    def _admitted(self) -> list[list[Ticket]]:
+        """Take from the queue, in order, what the token budget of a round has room for."""
+        used = sum(batch.rows * batch.plan.group_size for batch in self._running)
+        chosen: dict[int, list[Ticket]] = {}
+        while self._waiting:
+            ticket = self._waiting[0]
+            size = ticket.work.plan.group_size
+            if used and not ticket.cancelled and used + size > self.capacity.batch_tokens:
+                break
+            self._waiting.popleft()
+            if not ticket.cancelled:
+                chosen.setdefault(id(ticket.work.plan), []).append(ticket)
+                used += size
+        return list(chosen.values())
+
+    def _begin(self, tickets: list[Ticket], alone: bool = False) -> None:
+        """Begin a batch, one that no other joins if `alone`; of one that fails every request is
+        tried alone.
+        """
+        try:
+            self._running.append(self._begun(tickets, alone))
+        except Exception as error:
+            self._failed(tickets, error)
+
+    @torch.inference_mode()
+    def _begun(self, tickets: list[Ticket], alone: bool) -> _Running:
+        works = [ticket.work for ticket in tickets]
+        plan = works[0].plan
+        rows = Rows([work.limit for work in works], [work.seed for work in works])
+        sources = source_batch([work.tokens for work in works], self._engine.config)
+        alone = alone or len(tickets) * plan.group_size >= FULL
+        alone = alone or all(batch.plan is not plan for batch in self._running)
+        if alone or not joinable(self._engine, plan):
+            return _Running(tickets, *begin_batch(self._engine, *sources, plan, rows))
+        begun = begin_joinable(self._engine, *sources, plan, rows)
+        return _Running(tickets, begun.state, begun.passes(plan.rules.prefix), begun)
+
+    @torch.inference_mode()
+    def _join(self) -> None:
+        """Let batches of one plan become one, the younger join the oldest."""
+        hosts: dict[int, _Running] = {}
+        for batch in list(self._running):
+            if not batch.ready:
+                continue
+            host = hosts.setdefault(id(batch.plan), batch)
+            if host is batch:
+                continue
+            self._running.remove(batch)
+            tickets = [*host.open_tickets, *batch.open_tickets]
+            try:
+                host.join(batch)
+            except Exception as error:
+                self._running.remove(host)
+                del hosts[id(batch.plan)]
+                self._failed(tickets, error)
+
+    @torch.inference_mode()
+    def _advance(self, batch: _Running) -> None:
+        """Make one pass of a batch, and hand on what it wrote."""
+        for row, ticket in enumerate(batch.tickets):
+            if ticket.cancelled:
+                batch.state.cancel(row)
+        try:
+            written = [] if batch.state.done else next(batch.passes, [])
+        except Exception as error:
+            self._running.remove(batch)
+            self._failed(batch.open_tickets, error)
+            return
+        if written:
+            self.metrics.steps.labels(self.name).inc()
+        deliveries = [
+            (ticket, committed)
+            for hypothesis in written
+            if not (ticket := batch.tickets[hypothesis.row]).cancelled
+            and (committed := self._committed(ticket, hypothesis, batch.plan)) is not None
+        ]
+        if deliveries:
+            self._deliver(deliveries)
+        self._count(batch, deliveries)
+        if batch.state.done:
+            self._running.remove(batch)
+
+    def _committed(self, ticket: Ticket, hypothesis: Hypothesis, plan: Plan) -> Committed | None:
+        """Return the last group of a text, less what a failed batch had handed on of it."""
+        written = sum(len(group.tokens) for group in hypothesis.groups)
+        fresh = written - ticket.sent
+        if fresh <= 0:
+            return None
+        ticket.sent = written
+        group = hypothesis.groups[-1]
+        return Committed(
+            group if fresh >= len(group.tokens) else _last(group, fresh),
+            plan.mode,
+            hypothesis.ending,
+        )
+
+    def _deliver(self, deliveries: list[tuple[Ticket, Committed]]) -> None:
+        def put() -> None:
+            for ticket, committed in deliveries:
+                ticket.put(committed)
+
+        self._on_loop(put)
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:  # the loop is closed: nobody waits for an answer
+            self._stop = True
+
+    def _failed(self, tickets: list[Ticket], error: Exception) -> None:
+        """Try every request of a failed batch alone; one that fails alone gets a 500."""
+        if len(tickets) > 1:
+            logger.warning(
+                "a batch of %d requests failed; each is tried alone: %s", len(tickets), error
+            )
+            for ticket in tickets:
+                self._begin([ticket], alone=True)
+            return
+        for ticket in tickets:
+            logger.error("request %s failed", ticket.work.name, exc_info=error)
+            problem = HttpProblem(500, "the server failed on this request", code="internal")
+            self._on_loop(partial(ticket.put, problem))
+
+    def _count(self, batch: _Running, deliveries: list[tuple[Ticket, Committed]]) -> None:
+        now, name, metrics = time.perf_counter(), self.name, self.metrics
+        mode = batch.plan.mode
+        for ticket, committed in deliveries:
+            group = committed.group
+            kept = len(group.tokens)
+            metrics.tokens.labels(name).inc(kept)
+            metrics.group_size.labels(name, mode).observe(group.group_size)
+            if ticket.sent == kept:
+                metrics.first.labels(name).observe(now - ticket.arrived)
+            else:
+                metrics.between.labels(name).observe((now - batch.last) / kept)
+            if mode == "exact":
+                metrics.drafted.labels(name).inc(max(group.group_size - 1, 0))
+                metrics.accepted.labels(name).inc(max(kept - 1, 0))
+            if committed.ending is not None:
+                metrics.whole.labels(name).observe(now - ticket.arrived)
+                metrics.requests.labels(name, committed.ending).inc()
+                self._seconds += 0.1 * (now - ticket.arrived - self._seconds)
+        batch.last = now
+
+
+def _last(group: Group, count: int) -> Group:
+    """Return the last tokens of a group as a group."""
+    return Group(
+        group.step,
+        group.group_size,
+        group.tokens[-count:],
+        group.log_probabilities[-count:],
+        group.milliseconds,
+        group.reason,
+    )

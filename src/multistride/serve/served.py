@@ -1,0 +1,316 @@
+"""The models of a server: their names, what they take, and how their requests are decoded."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from multistride.data.chat import rendered
+from multistride.data.vocab import Vocabulary
+from multistride.decode.choosing.auto import best, check_auto, offers
+from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.plan import Plan, plan
+from multistride.errors import DataError, UsageError
+from multistride.serve.errors import HttpProblem
+from multistride.serve.metrics import Metrics
+from multistride.serve.scheduler import Capacity, Scheduler, Ticket, Work
+from multistride.text_model import TextModel
+from multistride.translator import Translator
+
+logger = logging.getLogger(__name__)
+
+UNMEASURED = 4
+"""The group size of `auto` where nothing is known of the model, if it was trained for it."""
+
+LANGUAGES = {"en": "English", "de": "German", "fr": "French", "zh": "Chinese", "cs": "Czech"}
+"""Names of language codes; other codes stand for themselves."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The group size and mode of requests that do not say."""
+
+    group_size: int | Literal["auto"] = "auto"
+    mode: Mode = "fast"
+
+
+class ServedModel:
+    """A model under its name, with the thread that decodes for it."""
+
+    def __init__(
+        self,
+        name: str,
+        model: TextModel,
+        defaults: Defaults,
+        scheduler: Scheduler,
+    ) -> None:
+        self.name, self.model, self.defaults = name, model, defaults
+        self.scheduler = scheduler
+        self.created = int(time.time())
+        self.languages = _languages(model.directory)
+        self._planned = lru_cache(maxsize=256)(self._plan)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary."""
+        return self.model.vocabulary
+
+    @property
+    def shape(self) -> Any:
+        """The form that a decoded text is given."""
+        return self.model.shape
+
+    @property
+    def translates(self) -> bool:
+        """True for a model with an encoder."""
+        return isinstance(self.model, Translator)
+
+    def measure(self) -> None:
+        """Know what steps of the default mode cost, for `group_size: auto`.
+
+        It is measured once on a machine, and takes some seconds; other modes have a fixed size.
+        """
+        if self.model.measured.calibration is not None:
+            self.model.plan("auto", self.defaults.mode)
+
+    def card(self) -> dict[str, Any]:
+        """Return the model as OpenAI lists it, and what K it takes."""
+        config = self.model.config
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "multistride",
+            "multistride": {
+                "kind": "translation" if self.translates else "generation",
+                "group_sizes": list(config.group_sizes),
+                "largest_group_size": config.max_group_size,
+                "default_group_size": self.defaults.group_size,
+                "default_mode": self.defaults.mode,
+                "context": config.max_positions,
+                "chat": self.vocabulary.chat_template is not None and not self.translates,
+                "engine": self.model.engine.name,
+                "languages": list(self.languages),
+            },
+        }
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Return the text of every token."""
+        return self.vocabulary.pieces(tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a source or a prompt. Raises `HttpProblem` if it cannot be read."""
+        if self.translates and self.model.is_blank(text):
+            raise HttpProblem(400, "the text is blank: write something", code="invalid_input")
+        [tokens] = self.model.encode([text])
+        return self._fitting(tokens)
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the tokens of a conversation. Raises `HttpProblem` for a model without chat."""
+        template = self.vocabulary.chat_template
+        if template is None or self.translates:
+            raise HttpProblem(
+                400,
+                f"model {self.name} has no chat template: use /v1/completions",
+                "model",
+                "no_chat",
+            )
+        try:
+            text = rendered(template, messages, self.vocabulary.symbols())
+        except (DataError, UsageError) as error:
+            raise HttpProblem(400, f"messages: {error}", "messages", "invalid_value") from error
+        [tokens] = self.vocabulary.encode_rendered([text])
+        return self._fitting(tokens)
+
+    def checked_tokens(self, tokens: list[int]) -> list[int]:
+        """Return given tokens. Raises `HttpProblem` if one is none of the model's."""
+        size = self.model.config.vocabulary_size
+        if wrong := [token for token in tokens if not 0 <= token < size]:
+            raise HttpProblem(
+                400,
+                f"prompt: token {wrong[0]} was given; this model has 0 to {size - 1}",
+                "prompt",
+                "invalid_value",
+            )
+        return self._fitting(tokens)
+
+    def submit(self, tokens: list[int], choices: dict[str, Any], name: str) -> Ticket:
+        """Queue a request. Raises `UsageError` for choices that the model or mode does not take."""
+        chosen = {"group_size": self.defaults.group_size, "mode": self.defaults.mode, **choices}
+        if chosen["mode"] == "fast" and "mode" not in choices and "threshold" in choices:
+            chosen["mode"] = "adaptive"
+        seed = chosen.pop("seed", 0)
+        if seed and not chosen.get("temperature"):
+            raise UsageError(
+                f"seed {seed} was given at temperature 0, where nothing is drawn: set a "
+                "temperature, or leave it out"
+            )
+        most = chosen.pop("max_tokens", None)
+        if chosen["group_size"] == "auto":
+            chosen["group_size"] = self._auto(chosen)
+        neutral = DecodeOptions.made(**chosen)
+        planned = self._planned(neutral, frozenset(neutral.model_fields_set))
+        limits = neutral if most is None else neutral.model_copy(update={"max_tokens": most})
+        if most is not None:
+            limits.checked(self.model.config)
+        prefix = len(planned.rules.prefix)
+        read = len(tokens) + self.translates  # a source ends in EOS
+        limit = limits.limit(read, self.model.config, prefix)
+        return self.scheduler.submit(Work(tuple(tokens), planned, limit, seed, name))
+
+    def _plan(self, options: DecodeOptions, given: frozenset[str]) -> Plan:
+        knowledge = self.model.measured if options.mode != "fast" else None
+        return plan(options, self.model.config, self.vocabulary, knowledge)
+
+    def _auto(self, chosen: dict[str, Any]) -> int:
+        """Return the group size that is expected to be fastest at the present load."""
+        config, measured = self.model.config, self.model.measured
+        largest = max(config.group_sizes)
+        load = self.scheduler.load + 1
+        options = DecodeOptions.made(**{**chosen, "group_size": largest, "batch_size": load})
+        try:
+            check_auto(options, measured)
+            return best(offers(options, config, measured)).group_size
+        except (UsageError, KeyError):  # not calibrated, or nothing measured for this way
+            return UNMEASURED if UNMEASURED in config.group_sizes else largest
+
+    def _fitting(self, tokens: list[int]) -> list[int]:
+        if problem := self.model.problem(tokens):
+            raise HttpProblem(
+                400, f"the text cannot be decoded: {problem}", code="context_length_exceeded"
+            )
+        return tokens
+
+
+@dataclass
+class Served:
+    """All models of a server, the first of which is the default."""
+
+    models: dict[str, ServedModel]
+    metrics: Metrics
+    draining: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Start the threads; called on the event loop."""
+        for model in self.models.values():
+            model.scheduler.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        for model in self.models.values():
+            model.scheduler.stop()
+
+    def drain(self) -> None:
+        """Take no new requests."""
+        self.draining = True
+        for model in self.models.values():
+            model.scheduler.draining = True
+
+    def not_ready(self) -> str | None:
+        """Return why no requests are taken; None if they are."""
+        if self.draining:
+            return "the server is shutting down"
+        full = [model.name for model in self.models.values() if model.scheduler.full]
+        return f"the queue of model {full[0]} is full" if full else None
+
+    def model(self, name: str | None) -> ServedModel:
+        """Return a model by its name. Raises `HttpProblem` 404 for another name."""
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise HttpProblem(
+                404, f"there is no model {name[:200]!r} here: {known}", "model", "model_not_found"
+            )
+        return self.models[name]
+
+    def translator(self, name: str | None) -> ServedModel:
+        """Return a translation model: that of the name, else the first one."""
+        if name is not None:
+            chosen = self.model(name)
+            if not chosen.translates:
+                raise HttpProblem(
+                    400,
+                    f"model {name} continues prompts and translates nothing: use /v1/completions",
+                    "model",
+                    "wrong_kind",
+                )
+            return chosen
+        for model in self.models.values():
+            if model.translates:
+                return model
+        raise HttpProblem(
+            404,
+            "no translation model is served here: use /v1/completions",
+            "model",
+            "no_translator",
+        )
+
+    def for_languages(self, source: str, target: str) -> ServedModel:
+        """Return the model for a pair of languages. `source` may be "auto" where only one fits."""
+        for own, other in self._pairs():
+            if other == target and source in (own, "auto"):
+                return self._by_pair(own, other)
+        pairs = [f"{a} to {b}" for a, b in self._pairs()] or ["none"]
+        raise HttpProblem(
+            400, f"{source} to {target} is not supported here: {', '.join(pairs)}", code="languages"
+        )
+
+    def languages(self) -> list[dict[str, Any]]:
+        """Return the languages as LibreTranslate lists them."""
+        codes = dict.fromkeys(code for pair in self._pairs() for code in pair)
+        return [
+            {
+                "code": code,
+                "name": LANGUAGES.get(code, code),
+                "targets": [target for source, target in self._pairs() if source == code],
+            }
+            for code in codes
+        ]
+
+    def _by_pair(self, source: str, target: str) -> ServedModel:
+        return next(model for model in self.models.values() if model.languages == (source, target))
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [
+            (model.languages[0], model.languages[1])
+            for model in self.models.values()
+            if model.translates and len(model.languages) == 2
+        ]
+
+
+def opened(models: Mapping[str, TextModel], defaults: Defaults, capacity: Capacity) -> Served:
+    """Return a server over opened models, by name; their threads are not started yet."""
+    metrics = Metrics()
+    served = Served({}, metrics)
+    for name, model in models.items():
+        scheduler = Scheduler(model.engine, name, capacity, metrics)
+        served.models[name] = ServedModel(name, model, defaults, scheduler)
+        _check(served.models[name])
+        if defaults.group_size == "auto":
+            served.models[name].measure()
+    return served
+
+
+def _check(model: ServedModel) -> None:
+    """Raise `UsageError` for defaults that the model does not take."""
+    size = model.defaults.group_size
+    size = max(model.model.config.group_sizes) if size == "auto" else size
+    options = DecodeOptions.made(group_size=size, mode=model.defaults.mode)
+    plan(options, model.model.config, model.vocabulary, model.model.measured)
+
+
+def _languages(directory: Path | None) -> tuple[str, ...]:
+    """Return the languages in the model card, source before target; () where it names none."""
+    card = None if directory is None else directory / "README.md"
+    if card is None or not card.is_file():
+        return ()
+    head = card.read_text(encoding="utf-8", errors="replace")[:4000].split("\n---", 1)[0]
+    found = re.search(r"^language: *\[([^\]]*)\]", head, re.MULTILINE)
+    return tuple(code.strip() for code in found[1].split(",")) if found else ()

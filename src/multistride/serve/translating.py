@@ -1,0 +1,155 @@
+"""Our own translation route and LibreTranslate's.
+
+Source: LibreTranslate API reference (`/translate`, `/languages`, `/detect`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from multistride.serve.errors import DOCUMENTED, HttpProblem, WrongKey
+from multistride.serve.protocol import LibreTranslateRequest, TranslateRequest
+from multistride.serve.served import Served, ServedModel
+from multistride.serve.writing import Answer, Usage, until_gone, whole
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Any error, in LibreTranslate's shape.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": {"error": {}}, "required": ["error"]}
+            }
+        },
+    }
+}
+"""Responses of the OpenAPI schema: also FastAPI's and the door's, whose `error` is an object."""
+
+KEY_IN_BODY = {"/translate", "/languages", "/detect"}
+"""LibreTranslate's clients send the API key in the body, and for the other two routes none."""
+
+LIBRETRANSLATE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            media: {"schema": LibreTranslateRequest.model_json_schema()}
+            for media in ("application/json", "application/x-www-form-urlencoded")
+        },
+    }
+}
+
+
+async def translated(
+    request: Request, model: ServedModel, texts: list[str], choices: dict[str, Any], usage: Usage
+) -> list[Answer]:
+    """Return the translations of texts, blank ones blank, in order."""
+    tickets = {}
+    try:
+        for index, text in enumerate(texts):
+            if text.strip():
+                tokens = model.encode(text)
+                usage.prompt += len(tokens)
+                tickets[index] = model.submit(tokens, choices, request.state.id)
+        stops = choices.get("stop", ())
+        work = asyncio.ensure_future(
+            asyncio.gather(*(whole(model, each, stops, usage) for each in tickets.values()))
+        )
+        answers = dict(zip(tickets, await until_gone(request, work), strict=True))
+    finally:
+        for ticket in tickets.values():
+            ticket.cancel()
+    return [answers.get(index, Answer()) for index in range(len(texts))]
+
+
+def router(served: Served) -> APIRouter:
+    """Return the routes over the served models."""
+    routes = APIRouter()
+
+    @routes.post("/v1/translate", tags=["Translation"], responses=DOCUMENTED)
+    async def translate(body: TranslateRequest, request: Request) -> dict[str, Any]:
+        """Translate one text or several."""
+        model = served.translator(body.model)
+        texts = [body.text] if isinstance(body.text, str) else body.text
+        choices = body.choices()
+        for name in ("max_tokens", "prefix"):
+            if getattr(body, name) is not None:
+                choices[name] = getattr(body, name)
+        usage = Usage()
+        answers = await translated(request, model, texts, choices, usage)
+        return {
+            "model": model.name,
+            "translations": [
+                {
+                    "text": answer.text,
+                    "tokens": answer.tokens,
+                    "pieces": answer.pieces,
+                    "log_probabilities": [round(value, 6) for value in answer.log_probabilities],
+                    "steps": len(answer.steps),
+                    "trace": answer.steps,
+                    "finish_reason": answer.finish_reason,
+                }
+                for answer in answers
+            ],
+            "usage": usage.object(),
+        }
+
+    @routes.post(
+        "/translate", tags=["LibreTranslate"], responses=REFUSED, openapi_extra=LIBRETRANSLATE_BODY
+    )
+    async def libretranslate(request: Request) -> Any:
+        """Translate as LibreTranslate does; JSON or a form."""
+        try:
+            body = LibreTranslateRequest.model_validate(await _fields(request))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            reason = str(first["msg"]).removeprefix("Value error, ")
+            return _refused(400, f"Invalid request: {field}: {reason}")
+        try:
+            _check_key(request, body.api_key)
+            model = served.for_languages(body.source, body.target)
+            texts = [body.q] if isinstance(body.q, str) else body.q
+            answers = await translated(request, model, texts, {}, Usage())
+        except HttpProblem as problem:
+            return _refused(problem.status, problem.message, problem.headers)
+        written = [answer.text for answer in answers]
+        return {"translatedText": written[0] if isinstance(body.q, str) else written}
+
+    @routes.get("/languages", tags=["LibreTranslate"])
+    async def languages() -> list[dict[str, Any]]:
+        """List the languages, and what each can be translated into."""
+        return served.languages()
+
+    @routes.post("/detect", tags=["LibreTranslate"], responses=REFUSED)
+    async def detect() -> JSONResponse:
+        """Refuse: the served models do not recognise languages."""
+        return _refused(400, "language detection is not supported: name the source language")
+
+    return routes
+
+
+def _check_key(request: Request, given: str | None) -> None:
+    """Raise `HttpProblem` 401 if neither the header nor the body has the key."""
+    key = getattr(request.state, "key", None)
+    if key is not None and not hmac.compare_digest((given or "").encode(), key.encode()):
+        raise WrongKey
+
+
+async def _fields(request: Request) -> dict[str, Any]:
+    """Return the fields of a JSON object or a form; what is neither has none."""
+    if request.headers.get("content-type", "").startswith("application/json"):
+        try:
+            found = await request.json()
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+    return {**request.query_params, **dict(await request.form())}
+
+
+def _refused(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": reason}, status, headers)

@@ -1,0 +1,163 @@
+"""From the groups that a scheduler commits to the text, tokens and counts of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from multistride.data.detokenize import TextStream
+from multistride.decode.state import Group
+from multistride.serve.errors import HttpProblem
+from multistride.serve.scheduler import Committed, Ticket
+from multistride.serve.served import ServedModel
+
+FINISH_REASONS = {"end": "stop", "stop": "stop", "limit": "length"}
+"""OpenAI's `finish_reason` of our endings."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The content of one event: some text, its tokens, and the step that wrote them.
+
+    `finish_reason` is None for all parts but the last.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    pieces: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+    step: dict[str, Any]
+    finish_reason: str | None
+
+
+@dataclass
+class Usage:
+    """Token counts of an answer."""
+
+    prompt: int = 0
+    completion: int = 0
+    accepted: int = 0
+    rejected: int = 0
+
+    def add(self, committed: Committed) -> None:
+        """Count a committed group."""
+        kept = len(committed.group.tokens)
+        self.completion += kept
+        self.accepted += max(kept - 1, 0)
+        if committed.ending is None:
+            self.rejected += max(committed.group.group_size - kept, 0)
+
+    def object(self) -> dict[str, Any]:
+        """Return OpenAI's `usage` object."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": self.accepted,
+                "rejected_prediction_tokens": self.rejected,
+            },
+        }
+
+
+@dataclass
+class Answer:
+    """A whole completion."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    finish_reason: str = "stop"
+
+
+def step_facts(model: ServedModel, committed: Committed) -> dict[str, Any]:
+    """Return the `multistride` object of an event."""
+    group = committed.group
+    return {
+        "step": group.step,
+        "group_size": group.group_size,
+        "mode": committed.mode,
+        "accepted": len(group.tokens),
+        "confidence": [round(min(1.0, math.exp(value)), 4) for value in group.log_probabilities],
+        "pieces": model.pieces(group.tokens),
+        "reason": group.reason,
+        "milliseconds": round(group.milliseconds, 3),
+    }
+
+
+async def parts(
+    model: ServedModel, ticket: Ticket, stops: Sequence[str], usage: Usage, by_token: bool = False
+) -> AsyncIterator[Part]:
+    """Yield the parts of an answer as they are committed; cancel the request if nobody listens.
+
+    The texts joined are the text of the whole answer: characters spread over tokens come whole,
+    and what may be the beginning of a stop text waits. EOS is no token of a part.
+    """
+    stream = TextStream(model.vocabulary, stops, model.shape)
+    try:
+        async for committed in ticket:
+            usage.add(committed)
+            facts = step_facts(model, committed)
+            group, ending = committed.group, committed.ending
+            shown = group.tokens[:-1] if ending == "end" else group.tokens
+            reason = FINISH_REASONS.get(ending) if ending is not None else None
+            if not by_token:
+                text = stream.add(shown) + (stream.end() if ending is not None else "")
+                yield _part(model, group, slice(len(shown)), text, facts, reason)
+                continue
+            for index in range(len(group.tokens)):
+                last = index == len(group.tokens) - 1
+                text = stream.add(shown[index : index + 1])
+                if last and ending is not None:
+                    text += stream.end()
+                place = slice(index, min(index + 1, len(shown)))
+                yield _part(model, group, place, text, facts, reason if last else None)
+    finally:
+        ticket.cancel()
+
+
+def _part(
+    model: ServedModel,
+    group: Group,
+    place: slice,
+    text: str,
+    facts: dict[str, Any],
+    reason: str | None,
+) -> Part:
+    tokens = group.tokens[place]
+    values = group.log_probabilities[place]
+    return Part(text, tokens, tuple(model.pieces(tokens)), values, facts, reason)
+
+
+async def whole(model: ServedModel, ticket: Ticket, stops: Sequence[str], usage: Usage) -> Answer:
+    """Return the whole answer of a request."""
+    answer = Answer()
+    async for part in parts(model, ticket, stops, usage):
+        answer.text += part.text
+        answer.tokens += part.tokens
+        answer.pieces += part.pieces
+        answer.log_probabilities += part.log_probabilities
+        answer.steps.append(part.step)
+        answer.finish_reason = part.finish_reason or answer.finish_reason
+    return answer
+
+
+async def until_gone(request: Any, work: asyncio.Future[Any]) -> Any:
+    """Return the result of `work`; cancel it when the client of `request` goes away."""
+    while not work.done():
+        await asyncio.wait({work}, timeout=0.1)
+        if not work.done() and await request.is_disconnected():
+            work.cancel()
+            raise HttpProblem(499, "the client closed the connection", code="cancelled")
+    return work.result()
+
+
+def now() -> int:
+    """Return the present time in whole seconds, as OpenAI's `created` has it."""
+    return int(time.time())

@@ -1,0 +1,132 @@
+"""Batches that join between passes write what each of their texts is written alone."""
+
+import pytest
+import torch
+
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, joinable
+from multistride.decode.corpus import source_batch
+from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
+from multistride.engines.eager import EagerStepModel
+from multistride.engines.gpu.engine import GpuStepModel
+from multistride.engines.int8 import engine as int8
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+
+WAYS = (
+    {"group_size": 4},
+    {"group_size": 4, "mode": "adaptive", "threshold": 0.02},
+    {"group_size": 4, "mode": "exact"},
+    {"group_size": 3, "mode": "exact", "drafts": "both"},
+    {"group_size": 4, "no_repeat_ngram": 2},
+    {"group_size": 4, "temperature": 1.0},
+    {"group_size": 3, "mode": "exact", "temperature": 1.0, "top_p": 0.9},
+)
+
+
+def tiny(causal, positions):
+    torch.manual_seed(17)
+    config = TransformerConfig(
+        vocabulary_size=40,
+        hidden_size=32,
+        feedforward_size=32,
+        heads=2,
+        encoder_layers=0 if causal else 1,
+        decoder_layers=2,
+        positions=positions,
+        max_positions=40,
+        max_group_size=4,
+        group_sizes=(1, 2, 4),
+        lookahead=True,
+        tie_embeddings=False,
+    )
+    model = Transformer(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.7)
+        model.output.weight.mul_(3)
+        model.reach.beyond_one.weight[1:].normal_(std=0.5)
+    return model
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("eager", False, "sinusoidal"),
+        ("eager", True, "rotary"),
+        ("gpu", False, "sinusoidal"),
+        ("gpu", True, "rotary"),
+        ("int8", False, "sinusoidal"),
+        ("int8", True, "learned"),
+    ],
+    ids=lambda param: f"{param[0]}-{'causal' if param[1] else 'translation'}",
+)
+def engine(request):
+    name, *shape = request.param
+    if name == "eager":
+        return EagerStepModel(tiny(*shape))
+    if name == "gpu":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return GpuStepModel(tiny(*shape).to(device), torch.float32)
+    pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+    return int8.quantise(tiny(*shape), threads=1)
+
+
+def texts(count):
+    generator = torch.Generator().manual_seed(6)
+    lengths = torch.randint(1, 14, (count,), generator=generator).tolist()
+    return [torch.randint(5, 40, (length,), generator=generator).tolist() for length in lengths]
+
+
+def rows(sources):
+    """Limits that let texts end at different passes, and seeds."""
+    return Rows([9 + sum(source) % 17 for source in sources], [sum(source) for source in sources])
+
+
+def begun(engine, sources, way):
+    return begin_joinable(engine, *source_batch(sources, engine.config), way, rows(sources))
+
+
+@torch.inference_mode()
+def joined(engine, sources, way, every):
+    """Return the tokens and steps of all sources, three of which come every few passes."""
+    waiting, owners, results = list(enumerate(sources)), {}, {}
+    host = passes = None
+    joins = 0
+    for turn in range(10_000):
+        if waiting and turn % every == 0:
+            arrived, waiting = waiting[:3], waiting[3:]
+            batch = begun(engine, [source for _, source in arrived], way)
+            names = zip(batch.state.hypotheses, arrived, strict=True)
+            owners |= {id(hypothesis): (name, hypothesis) for hypothesis, (name, _) in names}
+            own = batch.passes(way.rules.prefix)
+            while not batch.ready and not batch.state.done:
+                next(own)
+            if host is None or host.state.done:
+                host, passes = batch, own
+            elif not batch.state.done:
+                host.join(batch)
+                joins += 1
+        if host.state.done and not waiting:
+            break
+        next(passes, None)
+    for name, hypothesis in owners.values():
+        steps = [group.step for group in hypothesis.groups]
+        assert steps == list(range(len(steps)))
+        results[name] = hypothesis.tokens, hypothesis.ending
+    assert joins > 1, "the texts were over before others came"
+    return [results[name] for name in range(len(sources))]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())))
+def test_rows_that_join_write_what_they_write_alone(engine, way):
+    # Guards: rows mixed up, holes that are seen, sources cut, drafts of other rows, wrong steps.
+    sources = texts(15)
+    planned = plan(DecodeOptions.made(**way), engine.config)
+    assert joinable(engine, planned)
+    batch = source_batch(sources, engine.config)
+    state, passes = begin_batch(engine, *batch, planned, rows(sources))
+    assert sum(1 for _ in passes) > 2
+    alone = [(written.tokens, written.ending) for written in state.hypotheses]  # batch = single
+    assert len({len(tokens) for tokens, _ in alone}) > 3
+    assert joined(engine, sources, planned, every=1) == alone

@@ -1,0 +1,204 @@
+"""The official clients get what the models write alone, whole and streamed."""
+
+import asyncio
+import json
+import random
+
+import httpx
+import openai
+import pytest
+from libretranslatepy import LibreTranslateAPI
+from tiny_server import TEXT
+
+WORDS = TEXT.split()
+
+
+def texts(count, seed=0):
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=chance.randint(1, 9))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def test_completions_are_what_the_model_writes(client, models):
+    prompts = texts(3)
+    expected = models["generator"].generate(prompts, 2, max_tokens=12)
+    done = client.completions.create(model="generator", prompt=prompts, max_tokens=12, logprobs=1)
+    assert [choice.text for choice in done.choices] == [each.text for each in expected]
+    for choice, alone in zip(done.choices, expected, strict=True):
+        values = list(alone.scores[: len(alone.tokens)])
+        assert choice.logprobs.token_logprobs == pytest.approx(values, abs=2e-6)
+        assert choice.finish_reason == ("length" if alone.ending == "limit" else "stop")
+    assert done.usage.completion_tokens == sum(len(each.scores) for each in expected)
+
+
+def test_a_stream_joined_is_the_whole_text_and_has_one_event_a_group(client, models):
+    [alone] = models["generator"].generate(["The battle"], 4, max_tokens=20)
+    events = list(
+        client.completions.create(
+            model="generator",
+            prompt="The battle",
+            max_tokens=20,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"group_size": 4},
+        )
+    )
+    choices = [event.choices[0] for event in events if event.choices]
+    assert "".join(choice.text for choice in choices) == alone.text
+    assert len(choices) == len(alone.trace)
+    assert [event.multistride["accepted"] for event in events if event.choices] == [
+        len(group.tokens) for group in alone.trace
+    ]
+    assert events[-1].usage.total_tokens == events[-1].usage.prompt_tokens + len(alone.scores)
+
+
+def test_a_stream_by_token_has_one_event_a_token(client, models):
+    [alone] = models["generator"].generate(["The battle"], 4, max_tokens=10)
+    events = list(
+        client.completions.create(
+            model="generator",
+            prompt="The battle",
+            max_tokens=10,
+            stream=True,
+            logprobs=1,
+            extra_body={"group_size": 4, "stream_granularity": "token"},
+        )
+    )
+    assert "".join(event.choices[0].text for event in events) == alone.text
+    assert len(events) == len(alone.scores)
+
+
+def test_chat_is_a_prompt_in_the_template(client, models):
+    messages = [{"role": "system", "content": "Rule."}, {"role": "user", "content": "Who?"}]
+    [alone] = models["generator"].generate(
+        ["system: Rule.\nuser: Who?\nassistant:"], 2, max_tokens=9
+    )
+    asked = {"model": "generator", "messages": messages, "max_tokens": 9}
+    done = client.chat.completions.create(**asked, logprobs=True)
+    assert done.choices[0].message.content == alone.text
+    assert len(done.choices[0].logprobs.content) == len(alone.tokens)
+    parts = list(client.chat.completions.create(**asked, stream=True))
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert "".join(part.choices[0].delta.content for part in parts) == alone.text
+    assert parts[-1].choices[0].finish_reason in ("stop", "length")
+
+
+def test_seeds_repeat_and_choices_differ(client):
+    asked = {"model": "generator", "prompt": "The", "max_tokens": 16, "temperature": 1.5, "n": 2}
+    first, second = (client.completions.create(**asked, seed=5) for _ in range(2))
+    written = [choice.text for choice in first.choices]
+    assert written == [choice.text for choice in second.choices]
+    assert written[0] != written[1]
+
+
+def test_stop_texts_are_cut(client, models):
+    [alone] = models["generator"].generate(["The battle"], 2, max_tokens=30)
+    stop = alone.text[3:5]
+    [expected] = models["generator"].generate(["The battle"], 2, max_tokens=30, stop=(stop,))
+    asked = {"model": "generator", "prompt": "The battle", "max_tokens": 30, "stop": stop}
+    assert client.completions.create(**asked).choices[0].text == expected.text
+    parts = client.completions.create(**asked, stream=True)
+    assert "".join(part.choices[0].text for part in parts) == expected.text
+
+
+def test_models_are_listed(client):
+    assert [model.id for model in client.models.list()] == ["translator", "generator"]
+    assert client.models.retrieve("generator").id == "generator"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        ({"model": "none"}, 404, "there is no model 'none' here: translator, generator"),
+        ({"temperature": -1}, 400, "temperature"),
+        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": "5"}, 400, "max_tokens: Input should be a valid integer"),
+        ({"prompt": ["a", 5]}, 400, "prompt"),
+        ({"extra_body": {"group_size": 9}}, 400, "group size"),
+        ({"extra_body": {"colour": 1}}, 400, "colour: this field is unknown"),
+        ({"extra_body": {"threshold": 0.5, "mode": "exact"}}, 400, "threshold"),
+        ({"n": 2}, 400, "temperature above 0"),
+        ({"n": 10**9}, 400, "n: "),
+        ({"best_of": 3}, 400, "best_of"),
+        ({"seed": 4, "temperature": 0}, 200, ""),
+        ({"stop": "x" * 2_000_000}, 413, "larger than"),
+        ({"stop": "x" * 2_000}, 400, "stop text is too long"),
+        ({"prompt": "a " * 5000}, 400, "cannot be decoded"),
+        ({"prompt": [1, 100_000]}, 400, "token 100000 was given"),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(client, asked, status, said):
+    base = {"model": "generator", "prompt": "The", "max_tokens": 3}
+    if status == 200:
+        client.completions.create(**{**base, **asked})
+        return
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.completions.create(**{**base, **asked})
+    assert refused.value.status_code == status
+    error = refused.value.body
+    assert said in error["message"]
+    assert "\n" not in error["message"]
+
+
+def test_libretranslate_client(server, models):
+    api = LibreTranslateAPI(server.url + "/")
+    [alone] = models["translator"].translate(["The battle"], 2)
+    assert api.translate("The battle", "en", "de") == alone.text
+    assert api.languages()[0] == {"code": "en", "name": "English", "targets": ["de"]}
+    refused = httpx.post(server.url + "/translate", json={"q": "a", "source": "fr", "target": "de"})
+    assert (refused.status_code, "en to de" in refused.json()["error"]) == (400, True)
+    assert httpx.post(server.url + "/detect", json={"q": "a"}).status_code == 400
+
+
+def test_translate_route_has_tokens_and_steps(server, models):
+    sources = ["The battle", "", "William then ruled"]
+    expected = models["translator"].translate(sources, 4, "exact")
+    body = {"text": sources, "group_size": 4, "mode": "exact"}
+    done = httpx.post(server.url + "/v1/translate", json=body).json()["translations"]
+    assert [each["text"] for each in done] == [each.text for each in expected]
+    assert [tuple(each["tokens"]) for each in done] == [each.tokens for each in expected]
+    assert [each["steps"] for each in done] == [len(each.trace) for each in expected]
+
+
+WAYS = (
+    {"group_size": 1},
+    {"group_size": 4},
+    {"group_size": 4, "mode": "exact"},
+    {"group_size": 4, "mode": "adaptive", "threshold": 0.3},
+    {"group_size": 2, "max_tokens": 5},
+    {"group_size": 2, "temperature": 1.0, "seed": 3},
+)
+
+
+def test_many_requests_at_once_get_what_they_get_alone(server, models):
+    """Rows that are mixed up, lost, or see each other."""
+    jobs = [
+        (name, text, WAYS[number % len(WAYS)])
+        for name in ("generator", "translator")
+        for number, text in enumerate(texts(30, seed=9))
+    ]
+
+    async def ask(client, name, text, way):
+        body = {"model": name, "prompt": text, "stream": True, **way}
+        written = ""
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    written += json.loads(line[6:])["choices"][0]["text"]
+        return written
+
+    async def all_of_them():
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, *job) for job in jobs))
+
+    for (name, text, way), written in zip(jobs, asyncio.run(all_of_them()), strict=True):
+        model = models[name]
+        alone = model.translate if name == "translator" else model.generate
+        assert written == alone([text], **way)[0].text, (name, text, way)

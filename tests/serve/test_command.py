@@ -1,0 +1,82 @@
+"""`multistride serve` as an operator has it: start, signals, faults in one line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from multistride import cli
+from multistride.cli import app
+
+pytestmark = pytest.mark.system
+COMMAND = [sys.executable, "-m", "multistride", "serve"]
+
+
+def test_sigterm_finishes_what_runs_and_exits_with_0():
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [*COMMAND, "--port", "0", "--group-size", "1", "--threads", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        drained(server)
+
+
+def drained(server):
+    line = next(line for line in server.stderr if "serving" in line)
+    url = line.split()[-1]
+    answers = []
+    body = {"text": ["I have never seen such a beautiful garden."] * 40, "mode": "exact"}
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.post(url + "/v1/translate", json=body, timeout=60))
+    )
+    asking.start()
+    while '"english-german"} 0.0' in next(
+        line
+        for line in httpx.get(url + "/metrics").text.splitlines()
+        if line.startswith("multistride_num_requests_running")
+    ):
+        pass
+    server.send_signal(signal.SIGTERM)
+    asking.join()
+    assert server.wait(timeout=60) == 0
+    assert len(answers[0].json()["translations"]) == 40
+    said = server.stderr.read().splitlines()
+    assert "shutting down" in said[0]
+    assert json.loads(said[1])["path"] == "/v1/translate"
+    assert not [line for line in said if "Traceback" in line]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--model", "nowhere"], 4, "nowhere"),
+        (["--model", "english-german", "--model", "english-german"], 2, "is empty or taken"),
+        (["--group-size", "many"], 2, "--group-size takes a whole number"),
+        (["--group-size", "99"], 2, "group size 99"),
+        (["--port", "70000"], 2, "--port"),
+        (["--host", "256.1.1.1"], 1, "cannot listen on 256.1.1.1"),
+    ],
+)
+def test_faults_are_one_line(options, code, said, monkeypatch, capsys):
+    check(["--port", "0", *options], code, said, monkeypatch, capsys)
+
+
+def test_a_port_in_use_is_one_line(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = f"port {port} is in use: give another --port"
+        check(["--port", str(port)], 1, said, monkeypatch, capsys)
+
+
+def check(options, code, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["multistride", "serve", *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(app)
+    error = capsys.readouterr().err
+    assert ended.value.code == code
+    assert said in error
+    assert len(error.splitlines()) == 1

@@ -1,0 +1,189 @@
+"""What a server must stand: clients that leave, requests that fail, bodies that are no requests."""
+
+import asyncio
+import json
+import socket
+import time
+
+import httpx
+import openai
+import pytest
+from libretranslatepy import LibreTranslateAPI
+from tiny_server import KEY, Running
+
+from multistride.errors import UserError
+from multistride.serve.app import Limits
+from multistride.serve.scheduler import Capacity
+from multistride.serve.server import bound
+
+LONG = {"model": "generator", "prompt": "The", "max_tokens": 90, "group_size": 1}
+
+
+def until(condition, seconds=10):
+    """Wait until something is so."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.005)
+
+
+def slowed(scheduler, seconds):
+    """Make every pass of a scheduler take this long."""
+    advance = scheduler._advance
+
+    def slow(batch):
+        time.sleep(seconds)
+        advance(batch)
+
+    scheduler._advance = slow
+
+
+def test_state_routes(server):
+    assert httpx.get(server.url + "/health").json() == {"status": "ok"}
+    assert httpx.get(server.url + "/ready").status_code == 200
+    assert "version" in httpx.get(server.url + "/version").json()
+    assert "multistride_num_requests_running" in httpx.get(server.url + "/metrics").text
+    assert "<html" in httpx.get(server.url + "/").text
+    assert httpx.get(server.url + "/docs").status_code == 200
+    assert httpx.get(server.url + "/nowhere").status_code == 404
+    paths = httpx.get(server.url + "/openapi.json").json()["paths"]
+    answers = paths["/v1/completions"]["post"]["responses"]
+    assert {"400", "401", "404", "413", "429", "503"} < set(answers)
+    assert "422" not in answers  # FastAPI's default, which this server never sends
+
+
+def test_a_request_id_comes_in_and_goes_out(server):
+    answer = httpx.get(server.url + "/health", headers={"X-Request-Id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    answer = httpx.get(server.url + "/health", headers={"X-Request-Id": "a b" * 100})
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b'{"prompt": "a"', {}, 400),
+        (b"\xff\xfe", {}, 400),
+        (b'{"prompt": "\xff"}', {}, 400),
+        (b"[]", {}, 400),
+        (b"", {}, 400),
+        (b'{"prompt": "\\ud800"}', {}, 400),
+        (b"[" * 5000, {}, 400),
+        (b'{"prompt": "a"}' + b" " * (1 << 20), {}, 413),
+    ],
+)
+def test_broken_bodies(server, body, headers, status):
+    headers = {"content-type": "application/json", **headers}
+    answer = httpx.post(server.url + "/v1/completions", content=body, headers=headers)
+    assert answer.status_code == status
+    if answer.headers.get("content-type") == "application/json":
+        assert "\n" not in answer.json()["error"]["message"]
+
+
+def test_a_header_bomb_and_half_a_request_leave_the_server_alive(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    for data in (b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000, b"GET / HT", b"\x00\x01\x02\r\n\r\n"):
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(data)
+    assert httpx.get(server.url + "/health").status_code == 200
+
+
+def test_keys(models):
+    with Running(models, Limits(api_key=KEY)) as running:
+        assert httpx.get(running.url + "/health").status_code == 200
+        assert httpx.get(running.url + "/v1/models").status_code == 401
+        wrong = {"Authorization": "Bearer sécret".encode("latin-1")}
+        assert httpx.get(running.url + "/v1/models", headers=wrong).status_code == 401
+        with openai.OpenAI(base_url=running.url + "/v1", api_key=KEY) as client:
+            assert len(list(client.models.list())) == 2
+        asked = {"q": "The", "source": "en", "target": "de"}
+        assert httpx.post(running.url + "/translate", json=asked).status_code == 401
+        assert httpx.post(running.url + "/v1/translate", json={"text": "a"}).status_code == 401
+        keyed = LibreTranslateAPI(running.url + "/", KEY)
+        assert isinstance(keyed.translate("The battle", "en", "de"), str)
+
+
+def test_a_client_that_leaves_frees_its_row(models):
+    with Running(models) as running:
+        scheduler = running.served.models["generator"].scheduler
+        slowed(scheduler, 0.02)
+        with httpx.stream(
+            "POST", running.url + "/v1/completions", json={**LONG, "stream": True}
+        ) as answer:
+            next(answer.iter_lines())
+            assert scheduler.load == 1
+        until(lambda: scheduler.load == 0, 1.0)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(running.url + "/v1/completions", json=LONG, timeout=0.1)
+        until(lambda: scheduler.load == 0, 1.0)
+
+
+def test_a_full_queue_says_when_to_come_back(models):
+    with Running(models, capacity=Capacity(batch_tokens=1, waiting=2)) as running:
+        slowed(running.served.models["generator"].scheduler, 0.02)
+
+        async def crowd():
+            async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
+                return await asyncio.gather(
+                    *(
+                        client.post("/v1/completions", json={**LONG, "max_tokens": 9})
+                        for _ in range(8)
+                    )
+                )
+
+        answers = asyncio.run(crowd())
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert sum(answer.status_code == 200 for answer in answers) >= 2
+
+
+def test_a_poisoned_request_fails_alone(models, caplog):
+    """One request whose decoding raises takes others with it."""
+    with Running(models) as running:
+        scheduler = running.served.models["generator"].scheduler
+        begun, poison = scheduler._begun, running.served.models["generator"].encode("Harold")
+
+        def poisoned(tickets, alone):
+            if any(list(ticket.work.tokens) == poison for ticket in tickets):
+                raise ZeroDivisionError("poison")
+            return begun(tickets, alone)
+
+        scheduler._begun = poisoned
+        slowed(scheduler, 0.01)  # so that they arrive during a pass and begin together
+
+        async def ask():
+            async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
+                prompts = ["The", "battle", "Harold", "ruled", "William"]
+                bodies = [{**LONG, "prompt": each, "max_tokens": 9} for each in prompts]
+                return await asyncio.gather(
+                    *(client.post("/v1/completions", json=body) for body in bodies)
+                )
+
+        statuses = [answer.status_code for answer in asyncio.run(ask())]
+        assert statuses == [200, 200, 500, 200, 200]
+        assert "poison" in caplog.text
+
+
+def test_draining_finishes_what_runs_and_refuses_what_comes(models):
+    with Running(models) as running:
+        slowed(running.served.models["generator"].scheduler, 0.01)
+        with httpx.stream(
+            "POST", running.url + "/v1/completions", json={**LONG, "stream": True}
+        ) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            running.served.drain()
+            refused = httpx.post(running.url + "/v1/completions", json=LONG)
+            assert refused.status_code == 503
+            assert httpx.get(running.url + "/ready").status_code == 503
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert json.loads(rest[-2][6:])["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def test_a_port_in_use_is_one_line():
+    with bound("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is in use: give another --port"):
+            bound("127.0.0.1", port)
