@@ -34,7 +34,7 @@ class Generator(TextModel):
         cls,
         directory: Path | str | None = None,
         device: str = "auto",
-        engine: EngineName = "auto",
+        engine: EngineName = "eager",
     ) -> Generator:
         """Read the directory of a causal model.
 
@@ -142,7 +142,7 @@ class Generator(TextModel):
 
 
 def load(
-    path: Path | str | None = None, device: str = "auto", engine: EngineName = "auto"
+    path: Path | str | None = None, device: str = "auto", engine: EngineName = "eager"
 ) -> Translator | Generator:
     """Return the model in a directory, or the shipped model of that name; None: the default one.
 

@@ -34,9 +34,9 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     engine: EngineName = Field(
-        "auto",
-        description="Inference engine: auto (the fastest that runs this model here), int8 (CPU), "
-        "gpu (CUDA), or eager (PyTorch, float32: the reference). `multistride doctor` lists them.",
+        "eager",
+        description="Inference engine: eager (PyTorch, float32), int8 (CPU, extra [int8]), gpu "
+        "(CUDA), or auto, the fastest that runs here. `multistride doctor` lists them.",
         json_schema_extra={"panel": "Machine"},
     )
     device: str = Field(

@@ -37,7 +37,7 @@ class Engine(StepModel[M], Protocol[M]):
         """The device of the computation."""
 
 
-def open_engine(model: Transformer, name: EngineName = "auto") -> Engine[Any]:
+def open_engine(model: Transformer, name: EngineName = "eager") -> Engine[Any]:
     """Return the engine called `name`, with the weights of `model` on the device where they are.
 
     `auto` is the fastest that runs here; one line of log says which one it is, and why.

@@ -35,9 +35,9 @@ class BenchOptions(BaseModel):
         json_schema_extra={**_MACHINE, "option": "--batch-size"},
     )
     engines: tuple[str, ...] = Field(
-        ("auto",),
+        ("eager",),
         min_length=1,
-        description="Our engines: auto, eager, int8, gpu.",
+        description="Our engines: eager, int8, gpu.",
         json_schema_extra={**_MACHINE, "option": "--engine"},
     )
     device: str = Field(
