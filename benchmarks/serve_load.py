@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,9 +48,11 @@ WAYS: tuple[dict[str, Any], ...] = (
 
 
 @contextmanager
-def server(options: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Start a server; give its address and process id."""
-    command = [sys.executable, "-m", "multistride", "serve", "--port", "0", *options]
+def server(options: Sequence[str], *, script: str | None = None) -> Iterator[tuple[str, int]]:
+    """Start a server, or that of a `script` beside this one; give its address and process id."""
+    ours = ["-m", "multistride", "serve", "--port", "0"]
+    theirs = [] if script is None else [str(Path(__file__).parent / script)]
+    command = [sys.executable, *(theirs or ours), *options]
     with (
         tempfile.NamedTemporaryFile("r", encoding="utf-8") as log,
         open(log.name, "w", encoding="utf-8") as written,
@@ -145,12 +147,17 @@ def throughput(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     """Every number of clients at every group size, in turns."""
     sizes: list[int | str] = [1, 4, 8, "auto"]
     rows: dict[tuple[int, Any], list[dict[str, Any]]] = {}
-    with server(
-        [*_model(options), "--threads", str(options.threads), "--engine", options.engine]
-    ) as (url, _):
+    threads = ["--threads", str(options.threads)]
+    with ExitStack() as servers:
+        own = server([*_model(options), *threads, "--engine", options.engine])
+        urls = dict.fromkeys(sizes, servers.enter_context(own)[0])
+        if options.against:
+            model = [options.model] if options.model else []
+            other = server([*model, *threads], script="serve_ctranslate2.py")
+            urls["ctranslate2"] = servers.enter_context(other)[0]
         for turn in range(options.rounds + 1):
             for clients in CLIENTS:
-                for size in sizes:
+                for size, url in urls.items():
                     seconds = options.seconds if turn else 1.0
                     row = asyncio.run(busy(url, texts, clients, {"group_size": size}, seconds))
                     if turn:  # the first round warms up
@@ -278,6 +285,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of one row in one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=1000, help="streams, or requests")
+    parser.add_argument(
+        "--against", action="store_true", help="throughput: CTranslate2 int8 at K=1 too"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     texts = [

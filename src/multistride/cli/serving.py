@@ -109,7 +109,7 @@ def serve(
     capacity = Capacity(serving.max_batch_tokens, serving.max_waiting)
     served = opened(models, Defaults(size, decoding.mode), capacity)
     key = serving.api_key or os.environ.get("MULTISTRIDE_API_KEY") or None
-    run_server(served, serving.host, serving.port, Limits(serving.max_body, key))
+    run_server(served, serving.host, serving.port, Limits(serving.max_body, api_key=key))
 
 
 def _named(models: list[str]) -> dict[str, Path | None]:

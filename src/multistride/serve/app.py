@@ -6,6 +6,7 @@ answers.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -43,11 +44,12 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of what the application takes. `body_bytes` bounds a request's body, `api_key` is asked of
-    every client (None: of nobody).
+    """What the application takes. `body_bytes` bounds a request's body, `body_seconds` the time in
+    which it must come; `api_key` is asked of every client (None: of nobody).
     """
 
     body_bytes: int = 1 << 20
+    body_seconds: float = 60.0
     api_key: str | None = None
 
 
@@ -154,9 +156,6 @@ class Door:
                 await problem.response()(scope, receive, answered)
                 return
             await self._app(scope, self._bounded(receive), answered)
-        except _TooLarge:
-            if not status:
-                await self._too_large().response()(scope, receive, answered)
         finally:
             facts = {
                 "id": name,
@@ -193,21 +192,40 @@ class Door:
         )
 
     def _bounded(self, receive: Receive) -> Receive:
-        read = 0
+        read, complete = 0, False
+        ends = time.monotonic() + self._limits.body_seconds
 
         async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, complete
+            if complete:  # what comes now is the end of the connection, in its own time
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), ends - time.monotonic())
+            except TimeoutError as error:
+                raise _Refused(self._too_slow()) from error
             read += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if read > self._limits.body_bytes:
-                raise _TooLarge
+                raise _Refused(self._too_large())
             return message
 
         return bounded
 
+    def _too_slow(self) -> HttpProblem:
+        seconds = self._limits.body_seconds
+        return HttpProblem(
+            408, f"the body did not come within {seconds:g} s: send it again", code="too_slow"
+        )
 
-class _TooLarge(Exception):
-    """A body without Content-Length went past the limit."""
+
+class _Refused(HTTPException):
+    """A body that went past a limit while it was read. FastAPI lets this class of exceptions
+    pass.
+    """
+
+    def __init__(self, problem: HttpProblem) -> None:
+        super().__init__(problem.status)
+        self.problem = problem
 
 
 def _request_id(given: bytes | None) -> str:
@@ -232,6 +250,8 @@ async def _validation(request: Any, error: Exception) -> Response:
 
 async def _starlette(request: Any, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error, _Refused):
+        return error.problem.response()
     return HttpProblem(
         error.status_code, str(error.detail), headers=dict(error.headers or {})
     ).response()

@@ -5,6 +5,7 @@ Source of the body and of `type`: OpenAI API reference, "Error codes".
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +37,7 @@ STATUSES = {
     400: "A value is wrong: the message names the field and what is allowed.",
     401: "The API key is missing or wrong.",
     404: "There is no model or route of this name.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
     429: "Too many requests wait; the header Retry-After says when to come back.",
     500: "The server failed on this request.",
@@ -122,20 +124,30 @@ class Draining(HttpProblem):
 def of_user_error(error: UserError) -> HttpProblem:
     """Return the 400 for a value that a model or a mode does not take."""
     code = "invalid_input" if isinstance(error, DataError) else "invalid_value"
-    return HttpProblem(400, str(error), code=code)
+    text = str(error).removeprefix("decoding: ")
+    named = re.match(r"(\w+): ", text)
+    return HttpProblem(400, text, named[1] if named else None, code)
 
 
 def of_validation(error: RequestValidationError) -> HttpProblem:
     """Return the 400 for a body that does not fit: the first problem and the field it is in."""
-    first = error.errors()[0]
+    problems = error.errors()
+    first = problems[0]
     location = [str(part) for part in first["loc"] if part not in ("body", "query")]
     if first["type"] == "json_invalid":
         return HttpProblem(400, "the body is not valid JSON", code="invalid_json")
     if first["type"] == "missing" and not location:
         return HttpProblem(400, "the body is missing: send a JSON object", code="invalid_json")
+    if not location:
+        reason = "the body is not a JSON object: send one, with Content-Type: application/json"
+        return HttpProblem(400, reason, code="invalid_json")
     field = next((part for part in location if not part.isdigit()), None)
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         reason = "this field is unknown: leave it out"
+    elif len(location) > 1 and len(problems) > 1:  # one problem for each of several allowed types
+        allowed = dict.fromkeys(str(each["msg"]) for each in problems)
+        reason = " or ".join(text.removeprefix("Input should be ") for text in allowed)
+        return HttpProblem(400, f"{field}: allowed is {reason}", field, "invalid_value")
     where = f"{'.'.join(location)}: " if location else ""
     return HttpProblem(400, where + reason, field, "invalid_value")

@@ -117,7 +117,7 @@ def router(served: Served) -> APIRouter:
         model = served.model(body.model)
         choices = _choices(body, body.max_tokens)
         encoded = [
-            model.encode(prompt) if isinstance(prompt, str) else model.checked_tokens(prompt)
+            await model.encode(prompt) if isinstance(prompt, str) else model.checked_tokens(prompt)
             for prompt in body.prompts()
         ]
         asked = Asked(COMPLETION, model, body, choices, body.logprobs is not None)
@@ -132,7 +132,7 @@ def router(served: Served) -> APIRouter:
                 400, "max_tokens and max_completion_tokens were given: give one", "max_tokens"
             )
         choices = _choices(body, body.max_completion_tokens or body.max_tokens)
-        encoded = [model.encode_chat([message.turn() for message in body.messages])]
+        encoded = [await model.encode_chat([message.turn() for message in body.messages])]
         return await _answer(request, Asked(CHAT, model, body, choices, body.logprobs), encoded)
 
     return routes

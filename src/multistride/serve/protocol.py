@@ -71,7 +71,7 @@ class Decoding(BaseModel):
     top_k: int | None = Field(None, description="Sample from the K most probable tokens.")
     top_p: float | None = Field(None, description="Sample from the most probable mass.")
     min_p: float | None = Field(None, description="Sample from tokens this probable, relatively.")
-    seed: int | None = Field(None, description="The same request with the same seed repeats.")
+    seed: int | None = Field(None, ge=0, description="The same request with the same seed repeats.")
     stop: str | list[str] | None = Field(
         None, description="One text or several that end the output; cut off."
     )

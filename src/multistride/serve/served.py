@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 UNMEASURED = 4
 """The group size of `auto` where nothing is known of the model, if it was trained for it."""
+
+LONG = 4096
+"""Characters from which on a text is encoded off the event loop: a megabyte takes a second."""
 
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "zh": "Chinese", "cs": "Czech"}
 """Names of language codes; other codes stand for themselves."""
@@ -104,15 +108,25 @@ class ServedModel:
         """Return the text of every token."""
         return self.vocabulary.pieces(tokens)
 
-    def encode(self, text: str) -> list[int]:
+    async def encode(self, text: str) -> list[int]:
         """Return the tokens of a source or a prompt. Raises `HttpProblem` if it cannot be read."""
+        if len(text) < LONG:
+            return self._encoded(text)
+        return await asyncio.to_thread(self._encoded, text)
+
+    async def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the tokens of a conversation. Raises `HttpProblem` for a model without chat."""
+        if sum(len(message["content"]) for message in messages) < LONG:
+            return self._encoded_chat(messages)
+        return await asyncio.to_thread(self._encoded_chat, messages)
+
+    def _encoded(self, text: str) -> list[int]:
         if self.translates and self.model.is_blank(text):
             raise HttpProblem(400, "the text is blank: write something", code="invalid_input")
         [tokens] = self.model.encode([text])
         return self._fitting(tokens)
 
-    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Return the tokens of a conversation. Raises `HttpProblem` for a model without chat."""
+    def _encoded_chat(self, messages: list[dict[str, str]]) -> list[int]:
         template = self.vocabulary.chat_template
         if template is None or self.translates:
             raise HttpProblem(

@@ -52,7 +52,7 @@ async def translated(
     try:
         for index, text in enumerate(texts):
             if text.strip():
-                tokens = model.encode(text)
+                tokens = await model.encode(text)
                 usage.prompt += len(tokens)
                 tickets[index] = model.submit(tokens, choices, request.state.id)
         stops = choices.get("stop", ())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multistride.data.detokenize import TextStream
+from multistride.decode.choosing.policy import AS_ASKED
 from multistride.decode.state import Group
 from multistride.serve.errors import HttpProblem
 from multistride.serve.scheduler import Committed, Ticket
@@ -86,7 +87,7 @@ def step_facts(model: ServedModel, committed: Committed) -> dict[str, Any]:
         "accepted": len(group.tokens),
         "confidence": [round(min(1.0, math.exp(value)), 4) for value in group.log_probabilities],
         "pieces": model.pieces(group.tokens),
-        "reason": group.reason,
+        "reason": "" if group.reason == AS_ASKED else group.reason,
         "milliseconds": round(group.milliseconds, 3),
     }
 

@@ -21,7 +21,7 @@ const TEXTS = {
       (same ? "The texts are identical." : "The texts differ."),
     stopped: "stopped", lost: "The server cannot be reached.", empty: "Write some text first.",
     other: "中文", sample: "I have never seen such a beautiful garden, and I would like to come back next year.",
-    story: "It is a truth universally acknowledged",
+    word: "international", story: "It is a truth universally acknowledged",
   },
   zh: {
     lead: "每步生成 K 个词元的 Transformer。下面每一种底色就是一步。",
@@ -41,7 +41,7 @@ const TEXTS = {
       (same ? "两段文本完全相同。" : "两段文本不同。"),
     stopped: "已停止", lost: "无法连接服务器。", empty: "请先输入文本。",
     other: "English", sample: "I have never seen such a beautiful garden, and I would like to come back next year.",
-    story: "It is a truth universally acknowledged",
+    word: "international", story: "It is a truth universally acknowledged",
   },
 };
 
@@ -79,12 +79,13 @@ function nameLanes() {
 function showModel() {
   const model = chosen();
   if (!model) return;
-  $("size").max = model.largest_group_size;
+  $("size").max = Math.max(...model.group_sizes);
   $("size-value").textContent = $("size").value;
   $("chat-row").hidden = !model.chat;
   $("chat").checked = Boolean(model.chat);
   $("length-row").hidden = !causal();
-  if (!$("input").value) $("input").value = text(causal() ? "story" : "sample");
+  const between = model.languages.length === 2; // else no translation, but say of spellings
+  if (!$("input").value) $("input").value = text(causal() ? "story" : between ? "sample" : "word");
   translatePage();
 }
 
@@ -164,7 +165,7 @@ function tipOf(facts, finished) {
     (rejected > 0 ? ` · ${text("rejected")} ${rejected}` : "") + (finished ? ` · ${text("end")}` : "")];
   const pieces = facts.pieces || [];
   lines.push(`${text("confidence")}: ` + facts.confidence.map((value, index) =>
-    `${pieces[index] ?? ""} ${Math.round(100 * value)} %`).join(", "));
+    `${pieces[index] ?? ""} ${Math.round(100 * value)}%`).join(", "));
   if (facts.reason) lines.push(facts.reason);
   return lines.join("\n");
 }
