@@ -83,8 +83,6 @@ class Roundings:
         """Measure ranges on random sentences; `model` must be in evaluation mode."""
         self._config = model.config
         self.by_row = by_row(model.config)
-        if self.by_row:
-            return
         self._largest, self._lengths = observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
@@ -92,12 +90,12 @@ class Roundings:
 
         `alike` equalises its channels, which is possible where only linear layers read it.
         """
-        if self.by_row:
-            return self._of_rows(places[0])
         largest = np.maximum.reduce([self._largest[place] for place in places])
         shrink = (
             np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
         )
+        if self.by_row:
+            return Rounding(1 / 127, shrink.astype(np.float32), by_row=True)
         return _rounding(ROOM_NORMED * (largest / shrink).max(), shrink)
 
     def grid(self, place: str) -> Grid:
@@ -111,17 +109,10 @@ class Roundings:
         One that is never negative (`positive`) uses the whole range.
         """
         if self.by_row:
-            return self._of_rows(place)
+            ones = np.ones_like(self._largest[place])
+            return Rounding(1 / 127, ones, by_row=True)
         largest = self._largest[place]
         return _rounding(ROOM * largest.max(), np.ones_like(largest), positive)
-
-    def _of_rows(self, place: str) -> Rounding:
-        config = self._config
-        widths = {"narrow": config.feedforward_size, "output": config.heads * config.head_width}
-        # The activation before the output matrix is called "output" alone.
-        width = widths.get(place.rpartition(".")[2], 0) if "." in place else 0
-        ones = np.ones(width or config.hidden_size, np.float32)
-        return Rounding(1 / 127, ones, by_row=True)
 
 
 def by_row(config: TransformerConfig) -> bool:
