@@ -55,6 +55,8 @@ class Rounding(NamedTuple):
     step: float
     shrink: Float[np.ndarray, "D"]
     lowest: int = -128
+    by_row: bool = False
+    """Each row is first divided by its largest entry, which multiplies the product again."""
 
 
 class Grid(NamedTuple):
@@ -80,6 +82,9 @@ class Roundings:
     def __init__(self, model: Transformer) -> None:
         """Measure ranges on random sentences; `model` must be in evaluation mode."""
         self._config = model.config
+        self.by_row = by_row(model.config)
+        if self.by_row:
+            return
         self._largest, self._lengths = observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
@@ -87,6 +92,8 @@ class Roundings:
 
         `alike` equalises its channels, which is possible where only linear layers read it.
         """
+        if self.by_row:
+            return self._of_rows(places[0])
         largest = np.maximum.reduce([self._largest[place] for place in places])
         shrink = (
             np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
@@ -103,8 +110,28 @@ class Roundings:
 
         One that is never negative (`positive`) uses the whole range.
         """
+        if self.by_row:
+            return self._of_rows(place)
         largest = self._largest[place]
         return _rounding(ROOM * largest.max(), np.ones_like(largest), positive)
+
+    def _of_rows(self, place: str) -> Rounding:
+        config = self._config
+        widths = {"narrow": config.feedforward_size, "output": config.heads * config.head_width}
+        # The activation before the output matrix is called "output" alone.
+        width = widths.get(place.rpartition(".")[2], 0) if "." in place else 0
+        ones = np.ones(width or config.hidden_size, np.float32)
+        return Rounding(1 / 127, ones, by_row=True)
+
+
+def by_row(config: TransformerConfig) -> bool:
+    """Return true if activations are rounded row by row: in models that were converted.
+
+    Some of their channels and tokens are hundreds of times as large as others, and what random
+    tokens show of them says little. So every row has a scale of its own, which takes a few more
+    passes over it.
+    """
+    return bool(config.extras)
 
 
 def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -> Rounding:
