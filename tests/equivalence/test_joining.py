@@ -57,7 +57,7 @@ def tiny(causal, positions):
         ("gpu", False, "sinusoidal"),
         ("gpu", True, "rotary"),
         ("int8", False, "sinusoidal"),
-        ("int8", True, "learned"),
+        ("int8", True, "rotary"),
     ],
     ids=lambda param: f"{param[0]}-{'causal' if param[1] else 'translation'}",
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,28 +89,27 @@ def serve(
 
     Example: multistride serve --model english-german --model chat=RUN/best --port 9000
     """
-    import os
+    run = _server()
+    size, names = group_size_or_auto(group_size), _named(model or [])
+    key = serving.api_key or os.environ.get("MULTISTRIDE_API_KEY") or None
+    if machine.threads is None:  # one core is left to answer while models compute
+        machine = machine.model_copy(update={"threads": max(1, (os.cpu_count() or 1) - 1)})
+    run.bound(serving.host, serving.port).close()  # before models take their time to load
+    models = {name: machine.load(path) for name, path in names.items()}
+    capacity = run.Capacity(serving.max_batch_tokens, serving.max_waiting)
+    served = run.opened(models, run.Defaults(size, decoding.mode), capacity)
+    run.serve(served, serving.host, serving.port, run.Limits(serving.max_body, api_key=key))
 
+
+def _server() -> Any:
+    """Return the module that serves. Raises `MissingExtraError` without the extra."""
     try:
-        from multistride.serve.app import Limits
-        from multistride.serve.scheduler import Capacity
-        from multistride.serve.served import Defaults, opened
-        from multistride.serve.server import bound
-        from multistride.serve.server import serve as run_server
+        from multistride.serve import server
     except ImportError as error:
         raise MissingExtraError(
             f"serve needs {error.name}, which is not installed: pip install 'multistride[serve]'"
         ) from error
-    size: int | Literal["auto"] = group_size_or_auto(group_size)
-    names = _named(model or [])
-    bound(serving.host, serving.port).close()  # before models take their time to load
-    if machine.threads is None:  # one core is left to answer while models compute
-        machine = machine.model_copy(update={"threads": max(1, (os.cpu_count() or 1) - 1)})
-    models = {name: machine.load(path) for name, path in names.items()}
-    capacity = Capacity(serving.max_batch_tokens, serving.max_waiting)
-    served = opened(models, Defaults(size, decoding.mode), capacity)
-    key = serving.api_key or os.environ.get("MULTISTRIDE_API_KEY") or None
-    run_server(served, serving.host, serving.port, Limits(serving.max_body, api_key=key))
+    return server
 
 
 def _named(models: list[str]) -> dict[str, Path | None]:

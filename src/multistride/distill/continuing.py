@@ -130,7 +130,7 @@ def continuer(config: DistillConfig, device: str) -> Continuer:
 
     Raises `DataError` for a bad model directory, `UsageError` for a chat without a template.
     """
-    generator = Generator.load(config.model, device)
+    generator = Generator.load(config.model, device, "eager")
     if config.precision == "bfloat16":
         generator.engine = EagerStepModel(generator.engine.model.to(torch.bfloat16))
     drawn = {"temperature": config.temperature, "seed": config.seed} if config.temperature else {}

@@ -123,7 +123,7 @@ def open_teacher(
     that was asked for cannot be had.
     """
     place = pick_device("cpu" if config.engine == "ctranslate2" else device)
-    translator = Translator.load(config.model, str(place))
+    translator = Translator.load(config.model, str(place), "eager")
     if config.engine == "eager":
         return _eager_teacher(config, translator)
     try:

@@ -78,10 +78,10 @@ def check_engine(name: str) -> None:
 
 
 def _int8(model: Transformer) -> Engine[Any]:
-    from multistride.engines.int8.engine import check_int8, quantise
+    from multistride.engines.int8.engine import check_int8, check_supported, quantise
 
     check_int8()
-    _check_plain(model, "int8")
+    check_supported(model.config)
     if model.target_embedding.weight.device.type != "cpu":
         raise UsageError(
             "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or "

@@ -15,12 +15,15 @@ import uvicorn
 
 from multistride.errors import UsageError, UserError
 from multistride.serve.app import Limits, application
-from multistride.serve.served import Served
+from multistride.serve.scheduler import Capacity
+from multistride.serve.served import Defaults, Served, opened
 
 try:
     import resource
 except ImportError:  # Windows has no limits of this kind
     resource = None  # type: ignore[assignment]
+
+__all__ = ["Capacity", "Defaults", "Limits", "bound", "opened", "serve"]
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from multistride.engines.int8.candidates import chosen_of_candidates
 from multistride.engines.int8.onnx_graph import END, Graph, Rows, quantised
-from multistride.engines.int8.output import chosen, padded, pickable_output, width
+from multistride.engines.int8.output import chosen, final_rows, padded, pickable_output, width
 from multistride.engines.int8.ranges import Rounding
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
@@ -26,7 +26,7 @@ LARGE = 16_384
 def chained_graph(model: Transformer, final: Rounding) -> ModelProto:
     """Map `hidden` uint8 [B, K, D] to `tokens` and `log_probabilities`, both [B, K]."""
     graph = Graph("chained")
-    rows = graph.known(final, graph.input("hidden", np.uint8, ["B", "K", model.config.hidden_size]))
+    rows = final_rows(graph, final, ["B", "K", model.config.hidden_size])
     output = pickable_output(model, final)
     return finished(graph, graph.product(rows, output.weight, output.bias), model)
 

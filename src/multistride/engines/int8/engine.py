@@ -16,13 +16,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from multistride.decode.loop import Loop, Writer
 from multistride.decode.plan import Plan
 from multistride.device import multiplies_int8
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
+from multistride.engines.int8.ranges import by_row
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -73,7 +74,8 @@ class Int8StepModel:
         self._config, self._weights = config, weights
         self._markov = None if markov is None else _in_8_bits(markov)
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
-        self._pool = Pool(Sizes(config.decoder_layers, config.heads, config.hidden_size))
+        sizes = config.decoder_layers, config.key_value_count, config.head_width
+        self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded=not by_row(config)))
 
     @property
     def config(self) -> TransformerConfig:
@@ -104,7 +106,7 @@ class Int8StepModel:
             return Int8Memory(self._pool, None, EncodedSource({}))
         real = (torch.arange(source.shape[1]) < lengths[:, None]).int().numpy()
         sizes, (rows, length) = self._pool.sizes, real.shape
-        shape = rows, sizes.heads, length, sizes.hidden // sizes.heads
+        shape = rows, sizes.heads, length, sizes.width
         encoded = {f"cross_{part}": np.empty(shape, np.float32) for part in sizes.parts}
         self._networks["encoder"].fill({"source": source.numpy(), "real": real}, encoded)
         return Int8Memory(self._pool, rows, EncodedSource({"real": real, **encoded}))
@@ -209,7 +211,7 @@ class Int8StepModel:
         return torch.from_numpy(tokens), torch.from_numpy(log_probabilities)
 
     def _picked_of(
-        self, hidden: UInt8[np.ndarray, "B N D"], chained: bool
+        self, hidden: Shaped[np.ndarray, "B N D"], chained: bool
     ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"]]:
         """The tokens of slots, alone or each by the one before."""
         rows = np.ascontiguousarray(hidden if chained else hidden.reshape(-1, hidden.shape[2]))
@@ -238,9 +240,48 @@ def _in_8_bits(head: MarkovHead) -> MarkovHead:
 
 
 def int8_graphs(model: Transformer) -> dict[str, GraphMaker]:
-    """Return what builds the graphs of a model, by name. Raises as `check_int8` does."""
+    """Return what builds the graphs of a model, by name.
+
+    Raises as `check_int8` does, and `UsageError` for a model that the engine does not support.
+    """
     check_int8()
+    check_supported(model.config)
     return graphs_of(model.eval())
+
+
+LARGEST = 2_000_000_000
+"""Most bytes of the weights of a graph, which a file of ONNX cannot exceed."""
+
+
+def check_supported(config: TransformerConfig) -> None:
+    """Raise `UsageError`, naming the reason, for a model that this engine cannot run."""
+    reason = None
+    if config.adapter is not None:
+        reason = f"adapters on mask slots (adapter.rank {config.adapter.rank})"
+    elif config.encoder_layers and config.key_value_count != config.heads:
+        reason = (
+            f"shared heads of keys beside an encoder (key_value_heads {config.key_value_heads})"
+        )
+    elif not config.decoder_layers:
+        reason = "a classifier without a decoder"
+    elif (size := _decoder_bytes(config)) > LARGEST:
+        reason = f"a decoder of {size / 1e9:.1f} GB (at most {LARGEST / 1e9:.0f})"
+    if reason is not None:
+        raise UsageError(
+            f"the engine int8 was asked for, but it has no place for {reason}: choose "
+            "--engine eager"
+        )
+
+
+def _decoder_bytes(config: TransformerConfig) -> int:
+    """Return about how many bytes the weights of the decoder graph take, embeddings included."""
+    queries = config.heads * config.head_width
+    keys = config.key_value_count * config.head_width
+    attention = config.hidden_size * 2 * (queries + keys)
+    widened = 3 if config.gated_feedforward else 2
+    layer = (2 if config.encoder_layers else 1) * attention
+    layer += widened * config.hidden_size * config.feedforward_size
+    return config.vocabulary_size * config.hidden_size + config.decoder_layers * layer
 
 
 OLDEST = (1, 25)

@@ -18,6 +18,7 @@ from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.engines.int8.engine import Int8StepModel, check_int8
 from multistride.engines.int8.memory import GraphMaker
+from multistride.engines.int8.ranges import by_row
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
@@ -66,6 +67,8 @@ def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
     directory = Path(directory)
     names = list(_manifest(directory)["files"])
     config = load_config(directory)
+    if not by_row(config) and "single.onnx" not in names:
+        raise DataError(f"{directory / INT8_MANIFEST} is damaged: export the model again")
     graphs = {
         Path(name).stem: partial(bytes, (directory / name).read_bytes())
         for name in names
@@ -81,7 +84,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = read_object(path)
         version, files = manifest["format"], dict(manifest["files"])
-        if version == FORMAT and not {CONFIG, "decoder.onnx", "single.onnx"} <= files.keys():
+        if version == FORMAT and not {CONFIG, "decoder.onnx"} <= files.keys():
             raise ValueError("no hashes")
     except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is missing or damaged: export the model again") from error

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
@@ -27,8 +27,9 @@ from multistride.engines.int8.memory import GraphMaker
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Rounding, Roundings
+from multistride.model.attention import SelfAttention
 from multistride.model.config import TransformerConfig
-from multistride.model.layers import FeedForward, PositionEmbedding, Residual
+from multistride.model.layers import FeedForward, Residual, RotaryPositions
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 Sublayer = Callable[[Graph, Rows, Rounding], str]
@@ -44,10 +45,11 @@ def graphs_of(model: Transformer) -> dict[str, GraphMaker]:
     final = roundings.normed(FINAL, alike=model.config.norm == "pre")
     makers: dict[str, Callable[[], ModelProto]] = {
         "decoder": partial(decoder_graph, model, roundings, final),
-        "single": partial(decoder_graph, model, roundings, final, single=True),
         "logits": partial(logits_graph, model, final),
         "greedy": partial(greedy_graph, model, final),
     }
+    if not roundings.by_row:
+        makers["single"] = partial(decoder_graph, model, roundings, final, single=True)
     if model.config.encoder_layers:
         makers["encoder"] = partial(encoder_graph, model, roundings)
     if model.markov is not None:
@@ -71,35 +73,44 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
     source = graph.input("source", np.int64, ["B", "S"])
     real = graph.input("real", np.int32, ["B", "S"])
     table = model.target_embedding if config.tie_embeddings else model.source_embedding
-    tokens = graph.embedding(source, table.weight, math.sqrt(config.hidden_size))
+    hidden = graph.embedding(source, table.weight, model.scale)
     length = graph.add(
         "Gather", graph.add("Shape", source), graph.constant(np.array(1, np.int64)), axis=0
     )
     zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-    hidden = graph.add(
-        "Add", tokens, graph.table(graph.add("Range", zero, length, one), _positions(model))
-    )
+    places, rotation = graph.add("Range", zero, length, one), None
+    if isinstance(model.position, RotaryPositions):
+        every = graph.add("Expand", places, graph.add("Shape", source))
+        rotation = _Rotation(graph, model.position, every)
+    else:
+        positions = (model.source_position or model.position).table
+        hidden = graph.add("Add", hidden, graph.table(places, positions))
+    hidden = graph.norm(hidden, model.source_embedding_norm, _ones(config))
     attention = Attention(graph, config, alone=hidden)
     for index, layer in enumerate(model.encoder):
         assert isinstance(layer, EncoderLayer)
         name = f"encoder.{index}"
         around = _SelfAttention(attention, layer, roundings.other(f"{name}.attention.output"))
-        around.real = real
+        around.real, around.rotation = real, rotation
         hidden = _residual(
             graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", around
         )
         hidden = _widened(graph, hidden, layer, roundings, name)
-    places = [f"decoder.{index}.cross.key_value" for index in range(config.decoder_layers)]
-    rounding = roundings.normed(*places, alike=config.norm == "pre")
+    readers = [f"decoder.{index}.cross.key_value" for index in range(config.decoder_layers)]
+    rounding = roundings.normed(*readers, alike=config.norm == "pre")
     rows = graph.rounded(graph.norm(hidden, model.encoder_norm, rounding.shrink), rounding)
-    shape = ("B", config.heads, "S", config.hidden_size // config.heads)
+    shape = ("B", config.key_value_count, "S", config.head_width)
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
-        shift = far(roundings.grid(f"decoder.{index}.cross").key)
-        shifts = np.repeat(np.array([shift, 0], np.float32), config.hidden_size)
-        both = graph.product(rows, *_scaled(layer.cross.key_value, rounding, 1, shifts))
-        key, value = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
-        key = graph.add("Sub", key, graph.constant(np.array(shift, np.float32)))
+        if roundings.by_row:
+            both = graph.linear(rows, layer.cross.key_value, rounding)
+            key, value = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
+        else:
+            shift = far(roundings.grid(f"decoder.{index}.cross").key)
+            shifts = np.repeat(np.array([shift, 0], np.float32), config.hidden_size)
+            both = graph.product(rows, *_scaled(layer.cross.key_value, rounding, 1, shifts))
+            key, value = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
+            key = graph.add("Sub", key, graph.constant(np.array(shift, np.float32)))
         for kind, part in (("key", key), ("value", value)):
             graph.output(f"cross_{kind}{index}", attention.heads(graph, part), np.float32, shape)
     return graph.model()
@@ -108,9 +119,10 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
 def decoder_graph(
     model: Transformer, roundings: Roundings, final: Rounding, *, single: bool = False
 ) -> ModelProto:
-    """Compute one step: N new slots, cached from index `start` on, to `hidden` uint8 [B, N, D].
+    """Compute one step: N new slots, cached from index `start` on, to `hidden` [B, N, D].
 
-    N is 1 in a `single` graph and at least 2 in any other. Inputs: `token`, `position`, `reach`
+    It is uint8, or float32 where rows are rounded one by one. Then one graph serves any N; else N
+    is 1 in a `single` graph and at least 2 in the other. Inputs: `token`, `position`, `reach`
     int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1, N, C], added to the attention
     scores; with an encoder `real` int32 [B, S] and the outputs of the encoder, `cross_key0` ...;
     `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs `new_key0`, `new_value0` ... are the
@@ -124,26 +136,34 @@ def decoder_graph(
     start = graph.input("start", np.int64, ["B"])
     bias = graph.input("bias", np.float32, ["A", 1, slots, "C"])
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
-    hidden = graph.embedding(token, model.target_embedding.weight, math.sqrt(config.hidden_size))
-    hidden = graph.add("Add", hidden, graph.table(position, _positions(model)))
+    hidden, rotation = graph.embedding(token, model.target_embedding.weight, model.scale), None
+    if isinstance(model.position, RotaryPositions):
+        rotation = _Rotation(graph, model.position, position)
+        hidden = graph.add("Add", hidden, _further_starts(graph, model.position, position, reach))
+    else:
+        hidden = graph.add("Add", hidden, graph.table(position, model.position.table))
     beyond_one = model.reach.beyond_one.weight
     reaches = torch.cat([torch.zeros_like(beyond_one[:1]), beyond_one])
     hidden = graph.add("Add", hidden, graph.table(reach, reaches))
-    attention = SingleAttention(graph, config, real) if single else Attention(graph, config)
-    shape = ("B", config.heads, "C", config.hidden_size // config.heads)
+    hidden = graph.norm(hidden, model.target_embedding_norm, _ones(config))
+    alone = hidden if roundings.by_row else ""
+    attention = SingleAttention(graph, config, real) if single else Attention(graph, config, alone)
+    bias = attention.of_heads(graph, bias)
+    shape = ("B", config.key_value_count, "C", config.head_width)
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
         name = f"decoder.{index}"
         around = _SelfAttention(attention, layer, roundings.other(f"{name}.attention.output"))
         caches = [graph.input(f"{kind}{index}", np.float32, shape) for kind in ("key", "value")]
         around.bias, around.start, around.caches = bias, start, caches
+        around.rotation = rotation
         hidden = _residual(
             graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", around
         )
         for kind, written in zip(("key", "value"), around.written, strict=True):
             graph.output(f"new_{kind}{index}", written, np.float32, shape)
         if config.encoder_layers:
-            of_source = ("B", config.heads, "S", config.hidden_size // config.heads)
+            of_source = ("B", config.key_value_count, "S", config.head_width)
             source = [
                 graph.input(f"cross_{kind}{index}", np.float32, of_source)
                 for kind in ("key", "value")
@@ -151,20 +171,51 @@ def decoder_graph(
             cross = _CrossAttention(
                 attention, layer, source, real, roundings.other(f"{name}.cross.output")
             )
-            cross.grid = roundings.grid(f"{name}.cross").query
+            if not roundings.by_row:
+                cross.grid = roundings.grid(f"{name}.cross").query
             hidden = _residual(
                 graph, hidden, layer.around_cross, roundings, f"{name}.cross.query", cross
             )
         hidden = _widened(graph, hidden, layer, roundings, name)
-    rows = graph.rounded(graph.norm(hidden, model.decoder_norm, final.shrink), final)
-    graph.output("hidden", rows.integers, np.uint8, ["B", slots, config.hidden_size])
+    hidden = graph.norm(hidden, model.decoder_norm, final.shrink)
+    every = ["B", slots, config.hidden_size]
+    if roundings.by_row:
+        graph.output("hidden", hidden, np.float32, every)
+    else:
+        graph.output("hidden", graph.rounded(hidden, final).integers, np.uint8, every)
     return graph.model()
 
 
-def _positions(model: Transformer) -> Tensor:
-    """Return the position vectors, which this engine adds to the embeddings."""
-    assert isinstance(model.position, PositionEmbedding)
-    return model.position.table
+def _ones(config: TransformerConfig) -> NDArray[np.float32]:
+    """Return the divisor of an activation that no linear layer reads."""
+    return np.ones(config.hidden_size, np.float32)
+
+
+def _further_starts(graph: Graph, positions: RotaryPositions, position: str, reach: str) -> str:
+    """Return what is added to the embeddings of start symbols before the first."""
+    one, zero = (graph.constant(np.array(value, np.int64)) for value in (1, 0))
+    back = graph.add("Sub", graph.add("Sub", reach, position), one)
+    return graph.table(graph.add("Max", back, zero), positions.further_start.weight)
+
+
+class _Rotation:
+    """Rotations of queries and keys by the `position` [B, N] of their slots, computed once."""
+
+    def __init__(self, graph: Graph, positions: RotaryPositions, position: str) -> None:
+        before = graph.add("Sub", position, graph.constant(np.array(1, np.int64)))
+        rows = graph.shaped(graph.add("Cast", before, to=TensorProto.FLOAT), -1, 1)
+        angles = graph.add("Mul", rows, graph.constant(floats(positions.frequency)[None]))
+        self._parts = [graph.add(name, angles) for name in ("Cos", "Sin")]
+        # The tables have one row for each slot, whose number stands for its position.
+        shape = graph.add("Shape", position)
+        count = graph.add("ReduceProd", shape, keepdims=0)
+        zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
+        self._row = graph.add("Reshape", graph.add("Range", zero, count, one), shape)
+
+    def __call__(self, graph: Graph, rows: str, heads: int) -> str:
+        """Return rows [B, N, H E], each of their heads rotated."""
+        parts = rows, self._row, *self._parts
+        return graph.add("RotaryEmbedding", *parts, domain="com.microsoft", num_heads=heads)
 
 
 class Attention:
@@ -186,18 +237,48 @@ class Attention:
             self._wide = graph.add("Max", graph.add("Shape", alone), two)
             self._count = graph.add("Shape", alone, start=1, end=2)
 
+    @property
+    def _shared(self) -> int:
+        """The number of queries that each head of keys and values serves."""
+        return self._config.heads // self._config.key_value_count
+
+    def of_heads(self, graph: Graph, bias: str) -> str:
+        """Return the bias [A, 1, N, C] as queries need it: repeated where a row of theirs is."""
+        if self._shared == 1 and not self._wide:
+            return bias
+        if self._shared == 1:
+            one = graph.constant(np.array([1]))
+            count = graph.part(self._wide, 1, 2, axis=0)
+            return graph.add("Expand", bias, graph.add("Concat", one, one, count, one, axis=0))
+        wide = graph.add("Unsqueeze", bias, graph.constant(np.array([3])))
+        every = graph.add("Expand", wide, graph.constant(np.array([1, 1, 1, self._shared, 1])))
+        room = graph.add("Shape", bias, start=3)
+        front = graph.constant(np.array([0, 1, -1]))
+        return graph.add("Reshape", every, graph.add("Concat", front, room, axis=0))
+
     def heads(self, graph: Graph, rows: str) -> str:
-        """Return rows [B, N, D] as [B, H, N, E]."""
-        split = graph.shaped(rows, 0, 0, self._config.heads, self._config.head_width)
+        """Return keys or values [B, N, G E] as [B, G, N, E]."""
+        split = graph.shaped(rows, 0, 0, self._config.key_value_count, self._config.head_width)
         return graph.add("Transpose", split, perm=[0, 2, 1, 3])
 
     def among(
         self, graph: Graph, query: str, pair: Sequence[str], inner: Rounding, masks: Masks
     ) -> Rows:
         """Attend to other rows; `pair` is keys and values, [B, C, D] or [B, H, C, E]."""
+        if self._shared > 1:  # several rows, whatever N is
+            query = graph.shaped(
+                query, 0, -1, self._config.key_value_count * self._config.head_width
+            )
+            attended = self._attended(graph, query, pair, masks)
+            together = graph.shaped(attended, 0, -1, self._config.heads * self._config.head_width)
+            return graph.rounded(together, inner)
         if self._wide:
             query = graph.add("Expand", query, self._wide)
-        rows = graph.rounded(self._attended(graph, query, pair, masks), inner)
+        attended = self._attended(graph, query, pair, masks)
+        if self._wide and inner.by_row:
+            first, axis = graph.constant(np.array([0])), graph.constant(np.array([1]))
+            return graph.rounded(graph.add("Slice", attended, first, self._count, axis), inner)
+        rows = graph.rounded(attended, inner)
         if not self._wide:
             return rows
         first, axis = graph.constant(np.array([0])), graph.constant(np.array([1]))
@@ -235,7 +316,7 @@ class Attention:
             masks.real,
             masks.bias,
             domain="com.microsoft",
-            num_heads=self._config.heads,
+            num_heads=self._config.key_value_count,
             mask_filter_value=LOWEST,
             scale=scale,
         )
@@ -341,10 +422,14 @@ class _SelfAttention:
         self.real = self.bias = self.start = ""
         self.caches: list[str] = []
         self.written: list[str] = []
+        self.rotation: _Rotation | None = None
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
-        mixed = graph.linear(rows, self._layer.input, rounding)
-        query, *parts = graph.many("Split", mixed, outputs=3, axis=-1, num_outputs=3)
+        if rounding.by_row:
+            query, *parts = self._of_any_layout(graph, rows, rounding)
+        else:
+            mixed = graph.linear(rows, self._layer.input, rounding)
+            query, *parts = graph.many("Split", mixed, outputs=3, axis=-1, num_outputs=3)
         if self.caches:
             news = [self._attention.heads(graph, part) for part in parts]
             pairs = zip(self.caches, news, strict=True)
@@ -354,7 +439,64 @@ class _SelfAttention:
             self.written = parts
         masks = Masks(self.real, self.bias)
         attended = self._attention.among(graph, query, parts, self._inner, masks)
-        return graph.linear(attended, self._layer.output, self._inner)
+        if not rounding.by_row:
+            return graph.linear(attended, self._layer.output, self._inner)
+        return graph.linear(
+            attended, _output_by_group(self._layer.output, *self._heads), self._inner
+        )
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        """The number of heads of keys and values, and the width of a head."""
+        width = self._layer.width
+        return self._layer.sizes[1] // width, width
+
+    def _of_any_layout(self, graph: Graph, rows: Rows, rounding: Rounding) -> list[str]:
+        """Return queries, keys and values: normalised and rotated, where the model does so.
+
+        Query heads are ordered so that those of all groups of keys follow each other.
+        """
+        layer, (groups, width) = self._layer, self._heads
+        mixed = graph.linear(rows, _input_by_group(layer, groups), rounding)
+        sizes = graph.constant(np.array(layer.sizes))
+        parts = graph.many("Split", mixed, sizes, outputs=3, axis=-1)
+        for index, norm in enumerate((layer.query_norm, layer.key_norm)):
+            if norm is not None:
+                heads = graph.shaped(parts[index], 0, 0, -1, width)
+                normed = graph.norm(heads, norm, np.ones(width, np.float32))
+                parts[index] = graph.shaped(normed, 0, 0, layer.sizes[index])
+            if self.rotation is not None:
+                count = layer.sizes[index] // width
+                parts[index] = self.rotation(graph, parts[index], count)
+        return parts
+
+
+def _input_by_group(layer: SelfAttention, groups: int) -> nn.Linear:
+    """Return the input layer with the query heads of one kind after each other.
+
+    The heads h r + 0, h r + 1 ... of queries read the head h of keys and values. Here those with
+    the same remainder stand together, in the order of the keys they read.
+    """
+    weight, bias = layer.input.weight, layer.input.bias
+    order = torch.arange(sum(layer.sizes))
+    queries = order[: layer.sizes[0]].view(groups, -1, layer.width)
+    order = torch.cat([queries.transpose(0, 1).flatten(), order[layer.sizes[0] :]])
+    return _linear(weight[order], None if bias is None else bias[order])
+
+
+def _output_by_group(layer: nn.Linear, groups: int, width: int) -> nn.Linear:
+    """Return the output layer that reads heads in the order of `_input_by_group`."""
+    order = torch.arange(layer.in_features).view(groups, -1, width).transpose(0, 1).flatten()
+    return _linear(layer.weight[:, order], layer.bias)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a layer of these weights."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
 
 
 class _CrossAttention:
@@ -373,6 +515,11 @@ class _CrossAttention:
         self.grid = 1.0
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
+        if rounding.by_row:
+            query = graph.linear(rows, self._layer.query, rounding)
+            masks = Masks(real=self._real)
+            attended = self._attention.among(graph, query, self._source, self._inner, masks)
+            return graph.linear(attended, self._layer.output, self._inner)
         root = 1 / math.sqrt(self._layer.width)
         shift = np.array(far(self.grid), np.float32)
         query = graph.product(rows, *_scaled(self._layer.query, rounding, root, shift))
@@ -389,14 +536,37 @@ class _FeedForward:
 
     def __init__(self, layer: FeedForward, roundings: Roundings, place: str) -> None:
         self._layer = layer
-        self._cuts = isinstance(layer.activation, nn.ReLU)
+        self._cuts = isinstance(layer.activation, nn.ReLU) and not roundings.by_row
         self._inner = roundings.other(place, positive=self._cuts)
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
-        wide = graph.linear(rows, self._layer.widen, rounding)
-        if not self._cuts:
-            wide = graph.add("Gelu", wide, domain="com.microsoft")
+        layer = self._layer
+        if layer.gate is not None:
+            both = graph.linear(rows, _side_by_side(layer.gate, layer.widen), rounding)
+            gate, wide = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
+            wide = graph.add("Mul", _activated(graph, gate, layer.activation), wide)
+        else:
+            wide = graph.linear(rows, layer.widen, rounding)
+            if not self._cuts:
+                wide = _activated(graph, wide, layer.activation)
         return graph.linear(graph.rounded(wide, self._inner), self._layer.narrow, self._inner)
+
+
+def _side_by_side(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """Return one layer with the outputs of both, one after the other."""
+    bias = None if first.bias is None else torch.cat([first.bias, second.bias])
+    return _linear(torch.cat([first.weight, second.weight]), bias)
+
+
+def _activated(graph: Graph, rows: str, activation: nn.Module) -> str:
+    """Apply the nonlinearity of a feed-forward layer."""
+    if isinstance(activation, nn.ReLU):
+        return graph.add("Relu", rows)
+    if isinstance(activation, nn.SiLU):
+        return graph.add("QuickGelu", rows, domain="com.microsoft", alpha=1.0)
+    assert isinstance(activation, nn.GELU)
+    kind = "FastGelu" if activation.approximate == "tanh" else "Gelu"
+    return graph.add(kind, rows, domain="com.microsoft")
 
 
 def _widened(

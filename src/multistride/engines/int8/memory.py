@@ -112,8 +112,9 @@ class Networks:
         return self._open[name]
 
     def decoder(self, new: int) -> Network:
-        """Return the graph for steps of `new` slots."""
-        return self["single" if new == 1 else "decoder"]
+        """Return the graph for steps of `new` slots; not all models have one of a single slot."""
+        single = new == 1 and ("single" in self._graphs or "single" in self._open)
+        return self["single" if single else "decoder"]
 
 
 class Sizes(NamedTuple):
@@ -121,7 +122,11 @@ class Sizes(NamedTuple):
 
     layers: int
     heads: int
+    """Heads of keys and values."""
+    width: int
     hidden: int
+    rounded: bool = True
+    """True if hidden states are in 8 bits when they leave the decoder."""
 
     @property
     def parts(self) -> list[str]:
@@ -196,7 +201,7 @@ class Buffers:
 
     def __init__(self, sizes: Sizes, rows: int, room: int) -> None:
         self.sizes, self.rows, self.room = sizes, rows, room
-        shape = rows, sizes.heads, room, sizes.hidden // sizes.heads
+        shape = rows, sizes.heads, room, sizes.width
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
         self._steps: dict[tuple[int, int], Step] = {}
 
@@ -219,7 +224,8 @@ class Step:
         self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
         self.start = np.zeros(rows, np.int64)
         self.bias = np.zeros((1, 1, new, room), np.float32)
-        self.hidden: Array = np.zeros((rows, new, sizes.hidden), np.uint8)
+        kind = np.uint8 if sizes.rounded else np.float32
+        self.hidden: Array = np.zeros((rows, new, sizes.hidden), kind)
         self._picked: dict[bool, Picked] = {}
         read = {
             name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")

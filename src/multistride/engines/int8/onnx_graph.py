@@ -24,9 +24,6 @@ from torch import Tensor, nn
 
 from multistride.engines.int8.ranges import Rounding
 
-NORM_EPSILON = 1e-5
-"""PyTorch's default for `nn.LayerNorm`, which all of our layers use."""
-
 END = int(np.iinfo(np.int64).max)
 """The end of a dimension, for `Graph.part`."""
 
@@ -41,11 +38,15 @@ class Quantised(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """An activation in 8 bits: the names of its integers, their step and their zero point."""
+    """An activation in 8 bits: the names of its integers, their step and their zero point.
+
+    `scale` names what each row was divided by before, if rows are rounded one by one.
+    """
 
     integers: str
     step: str
     zero: str
+    scale: str = ""
 
 
 def quantised(
@@ -163,6 +164,10 @@ class Graph:
     def rounded(self, rows: str, rounding: Rounding) -> Rows:
         """Round rows to 8 bits; they are already divided by `rounding.shrink`."""
         known = self.known(rounding)
+        if rounding.by_row:
+            tiny = self.constant(np.array(1e-12, np.float32))  # a row of zeros stays one
+            scale = self.add("Max", self.largest(self.add("Abs", rows)), tiny)
+            known, rows = known._replace(scale=scale), self.add("Div", rows, scale)
         return known._replace(integers=self.add("QuantizeLinear", rows, known.step, known.zero))
 
     def known(self, rounding: Rounding, integers: str = "") -> Rows:
@@ -181,20 +186,29 @@ class Graph:
             self.constant(weight.scale),
             rows.zero,
         ]
-        if bias is not None:
+        if bias is not None and not rows.scale:
             parts += ["", self.constant(bias)]
-        return self.add("MatMulIntegerToFloat", *parts, domain="com.microsoft")
+        product = self.add("MatMulIntegerToFloat", *parts, domain="com.microsoft")
+        if not rows.scale:
+            return product
+        scaled = self.add("Mul", product, rows.scale)
+        return scaled if bias is None else self.add("Add", scaled, self.constant(bias))
 
     def linear(self, rows: Rows, layer: nn.Linear, rounding: Rounding) -> str:
         """Apply a linear layer to rows that were rounded by `rounding`."""
-        return self.product(rows, quantised(layer.weight, rounding.shrink), floats(layer.bias))
+        bias = None if layer.bias is None else floats(layer.bias)
+        return self.product(rows, quantised(layer.weight, rounding.shrink), bias)
 
     def norm(self, rows: str, layer: nn.Module, shrink: Float[np.ndarray, "D"]) -> str:
-        """Apply layer normalisation, divided by `shrink`; nothing where the model has none."""
+        """Apply a normalisation, divided by `shrink`; nothing where the model has none."""
+        if isinstance(layer, nn.RMSNorm):
+            weight = self.constant(floats(layer.weight) / shrink)
+            epsilon = layer.eps
+            return self.add("SimplifiedLayerNormalization", rows, weight, axis=-1, epsilon=epsilon)
         if not isinstance(layer, nn.LayerNorm):
             return rows
         parts = [self.constant(floats(each) / shrink) for each in (layer.weight, layer.bias)]
-        return self.add("LayerNormalization", rows, *parts, axis=-1, epsilon=NORM_EPSILON)
+        return self.add("LayerNormalization", rows, *parts, axis=-1, epsilon=layer.eps)
 
     def embedding(self, places: str, table: Float[Tensor, "V D"], factor: float = 1.0) -> str:
         """Return rows of a table, stored in 8 bits with a scale for each row, times `factor`."""

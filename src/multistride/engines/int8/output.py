@@ -8,6 +8,7 @@ Shapes: R rows, D hidden size, V vocabulary, W the same up to whole blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from onnx import ModelProto
 from torch import Tensor
 
-from multistride.engines.int8.onnx_graph import Graph, Quantised, quantised
+from multistride.engines.int8.onnx_graph import Graph, Quantised, Rows, floats, quantised
 from multistride.engines.int8.ranges import Rounding
 from multistride.model.transformer import Transformer
 
@@ -30,11 +31,12 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 def logits_graph(model: Transformer, final: Rounding) -> ModelProto:
-    """Map `hidden` uint8 [R, D] to `logits` float32 [R, V]."""
+    """Map `hidden` [R, D] to `logits` float32 [R, V]."""
     config = model.config
     graph = Graph("logits")
-    rows = graph.known(final, graph.input("hidden", np.uint8, ["R", config.hidden_size]))
-    logits = graph.product(rows, quantised(_output(model), final.shrink))
+    rows = final_rows(graph, final, ["R", config.hidden_size])
+    bias = None if model.output_bias is None else floats(model.output_bias)
+    logits = graph.product(rows, quantised(_output(model), final.shrink), bias)
     graph.output("logits", logits, np.float32, ["R", config.vocabulary_size])
     return graph.model()
 
@@ -48,7 +50,7 @@ def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
     wins.
     """
     graph = Graph("greedy")
-    rows = graph.known(final, graph.input("hidden", np.uint8, ["R", model.config.hidden_size]))
+    rows = final_rows(graph, final, ["R", model.config.hidden_size])
     output = pickable_output(model, final)
     parts = [output.part(first, first + CHUNK) for first in range(0, len(output.bias), CHUNK)]
     logits = [graph.product(rows, part.weight, part.bias) for part in parts]
@@ -59,6 +61,16 @@ def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
     graph.output("tokens", graph.add("Squeeze", token, last), np.int64, ["R"])
     graph.output("log_probabilities", graph.add("Squeeze", certain, last), np.float32, ["R"])
     return graph.model()
+
+
+def final_rows(graph: Graph, final: Rounding, shape: Sequence[str | int]) -> Rows:
+    """Declare the hidden states as the input of a graph; return them in 8 bits.
+
+    They are that already, as the decoder graph writes them, unless rows are rounded one by one.
+    """
+    if final.by_row:
+        return graph.rounded(graph.input("hidden", np.float32, shape), final)
+    return graph.known(final, graph.input("hidden", np.uint8, shape))
 
 
 def chosen(graph: Graph, logits: str) -> tuple[str, str]:
@@ -93,6 +105,8 @@ def pickable_output(model: Transformer, final: Rounding) -> PickableOutput:
     """Return the output matrix for picking tokens: [D, W] in 8 bits."""
     weight = quantised(_output(model), final.shrink)
     bias = np.zeros(width(model), np.float32)
+    if model.output_bias is not None:
+        bias[: len(weight.scale)] = floats(model.output_bias)
     bias[len(weight.scale) :] = LOWEST
     bias[list(model.config.unpicked)] = LOWEST
     return PickableOutput(padded(weight), bias)

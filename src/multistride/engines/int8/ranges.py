@@ -55,6 +55,8 @@ class Rounding(NamedTuple):
     step: float
     shrink: Float[np.ndarray, "D"]
     lowest: int = -128
+    by_row: bool = False
+    """Each row is first divided by its largest entry, which multiplies the product again."""
 
 
 class Grid(NamedTuple):
@@ -80,6 +82,7 @@ class Roundings:
     def __init__(self, model: Transformer) -> None:
         """Measure ranges on random sentences; `model` must be in evaluation mode."""
         self._config = model.config
+        self.by_row = by_row(model.config)
         self._largest, self._lengths = observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
@@ -91,6 +94,8 @@ class Roundings:
         shrink = (
             np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
         )
+        if self.by_row:
+            return Rounding(1 / 127, shrink.astype(np.float32), by_row=True)
         return _rounding(ROOM_NORMED * (largest / shrink).max(), shrink)
 
     def grid(self, place: str) -> Grid:
@@ -103,8 +108,21 @@ class Roundings:
 
         One that is never negative (`positive`) uses the whole range.
         """
+        if self.by_row:
+            ones = np.ones_like(self._largest[place])
+            return Rounding(1 / 127, ones, by_row=True)
         largest = self._largest[place]
         return _rounding(ROOM * largest.max(), np.ones_like(largest), positive)
+
+
+def by_row(config: TransformerConfig) -> bool:
+    """Return true if activations are rounded row by row: in models that were converted.
+
+    Some of their channels and tokens are hundreds of times as large as others, and what random
+    tokens show of them says little. So every row has a scale of its own, which takes a few more
+    passes over it.
+    """
+    return bool(config.extras)
 
 
 def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -> Rounding:

@@ -106,7 +106,7 @@ class Contenders:
 
         Raises `DataError` if it cannot read the sentences.
         """
-        other = Translator.load(path, "cpu")
+        other = Translator.load(path, "cpu", "eager")
         sources = _tokens(other, self._texts, path)
         setup = self._setup.model_copy(update={"model": path, "sources": sources, "engine": engine})
         worker = self._opened("own", setup)

@@ -76,7 +76,7 @@ def bench(request: BenchRequest) -> Result:
     opened; all of it before anything is measured.
     """
     _check(request)
-    translator = Translator.load(request.model, "cpu")
+    translator = Translator.load(request.model, "cpu", "eager")
     ways = [way.checked(translator.config) for way in settled(request.ways, every_mode=True)]
     test_set = read_test_set(translator, request.source, request.reference, None)
     chosen = _chosen(request, test_set)

@@ -1,0 +1,80 @@
+"""What 8 bits cost a causal model: its perplexity on a text, by the int8 engine and by eager.
+
+    python benchmarks/perplexity.py MODEL TEXT [--windows 8] [--width 256] [--output FILE]
+
+The text is cut into windows of `width` tokens, which are read from their beginning in one pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from pathlib import Path
+
+import torch
+
+from multistride.cli.console import log_to_stderr
+from multistride.decode.step import StepModel
+from multistride.device import cpu_name
+from multistride.engines.eager import EagerStepModel
+from multistride.engines.int8.engine import quantise
+from multistride.files import sha256, write_json
+from multistride.groups import Slots
+from multistride.model.weights import load_model, weights_digest
+from multistride.version import __version__
+
+logger = logging.getLogger("multistride.benchmarks")
+
+
+def read(engine: StepModel, tokens: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """The mean loss per token of windows [B, W], and the most probable token everywhere."""
+    losses, best = [], []
+    for window in tokens:
+        row = window[None]
+        position = torch.arange(1, row.shape[1] + 1)[None]
+        slots = Slots(row, position, torch.ones_like(row), position.clone())
+        logits = engine.step(slots, engine.start(None, None))[0].float()
+        known = logits.log_softmax(-1)[:-1].gather(1, row[0, 1:, None])
+        losses.append(-float(known.mean()))
+        best.append(logits.argmax(-1))
+    return sum(losses) / len(losses), torch.cat(best)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    log_to_stderr()
+    model, vocabulary = load_model(given.model)
+    [tokens] = vocabulary.encode_source([given.text.read_text(encoding="utf-8")])
+    wanted = given.windows * given.width
+    windows = torch.tensor(tokens[:wanted]).view(-1, given.width)
+    (eager, expected), (rounded, found) = (
+        read(engine, windows) for engine in (EagerStepModel(model), quantise(model))
+    )
+    result = {
+        "model_sha256": weights_digest(given.model),
+        "text_sha256": sha256(given.text),
+        "windows": given.windows,
+        "width": given.width,
+        "perplexity": {"eager": round(math.exp(eager), 3), "int8": round(math.exp(rounded), 3)},
+        "rise_percent": round(100 * (math.exp(rounded - eager) - 1), 2),
+        "same_most_probable_token": round(float((expected == found).float().mean()), 4),
+        "cpu": cpu_name(),
+        "multistride": __version__,
+    }
+    logger.info(str(result))
+    if given.output:
+        write_json(given.output, result)
+
+
+if __name__ == "__main__":
+    main()
