@@ -115,7 +115,7 @@ def card(model: Transformer, results: Path, provenance: dict[str, Any]) -> str:
         read_result(results / f"{name}.json") for name in ("tatoeba", "suttacentral")
     )
     exact = {
-        name: read_result(results / f"{name}-exact.json").results[-1]
+        name: read_result(results / f"{name}-exact.json").rows[-1]
         for name in ("tatoeba", "suttacentral")
     }
     training = provenance["config"]["training"]
