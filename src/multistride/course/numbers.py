@@ -125,6 +125,9 @@ def _entry(found: Any, chosen: str) -> Any:
         return found[chosen]
     if chosen.lstrip("-").isdigit():
         return found[int(chosen)]
+    named = [entry for entry in found if entry.get("name") == chosen]
+    if named:
+        return named[0]
     facts = (
         dict(fact.split("=", 1) for fact in chosen.split(","))
         if "=" in chosen
