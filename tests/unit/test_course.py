@@ -108,3 +108,15 @@ def test_an_experiment_runs_from_the_command_line(tmp_path):
     tree = json.loads((tmp_path / "steps.json").read_text())
     assert tree["rows"]
     assert {"command", "commit", "machine", "seed"} <= set(tree)
+
+
+def test_chapters_without_results_are_left_out_unless_they_were_asked_for(
+    recorded, tmp_path, caplog
+):
+    """A build that fails because of three chapters, or that says nothing of them."""
+    place = build(tmp_path / "site", results(recorded), "en")
+    assert (place / "08-applications.html").is_file()
+    assert not (place / "05-strategy.html").exists()
+    assert "chapter 05-strategy is left out: the result policies.json" in caplog.text
+    with pytest.raises(DataError, match=r"policies\.json"):
+        build(tmp_path / "site", results(recorded), "en", ("5",))

@@ -21,6 +21,10 @@ PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 _PART = re.compile(r"\.?([A-Za-z_][\w-]*)|\[([^\]]+)\]")
 
 
+class MissingResult(DataError):
+    """No such result was recorded."""
+
+
 @dataclass
 class Results:
     """Result files: experiments of the course first, then what the project recorded."""
@@ -41,7 +45,7 @@ class Results:
         for path in (own, other):
             if path.is_file():
                 return path
-        raise DataError(
+        raise MissingResult(
             f"the result {name}.json is neither in {self.experiments} nor in {self.recorded}: give "
             "the directory of results with --results, or make it with multistride course run"
         )

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import yaml
 
 from multistride.course.figures import DRAWINGS, chinese_font
-from multistride.course.numbers import PLACEHOLDER, Results
+from multistride.course.numbers import PLACEHOLDER, MissingResult, Results
 from multistride.errors import DataError, MissingExtraError, UsageError
 from multistride.files import replacing_file
 from multistride.report.drawing import check_drawing, drawing, svg_text
@@ -72,21 +72,32 @@ def build(
 ) -> Path:
     """Write the course in one language to OUTPUT/LANGUAGE, as HTML and as Markdown.
 
-    Nothing is replaced unless everything can be written. Raises `DataError` for results that are
-    missing or of another version, `MissingExtraError` without matplotlib or a Chinese font.
+    `only` names chapters, by name or number; without it, chapters whose results are missing are
+    left out with a warning. Nothing is replaced unless everything can be written. Raises `DataError`
+    for results that are missing or of another version, `MissingExtraError` without matplotlib or a Chinese font.
     """
     check_drawing()
     font = chinese_font() if language == "zh" else "DejaVu Sans"
     chapters, shared = course()
-    chosen = [chapter for chapter in chapters if not only or chapter.name in only]
-    if not chosen:
-        raise UsageError(
-            f"chapter {only[0]} was asked for; there are {', '.join(c.name for c in chapters)}: "
-            "choose one"
-        )
+    asked = tuple(f"{int(name):02}" if name.isdecimal() else name for name in only)
+    for name in asked:
+        if not any(name in (chapter.name, chapter.name[:2]) for chapter in chapters):
+            raise UsageError(
+                f"chapter {name} was asked for; there are {', '.join(c.name for c in chapters)}: "
+                "choose one"
+            )
+    chosen = [c for c in chapters if not asked or c.name in asked or c.name[:2] in asked]
     words = {key: said[language] for key, said in shared["words"].items()}
     builder = _Builder(results, language, words, shared, font)
-    pages = {chapter.name: builder.page(chapter) for chapter in chosen}
+    pages: dict[str, str] = {}
+    for chapter in chosen:
+        try:
+            pages[chapter.name] = builder.page(chapter)
+        except MissingResult as error:
+            if only:
+                raise
+            logger.warning(f"chapter {chapter.name} is left out: {error}")
+    chosen = [chapter for chapter in chosen if chapter.name in pages]
     built = {f"{name}.md": text for name, text in pages.items()}
     for chapter in chosen:
         built[f"{chapter.name}.html"] = builder.html(chapter, pages[chapter.name], chosen)
