@@ -230,7 +230,7 @@ def mask(figure: Any, results: Results, words: Words) -> None:
         slots, _ = teacher_forced(target, lengths, equal_sizes(lengths, size), -1)
         seen = visibility(slots.group, slots.group)[0]
         axes = figure.add_subplot(1, 3, index + 1)
-        axes.imshow(~seen, cmap="gray", vmin=-0.35, vmax=1.05)
+        axes.imshow((~seen).numpy(), cmap="gray", vmin=-0.35, vmax=1.05)
         names = ["S" if token < 0 else f"y{token}" for token in slots.token[0].tolist()]
         axes.set_xticks(range(length), names, fontsize=9)
         axes.set_yticks(
