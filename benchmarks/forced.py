@@ -21,6 +21,7 @@ import torch
 
 from multistride.baselines.ctranslate2 import CTranslate2Engine
 from multistride.decode.choosing.policy import fixed
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.open import Engine, open_engine
@@ -54,7 +55,7 @@ SHAPES = {
 def ours(engine: Engine, source: torch.Tensor, group_size: int) -> None:
     """Write LENGTH tokens a sentence; no token is EOS."""
     rows = len(source)
-    state = DecodeState([LENGTH] * rows, start_token=1, end_token=-1)
+    state = DecodeState([LENGTH] * rows, start_token=1, rule=EndingRule.at(-1))
     writer = GroupWriter(engine, fixed(group_size))
     for _ in decode(engine, source, torch.full((rows,), LENGTH), state, writer):
         pass

@@ -60,6 +60,9 @@ def server(options: Sequence[str], *, script: str | None = None) -> Iterator[tup
     ):
         try:
             yield _address(process, log), process.pid
+        except Exception:
+            print("".join(log.readlines()[-30:]), file=sys.stderr)
+            raise
         finally:
             process.terminate()
 

@@ -3,13 +3,14 @@ serve it.
 
 The pipeline, from raw text to a measured many-stride model:
 
-    prepare    clean parallel text, build the vocabulary, write token arrays        data/prepare.py
-    train      an autoregressive teacher (groups.sizes: {1: 1.0})                   train/loop.py
-    translate  the training sources with it: distilled targets                      decode/corpus.py
-    train      one checkpoint for every K, started from the teacher's weights       groups.py, train/layouts.py
-    evaluate   quality, steps and latency by K                                      evaluate/run.py
-    bench      speed against other programs that run the same weights               evaluate/bench.py
-    report     a table, a picture, a page                                           report/
+    prepare    clean parallel text, build the vocabulary, write token arrays   data/prepare.py
+    train      an autoregressive teacher (groups.sizes: {1: 1.0})              train/loop.py
+    distill    the training text translated by the teacher                     distill/run.py
+    train      one checkpoint for every K, on that text                        train/layouts.py
+    evaluate   quality, steps and latency by K                                 evaluate/run.py
+    bench      speed against other programs that run the same weights          evaluate/bench/
+    report     a table, a picture, a page                                      report/
+    serve      the model over HTTP                                             serve/
 
     >>> model = multistride.load("runs/multi30k/multistride/best")
     >>> [translation] = model.translate(["Two dogs run."], group_size=4)

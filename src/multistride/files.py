@@ -358,7 +358,8 @@ def journal(path: Path) -> Iterator[Journal]:
         )
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "wb", buffering=0)  # noqa: SIM115, closed below: what happens in between has other errors
+        # Closed below: what happens in between has other errors.
+        file = open(path, "wb", buffering=0)  # noqa: SIM115
     with file:
         yield Journal(path, file)
 

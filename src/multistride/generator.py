@@ -119,7 +119,10 @@ class Generator(TextModel):
         """Return why a prompt of these tokens cannot be continued; None if it can."""
         room = self.config.max_positions
         if len(tokens) >= room:
-            return f"the prompt has {len(tokens):,} tokens, the context holds {room} with what follows: shorten it"
+            return (
+                f"the prompt has {len(tokens):,} tokens, the context holds {room} with what "
+                "follows: shorten it"
+            )
         if not tokens and not self.config.start_symbol:
             return "the prompt is empty, and this model goes on from a first token: write something"
         return None

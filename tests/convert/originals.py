@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from multistride.convert.run import convert
 from multistride.decode.choosing.policy import fixed
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
@@ -98,7 +99,11 @@ def compare_causal(theirs, ours, size, rows, new_tokens=24):
     found = ours.project(ours(None, None, slots)[real])[:, :size]
     config = ours.config
     state = DecodeState(
-        [new_tokens] * len(rows), config.start_token, config.end_token, rows, config.start_symbol
+        [new_tokens] * len(rows),
+        config.start_token,
+        EndingRule.at(config.end_token),
+        rows,
+        config.start_symbol,
     )
     engine = EagerStepModel(ours)
     for _ in decode(engine, None, None, state, GroupWriter(engine, fixed(1))):
@@ -132,7 +137,9 @@ def compare_translators(theirs, ours, size, rows, new_tokens=24):
         input_ids=source, attention_mask=read.long(), decoder_input_ids=tokens
     ).logits[real]
     found = ours.project(ours(source, lengths, slots)[real])[:, :size]
-    state = DecodeState([new_tokens] * len(rows), config.start_token, config.end_token)
+    state = DecodeState(
+        [new_tokens] * len(rows), config.start_token, EndingRule.at(config.end_token)
+    )
     engine = EagerStepModel(ours)
     for _ in decode(engine, source, lengths, state, GroupWriter(engine, fixed(1))):
         pass

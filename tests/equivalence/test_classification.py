@@ -98,7 +98,7 @@ def test_training_reads_what_classifying_reads(vocabulary, windows):
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     batch = Batch(source, lengths, labels[:, None], torch.ones(6, dtype=torch.long))
     asked = WindowDrawer(classifier.shape, 2).fixed(batch)
-    found = ClassLoss(classifier.model, 0.0)(source, lengths, *asked)
+    found = ClassLoss(classifier.model, 0.0)(source, lengths, asked)
     scores = classifier.log_probabilities(TEXTS)
     torch.testing.assert_close(
         found.cross_entropy, -scores.gather(1, labels[:, None]).sum(), atol=1e-4, rtol=1e-4

@@ -5,6 +5,7 @@ import torch
 
 from multistride.decode.choosing.policy import fixed
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import greedy
@@ -73,7 +74,7 @@ def test_changing_group_sizes_equal_one_parallel_pass(model, sources):
     # definition.
     sequence = [1, 4, 2, 8, 1, 1, 3, 2]
     source = source_batch([sources[0]], model.config)
-    state = DecodeState([sum(sequence)], model.config.start_token, end_token=-1)
+    state = DecodeState([sum(sequence)], model.config.start_token, EndingRule.at(-1))
     engine = EagerStepModel(model)
     writer = GroupWriter(engine, lambda state: fixed(sequence[state.step])(state))
     for _ in decode(engine, *source, state, writer):
@@ -92,7 +93,7 @@ def test_partly_kept_groups_equal_one_parallel_pass(model, sources):
     # Guards: adaptive decoding on other slots than it was trained for.
     kept = [1, 4, 2, 3, 1, 4, 2]
     source = source_batch([sources[0]], model.config)
-    state = DecodeState([sum(kept)], model.config.start_token, end_token=-1)
+    state = DecodeState([sum(kept)], model.config.start_token, EndingRule.at(-1))
     proposed, places = [], iter(kept)
 
     def accept(picked, sizes):

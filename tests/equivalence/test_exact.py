@@ -3,6 +3,7 @@
 import pytest
 
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.ending import EndingRule
 from multistride.decode.exact import Drafter
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
@@ -109,7 +110,7 @@ def test_any_drafts_lead_to_the_same_text(model, sources, reference, right, grou
     tensors = source_batch(sources, config)
     options = DecodeOptions.made(**LIMITS)
     limits = [options.limit(length, config) for length in tensors[1].tolist()]
-    state = DecodeState(limits, config.start_token, config.end_token)
+    state = DecodeState(limits, config.start_token, EndingRule.at(config.end_token))
     Oracle(written, RIGHT[right])(model, tensors, state, group_size)
     assert [each.tokens for each in state.hypotheses] == [each.tokens for each in reference]
     for hypothesis, text in zip(state.hypotheses, written, strict=True):
@@ -123,7 +124,7 @@ def test_memory_stays_near_that_of_one_token_a_pass(model, sources):
     # Guards: masks and wrong drafts that pile up in the cache.
     engine = EagerStepModel(model)
     config = model.config
-    state = DecodeState([60] * len(sources), config.start_token, end_token=-1)
+    state = DecodeState([60] * len(sources), config.start_token, EndingRule.at(-1))
     memories = []
     start = engine.start
     engine.start = lambda *arguments: memories.append(start(*arguments)) or memories[-1]

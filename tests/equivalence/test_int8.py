@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from multistride.decode.batch import begin_batch, decode_batch
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.ending import EndingRule
 from multistride.decode.exact import Drafter
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
@@ -300,7 +301,8 @@ def test_the_quick_loop_is_the_ordinary_one(engine, sources, group_size):
     source, lengths = source_batch(sources, engine.config)
     limits = [options.limit(length, engine.config) for length in lengths.tolist()]
     ordinary, quick = (
-        DecodeState(limits, engine.config.start_token, engine.config.end_token) for _ in range(2)
+        DecodeState(limits, engine.config.start_token, EndingRule.at(engine.config.end_token))
+        for _ in range(2)
     )
     for wrote in decode_even(engine, source, lengths, quick, group_size):
         assert all(hypothesis.groups for hypothesis in wrote)
@@ -361,7 +363,9 @@ def picking(engine, group_size):
 def exactly(engine, sources, group_size, drafter):
     """Every group that exact mode writes with a drafter, sentence by sentence."""
     source, lengths = source_batch(sources, engine.config)
-    state = DecodeState([20] * len(sources), engine.config.start_token, engine.config.end_token)
+    state = DecodeState(
+        [20] * len(sources), engine.config.start_token, EndingRule.at(engine.config.end_token)
+    )
     for _ in decode(engine, source, lengths, state, drafter(engine, len(sources), group_size)):
         pass
     return state.hypotheses
@@ -397,7 +401,7 @@ def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_si
         source, lengths = source_batch([each], engine.config)
         limits = [options.limit(int(lengths[0]), engine.config)]
         ordinary, single = (
-            DecodeState(limits, engine.config.start_token, engine.config.end_token)
+            DecodeState(limits, engine.config.start_token, EndingRule.at(engine.config.end_token))
             for _ in range(2)
         )
         for wrote in decode_single(engine, source, lengths, single, group_size):

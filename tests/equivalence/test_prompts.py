@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from multistride.decode.choosing.policy import fixed
+from multistride.decode.ending import EndingRule
 from multistride.decode.exact import Drafter
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.pick import greedy
@@ -63,7 +64,11 @@ def prompts():
 def written(engine, given, group_size, exact=False):
     config = engine.config
     state = DecodeState(
-        [NEW] * len(given), config.start_token, config.end_token, given, config.start_symbol
+        [NEW] * len(given),
+        config.start_token,
+        EndingRule.at(config.end_token),
+        given,
+        config.start_symbol,
     )
     if exact:
         passes = decode(engine, None, None, state, Drafter(engine, len(state.running), group_size))
@@ -133,7 +138,9 @@ def test_a_long_prompt_is_read_in_parts():
     prompt."""
     config = causal_model().config
     engine = EagerStepModel(causal_model())
-    state = DecodeState([4, 4], config.start_token, config.end_token, [list(range(5, 25)), [7, 8]])
+    state = DecodeState(
+        [4, 4], config.start_token, EndingRule.at(config.end_token), [list(range(5, 25)), [7, 8]]
+    )
     logits = []
     for width in (3, 256):
         memory = engine.start(None, None)

@@ -19,6 +19,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, MarianConfig, MarianMTModel
 
+from multistride.array_files import read_array
 from multistride.config import read_config
 from multistride.convert.run import converted, open_source
 from multistride.data.batch import PreparedData
@@ -41,7 +42,7 @@ from multistride.rundir import Asked, RunDirectory
 from multistride.tasks.record import read_records
 from multistride.train.checkpoint import Progress, load_state, save_state
 from multistride.train.config import RunConfig
-from multistride.untrusted import read_array, tensor_shapes
+from multistride.untrusted import tensor_shapes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "convert"))
 

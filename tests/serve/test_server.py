@@ -237,3 +237,20 @@ def test_a_port_in_use_is_one_line():
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use: give another --port"):
             bound("127.0.0.1", port)
+
+
+def test_a_fault_of_the_loop_itself_is_no_silence(models, caplog):
+    """A thread that died, behind a server that says it is ready and never answers."""
+    with Running(models) as running:
+        scheduler = running.served.models["generator"].scheduler
+
+        def broken():
+            raise ZeroDivisionError("loop")
+
+        scheduler._join = broken
+        answer = httpx.post(running.url + "/v1/completions", json=LONG, timeout=10)
+        assert answer.status_code == 500
+        ready = httpx.get(running.url + "/ready")
+        assert (ready.status_code, "restart the server" in ready.json()["reason"]) == (503, True)
+        assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 503
+        assert "ended by a fault" in caplog.text

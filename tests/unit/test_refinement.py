@@ -6,6 +6,7 @@ from multistride.course.laboratory import WIDTH
 from multistride.course.refinement import MaskedLayouts, Refiner, canvas
 from multistride.data.batch import Batch
 from multistride.decode.corpus import source_batch
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import decode
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
@@ -55,7 +56,9 @@ def test_rows_do_not_depend_on_their_batch():
     sources = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 
     def written(rows):
-        state = DecodeState([WIDTH] * len(rows), CONFIG.start_token, CONFIG.end_token)
+        state = DecodeState(
+            [WIDTH] * len(rows), CONFIG.start_token, EndingRule.at(CONFIG.end_token)
+        )
         for _ in decode(engine, *source_batch(rows, CONFIG), state, Refiner(engine, 4, WIDTH)):
             pass
         return [each.tokens for each in state.hypotheses]

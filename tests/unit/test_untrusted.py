@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from multistride import untrusted
+from multistride.array_files import read_array
 from multistride.errors import DataError
 from multistride.untrusted import (
     inside,
     parse_json,
     parse_yaml,
-    read_array,
     read_bytes,
     read_json,
     read_lines,

@@ -91,17 +91,17 @@ _INT8_NOTE = """\
 echo "Where is the station?" | multistride translate --model THIS_DIRECTORY --engine int8 --group-size 4
 ```
 
-8-bit weights with a scale for each output, 8-bit activations with a scale for each place in the model. The `.onnx`
-files run in ONNX Runtime (1.25 or later) without PyTorch: `encoder` makes keys and values of a source, `decoder` one
-step's hidden states, `logits`, `greedy` and `chained` what follows from them. `int8.json` names the weights they were
-made of and the hash of every file.
+8-bit weights with a scale for each output, 8-bit activations with a scale for each place in the
+model. The `.onnx` files run in ONNX Runtime (1.25 or later) without PyTorch: `encoder` makes keys
+and values of a source, `decoder` one step's hidden states, `logits`, `greedy` and `chained` what
+follows from them. `int8.json` names the weights they were made of and the hash of every file.
 """
 
 _CTRANSLATE2_NOTE = """\
 # A multistride model for CTranslate2
 
-CTranslate2 writes one token a step (K=1). Its tokens are the ids of `tokenizer.json`, written as strings, and every
-source ends in {end}:
+CTranslate2 writes one token a step (K=1). Its tokens are the ids of `tokenizer.json`, written as
+strings, and every source ends in {end}:
 
 ```python
 import ctranslate2

@@ -23,7 +23,7 @@ course = typer.Typer(
 
 
 class Profile(StrEnum):
-    """What is spent on experiments: `tiny` shows only that everything runs."""
+    """Sizes of experiments: `tiny` shows only that everything runs."""
 
     tiny = "tiny"
     quick = "quick"

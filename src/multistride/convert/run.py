@@ -41,7 +41,8 @@ LAYOUTS: dict[str, Layout] = {
 """The layouts that can be converted, by the `model_type` of their config.json."""
 
 WHY_NOT = {
-    "t5": "it adds a learned bias to attention for every distance of two tokens, and attention here has masks only",
+    "t5": "it adds a learned bias to attention for every distance of two tokens, and attention "
+    "here has masks only",
 }
 WHY_NOT["mt5"] = WHY_NOT["umt5"] = WHY_NOT["t5"]
 """Layouts that were tried, and the reason why they are refused."""

@@ -26,6 +26,7 @@ from multistride.course.laboratory import (
 )
 from multistride.course.refinement import MaskedLayouts, Refiner
 from multistride.data.batch import Batch
+from multistride.decode.ending import EndingRule
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.device import cpu_name
@@ -362,7 +363,7 @@ def _written(engine: EagerStepModel, length: int, group_size: int) -> float:
     """Return the milliseconds of writing `length` tokens after a source as long."""
     config = engine.config
     source = torch.randint(4, config.vocabulary_size, (1, length))
-    state = DecodeState([length], config.start_token, config.end_token)
+    state = DecodeState([length], config.start_token, EndingRule.at(config.end_token))
     began = time.perf_counter()
     memory = engine.start(source, torch.tensor([length]))
     while not state.done:

@@ -26,6 +26,7 @@ from multistride.data.prepare import prepare
 from multistride.data.prepare_pairs import CorpusFiles, PrepareConfig
 from multistride.data.vocab import Vocabulary
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import Writer, decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.state import DecodeState, Hypothesis
@@ -57,7 +58,7 @@ _WORD = re.compile(r"[a-z][a-z']{1,15}")
 
 @dataclass(frozen=True)
 class Budget:
-    """What a profile spends: words, updates of so many tokens, test words, and seeds."""
+    """Cost of a profile: words, updates of so many tokens, test words, and seeds."""
 
     words: int
     updates: int
@@ -121,7 +122,9 @@ class Way:
             return decode_corpus(engine, sources, self.options)
         assert self.writer is not None
         config = engine.config
-        state = DecodeState([WIDTH] * len(sources), config.start_token, config.end_token)
+        state = DecodeState(
+            [WIDTH] * len(sources), config.start_token, EndingRule.at(config.end_token)
+        )
         for _ in decode(engine, *source_batch(sources, config), state, self.writer(engine)):
             pass
         return state.hypotheses

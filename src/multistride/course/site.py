@@ -73,8 +73,9 @@ def build(
     """Write the course in one language to OUTPUT/LANGUAGE, as HTML and as Markdown.
 
     `only` names chapters, by name or number; without it, chapters whose results are missing are
-    left out with a warning. Nothing is replaced unless everything can be written. Raises `DataError`
-    for results that are missing or of another version, `MissingExtraError` without matplotlib or a Chinese font.
+    left out with a warning. Nothing is replaced unless everything can be written. Raises
+    `DataError` for results that are missing or of another version, `MissingExtraError` without
+    matplotlib or a Chinese font.
     """
     check_drawing()
     font = chinese_font() if language == "zh" else "DejaVu Sans"

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.constraints import Permitted, most_probable, one_by_one
-from multistride.decode.copying import PhraseDrafter
+from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.loop import Batch, GroupWriter, Loop, Writer, decode
 from multistride.decode.markov import distribution
@@ -94,9 +94,7 @@ def new_state(
 ) -> DecodeState:
     """Return the state of a batch before its first pass; `prompts` are what texts begin with."""
     config = plan.config
-    special = config.start_token, config.end_token
-    rules = plan.rules.stopped, config.further_ends
-    return DecodeState(limits, *special, prompts, config.start_symbol, *rules)
+    return DecodeState(limits, config.start_token, plan.ending, prompts, config.start_symbol)
 
 
 def writer_for(
@@ -169,6 +167,5 @@ def _drafter(
 
     if plan.drafts == "masks":
         return Drafter(engine, len(state.running), plan.group_size, choose)
-    masks, prefix = plan.drafts == "both", plan.rules.prefix
-    phrases = plan.knowledge.phrases
-    return PhraseDrafter(engine, state, plan.group_size, phrases, masks, choose, prefix)
+    sources = Copied(plan.knowledge.phrases, plan.drafts == "both", plan.rules.prefix)
+    return PhraseDrafter(engine, state, plan.group_size, sources, choose)

@@ -282,8 +282,7 @@ def search(
             engine.step(known, memory)
     else:
         memory = engine.start(source, lengths)
-    rule = EndingRule(frozenset(config.ends), rules.stopped)
-    state = BeamState(limits, plan.options, wanted or beam, rule, prompts)
+    state = BeamState(limits, plan.options, wanted or beam, plan.ending, prompts)
     permitted = rules.permitted if given is None else rules.in_batch(given, config)
     shared = permitted is None and engine.markov is None
     continuing = _shared_lists(engine) if shared else _own_lists(engine, permitted, state)

@@ -13,6 +13,7 @@ He et al. 2023, arXiv 2311.08252. Shapes: R rows still running, N slots of the p
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -57,6 +58,16 @@ class SoFar:
         return []
 
 
+class Copied(NamedTuple):
+    """The sources of drafts beside the text so far: a table of phrases, masks, and the prefix that
+    every text begins with.
+    """
+
+    table: PhraseTable | None = None
+    masks: bool = True
+    prefix: Sequence[int] = ()
+
+
 class PhraseDrafter(Drafter[M]):
     """Drafts by phrases where the text so far or the table has any; by masks elsewhere or where
     they are sure.
@@ -67,14 +78,12 @@ class PhraseDrafter(Drafter[M]):
         engine: StepModel[M],
         state: DecodeState,
         group_size: int,
-        table: PhraseTable | None,
-        masks: bool,
+        sources: Copied,
         choose: AlignedPicker | None = None,
-        prefix: Sequence[int] = (),
     ) -> None:
-        super().__init__(engine, len(state.running), group_size, choose, masks)
-        self._texts = [SoFar([*known, *prefix]) for known in state.known()]
-        self._table, self._shortest = table, SHORTEST if masks else 1
+        super().__init__(engine, len(state.running), group_size, choose, sources.masks)
+        self._texts = [SoFar([*known, *sources.prefix]) for known in state.known()]
+        self._table, self._shortest = sources.table, SHORTEST if sources.masks else 1
         self._sure = torch.zeros(len(state.running), dtype=torch.bool)
         self._look_up()
 

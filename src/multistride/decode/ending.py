@@ -31,6 +31,11 @@ class EndingRule:
     ends: frozenset[int]
     stopped: StopRule = goes_on
 
+    @classmethod
+    def at(cls, *ends: int) -> EndingRule:
+        """Return the rule of texts that end at one of these tokens and have no stop text."""
+        return cls(frozenset(ends))
+
     @property
     def reads_text(self) -> bool:
         """True if a stop text may end a text at any token."""

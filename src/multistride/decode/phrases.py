@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from multistride.array_files import read_array
 from multistride.errors import DataError
-from multistride.untrusted import read_array
 
 PHRASES = "phrases.npy"
 """The file of a model directory that holds its table."""

@@ -21,6 +21,7 @@ from multistride.decode.choosing.strategy import (
     policy_for,
 )
 from multistride.decode.constraints import Constraints, check_prompted, constraints_of
+from multistride.decode.ending import EndingRule
 from multistride.decode.options import DecodeOptions, Drafts, Layout, Mode
 from multistride.decode.spans import Allowing
 from multistride.errors import UsageError
@@ -73,6 +74,11 @@ class Plan:
         """True if every step writes a whole group of one size in the layout of the paper."""
         fixed = self.options.policy in (None, "fixed") and not self.own_policy
         return self.mode == "fast" and fixed and self.layout == "sat"
+
+    @property
+    def ending(self) -> EndingRule:
+        """The rule that ends a text: the model's EOS tokens and the stop texts asked for."""
+        return EndingRule(frozenset(self.config.ends), self.rules.stopped)
 
     def limit(self, source_tokens: int) -> int:
         """Return the most tokens, EOS included, that a source of so many tokens may become."""

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from multistride.decode.ending import Ending, EndingRule, StopRule, goes_on
+from multistride.decode.ending import Ending, EndingRule
 from multistride.decode.pick import Picked
 from multistride.groups import (
     Drafts,
@@ -93,15 +93,11 @@ class DecodeState:
         self,
         limits: list[int],
         start_token: int,
-        end_token: int,
+        rule: EndingRule,
         prompts: Sequence[Sequence[int]] | None = None,
         start_symbol: bool = True,
-        stopped: StopRule = goes_on,
-        further_ends: Sequence[int] = (),
     ) -> None:
         """`limits[b]` is the most tokens sentence b may have, EOS included (at least 1).
-
-        `further_ends` end it as EOS does, and count as EOS.
 
         `prompts[b]` is what sentence b is known to begin with: it is read, and no part of the
         hypothesis, its limit or its groups. `prompt_slots` are the passes to make before the first
@@ -112,7 +108,7 @@ class DecodeState:
         self.running = list(self.hypotheses)
         self.step = 0
         self._start = start_token
-        self._rule = EndingRule(frozenset({end_token, *further_ends}), stopped)
+        self._rule = rule
         given = (
             [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
         )

@@ -1,7 +1,8 @@
 """Self-distillation of a causal model: what it writes itself after prompts, as tokens.
 
-A model that is trained to draft its own text should see that text (on-policy distillation: Zhou et al. 2024, arXiv
-2310.08461, section 3). Tokens, not text: the same text can be written in other tokens than the model would.
+A model that is trained to draft its own text should see that text (on-policy distillation: Zhou et
+al. 2024, arXiv 2310.08461, section 3). Tokens, not text: the same text can be written in other
+tokens than the model would.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from multistride.decode.choosing.cost import StepCosts
 from multistride.decode.choosing.policy import fixed
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.options import Layout
 from multistride.decode.state import DecodeState
@@ -90,7 +91,7 @@ def _times(model: StepModel[M], layout: Layout, rows: int) -> dict[int, float]:
     times: dict[int, list[float]] = {size: [] for size in config.group_sizes}
     for turn in range(ROUNDS + 1):
         for size, measured in times.items():
-            state = DecodeState([size * STEPS] * rows, config.start_token, end_token=-1)
+            state = DecodeState([size * STEPS] * rows, config.start_token, EndingRule.at(-1))
             writer = GroupWriter(model, fixed(size), lookahead=layout == "lookahead")
             for _ in decode(model, encoded, counts, state, writer):
                 pass

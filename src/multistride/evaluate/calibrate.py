@@ -31,6 +31,7 @@ from multistride.decode.choosing.calibration import (
     fitted,
 )
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.ending import EndingRule
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions, Layout
 from multistride.decode.pick import Picked
@@ -131,7 +132,7 @@ def _led(
     """Yield the groups of one batch, a step at a time."""
     config, pick = model.config, greedy_for(model.config, model.markov)
     memory = model.start(*source_batch(sources, config))
-    state = DecodeState([len(target) for target in targets], config.start_token, end_token=-1)
+    state = DecodeState([len(target) for target in targets], config.start_token, EndingRule.at(-1))
     advance = 1 if layout == "lookahead" else group_size
     longest = max(len(target) for target in targets) + group_size
     table = torch.tensor(

@@ -46,5 +46,6 @@ def inspect_model(directory: Path) -> dict[str, Any]:
 
 def _kind(config: TransformerConfig) -> str:
     if config.classifier is not None:
-        return f"classifier ({config.classifier.kind}{', with a wide path' if config.classifier.wide else ''})"
+        wide = ", with a wide path" if config.classifier.wide else ""
+        return f"classifier ({config.classifier.kind}{wide})"
     return "encoder-decoder" if config.encoder_layers else "decoder-only (causal)"

@@ -16,6 +16,7 @@ from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher
 from multistride.metrics.calibration import calibration_error
 from multistride.model.transformer import Transformer
 from multistride.report.result import Place
+from multistride.train.layouts import TrainingPass
 from multistride.train.loss import labelled_logits
 
 _TOKENS_PER_BATCH = 2048
@@ -43,14 +44,12 @@ def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[P
         slots, labels = teacher_forced(
             batch.target, batch.target_lengths, sizes, model.config.start_token
         )
-        asked = labels != NO_LABEL
-        previous = previous_in_group(slots, labels).to(device)
+        labelled = labels != NO_LABEL
+        asked = TrainingPass(slots, labels, previous_in_group(slots, labels)).to(device)
         there = batch.to(device)
-        logits = labelled_logits(
-            model, there.source, there.source_lengths, slots.to(device), labels.to(device), previous
-        )
-        facts.append(_facts(logits.cpu(), labels[asked]))
-        places.append(slots.position[asked] % group_size)
+        logits = labelled_logits(model, there.source, there.source_lengths, asked)
+        facts.append(_facts(logits.cpu(), labels[labelled]))
+        places.append(slots.position[labelled] % group_size)
     everything, place = torch.cat(facts), torch.cat(places)
     rows = [everything[place == index] for index in range(group_size)]
     return [

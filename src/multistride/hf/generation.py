@@ -26,6 +26,7 @@ from multistride.decode.batch import writer_for
 from multistride.decode.beam import search
 from multistride.decode.choosing.policy import Policy
 from multistride.decode.choosing.strategy import Measured
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan, plan
@@ -241,10 +242,9 @@ def generate(
     state = DecodeState(
         [room] * len(prompts),
         config.start_token,
-        ends[0],
+        EndingRule.at(*ends),
         prompts,
         config.start_symbol,
-        further_ends=ends[1:],
     )
     for hypotheses in _passes(engine, state, chosen, prompts):
         if group_streamer is not None and state.hypotheses[0] in hypotheses:

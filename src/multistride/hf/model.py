@@ -307,13 +307,8 @@ class MultistrideForCausalLM(_Multistride):
             past = DynamicCache()
         tokens = _tokens(input_ids, inputs_embeds)
         _check_mask(attention_mask)
-        columns, known = tokens.shape[1], 0 if past is None else int(past.get_seq_length())
-        real = (
-            tokens.new_ones(len(tokens), known + columns, dtype=torch.bool)
-            if attention_mask is None
-            else attention_mask.bool()
-        )
-        order = real.long().cumsum(1)
+        columns = tokens.shape[1]
+        order, real = _order(tokens, attention_mask, past)
         group = torch.where(real, order, PADDING_GROUP)
         position = order[:, -columns:] if position_ids is None else position_ids + 1
         slots = Slots(tokens, position, torch.ones_like(position), group[:, -columns:])
@@ -363,6 +358,12 @@ class MultistrideForSeq2SeqLM(_Multistride):
         """Return the encoder, which transformers calls before it generates."""
         return Encoder(self)
 
+    def _moved_on(self, labels: Tensor | None) -> Tensor:
+        """Return the decoder's input for labels. Raises `UsageError` if there are none."""
+        if labels is None:
+            raise UsageError("neither decoder_input_ids nor labels were given: give one of them")
+        return self.prepare_decoder_input_ids_from_labels(labels)
+
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Return what the decoder reads to write the labels: those moved on by one."""
         config = self.transformer.config
@@ -396,42 +397,26 @@ class MultistrideForSeq2SeqLM(_Multistride):
         config = self.config
         hidden_too = _or(output_hidden_states, config.output_hidden_states)
         weights_too = _or(output_attentions, config.output_attentions)
-        if encoder_outputs is None:
-            encoder_outputs = self.get_encoder()(
-                input_ids,
-                attention_mask,
-                inputs_embeds=inputs_embeds,
-                output_attentions=weights_too,
-                output_hidden_states=hidden_too,
-                return_dict=True,
-            )
-        if not isinstance(encoder_outputs, BaseModelOutput):
-            encoder_outputs = BaseModelOutput(*tuple(encoder_outputs))
+        encoded = _encoder_output(encoder_outputs) or self.get_encoder()(
+            input_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=weights_too,
+            output_hidden_states=hidden_too,
+            return_dict=True,
+        )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            if labels is None:
-                raise UsageError(
-                    "neither decoder_input_ids nor labels were given: give one of them"
-                )
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            decoder_input_ids = self._moved_on(labels)
         past = _past(cache, past_key_values)
         if past is None and _or(use_cache, config.use_cache) and not self._checkpointing():
             past = EncoderDecoderCache(DynamicCache(), DynamicCache())
         tokens = _tokens(decoder_input_ids, decoder_inputs_embeds)
         _check_mask(attention_mask, decoder_attention_mask)
-        columns, known = tokens.shape[1], 0 if past is None else int(past.get_seq_length())
-        real = (
-            tokens.new_ones(len(tokens), known + columns, dtype=torch.bool)
-            if decoder_attention_mask is None
-            else decoder_attention_mask.bool()
-        )
-        order = real.long().cumsum(1) - 1
-        group = torch.where(real, order, PADDING_GROUP)
-        slots = Slots(
-            tokens,
-            order[:, -columns:].clamp(min=0),
-            tokens.new_ones(tokens.shape),
-            group[:, -columns:],
-        )
+        columns = tokens.shape[1]
+        order, real = _order(tokens, decoder_attention_mask, past)
+        group = torch.where(real, order - 1, PADDING_GROUP)
+        position = (order[:, -columns:] - 1).clamp(min=0)
+        slots = Slots(tokens, position, torch.ones_like(position), group[:, -columns:])
         mask = visibility(slots.group, group)[:, None]
         transformer = self.transformer
         layers: list[LayerCache] | None = None
@@ -439,7 +424,7 @@ class MultistrideForSeq2SeqLM(_Multistride):
             own = past.self_attention_cache
             mask = pad(mask, (0, _capacity(own, columns) - mask.shape[-1]))
             layers = [_TheirLayer(own, index, None) for index in range(len(transformer.decoder))]
-        source = _projected(transformer, encoder_outputs.last_hidden_state, past)
+        source = _projected(transformer, encoded.last_hidden_state, past)
         source_mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
         with (
             self._recording(transformer.decoder, hidden_too, weights_too) as recorded,
@@ -454,11 +439,28 @@ class MultistrideForSeq2SeqLM(_Multistride):
             decoder_hidden_states=(*recorded.hidden, hidden) if hidden_too else None,
             decoder_attentions=tuple(recorded.attentions) if weights_too else None,
             cross_attentions=tuple(recorded.cross) if weights_too else None,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
             **given,
         )
+
+
+def _order(tokens: Tensor, mask: Tensor | None, past: Any) -> tuple[Tensor, Tensor]:
+    """Return the place of each cached and new token among the real ones of its row, from 1, and
+    which are real, both [B, M].
+    """
+    known = 0 if past is None else int(past.get_seq_length())
+    everything = tokens.new_ones(len(tokens), known + tokens.shape[1], dtype=torch.bool)
+    real = everything if mask is None else mask.bool()
+    return real.long().cumsum(1), real
+
+
+def _encoder_output(given: Any) -> BaseModelOutput | None:
+    """Return the encoder's output in transformers' class; None if it was not given."""
+    if given is None or isinstance(given, BaseModelOutput):
+        return given
+    return BaseModelOutput(*tuple(given))
 
 
 class Encoder(nn.Module):

@@ -59,7 +59,8 @@ def recording(
                 module = getattr(layer, name, None)
                 if isinstance(module, kind):
                     explicit.append(module)
-                    setattr(module, "attend", Explicit(kept, left_out))  # noqa: B010  # in place of the class's
+                    # In place of the method of the class.
+                    setattr(module, "attend", Explicit(kept, left_out))  # noqa: B010
         yield recorded
     finally:
         for handle in handles:

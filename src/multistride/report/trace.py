@@ -69,7 +69,10 @@ def draw_trace(figure: Any, entries: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.add_axes((0.6 / width, 0.2 / height, cells, 1 - 1.05 / height))
     figure.text(0.02, 1 - 0.25 / height, "Why this K", fontsize=14, weight="bold", va="center")
     mode = f"mode {entries[0]['mode']}, policy {entries[0].get('policy', 'fixed')}"
-    caption = f"{mode}: a row is a step, a box a place; filled ones were kept, darker where the model was surer"
+    caption = (
+        f"{mode}: a row is a step, a box a place; filled ones were kept, darker where the model "
+        "was surer"
+    )
     figure.text(0.02, 1 - 0.53 / height, caption, fontsize=9, color=FAINT, va="center")
     for row, entry in enumerate(entries):
         _draw_step(axes, row, entry, largest)

@@ -44,7 +44,7 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(frozen=True)
 class Limits:
-    """What the application takes. `body_bytes` bounds a request's body, `body_seconds` the time in
+    """Limits of requests. `body_bytes` bounds a request's body, `body_seconds` the time in
     which it must come; `api_key` is asked of every client (None: of nobody).
     """
 

@@ -161,7 +161,7 @@ class Scheduler:
         self, engine: StepModel[Any], name: str, capacity: Capacity, metrics: Metrics
     ) -> None:
         self.name, self.capacity, self.metrics = name, capacity, metrics
-        self.draining = False
+        self.draining = self.broken = False
         self._engine = engine
         self._waiting: deque[Ticket] = deque()
         self._running: list[_Running] = []
@@ -208,6 +208,18 @@ class Scheduler:
         return ticket
 
     def _run(self) -> None:
+        """Decode until the end; should this ever fail, say so and take no more requests."""
+        try:
+            self._rounds()
+        except Exception:
+            self.broken = self.draining = True
+            logger.exception("decoding %s ended by a fault of the server", self.name)
+            problem = HttpProblem(500, "the server failed on this request", code="internal")
+            running = [ticket for batch in self._running for ticket in batch.open_tickets]
+            for ticket in [*running, *self._waiting]:
+                self._on_loop(partial(ticket.put, problem))
+
+    def _rounds(self) -> None:
         while True:
             with self._changed:
                 while not (self._stop or self._waiting or self._running):

@@ -230,6 +230,9 @@ class Served:
         """Return why no requests are taken; None if they are."""
         if self.draining:
             return "the server is shutting down"
+        broken = [model.name for model in self.models.values() if model.scheduler.broken]
+        if broken:
+            return f"model {broken[0]} failed and decodes no more: restart the server"
         full = [model.name for model in self.models.values() if model.scheduler.full]
         return f"the queue of model {full[0]} is full" if full else None
 

@@ -21,7 +21,8 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
     )
     task = f"trained to write K tokens per step for K in {{{sizes}}}"
     if shape.adapter is not None:
-        task = f"with adapters of rank {shape.adapter.rank} that draft, K in {{{sizes}}}; its text is unchanged"
+        rank = shape.adapter.rank
+        task = f"with adapters of rank {rank} that draft, K in {{{sizes}}}; its text is unchanged"
     if shape.classifier is not None:
         verb, source = "classify", "documents"
         task = f"that knows {len(shape.classifier.classes)} classes ({shape.classifier.kind})"

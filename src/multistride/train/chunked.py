@@ -74,7 +74,8 @@ class _Chunked(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         precision, width = weight.dtype, hidden.shape[1]
         entering = hidden.to(precision)
-        if before.numel():  # the head's factors beside those of the output matrix: one product gives the sum of both
+        if before.numel():
+            # The head's factors beside those of the output matrix: one product sums both.
             weight = torch.cat([weight, following.to(precision)], dim=1)
             entering = torch.cat([entering, before.to(precision)], dim=1)
         of_entering = torch.empty_like(entering)

@@ -278,7 +278,7 @@ class Trainer:
                 last = index + 1 == len(pieces)
                 with nullcontext() if last else self.accelerator.no_sync(self.objective):
                     losses = self.objective(
-                        batch.source, batch.source_lengths, *asked.to(self.device)
+                        batch.source, batch.source_lengths, asked.to(self.device)
                     )
                     self.accelerator.backward(losses.smoothed * scale)
                 sums[0] += float(losses.smoothed.detach())
@@ -426,7 +426,7 @@ class Trainer:
             batch = collate(split, rows, self.data.vocabulary)
             asked = self.layouts.fixed(batch, group_size)
             batch = batch.to(self.device)
-            losses = objective(batch.source, batch.source_lengths, *asked.to(self.device))
+            losses = objective(batch.source, batch.source_lengths, asked.to(self.device))
             loss += float(losses.cross_entropy)
             correct += int(losses.correct)
             count += asked.labelled()

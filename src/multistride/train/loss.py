@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from multistride.groups import NO_LABEL, Slots
+from multistride.groups import NO_LABEL
 from multistride.model.transformer import Transformer
 from multistride.train.chunked import chunked_cross_entropy, has_frozen_output
+from multistride.train.layouts import TrainingPass
+from multistride.train.windows import WindowPass
 
 
 class Losses(NamedTuple):
@@ -76,31 +78,23 @@ class SlotLoss(Objective):
         self,
         source: Int[Tensor, "B S"] | None,
         source_lengths: Int[Tensor, "B"] | None,
-        slots: Slots,
-        labels: Int[Tensor, "B M"],
-        previous: Int[Tensor, "B M"],
-        drafts: Slots | None = None,
-        entering: Float[Tensor, "B N D"] | None = None,
+        asked: TrainingPass,
     ) -> Losses:
-        """The sums over all labels of the batch; `previous` is what `groups.previous_in_group`
-        says.
-
-        The last labels are those of the `drafts`, where there are any; `entering` is for
-        `Transformer.forward`.
-        """
+        """Return the sums over all labels of the batch."""
+        labelled = asked.labels != NO_LABEL
+        wanted = asked.labels[labelled]
         if (
-            drafts is not None
+            asked.drafts is not None
             and not (self.label_smoothing or self.r_drop)
             and has_frozen_output(self.model)
         ):
-            asked = labels != NO_LABEL
-            hidden = self.model(source, source_lengths, slots, drafts, entering)[asked]
+            states = self.model(source, source_lengths, asked.slots, asked.drafts, asked.entering)
             loss, correct = chunked_cross_entropy(
-                self.model, hidden, labels[asked], previous[asked]
+                self.model, states[labelled], wanted, asked.previous[labelled]
             )
             return Losses(loss, loss.detach(), correct)
-        inputs = (self.model, source, source_lengths, slots, labels, previous, drafts)
-        return self._read(lambda: labelled_logits(*inputs), labels[labels != NO_LABEL])
+        inputs = self.model, source, source_lengths, asked
+        return self._read(lambda: labelled_logits(*inputs), wanted)
 
 
 class ClassLoss(Objective):
@@ -123,20 +117,16 @@ class ClassLoss(Objective):
         self,
         source: Int[Tensor, "B S"],
         source_lengths: Int[Tensor, "B"],
-        document: Int[Tensor, "R"],
-        begin: Int[Tensor, "R"],
-        lengths: Int[Tensor, "R"],
-        labels: Int[Tensor, "B"],
-        beside: Float[Tensor, "B V"] | None = None,
+        asked: WindowPass,
     ) -> Losses:
-        """The sums over all documents; a window is `lengths` tokens of a `document` of `source`
-        from `begin` on.
+        """Return the sums over all documents.
 
-        `beside` are logits to add to those of the windows; left out: those of the wide path, if the
-        model has one.
+        Where the pass has no `beside`, the logits of the wide path are added to those of the
+        windows, if the model has one.
         """
         head = self.model.classifier
         assert head is not None
+        document, begin, lengths, labels, beside = asked
         place = begin[:, None] + torch.arange(int(lengths.max()), device=source.device)
         tokens = source[document[:, None], place.clamp(max=source.shape[1] - 1)]
         if beside is None and head.wide is not None:
@@ -180,20 +170,17 @@ def labelled_logits(
     model: Transformer,
     source: Int[Tensor, "B S"] | None,
     source_lengths: Int[Tensor, "B"] | None,
-    slots: Slots,
-    labels: Int[Tensor, "B M"],
-    previous: Int[Tensor, "B M"],
-    drafts: Slots | None = None,
+    asked: TrainingPass,
 ) -> Float[Tensor, "L V"]:
-    """The logits of the slots (and drafts) that have a label, row by row, what the Markov head adds
-    included.
+    """Return the logits of the slots (and drafts) that have a label, row by row, what the Markov
+    head adds included.
     """
-    hidden = model(source, source_lengths, slots, drafts)
-    asked = labels != NO_LABEL
-    logits: Tensor = model.project(hidden[asked]).float()
+    hidden = model(source, source_lengths, asked.slots, asked.drafts)
+    labelled = asked.labels != NO_LABEL
+    logits: Tensor = model.project(hidden[labelled]).float()
     if model.markov is None:
         return logits
-    before = previous[asked]
+    before = asked.previous[labelled]
     added = model.markov(before.clamp(min=0)).float()
     return logits + torch.where((before != NO_LABEL)[:, None], added, 0)
 

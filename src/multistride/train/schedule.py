@@ -10,12 +10,12 @@ from multistride.train.config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, update: int) -> float:
-    """The rate for update number `update`, counted from 1.
+    """Return the rate for update number `update`, counted from 1.
 
-    Linear warm-up, then: `inverse_sqrt` falls with the square root of the update (Vaswani et al. 2017, arXiv
-    1706.03762, equation 3); `cosine` and `linear` fall to `final_rate` at the last update; `wsd` (warm-up, stable,
-    decay; Hu et al. 2024, arXiv 2404.06395, section 4) stays and falls linearly in the last `decay_share` of all
-    updates; `constant` stays.
+    Linear warm-up, then: `inverse_sqrt` falls with the square root of the update (Vaswani et al.
+    2017, arXiv 1706.03762, equation 3); `cosine` and `linear` fall to `final_rate` at the last
+    update; `wsd` (warm-up, stable, decay; Hu et al. 2024, arXiv 2404.06395, section 4) stays and
+    falls linearly in the last `decay_share` of all updates; `constant` stays.
     """
     if update <= config.warmup_updates:
         return config.learning_rate * update / config.warmup_updates

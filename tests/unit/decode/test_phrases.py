@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from multistride.decode.batch import begin_batch
 from multistride.decode.choosing.strategy import Measured
-from multistride.decode.copying import PhraseDrafter, SoFar
+from multistride.decode.copying import Copied, PhraseDrafter, SoFar
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.ending import EndingRule
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES, PhraseTable
 from multistride.decode.pick import Picked
@@ -146,8 +147,8 @@ def test_sure_masks_go_before_short_phrases(logit, drafted):
     # does not.
     engine = EagerStepModel(model(adapter=True))
     for known, copied in (([5, 6, 7, 8, 5, 6], drafted), ([4, 5, 6, 7, 8, 4, 5, 6], [7, 8])):
-        state = DecodeState([20], 1, 2, [known[:-1]])
-        drafter = PhraseDrafter(engine, state, 3, None, masks=True)
+        state = DecodeState([20], 1, EndingRule.at(2), [known[:-1]])
+        drafter = PhraseDrafter(engine, state, 3, Copied())
         drafter.counts = torch.tensor(
             [0]
         )  # as if nothing had been drafted for the pass that is over

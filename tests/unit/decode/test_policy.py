@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.choosing.policy import cost_model, fixed, phase
+from multistride.decode.ending import EndingRule
 from multistride.decode.state import DecodeState, Group
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -20,7 +21,7 @@ COSTS = StepCosts(
 def state_after(*histories):
     """A state in which each row has written groups of (proposed, kept, probability of each
     token)."""
-    state = DecodeState([100] * len(histories), 1, 2)
+    state = DecodeState([100] * len(histories), 1, EndingRule.at(2))
     for row, history in zip(state.running, histories, strict=True):
         for step, (size, kept, probability) in enumerate(history):
             row.groups.append(Group(step, size, (5,) * kept, (math.log(probability),) * kept))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multistride.decode.ending import EndingRule
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.sample import Chances, draw, restricted, sampler
@@ -38,7 +39,7 @@ def test_what_is_drawn_has_the_distribution_it_should_have(choices, with_head):
     options = DecodeOptions(**choices)
     logits = torch.randn(2, CONFIG.vocabulary_size, generator=torch.Generator().manual_seed(2))
     rows = 8000
-    state = DecodeState([2] * rows, CONFIG.start_token, CONFIG.end_token)
+    state = DecodeState([2] * rows, CONFIG.start_token, EndingRule.at(CONFIG.end_token))
     pick = sampler(CONFIG, head, options, Chances(range(rows), state))
     tokens = pick(logits.expand(rows, 2, -1)).tokens
     log_probabilities = distribution(CONFIG, head)

@@ -9,6 +9,7 @@ import torch
 
 from multistride.decode.constraints import constraints_of
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.sample import restricted
@@ -132,7 +133,7 @@ def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, mark
     expected = exact_probabilities(model, options)
     engine, state = (
         EagerStepModel(model),
-        DecodeState([LIMIT] * SAMPLES, model.config.start_token, END),
+        DecodeState([LIMIT] * SAMPLES, model.config.start_token, EndingRule.at(END)),
     )
     permitted = constraints_of(options, model.config).permitted
     drafter = SpeculativeDrafter(engine, options, state, list(range(SAMPLES)), permitted)

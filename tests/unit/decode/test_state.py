@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multistride.decode.ending import EndingRule
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.groups import PADDING_GROUP
@@ -61,7 +62,7 @@ def tokens_of(state):
 )
 def test_endings_within_one_group(group, limit, tokens, written, ending):
     # Guards: EOS and the limit falling together (neither or both applied), and text after EOS kept.
-    state = DecodeState([limit], START, END)
+    state = DecodeState([limit], START, EndingRule.at(END))
     commit(state, [group])
     assert (tokens_of(state), endings(state)) == ([tokens], [ending])
     assert len(state.hypotheses[0].log_probabilities) == written
@@ -71,7 +72,7 @@ def test_endings_within_one_group(group, limit, tokens, written, ending):
 @pytest.mark.parametrize("group_size", [1, 2, 3, 4, 8, 20])
 def test_a_limit_that_is_no_multiple_of_the_group_size(group_size):
     # Guards: a sentence longer than its limit, or one group too few or too many.
-    state = DecodeState([7, 13], START, END)
+    state = DecodeState([7, 13], START, EndingRule.at(END))
     while not state.done:
         commit(state, [[5 + step for step in range(group_size)] for _ in state.running])
     assert [len(tokens) for tokens in tokens_of(state)] == [7, 13]
@@ -85,7 +86,7 @@ def test_a_limit_that_is_no_multiple_of_the_group_size(group_size):
 @pytest.mark.parametrize("place", range(4))
 def test_end_in_a_later_group(place):
     # Guards: EOS seen only in the first group, or looked for across the border of groups.
-    state = DecodeState([20], START, END)
+    state = DecodeState([20], START, EndingRule.at(END))
     commit(state, [[5, 6, 7, 8]])
     group = [9, 9, 9, 9]
     group[place] = END
@@ -96,7 +97,7 @@ def test_end_in_a_later_group(place):
 
 def test_all_rows_end_at_once():
     # Guards: a batch that goes on, or fails, when nobody is left in it.
-    state = DecodeState([9, 9, 2], START, END)
+    state = DecodeState([9, 9, 2], START, EndingRule.at(END))
     stay = commit(state, [[END, 5, 5], [5, 5, END], [5, 5, 5]])
     assert stay.tolist() == []
     assert state.done
@@ -106,7 +107,7 @@ def test_all_rows_end_at_once():
 
 def test_a_row_that_never_ends_stops_at_its_limit_alone():
     # Guards: a row kept alive, or cut short, by what its neighbours do.
-    state = DecodeState([30, 30, 30], START, END)
+    state = DecodeState([30, 30, 30], START, EndingRule.at(END))
     stay = commit(state, [[END, 5], [6, 6], [5, END]])
     assert stay.tolist() == [1]
     while not state.done:
@@ -118,7 +119,7 @@ def test_a_row_that_never_ends_stops_at_its_limit_alone():
 
 def test_rejected_tokens_end_nothing():
     # Guards: an EOS, or a limit, in the part of a group that was not accepted.
-    state = DecodeState([4], START, END)
+    state = DecodeState([4], START, EndingRule.at(END))
     commit(state, [[5, 6, END, 7]], kept=[2])
     assert (tokens_of(state), endings(state)) == ([[5, 6]], [None])
     commit(state, [[7, 8, 9, 9]], kept=[1])
@@ -129,7 +130,7 @@ def test_rejected_tokens_end_nothing():
 
 def test_cancel_between_steps():
     # Guards: a cancelled sentence that goes on, loses what it has, or stops its neighbours.
-    state = DecodeState([9, 9], START, END)
+    state = DecodeState([9, 9], START, EndingRule.at(END))
     commit(state, [[5, 6], [7, 8]])
     state.cancel(0)
     stay = commit(state, [[5, 6], [7, 8]])
@@ -140,7 +141,7 @@ def test_cancel_between_steps():
 
 def test_cancel_while_leaving_keeps_out_of_the_next_step():
     # Guards: a step computed for a sentence that was cancelled when its last group was handed out.
-    state = DecodeState([9, 9], START, END)
+    state = DecodeState([9, 9], START, EndingRule.at(END))
     group = picked([[5], [7]])
     state.slots(1)
     state.commit(group, whole(group))
@@ -151,7 +152,7 @@ def test_cancel_while_leaving_keeps_out_of_the_next_step():
 
 def test_cancel_does_not_rename_an_ending():
     # Guards: a finished sentence reported as cancelled, whose EOS would then be shown as text.
-    state = DecodeState([9, 1], START, END)
+    state = DecodeState([9, 1], START, EndingRule.at(END))
     commit(state, [[5, END], [6, 6]])
     for row in (0, 1):
         state.cancel(row)
@@ -161,7 +162,7 @@ def test_cancel_does_not_rename_an_ending():
 
 def test_cancel_before_the_first_step():
     # Guards: text written by a sentence that was cancelled while it waited.
-    state = DecodeState([9], START, END)
+    state = DecodeState([9], START, EndingRule.at(END))
     state.cancel(0)
     assert state.done
     commit(state, [[5, 6]])
@@ -173,7 +174,7 @@ def test_cancel_before_the_first_step():
 def test_leave_says_who_stays():
     # Guards: memory reordered when it need not be, or rows that change places without filling a
     # gap.
-    state = DecodeState([9, 9, 9, 9], START, END)
+    state = DecodeState([9, 9, 9, 9], START, EndingRule.at(END))
     assert commit(state, [[5], [6], [7], [8]]) is None
     assert commit(state, [[END], [6], [END], [8]]).tolist() == [3, 1]
     assert [hypothesis.row for hypothesis in state.running] == [3, 1]
@@ -184,7 +185,7 @@ def test_leave_says_who_stays():
 
 def test_commit_returns_the_rows_it_wrote_into():
     # Guards: the last group of a sentence missing from a stream.
-    state = DecodeState([9, 9], START, END)
+    state = DecodeState([9, 9], START, EndingRule.at(END))
     group = picked([[END], [5]])
     state.slots(1)
     assert [hypothesis.row for hypothesis in state.commit(group, whole(group))] == [0, 1]
@@ -195,7 +196,7 @@ def test_commit_returns_the_rows_it_wrote_into():
 
 def test_no_sentence_at_all():
     # Guards: a crash on an empty batch.
-    state = DecodeState([], START, END)
+    state = DecodeState([], START, EndingRule.at(END))
     assert state.done
     assert state.hypotheses == []
 
@@ -239,7 +240,7 @@ def test_batches_against_single_rows(decoding):
     # Guards: rows that influence each other, whatever is picked and kept, and slots that read other
     # tokens.
     limits, steps = decoding
-    state = DecodeState(limits, START, END)
+    state = DecodeState(limits, START, EndingRule.at(END))
     taken = 0
     for step in steps:
         if state.done:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from multistride.decode.choosing.policy import fixed
+from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
@@ -355,7 +356,7 @@ def test_a_causal_model_learns_to_count_and_writes_it():
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 10
     for group_size in (1, 2):
-        state = DecodeState([20, 4, 20], START, END)
+        state = DecodeState([20, 4, 20], START, EndingRule.at(END))
         engine = EagerStepModel(model)
         steps = decode(engine, None, None, state, GroupWriter(engine, fixed(group_size)))
         assert len(list(steps)) == len(counting) / group_size

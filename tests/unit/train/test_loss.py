@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 from multistride.groups import NO_LABEL, Slots, equal_sizes, previous_in_group, teacher_forced
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
+from multistride.train.layouts import TrainingPass
 from multistride.train.loss import SlotLoss
 
 
@@ -35,14 +36,18 @@ def batch():
     slots, labels = teacher_forced(
         target, lengths, equal_sizes(lengths, torch.tensor([1, 4, 2, 3])), 1
     )
-    return source, lengths, slots, labels, previous_in_group(slots, labels)
+    return source, lengths, TrainingPass(slots, labels, previous_in_group(slots, labels))
 
 
 def reference(model, batch, smoothing):
-    source, lengths, slots, labels, _ = batch
-    logits = model.project(model(source, lengths, slots)).flatten(0, 1)
+    source, lengths, asked = batch
+    logits = model.project(model(source, lengths, asked.slots)).flatten(0, 1)
     return logits, cross_entropy(
-        logits, labels.flatten(), ignore_index=NO_LABEL, reduction="sum", label_smoothing=smoothing
+        logits,
+        asked.labels.flatten(),
+        ignore_index=NO_LABEL,
+        reduction="sum",
+        label_smoothing=smoothing,
     )
 
 
@@ -65,23 +70,21 @@ def test_reported_cross_entropy_is_never_smoothed(model, batch, smoothing):
     found = SlotLoss(model, smoothing)(*batch)
     torch.testing.assert_close(found.cross_entropy, expected.detach())
     assert not found.cross_entropy.requires_grad
-    labels = batch[3].flatten()
+    labels = batch[2].labels.flatten()
     assert found.correct == (logits.argmax(-1) == labels).sum()
     assert not found.correct.requires_grad
 
 
 def test_sums_of_parts_are_the_sum(model, batch):
     # Guards: an accumulated update that differs from a large batch.
-    source, lengths, slots, labels, previous = batch
+    source, lengths, (slots, labels, previous, *_) = batch
     objective = SlotLoss(model, 0.1)
     whole = objective(*batch).smoothed
     parts = [
         objective(
             source[row],
             lengths[row],
-            Slots(*(field[row] for field in slots)),
-            labels[row],
-            previous[row],
+            TrainingPass(Slots(*(field[row] for field in slots)), labels[row], previous[row]),
         ).smoothed
         for row in (slice(0, 1), slice(1, 4))
     ]
@@ -90,10 +93,9 @@ def test_sums_of_parts_are_the_sum(model, batch):
 
 def test_a_batch_without_labels(model, batch):
     # Guards: NaN from a mean over nothing.
-    source, lengths, slots, labels, previous = batch
-    found = SlotLoss(model, 0.1)(
-        source, lengths, slots, torch.full_like(labels, NO_LABEL), previous
-    )
+    source, lengths, asked = batch
+    unlabelled = asked._replace(labels=torch.full_like(asked.labels, NO_LABEL))
+    found = SlotLoss(model, 0.1)(source, lengths, unlabelled)
     assert (found.smoothed, found.cross_entropy, found.correct) == (0, 0, 0)
 
 
@@ -116,7 +118,7 @@ def test_a_markov_head_scores_by_the_token_before(model, batch):
     corrected = with_markov_head(model)
     torch.nn.init.normal_(corrected.markov.following)
     logits, _ = reference(model, batch, 0.0)
-    labels, previous = batch[3].flatten(), batch[4].flatten()
+    labels, previous = batch[2].labels.flatten(), batch[2].previous.flatten()
     matrix = corrected.markov.previous.weight @ corrected.markov.following.T
     for place, token in enumerate(previous.tolist()):
         if token != NO_LABEL:
@@ -134,14 +136,15 @@ def test_r_drop_is_the_divergence_of_two_readings(model, batch):
     torch.manual_seed(6)
     found = objective(*batch)
     torch.manual_seed(6)
-    asked = batch[3] != NO_LABEL
-    readings = [noisy.project(noisy(*batch[:3]))[asked] for _ in range(2)]
+    source, lengths, (slots, labels, *_) = batch
+    asked = labels != NO_LABEL
+    readings = [noisy.project(noisy(source, lengths, slots))[asked] for _ in range(2)]
     one, other = (torch.distributions.Categorical(logits=logits) for logits in readings)
     both_ways = torch.distributions.kl_divergence(one, other) + torch.distributions.kl_divergence(
         other, one
     )
     plain = [
-        cross_entropy(logits, batch[3][asked], reduction="sum", label_smoothing=0.1)
+        cross_entropy(logits, labels[asked], reduction="sum", label_smoothing=0.1)
         for logits in readings
     ]
     torch.testing.assert_close(found.smoothed, sum(plain) / 2 + 2.0 / 4 * both_ways.sum())

@@ -181,7 +181,8 @@ def _settings(
         "sentences": sentences,
         "rounds": request.rounds,
         "sentences_a_turn": SENTENCES_A_TURN,
-        "decoding": "greedy, every contender; each sentence until EOS or its own limit; tokens in, tokens out",
+        "decoding": "greedy, every contender; each sentence until EOS or its own limit; "
+        "tokens in, tokens out",
         "device": request.device,
         "cpu": cpu_name(),
         "threads": request.threads,
