@@ -6,6 +6,12 @@ from originals import assert_same_causal_model, converted_model, randomised
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -31,6 +37,21 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.5}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.5],
+    "long_factor": [2.0, 3.0],
+    "original_max_position_embeddings": 64,
+}
 KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
     "llama-biases": (
@@ -43,6 +64,25 @@ KINDS = {
         LlamaConfig,
         {"rope_parameters": LLAMA3, "tie_word_embeddings": True},
     ),
+    "linear": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": LINEAR}),
+    "yarn": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": YARN}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 5}),
+    "qwen2-sliding": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    ),
+    "phi3": (Phi3ForCausalLM, Phi3Config, {"sliding_window": 6}),
+    "phi3-longrope": (
+        Phi3ForCausalLM,
+        Phi3Config,
+        {
+            "rope_parameters": LONGROPE,
+            "original_max_position_embeddings": 64,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config, {}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
 }
