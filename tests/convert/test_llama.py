@@ -4,6 +4,7 @@ import pytest
 import torch
 from originals import assert_same_causal_model, converted_model, randomised
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -17,6 +18,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+import multistride.hf  # noqa: F401  (its import makes model directories known to transformers)
+from multistride.convert.run import convert
+from multistride.engines.int8.engine import check_supported
+from multistride.errors import UsageError
 
 SIZES = {
     "hidden_size": 32,
@@ -123,3 +129,30 @@ def test_the_precision_of_the_original_is_kept(letters, tmp_path):
     assert torch.equal(ours.decoder_norm.weight, theirs.model.norm.weight.float())
     stored = (tmp_path / "ours" / "model.safetensors").stat().st_size
     assert stored < 2.5 * sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_transformers_keeps_the_window(letters, tmp_path):
+    """Positions of cached slots that transformers' own caches do not keep; padding on the left."""
+    directory, size = letters
+    model, config, changes = KINDS["mistral"]
+    theirs = randomised(model(config(vocab_size=size, **{**SIZES, **changes})))
+    theirs.save_pretrained(directory)
+    convert(str(directory), tmp_path / "ours")
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    tokens = torch.tensor([[3, 3, 3, 9, 20, 31, 12, 8], [11, 14, 9, 30, 7, 22, 10, 6]])
+    real = (tokens != 3).long()
+    settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 3}
+    expected = theirs.generate(tokens, attention_mask=real, **settings)
+    assert ours.generate(tokens, attention_mask=real, **settings).equal(expected)
+    own = ours.generate(tokens, attention_mask=real, custom_generate=None, **settings)
+    assert own.equal(expected)
+
+
+def test_a_sliding_model_is_refused_by_the_int8_engine_in_one_line(letters, tmp_path):
+    # Guards: a window that int8 graphs forget, and other text without a word.
+    directory, size = letters
+    model, config, changes = KINDS["mistral"]
+    model(config(vocab_size=size, **{**SIZES, **changes})).save_pretrained(directory)
+    ours, _ = converted_model(directory, tmp_path / "ours")
+    with pytest.raises(UsageError, match=r"int8 was asked for.*attention_window 5"):
+        check_supported(ours.config)

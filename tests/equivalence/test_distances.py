@@ -24,9 +24,9 @@ SIZES = {
 WINDOWED = {
     "encoder_layers": 0,
     "positions": "rotary",
-    "sliding_window": 4,
-    "sliding_layers": (0, 2),
-    "sliding_rotary_base": 100.0,
+    "attention_window": 4,
+    "window_layers": (0, 2),
+    "window_rotary_base": 100.0,
 }
 KINDS = {
     "window": {**WINDOWED, "norm": "sandwich", "attention_cap": 5.0, "output_cap": 9.0},

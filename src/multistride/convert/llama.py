@@ -97,8 +97,8 @@ def sliding(checkpoint: Checkpoint, pattern: int | None = None) -> dict[str, Any
     if not layers or window >= config["max_position_embeddings"]:
         return {}
     return {
-        "sliding_window": window,
-        "sliding_layers": None if len(layers) == count else tuple(layers),
+        "attention_window": window,
+        "window_layers": None if len(layers) == count else tuple(layers),
     }
 
 

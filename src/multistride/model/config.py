@@ -200,15 +200,15 @@ class TransformerConfig(BaseModel):
     rotary_factor: float = Field(
         1.0, gt=0, description="rotated queries and keys are multiplied by this (YaRN, LongRoPE)"
     )
-    sliding_window: int | None = Field(
+    attention_window: int | None = Field(
         None,
         ge=1,
         description="positions that a decoder slot sees back, its own included; left out: all",
     )
-    sliding_layers: tuple[int, ...] | None = Field(
+    window_layers: tuple[int, ...] | None = Field(
         None, description="decoder layers with the sliding window; left out: all"
     )
-    sliding_rotary_base: float | None = Field(
+    window_rotary_base: float | None = Field(
         None,
         gt=1,
         description="rotary base of the layers with a sliding window, unscaled (Gemma 3); "
@@ -319,28 +319,28 @@ class TransformerConfig(BaseModel):
                 f"rotary_frequencies has {len(frequencies)} entries; a head of {self.head_width} "
                 f"has {self.head_width // 2} pairs"
             )
-        layers = self.sliding_layers
+        layers = self.window_layers
         if layers is not None and (
-            self.sliding_window is None or not all(0 <= n < self.decoder_layers for n in layers)
+            self.attention_window is None or not all(0 <= n < self.decoder_layers for n in layers)
         ):
             raise ValueError(
-                f"sliding_layers is {list(layers)}; they are indices of the {self.decoder_layers} "
-                "decoder layers, and sliding_window says how far they see"
+                f"window_layers is {list(layers)}; they are indices of the {self.decoder_layers} "
+                "decoder layers, and attention_window says how far they see"
             )
-        if self.positions == "relative" and self.sliding_window is not None:
+        if self.positions == "relative" and self.attention_window is not None:
             raise ValueError(
-                f"sliding_window is {self.sliding_window}; relative positions see all slots"
+                f"attention_window is {self.attention_window}; relative positions see all slots"
             )
         if self.positions == "relative" and self.relative_furthest < self.relative_buckets:
             raise ValueError(
                 f"relative_furthest is {self.relative_furthest}; it must be at least "
                 f"relative_buckets ({self.relative_buckets})"
             )
-        if self.sliding_rotary_base is not None and (
-            self.sliding_window is None or self.positions != "rotary"
+        if self.window_rotary_base is not None and (
+            self.attention_window is None or self.positions != "rotary"
         ):
             raise ValueError(
-                "sliding_rotary_base is given; it needs sliding_window and rotary positions"
+                "window_rotary_base is given; it needs attention_window and rotary positions"
             )
 
     def _check_classifier(self) -> None:
@@ -379,12 +379,12 @@ class TransformerConfig(BaseModel):
 
         Then masks are made of positions as well as groups, and the cache keeps positions.
         """
-        return self.sliding_window is not None or self.positions == "relative"
+        return self.attention_window is not None or self.positions == "relative"
 
     def slides(self, layer: int) -> bool:
         """Return true if this decoder layer has the sliding window."""
-        return self.sliding_window is not None and (
-            self.sliding_layers is None or layer in self.sliding_layers
+        return self.attention_window is not None and (
+            self.window_layers is None or layer in self.window_layers
         )
 
     @property
@@ -446,9 +446,9 @@ _FOR_CONVERTED = (
     "rotary_scaling",
     "rotary_frequencies",
     "rotary_factor",
-    "sliding_window",
-    "sliding_layers",
-    "sliding_rotary_base",
+    "attention_window",
+    "window_layers",
+    "window_rotary_base",
     "relative_buckets",
     "relative_furthest",
     "head_size",

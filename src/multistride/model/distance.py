@@ -99,6 +99,6 @@ def sights(
     """Return what slots see in each decoder layer, where `mask` is what groups allow."""
     if bias is not None:
         return [bias(mask, distance)] * config.decoder_layers
-    assert config.sliding_window is not None
-    narrow = within(mask, distance, config.sliding_window)
+    assert config.attention_window is not None
+    narrow = within(mask, distance, config.attention_window)
     return [narrow if config.slides(layer) else mask for layer in range(config.decoder_layers)]

@@ -110,8 +110,8 @@ class RotaryPositions(StartVectors):
         self.register_buffer(
             "factor", None if config.rotary_factor == 1.0 else factor, persistent=False
         )
-        if config.sliding_rotary_base is not None:
-            sliding = frequencies(config.sliding_rotary_base, config.head_width)
+        if config.window_rotary_base is not None:
+            sliding = frequencies(config.window_rotary_base, config.head_width)
             self.register_buffer("sliding", sliding, persistent=False)
 
     def forward(self, position: Int[Tensor, "B N"]) -> Rotation:

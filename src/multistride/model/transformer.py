@@ -284,7 +284,7 @@ class Transformer(nn.Module):
         distance = distances(slots.position, caches[-1] if caches else None)
         bias = position.bias if isinstance(position, RelativePositions) else None
         rotations = [rotation] * config.decoder_layers
-        if config.sliding_rotary_base is not None and isinstance(position, RotaryPositions):
+        if config.window_rotary_base is not None and isinstance(position, RotaryPositions):
             turned = position.within_window(slots.position)
             rotations = [
                 turned if config.slides(layer) else rotation
