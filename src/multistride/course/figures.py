@@ -162,7 +162,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
         box(0, 1.2 + 0.8 * index, f"{words.get(name, name)}\nencoder[·].{name}")
     count = len(list(children["encoder"].children()))
     axes.text(
-        1.7,
+        1.8,
         1.2 + 0.8 * len(layer("encoder")) + 0.1,
         f"× {count} · {words['encoder']} · {counted['encoder']:,}",
         ha="center",
@@ -180,7 +180,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
         )
     top = 1.2 + 0.8 * len(own)
     axes.text(
-        6.3,
+        6.4,
         top + 0.1,
         f"× {len(list(children['decoder'].children()))} · {words['decoder']} · {counted['decoder']:,}",
         ha="center",
@@ -189,15 +189,15 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     box(4.6, top + 0.7, named("target_embedding", "output"))
     if "markov" in counted:
         box(8.6, top + 0.7, named("markov", "block-markov"), True)
-        arrow(8.6, top + 1.0, 8.05, top + 1.0)
+        arrow(8.6, top + 1.0, 8.2, top + 1.0)
     box(8.6, 1.2, words["mask"], True)
-    arrow(8.6, 1.5, 8.05, 1.5)
-    arrow(8.6, 0.3, 8.05, 0.3)
-    arrow(1.7, 0.62, 1.7, 1.16)
-    arrow(6.3, 0.62, 6.3, 1.16)
-    arrow(3.45, 2.3, 4.55, 2.3)
-    arrow(6.3, top + 0.35, 6.3, top + 0.66)
-    axes.set_xlim(-0.2, 12.2)
+    arrow(8.6, 1.5, 8.2, 1.5)
+    arrow(8.6, 0.3, 8.2, 0.3)
+    arrow(1.8, 0.68, 1.8, 1.16)
+    arrow(6.4, 0.68, 6.4, 1.16)
+    arrow(3.64, 2.3, 4.56, 2.3)
+    arrow(6.4, top + 0.35, 6.4, top + 0.66)
+    axes.set_xlim(-0.1, 12.3)
     axes.set_ylim(-0.2, top + 1.6)
 
 
@@ -384,7 +384,7 @@ def gains(figure: Any, results: Results, words: Words) -> None:
         text = f"{value:.1f} % · {words['passes'].format(row['passes_per_word'])}"
         axes.text(value + 0.4, place, text, va="center", fontsize=10)
     axes.set_yticks(range(len(rows)), [words[name] for name in names])
-    axes.set_xlim(0, max(values) * 1.35)
+    axes.set_xlim(0, max(values) * 1.42)
     axes.invert_yaxis()
 
 

@@ -330,9 +330,8 @@ def _in_turns(
             engine = engines[name]
             encoded = vocabularies[name].encode_source([source])
             before, engine.widest = engine.slots, 0
-            began = time.perf_counter()
-            [text] = way.write(engine, encoded)
-            times[name].append(1000 * (time.perf_counter() - began))
+            text, milliseconds = _timed(way, engine, encoded)
+            times[name].append(milliseconds)
             tokens[name] += len(text.log_probabilities)
             config = engine.config
             kept = min(engine.slots - before, 2 * WIDTH)
@@ -349,6 +348,22 @@ def _in_turns(
         }
         for name in ways
     }
+
+
+def _timed(way: Way, engine: Counting, encoded: list[list[int]]) -> tuple[Hypothesis, float]:
+    """Return one word and the least milliseconds of three runs, which a busy moment cannot change.
+
+    The engine counts the first run alone.
+    """
+    times = []
+    for run in range(3):
+        counts = engine.passes, engine.slots, engine.widest
+        began = time.perf_counter()
+        [text] = way.write(engine, encoded)
+        times.append(1000 * (time.perf_counter() - began))
+        if run:
+            engine.passes, engine.slots, engine.widest = counts
+    return text, min(times)
 
 
 def fast(group_size: int, **choices: Any) -> Way:

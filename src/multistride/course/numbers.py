@@ -126,7 +126,7 @@ class Results:
         version = settings.get("multistride") or made.get("multistride")
         return {
             "command": str(settings.get("command") or "–"),
-            "commit": str(settings.get("commit") or (f"version {version}" if version else "–")),
+            "commit": str(settings.get("commit") or (f"multistride {version}" if version else "–")),
             "machine": machine or "–",
             "seed": str(settings.get("seed") or made.get("seed") or "–"),
         }
