@@ -34,7 +34,7 @@ class Generator(TextModel):
         cls,
         directory: Path | str | None = None,
         device: str = "auto",
-        engine: EngineName = "eager",
+        engine: EngineName = "auto",
     ) -> Generator:
         """Read the directory of a causal model.
 
@@ -145,7 +145,7 @@ class Generator(TextModel):
 
 
 def load(
-    path: Path | str | None = None, device: str = "auto", engine: EngineName = "eager"
+    path: Path | str | None = None, device: str = "auto", engine: EngineName = "auto"
 ) -> Translator | Generator:
     """Return the model in a directory, or the shipped model of that name; None: the default one.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -20,6 +21,9 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 """The names that `open_engine` knows."""
 
 logger = logging.getLogger(__name__)
+
+_choices: WeakKeyDictionary[Engine[Any], str] = WeakKeyDictionary()
+"""What `auto` took, in one line, for engines that have not decoded yet."""
 
 
 class Engine(StepModel[M], Protocol[M]):
@@ -40,7 +44,7 @@ class Engine(StepModel[M], Protocol[M]):
 def open_engine(model: Transformer, name: EngineName = "eager") -> Engine[Any]:
     """Return the engine called `name`, with the weights of `model` on the device where they are.
 
-    `auto` is the fastest that runs here; one line of log says which one it is, and why.
+    `auto` is the fastest that runs here; `announce` says which one it is, and why.
     Raises `UsageError` for an unknown name, or an engine that cannot run this model or on this
     machine; `MissingExtraError` if the engine needs a library that is not installed.
     """
@@ -64,9 +68,13 @@ def open_export(directory: Path | str, name: EngineName) -> tuple[Engine[Any], V
     from multistride.engines.int8.export import read_int8
 
     engine, vocabulary = read_int8(directory)
-    if name == "auto":
-        logger.info(f"engine: {engine.name}, {engine.precision}")
-    return engine, vocabulary
+    return (_chosen(engine) if name == "auto" else engine), vocabulary
+
+
+def announce(engine: StepModel[Any]) -> None:
+    """Log once which engine `auto` took. Call it before decoding: an error then stays one line."""
+    if choice := _choices.pop(engine, None):
+        logger.info(choice)
 
 
 def check_engine(name: str) -> None:
@@ -113,7 +121,11 @@ def _fastest(model: Transformer) -> Engine[Any]:
     try:
         engine = _gpu(model) if on_gpu else _int8(model)
     except (MissingExtraError, UsageError) as error:
-        logger.info(f"engine: eager, because {error}")
-        return EagerStepModel(model)
-    logger.info(f"engine: {engine.name}, {engine.precision}")
+        return _chosen(EagerStepModel(model), f"because {error}")
+    return _chosen(engine)
+
+
+def _chosen(engine: Engine[Any], why: str = "") -> Engine[Any]:
+    """Return an engine that `auto` took, to be announced with its precision, or with `why`."""
+    _choices[engine] = f"engine: {engine.name}, {why or engine.precision}"
     return engine

@@ -33,7 +33,7 @@ def evaluate(
     request: EvaluationRequest,
     ways: Sequence[DecodeOptions],
     model: Path | None = None,
-    engine: EngineName = "eager",
+    engine: EngineName = "auto",
     device: str = "auto",
 ) -> Result:
     """Measure a model (None: the one that ships) in every way of decoding.

@@ -17,6 +17,7 @@ from multistride.data.vocab import Vocabulary
 from multistride.decode.choosing.auto import best, check_auto, offers
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.plan import Plan, plan
+from multistride.engines.open import announce
 from multistride.errors import DataError, UsageError
 from multistride.serve.errors import HttpProblem
 from multistride.serve.metrics import Metrics
@@ -307,6 +308,7 @@ def opened(models: Mapping[str, TextModel], defaults: Defaults, capacity: Capaci
     metrics = Metrics()
     served = Served({}, metrics)
     for name, model in models.items():
+        announce(model.engine)
         scheduler = Scheduler(model.engine, name, capacity, metrics)
         served.models[name] = ServedModel(name, model, defaults, scheduler)
         _check(served.models[name])
