@@ -22,7 +22,7 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 logger = logging.getLogger(__name__)
 
-_choices: WeakKeyDictionary[Engine[Any], str] = WeakKeyDictionary()
+_choices: WeakKeyDictionary[StepModel[Any], str] = WeakKeyDictionary()
 """What `auto` took, in one line, for engines that have not decoded yet."""
 
 
