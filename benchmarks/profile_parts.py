@@ -26,7 +26,8 @@ from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.device import check_threads, cpu_name, set_threads
 from multistride.evaluate.bench.rounds import batches_by_length
-from multistride.evaluate.sentences import read_test_set, spread
+from multistride.evaluate.sentences import read_test_set
+from multistride.evaluate.speed import spread
 from multistride.files import write_json
 from multistride.translator import Translator
 

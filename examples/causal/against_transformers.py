@@ -36,11 +36,11 @@ import numpy as np
 import torch
 import transformers
 
-from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name, keep_few_kernels, set_threads
 from multistride.files import sha256, write_json
 from multistride.generator import Generator

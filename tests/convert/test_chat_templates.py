@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.tokenizer import foreign_vocabulary
 from multistride.data.chat import rendered
-from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import train_vocabulary
+from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
@@ -62,7 +62,7 @@ def directory(place, template=None, file=None, **special):
     text = (place / "theirs" / "tokenizer.json").read_text()
     config = TransformerConfig(encoder_layers=0, start_symbol=False)
     source = Checkpoint("theirs", {}, frozenset(), None, text, settings)
-    foreign_vocabulary(source, config)[0].save(place / "ours")
+    save_vocabulary(foreign_vocabulary(source, config)[0], place / "ours")
     if file is not None:
         (place / "ours" / "chat_template.jinja").write_text(file)
     return place / "ours"
@@ -104,7 +104,7 @@ def test_where_a_template_is_stored(tmp_path):
     assert again.chat_template == "{{ messages[0].content }}"
     assert again.eos == load_vocabulary(place).eos
     own = train_vocabulary(["a b c"], 300, "bpe")
-    own.save(tmp_path / "own", "causal")
+    save_vocabulary(own, tmp_path / "own", "causal")
     (tmp_path / "own" / "chat_template.jinja").write_text("<s>{{ messages[0].content }}")
     vocabulary = load_vocabulary(tmp_path / "own")
     assert vocabulary.chat_template == "<s>{{ messages[0].content }}"

@@ -10,11 +10,11 @@ from pydantic.config import JsonDict
 
 from multistride.config import validate
 from multistride.errors import UsageError
+from multistride.groups import Layout
 from multistride.model.config import TransformerConfig
 
 Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
-Layout = Literal["sat", "lookahead"]
 Drafts = Literal["masks", "text", "both"]
 
 RENAMED = {"max_length": "max_tokens", "min_length": "min_tokens"}

@@ -19,9 +19,10 @@ from multistride.decode.accept import (
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.choosing.policy import Policy, cost_model, fixed, phase
-from multistride.decode.options import DecodeOptions, Drafts, Layout
+from multistride.decode.options import DecodeOptions, Drafts
 from multistride.decode.phrases import PhraseTable
 from multistride.errors import UsageError
+from multistride.groups import Layout
 from multistride.model.config import TransformerConfig
 
 UNKNOWN = 0.8
