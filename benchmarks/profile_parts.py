@@ -1,8 +1,8 @@
 """Where the time of decoding goes: the encoder, the decoder, choosing tokens, and the host between
 the steps.
 
-    python benchmarks/profile_parts.py MODEL SOURCE [--engine int8] [--batch-size 1,8,32] [--group-size 1,4]
-        [--output FILE]
+    python benchmarks/profile_parts.py MODEL SOURCE [--engine int8] [--batch-size 1,8,32]
+        [--group-size 1,4] [--output FILE]
 
 Every call of the engine is timed, and on the int8 engine every call of a network within it. What is
 left of the engine's calls are masks, arrays and the Markov head; what is left of all is the host:

@@ -84,7 +84,10 @@ def targets(place: Path) -> list[Target]:
 def _texts(place: Path) -> list[Target]:
     texts = place / "texts"
     texts.mkdir()
-    records = b'{"source": "a", "target": "b", "text": "c", "label": "d", "prompt": [1], "written": [2]}\n'
+    records = (
+        b'{"source": "a", "target": "b", "text": "c", "label": "d", "prompt": [1], '
+        b'"written": [2]}\n'
+    )
     names = {"plain": LINES, "table.tsv": b"a\tb\nc\td\n", "records.jsonl": records * 3}
     for name, data in names.items():
         (texts / name).write_bytes(data)

@@ -89,7 +89,8 @@ _INT8_NOTE = """\
 # An int8 export of a multistride model
 
 ```sh
-echo "Where is the station?" | multistride translate --model THIS_DIRECTORY --engine int8 --group-size 4
+echo "Where is the station?" |
+  multistride translate --model THIS_DIRECTORY --engine int8 --group-size 4
 ```
 
 8-bit weights with a scale for each output, 8-bit activations with a scale for each place in the
@@ -111,7 +112,8 @@ from tokenizers import Tokenizer
 place = "THIS_DIRECTORY"
 tokenizer = Tokenizer.from_file(place + "/tokenizer.json")
 translator = ctranslate2.Translator(place, compute_type="int8", intra_threads=1)
-source = [str(token) for token in tokenizer.encode("Where is the station?", add_special_tokens=False).ids]
+encoded = tokenizer.encode("Where is the station?", add_special_tokens=False)
+source = [str(token) for token in encoded.ids]
 [result] = translator.translate_batch([[*source, "{end}"]], beam_size=1)
 print(tokenizer.decode([int(token) for token in result.hypotheses[0]]))
 ```

@@ -142,7 +142,7 @@ class ForeignVocabulary(Vocabulary):
         return {name: self.settings[name] for name in names}
 
     def contents(self, reader: Reader | None = None) -> dict[str, str]:
-        """Return the text of each file of the vocabulary by name; transformers can read them too."""
+        """Return the text of each file of the vocabulary by name, as transformers reads them."""
         files = {
             TOKENIZER_FILE: self._serialized(),
             TOKENIZER_CONFIG_FILE: as_json(self.settings),

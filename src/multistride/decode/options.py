@@ -71,16 +71,15 @@ class DecodeOptions(BaseModel):
     )
     policy: PolicyName | None = Field(
         None,
-        description="How many tokens each step proposes, up to the group size: fixed and confidence "
-        "always as many, cost-model what is fastest on this machine, phase fewer where the model "
-        "is "
-        "unsure, autoregressive one.",
+        description="How many tokens each step proposes, up to the group size: fixed and "
+        "confidence always as many, cost-model what is fastest on this machine, phase fewer where "
+        "the model is unsure, autoregressive one.",
         json_schema_extra=DECODING,
     )
     layout: Layout | None = Field(
         None,
-        description="What a step reads. sat: the group before, as in the paper. lookahead: the last "
-        "token, then masks. Default: the one the model and the mode need.",
+        description="What a step reads. sat: the group before, as in the paper. lookahead: the "
+        "last token, then masks. Default: the one the model and the mode need.",
         json_schema_extra=DECODING,
     )
     drafts: Drafts | None = Field(

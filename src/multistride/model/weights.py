@@ -44,7 +44,8 @@ TEMPERATURE = "temperature.json"
 MODELING = Path("modeling_multistride.py")
 """What `auto_map` in config.json names; multistride itself never reads it."""
 
-_MODELING_TEXT = '''"""Open this directory with transformers: from_pretrained(..., trust_remote_code=True).
+_MODELING_TEXT = '''\
+"""Open this directory with transformers: from_pretrained(..., trust_remote_code=True).
 
 The code is that of the package multistride, which must be installed; nothing else is here.
 """
