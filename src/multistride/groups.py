@@ -31,14 +31,11 @@ other slots, A anchors (clean slots to draft from), D draft tokens or masks.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-
-Layout = Literal["sat", "lookahead"]
-"""The layouts that decoding writes groups in."""
 
 PADDING_GROUP = 2**30
 """The group of a padding slot: larger than any real group, so no real slot sees it."""

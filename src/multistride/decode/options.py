@@ -10,8 +10,7 @@ from pydantic.config import JsonDict
 
 from multistride.config import validate
 from multistride.errors import UsageError
-from multistride.groups import Layout
-from multistride.model.config import TransformerConfig
+from multistride.model.config import Layout, TransformerConfig
 
 Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]

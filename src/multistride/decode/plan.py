@@ -25,8 +25,7 @@ from multistride.decode.ending import EndingRule
 from multistride.decode.options import DecodeOptions, Drafts, Mode
 from multistride.decode.spans import Allowing
 from multistride.errors import UsageError
-from multistride.groups import Layout
-from multistride.model.config import TransformerConfig
+from multistride.model.config import Layout, TransformerConfig
 
 
 @dataclass(frozen=True)

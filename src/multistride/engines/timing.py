@@ -22,7 +22,7 @@ from multistride.decode.step import M, StepModel
 from multistride.device import cpu_name
 from multistride.errors import DataError, UserError
 from multistride.files import write_json
-from multistride.groups import Layout
+from multistride.model.config import Layout
 from multistride.untrusted import read_json
 from multistride.version import __version__
 

@@ -39,8 +39,8 @@ from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
 from multistride.errors import DataError
 from multistride.files import sha256
-from multistride.groups import Layout
 from multistride.metrics.calibration import calibration_error
+from multistride.model.config import Layout
 from multistride.model.weights import weights_digest
 from multistride.text_model import TextModel
 

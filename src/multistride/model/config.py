@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Layout = Literal["sat", "lookahead"]
+"""The layouts of slots that a model can be trained for and decoding writes groups in."""
+
 
 class RotaryScaling(BaseModel):
     """Slower rotations for long texts, as in Llama 3.1.

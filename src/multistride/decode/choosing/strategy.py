@@ -22,8 +22,7 @@ from multistride.decode.choosing.policy import Policy, cost_model, fixed, phase
 from multistride.decode.options import DecodeOptions, Drafts
 from multistride.decode.phrases import PhraseTable
 from multistride.errors import UsageError
-from multistride.groups import Layout
-from multistride.model.config import TransformerConfig
+from multistride.model.config import Layout, TransformerConfig
 
 UNKNOWN = 0.8
 """The share of tokens kept behind a kept one, where nothing was measured: a guess that favours
