@@ -11,6 +11,7 @@ import typer
 
 from multistride.cli.console import reading, refuse_shared_files, tracing, writing
 from multistride.cli.fields import Fields
+from multistride.cli.opening import open_model
 from multistride.cli.options import (
     ChatOption,
     GroupSizeOption,
@@ -157,8 +158,8 @@ def score(
 
     from multistride.cli.lines import score_stream
 
-    translator = machine.load(model)
-    note_untrained(int(size), translator)
+    translator = open_model(machine, model)
+    note_untrained(int(size), translator.config.group_sizes)
     failed = score_stream(
         translator, source, target, int(size), "json" if as_json else "text", tokens
     )
@@ -182,7 +183,8 @@ def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, li
         choices["batch_size"] = 1
     size = group_size_or_auto(group_size)
     plan = translator.plan(size, streaming=lines.stream, **choices)
-    note_untrained(plan.group_size, translator, plan.options.drafts == "text")
+    trained = translator.config.group_sizes
+    note_untrained(plan.group_size, trained, plan.options.drafts == "text")
     return plan
 
 
