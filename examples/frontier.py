@@ -1,6 +1,7 @@
 """How much quality a step buys: every policy at every setting, against fixed group sizes.
 
-    python frontier.py --source FILE --reference FILE --output RESULT.json [--picture FILE.svg] [--model DIRECTORY]
+    python frontier.py --source FILE --reference FILE --output RESULT.json [--picture FILE.svg]
+        [--model DIRECTORY]
 
 Without `--model` the model that ships is measured. A point is one decoding of the whole file.
 `--latency N` times N sentences one by one as well, all ways in turn. `--only-picture` draws a
@@ -98,7 +99,7 @@ def main() -> None:
 def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     """The result: settings and points."""
     torch.set_num_threads(chosen.threads)
-    translator = multistride.load(chosen.model)
+    translator = multistride.load(chosen.model, engine="eager")
     config = translator.config
     sources, references = (
         [line.decode() for line in read_lines(path)] for path in (chosen.source, chosen.reference)

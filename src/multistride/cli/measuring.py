@@ -62,13 +62,19 @@ def evaluate(
     """
     from multistride.device import set_threads
     from multistride.evaluate.run import evaluate as measure
+    from multistride.evaluate.run import evaluate_task
     from multistride.evaluate.settle import settle
     from multistride.report.show import show
+    from multistride.tasks.names import task_named
 
     refuse_shared_files([request.source, request.reference], outputs.files)
     settle(outputs.files)
     set_threads(machine.threads)
-    result = measure(request, ways, model, machine.engine, machine.device)
+    if request.task is None:
+        result = measure(request, ways, model, machine.engine, machine.device)
+    else:
+        task = task_named(request.task)
+        result = evaluate_task(request, ways, task, model, machine.engine, machine.device)
     show(result, outputs)
     if failed := result.conditions.get("failed"):
         raise DataError(
@@ -194,11 +200,13 @@ def _calibrate_groups(
 
     from multistride.evaluate.calibrate import calibrate as measure
     from multistride.files import write_json
-    from multistride.generator import load
+    from multistride.loading import load
     from multistride.model.weights import CALIBRATION
     from multistride.report.tables import calibration_table
 
-    measured = measure(load(model, device), model, source, reference).model_dump(mode="json")
+    measured = measure(load(model, device, "eager"), model, source, reference).model_dump(
+        mode="json"
+    )
     write_json(model / CALIBRATION, measured)
     logger.info(f"written: {model / CALIBRATION}")
     if as_json:

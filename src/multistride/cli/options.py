@@ -7,8 +7,9 @@ annotation.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,13 +20,9 @@ from multistride.shipped import directory, names
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from multistride.cli.lines import LineFormat
-    from multistride.generator import Generator
-    from multistride.text_model import TextModel
-    from multistride.translator import Translator
-
 EngineName = Literal["eager", "int8", "gpu", "auto"]
+LineFormat = Literal["text", "groups", "json", "stream"]
+"""A result as text, as text with bars between steps, as a JSON object, or group by group."""
 
 
 class Machine(BaseModel):
@@ -34,8 +31,8 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     engine: EngineName = Field(
-        "eager",
-        description="Inference engine: eager (PyTorch, float32), int8 (CPU, extra [int8]), gpu "
+        "auto",
+        description="Inference engine: eager (PyTorch, float32: the reference), int8 (CPU), gpu "
         "(CUDA), or auto, the fastest that runs here. `multistride doctor` lists them.",
         json_schema_extra={"panel": "Machine"},
     )
@@ -49,14 +46,6 @@ class Machine(BaseModel):
         description="Number of CPU threads (default: PyTorch's choice).",
         json_schema_extra={"panel": "Machine"},
     )
-
-    def load(self, model: Path | None) -> Translator | Generator:
-        """Return the model of a directory (None: the one that ships) on this machine."""
-        from multistride.device import set_threads
-        from multistride.generator import load
-
-        set_threads(self.threads)
-        return load(model, self.device, self.engine)
 
 
 class Lines(BaseModel):
@@ -201,9 +190,8 @@ def group_size_or_auto(text: str) -> int | Literal["auto"]:
         ) from error
 
 
-def note_untrained(group_size: int, translator: TextModel, copied: bool = False) -> None:
+def note_untrained(group_size: int, trained: Sequence[int], copied: bool = False) -> None:
     """Log a note if the model was not trained for this group size (`copied` drafts need none)."""
-    trained = translator.config.group_sizes
     if group_size not in trained and not copied:
         logger.info(
             f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, "

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from multistride.cli.lines import EMPTY_LINE, LineFormat, line_of
-from multistride.cli.options import Lines
+from multistride.cli.lines import EMPTY_LINE, line_of
+from multistride.cli.options import LineFormat, Lines
 from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES

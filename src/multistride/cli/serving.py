@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.cli.fields import Fields
+from multistride.cli.opening import open_model
 from multistride.cli.options import Machine, group_size_or_auto
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
@@ -85,7 +86,7 @@ def serve(
     Requests share batches; SIGTERM lets running ones finish. Without --threads one core stays free
     for the network.
 
-    Example: multistride serve --group-size 4 --engine int8
+    Example: multistride serve --group-size 4
 
     Example: multistride serve --model english-german --model chat=RUN/best --port 9000
     """
@@ -95,7 +96,7 @@ def serve(
     if machine.threads is None:  # one core is left to answer while models compute
         machine = machine.model_copy(update={"threads": max(1, (os.cpu_count() or 1) - 1)})
     run.bound(serving.host, serving.port).close()  # before models take their time to load
-    models = {name: machine.load(path) for name, path in names.items()}
+    models = {name: open_model(machine, path) for name, path in names.items()}
     capacity = run.Capacity(serving.max_batch_tokens, serving.max_waiting)
     served = run.opened(models, run.Defaults(size, decoding.mode), capacity)
     run.serve(served, serving.host, serving.port, run.Limits(serving.max_body, api_key=key))

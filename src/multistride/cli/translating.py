@@ -11,6 +11,7 @@ import typer
 
 from multistride.cli.console import reading, refuse_shared_files, tracing, writing
 from multistride.cli.fields import Fields
+from multistride.cli.opening import open_model
 from multistride.cli.options import (
     ChatOption,
     GroupSizeOption,
@@ -147,7 +148,8 @@ def score(
     that cannot be scored becomes an empty line; stderr names it, and the exit code is 4.
 
     A text may be cut into other tokens than a model wrote it in; then its score differs from the
-    one that decoding reported. --tokens scores what was written.
+    one that decoding reported. --tokens scores what was written. Scores are always those of the
+    weights in float32; int8 decoding reports slightly other ones.
 
     Example: multistride score --model RUN/best --source test.en --target test.de --group-size 4
     """
@@ -157,8 +159,9 @@ def score(
 
     from multistride.cli.lines import score_stream
 
-    translator = machine.load(model)
-    note_untrained(int(size), translator)
+    # Probabilities are those of the weights in float32.
+    translator = open_model(machine.model_copy(update={"engine": "eager"}), model)
+    note_untrained(int(size), translator.config.group_sizes)
     failed = score_stream(
         translator, source, target, int(size), "json" if as_json else "text", tokens
     )
@@ -182,7 +185,8 @@ def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, li
         choices["batch_size"] = 1
     size = group_size_or_auto(group_size)
     plan = translator.plan(size, streaming=lines.stream, **choices)
-    note_untrained(plan.group_size, translator, plan.options.drafts == "text")
+    trained = translator.config.group_sizes
+    note_untrained(plan.group_size, trained, plan.options.drafts == "text")
     return plan
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from multistride.data.corpus import Unreadable, read_lines, read_parallel
 from multistride.distill.config import DistillConfig
 from multistride.distill.continuing import continuer
-from multistride.distill.teacher import Teacher, open_teacher
+from multistride.distill.opening import open_teacher
+from multistride.distill.teacher import Teacher
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import (
     compressing,

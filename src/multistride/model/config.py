@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Layout = Literal["sat", "lookahead"]
+"""The layouts of slots that a model can be trained for and decoding writes groups in."""
+
 
 class RotaryScaling(BaseModel):
     """Slower rotations for long texts, as in Llama 3.1.
@@ -58,7 +61,8 @@ class WideConfig(BaseModel):
     penalty: float = Field(
         0.03,
         gt=0,
-        description="weight of half the squares of its weights, beside the sum of losses of all documents",
+        description="weight of half the squares of its weights, beside the sum of losses of all "
+        "documents",
     )
 
 
@@ -89,12 +93,14 @@ class ClassifierConfig(BaseModel):
     )
     windows: Literal["mean", "max", "attention"] = Field(
         "mean",
-        description="how a document follows from its windows: pooled from their vectors, labels from scores",
+        description="how a document follows from its windows: pooled from their vectors, labels "
+        "from scores",
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="pooled: on the document's vector")
     wide: WideConfig | None = Field(
         None,
-        description="pooled: a linear path that reads the words of the whole document; left out: none",
+        description="pooled: a linear path that reads the words of the whole document; left out: "
+        "none",
     )
 
     @model_validator(mode="after")
@@ -133,8 +139,8 @@ class TransformerConfig(BaseModel):
     )
     norm: Literal["pre", "post", "sandwich", "output"] = Field(
         "pre",
-        description="normalisation before each sublayer, after its sum, before it and of its output "
-        "(sandwich: Gemma), or of its output only (OLMo 2)",
+        description="normalisation before each sublayer, after its sum, before it and of its "
+        "output (sandwich: Gemma), or of its output only (OLMo 2)",
     )
     activation: Literal["relu", "gelu", "gelu-tanh", "silu"] = Field(
         "relu", description="of the feed-forward layers; gelu-tanh is the approximation by tanh"
@@ -238,7 +244,8 @@ class TransformerConfig(BaseModel):
     )
     attention_bias: Literal["all", "input", "none"] = Field(
         "all",
-        description="biases of attention: of all four matrices, of queries, keys and values only, or none",
+        description="biases of attention: of all four matrices, of queries, keys and values "
+        "only, or none",
     )
     feedforward_bias: bool = Field(True, description="biases of the feed-forward layers")
     gated_feedforward: bool = Field(
@@ -249,7 +256,8 @@ class TransformerConfig(BaseModel):
     )
     start_symbol: bool = Field(
         True,
-        description="texts begin with the start symbol; false: with their own first token, which is given",
+        description="texts begin with the start symbol; false: with their own first token, which "
+        "is given",
     )
     first_token: int | None = Field(
         None,
@@ -287,6 +295,13 @@ class TransformerConfig(BaseModel):
                 f"a head is {self.head_width} wide; rotary positions need an even width"
             )
         self._check_attention()
+        if self.first_token is not None and not (
+            self.encoder_layers and self.first_token < max(self.vocabulary_size, 1)
+        ):
+            raise ValueError(
+                f"first_token is {self.first_token}; it is a token of the vocabulary, and targets "
+                "of an encoder-decoder begin with it"
+            )
         if self.separate_positions and not (self.positions == "learned" and self.encoder_layers):
             raise ValueError(
                 "separate_positions is true; only an encoder-decoder with learned positions has any"

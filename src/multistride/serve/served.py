@@ -17,12 +17,12 @@ from multistride.data.vocab import Vocabulary
 from multistride.decode.choosing.auto import best, check_auto, offers
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.plan import Plan, plan
+from multistride.engines.interface import announce
 from multistride.errors import DataError, UsageError
 from multistride.serve.errors import HttpProblem
 from multistride.serve.metrics import Metrics
 from multistride.serve.scheduler import Capacity, Scheduler, Ticket, Work
 from multistride.text_model import TextModel
-from multistride.translator import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class ServedModel:
     @property
     def translates(self) -> bool:
         """True for a model with an encoder."""
-        return isinstance(self.model, Translator)
+        return not self.model.causal
 
     def measure(self) -> None:
         """Know what steps of the default mode cost, for `group_size: auto`.
@@ -312,6 +312,8 @@ def opened(models: Mapping[str, TextModel], defaults: Defaults, capacity: Capaci
         _check(served.models[name])
         if defaults.group_size == "auto":
             served.models[name].measure()
+    for model in models.values():
+        announce(model.engine)
     return served
 
 
