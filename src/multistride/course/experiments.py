@@ -106,7 +106,7 @@ DRAWN = ("AR", "SAT-4", "NAT", "mask-predict-4")
 
 
 def _trace(path: Path, way: Way) -> list[dict[str, Any]]:
-    """Return what each step wrote of the example, and the least time of nine runs.
+    """Return what each step wrote of the example, and the least time of 25 runs.
 
     `rest` is the joint probability of the tokens after the first, which adaptive mode compares with
     its threshold.
@@ -114,7 +114,7 @@ def _trace(path: Path, way: Way) -> list[dict[str, Any]]:
     model, vocabulary = load_model(path)
     engine = Counting(model)
     encoded = vocabulary.encode_source([EXAMPLE])
-    runs = [way.write(engine, encoded)[0].groups for _ in range(9)]
+    runs = [way.write(engine, encoded)[0].groups for _ in range(25)]
     return [
         {
             "pieces": vocabulary.pieces(group.tokens),
@@ -437,10 +437,13 @@ def steps(lab: Laboratory) -> dict[str, Any]:
     engine = EagerStepModel(Transformer(shape).eval())
     rows = []
     sizes = (1, 2, 4, 8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     times: dict[tuple[int, int], list[float]] = {}
     for _ in range(2 if lab.profile == "tiny" else 5):  # in turns: noise falls on all alike
         for length, size in product(lengths, sizes):
             times.setdefault((length, size), []).append(_written(engine, length, size))
+    torch.set_num_threads(threads)
     for length in lengths:
         for size in sizes:
             milliseconds = min(times[length, size])
@@ -457,11 +460,11 @@ def steps(lab: Laboratory) -> dict[str, Any]:
 
 
 def _written(engine: EagerStepModel, length: int, group_size: int) -> float:
-    """Return the milliseconds of writing `length` tokens after a source as long."""
+    """Return the CPU milliseconds of writing `length` tokens after a source as long."""
     config = engine.config
     source = torch.randint(4, config.vocabulary_size, (1, length))
     state = DecodeState([length], config.start_token, EndingRule.at(config.end_token))
-    began = time.perf_counter()
+    began = time.thread_time()
     memory = engine.start(source, torch.tensor([length]))
     while not state.done:
         logits = engine.step(state.slots(group_size), memory)[:, -group_size:]
@@ -469,7 +472,7 @@ def _written(engine: EagerStepModel, length: int, group_size: int) -> float:
         picked = Picked(tokens, torch.zeros(tokens.shape))
         state.commit(picked, torch.full((1,), group_size))
         state.leave()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.thread_time() - began)
 
 
 def trends(lab: Laboratory) -> dict[str, Any]:
