@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from multistride.cli.console import print_json, refuse_shared_files
 from multistride.cli.fields import Fields
 from multistride.cli.options import (
+    Cluster,
     JsonOption,
     Machine,
     ModelOption,
@@ -50,6 +52,7 @@ def evaluate(
         ),
     ],
     machine: Annotated[Machine, Fields()],
+    cluster: Annotated[Cluster, Fields()],
     outputs: Annotated[Outputs, Fields(only=("output", "as_json"))],
 ) -> None:
     """Measure quality, steps and latency of a model by group size.
@@ -60,6 +63,7 @@ def evaluate(
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de
     --group-size 1,2,4 --json
     """
+    from multistride.cli.sharing import TokensWork
     from multistride.device import set_threads
     from multistride.evaluate.run import evaluate as measure
     from multistride.evaluate.settle import settle
@@ -68,7 +72,11 @@ def evaluate(
     refuse_shared_files([request.source, request.reference], outputs.files)
     settle(outputs.files)
     set_threads(machine.threads)
-    result = measure(request, ways, model, machine.engine, machine.device)
+    with cluster.spread(machine) as spread:
+        shared = None if spread is None else partial(spread, TokensWork(machine.recipe(model)))
+        result = measure(request, ways, model, machine.engine, machine.device, shared)
+    if cluster.ray is not None:
+        result.conditions["ray"] = "tokens_per_second is of all workers, start included"
     show(result, outputs)
     if failed := result.conditions.get("failed"):
         raise DataError(

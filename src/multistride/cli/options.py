@@ -7,6 +7,8 @@ annotation.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,13 +16,15 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.cli.fields import option_of
-from multistride.errors import DataError, UsageError
+from multistride.errors import DataError, MissingExtraError, UsageError
 from multistride.shipped import directory, names
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from multistride.cli.lines import LineFormat
+    from multistride.cli.sharing import Recipe
+    from multistride.cluster.spread import Spread
     from multistride.generator import Generator
     from multistride.text_model import TextModel
     from multistride.translator import Translator
@@ -57,6 +61,55 @@ class Machine(BaseModel):
 
         set_threads(self.threads)
         return load(model, self.device, self.engine)
+
+    def recipe(self, model: Path | None) -> Recipe:
+        """Return how a worker opens the model of a directory (None: the one that ships)."""
+        from multistride.cli.sharing import Recipe
+
+        return Recipe.of(model, self.engine, self.device, self.threads)
+
+
+class Cluster(BaseModel):
+    """The workers that share the work; without an address this process does it alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    ray: str | None = Field(
+        None,
+        description="Share the work among Ray workers (extra [ray]). local: processes of this "
+        "machine, also without a value; auto or HOST:PORT: the cluster that this machine is in.",
+        json_schema_extra={"panel": "Machine"},
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="With --ray: number of workers (default: one for each --threads cores, or "
+        "for each GPU).",
+        json_schema_extra={"panel": "Machine"},
+    )
+
+    @contextmanager
+    def spread(self, machine: Machine) -> Iterator[Spread | None]:
+        """Yield what shares work among the workers; None without an address.
+
+        Raises `MissingExtraError` without the extra, `UserError` if no cluster answers.
+        """
+        if self.ray is None:
+            if self.workers is not None:
+                raise UsageError(
+                    f"--workers {self.workers} was given without --ray: add --ray, or leave it out"
+                )
+            yield None
+            return
+        try:
+            from multistride.cluster.pool import Pool, Resources, connected
+        except ImportError as error:
+            raise MissingExtraError(
+                f"--ray needs {error.name}, which is not installed: pip install 'multistride[ray]'"
+            ) from error
+        gpu = machine.device != "cpu" and machine.engine != "int8"
+        with connected(self.ray):
+            yield Pool(Resources(machine.threads or 1, gpu, self.workers))
 
 
 class Lines(BaseModel):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +16,7 @@ from multistride.cli.console import reading, refuse_shared_files, tracing, writi
 from multistride.cli.fields import Fields
 from multistride.cli.options import (
     ChatOption,
+    Cluster,
     GroupSizeOption,
     Lines,
     LinesOption,
@@ -27,6 +31,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from multistride.cli.sharing import Decode, LinesWork
     from multistride.decode.plan import Plan
     from multistride.text_model import TextModel
     from multistride.translator import Translator
@@ -43,6 +48,7 @@ def translate(
     group_size: GroupSizeOption = "1",
     decoding: Annotated[DecodeOptions, Fields(without=_NOT_OFFERED)],
     machine: Annotated[Machine, Fields()],
+    cluster: Annotated[Cluster, Fields()],
     window: Annotated[
         int | None,
         typer.Option(
@@ -63,6 +69,7 @@ def translate(
     Example: multistride translate --input book.en --output book.de --group-size auto
     """
     from multistride.cli.resumable import FileRequest, is_resumable, translate_file
+    from multistride.cli.sharing import LinesWork
     from multistride.shipped import DEFAULT
     from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
@@ -71,14 +78,19 @@ def translate(
         raise UsageError(
             "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
         )
+    if window is not None and cluster.ray is not None:
+        raise UsageError("--window is for one process: leave --ray or --window out")
+    _refuse_alone(cluster, lines)
     translator: Translator = _opened(Translator, model, machine, lines)
     translator = translator if window is None else WindowTranslator(translator, window)
     plan = _settled(translator, group_size, decoding, lines)
+    shared = _shared(cluster, machine, lambda: LinesWork(machine.recipe(model), plan.options))
     if is_resumable(lines):
         request = FileRequest.of(lines, model or DEFAULT, plan.options, window)
-        failed = translate_file(translator, request)
+        with shared as decode:
+            failed = translate_file(translator, request, decode)
     else:
-        failed = _write(translator, plan, lines)
+        failed = _write(translator, plan, lines, shared)
     if isinstance(translator, WindowTranslator):
         logger.info(translator.counts)
     _complete(failed, "lines could not be translated")
@@ -94,6 +106,7 @@ def generate(
         Fields(without=(*_NOT_OFFERED, "prefix"), defaults={"max_tokens": 128}),
     ],
     machine: Annotated[Machine, Fields()],
+    cluster: Annotated[Cluster, Fields()],
     chat: ChatOption = False,
     system: Annotated[
         str | None,
@@ -112,11 +125,17 @@ def generate(
             "--system was given, which belongs to a conversation: add --chat, or leave it out"
         )
 
+    from multistride.cli.sharing import LinesWork
     from multistride.generator import Generator
 
+    _refuse_alone(cluster, lines)
     generator = _opened(Generator, model, machine, lines)
     plan = _settled(generator, group_size, decoding, lines)
-    failed = _write(generator.chatting(system) if chat else generator, plan, lines)
+    writer = generator.chatting(system) if chat else generator
+    shared = _shared(
+        cluster, machine, lambda: LinesWork(machine.recipe(model), plan.options, chat, system)
+    )
+    failed = _write(writer, plan, lines, shared)
     _complete(failed, "prompts could not be continued")
 
 
@@ -186,7 +205,27 @@ def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, li
     return plan
 
 
-def _write(translator: TextModel, plan: Plan, lines: Lines) -> int:
+def _refuse_alone(cluster: Cluster, lines: Lines) -> None:
+    """Raise `UsageError` for --ray with an output that one process alone can write."""
+    if cluster.ray is not None and lines.stream:
+        raise UsageError("--stream shows one text as it is written: leave --ray or --stream out")
+
+
+@contextmanager
+def _shared(
+    cluster: Cluster, machine: Machine, work: Callable[[], LinesWork]
+) -> Iterator[Decode | None]:
+    """Yield what lets the workers of a cluster do the work; None without a cluster."""
+    with cluster.spread(machine) as spread:
+        yield None if spread is None else partial(spread, work())
+
+
+def _write(
+    translator: TextModel,
+    plan: Plan,
+    lines: Lines,
+    shared: AbstractContextManager[Decode | None],
+) -> int:
     """Decode lines from where they are to where they go; return how many failed."""
     from multistride.cli.lines import Sink, write_lines
 
@@ -194,10 +233,11 @@ def _write(translator: TextModel, plan: Plan, lines: Lines) -> int:
         reading(lines.source) as texts,
         writing(lines.output) as output,
         tracing(lines.trace) as trace,
+        shared as decode,
     ):
         typed = lines.source is None and sys.stdin.isatty()
         buffer = lines.buffer or (1 if typed else 1024)
-        return write_lines(translator, texts, plan, Sink(output, lines.form, trace, buffer))
+        return write_lines(translator, texts, plan, Sink(output, lines.form, trace, buffer), decode)
 
 
 def _complete(failed: int, what: str) -> None:

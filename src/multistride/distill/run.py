@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from multistride.cluster.spread import Spread, here
 from multistride.data.corpus import Unreadable, read_lines, read_parallel
+from multistride.device import set_threads
 from multistride.distill.config import DistillConfig
 from multistride.distill.continuing import continuer
-from multistride.distill.teacher import Teacher, open_teacher
+from multistride.distill.teacher import Teacher, Translations, open_teacher
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import (
     compressing,
@@ -37,6 +41,39 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 
 
+_Timed = tuple[Translations, float]
+"""Translations, and the seconds that they took."""
+
+Shared = Callable[[Iterable[Chunk]], Generator[tuple[Chunk, _Timed], None, None]]
+"""Yields every chunk with its translations, in order."""
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """Opens the teacher: here, or on a worker, where it returns the work."""
+
+    config: DistillConfig
+    causal: bool
+    device: str
+    threads: int
+
+    def teacher(self) -> Teacher:
+        """Return the teacher, open."""
+        if self.causal:
+            return continuer(self.config, self.device)
+        return open_teacher(self.config, self.device, self.threads)
+
+    def elsewhere(self, engine: str) -> _Opening:
+        """Return the opening for other processes: with the engine that was found here."""
+        settled = {"engine": engine, "model": self.config.model.absolute()}
+        return replace(self, config=self.config.model_copy(update=settled))
+
+    def __call__(self) -> Callable[[Chunk], _Timed]:
+        """Return the function that translates a chunk."""
+        set_threads(self.threads)
+        return _work(self.teacher())
+
+
 @dataclass
 class _Job:
     """State shared by the steps of one distillation."""
@@ -56,8 +93,11 @@ def distill(
     progress: ProgressLine | None = None,
     device: str = "auto",
     threads: int = 1,
+    spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Write `config.output` and, beside it, the manifest OUTPUT.json, which is also returned.
+
+    `spread` lets others do the work; None: this process does it.
 
     The work is done in parts; called again after any kind of end, it goes on with them, and does
     nothing where all is done. Raises `DataError` for files that cannot be read or do not align,
@@ -70,7 +110,8 @@ def distill(
     _refuse_paths(config)
     lines = _count_lines(config)
     validation = _read_validation(config)
-    teacher = continuer(config, device) if causal else open_teacher(config, device, threads)
+    opening = _Opening(config, causal, device, threads)
+    teacher = opening.teacher()
     job = _Job(config, teacher, parts, lines)
     plan = _plan(job)
     parts.sweep()
@@ -80,7 +121,9 @@ def distill(
     try:
         with parts.opened(plan):
             quality = _measure_teacher(job, *validation) if validation else None
-            _write_parts(job, progress or ProgressLine("distill", "sentence"))
+            progress = progress or ProgressLine("distill", "sentence")
+            elsewhere = opening.elsewhere(teacher.engine)
+            _write_parts(job, progress, None if spread is None else partial(spread, elsewhere))
             manifest = {**plan, **_names(config), "threads": threads, "validation": quality}
             manifest = _join(job, manifest)
             parts.discard()
@@ -216,8 +259,8 @@ def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> 
     }
 
 
-def _write_parts(job: _Job, progress: ProgressLine) -> None:
-    """Translate every chunk that has no good part yet."""
+def _write_parts(job: _Job, progress: ProgressLine, shared: Shared | None) -> None:
+    """Translate every chunk that has no good part yet; `shared` lets others do it."""
     missing = {
         chunk.number: len(chunk.lines) for chunk in job.chunks() if not job.parts.is_done(chunk)
     }
@@ -231,11 +274,26 @@ def _write_parts(job: _Job, progress: ProgressLine) -> None:
             done += count
             progress.reached(done, f"{progress.rate:,.1f} sentences/s")
 
-        for chunk in job.chunks():
-            if chunk.number in missing:
-                began = time.perf_counter()
-                texts, empty, unfinished = job.teacher.translate(chunk.lines, advance)
-                job.parts.write(chunk, texts, empty, unfinished, time.perf_counter() - began)
+        open_chunks = (chunk for chunk in job.chunks() if chunk.number in missing)
+        work = partial(here, lambda: _work(job.teacher, advance)) if shared is None else shared
+        with closing(work(open_chunks)) as results:
+            for chunk, (translations, seconds) in results:
+                job.parts.write(chunk, *translations, seconds)
+                if shared is not None:
+                    advance(len(chunk.lines))
+
+
+def _work(
+    teacher: Teacher, progress: Callable[[int], None] = lambda count: None
+) -> Callable[[Chunk], _Timed]:
+    """Return the function that translates a chunk with a teacher that is open."""
+
+    def work(chunk: Chunk) -> _Timed:
+        began = time.perf_counter()
+        translations = teacher.translate(chunk.lines, progress)
+        return translations, time.perf_counter() - began
+
+    return work
 
 
 def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:

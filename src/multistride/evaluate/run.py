@@ -9,7 +9,7 @@ from pathlib import Path
 from multistride.decode.options import DecodeOptions
 from multistride.engines.open import EngineName
 from multistride.errors import UsageError
-from multistride.evaluate.decoded import Files, Pairs, Prompts
+from multistride.evaluate.decoded import Files, Pairs, Prompts, Shared
 from multistride.evaluate.measure import measure
 from multistride.evaluate.records import Records
 from multistride.evaluate.request import EvaluationRequest
@@ -35,9 +35,11 @@ def evaluate(
     model: Path | None = None,
     engine: EngineName = "eager",
     device: str = "auto",
+    shared: Shared | None = None,
 ) -> Result:
     """Measure a model (None: the one that ships) in every way of decoding.
 
+    `shared` lets others decode the test set; latencies are measured here.
     `ways` are one `DecodeOptions` for every combination that was listed. Raises `UsageError` for
     options that do not go together or that the checkpoint was not trained for, `DataError` for bad
     files or a bad model; all of it before anything is decoded.
@@ -47,6 +49,8 @@ def evaluate(
     name = settled_name(request.name, place)
     files = Files(**request.model_dump(include={"source", "reference", "limit", "examples"}))
     if request.task is not None:
+        if shared is not None:
+            raise UsageError("--ray is for files of texts: leave --ray or --task out")
         if request.teacher is not None and request.task not in WITH_TEACHER:
             raise UsageError(
                 f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: leave it "
@@ -62,10 +66,12 @@ def evaluate(
         generator = Generator.load(place, device, engine)
         limited = [_limited(way) for way in ways]
         prompts = Prompts(place, generator, limited, files, request.chat)
+        prompts.shared = shared
         return measure(prompts, name, request.latency_sentences)
     check_tokenizer(request.tokenize)
     translator = Translator.load(place, device, engine)
     pairs = Pairs(place, translator, ways, files, request.kind, request.tokenize)
+    pairs.shared = shared
     return measure(pairs, name, request.latency_sentences)
 
 
