@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test docs lint format clean
 
 help:
 	@echo "make demo    environment, install, and the whole pipeline on a real task (about 8 minutes of training)"
 	@echo "make test    environment, install, lint, types, import contract, all tests"
+	@echo "make docs    the documentation site with the course, as plain files in build/docs (a minute)"
 	@echo "make format  rewrite the sources the way lint wants them"
 	@echo "make clean   remove the environment and the demo's files"
 
@@ -25,6 +26,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/tools/site.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -284,7 +284,7 @@ def _optimised(
     lab: Laboratory, data: Path, name: str, variant: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     label = f"optimise-{name.replace('/', '-')}-{seed}"
-    updates = max(2, lab.budget.updates // 6)
+    updates = lab.budget.short
     settings = {
         "training": {
             "updates": updates,
@@ -386,7 +386,7 @@ def trends(lab: Laboratory) -> dict[str, Any]:
             settings = {
                 "model": {"hidden_size": width, "feedforward_size": 3 * width},
                 "groups": {"sizes": {1: 0.3, 2: 0.3, 4: 0.4}},
-                "training": {"updates": max(2, lab.budget.updates // 2)},
+                "training": {"updates": lab.budget.short},
             }
             path = lab.train(name, lab.data(f"real-{words}", words=words), settings)
             measured = lab.measured({f"K={size}": (path, fast(size)) for size in (1, 2, 4)})

@@ -58,10 +58,14 @@ _WORD = re.compile(r"[a-z][a-z']{1,15}")
 
 @dataclass(frozen=True)
 class Budget:
-    """Cost of a profile: words, updates of so many tokens, test words, and seeds."""
+    """Cost of a profile: words, updates of so many tokens, test words, and seeds.
+
+    `short` is the number of updates where many trainings are compared (chapters 7 and 11).
+    """
 
     words: int
     updates: int
+    short: int
     tokens: int
     tested: int
     seeds: tuple[int, ...]
@@ -69,9 +73,9 @@ class Budget:
 
 
 BUDGETS = {
-    "tiny": Budget(600, 4, 512, 12, (1, 2), 32),
-    "quick": Budget(6000, 180, 1024, 120, (1, 2), 64),
-    "full": Budget(20000, 400, 1536, 400, (1, 2), 96),
+    "tiny": Budget(600, 4, 2, 512, 12, (1, 2), 32),
+    "quick": Budget(6000, 180, 60, 1024, 120, (1, 2), 64),
+    "full": Budget(20000, 400, 400, 1536, 400, (1, 2), 96),
 }
 """`tiny` is for tests: it shows that everything runs, and nothing else."""
 
