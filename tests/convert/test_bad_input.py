@@ -101,8 +101,8 @@ def test_a_truncated_file(source):
         ),
         ({"hidden_act": "tanh"}, "has the activation tanh"),
         (
-            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
-            "rotary positions of the kind yarn",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
+            "rotary positions of the kind dynamic (known are default, linear, llama3, yarn",
         ),
         ({"hidden_size": 15}, "hidden_size is 15"),
         ({"intermediate_size": 24}, "does not fit its config.json"),

@@ -4,13 +4,25 @@ import pytest
 import torch
 from originals import assert_same_causal_model, converted_model, randomised
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+import multistride.hf  # noqa: F401  (its import makes model directories known to transformers)
+from multistride.convert.run import convert
+from multistride.engines.int8.engine import check_supported
+from multistride.errors import UsageError
 
 SIZES = {
     "hidden_size": 32,
@@ -31,6 +43,21 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.5}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.5],
+    "long_factor": [2.0, 3.0],
+    "original_max_position_embeddings": 64,
+}
 KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
     "llama-biases": (
@@ -43,6 +70,25 @@ KINDS = {
         LlamaConfig,
         {"rope_parameters": LLAMA3, "tie_word_embeddings": True},
     ),
+    "linear": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": LINEAR}),
+    "yarn": (LlamaForCausalLM, LlamaConfig, {"rope_parameters": YARN}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 5}),
+    "qwen2-sliding": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    ),
+    "phi3": (Phi3ForCausalLM, Phi3Config, {"sliding_window": 6}),
+    "phi3-longrope": (
+        Phi3ForCausalLM,
+        Phi3Config,
+        {
+            "rope_parameters": LONGROPE,
+            "original_max_position_embeddings": 64,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config, {}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
 }
@@ -83,3 +129,30 @@ def test_the_precision_of_the_original_is_kept(letters, tmp_path):
     assert torch.equal(ours.decoder_norm.weight, theirs.model.norm.weight.float())
     stored = (tmp_path / "ours" / "model.safetensors").stat().st_size
     assert stored < 2.5 * sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_transformers_keeps_the_window(letters, tmp_path):
+    """Positions of cached slots that transformers' own caches do not keep; padding on the left."""
+    directory, size = letters
+    model, config, changes = KINDS["mistral"]
+    theirs = randomised(model(config(vocab_size=size, **{**SIZES, **changes})))
+    theirs.save_pretrained(directory)
+    convert(str(directory), tmp_path / "ours")
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    tokens = torch.tensor([[3, 3, 3, 9, 20, 31, 12, 8], [11, 14, 9, 30, 7, 22, 10, 6]])
+    real = (tokens != 3).long()
+    settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 3}
+    expected = theirs.generate(tokens, attention_mask=real, **settings)
+    assert ours.generate(tokens, attention_mask=real, **settings).equal(expected)
+    own = ours.generate(tokens, attention_mask=real, custom_generate=None, **settings)
+    assert own.equal(expected)
+
+
+def test_a_sliding_model_is_refused_by_the_int8_engine_in_one_line(letters, tmp_path):
+    # Guards: a window that int8 graphs forget, and other text without a word.
+    directory, size = letters
+    model, config, changes = KINDS["mistral"]
+    model(config(vocab_size=size, **{**SIZES, **changes})).save_pretrained(directory)
+    ours, _ = converted_model(directory, tmp_path / "ours")
+    with pytest.raises(UsageError, match=r"int8 was asked for.*attention_window 5"):
+        check_supported(ours.config)

@@ -1,16 +1,21 @@
-"""The Llama layout: Llama, Mistral, Qwen2, Qwen3, SmolLM2.
+"""The Llama layout: Llama, Mistral, Qwen2, Qwen3, SmolLM2, Phi-3, OLMo 2.
 
-Pre-norm with RMSNorm, rotary positions, grouped queries, SwiGLU; Qwen2 has biases of queries, keys
-and values, Qwen3 norms of queries and keys.
+Pre-norm with RMSNorm, rotary positions, grouped queries, SwiGLU. Qwen2 has biases of queries, keys
+and values; Qwen3 norms of queries and keys; Phi-3 one matrix for queries, keys and values and one
+for both widenings; OLMo 2 norms of what sublayers write, and of all heads together.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.names import Entry, Layout, check_head, linear, refuse
-from multistride.model.config import RotaryScaling, TransformerConfig
+from multistride.convert.rotary import halves, rotary
+from multistride.model.config import TransformerConfig
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -24,17 +29,16 @@ ACTIVATIONS = {
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
     """Return our configuration of a Llama-like model.
 
-    Raises `DataError` for sliding windows and unknown rotary scaling.
+    Raises `DataError` for an activation or a kind of rotary positions that is not known.
     """
     config, kind = checkpoint.config, checkpoint.model_type
     if config.get("hidden_act", "silu") not in ACTIVATIONS:
         raise refuse(checkpoint, f"the activation {config['hidden_act']}")
-    if config.get("sliding_window") and config.get("use_sliding_window", kind == "mistral"):
-        raise refuse(checkpoint, f"attention in a sliding window of {config['sliding_window']}")
     biases = (
         "input" if kind == "qwen2" else "all" if config.get("attention_bias", False) else "none"
     )
-    base, scaling = rotary(checkpoint)
+    head = head_width(config)
+    turned = rotary(checkpoint, head)
     return TransformerConfig.model_validate(
         {
             "vocabulary_size": config["vocab_size"],
@@ -45,45 +49,57 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
             "head_size": config.get("head_dim"),
             "encoder_layers": 0,
             "decoder_layers": config["num_hidden_layers"],
-            "norm": "pre",
+            "norm": "output" if kind == "olmo2" else "pre",
             "norm_kind": "rms",
             "norm_epsilon": config.get("rms_norm_eps", 1e-6),
             "activation": ACTIVATIONS[config.get("hidden_act", "silu")],
             "gated_feedforward": True,
             "feedforward_bias": config.get("mlp_bias", False),
             "attention_bias": biases,
-            "query_key_norm": kind == "qwen3",
+            "query_key_norm": kind in ("qwen3", "olmo2"),
+            "query_key_norm_over": "all" if kind == "olmo2" else "head",
             "positions": "rotary",
-            "rotary_base": base,
-            "rotary_scaling": scaling,
-            "max_positions": config["max_position_embeddings"],
+            **turned.fields(head),
+            **sliding(checkpoint),
+            "max_positions": turned.positions or config["max_position_embeddings"],
             "tie_embeddings": config.get("tie_word_embeddings", False),
             "scale_embeddings": False,
             "start_symbol": False,
-            "dropout": 0.0,
+            "dropout": config.get("resid_pdrop", 0.0) if kind == "phi3" else 0.0,
             "attention_dropout": config.get("attention_dropout", 0.0),
         }
     )
 
 
-def rotary(checkpoint: Checkpoint) -> tuple[float, RotaryScaling | None]:
-    """Return the base and scaling of the rotations, from where transformers 4 or 5 keeps them."""
-    config = checkpoint.config
-    settings: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    base = float(settings.get("rope_theta", config.get("rope_theta", 10000.0)))
-    if settings.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise refuse(checkpoint, "rotary positions in a part of each head")
-    if kind == "default":
-        return base, None
-    if kind != "llama3":
-        raise refuse(checkpoint, f"rotary positions of the kind {kind}")
-    return base, RotaryScaling(
-        factor=settings["factor"],
-        low_frequency=settings["low_freq_factor"],
-        high_frequency=settings["high_freq_factor"],
-        original_positions=settings["original_max_position_embeddings"],
-    )
+def head_width(config: dict[str, Any]) -> int:
+    """Return the width of a head, which config.json may leave out."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def sliding(checkpoint: Checkpoint, pattern: int | None = None) -> dict[str, Any]:
+    """Return the fields of `TransformerConfig` for attention in a sliding window.
+
+    `pattern` says that every so many layers see everything, where config.json does not name the
+    kind of each layer.
+    """
+    config, kind = checkpoint.config, checkpoint.model_type
+    window, count = config.get("sliding_window"), config["num_hidden_layers"]
+    if not window or not config.get("use_sliding_window", not kind.startswith("qwen")):
+        return {}
+    kinds: list[str] | None = config.get("layer_types")
+    if kinds is not None:
+        layers = [layer for layer, name in enumerate(kinds) if name == "sliding_attention"]
+    elif pattern is not None:
+        layers = [layer for layer in range(count) if (layer + 1) % pattern]
+    else:  # Qwen: the first layers see everything
+        first = config.get("max_window_layers", count) if kind.startswith("qwen") else 0
+        layers = list(range(first, count))
+    if not layers or window >= config["max_position_embeddings"]:
+        return {}
+    return {
+        "attention_window": window,
+        "window_layers": None if len(layers) == count else tuple(layers),
+    }
 
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
@@ -98,25 +114,15 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
     for number in range(config.decoder_layers):
         ours, theirs = f"decoder.{number}", f"model.layers.{number}"
         attention, feedforward = f"{theirs}.self_attn", f"{theirs}.mlp"
-        parts = tuple(f"{attention}.{part}_proj" for part in "qkv")
         result += [
-            Entry(f"{ours}.around_attention.norm.weight", (f"{theirs}.input_layernorm.weight",)),
-            *linear(f"{ours}.attention.input", *parts, bias=config.attention_bias != "none"),
+            *norms(config, ours, theirs),
+            *_input(config, checkpoint, f"{ours}.attention.input", attention),
             *linear(
                 f"{ours}.attention.output",
                 f"{attention}.o_proj",
                 bias=config.attention_bias == "all",
             ),
-            Entry(
-                f"{ours}.around_feedforward.norm.weight",
-                (f"{theirs}.post_attention_layernorm.weight",),
-            ),
-            *linear(
-                f"{ours}.feedforward.gate", f"{feedforward}.gate_proj", bias=config.feedforward_bias
-            ),
-            *linear(
-                f"{ours}.feedforward.widen", f"{feedforward}.up_proj", bias=config.feedforward_bias
-            ),
+            *_widenings(config, checkpoint, f"{ours}.feedforward", feedforward),
             *linear(
                 f"{ours}.feedforward.narrow",
                 f"{feedforward}.down_proj",
@@ -131,6 +137,66 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
                 for part in ("query", "key")
             ]
     return result
+
+
+def norms(config: TransformerConfig, ours: str, theirs: str) -> list[Entry]:
+    """Return the norms of a layer. Their names say where they stand; ours say around what."""
+    attention = {
+        "pre": {"norm": "input_layernorm"},
+        "output": {"norm": "post_attention_layernorm"},
+        "sandwich": {"norm": "input_layernorm", "output_norm": "post_attention_layernorm"},
+    }
+    feedforward = {
+        "pre": {"norm": "post_attention_layernorm"},
+        "output": {"norm": "post_feedforward_layernorm"},
+        "sandwich": {
+            "norm": "pre_feedforward_layernorm",
+            "output_norm": "post_feedforward_layernorm",
+        },
+    }
+    return [
+        Entry(f"{ours}.{around}.{norm}.weight", (f"{theirs}.{name}.weight",))
+        for around, names in (
+            ("around_attention", attention[config.norm]),
+            ("around_feedforward", feedforward[config.norm]),
+        )
+        for norm, name in names.items()
+    ]
+
+
+def _input(
+    config: TransformerConfig, checkpoint: Checkpoint, ours: str, attention: str
+) -> list[Entry]:
+    """Return the matrix of queries, keys and values, their pairs where ours are looked for."""
+    if f"{attention}.qkv_proj.weight" not in checkpoint.names:
+        parts = tuple(f"{attention}.{part}_proj" for part in "qkv")
+        return linear(ours, *parts, bias=config.attention_bias != "none")
+    width = rotary(checkpoint, config.head_width).width
+    sizes = [heads * config.head_width for heads in (config.heads, *[config.key_value_count] * 2)]
+
+    def ordered(rows: Tensor) -> Tensor:
+        query, key, value = rows.split(sizes)
+        turned = halves(query, config.heads, width), halves(key, config.key_value_count, width)
+        return rows if width == config.head_width else torch.cat([*turned, value])
+
+    return [Entry(f"{ours}.weight", (f"{attention}.qkv_proj.weight",), ordered)]
+
+
+def _widenings(
+    config: TransformerConfig, checkpoint: Checkpoint, ours: str, theirs: str
+) -> list[Entry]:
+    """Return the gate and the widening, which may be the two halves of one matrix."""
+    if f"{theirs}.gate_up_proj.weight" in checkpoint.names:
+        both = (f"{theirs}.gate_up_proj.weight",)
+        return [
+            Entry(f"{ours}.gate.weight", both, lambda rows: rows.chunk(2)[0].clone()),
+            Entry(f"{ours}.widen.weight", both, lambda rows: rows.chunk(2)[1].clone()),
+        ]
+    bias = config.feedforward_bias
+    return [
+        *linear(f"{ours}.gate", f"{theirs}.gate_proj", bias=bias),
+        *linear(f"{ours}.widen", f"{theirs}.up_proj", bias=bias),
+    ]
 
 
 LAYOUT = Layout(

@@ -35,6 +35,8 @@ LAYOUTS: dict[str, Layout] = {
     "mbart": bart.LAYOUT,
     "llama": llama.LAYOUT,
     "mistral": llama.LAYOUT,
+    "olmo2": llama.LAYOUT,
+    "phi3": llama.LAYOUT,
     "qwen2": llama.LAYOUT,
     "qwen3": llama.LAYOUT,
 }

@@ -38,6 +38,7 @@ from multistride.hf.generation import ended, generate, hand_over, requested
 from multistride.hf.recording import Recorded, recording
 from multistride.model.adapters import AdaptedLinear
 from multistride.model.cache import KeyValue, LayerCache
+from multistride.model.distance import RelativeBias
 from multistride.model.layers import PositionEmbedding, RotaryPositions
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
@@ -103,6 +104,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             fresh = type(module)(config)
             for name, table in fresh.named_buffers():
                 init.copy_(module.get_buffer(name), table)
+        if isinstance(module, RelativeBias):
+            init.zeros_(module.table)
         if isinstance(module, PositionEmbedding) and isinstance(module.table, nn.Parameter):
             init.normal_(module.table, std=0.5**0.5)
         elif isinstance(module, MarkovHead):
@@ -330,6 +333,9 @@ class MultistrideForCausalLM(_Multistride):
                 _TheirLayer(past, index, start[index] if start else None)
                 for index in range(len(transformer.decoder))
             ]
+        if layers is not None and transformer.config.by_distance:
+            first = position.new_zeros(len(position), len(start[:1]))
+            layers.append(_Positions(torch.cat([first, order[:, :-columns], position], 1), mask))
         hidden_too = _or(output_hidden_states, config.output_hidden_states)
         weights_too = _or(output_attentions, config.output_attentions)
         with (
@@ -424,6 +430,8 @@ class MultistrideForSeq2SeqLM(_Multistride):
             own = past.self_attention_cache
             mask = pad(mask, (0, _capacity(own, columns) - mask.shape[-1]))
             layers = [_TheirLayer(own, index, None) for index in range(len(transformer.decoder))]
+            if transformer.config.by_distance:
+                layers.append(_Positions((order - 1).clamp(min=0), mask))
         source = _projected(transformer, encoded.last_hidden_state, past)
         source_mask = None if attention_mask is None else attention_mask.bool()[:, None, None]
         with (
@@ -532,6 +540,19 @@ class _TheirLayer(LayerCache):
         return torch.cat([first[0], key], dim=2), torch.cat([first[1], value], dim=2)
 
 
+class _Positions(LayerCache):
+    """The positions of cached and new slots, which transformers' caches do not keep."""
+
+    def __init__(self, position: Tensor, mask: Tensor) -> None:
+        super().__init__()
+        self._position = pad(position, (0, mask.shape[-1] - position.shape[1]))
+
+    def append(self, key: Tensor, value: Tensor) -> KeyValue:
+        """Return the positions of all slots; the new ones are known already."""
+        known = self._position[:, None, :, None].float()
+        return known, known
+
+
 class _Kept(LayerCache):
     """The keys and values of one slot, kept as they are."""
 
@@ -551,7 +572,7 @@ def _start_keys(transformer: Transformer) -> list[KeyValue]:
     device = transformer.target_embedding.weight.device
     zero = torch.zeros(1, 1, dtype=torch.long, device=device)
     slots = Slots(zero + transformer.config.start_token, zero, zero + 1, zero)
-    layers = [_Kept() for _ in transformer.decoder]
+    layers = [_Kept() for _ in range(transformer.cache_count)]
     transformer.decode(slots, None, [], None, list(layers))
     return [layer.pair for layer in layers]
 

@@ -6,17 +6,14 @@ sentences, N slots, M keys, H heads, E width of a head, D hidden size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
-from multistride.model.attention import CrossAttention, SelfAttention
+from multistride.model.attention import CrossAttention, SelfAttention, shared_heads, weights_of
 
 
 @dataclass
@@ -58,15 +55,18 @@ def recording(
             ):
                 module = getattr(layer, name, None)
                 if isinstance(module, kind):
-                    explicit.append(module)
+                    explicit.append((module, module.__dict__.get("attend")))
+                    cap = getattr(module.attend, "cap", None)
                     # In place of the method of the class.
-                    setattr(module, "attend", Explicit(kept, left_out))  # noqa: B010
+                    setattr(module, "attend", Explicit(kept, left_out, cap))  # noqa: B010
         yield recorded
     finally:
         for handle in handles:
             handle.remove()
-        for module in explicit:
+        for module, own in explicit:
             del module.attend  # that of the class again
+            if own is not None:
+                setattr(module, "attend", own)  # noqa: B010
 
 
 @dataclass
@@ -75,15 +75,11 @@ class Explicit:
 
     kept: list[Tensor]
     before: int
+    cap: float | None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, rate: float) -> Tensor:
         """Return what `attend` returns, [B, H, N, E]."""
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        weights = dropout(scores.float().softmax(-1).to(query.dtype), rate, rate > 0)
+        weights, value = weights_of(query, key, mask, rate, self.cap), shared_heads(query, value)
         if not self.before:
             self.kept.append(weights)
             return weights @ value

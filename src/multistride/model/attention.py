@@ -8,20 +8,26 @@ Shapes: B sentences, N slots, M keys, S source tokens, D hidden size, H heads, E
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import dropout as dropped
 from torch.nn.functional import scaled_dot_product_attention
 
 from multistride.model.cache import KeyValue, LayerCache
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import Rotation, rotated
 
+Sight = Bool[Tensor, "#B 1 #N M"] | Float[Tensor, "#B H #N M"] | None
+"""What slots see: true where visible, or numbers added to attention logits, minus infinity where
+not; None: everything."""
+
 
 def attend(
     query: Float[Tensor, "B H N E"],
     key: Float[Tensor, "B G M E"],
     value: Float[Tensor, "B G M E"],
-    mask: Bool[Tensor, "B 1 #N M"] | None,
+    mask: Sight,
     dropout: float,
 ) -> Float[Tensor, "B H N E"]:
     """Return scaled dot-product attention; each head of keys and values serves H / G of queries."""
@@ -30,6 +36,53 @@ def attend(
         query, key, value, mask, dropout, enable_gqa=shared
     )
     return output
+
+
+class Capped:
+    """Attention whose logits are capped softly (Gemma 2, arXiv 2408.00118, section 2).
+
+    The fused kernel has no place for that, so this one computes the weights.
+    """
+
+    def __init__(self, cap: float) -> None:
+        self.cap = cap
+
+    def __call__(
+        self,
+        query: Float[Tensor, "B H N E"],
+        key: Float[Tensor, "B G M E"],
+        value: Float[Tensor, "B G M E"],
+        mask: Sight,
+        dropout: float,
+    ) -> Float[Tensor, "B H N E"]:
+        """Return what `attend` returns of capped logits."""
+        return weights_of(query, key, mask, dropout, self.cap) @ shared_heads(query, value)
+
+
+def weights_of(
+    query: Float[Tensor, "B H N E"],
+    key: Float[Tensor, "B G M E"],
+    mask: Sight,
+    dropout: float,
+    cap: float | None,
+) -> Float[Tensor, "B H N M"]:
+    """Return the weights of attention (arXiv 1706.03762, equation 1)."""
+    scores = query @ shared_heads(query, key).transpose(2, 3) * query.shape[-1] ** -0.5
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    weights: Tensor = dropped(scores.float().softmax(-1).to(query.dtype), dropout, dropout > 0)
+    return weights
+
+
+def shared_heads(
+    query: Float[Tensor, "B H N E"], heads: Float[Tensor, "B G M E"]
+) -> Float[Tensor, "B H M E"]:
+    """Return keys or values with each head repeated for the queries it serves."""
+    return heads.repeat_interleave(query.shape[1] // heads.shape[1], 1)
 
 
 class SelfAttention(nn.Module):
@@ -44,28 +97,32 @@ class SelfAttention(nn.Module):
         self.sizes = (queries, keys, keys)
         self.input = nn.Linear(config.hidden_size, sum(self.sizes), config.attention_bias != "none")
         self.output = nn.Linear(queries, config.hidden_size, config.attention_bias == "all")
-        self.query_norm = (
-            nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
-        )
-        self.key_norm = (
-            nn.RMSNorm(self.width, config.norm_epsilon) if config.query_key_norm else None
-        )
+        self.query_norm = self.key_norm = None
+        self.norm_first = config.query_key_norm_over == "all"
+        if config.query_key_norm:
+            widths = (queries, keys) if self.norm_first else (self.width, self.width)
+            self.query_norm, self.key_norm = (
+                nn.RMSNorm(width, config.norm_epsilon) for width in widths
+            )
+        if config.attention_cap is not None:
+            self.attend = Capped(config.attention_cap)
 
     def forward(
         self,
         hidden: Float[Tensor, "B N D"],
-        mask: Bool[Tensor, "B 1 #N M"] | None,
+        mask: Sight,
         cache: LayerCache | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Attend under `mask` (true: visible; None: all visible), to cached keys as well.
+        """Attend under `mask` (`Sight`), to cached keys as well.
 
         With rotary positions `rotation` turns queries and keys; the cache keeps rotated keys.
         """
-        query, key, value = (
-            split_heads(part, self.width) for part in self.input(hidden).split(self.sizes, dim=-1)
-        )
-        if self.query_norm is not None and self.key_norm is not None:
+        parts = self.input(hidden).split(self.sizes, dim=-1)
+        if self.norm_first and self.query_norm is not None and self.key_norm is not None:
+            parts = self.query_norm(parts[0]), self.key_norm(parts[1]), parts[2]
+        query, key, value = (split_heads(part, self.width) for part in parts)
+        if not self.norm_first and self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotated(query, rotation), rotated(key, rotation)

@@ -131,15 +131,18 @@ class TransformerConfig(BaseModel):
     decoder_layers: int = Field(
         3, ge=0, description="decoder depth; 0 only with a pooled classifier"
     )
-    norm: Literal["pre", "post"] = Field(
-        "pre", description="layer normalisation before or after each sublayer"
+    norm: Literal["pre", "post", "sandwich", "output"] = Field(
+        "pre",
+        description="normalisation before each sublayer, after its sum, before it and of its output "
+        "(sandwich: Gemma), or of its output only (OLMo 2)",
     )
     activation: Literal["relu", "gelu", "gelu-tanh", "silu"] = Field(
         "relu", description="of the feed-forward layers; gelu-tanh is the approximation by tanh"
     )
-    positions: Literal["sinusoidal", "learned", "rotary"] = Field(
+    positions: Literal["sinusoidal", "learned", "rotary", "relative"] = Field(
         "sinusoidal",
-        description="vectors added to the embeddings, or rotations of queries and keys",
+        description="vectors added to the embeddings, rotations of queries and keys, or a learned "
+        "number added to attention for every distance (T5)",
     )
     max_positions: int = Field(
         256,
@@ -189,6 +192,34 @@ class TransformerConfig(BaseModel):
     rotary_scaling: RotaryScaling | None = Field(
         None, description="slower rotations for long texts"
     )
+    rotary_frequencies: tuple[float, ...] | None = Field(
+        None,
+        description="angles per position of the pairs of a head, for other scalings (linear, YaRN, "
+        "LongRoPE, a part of each head); left out: those of rotary_base and rotary_scaling",
+    )
+    rotary_factor: float = Field(
+        1.0, gt=0, description="rotated queries and keys are multiplied by this (YaRN, LongRoPE)"
+    )
+    attention_window: int | None = Field(
+        None,
+        ge=1,
+        description="positions that a decoder slot sees back, its own included; left out: all",
+    )
+    window_layers: tuple[int, ...] | None = Field(
+        None, description="decoder layers with the sliding window; left out: all"
+    )
+    window_rotary_base: float | None = Field(
+        None,
+        gt=1,
+        description="rotary base of the layers with a sliding window, unscaled (Gemma 3); "
+        "left out: they rotate as the others",
+    )
+    relative_buckets: int = Field(
+        32, ge=4, description="distances that relative positions tell apart"
+    )
+    relative_furthest: int = Field(
+        128, ge=4, description="distance from which on relative positions are all alike"
+    )
     head_size: int | None = Field(
         None, ge=1, description="width of a head (E); left out: hidden_size / heads"
     )
@@ -196,6 +227,15 @@ class TransformerConfig(BaseModel):
         None, ge=1, description="heads of keys and values; left out: heads"
     )
     query_key_norm: bool = Field(False, description="RMSNorm of every query and key head (Qwen3)")
+    query_key_norm_over: Literal["head", "all"] = Field(
+        "head", description="what query_key_norm normalises: each head, or all together (OLMo 2)"
+    )
+    attention_cap: float | None = Field(
+        None, gt=0, description="soft cap of attention logits: cap * tanh(logit / cap) (Gemma 2)"
+    )
+    output_cap: float | None = Field(
+        None, gt=0, description="soft cap of the logits over the vocabulary (Gemma 2)"
+    )
     attention_bias: Literal["all", "input", "none"] = Field(
         "all",
         description="biases of attention: of all four matrices, of queries, keys and values only, or none",
@@ -210,6 +250,12 @@ class TransformerConfig(BaseModel):
     start_symbol: bool = Field(
         True,
         description="texts begin with the start symbol; false: with their own first token, which is given",
+    )
+    first_token: int | None = Field(
+        None,
+        ge=0,
+        description="what every target begins with, such as the code of its language (NLLB); "
+        "left out: nothing",
     )
     never_written: tuple[int, ...] | None = Field(
         None,
@@ -240,6 +286,7 @@ class TransformerConfig(BaseModel):
             raise ValueError(
                 f"a head is {self.head_width} wide; rotary positions need an even width"
             )
+        self._check_attention()
         if self.separate_positions and not (self.positions == "learned" and self.encoder_layers):
             raise ValueError(
                 "separate_positions is true; only an encoder-decoder with learned positions has any"
@@ -263,6 +310,38 @@ class TransformerConfig(BaseModel):
                 f"group_sizes is {sizes}; each must lie in 1 ... {largest}, in rising order"
             )
         return self
+
+    def _check_attention(self) -> None:
+        """Raise `ValueError` for choices of attention that do not go together."""
+        frequencies = self.rotary_frequencies
+        if frequencies is not None and len(frequencies) != self.head_width // 2:
+            raise ValueError(
+                f"rotary_frequencies has {len(frequencies)} entries; a head of {self.head_width} "
+                f"has {self.head_width // 2} pairs"
+            )
+        layers = self.window_layers
+        if layers is not None and (
+            self.attention_window is None or not all(0 <= n < self.decoder_layers for n in layers)
+        ):
+            raise ValueError(
+                f"window_layers is {list(layers)}; they are indices of the {self.decoder_layers} "
+                "decoder layers, and attention_window says how far they see"
+            )
+        if self.positions == "relative" and self.attention_window is not None:
+            raise ValueError(
+                f"attention_window is {self.attention_window}; relative positions see all slots"
+            )
+        if self.positions == "relative" and self.relative_furthest < self.relative_buckets:
+            raise ValueError(
+                f"relative_furthest is {self.relative_furthest}; it must be at least "
+                f"relative_buckets ({self.relative_buckets})"
+            )
+        if self.window_rotary_base is not None and (
+            self.attention_window is None or self.positions != "rotary"
+        ):
+            raise ValueError(
+                "window_rotary_base is given; it needs attention_window and rotary positions"
+            )
 
     def _check_classifier(self) -> None:
         pooled = self.classifier is not None and self.classifier.kind == "pooled"
@@ -295,6 +374,20 @@ class TransformerConfig(BaseModel):
         return self.key_value_heads or self.heads
 
     @property
+    def by_distance(self) -> bool:
+        """True if attention depends on how far apart two slots are, beyond their rotation.
+
+        Then masks are made of positions as well as groups, and the cache keeps positions.
+        """
+        return self.attention_window is not None or self.positions == "relative"
+
+    def slides(self, layer: int) -> bool:
+        """Return true if this decoder layer has the sliding window."""
+        return self.attention_window is not None and (
+            self.window_layers is None or layer in self.window_layers
+        )
+
+    @property
     def unpicked(self) -> tuple[int, ...]:
         """The tokens that are never picked. Tokens that end a text are not among them."""
         if self.never_written is not None:
@@ -319,8 +412,10 @@ class TransformerConfig(BaseModel):
         ]
         if self.activation not in ("relu", "gelu"):
             others.append(f"activation {self.activation}")
-        if self.positions == "rotary":
-            others.append("positions rotary")
+        if self.positions in ("rotary", "relative"):
+            others.append(f"positions {self.positions}")
+        if self.norm in ("sandwich", "output"):
+            others.append(f"norm {self.norm}")
         return others
 
     def stored(self) -> dict[str, Any]:
@@ -349,14 +444,25 @@ _FOR_CONVERTED = (
     "separate_positions",
     "rotary_base",
     "rotary_scaling",
+    "rotary_frequencies",
+    "rotary_factor",
+    "attention_window",
+    "window_layers",
+    "window_rotary_base",
+    "relative_buckets",
+    "relative_furthest",
     "head_size",
     "key_value_heads",
     "query_key_norm",
+    "query_key_norm_over",
+    "attention_cap",
+    "output_cap",
     "attention_bias",
     "feedforward_bias",
     "gated_feedforward",
     "output_bias",
     "start_symbol",
+    "first_token",
     "never_written",
     "further_ends",
     "adapter",

@@ -60,38 +60,20 @@ class PositionEmbedding(nn.Module):
         return nn.functional.embedding(position.clamp(max=len(self.table) - 1), self.table)
 
 
-class RotaryPositions(nn.Module):
-    """Positions as rotations of queries and keys (Su et al. 2021, arXiv 2104.09864, section 3.2.2).
+class StartVectors(nn.Module):
+    """Learned vectors that tell start symbols apart where positions are not added to embeddings.
 
-    A slot is rotated by the position it predicts, less one: the position of the token that an
-    autoregressive slot reads, and of the token that a mask stands for. Attention sees differences
-    of positions only, so the slots of a group, which read K tokens back, are K - 1 positions ahead
-    of what they read. The two halves of a head are the two coordinates, as in Llama.
-
-    Start symbols differ in position alone, and a rotation does not show where all visible slots are
-    alike. So start symbols further back than the first have learned vectors, added to their
-    embeddings.
+    Start symbols differ in position alone, and neither a rotation nor a number added to attention
+    shows where all visible slots are alike. So start symbols further back than the first have
+    learned vectors, added to their embeddings.
     """
-
-    frequency: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        width = config.head_width
-        places = torch.arange(0, width, 2, dtype=torch.float, device=TABLES)
-        frequency = config.rotary_base ** -(places / width)
-        if config.rotary_scaling is not None:
-            frequency = slowed(frequency, config.rotary_scaling)
-        self.register_buffer("frequency", frequency, persistent=False)
         starts = torch.randn(config.max_group_size, config.hidden_size) * config.hidden_size**-0.5
         self.further_start = nn.Embedding.from_pretrained(starts, freeze=False, padding_idx=0)
         with torch.no_grad():
             self.further_start.weight[0] = 0.0
-
-    def forward(self, position: Int[Tensor, "B N"]) -> Rotation:
-        """Return the rotation of each slot."""
-        angles = (position - 1)[:, None, :, None].float() * self.frequency
-        return angles.cos(), angles.sin()
 
     def starts(
         self, position: Int[Tensor, "B N"], reach: Int[Tensor, "B N"]
@@ -100,6 +82,57 @@ class RotaryPositions(nn.Module):
         back = (reach - position - 1).clamp(min=0, max=self.further_start.num_embeddings - 1)
         vectors: Tensor = self.further_start(back)
         return vectors
+
+
+class RotaryPositions(StartVectors):
+    """Positions as rotations of queries and keys (Su et al. 2021, arXiv 2104.09864, section 3.2.2).
+
+    A slot is rotated by the position it predicts, less one: the position of the token that an
+    autoregressive slot reads, and of the token that a mask stands for. Attention sees differences
+    of positions only, so the slots of a group, which read K tokens back, are K - 1 positions ahead
+    of what they read. The two halves of a head are the two coordinates, as in Llama.
+    """
+
+    frequency: Tensor
+    factor: Tensor | None
+    sliding: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        frequency = frequencies(config.rotary_base, config.head_width)
+        if config.rotary_scaling is not None:
+            frequency = slowed(frequency, config.rotary_scaling)
+        if config.rotary_frequencies is not None:
+            frequency = torch.tensor(config.rotary_frequencies, device=TABLES)
+        self.register_buffer("frequency", frequency, persistent=False)
+        # Pairs that do not turn are no part of what the factor of YaRN and LongRoPE is for.
+        factor = torch.where(frequency == 0, 1.0, config.rotary_factor)
+        self.register_buffer(
+            "factor", None if config.rotary_factor == 1.0 else factor, persistent=False
+        )
+        if config.window_rotary_base is not None:
+            sliding = frequencies(config.window_rotary_base, config.head_width)
+            self.register_buffer("sliding", sliding, persistent=False)
+
+    def forward(self, position: Int[Tensor, "B N"]) -> Rotation:
+        """Return the rotation of each slot."""
+        cosine, sine = _turned(position, self.frequency)
+        return (cosine, sine) if self.factor is None else (cosine * self.factor, sine * self.factor)
+
+    def within_window(self, position: Int[Tensor, "B N"]) -> Rotation:
+        """Return the rotation of each slot in layers with a rotary base of their own."""
+        return _turned(position, self.sliding)
+
+
+def frequencies(base: float, width: int) -> Float[Tensor, "F"]:
+    """Return the angles per position of the pairs of a head, the fastest first."""
+    places = torch.arange(0, width, 2, dtype=torch.float, device=TABLES)
+    return base ** -(places / width)
+
+
+def _turned(position: Int[Tensor, "B N"], frequency: Float[Tensor, "F"]) -> Rotation:
+    angles = (position - 1)[:, None, :, None].float() * frequency
+    return angles.cos(), angles.sin()
 
 
 def slowed(frequency: Float[Tensor, "F"], scaling: RotaryScaling) -> Float[Tensor, "F"]:
@@ -176,20 +209,28 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """Adds a sublayer to the residual stream, normalised before (pre) or after the sum (post)."""
+    """Adds a sublayer to the residual stream, normalised as `TransformerConfig.norm` says."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm = normalisation(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.before = config.norm == "pre"
+        self.before = config.norm in ("pre", "sandwich")
+        self.output_norm = normalisation(config) if config.norm == "sandwich" else None
+        self.of_output = config.norm == "output"
 
     def forward(
         self, hidden: Float[Tensor, "B N D"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "B N D"]:
         """Return the residual stream after the sublayer [B, N, D]."""
         if self.before:
-            updated: Tensor = hidden + self.dropout(sublayer(self.norm(hidden)))
+            output = sublayer(self.norm(hidden))
+            if self.output_norm is not None:
+                output = self.output_norm(output)
+            updated: Tensor = hidden + self.dropout(output)
             return updated
+        if self.of_output:
+            summed: Tensor = hidden + self.dropout(self.norm(sublayer(hidden)))
+            return summed
         normed: Tensor = self.norm(hidden + self.dropout(sublayer(hidden)))
         return normed

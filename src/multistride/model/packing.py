@@ -54,4 +54,6 @@ def projection(
 ) -> Callable[[Float[Tensor, "*shape D"]], Float[Tensor, "*shape V"]]:
     """Return the function from hidden states to logits: `model.project`, or a packed equivalent."""
     weight = model.target_embedding.weight if model.config.tie_embeddings else model.output.weight
+    if model.config.output_cap is not None:
+        return model.project
     return PackedLinear(weight, model.output_bias) if can_pack(weight) else model.project

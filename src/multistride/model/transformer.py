@@ -7,6 +7,7 @@ size, V vocabulary.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,10 +16,11 @@ from torch.nn import functional
 
 from multistride.groups import Slots, draft_visibility, visibility
 from multistride.model.adapters import DraftGate, adapt
-from multistride.model.attention import CrossAttention, SelfAttention
+from multistride.model.attention import CrossAttention, SelfAttention, Sight
 from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn
 from multistride.model.classifier import PooledHead
 from multistride.model.config import TransformerConfig
+from multistride.model.distance import RelativeBias, RelativePositions, distances, sights
 from multistride.model.layers import (
     FeedForward,
     PositionEmbedding,
@@ -26,9 +28,17 @@ from multistride.model.layers import (
     Residual,
     RotaryPositions,
     Rotation,
+    StartVectors,
     normalisation,
 )
 from multistride.model.markov import MarkovHead
+
+
+class View(NamedTuple):
+    """What slots see in one layer, and how their queries and keys are turned."""
+
+    mask: Sight
+    rotation: Rotation | None
 
 
 class EncoderLayer(nn.Module):
@@ -42,7 +52,7 @@ class EncoderLayer(nn.Module):
     def forward(
         self,
         hidden: Float[Tensor, "B S D"],
-        mask: Bool[Tensor, "B 1 1 S"] | None,
+        mask: Sight,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B S D"]:
         """Return the layer's output [B, S, D]."""
@@ -66,7 +76,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         hidden: Float[Tensor, "B N D"],
-        mask: Bool[Tensor, "B 1 N M"] | None,
+        mask: Sight,
         source: KeyValue | None,
         source_mask: Bool[Tensor, "B 1 1 S"] | None,
         cache: LayerCache | None = None,
@@ -109,16 +119,14 @@ class Transformer(nn.Module):
         )
         self.markov = MarkovHead(config) if config.markov_rank else None
         self.classifier = PooledHead(config) if config.decoder_layers == 0 else None
-        self.position = (
-            RotaryPositions(config) if config.positions == "rotary" else PositionEmbedding(config)
-        )
-        self.source_position = PositionEmbedding(config) if config.separate_positions else None
+        self.position = _POSITIONS[config.positions](config)
+        self.source_position = _source_position(config)
         self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
         self.reach = ReachEmbedding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        final = config.norm == "pre"
+        final = config.norm != "post"
         self.encoder_norm = (
             normalisation(config) if config.encoder_layers and final else nn.Identity()
         )
@@ -163,7 +171,8 @@ class Transformer(nn.Module):
 
     def before_adapters(self, slots: Slots) -> Float[Tensor, "B N D"]:
         """Return the states of clean slots before the first layer with adapters."""
-        return self._before_adapters(slots, visibility(slots.group, slots.group)[:, None], None)
+        mask = visibility(slots.group, slots.group)[:, None]
+        return self._before_adapters(slots, self._views(slots, mask, None), None)
 
     def _with_drafts(
         self,
@@ -174,7 +183,7 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B M D"]:
         if drafts is None:
             return self.decode(slots, mask, [], None, None)
-        passed_on: list[LayerCache] = [PassedOn() for _ in self.decoder]
+        passed_on: list[LayerCache] = [PassedOn() for _ in range(self.cache_count)]
         seen = draft_visibility(slots.group, drafts.group)[:, None]
         if self.config.adapter is None:
             hidden = self.decode(slots, mask, [], None, passed_on)
@@ -182,14 +191,16 @@ class Transformer(nn.Module):
         with torch.no_grad():  # nothing that is trained acts on these slots
             if entering is None:
                 entering = self.before_adapters(slots)
-            hidden = self._with_adapters(entering, slots, mask, passed_on, 0)
+            views = self._views(slots, mask, passed_on)
+            hidden = self._with_adapters(entering, views, passed_on, 0)
         anchors = drafts.group.clamp(
             max=slots.group.shape[1] - 1
         )  # a text laid out for drafts is clean all through
         first = entering.gather(
             1, anchors[:, :, None].expand(-1, -1, entering.shape[2])
         ) + self.reach(drafts.reach)
-        drafted = self._with_adapters(first, drafts, seen, passed_on, drafts.token.shape[1])
+        views = self._views(drafts, seen, passed_on)
+        drafted = self._with_adapters(first, views, passed_on, drafts.token.shape[1])
         return torch.cat([hidden, drafted], dim=1)
 
     def encode(
@@ -201,14 +212,16 @@ class Transformer(nn.Module):
         real = positions < lengths[:, None]
         mask = None if source.device.type == "cpu" and bool(real.all()) else real[:, None, None, :]
         table = self.target_embedding if self.config.tie_embeddings else self.source_embedding
-        hidden, rotation = table(source) * self.scale, None
+        hidden, view = table(source) * self.scale, View(mask, None)
         if isinstance(self.position, RotaryPositions):
-            rotation = self.position(positions)
+            view = View(mask, self.position(positions))
+        elif isinstance(self.source_position, RelativeBias):
+            view = View(self.source_position(mask, distances(positions, None)), None)
         else:
             hidden = hidden + (self.source_position or self.position)(positions)
         hidden = self.dropout(self.source_embedding_norm(hidden))
         for layer in self.encoder:
-            hidden = layer(hidden, mask, rotation)
+            hidden = layer(hidden, *view)
         return self.encoder_norm(hidden), mask
 
     def start(
@@ -217,9 +230,9 @@ class Transformer(nn.Module):
         """Return an empty cache with the cross-attention keys and values of the encoded source."""
         if source is None or lengths is None:
             assert not self.encoder, "an encoder-decoder model needs a source"
-            return DecoderCache(self.config.decoder_layers, [], None)
+            return DecoderCache(self.cache_count, [], None)
         encoded, mask = self.encode(source, lengths)
-        return DecoderCache(self.config.decoder_layers, self.project_source(encoded), mask)
+        return DecoderCache(self.cache_count, self.project_source(encoded), mask)
 
     def project_source(self, encoded: Float[Tensor, "B S D"]) -> list[KeyValue]:
         """Return the keys and values of the encoded source for every decoder layer."""
@@ -237,21 +250,51 @@ class Transformer(nn.Module):
         source_mask: Bool[Tensor, "B 1 1 S"] | None,
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "B N D"]:
-        """Run the decoder over N slots; `mask` says which of M cached and new slots each sees."""
+        """Run the decoder over N slots; `mask` says which of M cached and new slots each sees.
+
+        `caches` has one cache per layer, and one more where `TransformerConfig.by_distance` is
+        true: of positions.
+        """
+        views = self._views(slots, mask, caches)
         if self.config.adapter is not None:
-            return self._decode_adapted(slots, mask, caches)
+            return self._decode_adapted(slots, views, caches)
         hidden = self._enter(slots)
-        rotation = self._rotation(slots)
         for index, layer in enumerate(self.decoder):
             keys_values = source[index] if source else None
+            cache = caches[index] if caches else None
             hidden = layer(
-                hidden, mask, keys_values, source_mask, caches[index] if caches else None, rotation
+                hidden, views[index].mask, keys_values, source_mask, cache, views[index].rotation
             )
         output: Tensor = self.decoder_norm(hidden)
         return output
 
+    @property
+    def cache_count(self) -> int:
+        """The number of layer caches that `decode` takes."""
+        return self.config.decoder_layers + int(self.config.by_distance)
+
+    def _views(
+        self, slots: Slots, mask: Bool[Tensor, "B 1 #N M"] | None, caches: list[LayerCache] | None
+    ) -> list[View]:
+        """Return what slots see in each decoder layer, and their rotation there."""
+        config, position = self.config, self.position
+        rotation = position(slots.position) if isinstance(position, RotaryPositions) else None
+        if not config.by_distance:
+            return [View(mask, rotation)] * config.decoder_layers
+        distance = distances(slots.position, caches[-1] if caches else None)
+        bias = position.bias if isinstance(position, RelativePositions) else None
+        rotations = [rotation] * config.decoder_layers
+        if config.window_rotary_base is not None and isinstance(position, RotaryPositions):
+            turned = position.within_window(slots.position)
+            rotations = [
+                turned if config.slides(layer) else rotation
+                for layer in range(config.decoder_layers)
+            ]
+        masks = sights(config, mask, distance, bias)
+        return [View(*view) for view in zip(masks, rotations, strict=True)]
+
     def _decode_adapted(
-        self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
+        self, slots: Slots, views: list[View], caches: list[LayerCache] | None
     ) -> Float[Tensor, "B N D"]:
         """Run the decoder; mask slots (the last columns) enter at the first layer with adapters.
 
@@ -260,39 +303,39 @@ class Transformer(nn.Module):
         from.
         """
         columns = int((slots.reach[0] > 1).sum())
-        clean = Slots(*(field[:, : slots.token.shape[1] - columns] for field in slots))
-        without = mask if mask is None or not columns else mask[:, :, :-columns, :-columns]
-        hidden = self._before_adapters(clean, without, caches)
+        count = slots.token.shape[1] - columns
+        clean = Slots(*(field[:, :count] for field in slots))
+        hidden = self._before_adapters(
+            clean, [_first(view, count, columns) for view in views] if columns else views, caches
+        )
         if columns:
             before = hidden.repeat_interleave(columns // hidden.shape[1], dim=1)
             masks = before + self.reach(slots.reach[:, -columns:])
             hidden = torch.cat([hidden, masks], dim=1)
-        return self._with_adapters(hidden, slots, mask, caches, columns)
+        return self._with_adapters(hidden, views, caches, columns)
 
     def _before_adapters(
-        self, slots: Slots, mask: Bool[Tensor, "B 1 N M"] | None, caches: list[LayerCache] | None
+        self, slots: Slots, views: list[View], caches: list[LayerCache] | None
     ) -> Float[Tensor, "B N D"]:
         assert self.config.adapter is not None
-        hidden, rotation = self._enter(slots), self._rotation(slots)
+        hidden = self._enter(slots)
         for index in range(len(self.decoder) - self.config.adapter.layers):
-            cache = caches[index] if caches else None
+            cache, (mask, rotation) = caches[index] if caches else None, views[index]
             hidden = self.decoder[index](hidden, mask, None, None, cache, rotation)
         return hidden
 
     def _with_adapters(
         self,
         hidden: Float[Tensor, "B N D"],
-        slots: Slots,
-        mask: Bool[Tensor, "B 1 N M"] | None,
+        views: list[View],
         caches: list[LayerCache] | None,
         columns: int,
     ) -> Float[Tensor, "B N D"]:
         """Run the layers with adapters, which act on the last `columns` slots."""
         assert self.config.adapter is not None
-        rotation = self._rotation(slots)
         self._gate.columns = columns
         for index in range(len(self.decoder) - self.config.adapter.layers, len(self.decoder)):
-            cache = caches[index] if caches else None
+            cache, (mask, rotation) = caches[index] if caches else None, views[index]
             hidden = self.decoder[index](hidden, mask, None, None, cache, rotation)
         output: Tensor = self.decoder_norm(hidden)
         return output
@@ -300,22 +343,48 @@ class Transformer(nn.Module):
     def _enter(self, slots: Slots) -> Float[Tensor, "B N D"]:
         """Return the input of the first layer."""
         hidden = self.target_embedding(slots.token) * self.scale
-        if isinstance(self.position, RotaryPositions):
+        if isinstance(self.position, StartVectors):
             hidden = hidden + self.position.starts(slots.position, slots.reach)
         else:
             hidden = hidden + self.position(slots.position)
         output: Tensor = self.dropout(self.target_embedding_norm(hidden + self.reach(slots.reach)))
         return output
 
-    def _rotation(self, slots: Slots) -> Rotation | None:
-        return self.position(slots.position) if isinstance(self.position, RotaryPositions) else None
-
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Return logits over the vocabulary."""
         if self.config.tie_embeddings:
-            return functional.linear(hidden, self.target_embedding.weight, self.output_bias)
-        logits: Tensor = self.output(hidden)
-        return logits if self.output_bias is None else logits + self.output_bias
+            logits = functional.linear(hidden, self.target_embedding.weight, self.output_bias)
+        else:
+            logits = self.output(hidden)
+            if self.output_bias is not None:
+                logits = logits + self.output_bias
+        cap = self.config.output_cap
+        return logits if cap is None else cap * (logits / cap).tanh()
+
+
+_POSITIONS: dict[str, type[PositionEmbedding | RotaryPositions | RelativePositions]] = {
+    "sinusoidal": PositionEmbedding,
+    "learned": PositionEmbedding,
+    "rotary": RotaryPositions,
+    "relative": RelativePositions,
+}
+
+
+def _source_position(config: TransformerConfig) -> PositionEmbedding | RelativeBias | None:
+    """Return the positions that the encoder has for itself, if it has any."""
+    if config.positions == "relative" and config.encoder_layers:
+        return RelativeBias(config, both_ways=True)
+    return PositionEmbedding(config) if config.separate_positions else None
+
+
+def _first(view: View, count: int, columns: int) -> View:
+    """Return the view of the first `count` slots, which see none of the last `columns`."""
+    mask, rotation = view
+    if mask is not None:
+        mask = mask[:, :, :-columns, :-columns]
+    if rotation is not None:
+        rotation = rotation[0][:, :, :count], rotation[1][:, :, :count]
+    return View(mask, rotation)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -30,7 +30,8 @@ MB."""
 def has_frozen_output(model: Transformer) -> bool:
     """Return True if only the Markov head can learn from the logits of drafts."""
     head = model.target_embedding if model.config.tie_embeddings else model.output
-    return model.config.adapter is not None and not head.weight.requires_grad
+    linear_head = model.config.output_cap is None
+    return model.config.adapter is not None and linear_head and not head.weight.requires_grad
 
 
 def chunked_cross_entropy(

@@ -198,7 +198,10 @@ def test_config_that_is_none(saved, text):
         ({"hiden_size": 16}, "unknown key 'hiden_size'"),
         ({"heads": 3}, "hidden_size is 16; it must be even and a multiple of heads (3)"),
         ({"group_sizes": [1, 9]}, "group_sizes is [1, 9]; each must lie in 1 ... 4"),
-        ({"norm": "middle\n"}, "norm: Input should be 'pre' or 'post' (given: 'middle\\n')"),
+        (
+            {"norm": "middle\n"},
+            "norm: Input should be 'pre', 'post', 'sandwich' or 'output' (given: 'middle\\n')",
+        ),
         ({"hidden_size": 32}, "is (12, 16), expected (12, 32)"),
         ({"max_group_size": 6}, "reach.beyond_one.weight is (4, 16), expected (6, 16)"),
         ({"decoder_layers": 2}, "is missing, expected"),

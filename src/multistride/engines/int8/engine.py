@@ -264,6 +264,8 @@ def check_supported(config: TransformerConfig) -> None:
         )
     elif not config.decoder_layers:
         reason = "a classifier without a decoder"
+    elif (others := _unsupported(config)) is not None:
+        reason = others
     elif (size := _decoder_bytes(config)) > LARGEST:
         reason = f"a decoder of {size / 1e9:.1f} GB (at most {LARGEST / 1e9:.0f})"
     if reason is not None:
@@ -271,6 +273,25 @@ def check_supported(config: TransformerConfig) -> None:
             f"the engine int8 was asked for, but it has no place for {reason}: choose "
             "--engine eager"
         )
+
+
+def _unsupported(config: TransformerConfig) -> str | None:
+    """Return the first choice of the configuration that the graphs have no operators for."""
+    if config.norm not in ("pre", "post"):
+        return f"norm {config.norm}"
+    if config.positions == "relative":
+        return "positions relative"
+    if config.query_key_norm and config.query_key_norm_over != "head":
+        return f"query_key_norm_over {config.query_key_norm_over}"
+    for name, otherwise in (
+        ("attention_window", None),
+        ("rotary_factor", 1.0),
+        ("attention_cap", None),
+        ("output_cap", None),
+    ):
+        if getattr(config, name) != otherwise:
+            return f"{name} {getattr(config, name)}"
+    return None
 
 
 def _decoder_bytes(config: TransformerConfig) -> int:

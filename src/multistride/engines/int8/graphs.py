@@ -29,7 +29,7 @@ from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Rounding, Roundings
 from multistride.model.attention import SelfAttention
 from multistride.model.config import TransformerConfig
-from multistride.model.layers import FeedForward, Residual, RotaryPositions
+from multistride.model.layers import FeedForward, PositionEmbedding, Residual, RotaryPositions
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 Sublayer = Callable[[Graph, Rows, Rounding], str]
@@ -83,8 +83,9 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
         every = graph.add("Expand", places, graph.add("Shape", source))
         rotation = _Rotation(graph, model.position, every)
     else:
-        positions = (model.source_position or model.position).table
-        hidden = graph.add("Add", hidden, graph.table(places, positions))
+        positions = model.source_position or model.position
+        assert isinstance(positions, PositionEmbedding)
+        hidden = graph.add("Add", hidden, graph.table(places, positions.table))
     hidden = graph.norm(hidden, model.source_embedding_norm, _ones(config))
     attention = Attention(graph, config, alone=hidden)
     for index, layer in enumerate(model.encoder):
@@ -141,6 +142,7 @@ def decoder_graph(
         rotation = _Rotation(graph, model.position, position)
         hidden = graph.add("Add", hidden, _further_starts(graph, model.position, position, reach))
     else:
+        assert isinstance(model.position, PositionEmbedding)
         hidden = graph.add("Add", hidden, graph.table(position, model.position.table))
     beyond_one = model.reach.beyond_one.weight
     reaches = torch.cat([torch.zeros_like(beyond_one[:1]), beyond_one])
