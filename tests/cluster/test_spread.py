@@ -6,9 +6,11 @@ import os
 import signal
 
 import pytest
+from typer.testing import CliRunner
 
+from multistride.cli import app
 from multistride.cluster.spread import here
-from multistride.errors import DataError, UserError
+from multistride.errors import DataError, UsageError, UserError
 
 
 def test_here_keeps_the_order_and_opens_once():
@@ -63,3 +65,16 @@ def _lose_workers(pool, flag):
 
     with pytest.raises(UserError, match="part 1 of the work ended 3 workers"):
         list(pool(poisoned, [1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--workers", "2"], "--workers 2 was given without --ray"),
+        (["--ray", "--stream"], "leave --ray or --stream out"),
+        (["--ray", "auto", "--window", "2"], "leave --ray or --window out"),
+    ],
+)
+def test_what_has_no_meaning_together_is_refused(options, reason):
+    with pytest.raises(UsageError, match=reason):
+        CliRunner().invoke(app, ["translate", *options], catch_exceptions=False)

@@ -28,7 +28,7 @@ class Verb(TyperCommand):
         following = [*args[1:], "--"]
         complete = [
             [word, LONE[word]] if word in LONE and after.startswith("-") else [word]
-            for word, after in zip(args, following, strict=True)
+            for word, after in zip(args, following, strict=False)
         ]
         return super().parse_args(ctx, [word for words in complete for word in words])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from multistride.cli.sharing import Decode, LinesWork
+    from multistride.cli.sharing import Decode
     from multistride.decode.plan import Plan
     from multistride.text_model import TextModel
     from multistride.translator import Translator
@@ -68,9 +68,6 @@ def translate(
 
     Example: multistride translate --input book.en --output book.de --group-size auto
     """
-    from multistride.cli.resumable import FileRequest, is_resumable, translate_file
-    from multistride.cli.sharing import LinesWork
-    from multistride.shipped import DEFAULT
     from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
 
@@ -78,19 +75,12 @@ def translate(
         raise UsageError(
             "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
         )
-    if window is not None and cluster.ray is not None:
-        raise UsageError("--window is for one process: leave --ray or --window out")
-    _refuse_alone(cluster, lines)
+    _refuse_alone(cluster, lines, window)
     translator: Translator = _opened(Translator, model, machine, lines)
     translator = translator if window is None else WindowTranslator(translator, window)
     plan = _settled(translator, group_size, decoding, lines)
-    shared = _shared(cluster, machine, lambda: LinesWork(machine.recipe(model), plan.options))
-    if is_resumable(lines):
-        request = FileRequest.of(lines, model or DEFAULT, plan.options, window)
-        with shared as decode:
-            failed = translate_file(translator, request, decode)
-    else:
-        failed = _write(translator, plan, lines, shared)
+    shared = _shared(cluster, machine, model, plan.options)
+    failed = _translated(translator, model, plan, lines, shared)
     if isinstance(translator, WindowTranslator):
         logger.info(translator.counts)
     _complete(failed, "lines could not be translated")
@@ -125,16 +115,13 @@ def generate(
             "--system was given, which belongs to a conversation: add --chat, or leave it out"
         )
 
-    from multistride.cli.sharing import LinesWork
     from multistride.generator import Generator
 
     _refuse_alone(cluster, lines)
     generator = _opened(Generator, model, machine, lines)
     plan = _settled(generator, group_size, decoding, lines)
     writer = generator.chatting(system) if chat else generator
-    shared = _shared(
-        cluster, machine, lambda: LinesWork(machine.recipe(model), plan.options, chat, system)
-    )
+    shared = _shared(cluster, machine, model, plan.options, chat, system)
     failed = _write(writer, plan, lines, shared)
     _complete(failed, "prompts could not be continued")
 
@@ -205,19 +192,52 @@ def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, li
     return plan
 
 
-def _refuse_alone(cluster: Cluster, lines: Lines) -> None:
-    """Raise `UsageError` for --ray with an output that one process alone can write."""
+def _refuse_alone(cluster: Cluster, lines: Lines, window: int | None = None) -> None:
+    """Raise `UsageError` for --ray with something that one process alone can do."""
     if cluster.ray is not None and lines.stream:
         raise UsageError("--stream shows one text as it is written: leave --ray or --stream out")
+    if cluster.ray is not None and window is not None:
+        raise UsageError("--window is for one process: leave --ray or --window out")
 
 
 @contextmanager
 def _shared(
-    cluster: Cluster, machine: Machine, work: Callable[[], LinesWork]
+    cluster: Cluster,
+    machine: Machine,
+    model: Path | None,
+    options: DecodeOptions,
+    chat: bool = False,
+    system: str | None = None,
 ) -> Iterator[Decode | None]:
     """Yield what lets the workers of a cluster do the work; None without a cluster."""
     with cluster.spread(machine) as spread:
-        yield None if spread is None else partial(spread, work())
+        if spread is None:
+            yield None
+            return
+
+        from multistride.cli.sharing import LinesWork
+
+        yield partial(spread, LinesWork(machine.recipe(model), options, chat, system))
+
+
+def _translated(
+    translator: Translator,
+    model: Path | None,
+    plan: Plan,
+    lines: Lines,
+    shared: AbstractContextManager[Decode | None],
+) -> int:
+    """Translate lines, resumably if they go from a file to a file; return how many failed."""
+    from multistride.cli.resumable import FileRequest, is_resumable, translate_file
+    from multistride.shipped import DEFAULT
+    from multistride.tasks.sentence_windows import WindowTranslator
+
+    if not is_resumable(lines):
+        return _write(translator, plan, lines, shared)
+    window = translator.sentences if isinstance(translator, WindowTranslator) else None
+    request = FileRequest.of(lines, model or DEFAULT, plan.options, window)
+    with shared as decode:
+        return translate_file(translator, request, decode)
 
 
 def _write(

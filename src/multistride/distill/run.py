@@ -82,6 +82,8 @@ class _Job:
     teacher: Teacher
     parts: PartsDirectory
     lines: int
+    shared: Shared | None = None
+    """Lets others do the work; None: this process does it."""
 
     def chunks(self) -> Iterator[Chunk]:
         """The source in chunks."""
@@ -112,7 +114,9 @@ def distill(
     validation = _read_validation(config)
     opening = _Opening(config, causal, device, threads)
     teacher = opening.teacher()
-    job = _Job(config, teacher, parts, lines)
+    elsewhere = opening.elsewhere(teacher.engine)
+    shared = None if spread is None else partial(spread, elsewhere)
+    job = _Job(config, teacher, parts, lines, shared)
     plan = _plan(job)
     parts.sweep()
     if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
@@ -121,9 +125,7 @@ def distill(
     try:
         with parts.opened(plan):
             quality = _measure_teacher(job, *validation) if validation else None
-            progress = progress or ProgressLine("distill", "sentence")
-            elsewhere = opening.elsewhere(teacher.engine)
-            _write_parts(job, progress, None if spread is None else partial(spread, elsewhere))
+            _write_parts(job, progress or ProgressLine("distill", "sentence"))
             manifest = {**plan, **_names(config), "threads": threads, "validation": quality}
             manifest = _join(job, manifest)
             parts.discard()
@@ -259,8 +261,8 @@ def _measure_teacher(job: _Job, sources: list[bytes], references: list[str]) -> 
     }
 
 
-def _write_parts(job: _Job, progress: ProgressLine, shared: Shared | None) -> None:
-    """Translate every chunk that has no good part yet; `shared` lets others do it."""
+def _write_parts(job: _Job, progress: ProgressLine) -> None:
+    """Translate every chunk that has no good part yet."""
     missing = {
         chunk.number: len(chunk.lines) for chunk in job.chunks() if not job.parts.is_done(chunk)
     }
@@ -275,11 +277,11 @@ def _write_parts(job: _Job, progress: ProgressLine, shared: Shared | None) -> No
             progress.reached(done, f"{progress.rate:,.1f} sentences/s")
 
         open_chunks = (chunk for chunk in job.chunks() if chunk.number in missing)
-        work = partial(here, lambda: _work(job.teacher, advance)) if shared is None else shared
+        work = job.shared or partial(here, lambda: _work(job.teacher, advance))
         with closing(work(open_chunks)) as results:
             for chunk, (translations, seconds) in results:
                 job.parts.write(chunk, *translations, seconds)
-                if shared is not None:
+                if job.shared is not None:
                     advance(len(chunk.lines))
 
 
