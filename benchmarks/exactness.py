@@ -23,8 +23,8 @@ import torch
 
 from multistride.data.corpus import read_lines
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name
 from multistride.files import sha256, write_json
 from multistride.groups import equal_sizes, teacher_forced

@@ -24,7 +24,8 @@ from multistride.decode.choosing.policy import fixed
 from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
-from multistride.engines.open import Engine, open_engine
+from multistride.engines.interface import Engine
+from multistride.engines.open import open_engine
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 

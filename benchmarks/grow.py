@@ -173,8 +173,9 @@ def grown_vocabulary(vocabulary: Vocabulary, size: int) -> Vocabulary:
 CARD = """\
 # {name}, grown for timing
 
-The weights of {model} in a larger shape that says the same: see `benchmarks/grow.py`. Made to measure what a model of
-this size costs on sentences of real lengths; it is no better than the model it was made from.
+The weights of {model} in a larger shape that says the same: see `benchmarks/grow.py`. Made to
+measure what a model of this size costs on sentences of real lengths; it is no better than the model
+it was made from.
 """
 
 

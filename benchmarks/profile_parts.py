@@ -1,8 +1,8 @@
 """Where the time of decoding goes: the encoder, the decoder, choosing tokens, and the host between
 the steps.
 
-    python benchmarks/profile_parts.py MODEL SOURCE [--engine int8] [--batch-size 1,8,32] [--group-size 1,4]
-        [--output FILE]
+    python benchmarks/profile_parts.py MODEL SOURCE [--engine int8] [--batch-size 1,8,32]
+        [--group-size 1,4] [--output FILE]
 
 Every call of the engine is timed, and on the int8 engine every call of a network within it. What is
 left of the engine's calls are masks, arrays and the Markov head; what is left of all is the host:
@@ -26,7 +26,8 @@ from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.device import check_threads, cpu_name, set_threads
 from multistride.evaluate.bench.rounds import batches_by_length
-from multistride.evaluate.sentences import read_test_set, spread
+from multistride.evaluate.sentences import read_test_set
+from multistride.evaluate.speed import spread
 from multistride.files import write_json
 from multistride.translator import Translator
 

@@ -89,7 +89,10 @@ class Client:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
         data = json.dumps({**body, "stream": True}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: "
+            f"application/json\r\n"
+        )
         began, first, text, tokens = time.perf_counter(), 0.0, "", 0
         writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         answer = await reader.readuntil(b"\r\n\r\n")

@@ -1,7 +1,8 @@
 """Two workers of one thread against one worker of two threads: sentences a second of real text, in
 batches.
 
-    python benchmarks/workers.py SOURCE [--model DIR] [--engine int8] [--group-size 4] [--sentences 512]
+    python benchmarks/workers.py SOURCE [--model DIR] [--engine int8] [--group-size 4]
+        [--sentences 512]
 
 Measured with the clock on the wall: nothing else may run. Every worker is a process that loads the
 model, warms up, waits for the others and translates its share.

@@ -1,6 +1,7 @@
 """How much quality a step buys: every policy at every setting, against fixed group sizes.
 
-    python frontier.py --source FILE --reference FILE --output RESULT.json [--picture FILE.svg] [--model DIRECTORY]
+    python frontier.py --source FILE --reference FILE --output RESULT.json [--picture FILE.svg]
+        [--model DIRECTORY]
 
 Without `--model` the model that ships is measured. A point is one decoding of the whole file.
 `--latency N` times N sentences one by one as well, all ways in turn. `--only-picture` draws a

@@ -122,7 +122,10 @@ def shown(row: dict) -> str:
         if row["seconds"] is None
         else (f"{row['seconds']:.2f}", f"{row['ms_per_step']:.1f}")
     )
-    return f"| {read} | {row['group_size']} | {row['length']:,} | {row['peak_mb']:,.1f} | {times[0]} | {times[1]} |"
+    return (
+        f"| {read} | {row['group_size']} | {row['length']:,} | {row['peak_mb']:,.1f} | "
+        f"{times[0]} | {times[1]} |"
+    )
 
 
 def main() -> None:

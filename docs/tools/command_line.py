@@ -14,8 +14,8 @@ _EXAMPLE = "Example: "
 _INTRODUCTION = """\
 # Command line
 
-This page is generated from the command line itself (`python docs/tools/pages.py`), and a test checks
-that it is up to date. `multistride VERB --help` prints the same in the terminal.
+This page is generated from the command line itself (`python docs/tools/pages.py`), and a test
+checks that it is up to date. `multistride VERB --help` prints the same in the terminal.
 
 Results go to stdout, everything else to stderr. Verbs that read lines write one line for each, in
 order; a line that fails becomes an empty line, stderr names it, and the exit code is 4.

@@ -14,7 +14,8 @@ _INTRODUCTION = """\
 
 This page is generated from the server's OpenAPI schema (`python docs/tools/pages.py`), and a test
 checks that it is up to date. A running server shows the same at `/docs`, and the schema at
-`/openapi.json`. [Serving](serving.md) explains how to start one, and what the fields of events mean.
+`/openapi.json`. [Serving](serving.md) explains how to start one, and what the fields of events
+mean.
 
 Unknown fields are refused, and so is every value that would be ignored. Fields of OpenAI's API that
 have one harmless value, such as `presence_penalty`, accept that value alone.

@@ -9,11 +9,11 @@ directory `multistride convert` made of it, DRAFTING one that drafts it. Each pr
 turn, continued greedily, in float32; llama.cpp (`pip install xllamacpp`) computes with the file's
 own small numbers instead, so its text is another one sooner or later. Three things are measured:
 
-- the text, of all prompts, in batches: how many are those of transformers to the last token. Of others the
-  margin between the two tokens is shown: only rounding may decide.
-- the time, of the first `--timed` prompts, each alone (batch 1) and by every contender in turn, on one thread. All
-  are given tokens, end at the same ones, and read the prompt within the time. The processor's time is recorded beside
-  that of the clock: the two are one where nothing else runs.
+- the text, of all prompts, in batches: how many are those of transformers to the last token. Of
+  others the margin between the two tokens is shown: only rounding may decide.
+- the time, of the first `--timed` prompts, each alone (batch 1) and by every contender in turn, on
+  one thread. All are given tokens, end at the same ones, and read the prompt within the time. The
+  processor's time is recorded beside that of the clock: the two are one where nothing else runs.
 - the memory of a process that does nothing but load one contender and write one text.
 """
 
@@ -36,11 +36,11 @@ import numpy as np
 import torch
 import transformers
 
-from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Hypothesis
 from multistride.device import cpu_name, keep_few_kernels, set_threads
 from multistride.files import sha256, write_json
 from multistride.generator import Generator
@@ -100,9 +100,14 @@ def theirs(source: Path, lookup: int, ends: Sequence[int], most: int) -> Contend
         real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         with torch.inference_mode():
             whole = loaded.generate(
-                rows, attention_mask=real, do_sample=False, max_new_tokens=most, eos_token_id=list(ends),
-                pad_token_id=ends[0], **settings,
-            )  # fmt: skip
+                rows,
+                attention_mask=real,
+                do_sample=False,
+                max_new_tokens=most,
+                eos_token_id=list(ends),
+                pad_token_id=ends[0],
+                **settings,
+            )
         return [_until(row, ends) for row in whole[:, width:].tolist()]
 
     return Contender(write, batched=not lookup)
@@ -372,14 +377,22 @@ def main(arguments: Sequence[str]) -> None:
             }
         results[name]["peak_memory_mb"] = memory[name]
     result = {
-        "prompts": len(prompts), "timed": min(asked.timed, len(prompts)), "rounds": asked.rounds,
-        "max_tokens": asked.max_tokens, "threads": asked.threads,
-        "batch_size": 1, "batch_size_of_texts": asked.batch_size,
-        "precision": "float32 (llama.cpp: that of the file)", "cpu": cpu_name(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "prompts_sha256": sha256(asked.prompts),
+        "prompts": len(prompts),
+        "timed": min(asked.timed, len(prompts)),
+        "rounds": asked.rounds,
+        "max_tokens": asked.max_tokens,
+        "threads": asked.threads,
+        "batch_size": 1,
+        "batch_size_of_texts": asked.batch_size,
+        "precision": "float32 (llama.cpp: that of the file)",
+        "cpu": cpu_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "prompts_sha256": sha256(asked.prompts),
         "original_sha256": sha256(asked.original / "model.safetensors"),
-        "drafting_sha256": sha256(asked.drafting / "model.safetensors"), "results": results,
-    }  # fmt: skip
+        "drafting_sha256": sha256(asked.drafting / "model.safetensors"),
+        "results": results,
+    }
     if asked.output is not None:
         write_json(asked.output, result)
     print(json.dumps(results, indent=2))

@@ -33,9 +33,10 @@ library_name: multistride
 
 # English to German, 1 to {widest} tokens per step
 
-A semi-autoregressive Transformer of {millions:.1f} million parameters ({encoder} encoder and {decoder} decoder
-layers, width {width}, vocabulary {vocabulary}). One checkpoint for K in {{{sizes}}}; every K up to {widest} runs,
-and so do adaptive, exact and beam decoding. It is the model that `multistride translate` uses where none is named.
+A semi-autoregressive Transformer of {millions:.1f} million parameters ({encoder} encoder and
+{decoder} decoder layers, width {width}, vocabulary {vocabulary}). One checkpoint for K in
+{{{sizes}}}; every K up to {widest} runs, and so do adaptive, exact and beam decoding. It is the
+model that `multistride translate` uses where none is named.
 
 ## How to run it
 
@@ -45,21 +46,24 @@ echo "Where is the station?" | multistride translate --group-size 4 --show-group
 
 ## What it is good for
 
-Short everyday sentences and text of user interfaces, for trying out, teaching and testing. It is small: it knows few
-names and rare words, errs more the longer a sentence is, and what it says of numbers must be checked. It addresses
-people informally (du), as most of its data does. It is no replacement for a translation service. Nothing was done
-against biases of its data, such as the gender that German demands and English leaves open.
+Short everyday sentences and text of user interfaces, for trying out, teaching and testing. It is
+small: it knows few names and rare words, errs more the longer a sentence is, and what it says of
+numbers must be checked. It addresses people informally (du), as most of its data does. It is no
+replacement for a translation service. Nothing was done against biases of its data, such as the
+gender that German demands and English leaves open.
 
 ## Measured
 
-Tatoeba, {tatoeba_sentences:,} sentences of its development set that were not used in training, greedy:
+Tatoeba, {tatoeba_sentences:,} sentences of its development set that were not used in training,
+greedy:
 
 {tatoeba}
 SuttaCentral, {suttacentral_sentences:,} likewise:
 
 {suttacentral}
-Exact mode at K={exact_size} writes the text of K=1 in {tatoeba_exact:.2f} tokens a pass on Tatoeba and
-{suttacentral_exact:.2f} on SuttaCentral. The throughput is float32 on {threads} thread(s) of {cpu}.
+Exact mode at K={exact_size} writes the text of K=1 in {tatoeba_exact:.2f} tokens a
+pass on Tatoeba and {suttacentral_exact:.2f} on SuttaCentral. The throughput is float32 on {threads}
+thread(s) of {cpu}.
 
 BLEU by length of the source:
 
@@ -75,24 +79,26 @@ stored as bfloat16.
 | corpus | licence | attribution |
 | --- | --- | --- |
 | Tatoeba, English-German | CC BY 2.0 FR | www.manythings.org/anki and tatoeba.org |
-| SuttaCentral, translations by Bhikkhu Sujato (English) and Sabbamitta (German) | CC0 1.0 | suttacentral.net |
+| SuttaCentral, Bhikkhu Sujato (English), Sabbamitta (German) | CC0 1.0 | suttacentral.net |
 | interface text of Home Assistant | Apache-2.0 | `LICENSE.homeassistant.md` |
 | interface text of Django | BSD-3-Clause | `LICENSE.django` |
 | help and interface text of LibreOffice 7.4 | MPL-2.0 | libreoffice.org |
 
-The target side is the teacher's translation of these texts. The model is passed on under Apache-2.0; the notices
-above go with it.
+The target side is the teacher's translation of these texts. The model is passed on under
+Apache-2.0; the notices above go with it.
 """
 
 
 ANEW = """\
-`examples/english-german/run.sh`: an autoregressive teacher of 48 million parameters, its translations of the training
-text, and one checkpoint for all K trained on them: {updates:,} updates of {tokens:,} tokens."""
+`examples/english-german/run.sh`: an autoregressive teacher of 48 million parameters, its
+translations of the training text, and one checkpoint for all K trained on them: {updates:,}
+updates of {tokens:,} tokens."""
 
 CONTINUED = """\
-An autoregressive teacher of 48 million parameters, trained on a GPU by `examples/english-german/run.sh`, translated
-the training text. The model is the one that shipped before (four hours on two CPU cores), trained on for {updates:,}
-updates of {tokens:,} tokens of those translations on one CPU core (`examples/english-german/continued.yaml`)."""
+An autoregressive teacher of 48 million parameters, trained on a GPU by
+`examples/english-german/run.sh`, translated the training text. The model is the one that shipped
+before (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
+those translations on one CPU core (`examples/english-german/continued.yaml`)."""
 
 
 def length_table(path: Path) -> str:

@@ -38,9 +38,10 @@ library_name: multistride
 
 # English spelling to phonemes, 1 to {widest} tokens per step
 
-A semi-autoregressive Transformer of {millions:.1f} million parameters ({encoder} encoder and {decoder} decoder
-layers, width {width}). It reads the letters of an English word and writes its ARPAbet phonemes with stress marks,
-K of them per step. One checkpoint for every K from 1 to {widest}, and for adaptive, exact and beam decoding.
+A semi-autoregressive Transformer of {millions:.1f} million parameters ({encoder} encoder and
+{decoder} decoder layers, width {width}). It reads the letters of an English word and writes its
+ARPAbet phonemes with stress marks, K of them per step. One checkpoint for every K from 1 to
+{widest}, and for adaptive, exact and beam decoding.
 
 ## How to run it
 
@@ -56,44 +57,45 @@ model = multistride.load("english-phonemes")
 print(result.text)
 ```
 
-Write one word a line, in lower case or as a name is written (`Berlin`); apostrophes, hyphens and full stops count as
-letters. Digits and other characters are unknown to it. Look a word up in a dictionary first where you have one: this
-model is for the words that no dictionary has.
+Write one word a line, in lower case or as a name is written (`Berlin`); apostrophes, hyphens and
+full stops count as letters. Digits and other characters are unknown to it. Look a word up in a
+dictionary first where you have one: this model is for the words that no dictionary has.
 
 ## Measured
 
-CMUdict, {words:,} held-out words. The error rate counts edits per phoneme, stress marks included, against the first
-pronunciation that the dictionary lists:
+CMUdict, {words:,} held-out words. The error rate counts edits per phoneme, stress marks included,
+against the first pronunciation that the dictionary lists:
 
 {table}
 Speeds in this table are of a machine that was busy with other work.
 
-The same words against the closest of the listed pronunciations, beside the network of the package g2p-en 2.1.0
-(`G2p.predict`, not its dictionary; which of these words it was trained on is not known):
+The same words against the closest of the listed pronunciations, beside the network of the package
+g2p-en 2.1.0 (`G2p.predict`, not its dictionary; which of these words it was trained on is not
+known):
 
 {comparison}
 
-Processor time on one thread of {cpu}, int8 engine; batch 1 for milliseconds a word, batch {batch} for words a
-second (g2p-en takes one word at a time).
+Processor time on one thread of {cpu}, int8 engine; batch 1 for milliseconds a word, batch {batch}
+for words a second (g2p-en takes one word at a time).
 
 ## Limits
 
-It errs most on names of foreign origin, abbreviations and compounds. It knows American English only, gives one
-pronunciation where a word has several, and sees no context: the noun and the verb "record" get the same phonemes.
+It errs most on names of foreign origin, abbreviations and compounds. It knows American English
+only, gives one pronunciation where a word has several, and sees no context: the noun and the verb
+"record" get the same phonemes.
 
 ## How it was made
 
-`examples/phonemes`: `many-k.yaml`, from nothing, on the first listed pronunciation of {trained:,} words. It was
-cut off after 8,000 updates of 8,192 tokens (8 minutes of an H100 that other work shared) and ended with
-`anneal.yaml`, {updates:,} updates of {tokens:,} tokens on one CPU core with a falling learning rate. Every
-setting of that last part is in `provenance.json`. Weights are stored as bfloat16. Longer training should still
-help.
+`examples/phonemes`: `many-k.yaml`, from nothing, on the first listed pronunciation of {trained:,}
+words. It was cut off after 8,000 updates of 8,192 tokens (8 minutes of an H100 that other work
+shared) and ended with `anneal.yaml`, {updates:,} updates of {tokens:,} tokens on one CPU core with
+a falling learning rate. Every setting of that last part is in `provenance.json`. Weights are stored
+as bfloat16. Longer training should still help.
 
 ## Data and licence
 
-The CMU Pronouncing Dictionary, Copyright (C) 1993-2015 Carnegie Mellon University, BSD-2-Clause: `LICENSE.cmudict`.
-The model is passed on under Apache-2.0; the notice goes with it.
-"""
+The CMU Pronouncing Dictionary, Copyright (C) 1993-2015 Carnegie Mellon University, BSD-2-Clause:
+`LICENSE.cmudict`. The model is passed on under Apache-2.0; the notice goes with it."""
 
 TRAINED_WORDS = 121_081
 

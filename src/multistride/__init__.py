@@ -28,13 +28,14 @@ from multistride.version import __version__
 
 if TYPE_CHECKING:
     from multistride.errors import UserError
-    from multistride.generator import Generator, load
+    from multistride.generator import Generator
+    from multistride.loading import load
     from multistride.text_model import StreamedGroup, Translation
     from multistride.translator import Translator
 
 _HOMES = {
     "Generator": "multistride.generator",
-    "load": "multistride.generator",
+    "load": "multistride.loading",
     "StreamedGroup": "multistride.text_model",
     "Translation": "multistride.text_model",
     "Translator": "multistride.translator",

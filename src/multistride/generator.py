@@ -1,4 +1,4 @@
-"""Causal models: prompts in, what follows them out. Also `load`, for models of either kind."""
+"""Causal models: prompts in, what follows them out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from multistride.data.detokenize import as_it_is
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import Mode
 from multistride.decode.score import score_continuations
-from multistride.engines.open import Engine, EngineName
+from multistride.engines.interface import Engine, EngineName
+from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, Translation, listed, opened_model, tokens_of
-from multistride.translator import Translator
+from multistride.text_model import TextModel, Translation, listed, tokens_of
 
 
 class Generator(TextModel):
@@ -142,18 +142,3 @@ class Generator(TextModel):
     def is_blank(self, text: str) -> bool:
         """Return False: even an empty prompt can be continued by most models."""
         return False
-
-
-def load(
-    path: Path | str | None = None, device: str = "auto", engine: EngineName = "eager"
-) -> Translator | Generator:
-    """Return the model in a directory, or the shipped model of that name; None: the default one.
-
-    A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
-    `Translator`. Raises as `Translator.load` does.
-    """
-    directory = find_directory(path)
-    opened = opened_model(directory, device, engine)
-    if opened[0].config.encoder_layers:
-        return Translator(*opened, directory)
-    return Generator(*opened, directory)

@@ -24,16 +24,15 @@ from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import Ending
+from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import Plan, plan
-from multistride.decode.state import Group, Hypothesis
-from multistride.device import pick_device
-from multistride.engines.open import Engine, EngineName, check_engine, open_engine, open_export
+from multistride.engines.interface import Engine
 from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
-from multistride.model.weights import load_calibration, load_model, weights_digest
+from multistride.model.weights import load_calibration, weights_digest
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +91,29 @@ class TextModel(ABC):
     def config(self) -> TransformerConfig:
         """The model's sizes, special tokens and group sizes."""
         return self.engine.config
+
+    @property
+    def causal(self) -> bool:
+        """Return True for a model without an encoder, which goes on from its prompt."""
+        return not self.config.encoder_layers
+
+    @abstractmethod
+    def score(
+        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
+    ) -> list[list[float] | None]:
+        """Return the natural log-probability of every token of each second text, given the first.
+
+        The n-th list belongs to the n-th pair; None where a text is too long.
+        """
+
+    def chatting(self, system: str | None = None) -> TextModel:
+        """Return the model with every prompt as a user's turn, after the `system` text if given.
+
+        Raises `UsageError` for a model without a chat template.
+        """
+        raise UsageError(
+            "this model has no chat template: leave --chat out, or use a model made for chat"
+        )
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -267,23 +289,6 @@ class TextModel(ABC):
                 tuple(hypothesis.groups),
                 hypothesis.ending,
             )
-
-
-def opened_model(
-    directory: Path, device: str, engine: EngineName
-) -> tuple[Engine[Any], Vocabulary]:
-    """Return the engine of a model directory (or of an export), and its vocabulary.
-
-    Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or
-    engine and for a classifier, `MissingExtraError` for an engine whose library is not installed.
-    """
-    check_engine(engine)
-    if exported := open_export(directory, engine):
-        return exported
-    model, vocabulary = load_model(directory, pick_device(device))
-    if not model.config.decoder_layers:
-        raise UsageError(f"{directory} is a classifier, which writes nothing: use classify")
-    return open_engine(model, engine), vocabulary
 
 
 def tokens_of(

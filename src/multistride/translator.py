@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from multistride.decode.options import Mode
 from multistride.decode.score import score_pairs
-from multistride.engines.open import EngineName
+from multistride.engines.interface import EngineName
+from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, Translation, listed, opened_model, tokens_of
+from multistride.text_model import TextModel, Translation, listed, tokens_of
 
 
 class Translator(TextModel):

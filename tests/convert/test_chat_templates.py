@@ -9,14 +9,15 @@ from transformers import AutoTokenizer
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.tokenizer import foreign_vocabulary
 from multistride.data.chat import rendered
-from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import train_vocabulary
+from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
 # In the manner of real ones, each with what one family of them uses.
 TEMPLATES = {
-    "chatml": "{% for message in messages %}\n    {% if loop.first and message.role != 'system' %}\n"
+    "chatml": "{% for message in messages %}\n    "
+    "{% if loop.first and message.role != 'system' %}\n"
     "{{ '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}\n    {% endif %}\n"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
@@ -27,7 +28,8 @@ TEMPLATES = {
     "{%- if not tools is defined %}{%- set tools = none %}{%- endif %}\n"
     "{{- '<|header|>system<|header|>\\n\\nToday: ' + date_string + '\\n' }}\n"
     "{%- if tools is not none %}{{- 'Tools: ' + tools | tojson(indent=4) }}{%- endif %}\n"
-    "{%- for message in messages %}\n{{- '<|header|>' + message['role'] + message['content'] | trim }}\n"
+    "{%- for message in messages %}\n{{- '<|header|>' + message['role'] + message['content'] | "
+    "trim }}\n"
     "{%- endfor %}",
     "none": "{% if tools is none %}no tools{% else %}tools{% endif %}"
     "{% if documents is none %}, no documents{% endif %}",
@@ -40,8 +42,10 @@ TEMPLATES = {
     "{% if not message.content %}{% continue %}{% endif %}{{ message.content }}{% endfor %}",
     "namespace": "{%- set ns = namespace(found=false, text='') -%}\n{%- for m in messages -%}\n"
     "{%- if m.role == 'system' -%}{%- set ns.found = true -%}{%- set ns.text = m.content -%}"
-    "{%- endif -%}\n{%- endfor -%}\n{{- ns.found ~ ':' ~ ns.text ~ '[' ~ messages[1:]|length ~ ']' -}}",
-    "macro": "{%- macro turn(role, text) -%}<{{ role }}>{{ text|trim }}</{{ role }}>{%- endmacro -%}\n"
+    "{%- endif -%}\n{%- endfor -%}\n{{- ns.found ~ ':' ~ ns.text ~ '[' ~ messages[1:]|length ~ "
+    "']' -}}",
+    "macro": "{%- macro turn(role, text) -%}<{{ role }}>{{ text|trim }}</{{ role }}>"
+    "{%- endmacro -%}\n"
     "{{ turn(messages[-1].role, messages[-1]['content']) }}{{ turn('x', '  y ') | upper }}",
     "symbols": "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ sep_token }}|{{ cls_token }}|"
     "{% if pad_token is defined %}{{ pad_token }}{% endif %}",
@@ -62,7 +66,7 @@ def directory(place, template=None, file=None, **special):
     text = (place / "theirs" / "tokenizer.json").read_text()
     config = TransformerConfig(encoder_layers=0, start_symbol=False)
     source = Checkpoint("theirs", {}, frozenset(), None, text, settings)
-    foreign_vocabulary(source, config)[0].save(place / "ours")
+    save_vocabulary(foreign_vocabulary(source, config)[0], place / "ours")
     if file is not None:
         (place / "ours" / "chat_template.jinja").write_text(file)
     return place / "ours"
@@ -104,7 +108,7 @@ def test_where_a_template_is_stored(tmp_path):
     assert again.chat_template == "{{ messages[0].content }}"
     assert again.eos == load_vocabulary(place).eos
     own = train_vocabulary(["a b c"], 300, "bpe")
-    own.save(tmp_path / "own", "causal")
+    save_vocabulary(own, tmp_path / "own", "causal")
     (tmp_path / "own" / "chat_template.jinja").write_text("<s>{{ messages[0].content }}")
     vocabulary = load_vocabulary(tmp_path / "own")
     assert vocabulary.chat_template == "<s>{{ messages[0].content }}"

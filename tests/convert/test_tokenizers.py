@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, MarianTokenizer
 
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.tokenizer import foreign_vocabulary
-from multistride.data.foreign import ForeignVocabulary, load_vocabulary
+from multistride.data.foreign import ForeignVocabulary
+from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.decode.constraints import constraints_of
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError
@@ -89,7 +90,7 @@ def test_marian_tokens_are_read_as_they_were(marian):
 def test_marian_targets_are_cut_by_their_own_pieces(marian, text, tmp_path):
     """Targets cut by the pieces of the source language: a fine-tune that teaches to write
     letters."""
-    marian_vocabulary(marian)[0].save(tmp_path)
+    save_vocabulary(marian_vocabulary(marian)[0], tmp_path)
     vocabulary = load_vocabulary(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,7 +119,7 @@ def test_a_chat_template_is_kept_and_its_special_tokens_are_read(tmp_path):
     small_tokenizer(tmp_path, bos_token="<s>", eos_token="</s>")
     source = checkpoint(tmp_path)
     source.tokenizer_config["chat_template"] = "<s>{{ messages }}"
-    foreign_vocabulary(source, CAUSAL)[0].save(tmp_path / "ours")
+    save_vocabulary(foreign_vocabulary(source, CAUSAL)[0], tmp_path / "ours")
     vocabulary = load_vocabulary(tmp_path / "ours")
     assert isinstance(vocabulary, ForeignVocabulary)
     assert vocabulary.chat_template == "<s>{{ messages }}"
@@ -143,7 +144,7 @@ def test_where_there_is_no_padding_symbol_eos_stands_in(tmp_path):
 def test_transformers_reads_what_is_written(tmp_path):
     small_tokenizer(tmp_path, "<s> $A", bos_token="<s>", eos_token="</s>")
     vocabulary, _ = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
-    vocabulary.save(tmp_path / "ours")
+    save_vocabulary(vocabulary, tmp_path / "ours")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert theirs("a cat")["input_ids"] == vocabulary.encode(["a cat"])[0]
     assert (theirs.eos_token_id, theirs.pad_token_id, theirs.mask_token_id) == (

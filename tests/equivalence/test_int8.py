@@ -32,8 +32,8 @@ from multistride.engines.int8 import engine as int8
 from multistride.engines.int8 import graphs as int8_graphs
 from multistride.engines.int8 import output as int8_output
 from multistride.engines.int8.memory import MASKED, ROOM, Network
-from multistride.engines.int8.onnx_graph import Graph
-from multistride.engines.int8.ranges import Rounding, Roundings
+from multistride.engines.int8.onnx_graph import Graph, Rounding
+from multistride.engines.int8.ranges import Roundings
 
 TOLERANCE = 0.2
 """The most by which logits may be off, on average, as a share of their size; random models are
@@ -357,7 +357,8 @@ def test_exact_equals_autoregressive(engine, sources, group_size, batch_size):
 
 def picking(engine, group_size):
     """The plain loop's writer of greedy groups, picked by the engine."""
-    return PickedGroups(engine, plan(DecodeOptions(group_size=group_size), engine.config))
+    chosen = plan(DecodeOptions(group_size=group_size), engine.config)
+    return PickedGroups(engine, chosen.policy, chosen.accept, lookahead=False)
 
 
 def exactly(engine, sources, group_size, drafter):

@@ -31,7 +31,8 @@ from multistride.data.vocab import Vocabulary, train_vocabulary
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.phrases import PhraseTable
 from multistride.engines.int8.engine import int8_graphs
-from multistride.engines.int8.export import read_int8, write_int8
+from multistride.engines.int8.export import write_int8
+from multistride.engines.open import open_export
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_calibration, load_model, save_model, weights_digest
@@ -83,7 +84,10 @@ def targets(place: Path) -> list[Target]:
 def _texts(place: Path) -> list[Target]:
     texts = place / "texts"
     texts.mkdir()
-    records = b'{"source": "a", "target": "b", "text": "c", "label": "d", "prompt": [1], "written": [2]}\n'
+    records = (
+        b'{"source": "a", "target": "b", "text": "c", "label": "d", "prompt": [1], '
+        b'"written": [2]}\n'
+    )
     names = {"plain": LINES, "table.tsv": b"a\tb\nc\td\n", "records.jsonl": records * 3}
     for name, data in names.items():
         (texts / name).write_bytes(data)
@@ -140,6 +144,10 @@ def _texts(place: Path) -> list[Target]:
     ]
 
 
+def _opened_export(directory: Path) -> object:
+    return open_export(directory, "int8")
+
+
 def _model(directory: Path) -> Transformer:
     vocabulary = train_vocabulary([LETTERS], 40, "words")
     sizes = {"hidden_size": 16, "feedforward_size": 16, "heads": 2}
@@ -194,7 +202,7 @@ def _models(place: Path) -> list[Target]:
             2,
         ),
         Target("state", state, ("training.pt",), load_training),
-        Target("int8-export", exported, ("int8.json", "greedy.onnx"), read_int8),
+        Target("int8-export", exported, ("int8.json", "greedy.onnx"), _opened_export),
     ]
 
 

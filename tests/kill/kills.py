@@ -32,14 +32,18 @@ import multistride.train.loop  # noqa: F401
 from multistride.cli import main as command_line
 
 CHANGES = ("replace", "rename", "unlink", "rmdir", "mkdir", "symlink", "fsync", "truncate")
-SIZES = "{hidden_size: 16, feedforward_size: 16, heads: 2, encoder_layers: 1, decoder_layers: 1, max_positions: 16}"
+SIZES = (
+    "{hidden_size: 16, feedforward_size: 16, heads: 2, encoder_layers: 1, decoder_layers: 1, "
+    "max_positions: 16}"
+)
 TRAIN = """\
 data: ../data
 run: run
 model: %s
 groups: {sizes: {1: 0.5, 2: 0.5}}
-training: {updates: 12, tokens_per_batch: 100, learning_rate: 0.01, warmup_updates: 2, validate_every: 3,
-  validate_sentences: 2, log_every: 2, precision: float32, device: cpu, keep_checkpoints: 2}
+training: {updates: 12, tokens_per_batch: 100, learning_rate: 0.01, warmup_updates: 2,
+  validate_every: 3, validate_sentences: 2, log_every: 2, precision: float32,
+  device: cpu, keep_checkpoints: 2}
 """
 
 

@@ -96,7 +96,8 @@ def write_config(path: Path, data: Path, run: Path, sizes: str, start: Path | No
     model = f"start_from: {start}" if start else f"model: {shape}"
     path.write_text(
         f"data: {data}\nrun: {run}\n{model}\ngroups: {{sizes: {sizes}}}\n"
-        "training: {updates: 60, tokens_per_batch: 400, learning_rate: 0.01, warmup_updates: 10, schedule: linear,"
+        "training: {updates: 60, tokens_per_batch: 400, learning_rate: 0.01, warmup_updates: 10, "
+        "schedule: linear,"
         " validate_every: 30, validate_sentences: 8, log_every: 10, precision: float32, device: "
         "cpu}\n"
     )

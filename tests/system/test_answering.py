@@ -48,7 +48,8 @@ def work(tmp_path_factory, multistride):
         f"data: {place / 'data'}\nrun: {place / 'run'}\ngroups: {{sizes: {{1: 0.5, 2: 0.5}}}}\n"
         "model: "
         "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 1, decoder_layers: 1}\n"
-        "training: {updates: 60, tokens_per_batch: 512, learning_rate: 0.01, warmup_updates: 5, schedule: constant,"
+        "training: {updates: 60, tokens_per_batch: 512, learning_rate: 0.01, warmup_updates: 5, "
+        "schedule: constant,"
         " validate_every: 30, validate_sentences: 0, precision: float32, device: cpu}\n"
     )
     multistride("train", place / "run.yaml", check=0)

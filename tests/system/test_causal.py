@@ -17,11 +17,13 @@ from multistride.report.reading import read_result
 pytestmark = pytest.mark.system
 
 SHAPE = (
-    "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 0, decoder_layers: 2, max_positions: 32, "
+    "{hidden_size: 32, feedforward_size: 64, heads: 2, encoder_layers: 0, decoder_layers: 2, "
+    "max_positions: 32, "
     "positions: rotary, norm_kind: rms, activation: silu, gated_feedforward: true}"
 )
 TRAINING = (
-    "{updates: 40, tokens_per_batch: 300, learning_rate: 0.01, warmup_updates: 10, schedule: linear, "
+    "{updates: 40, tokens_per_batch: 300, learning_rate: 0.01, warmup_updates: 10, schedule: "
+    "linear, "
     "validate_every: 20, log_every: 5, precision: float32, device: cpu, label_smoothing: 0.0}"
 )
 
@@ -65,7 +67,10 @@ def causal(tmp_path_factory, multistride):
         *("--documents", "paragraph"),
         check=0,
     )
-    groups = "{sizes: {1: 0.4, 2: 0.6}, lookahead: 0.4, anchors: 4, partial_groups: 0.2, random_borders: 0.2,"
+    groups = (
+        "{sizes: {1: 0.4, 2: 0.6}, lookahead: 0.4, anchors: 4, partial_groups: 0.2, "
+        "random_borders: 0.2,"
+    )
     multistride(
         "train", config(place, "many", f"{groups} glancing: 0.2, markov_rank: 8}}"), check=0
     )

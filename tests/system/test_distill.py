@@ -100,8 +100,22 @@ def test_ctrl_c_says_how_to_go_on(work, source, tmp_path):
 def test_distilled_and_real_text_mix(work, source, multistride, tmp_path):
     # Guards: several corpora of one kind read as one, or the second one dropped.
     real, told = work / "train.target", tmp_path / "told"
-    multistride("distill", "--model", work / "autoregressive/best", "--source", work / "train.source",
-                "--target", real, "--output", told, "--beam", 2, "--engine", "eager", check=0)  # fmt: skip
+    multistride(
+        "distill",
+        "--model",
+        work / "autoregressive/best",
+        "--source",
+        work / "train.source",
+        "--target",
+        real,
+        "--output",
+        told,
+        "--beam",
+        2,
+        "--engine",
+        "eager",
+        check=0,
+    )
     done = multistride(
         *("prepare", "--output", tmp_path / "data", "--vocabulary", work / "data", "--json"),
         *("--train-source", work / "train.source", "--train-target", told),

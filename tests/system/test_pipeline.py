@@ -18,10 +18,22 @@ from multistride.translator import Translator
 pytestmark = pytest.mark.system
 
 CONTRACT = {
-    "group_size", "mode", "beam", "engine", "bleu", "bleu_signature", "chrf", "steps_per_sentence", "tokens_per_step",
-    "ms_per_sentence_p50", "ms_per_sentence_p95", "tokens_per_second", "repetition_rate", "length_ratio",
+    "group_size",
+    "mode",
+    "beam",
+    "engine",
+    "bleu",
+    "bleu_signature",
+    "chrf",
+    "steps_per_sentence",
+    "tokens_per_step",
+    "ms_per_sentence_p50",
+    "ms_per_sentence_p95",
+    "tokens_per_second",
+    "repetition_rate",
+    "length_ratio",
     "identical_to_k1",
-}  # fmt: skip
+}
 
 
 def metrics(run):
@@ -71,9 +83,19 @@ def test_trace_and_json_show_the_groups(work, multistride):
     # Guards: traces that do not add up to the output.
     trace = work / "trace.jsonl"
     done = multistride(
-        *("translate", "--model", work / "many/best", "--group-size", 2, "--json", "--trace", trace),
-        text="a g m\n", check=0,
-    )  # fmt: skip
+        *(
+            "translate",
+            "--model",
+            work / "many/best",
+            "--group-size",
+            2,
+            "--json",
+            "--trace",
+            trace,
+        ),
+        text="a g m\n",
+        check=0,
+    )
     answer = json.loads(done.stdout)
     steps = [json.loads(line) for line in trace.read_text().splitlines()]
     assert [step["pieces"] for step in steps] == answer["groups"]
@@ -116,18 +138,33 @@ def test_translate_and_evaluate_with_a_beam(work, multistride):
     # of another output.
     model, trace = work / "many/best", work / "beam.jsonl"
     done = multistride(
-        *("translate", "--model", model, "--group-size", 2, "--beam", 3, "--json", "--trace", trace),
-        text="a g m\nb h n\n", check=0,
-    )  # fmt: skip
+        *(
+            "translate",
+            "--model",
+            model,
+            "--group-size",
+            2,
+            "--beam",
+            3,
+            "--json",
+            "--trace",
+            trace,
+        ),
+        text="a g m\nb h n\n",
+        check=0,
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     direct = Translator.load(model, "cpu").translate(["a g m", "b h n"], group_size=2, beam=3)
     assert [answer["tokens"] for answer in answers] == [list(each.tokens) for each in direct]
     steps = [json.loads(line)["pieces"] for line in trace.read_text().splitlines()]
     assert steps == [group for answer in answers for group in answer["groups"]]
     request = EvaluationRequest(
-        source=work / "validation.source", reference=work / "validation.target",
-        name="test", tokenize="none", latency_sentences=2,
-    )  # fmt: skip
+        source=work / "validation.source",
+        reference=work / "validation.target",
+        name="test",
+        tokenize="none",
+        latency_sentences=2,
+    )
     translator = Translator.load(model, "cpu")
     ways = [DecodeOptions(group_size=size, beam=3) for size in (1, 2)]
     result = evaluate(request, ways, model, device="cpu")
@@ -170,9 +207,12 @@ def test_evaluate_prints_the_contract(work, multistride):
 def test_steps_are_the_tokens_over_k(work):
     # Guards: steps counted wrongly, which would make every speed-up a lie.
     request = EvaluationRequest(
-        source=work / "validation.source", reference=work / "validation.target",
-        name="test", tokenize="none", latency_sentences=2,
-    )  # fmt: skip
+        source=work / "validation.source",
+        reference=work / "validation.target",
+        name="test",
+        tokenize="none",
+        latency_sentences=2,
+    )
     ways = [DecodeOptions(group_size=size) for size in (1, 2)]
     one, two = evaluate(request, ways, work / "many/best", device="cpu").rows
     translator = Translator.load(work / "many/best", "cpu")

@@ -8,7 +8,7 @@ import pytest
 
 from multistride.decode.options import DecodeOptions
 from multistride.evaluate.request import EvaluationRequest
-from multistride.evaluate.run import evaluate
+from multistride.evaluate.run import evaluate_task
 from multistride.tasks import names
 
 pytestmark = pytest.mark.system
@@ -31,7 +31,8 @@ def test_the_example_is_a_task(work, tmp_path, monkeypatch, caplog):
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
     request = EvaluationRequest(task="pronunciation", source=source, name="words")
     ways = [DecodeOptions(group_size=size) for size in (1, 2)]
-    result = evaluate(request, ways, work / "many/best")
+    task = names.task_named("pronunciation")
+    result = evaluate_task(request, ways, task, work / "many/best")
     said = [record.message for record in caplog.records]
     assert "line 2: the word 'a7' has other signs than letters: leave them out" in said
     assert (result.conditions["records"], result.conditions["failed"]) == (2, 1)

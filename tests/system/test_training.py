@@ -140,7 +140,7 @@ def test_two_processes_are_one_with_twice_the_batches(work, multistride, tmp_pat
     weights = [load_file(tmp_path / run / "last/model.safetensors") for run in ("one", "two")]
     for name in weights[0]:
         if name.endswith(("attention.input.bias", "cross.key_value.bias")):
-            continue  # a bias of keys shifts all scores alike: its gradient is rounding noise, which Adam scales up
+            continue  # it shifts all scores alike: its gradient is noise, which Adam scales up
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-4, rtol=1e-3)
 
 

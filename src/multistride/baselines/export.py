@@ -10,7 +10,8 @@ from multistride.baselines.ctranslate2 import check_installed, save_ctranslate2
 from multistride.baselines.expressible import check_expressible
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.int8.engine import check_int8, int8_graphs
-from multistride.engines.int8.export import read_int8, write_int8
+from multistride.engines.int8.export import write_int8
+from multistride.engines.open import open_export
 from multistride.errors import DataError, UsageError
 from multistride.files import refuse_foreign, refuse_inputs, replacing_directory
 from multistride.model.transformer import Transformer
@@ -67,7 +68,7 @@ def _int8(directory: Path, place: Path, model: Transformer) -> None:
             shutil.copyfile(directory / name, place / name)
     write_int8(place, model, int8_graphs(model), weights_digest(directory))
     (place / "README.md").write_text(_INT8_NOTE, encoding="utf-8")
-    read_int8(place)
+    open_export(place, "int8")  # an export that cannot be opened is none
 
 
 def _ctranslate2(directory: Path, place: Path, model: Transformer) -> None:
@@ -88,7 +89,8 @@ _INT8_NOTE = """\
 # An int8 export of a multistride model
 
 ```sh
-echo "Where is the station?" | multistride translate --model THIS_DIRECTORY --engine int8 --group-size 4
+echo "Where is the station?" |
+  multistride translate --model THIS_DIRECTORY --engine int8 --group-size 4
 ```
 
 8-bit weights with a scale for each output, 8-bit activations with a scale for each place in the
@@ -110,7 +112,8 @@ from tokenizers import Tokenizer
 place = "THIS_DIRECTORY"
 tokenizer = Tokenizer.from_file(place + "/tokenizer.json")
 translator = ctranslate2.Translator(place, compute_type="int8", intra_threads=1)
-source = [str(token) for token in tokenizer.encode("Where is the station?", add_special_tokens=False).ids]
+encoded = tokenizer.encode("Where is the station?", add_special_tokens=False)
+source = [str(token) for token in encoded.ids]
 [result] = translator.translate_batch([[*source, "{end}"]], beam_size=1)
 print(tokenizer.decode([int(token) for token in result.hypotheses[0]]))
 ```

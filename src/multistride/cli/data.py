@@ -282,13 +282,14 @@ def distill(
 
     Example: multistride distill --model TEACHER/best --source train.en.gz --output distilled.de
     """
+    from multistride.cli.sharing import spread
     from multistride.device import set_threads
     from multistride.distill.run import distill as distill_corpus
 
     threads = set_threads(machine.threads)
-    with cluster.spread(machine) as spread:
-        threads = threads if spread is None else machine.threads or 1
-        manifest = distill_corpus(config, device=machine.device, threads=threads, spread=spread)
+    with spread(cluster, machine) as shares:
+        threads = threads if shares is None else machine.threads or 1
+        manifest = distill_corpus(config, device=machine.device, threads=threads, spread=shares)
     done, lines = manifest["translated_lines"], manifest["lines"]
     logger.info(f"written: {config.output}, {done:,} of {lines:,} lines done")
     if as_json:

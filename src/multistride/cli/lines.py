@@ -12,26 +12,22 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from multistride.cli.options import LineFormat
 from multistride.cli.sharing import Decode
 from multistride.data.corpus import Record, Unreadable, read_parallel
 from multistride.data.detokenize import one_line
 from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.data.vocab import Vocabulary
 from multistride.decode.ending import Ending
+from multistride.decode.hypothesis import Group
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
-from multistride.decode.state import Group
 from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
 from multistride.files import Journal
-from multistride.generator import Generator
 from multistride.parts import chunks
 from multistride.text_model import TextModel, Translation
-from multistride.translator import Translator
 from multistride.untrusted import parse_json
-
-LineFormat = Literal["text", "groups", "json", "stream"]
-"""A result as text, as text with bars between steps, as a JSON object, or group by group."""
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +150,7 @@ def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> st
 
 
 def score_stream(
-    translator: Translator | Generator,
+    translator: TextModel,
     source: Path,
     target: Path,
     group_size: int,

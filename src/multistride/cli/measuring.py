@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -63,20 +62,24 @@ def evaluate(
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de
     --group-size 1,2,4 --json
     """
-    from multistride.cli.sharing import TokensWork
+    from multistride.cli.sharing import tokens_shared
     from multistride.device import set_threads
     from multistride.evaluate.run import evaluate as measure
+    from multistride.evaluate.run import evaluate_task
     from multistride.evaluate.settle import settle
     from multistride.report.show import show
+    from multistride.tasks.names import task_named
 
     refuse_shared_files([request.source, request.reference], outputs.files)
     settle(outputs.files)
     set_threads(machine.threads)
-    with cluster.spread(machine) as spread:
-        shared = None if spread is None else partial(spread, TokensWork(machine.recipe(model)))
-        result = measure(request, ways, model, machine.engine, machine.device, shared)
-    if cluster.ray is not None:
-        result.conditions["ray"] = "tokens_per_second is of all workers, start included"
+    if request.task is None:
+        with tokens_shared(cluster, machine, model) as shared:
+            result = measure(request, ways, model, machine.engine, machine.device, shared)
+    else:
+        cluster.refuse("--task")
+        task = task_named(request.task)
+        result = evaluate_task(request, ways, task, model, machine.engine, machine.device)
     show(result, outputs)
     if failed := result.conditions.get("failed"):
         raise DataError(
@@ -202,7 +205,7 @@ def _calibrate_groups(
 
     from multistride.evaluate.calibrate import calibrate as measure
     from multistride.files import write_json
-    from multistride.generator import load
+    from multistride.loading import load
     from multistride.model.weights import CALIBRATION
     from multistride.report.tables import calibration_table
 

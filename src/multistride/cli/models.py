@@ -63,7 +63,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Format: int8 (ONNX, for --engine int8), or ctranslate2 (for that program, at K=1; "
+            help="Format: int8 (ONNX, for --engine int8), or ctranslate2 (for that program, "
+            "at K=1; "
             "extra [bench]).",
             rich_help_panel="Output",
         ),

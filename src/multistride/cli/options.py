@@ -7,29 +7,22 @@ annotation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.cli.fields import option_of
-from multistride.errors import DataError, MissingExtraError, UsageError
+from multistride.errors import DataError, UsageError
 from multistride.shipped import directory, names
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from multistride.cli.lines import LineFormat
-    from multistride.cli.sharing import Recipe
-    from multistride.cluster.spread import Spread
-    from multistride.generator import Generator
-    from multistride.text_model import TextModel
-    from multistride.translator import Translator
-
 EngineName = Literal["eager", "int8", "gpu", "auto"]
+LineFormat = Literal["text", "groups", "json", "stream"]
+"""A result as text, as text with bars between steps, as a JSON object, or group by group."""
 
 
 class Machine(BaseModel):
@@ -54,20 +47,6 @@ class Machine(BaseModel):
         json_schema_extra={"panel": "Machine"},
     )
 
-    def load(self, model: Path | None) -> Translator | Generator:
-        """Return the model of a directory (None: the one that ships) on this machine."""
-        from multistride.device import set_threads
-        from multistride.generator import load
-
-        set_threads(self.threads)
-        return load(model, self.device, self.engine)
-
-    def recipe(self, model: Path | None) -> Recipe:
-        """Return how a worker opens the model of a directory (None: the one that ships)."""
-        from multistride.cli.sharing import Recipe
-
-        return Recipe.of(model, self.engine, self.device, self.threads)
-
 
 class Cluster(BaseModel):
     """The workers that share the work; without an address this process does it alone."""
@@ -88,28 +67,10 @@ class Cluster(BaseModel):
         json_schema_extra={"panel": "Machine"},
     )
 
-    @contextmanager
-    def spread(self, machine: Machine) -> Iterator[Spread | None]:
-        """Yield what shares work among the workers; None without an address.
-
-        Raises `MissingExtraError` without the extra, `UserError` if no cluster answers.
-        """
-        if self.ray is None:
-            if self.workers is not None:
-                raise UsageError(
-                    f"--workers {self.workers} was given without --ray: add --ray, or leave it out"
-                )
-            yield None
-            return
-        try:
-            from multistride.cluster.pool import Pool, Resources, connected
-        except ImportError as error:
-            raise MissingExtraError(
-                f"--ray needs {error.name}, which is not installed: pip install 'multistride[ray]'"
-            ) from error
-        gpu = machine.device != "cpu" and machine.engine != "int8"
-        with connected(self.ray):
-            yield Pool(Resources(machine.threads or 1, gpu, self.workers))
+    def refuse(self, option: str) -> None:
+        """Raise `UsageError` if --ray was given with an option that one process alone can do."""
+        if self.ray is not None:
+            raise UsageError(f"{option} is for one process: leave --ray or {option} out")
 
 
 class Lines(BaseModel):
@@ -254,9 +215,8 @@ def group_size_or_auto(text: str) -> int | Literal["auto"]:
         ) from error
 
 
-def note_untrained(group_size: int, translator: TextModel, copied: bool = False) -> None:
+def note_untrained(group_size: int, trained: Sequence[int], copied: bool = False) -> None:
     """Log a note if the model was not trained for this group size (`copied` drafts need none)."""
-    trained = translator.config.group_sizes
     if group_size not in trained and not copied:
         logger.info(
             f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, "

@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.cli.fields import Fields
+from multistride.cli.opening import open_model
 from multistride.cli.options import Machine, group_size_or_auto
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
@@ -158,7 +159,7 @@ class Site:
         from multistride.serve.served import Defaults, opened
         from multistride.serve.server import Server
 
-        models = {name: self.machine.load(path) for name, path in self.models.items()}
+        models = {name: open_model(self.machine, path) for name, path in self.models.items()}
         capacity = Capacity(self.serving.max_batch_tokens, self.serving.max_waiting)
         served = opened(models, Defaults(*self.defaults), capacity)
         limits = Limits(self.serving.max_body, api_key=self.key)

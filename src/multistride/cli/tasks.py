@@ -9,6 +9,7 @@ import typer
 
 from multistride.cli.console import reading, refuse_shared_files, writing
 from multistride.cli.fields import Fields
+from multistride.cli.opening import open_model
 from multistride.cli.options import Lines, Machine, NeededModelOption, note_untrained
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
@@ -124,10 +125,10 @@ def answer(
     from multistride.tasks.streams import write_answers
 
     refuse_shared_files([lines.source], [lines.output])
-    opened = machine.load(model)
+    opened = open_model(machine, model)
     task = answering(opened, passages)
     way = task.settle(decoding)
-    note_untrained(way.group_size, opened)
+    note_untrained(way.group_size, opened.config.group_sizes)
     with reading(lines.source) as texts, writing(lines.output) as output:
         answers = solved(task, read_records(texts), way)
         failed = write_answers(answers, output, lines.as_json)

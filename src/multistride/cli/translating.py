@@ -14,6 +14,7 @@ import typer
 
 from multistride.cli.console import reading, refuse_shared_files, tracing, writing
 from multistride.cli.fields import Fields
+from multistride.cli.opening import open_model
 from multistride.cli.options import (
     ChatOption,
     Cluster,
@@ -68,6 +69,7 @@ def translate(
 
     Example: multistride translate --input book.en --output book.de --group-size auto
     """
+    from multistride.cli.sharing import lines_shared
     from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
 
@@ -75,11 +77,12 @@ def translate(
         raise UsageError(
             "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
         )
-    _refuse_alone(cluster, lines, window)
+    if window is not None:
+        cluster.refuse("--window")
     translator: Translator = _opened(Translator, model, machine, lines)
     translator = translator if window is None else WindowTranslator(translator, window)
     plan = _settled(translator, group_size, decoding, lines)
-    shared = _shared(cluster, machine, model, plan.options)
+    shared = lines_shared(cluster, machine, model, plan.options)
     failed = _translated(translator, model, plan, lines, shared)
     if isinstance(translator, WindowTranslator):
         logger.info(translator.counts)
@@ -115,13 +118,13 @@ def generate(
             "--system was given, which belongs to a conversation: add --chat, or leave it out"
         )
 
+    from multistride.cli.sharing import lines_shared
     from multistride.generator import Generator
 
-    _refuse_alone(cluster, lines)
     generator = _opened(Generator, model, machine, lines)
     plan = _settled(generator, group_size, decoding, lines)
     writer = generator.chatting(system) if chat else generator
-    shared = _shared(cluster, machine, model, plan.options, chat, system)
+    shared = lines_shared(cluster, machine, model, plan.options, (chat, system))
     failed = _write(writer, plan, lines, shared)
     _complete(failed, "prompts could not be continued")
 
@@ -163,8 +166,8 @@ def score(
 
     from multistride.cli.lines import score_stream
 
-    translator = machine.load(model)
-    note_untrained(int(size), translator)
+    translator = open_model(machine, model)
+    note_untrained(int(size), translator.config.group_sizes)
     failed = score_stream(
         translator, source, target, int(size), "json" if as_json else "text", tokens
     )
@@ -188,36 +191,9 @@ def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, li
         choices["batch_size"] = 1
     size = group_size_or_auto(group_size)
     plan = translator.plan(size, streaming=lines.stream, **choices)
-    note_untrained(plan.group_size, translator, plan.options.drafts == "text")
+    trained = translator.config.group_sizes
+    note_untrained(plan.group_size, trained, plan.options.drafts == "text")
     return plan
-
-
-def _refuse_alone(cluster: Cluster, lines: Lines, window: int | None = None) -> None:
-    """Raise `UsageError` for --ray with something that one process alone can do."""
-    if cluster.ray is not None and lines.stream:
-        raise UsageError("--stream shows one text as it is written: leave --ray or --stream out")
-    if cluster.ray is not None and window is not None:
-        raise UsageError("--window is for one process: leave --ray or --window out")
-
-
-@contextmanager
-def _shared(
-    cluster: Cluster,
-    machine: Machine,
-    model: Path | None,
-    options: DecodeOptions,
-    chat: bool = False,
-    system: str | None = None,
-) -> Iterator[Decode | None]:
-    """Yield what lets the workers of a cluster do the work; None without a cluster."""
-    with cluster.spread(machine) as spread:
-        if spread is None:
-            yield None
-            return
-
-        from multistride.cli.sharing import LinesWork
-
-        yield partial(spread, LinesWork(machine.recipe(model), options, chat, system))
 
 
 def _translated(

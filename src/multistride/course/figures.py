@@ -183,7 +183,8 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     axes.text(
         6.3,
         top + 0.1,
-        f"× {len(list(children['decoder'].children()))} · {words['decoder']} · {counted['decoder']:,}",
+        f"× {len(list(children['decoder'].children()))} · {words['decoder']} · "
+        f"{counted['decoder']:,}",
         ha="center",
         fontsize=9.5,
     )

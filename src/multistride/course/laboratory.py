@@ -27,9 +27,11 @@ from multistride.data.prepare_pairs import CorpusFiles, PrepareConfig
 from multistride.data.vocab import Vocabulary
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import EndingRule
-from multistride.decode.loop import Writer, decode
+from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.state import DecodeState
+from multistride.decode.writer import Writer
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import MissingExtraError
 from multistride.groups import Slots

@@ -1,8 +1,8 @@
 """Numbers of the course: where each stands in a result file, and how it is written.
 
 An expression such as `generators.rows[AR].bleu:.1f` names a result file, a way into it and a
-format. `[...]` picks an entry of a list by its index, its name, or facts (`group_size=4,mode=fast`).
-Two ways may be divided or subtracted: `a / b:.2f`, `a - b:.2f`.
+format. `[...]` picks an entry of a list by its index, its name, or facts
+(`group_size=4,mode=fast`). Two ways may be divided or subtracted: `a / b:.2f`, `a - b:.2f`.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from multistride.data.batch import Batch
-from multistride.decode.loop import Proposed
 from multistride.decode.pick import Picked, greedy
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
+from multistride.decode.writer import Proposed
 from multistride.groups import NO_LABEL, PADDING_GROUP, Slots
 from multistride.model.config import TransformerConfig
 from multistride.train.layouts import LayoutDrawer, TrainingPass

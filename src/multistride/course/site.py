@@ -148,7 +148,8 @@ def _differences(place: Path, results: Results) -> Iterator[str]:
     for number in manifest["numbers"]:
         now = results.shown(number["expression"])
         if now != number["text"]:
-            yield f"{place / number['page']}: {number['text']} is now {now} ({number['expression']})"
+            page, text = place / number["page"], number["text"]
+            yield f"{page}: {text} is now {now} ({number['expression']})"
     for name, digest in manifest["results"].items():
         results.tree(name)
         if results.used[name] != digest:
@@ -303,14 +304,17 @@ class _Builder:
         )
         place = chapters.index(chapter)
         ways = [
-            f'<a rel="{rel}" href="{other.name}.html">{mark(other.said("title", self._language))}</a>'
+            f'<a rel="{rel}" href="{other.name}.html">{mark(self._title(other))}</a>'
             for rel, other, mark in (
                 ("prev", chapters[place - 1] if place else None, "← {}".format),
                 ("next", chapters[place + 1] if place + 1 < len(chapters) else None, "{} →".format),
             )
             if other is not None
         ]
-        return self._whole(chapter.said("title", self._language), body, " ".join(ways))
+        return self._whole(self._title(chapter), body, " ".join(ways))
+
+    def _title(self, chapter: Chapter) -> str:
+        return chapter.said("title", self._language)
 
     def _inlined(self, found: re.Match[str]) -> str:
         picture = self.pictures[found.group(1)]
@@ -320,8 +324,7 @@ class _Builder:
     def index(self, chapters: list[Chapter]) -> str:
         """Return the page of contents."""
         entries = "".join(
-            f'<li><a href="{chapter.name}.html">{html.escape(chapter.said("title", self._language))}'
-            "</a></li>"
+            f'<li><a href="{chapter.name}.html">{html.escape(self._title(chapter))}</a></li>'
             for chapter in chapters
         )
         words = self._words

@@ -1,9 +1,8 @@
-"""Names of the files of prepared directories, and the functions that write them."""
+"""Names of the files of prepared directories, and the hash of what they hold."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistride.data.foreign import TARGET_FILE
-from multistride.data.vocab import TOKENIZER_FILE, VOCABULARY_FILES, Vocabulary
+from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.errors import UsageError
-from multistride.files import replacing_directory, sha256, write_json
-
-logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "prepare.json"
 FORMAT = 1
@@ -65,29 +61,6 @@ def refuse_foreign(output: Path) -> None:
             f"{output} holds {foreign[0]}, which `prepare` did not write and would delete: give "
             "another directory"
         )
-
-
-def write_prepared(
-    output: Path,
-    vocabulary: Vocabulary,
-    arrays: Arrays,
-    manifest: dict[str, Any],
-) -> dict[str, Any]:
-    """Write vocabulary, arrays and the completed manifest to `output`, all or nothing; return the
-    manifest.
-    """
-    manifest = {**manifest, "data_hash": hash_arrays(arrays)}
-    with replacing_directory(output) as directory:
-        vocabulary.save(directory)
-        manifest["vocabulary"] = {
-            "size": len(vocabulary),
-            "sha256": sha256(directory / TOKENIZER_FILE),
-        }
-        for file_name, array in arrays.items():
-            np.save(directory / file_name, array, allow_pickle=False)
-        write_json(directory / MANIFEST_FILE, manifest)
-    logger.info("wrote %s, data %s", output, manifest["data_hash"][:12])
-    return manifest
 
 
 def hash_arrays(arrays: Arrays) -> str:

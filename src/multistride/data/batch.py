@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from multistride.array_files import read_array
 from multistride.data.arrays import FORMAT, MANIFEST_FILE, TEXT, array_name, hash_arrays
-from multistride.data.foreign import load_vocabulary
 from multistride.data.labelled import LabelledDocuments
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 from multistride.untrusted import read_object

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,21 +20,15 @@ from multistride.data.vocab import (
     TOKENIZER_FILE,
     Reader,
     Vocabulary,
-    read_tokenizer,
+    as_json,
 )
 from multistride.errors import DataError
-from multistride.files import replacing_file, write_json
-from multistride.untrusted import read_object
 
 UNWRITTEN = "\0"
 """What pieces begin with that a tokenizer reads but never writes: those of the other language."""
 
 TARGET_FILE = "target_tokenizer.json"
 """The tokenizer of the target language, where it is one of its own."""
-
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
-"""Where transformers writes the template of conversations; it counts before
-tokenizer_config.json."""
 
 _TEMPLATE_SYMBOLS = (
     *("bos_token", "eos_token", "unk_token", "sep_token"),
@@ -148,18 +141,15 @@ class ForeignVocabulary(Vocabulary):
         names = [name for name in _TEMPLATE_SYMBOLS if isinstance(self.settings.get(name), str)]
         return {name: self.settings[name] for name in names}
 
-    def save(self, directory: Path | str, reader: Reader | None = None) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers can also load."""
-        directory = Path(directory)
-        self.tokenizer_to(directory / TOKENIZER_FILE)
-        write_json(directory / TOKENIZER_CONFIG_FILE, self.settings)
+    def contents(self, reader: Reader | None = None) -> dict[str, str]:
+        """Return the text of each file of the vocabulary by name, as transformers reads them."""
+        files = {
+            TOKENIZER_FILE: self._serialized(),
+            TOKENIZER_CONFIG_FILE: as_json(self.settings),
+        }
         if self._target is not None:
-            self._target.tokenizer_to(directory / TARGET_FILE)
-
-    def tokenizer_to(self, path: Path) -> None:
-        """Write the tokenizer alone."""
-        with replacing_file(path) as temporary:
-            temporary.write_text(self._serialized(), encoding="utf-8", newline="\n")
+            files[TARGET_FILE] = self._target._serialized()
+        return files
 
     def digest(self) -> str:
         """SHA-256 of the tokenizer, and of that for targets; equal where every text gets the same
@@ -205,22 +195,6 @@ class ForeignVocabulary(Vocabulary):
         return super()._piece(token).removeprefix(UNWRITTEN)
 
 
-def load_vocabulary(directory: Path | str) -> Vocabulary:
-    """Return the vocabulary in a directory: one of ours, or that of a converted model.
-
-    A chat template may stand in a file of its own, as transformers writes it. Raises `DataError`
-    when a file is missing or broken, or has other special tokens.
-    """
-    directory = Path(directory)
-    settings = _settings(directory / TOKENIZER_CONFIG_FILE)
-    if (directory / CHAT_TEMPLATE_FILE).is_file():
-        settings["chat_template"] = (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
-    if ROLES not in settings:
-        return Vocabulary.load(directory, default_template(settings.get("chat_template")))
-    target = read_tokenizer(directory, TARGET_FILE) if (directory / TARGET_FILE).is_file() else None
-    return ForeignVocabulary(read_tokenizer(directory), settings, target)
-
-
 def default_template(templates: Any) -> str | None:
     """Return the chat template for a conversation without tools: the only one, or of several the
     one that is named `default`.
@@ -237,13 +211,3 @@ def default_template(templates: Any) -> str | None:
             f"default: name it in {TOKENIZER_CONFIG_FILE} (chat_template)"
         )
     return str(templates["default"])
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """Return what the file says; nothing if it is not there, since our own vocabularies do not need
-    it.
-    """
-    try:
-        return read_object(path)
-    except DataError:
-        return {}

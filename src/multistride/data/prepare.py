@@ -16,20 +16,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.data.arrays import (
     FORMAT,
+    MANIFEST_FILE,
     SPLITS,
     Arrays,
     array_name,
+    hash_arrays,
     refuse_foreign,
-    write_prepared,
 )
-from multistride.data.foreign import load_vocabulary
-from multistride.data.vocab import Vocabulary, VocabularyKind, train_vocabulary
+from multistride.data.vocab import TOKENIZER_FILE, Vocabulary, VocabularyKind, train_vocabulary
+from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError
-from multistride.files import refuse_inputs, refuse_streams, sha256
+from multistride.files import (
+    refuse_inputs,
+    refuse_streams,
+    replacing_directory,
+    sha256,
+    write_json,
+)
 from multistride.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -162,3 +170,26 @@ def _check_left(name: str, paths: Sequence[Path], counts: Counts) -> None:
             f"nothing is left of the {name} data ({files}): {counts.summary()}; "
             "check the files, or loosen the cleaning settings"
         )
+
+
+def write_prepared(
+    output: Path,
+    vocabulary: Vocabulary,
+    arrays: Arrays,
+    manifest: dict[str, Any],
+) -> dict[str, Any]:
+    """Write vocabulary, arrays and the completed manifest to `output`, all or nothing; return the
+    manifest.
+    """
+    manifest = {**manifest, "data_hash": hash_arrays(arrays)}
+    with replacing_directory(output) as directory:
+        save_vocabulary(vocabulary, directory)
+        manifest["vocabulary"] = {
+            "size": len(vocabulary),
+            "sha256": sha256(directory / TOKENIZER_FILE),
+        }
+        for file_name, array in arrays.items():
+            np.save(directory / file_name, array, allow_pickle=False)
+        write_json(directory / MANIFEST_FILE, manifest)
+    logger.info("wrote %s, data %s", output, manifest["data_hash"][:12])
+    return manifest

@@ -23,7 +23,6 @@ from typing import Any, Literal
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from multistride.errors import DataError, UsageError
-from multistride.files import replacing_file, write_json
 from multistride.untrusted import MOST_TOKENIZER, read_text
 
 VocabularyKind = Literal["bpe", "words"]
@@ -187,31 +186,30 @@ class Vocabulary:
         """
         return hashlib.sha256(self._serialized().encode()).hexdigest()
 
-    def save(self, directory: Path | str, reader: Reader | None = None) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers can also load.
+    def contents(self, reader: Reader | None = None) -> dict[str, str]:
+        """Return the text of each file of the vocabulary by name; transformers can read them too.
 
         In the directory of a model, `reader` says of which kind it is: for a translator
         transformers appends EOS to sources and labels, as training here does; for a causal model
         EOS can be spelled, since a text that trains it has one and a prompt has not.
         """
-        directory = Path(directory)
         tokenizer = Tokenizer.from_str(self._serialized())
         if reader == "translator":
             end = SPECIAL_PIECES[self.eos]
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=f"$A {end}", special_tokens=[(end, self.eos)]
             )
-        with replacing_file(directory / TOKENIZER_FILE) as temporary:
-            text = str(tokenizer.to_str(pretty=True)) + "\n"
-            temporary.write_text(text, encoding="utf-8", newline="\n")
         config = _transformers_config(split_special=reader != "causal")
         if self._chat_template is not None:
             config["chat_template"] = self._chat_template
-        write_json(directory / TOKENIZER_CONFIG_FILE, config)
+        return {
+            TOKENIZER_FILE: str(tokenizer.to_str(pretty=True)) + "\n",
+            TOKENIZER_CONFIG_FILE: as_json(config),
+        }
 
     @classmethod
     def load(cls, directory: Path | str, chat_template: str | None = None) -> Vocabulary:
-        """Read the vocabulary that `save` wrote.
+        """Read the vocabulary that `save_vocabulary` wrote.
 
         Raises `DataError` when `tokenizer.json` is missing, broken, or has other special tokens.
         """
@@ -266,6 +264,11 @@ def _without_ends(tokenizer: Tokenizer) -> Tokenizer:
     stored = json.loads(tokenizer.to_str())
     stored["post_processor"] = None
     return Tokenizer.from_str(json.dumps(stored))
+
+
+def as_json(value: Any) -> str:
+    """Return the text of a JSON file."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_tokenizer(directory: Path | str, name: str = TOKENIZER_FILE) -> Tokenizer:

@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.constraints import Permitted, most_probable, one_by_one
+from multistride.decode.chances import Chances, request_seed
 from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
-from multistride.decode.loop import Batch, GroupWriter, Loop, Writer, decode
+from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.loop import Batch, GroupWriter, Loop, decode
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
-from multistride.decode.sample import Chances, request_seed, sampler
+from multistride.decode.sample import sampler
 from multistride.decode.speculate import SpeculativeDrafter
-from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
+from multistride.decode.walk import Permitted, most_probable, one_by_one
+from multistride.decode.writer import Writer
 
 
 class Rows(NamedTuple):

@@ -38,15 +38,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multistride.decode.constraints import Permitted
 from multistride.decode.ending import Ending, EndingRule
+from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.plan import Plan, planned
 from multistride.decode.prefix import Prefix, read_prefix
-from multistride.decode.state import Group, Hypothesis
 from multistride.decode.step import M, StepModel
+from multistride.decode.walk import Permitted
 from multistride.groups import NO_LABEL, Slots, prompt_slots, step_slots
 
 Continuations = Callable[[int, Int[Tensor, "B P"], Int[Tensor, "B P T"]], Shortlist]

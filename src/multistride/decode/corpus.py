@@ -8,9 +8,9 @@ import torch
 
 from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search_batch
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan, planned
-from multistride.decode.state import Hypothesis
 from multistride.decode.step import M, StepModel
 from multistride.model.config import TransformerConfig
 

@@ -25,11 +25,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
-from multistride.decode.loop import Proposed
 from multistride.decode.markov import chained
 from multistride.decode.pick import Picked, greedy
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
+from multistride.decode.writer import Proposed
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 

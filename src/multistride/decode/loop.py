@@ -10,61 +10,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic
 
 from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.accept import Acceptor, accept_all
+from multistride.decode.chances import Chances
 from multistride.decode.choosing.policy import Policy
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.markov import greedy_for
 from multistride.decode.pick import Picked, Picker, left_aligned
 from multistride.decode.prefix import read_prefix
-from multistride.decode.sample import Chances
-from multistride.decode.state import DecodeState, Hypothesis
-from multistride.decode.step import JoinableMemory, M, Memory, StepModel
-from multistride.groups import Slots
+from multistride.decode.state import DecodeState
+from multistride.decode.step import JoinableMemory, M, StepModel
+from multistride.decode.writer import Proposed, Writer
 
 Loop = Callable[
     [Int[Tensor, "B S"] | None, Int[Tensor, "B"] | None, DecodeState], Iterator[list[Hypothesis]]
 ]
 """Sources with their lengths (None: a causal model) and the state of their batch, to the passes
 that decode it."""
-
-
-class Proposed(NamedTuple):
-    """The slots of the next pass, how many tokens each row may write in it, and why so many."""
-
-    slots: Slots
-    sizes: int | Int[Tensor, "R"]
-    reasons: tuple[str, ...] = ()
-
-
-N = TypeVar("N", bound=Memory, contravariant=True)
-
-
-@runtime_checkable
-class Writer(Protocol[N]):
-    """One way of decoding, for one batch."""
-
-    @property
-    def prefix_size(self) -> int | None:
-        """Tokens per group in which a prefix is read; None: as many as the first step proposes."""
-
-    def propose(self, state: DecodeState) -> Proposed:
-        """Return what the next pass reads and predicts."""
-
-    def pick(self, proposed: Proposed, memory: N) -> Picked:
-        """Run the pass; return a token for every place of each row's group."""
-
-    def accept(self, picked: Picked, proposed: Proposed, memory: N) -> Int[Tensor, "R"]:
-        """Return how many of the tokens stand, once the memory has forgotten the other slots."""
-
-    def leave(self, stay: Int[Tensor, "R"]) -> None:
-        """Keep the given rows."""
-
-    def join(self, other: Any) -> None:
-        """Put the rows of another writer of the same plan behind its own."""
 
 
 class GroupWriter(Generic[M]):

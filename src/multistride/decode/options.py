@@ -10,11 +10,10 @@ from pydantic.config import JsonDict
 
 from multistride.config import validate
 from multistride.errors import UsageError
-from multistride.model.config import TransformerConfig
+from multistride.model.config import Layout, TransformerConfig
 
 Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
-Layout = Literal["sat", "lookahead"]
 Drafts = Literal["masks", "text", "both"]
 
 RENAMED = {"max_length": "max_tokens", "min_length": "min_tokens"}
@@ -71,16 +70,15 @@ class DecodeOptions(BaseModel):
     )
     policy: PolicyName | None = Field(
         None,
-        description="How many tokens each step proposes, up to the group size: fixed and confidence "
-        "always as many, cost-model what is fastest on this machine, phase fewer where the model "
-        "is "
-        "unsure, autoregressive one.",
+        description="How many tokens each step proposes, up to the group size: fixed and "
+        "confidence always as many, cost-model what is fastest on this machine, phase fewer where "
+        "the model is unsure, autoregressive one.",
         json_schema_extra=DECODING,
     )
     layout: Layout | None = Field(
         None,
-        description="What a step reads. sat: the group before, as in the paper. lookahead: the last "
-        "token, then masks. Default: the one the model and the mode need.",
+        description="What a step reads. sat: the group before, as in the paper. lookahead: the "
+        "last token, then masks. Default: the one the model and the mode need.",
         json_schema_extra=DECODING,
     )
     drafts: Drafts | None = Field(

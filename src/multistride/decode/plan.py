@@ -22,10 +22,10 @@ from multistride.decode.choosing.strategy import (
 )
 from multistride.decode.constraints import Constraints, check_prompted, constraints_of
 from multistride.decode.ending import EndingRule
-from multistride.decode.options import DecodeOptions, Drafts, Layout, Mode
+from multistride.decode.options import DecodeOptions, Drafts, Mode
 from multistride.decode.spans import Allowing
 from multistride.errors import UsageError
-from multistride.model.config import TransformerConfig
+from multistride.model.config import Layout, TransformerConfig
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,16 @@ still running, K slots of the group, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.constraints import Permitted, one_by_one
+from multistride.decode.chances import Chances
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked, Picker
-from multistride.decode.state import DecodeState
+from multistride.decode.walk import Permitted, one_by_one
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 
@@ -44,33 +42,6 @@ def sampler(
         )
 
     return pick
-
-
-class Chances:
-    """Numbers, uniform in [0, 1), for each running row of a batch.
-
-    Sentence n has a generator of its own, made from `seeds[n]`, so its tokens depend on no
-    neighbour.
-    """
-
-    def __init__(self, seeds: Sequence[int], state: DecodeState) -> None:
-        self.state = state
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, count: int) -> Float[Tensor, "R C"]:
-        """Return the next `count` numbers of every running row."""
-        rows = [
-            torch.rand(count, generator=generator, dtype=torch.float64)
-            for generator in self._running()
-        ]
-        return torch.stack(rows)
-
-    def join(self, other: Chances) -> None:
-        """Take over the rows of another batch, before `DecodeState.join` numbers rows anew."""
-        self._generators = [*self._running(), *other._running()]
-
-    def _running(self) -> list[torch.Generator]:
-        return [self._generators[hypothesis.row] for hypothesis in self.state.running]
 
 
 def restricted(
@@ -107,10 +78,3 @@ def draw(log_probabilities: Float[Tensor, "R V"], chances: Float[Tensor, "R"]) -
     ends = log_probabilities.double().exp().cumsum(dim=-1)
     tokens = torch.searchsorted(ends, (chances * ends[:, -1])[:, None], right=True).squeeze(1)
     return tokens.clamp(max=log_probabilities.shape[-1] - 1)
-
-
-def request_seed(seed: int, tokens: Sequence[int]) -> int:
-    """A generator's seed that follows from a request's seed and its source alone."""
-    return int(
-        np.random.SeedSequence([seed, *tokens]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )

@@ -18,14 +18,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.constraints import Permitted, one_by_one
+from multistride.decode.chances import Chances
 from multistride.decode.exact import Drafter
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
-from multistride.decode.sample import Chances, draw, restricted
+from multistride.decode.sample import draw, restricted
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
+from multistride.decode.walk import Permitted, one_by_one
 
 
 class SpeculativeDrafter(Drafter[M]):

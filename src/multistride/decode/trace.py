@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from multistride.decode.ending import Ending
+from multistride.decode.hypothesis import Group
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Group
 
 WHY_OVER: dict[Ending, str] = {
     "end": "the sentence is over",

@@ -16,8 +16,8 @@ import torch
 
 from multistride.data.corpus import INVALID_UTF8
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Hypothesis
 from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
 from multistride.distill.teacher import Decoded, Teacher, Translations

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistride.data.batch import PreparedData, TextWindows
-from multistride.data.foreign import load_vocabulary
 from multistride.data.labelled import LabelledDocuments
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.decode.phrases import LONGEST, PADDING, PHRASES, SHORTEST
 from multistride.errors import DataError
 from multistride.files import replacing_file

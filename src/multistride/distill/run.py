@@ -19,7 +19,8 @@ from multistride.data.corpus import Unreadable, read_lines, read_parallel
 from multistride.device import set_threads
 from multistride.distill.config import DistillConfig
 from multistride.distill.continuing import continuer
-from multistride.distill.teacher import Teacher, Translations, open_teacher
+from multistride.distill.opening import open_teacher
+from multistride.distill.teacher import Teacher, Translations
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import (
     compressing,

@@ -1,40 +1,37 @@
-"""Engines by name: the values of `--engine`. Each engine is imported only when requested."""
+"""Opening an engine by name, or a whole model. Each engine is imported only when requested."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
-
-import torch
+from typing import Any
 
 from multistride.data.vocab import Vocabulary
-from multistride.decode.step import M, StepModel
+from multistride.device import pick_device
 from multistride.engines.eager import EagerStepModel
+from multistride.engines.interface import Engine, EngineName, check_engine
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.transformer import Transformer
-from multistride.model.weights import is_export
-
-EngineName = Literal["eager", "int8", "gpu", "auto"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-"""The names that `open_engine` knows."""
+from multistride.model.weights import is_export, load_model
 
 logger = logging.getLogger(__name__)
 
 
-class Engine(StepModel[M], Protocol[M]):
-    """A `StepModel` with a name and the weights it was made from, for scoring and inspection."""
+def opened_model(
+    directory: Path, device: str, engine: EngineName
+) -> tuple[Engine[Any], Vocabulary]:
+    """Return the engine of a model directory (or of an export), and its vocabulary.
 
-    name: str
-    precision: str
-
-    @property
-    def model(self) -> Transformer:
-        """The weights in float32."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the computation."""
+    Raises `DataError` if the directory is no model directory, `UsageError` for an unknown device or
+    engine and for a classifier, `MissingExtraError` for an engine whose library is not installed.
+    """
+    check_engine(engine)
+    if exported := open_export(directory, engine):
+        return exported
+    model, vocabulary = load_model(directory, pick_device(device))
+    if not model.config.decoder_layers:
+        raise UsageError(f"{directory} is a classifier, which writes nothing: use classify")
+    return open_engine(model, engine), vocabulary
 
 
 def open_engine(model: Transformer, name: EngineName = "eager") -> Engine[Any]:
@@ -61,20 +58,15 @@ def open_export(directory: Path | str, name: EngineName) -> tuple[Engine[Any], V
     """
     if name not in ("int8", "auto") or not is_export(directory):
         return None
+    from multistride.engines.int8.engine import Int8StepModel, check_int8
     from multistride.engines.int8.export import read_int8
 
-    engine, vocabulary = read_int8(directory)
+    check_int8()
+    exported = read_int8(directory)
+    engine = Int8StepModel(exported.config, exported.markov, exported.graphs)
     if name == "auto":
         logger.info(f"engine: {engine.name}, {engine.precision}")
-    return engine, vocabulary
-
-
-def check_engine(name: str) -> None:
-    """Raise `UsageError` unless there is an engine of this name."""
-    if name not in ENGINES:
-        raise UsageError(
-            f"engine {name!r} was asked for; allowed are {', '.join(ENGINES)}: choose one of them"
-        )
+    return engine, exported.vocabulary
 
 
 def _int8(model: Transformer) -> Engine[Any]:

@@ -7,10 +7,12 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.loop import GroupWriter, Loop, Proposed, decode
+from multistride.decode.accept import Acceptor
+from multistride.decode.choosing.policy import Policy
+from multistride.decode.loop import GroupWriter
 from multistride.decode.pick import Picked
-from multistride.decode.plan import Plan
 from multistride.decode.step import M, StepModel
+from multistride.decode.writer import Proposed
 from multistride.groups import Slots
 
 
@@ -31,8 +33,10 @@ class PickingEngine(StepModel[M], Protocol[M]):
 class PickedGroups(GroupWriter[M]):
     """Greedy groups, picked by the engine where all rows ask for as many tokens."""
 
-    def __init__(self, engine: PickingEngine[M], plan: Plan) -> None:
-        super().__init__(engine, plan.policy, None, plan.accept, plan.layout == "lookahead")
+    def __init__(
+        self, engine: PickingEngine[M], policy: Policy, accept: Acceptor, lookahead: bool
+    ) -> None:
+        super().__init__(engine, policy, None, accept, lookahead)
         self._engine = engine
 
     def pick(self, proposed: Proposed, memory: M) -> Picked:
@@ -42,11 +46,3 @@ class PickedGroups(GroupWriter[M]):
         if int(proposed.sizes.min()) != widest:
             return super().pick(proposed, memory)
         return Picked(*self._engine.step_greedy(proposed.slots, memory, widest))
-
-
-def picked_groups(engine: PickingEngine[M], plan: Plan) -> Loop:
-    """Return the plain loop with groups that the engine picks itself."""
-    prefix = plan.rules.prefix
-    return lambda source, lengths, state: decode(
-        engine, source, lengths, state, PickedGroups(engine, plan), prefix
-    )

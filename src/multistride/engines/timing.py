@@ -17,12 +17,12 @@ from multistride.decode.choosing.cost import StepCosts
 from multistride.decode.choosing.policy import fixed
 from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
-from multistride.decode.options import Layout
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
 from multistride.device import cpu_name
 from multistride.errors import DataError, UserError
 from multistride.files import write_json
+from multistride.model.config import Layout
 from multistride.untrusted import read_json
 from multistride.version import __version__
 

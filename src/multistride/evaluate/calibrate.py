@@ -33,13 +33,14 @@ from multistride.decode.choosing.calibration import (
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import EndingRule
 from multistride.decode.markov import greedy_for
-from multistride.decode.options import DecodeOptions, Layout
+from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.metrics.calibration import calibration_error
+from multistride.model.config import Layout
 from multistride.model.weights import weights_digest
 from multistride.text_model import TextModel
 

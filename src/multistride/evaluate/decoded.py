@@ -13,20 +13,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_continuations
-from multistride.decode.state import Hypothesis
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.conditions import file_conditions, machine_conditions, model_conditions
 from multistride.evaluate.measure import Run
 from multistride.evaluate.positions import measure_places
-from multistride.evaluate.sentences import read_test_set, spread
+from multistride.evaluate.request import Files
+from multistride.evaluate.sentences import read_test_set
+from multistride.evaluate.speed import spread
 from multistride.evaluate.ways import Way, settled
-from multistride.generator import Generator
 from multistride.metrics.quality import check_tokenizer, identical_share, measure_quality
 from multistride.metrics.repetition import (
     distinct,
@@ -39,7 +38,6 @@ from multistride.metrics.repetition import (
 from multistride.model.weights import is_export
 from multistride.report.result import Example, Kind, Output, Place
 from multistride.text_model import TextModel
-from multistride.translator import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +48,6 @@ Shared = Callable[[Iterable[Lot]], Iterable[tuple[Lot, list[Hypothesis]]]]
 
 LOT = 4
 """Batches of one lot."""
-
-
-class Files(BaseModel):
-    """The files that are measured on. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: Path = Field(description="texts, one a line")
-    reference: Path | None = Field(None, description="what is right, line by line")
-    limit: int | None = Field(None, ge=1, description="use the first lines only")
-    examples: int = Field(3, ge=0, description="worked examples kept in the result")
 
 
 class _Decoded:
@@ -138,7 +125,7 @@ class Pairs(_Decoded):
     def __init__(
         self,
         directory: Path,
-        translator: Translator,
+        translator: TextModel,
         ways: Sequence[DecodeOptions],
         files: Files,
         kind: Literal["translation", "phonemes"] = "translation",
@@ -248,7 +235,7 @@ class Prompts(_Decoded):
     def __init__(
         self,
         directory: Path,
-        generator: Generator,
+        generator: TextModel,
         ways: Sequence[DecodeOptions],
         files: Files,
         chat: bool = False,

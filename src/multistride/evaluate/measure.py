@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from multistride.evaluate.conditions import now
-from multistride.evaluate.sentences import spread
-from multistride.evaluate.speed import in_turns
+from multistride.evaluate.speed import in_turns, spread
 from multistride.evaluate.ways import Way
 from multistride.report.result import Example, Kind, Place, Result, Row
 

@@ -15,8 +15,8 @@ from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
 from multistride.device import cpu_name
 from multistride.errors import DataError
-from multistride.evaluate.decoded import Files
 from multistride.evaluate.measure import Run
+from multistride.evaluate.request import Files
 from multistride.evaluate.ways import Way, settled
 from multistride.files import sha256
 from multistride.model.weights import load_provenance, weights_digest

@@ -16,6 +16,9 @@ _MEASURING: JsonDict = {"panel": "Measuring"}
 
 Kind = Literal["translation", "phonemes", "generation"]
 
+WITH_TEACHER = ("generation",)
+"""Tasks whose answers are compared with those of a teacher."""
+
 
 _HOMES = {
     "chat": "it is for --kind generation",
@@ -24,6 +27,17 @@ _HOMES = {
     "tokenize": "it is for --kind translation and phonemes",
 }
 """Where an option belongs that is refused elsewhere."""
+
+
+class Files(BaseModel):
+    """The files that are measured on. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Path = Field(description="texts, one a line")
+    reference: Path | None = Field(None, description="what is right, line by line")
+    limit: int | None = Field(None, ge=1, description="use the first lines only")
+    examples: int = Field(3, ge=0, description="worked examples kept in the result")
 
 
 class EvaluationRequest(BaseModel):
@@ -87,15 +101,20 @@ class EvaluationRequest(BaseModel):
         3, ge=0, description="Worked examples kept in the result.", json_schema_extra=_OUTPUT
     )
 
+    @property
+    def files(self) -> Files:
+        """Return the files that are measured on."""
+        return Files(**self.model_dump(include={"source", "reference", "limit", "examples"}))
+
     def check(self) -> None:
         """Raise `UsageError` for an option that what is measured has no use for.
 
         Given at its default value it is refused as well: nobody would follow it.
         """
-        if "teacher" in self.model_fields_set and self.task is None:
+        if "teacher" in self.model_fields_set and self.task not in WITH_TEACHER:
+            way_out = "leave it out, or name the task" if self.task is None else "leave it out"
             raise UsageError(
-                "--teacher was given, which is for --task generation: leave it out, or name the "
-                "task"
+                f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: {way_out}"
             )
         refused: tuple[str, ...]
         if self.task is not None:

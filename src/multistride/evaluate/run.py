@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multistride.decode.options import DecodeOptions
-from multistride.engines.open import EngineName
+from multistride.engines.interface import EngineName
 from multistride.errors import UsageError
-from multistride.evaluate.decoded import Files, Pairs, Prompts, Shared
+from multistride.evaluate.decoded import Pairs, Prompts, Shared
 from multistride.evaluate.measure import measure
 from multistride.evaluate.records import Records
 from multistride.evaluate.request import EvaluationRequest
@@ -19,8 +19,7 @@ from multistride.generator import Generator
 from multistride.metrics.quality import check_tokenizer
 from multistride.report.result import Result
 from multistride.shipped import DEFAULT
-from multistride.tasks.names import WITH_TEACHER, task_named
-from multistride.tasks.record import Opening
+from multistride.tasks.record import Open, Opening
 from multistride.translator import Translator
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ def evaluate(
     device: str = "auto",
     shared: Shared | None = None,
 ) -> Result:
-    """Measure a model (None: the one that ships) in every way of decoding.
+    """Measure a model (None: the one that ships) on texts in every way of decoding.
 
     `shared` lets others decode the test set; latencies are measured here.
     `ways` are one `DecodeOptions` for every combination that was listed. Raises `UsageError` for
@@ -47,32 +46,41 @@ def evaluate(
     request.check()
     place = DEFAULT if model is None else model
     name = settled_name(request.name, place)
-    files = Files(**request.model_dump(include={"source", "reference", "limit", "examples"}))
-    if request.task is not None:
-        if shared is not None:
-            raise UsageError("--ray is for files of texts: leave --ray or --task out")
-        if request.teacher is not None and request.task not in WITH_TEACHER:
-            raise UsageError(
-                f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: leave it "
-                "out"
-            )
-        open_task, chosen = task_named(request.task), settled(ways)
-        opening = Opening(model=place, engine=engine, device=device, teacher=request.teacher)
-        records = Records(request.task, opening, open_task(opening), chosen, files)
-        return measure(records, name, request.latency_sentences)
     if request.kind == "generation":
         if model is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
         generator = Generator.load(place, device, engine)
         limited = [_limited(way) for way in ways]
-        prompts = Prompts(place, generator, limited, files, request.chat)
+        prompts = Prompts(place, generator, limited, request.files, request.chat)
         prompts.shared = shared
         return measure(prompts, name, request.latency_sentences)
     check_tokenizer(request.tokenize)
     translator = Translator.load(place, device, engine)
-    pairs = Pairs(place, translator, ways, files, request.kind, request.tokenize)
+    pairs = Pairs(place, translator, ways, request.files, request.kind, request.tokenize)
     pairs.shared = shared
     return measure(pairs, name, request.latency_sentences)
+
+
+def evaluate_task(
+    request: EvaluationRequest,
+    ways: Sequence[DecodeOptions],
+    open_task: Open,
+    model: Path | None = None,
+    engine: EngineName = "eager",
+    device: str = "auto",
+) -> Result:
+    """Measure a model on the records of a task, which `open_task` opens (`tasks.names`).
+
+    The rest is as in `evaluate`.
+    """
+    request.check()
+    assert request.task is not None
+    place = DEFAULT if model is None else model
+    name = settled_name(request.name, place)
+    chosen = settled(ways)
+    opening = Opening(model=place, engine=engine, device=device, teacher=request.teacher)
+    records = Records(request.task, opening, open_task(opening), chosen, request.files)
+    return measure(records, name, request.latency_sentences)
 
 
 def _limited(way: DecodeOptions) -> DecodeOptions:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
 from multistride.errors import DataError
-from multistride.translator import Translator
+from multistride.text_model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class TestSet:
 
 
 def read_test_set(
-    translator: Translator,
+    translator: TextModel,
     source: Path,
     reference: Path | None,
     limit: int | None,
@@ -58,12 +58,6 @@ def read_test_set(
     if all(ids is None for ids in tokens):
         raise DataError(f"{source} holds no line that can be translated: give a file with text")
     return TestSet(sources, references, tokens)
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Return at most `wanted` indices, evenly spread over 0 ... count - 1."""
-    wanted = min(count, wanted)
-    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 
 
 def _texts(source: Path, reference: Path | None, limit: int | None) -> tuple[list[str], list[str]]:

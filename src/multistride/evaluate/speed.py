@@ -11,9 +11,9 @@ import numpy as np
 
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import plan
-from multistride.decode.state import Hypothesis
 from multistride.decode.step import M, StepModel
 
 E = TypeVar("E")
@@ -90,3 +90,9 @@ def measure_throughput(
     seconds = time.perf_counter() - began
     written = sum(len(hypothesis.log_probabilities) for hypothesis in hypotheses)
     return Throughput(hypotheses, written / seconds)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Return at most `wanted` indices, evenly spread over 0 ... count - 1."""
+    wanted = min(count, wanted)
+    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]

@@ -27,10 +27,11 @@ from multistride.decode.beam import search
 from multistride.decode.choosing.policy import Policy
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.ending import EndingRule
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan, plan
-from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
 from multistride.model.cache import DecoderCache

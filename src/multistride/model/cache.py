@@ -1,8 +1,8 @@
 """The cache of decoding: keys and values of the slots so far and of the source.
 
 It has one owner, the decoding loop, and four verbs: `append` (inside a step), `truncate`,
-`reorder`, `join`. Buffers double when they are full, so memory follows batch and length, however many steps
-fill it.
+`reorder`, `join`. Buffers double when they are full, so memory follows batch and length, however
+many steps fill it.
 
 Shapes: B sentences, H heads, M cached slots, S source tokens, E width of a head.
 """

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Layout = Literal["sat", "lookahead"]
+"""The layouts of slots that a model can be trained for and decoding writes groups in."""
+
 
 class RotaryScaling(BaseModel):
     """Slower rotations for long texts, as in Llama 3.1.
@@ -58,7 +61,8 @@ class WideConfig(BaseModel):
     penalty: float = Field(
         0.03,
         gt=0,
-        description="weight of half the squares of its weights, beside the sum of losses of all documents",
+        description="weight of half the squares of its weights, beside the sum of losses of all "
+        "documents",
     )
 
 
@@ -89,12 +93,14 @@ class ClassifierConfig(BaseModel):
     )
     windows: Literal["mean", "max", "attention"] = Field(
         "mean",
-        description="how a document follows from its windows: pooled from their vectors, labels from scores",
+        description="how a document follows from its windows: pooled from their vectors, labels "
+        "from scores",
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="pooled: on the document's vector")
     wide: WideConfig | None = Field(
         None,
-        description="pooled: a linear path that reads the words of the whole document; left out: none",
+        description="pooled: a linear path that reads the words of the whole document; left out: "
+        "none",
     )
 
     @model_validator(mode="after")
@@ -238,7 +244,8 @@ class TransformerConfig(BaseModel):
     )
     attention_bias: Literal["all", "input", "none"] = Field(
         "all",
-        description="biases of attention: of all four matrices, of queries, keys and values only, or none",
+        description="biases of attention: of all four matrices, of queries, keys and values "
+        "only, or none",
     )
     feedforward_bias: bool = Field(True, description="biases of the feed-forward layers")
     gated_feedforward: bool = Field(
@@ -249,7 +256,8 @@ class TransformerConfig(BaseModel):
     )
     start_symbol: bool = Field(
         True,
-        description="texts begin with the start symbol; false: with their own first token, which is given",
+        description="texts begin with the start symbol; false: with their own first token, which "
+        "is given",
     )
     first_token: int | None = Field(
         None,

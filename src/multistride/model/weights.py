@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multistride.config import first_problem
-from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import Vocabulary
+from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory, sha256
 from multistride.model.config import TransformerConfig
@@ -44,7 +44,8 @@ TEMPERATURE = "temperature.json"
 MODELING = Path("modeling_multistride.py")
 """What `auto_map` in config.json names; multistride itself never reads it."""
 
-_MODELING_TEXT = '''"""Open this directory with transformers: from_pretrained(..., trust_remote_code=True).
+_MODELING_TEXT = '''\
+"""Open this directory with transformers: from_pretrained(..., trust_remote_code=True).
 
 The code is that of the package multistride, which must be installed; nothing else is here.
 """
@@ -95,7 +96,7 @@ def save_model(
             raise UserError(
                 f"could not write {directory}: {error}; nothing was changed there: free space"
             ) from error
-        vocabulary.save(place, "translator" if config.encoder_layers else "causal")
+        save_vocabulary(vocabulary, place, "translator" if config.encoder_layers else "causal")
         generation = {
             "pad_token_id": config.pad_token,
             "bos_token_id": config.start_token,

@@ -128,7 +128,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 class Door:
-    """The door that every request passes: its id, the key, the size of its body, and one line of log."""
+    """The door that every request passes: its id, key, size of body, and one line of log."""
 
     def __init__(self, app: ASGIApp, served: Served, limits: Limits) -> None:
         self._app, self._served, self._limits = app, served, limits

@@ -35,7 +35,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The differences between the two routes: names of objects and where text and log-probabilities stand."""
+    """The differences between the two routes: names of objects, where texts and numbers stand."""
 
     prefix: str
     whole: str

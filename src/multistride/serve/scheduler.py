@@ -28,10 +28,11 @@ import torch
 from multistride.decode.batch import Rows, begin_batch, begin_joinable, joinable
 from multistride.decode.corpus import source_batch
 from multistride.decode.ending import Ending
+from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.loop import Batch
 from multistride.decode.options import Mode
 from multistride.decode.plan import Plan
-from multistride.decode.state import DecodeState, Group, Hypothesis
+from multistride.decode.state import DecodeState
 from multistride.decode.step import StepModel
 from multistride.serve.errors import Draining, HttpProblem, QueueFull
 from multistride.serve.metrics import Metrics

@@ -22,7 +22,6 @@ from multistride.serve.errors import HttpProblem
 from multistride.serve.metrics import Metrics
 from multistride.serve.scheduler import Capacity, Scheduler, Ticket, Work
 from multistride.text_model import TextModel
-from multistride.translator import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class ServedModel:
     @property
     def translates(self) -> bool:
         """True for a model with an encoder."""
-        return isinstance(self.model, Translator)
+        return not self.model.causal
 
     def measure(self) -> None:
         """Know what steps of the default mode cost, for `group_size: auto`.

@@ -11,7 +11,7 @@ from typing import Any
 
 from multistride.data.detokenize import TextStream
 from multistride.decode.choosing.policy import AS_ASKED
-from multistride.decode.state import Group
+from multistride.decode.hypothesis import Group
 from multistride.serve.errors import HttpProblem
 from multistride.serve.scheduler import Committed, Ticket
 from multistride.text_model import TextModel

@@ -1,13 +1,54 @@
-"""The tasks by name, for `multistride evaluate --task NAME`."""
+"""The tasks by name, for `multistride evaluate --task NAME`, each with its models opened."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from multistride.errors import UsageError
-from multistride.tasks.answering.answerer import open_answering, open_free_answering
+from multistride.loading import load
+from multistride.metrics.overlap import check_rouge
+from multistride.tasks.answering.answerer import answering
+from multistride.tasks.answering.question import Found
+from multistride.tasks.answering.settings import AnswerSettings
 from multistride.tasks.classification.task import open_classification
-from multistride.tasks.generation.task import open_generation
-from multistride.tasks.record import Open
-from multistride.tasks.translation.task import open_translation
+from multistride.tasks.generation.task import generation
+from multistride.tasks.record import Open, Opened, Opening
+from multistride.tasks.translation.task import translation
+from multistride.text_model import TextModel, Translation
+from multistride.translator import Translator
+
+
+def open_translation(opening: Opening) -> Opened[str]:
+    """Return a translator behind the task. Raises as `Translator.load` does."""
+    return translation(Translator.load(opening.model, opening.device, opening.engine))
+
+
+def open_answering(opening: Opening) -> Opened[Found]:
+    """Open the task whose answers are spans of the passage. Raises as `load` does."""
+    return answering(_opened(opening, opening.model), AnswerSettings(), "answering")
+
+
+def open_free_answering(opening: Opening) -> Opened[Found]:
+    """Open the task whose answers are any text. Raises as `load` does."""
+    settings = AnswerSettings(free=True)
+    return answering(_opened(opening, opening.model), settings, "answering-free")
+
+
+def open_generation(opening: Opening) -> Opened[Translation]:
+    """Return a model behind the task, and its teacher where one is named.
+
+    Raises as `load` does, `UsageError` for a teacher of another kind, and `MissingExtraError`
+    without the package rouge-score, before anything is written.
+    """
+    check_rouge()
+    model = _opened(opening, opening.model)
+    teacher = None if opening.teacher is None else _opened(opening, opening.teacher)
+    return generation(model, teacher)
+
+
+def _opened(opening: Opening, directory: Path) -> TextModel:
+    return load(directory, opening.device, opening.engine)
+
 
 TASKS: dict[str, Open] = {
     "classification": open_classification,
@@ -16,9 +57,6 @@ TASKS: dict[str, Open] = {
     "answering-free": open_free_answering,
     "generation": open_generation,
 }
-
-WITH_TEACHER = ("generation",)
-"""Tasks whose answers are compared with those of a teacher."""
 
 
 def task_named(name: str) -> Open:

@@ -130,12 +130,14 @@ class TrainingConfig(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="share of what a decoder (or pooled classifier) reads replaced by the mask symbol",
+        description="share of what a decoder (or pooled classifier) reads replaced by the mask "
+        "symbol",
     )
     windows_per_document: int = Field(
         8,
         ge=1,
-        description="pooled classifiers: windows of a document read in one update, drawn anew each time",
+        description="pooled classifiers: windows of a document read in one update, drawn anew "
+        "each time",
     )
     r_drop: float = Field(
         0.0, ge=0, description="weight of the divergence between two dropouts; 0: one pass"
@@ -148,11 +150,13 @@ class TrainingConfig(BaseModel):
     trunk_memory: float = Field(
         2048.0,
         ge=0,
-        description="adapters: megabytes for what the frozen layers make of windows; 0: compute it anew",
+        description="adapters: megabytes for what the frozen layers make of windows; 0: compute "
+        "it anew",
     )
     sharding: Literal["none", "full"] = Field(
         "none",
-        description="of several processes: full divides weights and optimiser state among them (FSDP)",
+        description="of several processes: full divides weights and optimiser state among them "
+        "(FSDP)",
     )
     seed: int = Field(1, ge=0)
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
@@ -162,7 +166,8 @@ class TrainingConfig(BaseModel):
     validate_sentences: int = Field(
         500,
         ge=0,
-        description="validation sentences decoded for BLEU, or documents scored with labels; 0: none",
+        description="validation sentences decoded for BLEU, or documents scored with labels; 0: "
+        "none",
     )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
 
@@ -190,7 +195,8 @@ class RunConfig(BaseModel):
     )
     adapter: AdapterConfig | None = Field(
         None,
-        description="train nothing but these, which draft: the model started from stays what it was",
+        description="train nothing but these, which draft: the model started from stays what it "
+        "was",
     )
     classifier: ClassifierConfig | None = Field(
         None, description="train a classifier, on documents with labels"

@@ -9,6 +9,7 @@ from multistride.data.batch import PreparedData
 from multistride.data.prepare import prepare
 from multistride.data.prepare_pairs import CleaningConfig, CorpusFiles, PrepareConfig
 from multistride.data.vocab import train_vocabulary
+from multistride.data.vocabulary_files import save_vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 
@@ -143,7 +144,7 @@ def test_manifest(tmp_path):
 # Guards: a reused vocabulary that is learned anew, and tokens cut to 16 bits.
 def test_vocabulary_is_reused(tmp_path):
     words = train_vocabulary((f"w{number}" for number in range(70_000)), 80_000, "words")
-    words.save(tmp_path / "vocabulary")
+    save_vocabulary(words, tmp_path / "vocabulary")
     pairs = [(f"w{number} w{number + 1}", f"w{number}") for number in range(0, 69_000, 1000)]
     manifest = prepare(config(tmp_path, train=pairs, vocabulary_from=tmp_path / "vocabulary"))
     assert manifest["vocabulary"]["sha256"] == sha256(tmp_path / "vocabulary" / "tokenizer.json")

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from multistride.data.foreign import ForeignVocabulary
 from multistride.data.vocab import SPECIAL_PIECES, Vocabulary, train_vocabulary
+from multistride.data.vocabulary_files import save_vocabulary
 from multistride.errors import DataError, UsageError
 
 TEXTS = [
@@ -61,7 +62,7 @@ def test_bpe_returns_awkward_text(bpe, text):
 @pytest.mark.parametrize("pattern", ["{0}", "x{0}y", " {0} ", "{0}{0}"])
 def test_text_cannot_spell_a_special_token(bpe, tmp_path, piece, pattern):
     text = pattern.format(piece)
-    bpe.save(tmp_path)
+    save_vocabulary(bpe, tmp_path)
     for vocabulary in (bpe, Vocabulary.load(tmp_path)):
         (tokens,) = vocabulary.encode([text])
         assert min(tokens) > vocabulary.unknown
@@ -120,7 +121,7 @@ def test_pieces_refuse_unknown_ids(bpe, token):
 def test_training_is_deterministic(tmp_path, kind):
     texts = [f"w{number} x{number % 7} ties" for number in range(500)]
     for name in ("one", "two"):
-        train_vocabulary(iter(texts), 300, kind).save(tmp_path / name)
+        save_vocabulary(train_vocabulary(iter(texts), 300, kind), tmp_path / name)
     first, second = (tmp_path / name / "tokenizer.json" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -129,7 +130,7 @@ def test_training_is_deterministic(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["bpe", "words"])
 def test_save_and_load(tmp_path, kind):
     vocabulary = train_vocabulary(TEXTS, 300, kind)
-    vocabulary.save(tmp_path)
+    save_vocabulary(vocabulary, tmp_path)
     loaded = Vocabulary.load(tmp_path)
     assert len(loaded) == len(vocabulary)
     assert loaded.digest() == vocabulary.digest()
@@ -156,7 +157,7 @@ def test_load_refuses_what_is_no_tokenizer(tmp_path, content):
 
 # Guards: a tokenizer of another project whose padding or end of sentence has another id.
 def test_load_refuses_other_special_ids(tmp_path, bpe):
-    bpe.save(tmp_path)
+    save_vocabulary(bpe, tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text().replace("</s>", "<end>"))
     with pytest.raises(DataError, match=r"gives </s> the id None; it must be 2"):

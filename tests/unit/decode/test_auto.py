@@ -17,15 +17,26 @@ RIGHT = {"sat": 0.5, "lookahead": 0.75}
 def measured():
     places = [
         PlaceCalibration(
-            layout=layout, group_size=size, place=place, temperature=1.0, shift=0.0, tokens=9, confidence=0.5,
-            right=1.0 if place == 1 else right, error_before=0.0, error_after=0.0,
+            layout=layout,
+            group_size=size,
+            place=place,
+            temperature=1.0,
+            shift=0.0,
+            tokens=9,
+            confidence=0.5,
+            right=1.0 if place == 1 else right,
+            error_before=0.0,
+            error_after=0.0,
         )
-        for layout, right in RIGHT.items() for size in (2, 4) for place in range(1, size + 1)
-    ]  # fmt: skip
+        for layout, right in RIGHT.items()
+        for size in (2, 4)
+        for place in range(1, size + 1)
+    ]
     kept = [
         KeptShares(layout=layout, group_size=size, threshold=0.5, shares=(0.9,) * (size - 1))
-        for layout in RIGHT for size in (2, 4)
-    ]  # fmt: skip
+        for layout in RIGHT
+        for size in (2, 4)
+    ]
     table = {1: {1: 2.0, 2: 2.5, 4: 4.0}}
     costs = {
         layout: StepCosts(engine="", layout=layout, threads=1, cpu="", table=table)

@@ -23,9 +23,16 @@ from multistride.model.config import AdapterConfig, TransformerConfig
 from multistride.model.transformer import Transformer
 
 SHAPE = {
-    "vocabulary_size": 24, "hidden_size": 32, "feedforward_size": 48, "heads": 4, "encoder_layers": 0,
-    "decoder_layers": 2, "positions": "rotary", "max_positions": 96, "dropout": 0.0,
-}  # fmt: skip
+    "vocabulary_size": 24,
+    "hidden_size": 32,
+    "feedforward_size": 48,
+    "heads": 4,
+    "encoder_layers": 0,
+    "decoder_layers": 2,
+    "positions": "rotary",
+    "max_positions": 96,
+    "dropout": 0.0,
+}
 
 
 def looked_up(tokens, most):

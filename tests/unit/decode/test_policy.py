@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.choosing.policy import cost_model, fixed, phase
 from multistride.decode.ending import EndingRule
-from multistride.decode.state import DecodeState, Group
+from multistride.decode.hypothesis import Group
+from multistride.decode.state import DecodeState
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 COSTS = StepCosts(

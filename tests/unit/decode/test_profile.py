@@ -13,9 +13,15 @@ from multistride.model.transformer import Transformer
 def engine():
     torch.manual_seed(0)
     config = TransformerConfig(
-        vocabulary_size=20, hidden_size=16, feedforward_size=16, heads=2, encoder_layers=1, decoder_layers=1,
-        max_positions=32, group_sizes=(1, 2),
-    )  # fmt: skip
+        vocabulary_size=20,
+        hidden_size=16,
+        feedforward_size=16,
+        heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        max_positions=32,
+        group_sizes=(1, 2),
+    )
     return EagerStepModel(Transformer(config))
 
 

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multistride.decode.chances import Chances
 from multistride.decode.ending import EndingRule
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
-from multistride.decode.sample import Chances, draw, restricted, sampler
+from multistride.decode.sample import draw, restricted, sampler
 from multistride.decode.state import DecodeState
 from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig

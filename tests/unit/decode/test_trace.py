@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from multistride.decode.hypothesis import Group
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Group
 from multistride.decode.trace import trace_entries
 
 

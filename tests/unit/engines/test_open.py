@@ -8,7 +8,8 @@ import torch
 
 from multistride import device
 from multistride.engines.int8 import engine as int8
-from multistride.engines.open import ENGINES, open_engine
+from multistride.engines.interface import ENGINES
+from multistride.engines.open import open_engine
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import multistride
-from multistride import text_model as module
 from multistride.baselines.export import export
 from multistride.data.vocab import train_vocabulary
 from multistride.decode.options import DecodeOptions
+from multistride.engines import open as module
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.request import EvaluationRequest
 from multistride.evaluate.run import evaluate

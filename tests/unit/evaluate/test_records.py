@@ -9,10 +9,10 @@ import pytest
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.request import EvaluationRequest
-from multistride.evaluate.run import evaluate
+from multistride.evaluate.run import evaluate_task
 from multistride.report.result import Result
 from multistride.shipped import DEFAULT
-from multistride.tasks.generation import task as generation
+from multistride.tasks import names
 from multistride.tasks.record import refuse_options
 
 
@@ -24,7 +24,7 @@ def measured(source, modes=("fast",), sizes=(1,), task="generation", teacher=Non
         DecodeOptions.made(mode=mode, group_size=size, **ways)
         for mode, size in product(modes, sizes)
     ]
-    return evaluate(EvaluationRequest(**request), listed)
+    return evaluate_task(EvaluationRequest(**request), listed, names.task_named(task))
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_rows_are_compared_with_k1_and_the_teacher(records, caplog):
 def test_each_model_is_opened_once(records, monkeypatch):
     # Guards: the model loaded again for every row, and the teacher each time.
     opened = []
-    real = generation.load
-    monkeypatch.setattr(generation, "load", lambda *given: opened.append(given[0]) or real(*given))
+    real = names.load
+    monkeypatch.setattr(names, "load", lambda *given: opened.append(given[0]) or real(*given))
     measured(records, ("fast", "exact"), (1, 2, 4), teacher=DEFAULT)
     assert len(opened) == 2
 

@@ -25,10 +25,20 @@ from multistride.model.config import AdapterConfig, TransformerConfig
 from multistride.model.transformer import Transformer
 
 SHAPE = {
-    "vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 48, "heads": 4, "encoder_layers": 0,
-    "decoder_layers": 3, "positions": "rotary", "norm_kind": "rms", "activation": "silu", "gated_feedforward": True,
-    "key_value_heads": 2, "max_positions": 64, "dropout": 0.0,
-}  # fmt: skip
+    "vocabulary_size": 40,
+    "hidden_size": 32,
+    "feedforward_size": 48,
+    "heads": 4,
+    "encoder_layers": 0,
+    "decoder_layers": 3,
+    "positions": "rotary",
+    "norm_kind": "rms",
+    "activation": "silu",
+    "gated_feedforward": True,
+    "key_value_heads": 2,
+    "max_positions": 64,
+    "dropout": 0.0,
+}
 
 
 def pair(layers, **changes):

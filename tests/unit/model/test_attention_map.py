@@ -8,9 +8,15 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
 CONFIG = TransformerConfig(
-    vocabulary_size=30, hidden_size=32, feedforward_size=64, heads=4, encoder_layers=2, decoder_layers=3,
-    max_positions=32, group_sizes=(1, 2, 4),
-)  # fmt: skip
+    vocabulary_size=30,
+    hidden_size=32,
+    feedforward_size=64,
+    heads=4,
+    encoder_layers=2,
+    decoder_layers=3,
+    max_positions=32,
+    group_sizes=(1, 2, 4),
+)
 
 
 def test_explicit_attention_gives_the_fused_output():

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multistride.data.vocab import train_vocabulary
+from multistride.data.vocabulary_files import save_vocabulary
 from multistride.errors import DataError, UserError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.model import weights
@@ -240,7 +241,7 @@ def test_weights_of_another_shape(saved):
 def test_tokenizer_of_another_size(saved):
     # Guards: text written with the tokens of another vocabulary.
     other = train_vocabulary(["a b c"], 50, "words")
-    other.save(saved)
+    save_vocabulary(other, saved)
     assert f"has {len(other)} entries, the model {len(VOCABULARY)}" in refusal(saved)
 
 

@@ -57,20 +57,33 @@ _RESULT = {
     "settings": {"sentences": 64, "rounds": 3, "shape": "6+6 layers, width 512"},
     "results": [
         _row(),
-        _row(group_size=4, ms_per_sentence=10.0, bleu=37.0, ratios={"own-k1": 4.0, "ctranslate2-int8": 4.4}),
+        _row(
+            group_size=4,
+            ms_per_sentence=10.0,
+            bleu=37.0,
+            ratios={"own-k1": 4.0, "ctranslate2-int8": 4.4},
+        ),
         _row(batch_size=8, ms_per_sentence=9.0, ratios={"own-k1": 1.0, "ctranslate2-int8": 0.9}),
         _row(
-            batch_size=8, group_size=4, ms_per_sentence=6.0, bleu=37.0,
+            batch_size=8,
+            group_size=4,
+            ms_per_sentence=6.0,
+            bleu=37.0,
             ratios={"own-k1": 1.5, "ctranslate2-int8": 1.35},
         ),
     ],
     "baselines": [
         {**_TIMING, "name": "own-k1"},
-        {**_TIMING, "name": "ctranslate2-int8", "engine": "ctranslate2-int8", "ms_per_sentence": 44.0},
+        {
+            **_TIMING,
+            "name": "ctranslate2-int8",
+            "engine": "ctranslate2-int8",
+            "ms_per_sentence": 44.0,
+        },
         {**_TIMING, "name": "own-k1", "batch_size": 8},
         {**_TIMING, "name": "ctranslate2-int8", "engine": "ctranslate2-int8", "batch_size": 8},
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture

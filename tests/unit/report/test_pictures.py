@@ -119,9 +119,15 @@ def test_the_line_of_a_trace(tmp_path):
 def test_frontier():
     # Guards: a series that is left out, a size without its name.
     points = [
-        {"series": series, "group_size": size, "steps_per_sentence": 9.0 / size, "bleu": 30.0 + size}
-        for series in ("fixed K", "confidence, K=8") for size in (1, 2)
-    ]  # fmt: skip
+        {
+            "series": series,
+            "group_size": size,
+            "steps_per_sentence": 9.0 / size,
+            "bleu": 30.0 + size,
+        }
+        for series in ("fixed K", "confidence, K=8")
+        for size in (1, 2)
+    ]
     stored = {"name": "<test>", "created": "2026-01-01", "points": points}
     result = Result.model_validate(upgrade(stored))
     text = plot(result)

@@ -26,7 +26,10 @@ from multistride.tasks.answering.question import (
 from multistride.tasks.record import Answer, RecordError, solved
 from multistride.translator import Translator
 
-PASSAGE = "The battle of Hastings in 1066 ended the reign of Harold.  William of Normandy then ruled\nEngland."
+PASSAGE = (
+    "The battle of Hastings in 1066 ended the reign of Harold.  William of Normandy then "
+    "ruled\nEngland."
+)
 QUESTION = {
     "question": "Who ruled England?",
     "passage": PASSAGE,

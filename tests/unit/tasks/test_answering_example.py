@@ -9,7 +9,10 @@ from runpy import run_path
 import pytest
 
 SCRIPTS = Path(__file__).parents[3] / "examples" / "answering"
-PASSAGE = "The town of Berg was founded by Anna Holt in 1820. It had 300 houses then. Today 9,000 people live there."
+PASSAGE = (
+    "The town of Berg was founded by Anna Holt in 1820. It had 300 houses then. Today "
+    "9,000 people live there."
+)
 
 
 def compressed(path, text):
@@ -60,7 +63,10 @@ def data(tmp_path):
         for number in range(20)
     ]
     compressed(tmp_path / "xquad/xquad.en.json.xz", json.dumps({"data": articles}))
-    sentence = "We saw the Secretary of State Jane Miller pay 4,500 dollars to the people of Ohio, as promised. "
+    sentence = (
+        "We saw the Secretary of State Jane Miller pay 4,500 dollars to the people of "
+        "Ohio, as promised. "
+    )
     compressed(tmp_path / "sotu/sotu.jsonl.xz", json.dumps({"text": sentence * 4}) + "\n")
     trivia = [
         {"question": f"Which {n}?", "choices": ["a", "bb", "c", "d"], "answer": "bb"}

@@ -2,16 +2,18 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from multistride.decode.hypothesis import Group
 from multistride.decode.options import DecodeOptions
-from multistride.decode.state import Group
 from multistride.errors import UsageError
 from multistride.generator import Generator
 from multistride.shipped import DEFAULT
-from multistride.tasks.generation import task as generation
-from multistride.tasks.generation.task import GenerationTask, open_generation
+from multistride.tasks import names
+from multistride.tasks.generation.task import GenerationTask
+from multistride.tasks.names import open_generation
 from multistride.tasks.record import Opening, RecordError, read_records, solved
 from multistride.text_model import Translation
 
@@ -120,14 +122,15 @@ def test_what_the_model_cannot_do_is_refused_before_anything_is_written():
 
 def test_a_teacher_of_another_kind_is_refused(monkeypatch):
     """Guards against perplexities of continuations beside those of translations."""
-    real = generation.load
+    real = names.load
+    causal = Generator.__new__(Generator)
+    causal.engine = SimpleNamespace(config=SimpleNamespace(encoder_layers=0))
+    causal.directory = Path("causal")
 
     def load(directory, *rest):
-        return (
-            Generator.__new__(Generator) if directory == Path("causal") else real(directory, *rest)
-        )
+        return causal if directory == Path("causal") else real(directory, *rest)
 
-    monkeypatch.setattr(generation, "load", load)
+    monkeypatch.setattr(names, "load", load)
     with pytest.raises(
         UsageError,
         match="the teacher causal is a causal model and the model is a model with an enc",

@@ -11,10 +11,17 @@ from multistride.train import chunked
 from multistride.train.chunked import chunked_cross_entropy, has_frozen_output
 
 SHAPE = {
-    "vocabulary_size": 50, "hidden_size": 16, "feedforward_size": 24, "heads": 2, "encoder_layers": 0,
-    "decoder_layers": 2, "positions": "rotary", "max_positions": 32, "dropout": 0.0,
+    "vocabulary_size": 50,
+    "hidden_size": 16,
+    "feedforward_size": 24,
+    "heads": 2,
+    "encoder_layers": 0,
+    "decoder_layers": 2,
+    "positions": "rotary",
+    "max_positions": 32,
+    "dropout": 0.0,
     "adapter": AdapterConfig(rank=4, layers=1),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

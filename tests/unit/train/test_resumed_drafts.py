@@ -24,9 +24,14 @@ SHAPE = {
 }
 GROUPS = {"sizes": {2: 0.5, 3: 0.5}, "lookahead": 1.0, "anchors": 6, "markov_rank": 8}
 TRAINING = {
-    "tokens_per_batch": 192, "learning_rate": 0.01, "warmup_updates": 2, "schedule": "constant", "validate_every": 8,
-    "label_smoothing": 0.0, "device": "cpu",
-}  # fmt: skip
+    "tokens_per_batch": 192,
+    "learning_rate": 0.01,
+    "warmup_updates": 2,
+    "schedule": "constant",
+    "validate_every": 8,
+    "label_smoothing": 0.0,
+    "device": "cpu",
+}
 UPDATES = 8
 
 

@@ -9,10 +9,17 @@ from multistride.model.transformer import Transformer
 from multistride.train.trunk import TrunkStates
 
 SHAPE = {
-    "vocabulary_size": 50, "hidden_size": 16, "feedforward_size": 24, "heads": 2, "encoder_layers": 0,
-    "decoder_layers": 3, "positions": "rotary", "max_positions": 32, "dropout": 0.0,
+    "vocabulary_size": 50,
+    "hidden_size": 16,
+    "feedforward_size": 24,
+    "heads": 2,
+    "encoder_layers": 0,
+    "decoder_layers": 3,
+    "positions": "rotary",
+    "max_positions": 32,
+    "dropout": 0.0,
     "adapter": AdapterConfig(rank=4, layers=1),
-}  # fmt: skip
+}
 
 
 def batch(rows):

@@ -14,9 +14,9 @@ import numpy as np
 
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.strategy import Measured, layout_for
-from multistride.decode.options import DecodeOptions, Layout
+from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
-from multistride.model.config import TransformerConfig
+from multistride.model.config import Layout, TransformerConfig
 
 
 class Offer(NamedTuple):

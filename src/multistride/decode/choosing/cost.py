@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from multistride.decode.state import Group
+from multistride.decode.hypothesis import Group
 
 PRIOR_GROUPS = 20
 """Groups that what is expected beforehand counts for, against those that were seen."""

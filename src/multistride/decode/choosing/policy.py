@@ -17,7 +17,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
-from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.state import DecodeState
 
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
 

@@ -19,10 +19,10 @@ from multistride.decode.accept import (
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.choosing.policy import Policy, cost_model, fixed, phase
-from multistride.decode.options import DecodeOptions, Drafts, Layout
+from multistride.decode.options import DecodeOptions, Drafts
 from multistride.decode.phrases import PhraseTable
 from multistride.errors import UsageError
-from multistride.model.config import TransformerConfig
+from multistride.model.config import Layout, TransformerConfig
 
 UNKNOWN = 0.8
 """The share of tokens kept behind a kept one, where nothing was measured: a guess that favours

@@ -19,12 +19,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.loop import Loop, Writer
+from multistride.decode.loop import Loop, decode
 from multistride.decode.markov import followed
 from multistride.decode.plan import Plan
+from multistride.decode.writer import Writer
 from multistride.device import half_precision
 from multistride.engines.gpu.cache import Arena, Arenas, GpuMemory
-from multistride.engines.quick import PickedGroups, picked_groups
+from multistride.engines.quick import PickedGroups
 from multistride.errors import UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -88,11 +89,16 @@ class GpuStepModel:
 
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return the loop in which tokens are picked on the device; None where rules have a say."""
-        return picked_groups(self, plan) if plan.greedy and plan.mode != "exact" else None
+        if (own := self.writer(plan, rows)) is None:
+            return None
+        prefix = plan.rules.prefix
+        return lambda source, lengths, state: decode(self, source, lengths, state, own, prefix)
 
     def writer(self, plan: Plan, rows: int) -> Writer[GpuMemory] | None:
         """Return the writer of that loop."""
-        return PickedGroups(self, plan) if plan.greedy and plan.mode != "exact" else None
+        if not plan.greedy or plan.mode == "exact":
+            return None
+        return PickedGroups(self, plan.policy, plan.accept, plan.layout == "lookahead")
 
     @torch.inference_mode()
     def step_greedy(

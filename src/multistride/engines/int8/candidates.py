@@ -20,8 +20,15 @@ import numpy as np
 from jaxtyping import Bool
 from onnx import TensorProto
 
-from multistride.engines.int8.onnx_graph import END, Graph, Quantised, Rows, quantised
-from multistride.engines.int8.output import most_probable, padded
+from multistride.engines.int8.onnx_graph import (
+    END,
+    Graph,
+    Quantised,
+    Rows,
+    most_probable,
+    padded,
+    quantised,
+)
 from multistride.model.markov import MarkovHead
 
 CANDIDATES = 48

@@ -13,9 +13,8 @@ import numpy as np
 from onnx import ModelProto
 
 from multistride.engines.int8.candidates import chosen_of_candidates
-from multistride.engines.int8.onnx_graph import END, Graph, Rows, quantised
-from multistride.engines.int8.output import chosen, final_rows, padded, pickable_output, width
-from multistride.engines.int8.ranges import Rounding
+from multistride.engines.int8.onnx_graph import END, Graph, Rounding, Rows, padded, quantised
+from multistride.engines.int8.output import chosen, final_rows, pickable_output, width
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 

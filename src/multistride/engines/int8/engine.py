@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from multistride.decode.loop import Loop, Writer
+from multistride.decode.loop import Loop
 from multistride.decode.plan import Plan
+from multistride.decode.writer import Writer
 from multistride.device import multiplies_int8
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
 from multistride.engines.int8.ranges import by_row

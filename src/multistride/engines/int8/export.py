@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 
-from multistride.data.foreign import load_vocabulary
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
-from multistride.engines.int8.engine import Int8StepModel, check_int8
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.engines.int8.memory import GraphMaker
 from multistride.engines.int8.ranges import by_row
 from multistride.errors import DataError
@@ -58,24 +57,31 @@ def write_int8(
     (place / INT8_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def read_int8(directory: Path | str) -> tuple[Int8StepModel, Vocabulary]:
-    """Return the engine and the vocabulary of an export.
+class Exported(NamedTuple):
+    """What an export holds: all that `Int8StepModel` is made of, and the vocabulary."""
+
+    config: TransformerConfig
+    markov: MarkovHead | None
+    graphs: dict[str, GraphMaker]
+    vocabulary: Vocabulary
+
+
+def read_int8(directory: Path | str) -> Exported:
+    """Return the contents of an export.
 
     Raises `DataError` for a file that is missing, damaged, of another model or for another version.
     """
-    check_int8()
     directory = Path(directory)
     names = list(_manifest(directory)["files"])
     config = load_config(directory)
     if not by_row(config) and "single.onnx" not in names:
         raise DataError(f"{directory / INT8_MANIFEST} is damaged: export the model again")
-    graphs = {
+    graphs: dict[str, GraphMaker] = {
         Path(name).stem: partial(bytes, (directory / name).read_bytes())
         for name in names
         if name.endswith(".onnx")
     }
-    vocabulary = load_vocabulary(directory)
-    return Int8StepModel(config, _markov(directory, config), graphs), vocabulary
+    return Exported(config, _markov(directory, config), graphs, load_vocabulary(directory))
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

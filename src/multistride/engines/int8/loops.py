@@ -21,11 +21,13 @@ from torch import Tensor
 from multistride.decode.accept import verified_prefix
 from multistride.decode.choosing.policy import AS_ASKED
 from multistride.decode.exact import Drafter
-from multistride.decode.loop import Loop, Proposed, Writer, decode
+from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.loop import Loop, decode
 from multistride.decode.pick import Picked
 from multistride.decode.plan import Plan
-from multistride.decode.state import DecodeState, Hypothesis
+from multistride.decode.state import DecodeState
 from multistride.decode.step import M
+from multistride.decode.writer import Proposed, Writer
 from multistride.engines.quick import PickedGroups, PickingEngine
 from multistride.groups import Slots
 
@@ -112,7 +114,7 @@ def writer(engine: QuickEngine[M], plan: Plan, rows: int) -> Writer[M] | None:
     if plan.mode == "exact":
         masks = _drafts_by_masks(engine, plan)
         return QuickDrafter(engine, rows, plan.group_size) if masks else None
-    return PickedGroups(engine, plan)
+    return PickedGroups(engine, plan.policy, plan.accept, plan.layout == "lookahead")
 
 
 def _drafts_by_masks(engine: QuickEngine[M], plan: Plan) -> bool:

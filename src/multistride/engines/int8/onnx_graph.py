@@ -22,12 +22,27 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from multistride.engines.int8.ranges import Rounding
-
 END = int(np.iinfo(np.int64).max)
 """The end of a dimension, for `Graph.part`."""
 
+BLOCK = 64
+"""Number of logits that are searched together for their maximum."""
+
 Shape = Sequence[str | int | None]
+
+
+class Rounding(NamedTuple):
+    """The rounding of an activation to 8 bits: division by `shrink` per channel, then by `step`.
+
+    Integers are `lowest` ... `lowest` + 255; they are stored unsigned, so `-lowest` stands for
+    zero.
+    """
+
+    step: float
+    shrink: Float[np.ndarray, "D"]
+    lowest: int = -128
+    by_row: bool = False
+    """Each row is first divided by its largest entry, which multiplies the product again."""
 
 
 class Quantised(NamedTuple):
@@ -233,3 +248,27 @@ def floats(tensor: Tensor) -> NDArray[np.float32]:
 
 def _element(kind: type) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
+
+
+def padded(weight: Quantised) -> Quantised:
+    """Return the weights with zero outputs appended, up to whole blocks."""
+    missing = -len(weight.scale) % BLOCK
+    integers = np.pad(weight.integers, ((0, 0), (0, missing)))
+    return Quantised(integers, np.pad(weight.scale, (0, missing), constant_values=1))
+
+
+def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
+    """Return the maximum of each row [R, 1] and its first index [R, 1].
+
+    The index is found in two steps, in the first block that holds the maximum: the operator that
+    finds indices is many times slower than the one that finds values.
+    """
+    blocks = graph.shaped(logits, 0, -1, BLOCK)
+    best = graph.largest(blocks, keep=False)
+    block = graph.add("ArgMax", best, axis=-1, keepdims=1)
+    one = graph.constant(np.array([1]))
+    row = graph.add("GatherND", blocks, graph.add("Unsqueeze", block, one), batch_dims=1)
+    inside = graph.add("ArgMax", graph.add("Squeeze", row, one), axis=-1, keepdims=1)
+    return graph.largest(best), graph.add(
+        "Add", graph.add("Mul", block, graph.constant(np.array(BLOCK))), inside
+    )

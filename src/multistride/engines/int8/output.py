@@ -16,12 +16,18 @@ from jaxtyping import Float
 from onnx import ModelProto
 from torch import Tensor
 
-from multistride.engines.int8.onnx_graph import Graph, Quantised, Rows, floats, quantised
-from multistride.engines.int8.ranges import Rounding
+from multistride.engines.int8.onnx_graph import (
+    BLOCK,
+    Graph,
+    Quantised,
+    Rounding,
+    Rows,
+    floats,
+    most_probable,
+    padded,
+    quantised,
+)
 from multistride.model.transformer import Transformer
-
-BLOCK = 64
-"""Number of logits that are searched together for their maximum."""
 
 CHUNK = 256 * BLOCK
 """Number of vocabulary entries that are projected together."""
@@ -115,30 +121,6 @@ def pickable_output(model: Transformer, final: Rounding) -> PickableOutput:
 def width(model: Transformer) -> int:
     """Return the number of vocabulary entries up to whole blocks (W)."""
     return -(-model.config.vocabulary_size // BLOCK) * BLOCK
-
-
-def padded(weight: Quantised) -> Quantised:
-    """Return the weights with zero outputs appended, up to whole blocks."""
-    missing = -len(weight.scale) % BLOCK
-    integers = np.pad(weight.integers, ((0, 0), (0, missing)))
-    return Quantised(integers, np.pad(weight.scale, (0, missing), constant_values=1))
-
-
-def most_probable(graph: Graph, logits: str) -> tuple[str, str]:
-    """Return the maximum of each row [R, 1] and its first index [R, 1].
-
-    The index is found in two steps, in the first block that holds the maximum: the operator that
-    finds indices is many times slower than the one that finds values.
-    """
-    blocks = graph.shaped(logits, 0, -1, BLOCK)
-    best = graph.largest(blocks, keep=False)
-    block = graph.add("ArgMax", best, axis=-1, keepdims=1)
-    one = graph.constant(np.array([1]))
-    row = graph.add("GatherND", blocks, graph.add("Unsqueeze", block, one), batch_dims=1)
-    inside = graph.add("ArgMax", graph.add("Squeeze", row, one), axis=-1, keepdims=1)
-    return graph.largest(best), graph.add(
-        "Add", graph.add("Mul", block, graph.constant(np.array(BLOCK))), inside
-    )
 
 
 def _chosen_of_chunks(graph: Graph, chunks: list[str]) -> tuple[str, str]:

@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from multistride.engines.int8.onnx_graph import Rounding
 from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
 from multistride.model.attention import CrossAttention
 from multistride.model.config import TransformerConfig
@@ -43,20 +43,6 @@ LONGER = 2
 
 FINAL = "output"
 """The name of the activation before the output matrix; others are named by the reading layer."""
-
-
-class Rounding(NamedTuple):
-    """The rounding of an activation to 8 bits: division by `shrink` per channel, then by `step`.
-
-    Integers are `lowest` ... `lowest` + 255; they are stored unsigned, so `-lowest` stands for
-    zero.
-    """
-
-    step: float
-    shrink: Float[np.ndarray, "D"]
-    lowest: int = -128
-    by_row: bool = False
-    """Each row is first divided by its largest entry, which multiplies the product again."""
 
 
 class Grid(NamedTuple):

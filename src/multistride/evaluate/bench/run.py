@@ -21,7 +21,7 @@ from pydantic import Field
 
 from multistride.decode.options import DecodeOptions
 from multistride.device import check_threads, cpu_name, device_name, pick_device
-from multistride.engines.open import check_engine
+from multistride.engines.interface import check_engine
 from multistride.errors import UsageError
 from multistride.evaluate.bench.bandwidth import read_bandwidth
 from multistride.evaluate.bench.contenders import (
@@ -38,7 +38,8 @@ from multistride.evaluate.bench.rounds import SENTENCES_A_TURN, Entry, time_entr
 from multistride.evaluate.bench.rows import Conditions, rows_of
 from multistride.evaluate.bench.workers.memory import METHOD
 from multistride.evaluate.conditions import now
-from multistride.evaluate.sentences import TestSet, read_test_set, spread
+from multistride.evaluate.sentences import TestSet, read_test_set
+from multistride.evaluate.speed import spread
 from multistride.evaluate.ways import settled
 from multistride.files import sha256
 from multistride.metrics.quality import check_tokenizer

@@ -20,7 +20,6 @@ from typing import Any
 
 from multistride.decode.options import DecodeOptions
 from multistride.decode.spans import spans
-from multistride.generator import Generator, load
 from multistride.tasks.answering.passages import retrieved, windows, word_count
 from multistride.tasks.answering.question import (
     CHAT,
@@ -32,9 +31,8 @@ from multistride.tasks.answering.question import (
     plain,
 )
 from multistride.tasks.answering.settings import AnswerSettings
-from multistride.tasks.record import Example, Opened, Opening, RecordError
-from multistride.text_model import Translation
-from multistride.translator import Translator
+from multistride.tasks.record import Example, Opened, RecordError
+from multistride.text_model import TextModel, Translation
 
 MOST_TOKENS = 32
 """Tokens of an answer, the end included, unless told otherwise."""
@@ -52,10 +50,10 @@ class _Reading:
 class Answerer:
     """A model and how it is asked; `solve` answers examples of an `AnsweringTask`."""
 
-    def __init__(self, model: Translator | Generator, settings: AnswerSettings) -> None:
-        talking = isinstance(model, Generator) and model.vocabulary.chat_template is not None
-        self.model = model.chatting() if isinstance(model, Generator) and talking else model
-        self.wording = CHAT if talking else PROMPT if isinstance(model, Generator) else ENCODER
+    def __init__(self, model: TextModel, settings: AnswerSettings) -> None:
+        talking = model.causal and model.vocabulary.chat_template is not None
+        self.model = model.chatting() if talking else model
+        self.wording = CHAT if talking else PROMPT if model.causal else ENCODER
         self.settings = settings
         self._spans = None if settings.free else spans(model.vocabulary, self.wording.opening)
 
@@ -198,29 +196,11 @@ class Answerer:
         return Found(text, facts)
 
 
-def answering(
-    model: Translator | Generator, settings: AnswerSettings, name: str = "answering"
-) -> Opened[Found]:
+def answering(model: TextModel, settings: AnswerSettings, name: str = "answering") -> Opened[Found]:
     """Return the task with a model behind it."""
     answerer = Answerer(model, settings)
     task = AnsweringTask(answerer.wording, name)
     return Opened(task, answerer.solve, answerer.settle, model.engine.name)
-
-
-def open_answering(opening: Opening) -> Opened[Found]:
-    """Open the task whose answers are spans of the passage. Raises as `generator.load` does."""
-    return _opened(opening, free=False)
-
-
-def open_free_answering(opening: Opening) -> Opened[Found]:
-    """Open the task whose answers are any text. Raises as `generator.load` does."""
-    return _opened(opening, free=True)
-
-
-def _opened(opening: Opening, free: bool) -> Opened[Found]:
-    model = load(opening.model, opening.device, opening.engine)
-    name = "answering-free" if free else "answering"
-    return answering(model, AnswerSettings(free=free), name)
 
 
 def _total(written: Translation) -> float:

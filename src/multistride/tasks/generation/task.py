@@ -11,13 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
-from multistride.generator import Generator, load
-from multistride.metrics.overlap import bleu, check_rouge, concept_coverage, length_ratio, rouge
+from multistride.metrics.overlap import bleu, concept_coverage, length_ratio, rouge
 from multistride.metrics.repetition import (
     distinct,
     repeated,
@@ -29,13 +27,11 @@ from multistride.tasks.record import (
     Answer,
     Example,
     Opened,
-    Opening,
     Record,
     RecordError,
     text_field,
 )
 from multistride.text_model import TextModel, Translation
-from multistride.translator import Translator
 
 MOST_TOKENS = 64
 """Tokens that a causal model writes at most, unless told otherwise."""
@@ -49,7 +45,7 @@ class GenerationTask:
 
     name = "generation"
 
-    def __init__(self, teacher: Translator | Generator | None = None) -> None:
+    def __init__(self, teacher: TextModel | None = None) -> None:
         self.teacher = teacher
 
     def example(self, record: Record, line: int) -> Example:
@@ -139,15 +135,13 @@ def references(record: Record) -> list[str]:
     return own
 
 
-def open_generation(opening: Opening) -> Opened[Translation]:
-    """Return a model behind the task, and its teacher where one is named.
+def generation(model: TextModel, teacher: TextModel | None = None) -> Opened[Translation]:
+    """Return the task with a model behind it, and its teacher if there is one.
 
-    Raises as `generator.load` does, `UsageError` for a teacher of another kind, and
-    `MissingExtraError` without the package rouge-score, before anything is written.
+    The teacher also says how probable texts are. Raises `UsageError` for a teacher of another kind.
     """
-    check_rouge()
-    model = load(opening.model, opening.device, opening.engine)
-    teacher = None if opening.teacher is None else _teacher(opening.teacher, model, opening)
+    if teacher is not None:
+        _check_kinds(teacher, model)
     task = GenerationTask(teacher)
     behind = None if teacher is None else _opened(teacher, task)
     return _opened(model, task, behind)
@@ -158,7 +152,7 @@ def _opened(
 ) -> Opened[Translation]:
     def settle(way: DecodeOptions) -> DecodeOptions:
         choices = way.given()
-        if isinstance(model, Generator):  # a causal model rarely stops by itself
+        if model.causal:  # a causal model rarely stops by itself
             choices["max_tokens"] = way.max_tokens or MOST_TOKENS
         return model.plan(**choices).options
 
@@ -173,16 +167,15 @@ def _opened(
     return Opened(task, solve, settle, model.engine.name, task.details, teacher)
 
 
-def _teacher(directory: Path, model: TextModel, opening: Opening) -> Translator | Generator:
-    """Return the model that says how probable texts are. Raises `UsageError` for another kind."""
-    teacher = load(directory, opening.device, opening.engine)
-    if isinstance(teacher, Generator) != isinstance(model, Generator):
+def _check_kinds(teacher: TextModel, model: TextModel) -> None:
+    """Raise `UsageError` unless teacher and model are of one kind."""
+    if teacher.causal != model.causal:
         kinds = ("a causal model", "a model with an encoder")
-        first, second = kinds if isinstance(teacher, Generator) else kinds[::-1]
+        first, second = kinds if teacher.causal else kinds[::-1]
         raise UsageError(
-            f"the teacher {directory} is {first} and the model is {second}: give two of one kind"
+            f"the teacher {teacher.directory} is {first} and the model is {second}: give two of "
+            "one kind"
         )
-    return teacher
 
 
 def _against_references(texts: Sequence[str], records: Sequence[Record]) -> dict[str, float]:

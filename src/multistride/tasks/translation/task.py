@@ -11,12 +11,11 @@ from multistride.tasks.record import (
     Answer,
     Example,
     Opened,
-    Opening,
     Record,
     RecordError,
     text_field,
 )
-from multistride.translator import Translator
+from multistride.text_model import TextModel
 
 
 class TranslationTask:
@@ -48,9 +47,8 @@ class TranslationTask:
         return {"bleu": quality.bleu, "chrf": quality.chrf}
 
 
-def open_translation(opening: Opening) -> Opened[str]:
-    """Return a translator behind the task. Raises as `Translator.load` does."""
-    translator = Translator.load(opening.model, opening.device, opening.engine)
+def translation(translator: TextModel) -> Opened[str]:
+    """Return the task with a translator behind it."""
 
     def settle(way: DecodeOptions) -> DecodeOptions:
         return translator.plan(**way.given()).options

@@ -11,7 +11,8 @@ from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.device import pick_device, set_threads
-from multistride.engines.open import Engine, open_engine
+from multistride.engines.interface import Engine
+from multistride.engines.open import open_engine
 from multistride.evaluate.bench.workers.loop import serve
 from multistride.evaluate.bench.workers.messages import Sentence, Setup
 from multistride.model.weights import load_model

@@ -1,0 +1,26 @@
+"""`multistride.load`: a model of either kind, by its directory or the name it ships under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from multistride.engines.interface import EngineName
+from multistride.engines.open import opened_model
+from multistride.generator import Generator
+from multistride.shipped import directory as find_directory
+from multistride.translator import Translator
+
+
+def load(
+    path: Path | str | None = None, device: str = "auto", engine: EngineName = "eager"
+) -> Translator | Generator:
+    """Return the model in a directory, or the shipped model of that name; None: the default one.
+
+    A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
+    `Translator`. Raises as `Translator.load` does.
+    """
+    directory = find_directory(path)
+    opened = opened_model(directory, device, engine)
+    if opened[0].config.encoder_layers:
+        return Translator(*opened, directory)
+    return Generator(*opened, directory)
