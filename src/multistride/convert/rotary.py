@@ -24,7 +24,7 @@ KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 class Rotary(NamedTuple):
-    """How queries and keys are turned. `width` coordinates of each head are; the rest stay.
+    """The way queries and keys are turned. `width` coordinates of each head are; the rest stay.
 
     `positions` is the longest context that the frequencies serve, None: whatever config.json says.
     """

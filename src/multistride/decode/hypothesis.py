@@ -1,4 +1,4 @@
-"""What was written for one text: its groups, step by step."""
+"""The text written for one source: its groups, step by step."""
 
 from __future__ import annotations
 

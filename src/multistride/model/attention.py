@@ -16,11 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from multistride.model.cache import KeyValue, LayerCache
 from multistride.model.config import TransformerConfig
-from multistride.model.layers import Rotation, rotated
-
-Sight = Bool[Tensor, "#B 1 #N M"] | Float[Tensor, "#B H #N M"] | None
-"""What slots see: true where visible, or numbers added to attention logits, minus infinity where
-not; None: everything."""
+from multistride.model.layers import Rotation, Sight, rotated
 
 
 def attend(

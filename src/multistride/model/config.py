@@ -139,8 +139,8 @@ class TransformerConfig(BaseModel):
     )
     norm: Literal["pre", "post", "sandwich", "output"] = Field(
         "pre",
-        description="normalisation before each sublayer, after its sum, before it and of its output "
-        "(sandwich: Gemma), or of its output only (OLMo 2)",
+        description="normalisation before each sublayer, after its sum, before it and of its "
+        "output (sandwich: Gemma), or of its output only (OLMo 2)",
     )
     activation: Literal["relu", "gelu", "gelu-tanh", "silu"] = Field(
         "relu", description="of the feed-forward layers; gelu-tanh is the approximation by tanh"

@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from multistride.model.attention import Sight
 from multistride.model.cache import LayerCache
 from multistride.model.config import TransformerConfig
-from multistride.model.layers import StartVectors
+from multistride.model.layers import Sight, StartVectors
 
 
 def distances(position: Int[Tensor, "B N"], cache: LayerCache | None) -> Int[Tensor, "B N M"]:

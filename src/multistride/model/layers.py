@@ -9,13 +9,17 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multistride.model.config import RotaryScaling, TransformerConfig
 
 Rotation = tuple[Float[Tensor, "B 1 N F"], Float[Tensor, "B 1 N F"]]
 """Cosines and sines of the angles that queries and keys are turned by; F = E / 2."""
+
+Sight = Bool[Tensor, "#B 1 #N M"] | Float[Tensor, "#B H #N M"] | None
+"""What slots see: true where visible, or numbers added to attention logits, minus infinity where
+not; None: everything."""
 
 TABLES = "cpu"
 """The device of computed constants, even while a model is created on the meta device."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from multistride.groups import Slots, draft_visibility, visibility
 from multistride.model.adapters import DraftGate, adapt
-from multistride.model.attention import CrossAttention, SelfAttention, Sight
+from multistride.model.attention import CrossAttention, SelfAttention
 from multistride.model.cache import DecoderCache, KeyValue, LayerCache, PassedOn
 from multistride.model.classifier import PooledHead
 from multistride.model.config import TransformerConfig
@@ -28,6 +28,7 @@ from multistride.model.layers import (
     Residual,
     RotaryPositions,
     Rotation,
+    Sight,
     StartVectors,
     normalisation,
 )
@@ -35,7 +36,7 @@ from multistride.model.markov import MarkovHead
 
 
 class View(NamedTuple):
-    """What slots see in one layer, and how their queries and keys are turned."""
+    """The slots visible in one layer, and the turn of their queries and keys."""
 
     mask: Sight
     rotation: Rotation | None

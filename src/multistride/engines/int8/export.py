@@ -58,7 +58,7 @@ def write_int8(
 
 
 class Exported(NamedTuple):
-    """What an export holds: all that `Int8StepModel` is made of, and the vocabulary."""
+    """The contents of an export: all that `Int8StepModel` is made of, and the vocabulary."""
 
     config: TransformerConfig
     markov: MarkovHead | None
