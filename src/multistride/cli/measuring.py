@@ -22,6 +22,7 @@ from multistride.errors import DataError, UsageError
 from multistride.evaluate.bench.request import BenchOptions
 from multistride.evaluate.request import EvaluationRequest
 from multistride.report.outputs import Outputs
+from multistride.report.result import Result
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ def evaluate(
     """
     from multistride.cli.sharing import tokens_shared
     from multistride.device import set_threads
-    from multistride.evaluate.run import evaluate as measure
-    from multistride.evaluate.run import evaluate_task
+    from multistride.evaluate import run
     from multistride.evaluate.settle import settle
     from multistride.report.show import show
     from multistride.tasks.names import task_named
@@ -75,12 +75,17 @@ def evaluate(
     set_threads(machine.threads)
     if request.task is None:
         with tokens_shared(cluster, machine, model) as shared:
-            result = measure(request, ways, model, machine.engine, machine.device, shared)
+            result = run.evaluate(request, ways, model, machine.engine, machine.device, shared)
     else:
         cluster.refuse("--task")
         task = task_named(request.task)
-        result = evaluate_task(request, ways, task, model, machine.engine, machine.device)
+        result = run.evaluate_task(request, ways, task, model, machine.engine, machine.device)
     show(result, outputs)
+    _complete(result)
+
+
+def _complete(result: Result) -> None:
+    """Raise `DataError` if some records have no answer."""
     if failed := result.conditions.get("failed"):
         raise DataError(
             f"{failed} of the records have no answer (named above); they count in no figure"

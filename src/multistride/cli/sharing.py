@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from multistride.cli.options import Cluster, Machine
 from multistride.cluster.spread import Spread
@@ -21,13 +21,15 @@ from multistride.decode.options import DecodeOptions
 from multistride.device import set_threads
 from multistride.engines.interface import EngineName
 from multistride.errors import DataError, MissingExtraError, UsageError
-from multistride.evaluate.decoded import Lot, Shared
 from multistride.generator import Generator as CausalModel
 from multistride.loading import load
 from multistride.model.weights import weights_digest
 from multistride.parts import Chunk
 from multistride.shipped import directory
 from multistride.text_model import TextModel, Translation
+
+if TYPE_CHECKING:  # translate needs nothing of what measures
+    from multistride.evaluate.decoded import Lot, Shared
 
 
 class Decoded(NamedTuple):

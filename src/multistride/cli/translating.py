@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +77,7 @@ def translate(
         )
     if window is not None:
         cluster.refuse("--window")
-    translator: Translator = _opened(Translator, model, machine, lines)
+    translator: Translator = _opened(Translator, model, machine, lines, cluster)
     translator = translator if window is None else WindowTranslator(translator, window)
     plan = _settled(translator, group_size, decoding, lines)
     shared = lines_shared(cluster, machine, model, plan.options)
@@ -121,7 +119,7 @@ def generate(
     from multistride.cli.sharing import lines_shared
     from multistride.generator import Generator
 
-    generator = _opened(Generator, model, machine, lines)
+    generator = _opened(Generator, model, machine, lines, cluster)
     plan = _settled(generator, group_size, decoding, lines)
     writer = generator.chatting(system) if chat else generator
     shared = lines_shared(cluster, machine, model, plan.options, (chat, system))
@@ -174,9 +172,13 @@ def score(
     _complete(failed, "pairs could not be scored")
 
 
-def _opened(kind: Any, model: Path | None, machine: Machine, lines: Lines) -> Any:
+def _opened(
+    kind: Any, model: Path | None, machine: Machine, lines: Lines, cluster: Cluster
+) -> Any:
     """Return the model, loaded as `kind`, once it is clear that its lines have places to go."""
     refuse_shared_files([lines.source], [lines.output, lines.trace])
+    if lines.stream:
+        cluster.refuse("--stream")
 
     from multistride.device import set_threads
 
