@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,9 @@ from multistride.errors import DataError, UsageError
 from multistride.evaluate.bench.request import BenchOptions
 from multistride.evaluate.request import EvaluationRequest
 from multistride.report.outputs import Outputs
-from multistride.report.result import Result
+
+if TYPE_CHECKING:
+    from multistride.report.result import Result
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +216,9 @@ def _calibrate_groups(
     from multistride.model.weights import CALIBRATION
     from multistride.report.tables import calibration_table
 
-    measured = measure(load(model, device), model, source, reference).model_dump(mode="json")
+    measured = measure(load(model, device, "eager"), model, source, reference).model_dump(
+        mode="json"
+    )
     write_json(model / CALIBRATION, measured)
     logger.info(f"written: {model / CALIBRATION}")
     if as_json:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from multistride.cli.options import Cluster, Machine
 from multistride.cluster.spread import Spread
-from multistride.decode.corpus import decode_corpus
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.device import set_threads
@@ -167,6 +166,6 @@ class TokensWork:
 
         def work(lot: Lot) -> list[Hypothesis]:
             options, rows = lot
-            return decode_corpus(model.engine, rows, model.planned(options))
+            return model.decoded(rows, model.planned(options))
 
         return work
