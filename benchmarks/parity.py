@@ -115,7 +115,8 @@ def small_translator(
     size = originals.small_tokenizer(place / "theirs", template, **SPECIAL)
     sizes = {**TRANSLATOR_SIZES, "max_position_embeddings": 128}
     theirs = originals.randomised(model(config(vocab_size=size, **sizes, **special)))
-    theirs.final_logits_bias.normal_()
+    if hasattr(theirs, "final_logits_bias"):
+        theirs.final_logits_bias.normal_()
     theirs.generation_config.forced_eos_token_id = None
     theirs.save_pretrained(place / "theirs")
     ours, _ = originals.converted_model(place / "theirs", place / "ours")

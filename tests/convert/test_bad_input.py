@@ -87,13 +87,13 @@ def test_a_truncated_file(source):
     ("changes", "message"),
     [
         (
-            {"model_type": "mamba"},
-            "has the model_type mamba; what can be converted is bart, gpt2, llama",
+            {"model_type": "rwkv"},
+            "has the model_type rwkv; what can be converted is bart, gemma, gemma2",
         ),
         ({"model_type": None}, "has the model_type None"),
         (
-            {"model_type": "t5"},
-            "of the layout t5, which cannot be converted: it adds a learned bias",
+            {"model_type": "umt5"},
+            "of the layout umt5, which cannot be converted: its learned bias of attention differs",
         ),
         (
             {"auto_map": {"AutoModel": "modeling.My"}},

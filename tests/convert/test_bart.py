@@ -1,20 +1,37 @@
 """BART, mBART and Marian against the classes of transformers."""
 
+import json
+
 import pytest
-from originals import assert_same_translator, converted_model, randomised, small_tokenizer
+from originals import (
+    assert_same_translator,
+    before,
+    converted_model,
+    padded,
+    randomised,
+    small_tokenizer,
+)
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
     MBartConfig,
     MBartForConditionalGeneration,
 )
+from typer.testing import CliRunner
 
 import multistride
-from multistride.errors import DataError
+import multistride.hf
+from multistride.cli import app
+from multistride.convert.run import convert
+from multistride.convert.tokenizer import Languages
+from multistride.errors import DataError, UsageError
 from multistride.evaluate.inspection import inspect_model
 
 SIZES = {
@@ -28,6 +45,7 @@ SIZES = {
     "max_position_embeddings": 64,
     "forced_eos_token_id": None,
 }
+TEXTS = ["a cat sat.", "dogs"]
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 BART = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 MARIAN = {
@@ -44,6 +62,12 @@ KINDS = {
         {**BART, "scale_embedding": True},
         "$A </s>",
     ),
+    "m2m100": (
+        M2M100ForConditionalGeneration,
+        M2M100Config,
+        {**BART, "scale_embedding": True},
+        "<s> $A </s>",
+    ),
     "marian": (MarianMTModel, MarianConfig, {**MARIAN, "activation_function": "swish"}, "$A </s>"),
 }
 
@@ -55,7 +79,8 @@ def test_a_converted_model_is_the_original(kind, tmp_path):
     model, config, special, template = KINDS[kind]
     size = small_tokenizer(tmp_path / "theirs", template, **SPECIAL)
     theirs = randomised(model(config(vocab_size=size, **SIZES, **special)))
-    theirs.final_logits_bias.normal_()
+    if kind != "m2m100":
+        theirs.final_logits_bias.normal_()
     theirs.generation_config.forced_eos_token_id = None
     theirs.save_pretrained(tmp_path / "theirs")
     ours, vocabulary = converted_model(tmp_path / "theirs", tmp_path / "ours")
@@ -101,7 +126,9 @@ def test_a_converted_translator_translates(tmp_path):
     inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
     written = theirs.generate(**inputs, max_new_tokens=20, do_sample=False, num_beams=1)
     expected = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
-    found = multistride.load(tmp_path / "ours").translate(texts, limit_ratio=0.01, limit_extra=20)
+    found = multistride.load(tmp_path / "ours", engine="eager").translate(
+        texts, limit_ratio=0.01, limit_extra=20
+    )
     assert [each.text.strip() for each in found] == expected
     assert any(expected)
     started_from = inspect_model(tmp_path / "ours")["started_from"]
@@ -138,3 +165,58 @@ def test_a_bias_of_zeros_is_left_out(tmp_path):
     assert not ours.config.output_bias
     assert (vocabulary.bos, vocabulary.eos) == (2, 2)
     assert ours.config.unpicked == (size,)
+
+
+CODES = {"english": "eng_Latn", "french": "fra_Latn", "german": "deu_Latn"}
+
+
+def many_languages(place):
+    """A small M2M100 with a tokenizer of the kind of NLLB: the code of the source, text, EOS."""
+    size = small_tokenizer(place, "eng_Latn $A </s>", **SPECIAL, **CODES)
+    path = place / "tokenizer_config.json"
+    settings = {**json.loads(path.read_text()), "src_lang": "eng_Latn"}
+    for name in CODES:
+        del settings[name]
+    path.write_text(json.dumps({**settings, "additional_special_tokens": list(CODES.values())}))
+    config = M2M100Config(vocab_size=size, **SIZES, **BART, scale_embedding=True)
+    theirs = randomised(M2M100ForConditionalGeneration(config))
+    theirs.generation_config.forced_eos_token_id = None
+    theirs.save_pretrained(place)
+    return theirs
+
+
+def test_the_language_to_write_is_named_when_converting(tmp_path):
+    """A model of 200 languages that writes whichever it likes; sources that begin with the code of
+    another language."""
+    theirs = many_languages(tmp_path / "theirs")
+    arguments = ["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")]
+    languages = ["--source-language", "deu_Latn", "--target-language", "fra_Latn"]
+    result = CliRunner().invoke(app, [*arguments, *languages])
+    assert result.exit_code == 0, result.output
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    german, french = tokenizer.convert_tokens_to_ids(["deu_Latn", "fra_Latn"])
+    rows = [[german, *tokenizer(text, add_special_tokens=False)["input_ids"], 2] for text in TEXTS]
+    source, _, real = padded(rows, 1)
+    settings = {"max_new_tokens": 20, "do_sample": False, "num_beams": 1}
+    inputs = {"input_ids": source, "attention_mask": real.long()}
+    expected = theirs.generate(**inputs, forced_bos_token_id=french, **settings)[:, 1:].tolist()
+    model = multistride.load(tmp_path / "ours")
+    limits = {"max_tokens": 20}
+    found = model.translate(TEXTS, **limits)
+    assert [list(each.tokens) for each in found] == [before(row, 2) for row in expected]
+    assert all(each.tokens[0] == french for each in found)
+    ours = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours")
+    assert ours.generate(**inputs, **settings)[:, 1:].tolist() == expected
+    again = ours.generate(**inputs, custom_generate=None, **settings)[:, 1:].tolist()
+    assert again == expected
+    [prefixed] = model.translate(TEXTS[:1], prefix="a", **limits)
+    assert prefixed.tokens[:2] == (french, tokenizer.convert_tokens_to_ids("a"))
+    exact = model.translate(TEXTS, group_size=1, beam=2, **limits)
+    assert all(each.tokens[0] == french for each in exact)
+
+
+def test_languages_that_are_not_there_are_refused(tmp_path):
+    many_languages(tmp_path / "theirs")
+    with pytest.raises(UsageError, match=r"has no language klingon.*\(eng_Latn, fra_Latn, "):
+        convert(str(tmp_path / "theirs"), tmp_path / "ours", False, Languages(None, "klingon"))
+    assert not (tmp_path / "ours").exists()

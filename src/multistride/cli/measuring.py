@@ -204,7 +204,9 @@ def _calibrate_groups(
     from multistride.model.weights import CALIBRATION
     from multistride.report.tables import calibration_table
 
-    measured = measure(load(model, device), model, source, reference).model_dump(mode="json")
+    measured = measure(load(model, device, "eager"), model, source, reference).model_dump(
+        mode="json"
+    )
     write_json(model / CALIBRATION, measured)
     logger.info(f"written: {model / CALIBRATION}")
     if as_json:

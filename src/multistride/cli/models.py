@@ -33,6 +33,20 @@ def convert(
             rich_help_panel="Input",
         ),
     ] = False,
+    source_language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language of the sources, where the tokenizer has a code for it (NLLB: eng_Latn).",
+            rich_help_panel="Input",
+        ),
+    ] = None,
+    target_language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language to write, whose code every target begins with (NLLB: fra_Latn).",
+            rich_help_panel="Input",
+        ),
+    ] = None,
 ) -> None:
     """Convert a Hugging Face or GGUF checkpoint to a model directory.
 
@@ -42,8 +56,10 @@ def convert(
     Example: multistride convert --download HuggingFaceTB/SmolLM2-135M-Instruct models/smollm2
     """
     from multistride.convert.run import convert as convert_checkpoint
+    from multistride.convert.tokenizer import Languages
 
-    result = convert_checkpoint(source, directory, download)
+    languages = Languages(source_language, target_language)
+    result = convert_checkpoint(source, directory, download, languages)
     parameters = sum(parameter.numel() for parameter in result.model.parameters())
     logger.info(
         f"written: {directory} ({result.checkpoint.model_type}, "

@@ -31,8 +31,8 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     engine: EngineName = Field(
-        "eager",
-        description="Inference engine: eager (PyTorch, float32), int8 (CPU, extra [int8]), gpu "
+        "auto",
+        description="Inference engine: eager (PyTorch, float32: the reference), int8 (CPU), gpu "
         "(CUDA), or auto, the fastest that runs here. `multistride doctor` lists them.",
         json_schema_extra={"panel": "Machine"},
     )

@@ -86,7 +86,7 @@ def serve(
     Requests share batches; SIGTERM lets running ones finish. Without --threads one core stays free
     for the network.
 
-    Example: multistride serve --group-size 4 --engine int8
+    Example: multistride serve --group-size 4
 
     Example: multistride serve --model english-german --model chat=RUN/best --port 9000
     """

@@ -148,7 +148,8 @@ def score(
     that cannot be scored becomes an empty line; stderr names it, and the exit code is 4.
 
     A text may be cut into other tokens than a model wrote it in; then its score differs from the
-    one that decoding reported. --tokens scores what was written.
+    one that decoding reported. --tokens scores what was written. Scores are always those of the
+    weights in float32; int8 decoding reports slightly other ones.
 
     Example: multistride score --model RUN/best --source test.en --target test.de --group-size 4
     """
@@ -158,7 +159,8 @@ def score(
 
     from multistride.cli.lines import score_stream
 
-    translator = open_model(machine, model)
+    # Probabilities are those of the weights in float32.
+    translator = open_model(machine.model_copy(update={"engine": "eager"}), model)
     note_untrained(int(size), translator.config.group_sizes)
     failed = score_stream(
         translator, source, target, int(size), "json" if as_json else "text", tokens

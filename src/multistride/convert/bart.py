@@ -1,13 +1,16 @@
-"""The layout of BART, mBART and Marian (OPUS-MT): encoder-decoders with one vocabulary for both
-sides.
+"""The layout of BART, mBART, Marian (OPUS-MT) and M2M100 (NLLB): encoder-decoders with one
+vocabulary for both sides.
 
 All three begin the decoder's text with a start symbol, so their places are ours. BART and mBART
 have learned tables of positions, one a side, which begin with two rows that are never used, and
 normalise embeddings; mBART normalises before its sublayers, the others after. Marian has sinusoids
-and a bias for every entry of the vocabulary.
+and a bias for every entry of the vocabulary. M2M100 normalises as mBART does; its sinusoids have
+other rates than the paper's and begin behind the padding symbol, so they are stored as a table.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -50,7 +53,7 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
         raise refuse(checkpoint, "a vocabulary for each side")
     if config["activation_function"] not in ACTIVATIONS:
         raise refuse(checkpoint, f"the activation {config['activation_function']}")
-    marian = kind == "marian"
+    marian, many = kind == "marian", kind == "m2m_100"
     return TransformerConfig.model_validate(
         {
             "vocabulary_size": config["vocab_size"],
@@ -59,11 +62,11 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
             "heads": config["decoder_attention_heads"],
             "encoder_layers": config["encoder_layers"],
             "decoder_layers": config["decoder_layers"],
-            "norm": "pre" if kind == "mbart" else "post",
+            "norm": "pre" if many or kind == "mbart" else "post",
             "activation": ACTIVATIONS[config["activation_function"]],
             "positions": "sinusoidal" if marian else "learned",
-            "separate_positions": not marian,
-            "embedding_norm": not marian,
+            "separate_positions": not (marian or many),
+            "embedding_norm": not (marian or many),
             "max_positions": config["max_position_embeddings"],
             "tie_embeddings": config.get("tie_word_embeddings", True),
             "scale_embeddings": config.get("scale_embedding", False),
@@ -95,12 +98,18 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
     if config.output_bias:
         result.append(Entry("output_bias", (_BIAS,), Tensor.flatten))
     rows = config.max_positions + config.max_group_size
+    many = checkpoint.model_type == "m2m_100"
+    if many:
+        first = checkpoint.config.get("pad_token_id", 1) + 1
+        result.append(
+            Entry("position.table", (), whole=lambda _: _fairseq(first, rows, config.hidden_size))
+        )
     for side, embedded, position in (
         ("encoder", "source", "source_position"),
         ("decoder", "target", "position"),
     ):
         theirs = f"model.{side}"
-        if config.positions == "learned":
+        if config.positions == "learned" and not many:
             table = f"{theirs}.embed_positions.weight"
             result.append(
                 Entry(
@@ -109,7 +118,7 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
                     lambda table: extended(table[_UNUSED_ROWS:], rows),
                 )
             )
-        else:
+        elif not many:
             _check_sinusoids(checkpoint, f"{theirs}.embed_positions.weight")
         if config.embedding_norm:
             result += linear(f"{embedded}_embedding_norm", f"{theirs}.layernorm_embedding")
@@ -128,6 +137,13 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
             *linear(f"{ours}.cross.output", f"{attention}.out_proj"),
         ]
     return result
+
+
+def _fairseq(first: int, rows: int, width: int) -> Tensor:
+    """Return the sinusoids of fairseq from position `first` on: the slowest is a whole 1/10,000."""
+    rates = torch.exp(torch.arange(width // 2).float() * -(math.log(10000) / (width // 2 - 1)))
+    angles = torch.arange(first, first + rows).float()[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _check_sinusoids(checkpoint: Checkpoint, name: str) -> None:
@@ -153,7 +169,9 @@ def _layer(ours: str, theirs: str) -> list[Entry]:
 
 def _ignored(name: str) -> bool:
     """Copies of the embedding, a bias of zeros, and sinusoids that were stored."""
-    return name in (*_EMBEDDINGS, _BIAS) or name.endswith(".embed_positions.weight")
+    return name in (*_EMBEDDINGS, _BIAS) or name.endswith(
+        (".embed_positions.weight", ".embed_positions.weights")
+    )
 
 
 LAYOUT = Layout(configure, entries, _ignored)

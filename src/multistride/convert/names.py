@@ -22,11 +22,15 @@ def unchanged(tensor: Tensor) -> Tensor:
 
 
 class Entry(NamedTuple):
-    """One of our tensors: theirs, one below the other, each changed first."""
+    """One of our tensors: theirs, each changed, one below the other, then changed as a whole.
+
+    What is made of none of theirs is computed by `whole`, which is given an empty tensor.
+    """
 
     ours: str
     theirs: tuple[str, ...]
     change: Change = unchanged
+    whole: Change = unchanged
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,16 @@ def linear(ours: str, *theirs: str, bias: bool = True, change: Change = unchange
     ]
 
 
+def scaled(rows: Tensor, queries: int, factor: float) -> Tensor:
+    """Return the rows of queries, keys and values with the queries multiplied by `factor`.
+
+    In float32, unless it is a power of two, which loses nothing in any precision.
+    """
+    if torch.tensor(factor).frexp().mantissa != 0.5:
+        rows = rows.float()
+    return torch.cat([rows[:queries] * factor, rows[queries:]])
+
+
 def mapped(layout: Layout, config: TransformerConfig, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return our tensors, made of theirs as the layout says.
 
@@ -67,7 +81,8 @@ def mapped(layout: Layout, config: TransformerConfig, checkpoint: Checkpoint) ->
                 "download it again, or correct config.json"
             )
         parts = [entry.change(checkpoint.read(name)) for name in entry.theirs]
-        result[entry.ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        one = parts[0] if len(parts) == 1 else torch.cat(parts or [torch.empty(0)])
+        result[entry.ours] = entry.whole(one)
         used.update(entry.theirs)
     left = sorted(name for name in checkpoint.names - used if not layout.ignored(name))
     if left:

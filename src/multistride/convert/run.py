@@ -14,11 +14,17 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from multistride.config import first_problem
-from multistride.convert import bart, gpt2, llama
+from multistride.convert import bart, gemma, gpt2, llama, t5
 from multistride.convert.checkpoint import Checkpoint, fetched, read_directory
 from multistride.convert.gguf import read_gguf
 from multistride.convert.names import Layout, mapped
-from multistride.convert.tokenizer import foreign_vocabulary, named_ends
+from multistride.convert.tokenizer import (
+    UNNAMED,
+    Languages,
+    first_token,
+    foreign_vocabulary,
+    named_ends,
+)
 from multistride.data.foreign import ForeignVocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import refuse_foreign, refuse_inputs
@@ -30,9 +36,15 @@ logger = logging.getLogger(__name__)
 
 LAYOUTS: dict[str, Layout] = {
     "bart": bart.LAYOUT,
+    "gemma": gemma.LAYOUT,
+    "gemma2": gemma.LAYOUT,
+    "gemma3_text": gemma.LAYOUT,
     "gpt2": gpt2.LAYOUT,
     "marian": bart.LAYOUT,
     "mbart": bart.LAYOUT,
+    "t5": t5.LAYOUT,
+    "mt5": t5.LAYOUT,
+    "m2m_100": bart.LAYOUT,
     "llama": llama.LAYOUT,
     "mistral": llama.LAYOUT,
     "olmo2": llama.LAYOUT,
@@ -42,12 +54,28 @@ LAYOUTS: dict[str, Layout] = {
 }
 """The layouts that can be converted, by the `model_type` of their config.json."""
 
+_TEXT_ONLY = "it holds a model of images as well: take a text-only one, such as gemma-3-1b-it"
 WHY_NOT = {
-    "t5": "it adds a learned bias to attention for every distance of two tokens, and attention "
-    "here has masks only",
+    "umt5": "its learned bias of attention differs from layer to layer, and here one serves all",
+    "gemma3": _TEXT_ONLY,
+    "gemma3n": _TEXT_ONLY,
+    "llava": _TEXT_ONLY,
+    "mixtral": "its feed-forward layers are mixtures of experts, and there is no router here",
+    "qwen2_moe": "its feed-forward layers are mixtures of experts, and there is no router here",
+    "qwen3_moe": "its feed-forward layers are mixtures of experts, and there is no router here",
+    "nllb-moe": "its feed-forward layers are mixtures of experts, and there is no router here",
+    "bert": "it fills gaps and does not write texts",
+    "roberta": "it fills gaps and does not write texts",
+    "bloom": "its attention falls off with the distance (ALiBi), in every head at its own rate",
+    "falcon": "its attention and feed-forward layers read the same states side by side",
+    "gpt_neox": "its attention and feed-forward layers read the same states side by side",
+    "phi": "its attention and feed-forward layers read the same states side by side",
+    "mamba": "it has no attention",
 }
-WHY_NOT["mt5"] = WHY_NOT["umt5"] = WHY_NOT["t5"]
 """Layouts that were tried, and the reason why they are refused."""
+
+_MANY_LANGUAGES = ("m2m_100", "mbart")
+"""Layouts that write the code of a language first."""
 
 _SEED = 0
 _LICENCE = re.compile(r"^license:\s*(\S+)", re.MULTILINE)
@@ -63,10 +91,13 @@ class Converted:
     lost: tuple[str, ...]
 
 
-def convert(source: str, directory: Path, download: bool = False) -> Converted:
+def convert(
+    source: str, directory: Path, download: bool = False, languages: Languages = UNNAMED
+) -> Converted:
     """Read `source` (a directory, a GGUF file, or a name on the hub) and write a model directory.
 
-    A name is looked for in the cache of the hub, and fetched if `download` says so.
+    A name is looked for in the cache of the hub, and fetched if `download` says so. `languages` are
+    for models that write many (NLLB): the code of the target's is what they write first.
 
     Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if
     `directory` is the source.
@@ -76,7 +107,7 @@ def convert(source: str, directory: Path, download: bool = False) -> Converted:
     if Path(source).exists():
         refuse_inputs(directory, [Path(source)])
     refuse_foreign(directory)
-    result = converted(open_source(source, download))
+    result = converted(open_source(source, download), languages)
     checkpoint = result.checkpoint
     provenance = {
         "converted_from": {
@@ -112,7 +143,7 @@ def open_source(source: str, download: bool = False) -> Checkpoint:
     return read_directory(fetched(source, download), source)
 
 
-def converted(checkpoint: Checkpoint) -> Converted:
+def converted(checkpoint: Checkpoint, languages: Languages = UNNAMED) -> Converted:
     """Return the model of a checkpoint, in evaluation mode and in the precision it is stored in.
 
     Raises `DataError` if its layout is unknown or has a part we have no brick for, or if a tensor
@@ -121,8 +152,9 @@ def converted(checkpoint: Checkpoint) -> Converted:
     layout = _layout(checkpoint)
     try:
         config = layout.configure(checkpoint)
-        vocabulary, mask_added = foreign_vocabulary(checkpoint, config)
+        vocabulary, mask_added = foreign_vocabulary(checkpoint, config, languages)
         config = _completed(config, checkpoint, vocabulary, mask_added)
+        config = _beginning(config, checkpoint, vocabulary, languages)
     except KeyError as error:
         raise DataError(
             f"{checkpoint.name}: config.json does not say {error}: download it again"
@@ -140,7 +172,7 @@ def converted(checkpoint: Checkpoint) -> Converted:
         model = Transformer(config)
     tensors = _with_own(mapped(layout, config, checkpoint), config, mask_added)
     model.load_state_dict(_fitting(tensors, model, checkpoint), assign=True)
-    return Converted(model.eval(), vocabulary, checkpoint, _lost(checkpoint))
+    return Converted(model.eval(), vocabulary, checkpoint, _lost(checkpoint, config))
 
 
 def _layout(checkpoint: Checkpoint) -> Layout:
@@ -168,7 +200,8 @@ def _completed(
     Rows of the tables that no token stands for are left out.
     """
     entries = len(vocabulary) - int(mask_added)
-    if entries > config.vocabulary_size:
+    beyond = range(config.vocabulary_size, entries)
+    if not vocabulary.special.issuperset(beyond):
         raise DataError(
             f"{checkpoint.name} has a tokenizer of {entries} entries and a model for "
             f"{config.vocabulary_size}: "
@@ -186,10 +219,37 @@ def _completed(
         "start_token": vocabulary.bos,
         "end_token": vocabulary.eos,
         "mask_token": vocabulary.mask,
-        "never_written": tuple(sorted({vocabulary.mask, *forbidden})),
+        "never_written": tuple(sorted({vocabulary.mask, *forbidden, *beyond})),
         "further_ends": _further_ends(checkpoint, vocabulary),
     }
     return TransformerConfig.model_validate({**config.model_dump(), **decided})
+
+
+def _beginning(
+    config: TransformerConfig,
+    checkpoint: Checkpoint,
+    vocabulary: ForeignVocabulary,
+    languages: Languages,
+) -> TransformerConfig:
+    """Return the configuration with the token that targets begin with, if there is one.
+
+    Raises `UsageError` for languages that are given to a model without any.
+    """
+    if not config.encoder_layers:
+        if languages != UNNAMED:
+            raise UsageError(
+                f"{checkpoint.name} is a causal model, which has no languages: leave them out"
+            )
+        return config
+    first = first_token(checkpoint)
+    if languages.target is not None:
+        [[first]] = vocabulary.encode_rendered([vocabulary.settings["tgt_lang"]])
+    if first is None and checkpoint.model_type in _MANY_LANGUAGES:
+        logger.warning(
+            "no language to write is named, so the model chooses one: convert again with "
+            "--target-language"
+        )
+    return TransformerConfig.model_validate({**config.model_dump(), "first_token": first})
 
 
 def _with_own(
@@ -202,7 +262,7 @@ def _with_own(
     tensors["reach.beyond_one.weight"] = torch.zeros(
         config.max_group_size, config.hidden_size, dtype=like.dtype
     )
-    if config.positions == "rotary":
+    if config.positions in ("rotary", "relative"):
         generator = torch.Generator().manual_seed(_SEED)
         far = torch.randn(config.max_group_size, config.hidden_size, generator=generator)
         far[0] = 0
@@ -219,14 +279,20 @@ def _with_own(
 
 
 def _table(table: Tensor, config: TransformerConfig, mask_added: bool) -> Tensor:
-    """Return a table over the vocabulary as long as that; a mask that was added begins as the mean
-    of all other tokens.
+    """Return a table over the vocabulary as long as that.
+
+    A mask that was added begins as the mean of all other tokens, and so does what the tokenizer has
+    and the original's table has not.
     """
-    if not mask_added:
-        return table[: config.vocabulary_size]
-    others = table[: config.mask_token]
+    size = config.vocabulary_size
+    if len(table) >= size and not mask_added:
+        return table[:size]
+    others = table[: config.mask_token] if mask_added else table
     mean = others.float().mean(dim=0, keepdim=True).to(table.dtype)
-    return torch.cat([others, mean, table[config.mask_token + 1 : config.vocabulary_size]])
+    longer = torch.cat([table[:size], mean.expand(max(size - len(table), 0), *table.shape[1:])])
+    if mask_added:
+        longer[config.mask_token] = mean[0]
+    return longer
 
 
 def _fitting(
@@ -258,11 +324,11 @@ def _further_ends(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tupl
     )
 
 
-def _lost(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _lost(checkpoint: Checkpoint, config: TransformerConfig) -> tuple[str, ...]:
     """Return what decoding here does not do although the checkpoint asks for it."""
     lost = []
     forced = checkpoint.generation.get("forced_bos_token_id")
-    if forced is not None:
+    if forced is not None and not config.encoder_layers:
         lost.append(
             f"the first token {forced} is not forced: the model writes it itself, or a prompt "
             "begins with it"

@@ -4,17 +4,29 @@ mask is added.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.sentencepiece import marian_tokenizer
 from multistride.data.foreign import ROLES, ForeignVocabulary
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 
 MASK = "<mask>"
+
+
+class Languages(NamedTuple):
+    """The languages of sources and targets, by the names their tokenizer has (`eng_Latn`)."""
+
+    source: str | None = None
+    target: str | None = None
+
+
+UNNAMED = Languages()
+"""The languages that the files of a checkpoint name."""
+
 KEPT_SETTINGS = (
     "pad_token",
     "bos_token",
@@ -34,10 +46,12 @@ ours."""
 
 
 def foreign_vocabulary(
-    checkpoint: Checkpoint, config: TransformerConfig
+    checkpoint: Checkpoint, config: TransformerConfig, languages: Languages = UNNAMED
 ) -> tuple[ForeignVocabulary, bool]:
     """Return the tokenizer of a checkpoint with its special tokens by role, and whether a mask was
     added to it.
+
+    `languages` take the place of those that the files name.
 
     Where no token is a mask one is added, which takes the id behind all others. Padding is never
     read, so where there is none EOS stands in. Raises `DataError` without tokenizer or EOS, and
@@ -46,6 +60,7 @@ def foreign_vocabulary(
     tokenizer = _read(checkpoint)
     given = checkpoint.tokenizer_config
     settings = {name: _piece(given[name]) for name in KEPT_SETTINGS if given.get(name) is not None}
+    _speak(checkpoint, tokenizer, settings, languages)
     end = _end(checkpoint, tokenizer, settings, config.encoder_layers == 0)
     start = (
         _decoder_start(checkpoint)
@@ -55,10 +70,8 @@ def foreign_vocabulary(
     pad = _id(tokenizer, settings.get("pad_token"))
     unknown = _id(tokenizer, settings.get("unk_token"))
     mask, added = _mask(tokenizer, settings)
-    forced = checkpoint.generation.get(
-        "forced_bos_token_id", checkpoint.config.get("forced_bos_token_id")
-    )
-    if "src_lang" in settings and isinstance(forced, int):
+    forced = first_token(checkpoint)
+    if "src_lang" in settings and forced is not None:
         settings.setdefault("tgt_lang", tokenizer.id_to_token(forced))
     settings.setdefault("pad_token", tokenizer.id_to_token(end))
     roles = {
@@ -85,6 +98,57 @@ def foreign_vocabulary(
             "here: it cannot be converted"
         )
     return vocabulary, added
+
+
+def first_token(checkpoint: Checkpoint) -> int | None:
+    """Return the token that the original is forced to write first; None if there is none."""
+    forced = checkpoint.generation.get(
+        "forced_bos_token_id", checkpoint.config.get("forced_bos_token_id")
+    )
+    return forced if isinstance(forced, int) else None
+
+
+def _speak(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, settings: dict[str, Any], languages: Languages
+) -> None:
+    """Let sources begin with the code of their language, and settings name codes by their pieces.
+
+    Raises `UsageError` for a language that the tokenizer has no code for.
+    """
+    for name, given in (("src_lang", languages.source), ("tgt_lang", languages.target)):
+        code = _code(tokenizer, given or settings.get(name))
+        if given is not None and code is None:
+            raise UsageError(
+                f"{checkpoint.name} has no language {given}: name one by the code of its "
+                f"tokenizer{_codes(checkpoint)}"
+            )
+        if code is not None:
+            settings[name] = code
+    if languages.source is None:
+        return
+    code, [before] = settings["src_lang"], [tokenizer.encode("").tokens]
+    if len(before) != 2 or before[1] != settings.get("eos_token"):
+        raise UsageError(
+            f"{checkpoint.name} has a tokenizer that puts no language before a source: leave the "
+            "source language out"
+        )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[code, "$A", before[1]],
+        special_tokens=[(piece, tokenizer.token_to_id(piece)) for piece in (code, before[1])],
+    )
+
+
+def _code(tokenizer: Tokenizer, language: Any) -> str | None:
+    """Return the piece of a language; that of M2M100 stands between underlines."""
+    pieces = [language, f"__{language}__"] if isinstance(language, str) else []
+    return next((piece for piece in pieces if tokenizer.token_to_id(piece) is not None), None)
+
+
+def _codes(checkpoint: Checkpoint) -> str:
+    """Return a few of the codes that the files list, to be shown in a message."""
+    listed = checkpoint.tokenizer_config.get("additional_special_tokens") or []
+    shown = [_piece(piece) for piece in listed[:3]]
+    return f" ({', '.join(shown)}, ...)" if shown else ""
 
 
 def _read(checkpoint: Checkpoint) -> Tokenizer:

@@ -69,13 +69,14 @@ def constraints_of(
         bars.append(lambda written: options.banned_tokens)
     if options.no_repeat_ngram:
         bars.append(no_repeat(options.no_repeat_ngram))
+    first = () if config.first_token is None else (config.first_token,)
     if not (options.prefix or options.banned or options.stop):
-        return Constraints(permitted=_permission(bars, options.min_tokens, config.ends))
+        return Constraints(first, permitted=_permission(bars, options.min_tokens, config.ends))
     assert vocabulary is not None, "rules about text need the vocabulary"
     if options.banned:
         bars.append(banned_texts(options.banned, vocabulary))
     permitted = _permission(bars, options.min_tokens, config.ends)
-    prefix = _prefix(options, config, vocabulary)
+    prefix = _prefix(options, config, vocabulary) if options.prefix else first
     if not options.stop:
         return Constraints(prefix, permitted=permitted)
     return Constraints(prefix, stop_texts(options.stop, vocabulary), permitted)

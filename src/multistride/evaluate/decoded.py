@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
-from multistride.decode.corpus import decode_corpus
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_continuations
@@ -61,7 +60,7 @@ class _Decoded:
 
     def write(self, way: Way, inputs: Sequence[list[int]]) -> list[Hypothesis]:
         """Decode token sequences; the n-th hypothesis belongs to the n-th."""
-        return decode_corpus(self._writer.engine, inputs, self._writer.planned(way.options))
+        return self._writer.decoded(inputs, self._writer.planned(way.options))
 
     def greedy(self) -> Way:
         """Return greedy K=1, which all rows are compared with."""

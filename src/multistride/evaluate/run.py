@@ -32,7 +32,7 @@ def evaluate(
     request: EvaluationRequest,
     ways: Sequence[DecodeOptions],
     model: Path | None = None,
-    engine: EngineName = "eager",
+    engine: EngineName = "auto",
     device: str = "auto",
 ) -> Result:
     """Measure a model (None: the one that ships) on texts in every way of decoding.
@@ -62,7 +62,7 @@ def evaluate_task(
     ways: Sequence[DecodeOptions],
     open_task: Open,
     model: Path | None = None,
-    engine: EngineName = "eager",
+    engine: EngineName = "auto",
     device: str = "auto",
 ) -> Result:
     """Measure a model on the records of a task, which `open_task` opens (`tasks.names`).

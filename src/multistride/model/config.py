@@ -295,6 +295,13 @@ class TransformerConfig(BaseModel):
                 f"a head is {self.head_width} wide; rotary positions need an even width"
             )
         self._check_attention()
+        if self.first_token is not None and not (
+            self.encoder_layers and self.first_token < max(self.vocabulary_size, 1)
+        ):
+            raise ValueError(
+                f"first_token is {self.first_token}; it is a token of the vocabulary, and targets "
+                "of an encoder-decoder begin with it"
+            )
         if self.separate_positions and not (self.positions == "learned" and self.encoder_layers):
             raise ValueError(
                 "separate_positions is true; only an encoder-decoder with learned positions has any"

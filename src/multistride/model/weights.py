@@ -105,6 +105,8 @@ def save_model(
             "max_length": config.max_positions,
             "group_size": max(config.group_sizes),
         }
+        if config.first_token is not None:
+            generation["forced_bos_token_id"] = config.first_token
         _write(place / "generation_config.json", generation)
         _write(place / PROVENANCE, {"multistride": __version__, **provenance})
         (place / "README.md").write_text(card, encoding="utf-8")

@@ -17,6 +17,7 @@ from multistride.data.vocab import Vocabulary
 from multistride.decode.choosing.auto import best, check_auto, offers
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.plan import Plan, plan
+from multistride.engines.interface import announce
 from multistride.errors import DataError, UsageError
 from multistride.serve.errors import HttpProblem
 from multistride.serve.metrics import Metrics
@@ -311,6 +312,8 @@ def opened(models: Mapping[str, TextModel], defaults: Defaults, capacity: Capaci
         _check(served.models[name])
         if defaults.group_size == "auto":
             served.models[name].measure()
+    for model in models.values():
+        announce(model.engine)
     return served
 
 
