@@ -99,7 +99,7 @@ def main() -> None:
 def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     """The result: settings and points."""
     torch.set_num_threads(chosen.threads)
-    translator = multistride.load(chosen.model)
+    translator = multistride.load(chosen.model, engine="eager")
     config = translator.config
     sources, references = (
         [line.decode() for line in read_lines(path)] for path in (chosen.source, chosen.reference)

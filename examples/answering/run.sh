@@ -31,7 +31,7 @@ run() { printf '$ %s\n' "$*" >&2; "$@"; }
 measure() { # TASK MODEL RECORDS NAME SIZES [OPTIONS]
     task=$1 model=$2 records=$3 name=$4 sizes=$5
     shift 5
-    [ -e "$directory/$name.json" ] || run multistride evaluate --task "$task" --model "$model" --source "$records" \
+    [ -e "$directory/$name.json" ] || run multistride evaluate --engine eager --task "$task" --model "$model" --source "$records" \
         --group-size "$sizes" --threads 1 --name "$name" --output "$directory/$name.json" "$@"
 }
 

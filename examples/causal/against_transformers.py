@@ -147,7 +147,7 @@ def _until(tokens: Tokens, ends: Sequence[int]) -> Tokens:
 @functools.cache
 def loaded_once(directory: Path) -> Generator:
     """A model of ours; ways of decoding share it."""
-    return Generator.load(directory)
+    return Generator.load(directory, engine="eager")
 
 
 def makers(asked: argparse.Namespace) -> dict[str, Callable[[], Contender]]:

@@ -23,7 +23,7 @@ run python "$here/corpus.py" "$data" "$directory/text"
 run multistride prepare --output "$directory/data" --vocabulary-size 4000 --window 256 --carry 32 \
     --train-text "$directory/text/train.jsonl" --validation-text "$directory/text/validation.jsonl"
 run multistride train "$here/many-k.yaml" --resume --set "data=$directory/data" --set "run=$directory/many-k"
-run multistride evaluate --kind generation --model "$directory/many-k/best" --group-size 1,2,4 --mode exact,fast \
+run multistride evaluate --engine eager --kind generation --model "$directory/many-k/best" --group-size 1,2,4 --mode exact,fast \
     --source "$directory/text/test.prompts.txt" --reference "$directory/text/test.continuations.txt" \
     --max-tokens 64 --threads 1 --name "Austen and State of the Union" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json"

@@ -39,10 +39,10 @@ run multistride prepare --output "$directory/mixed-data" --vocabulary "$director
     --validation-source "$text/validation.zh" --validation-target "$text/validation.en"
 run multistride train "$here/many-k-2.yaml" --resume --set "start_from=$directory/many-k/best" \
     --set "data=$directory/mixed-data" --set "run=$directory/many-k-2"
-run multistride evaluate --model "$directory/autoregressive/best" --group-size 1 --beam 4 --threads 1 \
+run multistride evaluate --engine eager --model "$directory/autoregressive/best" --group-size 1 --beam 4 --threads 1 \
     --source "$text/test.zh" --reference "$text/test.en" \
     --name "Chinese-English, the teacher with beam 4" --output "$directory/teacher.json" >/dev/null
-run multistride evaluate --model "$directory/many-k-2/best" --group-size 1,2,4,6,8 --threads 1 \
+run multistride evaluate --engine eager --model "$directory/many-k-2/best" --group-size 1,2,4,6,8 --threads 1 \
     --source "$text/test.zh" --reference "$text/test.en" \
     --name "Chinese-English, dev" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --page "$directory/result.html"

@@ -41,7 +41,7 @@ run multistride train "$here/multistride.yaml" --resume --set "start_from=$direc
     --set "data=$directory/distilled-data" --set "run=$directory/multistride"
 
 stage "6 of 7: what it costs"
-run multistride evaluate --model "$directory/multistride/best" --group-size 1,2,4 --threads 1 \
+run multistride evaluate --engine eager --model "$directory/multistride/best" --group-size 1,2,4 --threads 1 \
     --source "$text/test.letters" --reference "$text/test.phonemes" \
     --kind phonemes --tokenize none --name "cmudict, letters to phonemes" --latency-sentences 200 \
     --output "$directory/result.json" >/dev/null

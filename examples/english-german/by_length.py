@@ -46,7 +46,7 @@ def measure(model: multistride.Translator, stem: str) -> list[dict[str, float | 
 
 def main(directory: str, output: str, *named: str) -> None:
     """Measure each named test set and write all of them into one file."""
-    model = multistride.load(directory)
+    model = multistride.load(directory, engine="eager")
     assert isinstance(model, multistride.Translator)
     sets = dict(each.split("=", 1) for each in named)
     write_json(Path(output), {name: measure(model, stem) for name, stem in sets.items()})

@@ -40,10 +40,10 @@ run multistride prepare --output "$directory/distilled-data" --vocabulary "$dire
 run multistride train "$here/many-k.yaml" --resume \
     --set "data=$directory/distilled-data" --set "run=$directory/many-k" ${STUDENT:-}
 for name in tatoeba suttacentral; do
-    run multistride evaluate --model "$directory/many-k/last" --group-size 1,2,4,6,8 --threads 1 \
+    run multistride evaluate --engine eager --model "$directory/many-k/last" --group-size 1,2,4,6,8 --threads 1 \
         --source "$text/test-$name.en" --reference "$text/test-$name.de" \
         --name "$name en-de, dev" --output "$directory/$name.json" >/dev/null
-    run multistride evaluate --model "$directory/many-k/last" --group-size 4 --mode exact --threads 1 \
+    run multistride evaluate --engine eager --model "$directory/many-k/last" --group-size 4 --mode exact --threads 1 \
         --source "$text/test-$name.en" --reference "$text/test-$name.de" \
         --name "$name en-de, dev, exact" --output "$directory/$name-exact.json" >/dev/null
 done

@@ -46,7 +46,7 @@ run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/
     --set "data=$directory/distilled-data" --set "run=$directory/many-k"
 run multistride train "$here/many-k-2.yaml" --resume --set "start_from=$directory/many-k/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/many-k-2"
-run multistride evaluate --task generation --source "$text/test.jsonl" --threads 1 \
+run multistride evaluate --engine eager --task generation --source "$text/test.jsonl" --threads 1 \
     --model "$directory/many-k-2/best" --teacher "$directory/autoregressive/best" \
     --group-size 1,2,4,6,8 --mode fast,exact --name "$corpus, test" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --figure "$directory/kept.svg"

@@ -47,8 +47,8 @@ run multistride prepare --output "$directory/wide-data" --vocabulary "$directory
     --validation-source "$data/val.en.gz" --validation-target "$data/val.de.gz"
 run multistride train "$here/adapt-wide.yaml" --resume --set "start_from=$directory/many-k/best" \
     --set "data=$directory/wide-data" --set "run=$directory/wide"
-run multistride evaluate --model "$directory/teacher/best" --beam 4 --threads 1 $test_set \
+run multistride evaluate --engine eager --model "$directory/teacher/best" --beam 4 --threads 1 $test_set \
     --name "Multi30k en-de, test_2016_flickr, the adapted teacher" --output "$directory/teacher.json" >/dev/null
-run multistride evaluate --model "$directory/wide/best" --group-size 1,2,4,6,8 --threads 1 $test_set \
+run multistride evaluate --engine eager --model "$directory/wide/best" --group-size 1,2,4,6,8 --threads 1 $test_set \
     --name "Multi30k en-de, test_2016_flickr, from the model that ships" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --page "$directory/result.html"

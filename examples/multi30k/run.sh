@@ -37,7 +37,7 @@ run multistride train "$here/markov.yaml" --resume --set "start_from=$directory/
     --set "data=$directory/distilled-data" --set "run=$directory/markov"
 run multistride train "$here/many-k.yaml" --resume --set "start_from=$directory/markov/best" \
     --set "data=$directory/distilled-data" --set "run=$directory/many-k"
-run multistride evaluate --model "$directory/many-k/best" --group-size 1,2,4,6,8 --threads 1 \
+run multistride evaluate --engine eager --model "$directory/many-k/best" --group-size 1,2,4,6,8 --threads 1 \
     --source "$data/test_2016_flickr.en.gz" --reference "$data/test_2016_flickr.de.gz" \
     --name "Multi30k en-de, test_2016_flickr" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json" --page "$directory/result.html"

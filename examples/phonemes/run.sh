@@ -26,7 +26,7 @@ run multistride prepare --output "$directory/data" --vocabulary-kind words --max
     --validation-source "$text/validation.letters" --validation-target "$text/validation.phonemes"
 # shellcheck disable=SC2086
 run multistride train "$here/many-k.yaml" --resume --set "data=$directory/data" --set "run=$directory/many-k" ${TRAIN:-}
-run multistride evaluate --model "$directory/many-k/last" --group-size 1,2,4,6 --threads 1 \
+run multistride evaluate --engine eager --model "$directory/many-k/last" --group-size 1,2,4,6 --threads 1 \
     --source "$text/test.letters" --reference "$text/test.phonemes" --kind phonemes --tokenize none \
     --name "CMUdict, spelling to phonemes" --output "$directory/result.json" >/dev/null
 run multistride report "$directory/result.json"

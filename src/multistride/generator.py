@@ -34,7 +34,7 @@ class Generator(TextModel):
         cls,
         directory: Path | str | None = None,
         device: str = "auto",
-        engine: EngineName = "eager",
+        engine: EngineName = "auto",
     ) -> Generator:
         """Read the directory of a causal model.
 

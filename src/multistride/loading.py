@@ -12,7 +12,7 @@ from multistride.translator import Translator
 
 
 def load(
-    path: Path | str | None = None, device: str = "auto", engine: EngineName = "eager"
+    path: Path | str | None = None, device: str = "auto", engine: EngineName = "auto"
 ) -> Translator | Generator:
     """Return the model in a directory, or the shipped model of that name; None: the default one.
 

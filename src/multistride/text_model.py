@@ -28,7 +28,7 @@ from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import Plan, plan
-from multistride.engines.interface import Engine
+from multistride.engines.interface import Engine, announce
 from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
@@ -206,9 +206,15 @@ class TextModel(ABC):
             self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)
         ]
         open_rows = [row for row, result in zip(tokens, results, strict=True) if result is None]
-        hypotheses = decode_corpus(self.engine, open_rows, plan)
+        hypotheses = self.decoded(open_rows, plan)
         decoded = iter(self._translations(hypotheses, plan.options.stop))
         return [next(decoded) if result is None else result for result in results]
+
+    def decoded(self, rows: Sequence[Sequence[int]], plan: Plan) -> list[Hypothesis]:
+        """Return what the model writes for the tokens of texts that can be decoded."""
+        if rows:
+            announce(self.engine)
+        return decode_corpus(self.engine, rows, plan)
 
     def translate_lines(
         self, lines: Iterable[bytes], plan: Plan, buffer: int = 1024
@@ -258,6 +264,7 @@ class TextModel(ABC):
         return iter(()) if self.is_blank(text) else self._groups(tokens, plan)
 
     def _groups(self, tokens: list[int], plan: Plan) -> Iterator[StreamedGroup]:
+        announce(self.engine)
         written = TextStream(self.vocabulary, plan.options.stop, self.shape)
         state, passes = begin_batch(self.engine, *source_batch([tokens], self.config), plan)
         [hypothesis] = state.hypotheses

@@ -23,7 +23,7 @@ class Translator(TextModel):
         cls,
         directory: Path | str | None = None,
         device: str = "auto",
-        engine: EngineName = "eager",
+        engine: EngineName = "auto",
     ) -> Translator:
         """Read a model directory, or the shipped model of that name; None: the default one.
 

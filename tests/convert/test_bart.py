@@ -126,7 +126,9 @@ def test_a_converted_translator_translates(tmp_path):
     inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
     written = theirs.generate(**inputs, max_new_tokens=20, do_sample=False, num_beams=1)
     expected = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
-    found = multistride.load(tmp_path / "ours").translate(texts, limit_ratio=0.01, limit_extra=20)
+    found = multistride.load(tmp_path / "ours", engine="eager").translate(
+        texts, limit_ratio=0.01, limit_extra=20
+    )
     assert [each.text.strip() for each in found] == expected
     assert any(expected)
     started_from = inspect_model(tmp_path / "ours")["started_from"]

@@ -111,7 +111,7 @@ def test_translations_are_those_of_multistride(translator, choices):
         **inputs, custom_generate=multistride.hf.generate, max_new_tokens=20, **choices
     )
     ours = {{"num_beams": "beam"}.get(name, name): value for name, value in choices.items()}
-    expected = multistride.load(translator).translate(
+    expected = multistride.load(translator, engine="eager").translate(
         TEXTS, limit_ratio=0.01, limit_extra=20, **ours
     )
     assert tokenizer.batch_decode(written, skip_special_tokens=True) == [
@@ -279,7 +279,7 @@ def test_pipelines(translator, causal):
     assert "translation" in removed
     translate = multistride.hf.pipeline("translation", model=str(translator))
     [result] = translate(TEXTS[0], group_size=2, max_new_tokens=10)
-    [expected] = multistride.load(translator).translate(
+    [expected] = multistride.load(translator, engine="eager").translate(
         TEXTS[:1], 2, limit_ratio=0.01, limit_extra=10
     )
     assert result["translation_text"] == expected.text

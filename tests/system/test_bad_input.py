@@ -134,7 +134,9 @@ def test_full_disk(work, multistride):
 
 def test_closed_pipe(work):
     # Guards: a traceback when the reader (`| head`) has seen enough.
-    translate = f"{sys.executable} -m multistride translate --model {work / 'many/best'}"
+    translate = (
+        f"{sys.executable} -m multistride translate --model {work / 'many/best'} --engine eager"
+    )
     shell = f"yes 'a g m' | head -3000 | {translate} | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, check=False)
     assert done.stderr == b""

@@ -32,8 +32,9 @@ def test_what_comes_is_the_translation(model, choices):
     assert [part.ending for part in parts] == [None] * (len(parts) - 1) + [whole.ending]
 
 
-def test_no_step_is_made_before_it_is_asked_for(model, monkeypatch):
+def test_no_step_is_made_before_it_is_asked_for(monkeypatch):
     # Guards: a stream that decodes everything first, or goes on after nobody listens.
+    model = multistride.load(engine="eager")
     real, steps = type(model.engine).step, []
     monkeypatch.setattr(type(model.engine), "step", lambda *given: steps.append(1) or real(*given))
     stream = model.stream(TEXT, group_size=2)

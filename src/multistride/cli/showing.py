@@ -139,7 +139,8 @@ def _inspect_sentence(
     from multistride.translator import Translator
 
     settle([], picture=picture)
-    show_sentence(look_into(Translator.load(model), sentence, group_size), picture, as_json)
+    translator = Translator.load(model, engine="eager")
+    show_sentence(look_into(translator, sentence, group_size), picture, as_json)
 
 
 def _inspect_model(model: Path | None, as_json: bool) -> None:

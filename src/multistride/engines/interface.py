@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+import logging
+from typing import Any, Literal, Protocol, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 
 from multistride.decode.step import M, StepModel
 from multistride.errors import UsageError
 from multistride.model.transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 EngineName = Literal["eager", "int8", "gpu", "auto"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -36,3 +40,19 @@ def check_engine(name: str) -> None:
         raise UsageError(
             f"engine {name!r} was asked for; allowed are {', '.join(ENGINES)}: choose one of them"
         )
+
+
+_choices: WeakKeyDictionary[StepModel[Any], str] = WeakKeyDictionary()
+"""What `auto` took, in one line, for engines that have not decoded yet."""
+
+
+def chosen(engine: Engine[Any], why: str = "") -> Engine[Any]:
+    """Return an engine that `auto` took, to be announced with its precision, or with `why`."""
+    _choices[engine] = f"engine: {engine.name}, {why or engine.precision}"
+    return engine
+
+
+def announce(engine: StepModel[Any]) -> None:
+    """Log once which engine `auto` took. Call it before decoding: an error then stays one line."""
+    if choice := _choices.pop(engine, None):
+        logger.info(choice)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from multistride.data.vocab import Vocabulary
 from multistride.device import pick_device
 from multistride.engines.eager import EagerStepModel
-from multistride.engines.interface import Engine, EngineName, check_engine
+from multistride.engines.interface import Engine, EngineName, check_engine, chosen
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.transformer import Transformer
 from multistride.model.weights import is_export, load_model
-
-logger = logging.getLogger(__name__)
 
 
 def opened_model(
@@ -37,7 +34,7 @@ def opened_model(
 def open_engine(model: Transformer, name: EngineName = "eager") -> Engine[Any]:
     """Return the engine called `name`, with the weights of `model` on the device where they are.
 
-    `auto` is the fastest that runs here; one line of log says which one it is, and why.
+    `auto` is the fastest that runs here; `announce` says which one it is, and why.
     Raises `UsageError` for an unknown name, or an engine that cannot run this model or on this
     machine; `MissingExtraError` if the engine needs a library that is not installed.
     """
@@ -64,9 +61,7 @@ def open_export(directory: Path | str, name: EngineName) -> tuple[Engine[Any], V
     check_int8()
     exported = read_int8(directory)
     engine = Int8StepModel(exported.config, exported.markov, exported.graphs)
-    if name == "auto":
-        logger.info(f"engine: {engine.name}, {engine.precision}")
-    return engine, exported.vocabulary
+    return (chosen(engine) if name == "auto" else engine), exported.vocabulary
 
 
 def _int8(model: Transformer) -> Engine[Any]:
@@ -105,7 +100,5 @@ def _fastest(model: Transformer) -> Engine[Any]:
     try:
         engine = _gpu(model) if on_gpu else _int8(model)
     except (MissingExtraError, UsageError) as error:
-        logger.info(f"engine: eager, because {error}")
-        return EagerStepModel(model)
-    logger.info(f"engine: {engine.name}, {engine.precision}")
-    return engine
+        return chosen(EagerStepModel(model), f"because {error}")
+    return chosen(engine)

@@ -100,7 +100,7 @@ class Opening(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path = Field(description="model directory")
-    engine: EngineName = Field("eager", description="inference engine")
+    engine: EngineName = Field("auto", description="inference engine")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     teacher: Path | None = Field(
         None, description="autoregressive model to compare with, and its perplexity"

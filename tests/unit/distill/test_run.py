@@ -61,7 +61,7 @@ def test_lines_stay_aligned(corpus, teacher_directory, engine, beam):
     assert (manifest["lines"], manifest["translated_lines"]) == (12, 9)
     if engine == "eager":
         sources = (corpus / "source").read_bytes().split(b"\n")
-        alone = Translator.load(teacher_directory, "cpu").translate(
+        alone = Translator.load(teacher_directory, "cpu", "eager").translate(
             [sources[place].decode() for place in (3, 6)]
         )
         assert [lines[3], lines[6]] == [translation.text for translation in alone]

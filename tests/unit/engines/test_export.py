@@ -164,7 +164,7 @@ def test_a_ctranslate2_directory_translates_at_k1(directory, tmp_path):
     export(directory, "ctranslate2", tmp_path / "ct2")
     vocabulary = Vocabulary.load(tmp_path / "ct2")
     program = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32", intra_threads=1)
-    translator = Translator.load(directory, "cpu")
+    translator = Translator.load(directory, "cpu", "eager")
     [expected] = translator.translate(["a b c"])
     source = [
         str(token) for token in [*vocabulary.encode(["a b c"])[0], translator.config.end_token]

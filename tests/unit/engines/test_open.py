@@ -8,7 +8,7 @@ import torch
 
 from multistride import device
 from multistride.engines.int8 import engine as int8
-from multistride.engines.interface import ENGINES
+from multistride.engines.interface import ENGINES, announce
 from multistride.engines.open import open_engine
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
@@ -49,7 +49,9 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(model, monkeypa
         open_engine(model, "int8")
     assert caught.value.exit_code == 3
     caplog.set_level(logging.INFO)
-    assert open_engine(model, "auto").name == "eager"
+    engine = open_engine(model, "auto")
+    assert engine.name == "eager"
+    announce(engine)
     [line] = caplog.messages
     assert line.startswith(
         "engine: eager, because the engine int8 was asked for and ONNX Runtime is not installed"
@@ -65,7 +67,9 @@ def test_a_cpu_that_overflows_is_refused(model, monkeypatch, caplog):
     ):
         open_engine(model, "int8")
     caplog.set_level(logging.INFO)
-    assert open_engine(model, "auto").name == "eager"
+    engine = open_engine(model, "auto")
+    assert engine.name == "eager"
+    announce(engine)
     assert "VNNI" in caplog.messages[0]
 
 
@@ -96,12 +100,18 @@ def test_an_old_onnx_runtime_is_refused(model, monkeypatch):
 
 
 def test_auto_takes_int8_where_it_runs(model, caplog):
-    # Guards: an auto that says nothing, or takes the slow engine.
+    # Guards: an auto that says nothing, says it twice or before it decodes (then an error takes two
+    # lines), or takes the slow engine.
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
     if not device.multiplies_int8():
         pytest.skip("this CPU has no VNNI")
     caplog.set_level(logging.INFO)
-    assert open_engine(model, "auto").name == "int8"
+    engine = open_engine(model, "auto")
+    assert engine.name == "int8"
+    assert not caplog.messages
+    announce(engine)
+    announce(engine)
+    announce(open_engine(model, "int8"))
     assert caplog.messages == ["engine: int8, int8 weights, int8 activations"]
 
 

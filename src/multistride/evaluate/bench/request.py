@@ -35,7 +35,7 @@ class BenchOptions(BaseModel):
         json_schema_extra={**_MACHINE, "option": "--batch-size"},
     )
     engines: tuple[str, ...] = Field(
-        ("eager",),
+        ("auto",),
         min_length=1,
         description="Our engines: eager, int8, gpu.",
         json_schema_extra={**_MACHINE, "option": "--engine"},

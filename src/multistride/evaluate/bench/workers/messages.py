@@ -20,7 +20,7 @@ class Setup(_Message):
     model: Path = Field(description="model directory")
     sources: tuple[tuple[int, ...], ...] = Field(description="tokens of each sentence, without EOS")
     threads: int = Field(1, ge=1, description="CPU threads")
-    engine: EngineName = Field("eager", description="of our own contenders")
+    engine: EngineName = Field("auto", description="of our own contenders")
     device: str = Field("cpu", description="of our own contenders")
     converted: Path | None = Field(None, description="what CTranslate2 reads")
     compute_type: str = Field("int8", description="of CTranslate2")
