@@ -22,6 +22,7 @@ from torch import Tensor
 
 from multistride.decode.loop import Loop
 from multistride.decode.plan import Plan
+from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
 from multistride.device import multiplies_int8
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
@@ -123,15 +124,17 @@ class Int8StepModel:
         [logits] = self._networks["logits"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
         return torch.from_numpy(logits).view(*hidden.shape[:2], -1)
 
+    def read(self, slots: Slots, memory: Int8Memory) -> None:
+        """Let slots join the memory; no logits are computed."""
+        self._stepped(slots, memory)
+
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return a loop that makes fewer tensors, where there is one for this way of decoding."""
         return shortcut(self, plan, rows)
 
-    def writer(self, plan: Plan, rows: int) -> Writer[Int8Memory] | None:
-        """Return a writer that picks without logits, where there is one for this way of
-        decoding.
-        """
-        return writer(self, plan, rows)
+    def writer(self, plan: Plan, state: DecodeState) -> Writer[Int8Memory] | None:
+        """Return a writer that picks without logits, where there is one for this way."""
+        return writer(self, plan, state)
 
     def step_greedy(
         self, slots: Slots, memory: Int8Memory, size: int
