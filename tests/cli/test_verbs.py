@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import typer
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 from multistride import cli
 from multistride.cli import VERBS, app, installation
 from multistride.engines.int8 import engine
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 NAMES = [verb.__name__ for verbs in VERBS.values() for verb in verbs]
 COMMANDS = typer.main.get_command(app).commands
@@ -151,6 +154,12 @@ def test_models_that_ship_are_listed_and_can_be_named():
         assert fact["name"] in page("models")
         assert fact["group_sizes"][0] == 1
         assert fact["bytes"] > 1_000_000
+    [german] = [fact for fact in facts if fact["name"] == "english-german"]
+    recorded = json.loads((RESULTS / "tatoeba-english-german.json").read_text())["results"]
+    first = {str(row["group_size"]): round(row["bleu"], 1) for row in recorded}
+    assert german["test_set"] == "Tatoeba", "guards: figures of the last table of the card"
+    assert german["quality"] == {k: first[k] for k in ("1", "4")}
+    assert "ms a sentence" in page("models")
 
 
 def test_doctor_says_why_an_engine_does_not_run_here(monkeypatch):

@@ -13,7 +13,13 @@ from pydantic.config import JsonDict
 
 from multistride.cli.console import print_json, two
 from multistride.cli.fields import Fields, option_name
-from multistride.cli.options import DirectoryOption, JsonOption, Machine, NeededModelOption
+from multistride.cli.options import (
+    Cluster,
+    DirectoryOption,
+    JsonOption,
+    Machine,
+    NeededModelOption,
+)
 from multistride.distill.config import DistillConfig
 from multistride.errors import UsageError
 
@@ -263,6 +269,7 @@ def distill(
     *,
     config: Annotated[DistillConfig, Fields()],
     machine: Annotated[Machine, Fields(only=("device", "threads"))],
+    cluster: Annotated[Cluster, Fields()],
     as_json: JsonOption = False,
 ) -> None:
     """Translate a training corpus with a teacher (sequence-level distillation).
@@ -275,11 +282,14 @@ def distill(
 
     Example: multistride distill --model TEACHER/best --source train.en.gz --output distilled.de
     """
+    from multistride.cli.sharing import spread
     from multistride.device import set_threads
     from multistride.distill.run import distill as distill_corpus
 
     threads = set_threads(machine.threads)
-    manifest = distill_corpus(config, device=machine.device, threads=threads)
+    with spread(cluster, machine) as shares:
+        threads = threads if shares is None else machine.threads or 1
+        manifest = distill_corpus(config, device=machine.device, threads=threads, spread=shares)
     done, lines = manifest["translated_lines"], manifest["lines"]
     logger.info(f"written: {config.output}, {done:,} of {lines:,} lines done")
     if as_json:

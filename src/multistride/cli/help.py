@@ -16,8 +16,21 @@ PANELS = ("Input", "Decoding", "Sampling", "Text rules", "Output", "Machine")
 _EXAMPLE = "Example: "
 
 
+LONE = {"--ray": "local"}
+"""Values of options that may stand without one, which typer does not offer."""
+
+
 class Verb(TyperCommand):
     """A verb whose help has panels, and its examples last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a lone option gets its value."""
+        following = [*args[1:], "--"]
+        complete = [
+            [word, LONE[word]] if word in LONE and after.startswith("-") else [word]
+            for word, after in zip(args, following, strict=False)
+        ]
+        return super().parse_args(ctx, [word for words in complete for word in words])
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the description without the examples."""

@@ -6,11 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from multistride.cli.chunks import Decode
 from multistride.cli.options import LineFormat
 from multistride.data.corpus import Record, Unreadable, read_parallel
 from multistride.data.detokenize import one_line
@@ -23,6 +25,7 @@ from multistride.decode.plan import Plan
 from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
 from multistride.files import Journal
+from multistride.parts import chunks
 from multistride.text_model import TextModel, Translation
 from multistride.untrusted import parse_json
 
@@ -50,12 +53,25 @@ class Sink:
     buffer: int = 1024
 
 
-def write_lines(translator: TextModel, lines: Iterable[bytes], plan: Plan, sink: Sink) -> int:
-    """Decode lines and write one result for each; return how many failed."""
+def write_lines(
+    translator: TextModel,
+    lines: Iterable[bytes],
+    plan: Plan,
+    sink: Sink,
+    decode: Decode | None = None,
+) -> int:
+    """Decode lines and write one result for each; return how many failed.
+
+    `decode` lets others do the work, `sink.buffer` lines each; None: `translator` does it here.
+    """
     if sink.form == "stream":
         return stream_lines(translator, lines, plan, sink)
-    results = translator.translate_lines(lines, plan, sink.buffer)
-    return translate_stream(results, translator.vocabulary, plan.options, sink)
+    if decode is None:
+        results = translator.translate_lines(lines, plan, sink.buffer)
+        return translate_stream(results, translator.vocabulary, plan.options, sink)
+    with closing(decode(chunks(lines, sink.buffer))) as decoded:
+        shared = chain.from_iterable(result.translations for _, result in decoded)
+        return translate_stream(shared, translator.vocabulary, plan.options, sink)
 
 
 def translate_stream(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multistride.cli.console import print_json, refuse_shared_files
 from multistride.cli.fields import Fields
 from multistride.cli.options import (
+    Cluster,
     JsonOption,
     Machine,
     ModelOption,
@@ -21,6 +22,9 @@ from multistride.errors import DataError, UsageError
 from multistride.evaluate.bench.request import BenchOptions
 from multistride.evaluate.request import EvaluationRequest
 from multistride.report.outputs import Outputs
+
+if TYPE_CHECKING:
+    from multistride.report.result import Result
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ def evaluate(
         ),
     ],
     machine: Annotated[Machine, Fields()],
+    cluster: Annotated[Cluster, Fields()],
     outputs: Annotated[Outputs, Fields(only=("output", "as_json"))],
 ) -> None:
     """Measure quality, steps and latency of a model by group size.
@@ -60,9 +65,9 @@ def evaluate(
     Example: multistride evaluate --model RUN/best --source test.en --reference test.de
     --group-size 1,2,4 --json
     """
+    from multistride.cli.sharing import tokens_shared
     from multistride.device import set_threads
-    from multistride.evaluate.run import evaluate as measure
-    from multistride.evaluate.run import evaluate_task
+    from multistride.evaluate import run
     from multistride.evaluate.settle import settle
     from multistride.report.show import show
     from multistride.tasks.names import task_named
@@ -71,11 +76,18 @@ def evaluate(
     settle(outputs.files)
     set_threads(machine.threads)
     if request.task is None:
-        result = measure(request, ways, model, machine.engine, machine.device)
+        with tokens_shared(cluster, machine, model) as shared:
+            result = run.evaluate(request, ways, model, machine.engine, machine.device, shared)
     else:
+        cluster.refuse("--task")
         task = task_named(request.task)
-        result = evaluate_task(request, ways, task, model, machine.engine, machine.device)
+        result = run.evaluate_task(request, ways, task, model, machine.engine, machine.device)
     show(result, outputs)
+    _complete(result)
+
+
+def _complete(result: Result) -> None:
+    """Raise `DataError` if some records have no answer."""
     if failed := result.conditions.get("failed"):
         raise DataError(
             f"{failed} of the records have no answer (named above); they count in no figure"

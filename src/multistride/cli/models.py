@@ -102,7 +102,8 @@ def export(
 def models(as_json: JsonOption = False) -> None:
     """List the models that ship with the package, for `--model NAME`.
 
-    Size is that of the weights; quality is what the model's card reports on its test set.
+    Size is that of the weights; quality and speed are what the model's card reports on its first
+    test set.
 
     Example: multistride models --json
     """
@@ -113,7 +114,6 @@ def models(as_json: JsonOption = False) -> None:
     for fact in facts:
         default = "  (default)" if fact["directory"] == str(DEFAULT) else ""
         sizes = ", ".join(map(str, fact["group_sizes"]))
-        quality = [f"{fact['metric']} {value} at K={k}" for k, value in fact["quality"].items()]
         print(f"{fact['name']}{default}")
         print(f"  {fact['title']}")
         print(
@@ -121,7 +121,7 @@ def models(as_json: JsonOption = False) -> None:
             end="",
         )
         print(f"licence {fact['licence']}, K in {sizes}")
-        print(f"  {', '.join(quality) or 'no quality in its card'}")
+        print(f"  {_told(fact)}")
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -147,8 +147,7 @@ def shipped_facts(name: str) -> dict[str, Any]:
     card = (path / "README.md").read_text(encoding="utf-8")
     config = read_object(path / "config.json")
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
-    table = re.search(r"^\| *K *\| *([^|]+?) *\|", card, re.MULTILINE)
-    rows = re.findall(r"^\| *(1|4) *\| *([\d.]+) *\|", card, re.MULTILINE)
+    measured = _measured(card)
     return {
         "name": name,
         "title": title[1] if title else name,
@@ -157,10 +156,38 @@ def shipped_facts(name: str) -> dict[str, Any]:
         "licence": _front_matter(card, "license"),
         "bytes": (path / "model.safetensors").stat().st_size,
         "group_sizes": config["group_sizes"],
-        "metric": table[1] if table else None,
-        "quality": {k: float(value) for k, value in rows} if table else {},
+        **measured,
         "directory": str(path),
     }
+
+
+def _measured(card: str) -> dict[str, Any]:
+    """Return the figures of K=1 and K=4 in the first table by K of a card."""
+    section = card.partition("\n## Measured\n")[2]
+    table = re.search(r"^\| *K *\|.*(?:\n\|.*)+", section, re.MULTILINE)
+    if table is None:
+        return {"test_set": None, "metric": None, "quality": {}, "milliseconds": {}, "unit": None}
+    head, _, *rows = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in table[0].split("\n")
+    ]
+    taken = {row[0]: row for row in rows if row[0] in ("1", "4")}
+    timed = next(place for place, name in enumerate(head) if name.startswith("ms/"))
+    return {
+        "test_set": section.strip().partition(",")[0],
+        "metric": head[1],
+        "quality": {k: float(row[1]) for k, row in taken.items()},
+        "milliseconds": {k: float(row[timed].split()[0]) for k, row in taken.items()},
+        "unit": head[timed].split()[0].removeprefix("ms/"),
+    }
+
+
+def _told(fact: dict[str, Any]) -> str:
+    """Return the figures of a model in words."""
+    if not fact["quality"]:
+        return "no quality in its card"
+    quality = ", ".join(f"{value} at K={k}" for k, value in fact["quality"].items())
+    times = " and ".join(f"{value:g}" for value in fact["milliseconds"].values())
+    return f"{fact['test_set']}: {fact['metric']} {quality}; {times} ms a {fact['unit']}"
 
 
 def _front_matter(card: str, key: str) -> str:

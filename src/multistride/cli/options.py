@@ -48,6 +48,31 @@ class Machine(BaseModel):
     )
 
 
+class Cluster(BaseModel):
+    """The workers that share the work; without an address this process does it alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    ray: str | None = Field(
+        None,
+        description="Share the work among Ray workers (extra [ray]). local: processes of this "
+        "machine, also without a value; auto or HOST:PORT: the cluster that this machine is in.",
+        json_schema_extra={"panel": "Machine"},
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="With --ray: number of workers (default: one for each --threads cores, or "
+        "for each GPU).",
+        json_schema_extra={"panel": "Machine"},
+    )
+
+    def refuse(self, option: str) -> None:
+        """Raise `UsageError` if --ray was given with an option that one process alone can do."""
+        if self.ray is not None:
+            raise UsageError(f"{option} is for one process: leave --ray or {option} out")
+
+
 class Lines(BaseModel):
     """The source of lines, and the destination and format of their results."""
 

@@ -8,18 +8,22 @@ the settings that made it, and is made again where it is damaged.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from multistride.cli.chunks import Decode, Decoded, lines_work
 from multistride.cli.lines import EMPTY_LINE, line_of
 from multistride.cli.options import LineFormat, Lines
+from multistride.cluster.spread import here
 from multistride.data.corpus import read_lines
+from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES
 from multistride.device import cpu_name
@@ -29,7 +33,7 @@ from multistride.model.weights import CALIBRATION, CONFIG, weights_digest
 from multistride.parts import Chunk, PartsDirectory
 from multistride.progress import ProgressLine
 from multistride.tasks.sentence_windows import WindowTranslator
-from multistride.translator import Translator
+from multistride.text_model import TextModel
 from multistride.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -71,10 +75,14 @@ def is_resumable(lines: Lines) -> bool:
 
 
 def translate_file(
-    translator: Translator, request: FileRequest, progress: ProgressLine | None = None
+    translator: TextModel,
+    request: FileRequest,
+    decode: Decode | None = None,
+    progress: ProgressLine | None = None,
 ) -> int:
     """Write `request.output`, line by line; return how many lines have no translation.
 
+    `decode` lets others do the work; None: `translator` does it here.
     Called again after any kind of end, it resumes with the parts that are done. Raises `UsageError`
     for an output that is also read or for parts that other settings began, `DataError` for a file
     that cannot be read or changes meanwhile, and `Interrupted` after Ctrl-C.
@@ -88,9 +96,9 @@ def translate_file(
     parts = PartsDirectory(output)
     try:
         with parts.opened(_plan(translator, request, sum(sizes))):
-            _write_parts(
-                translator, request, parts, sizes, progress or ProgressLine("translate", "line")
-            )
+            work = decode or partial(here, lambda: lines_work(translator, request.options))
+            progress = progress or ProgressLine("translate", "line")
+            _write_parts(translator.vocabulary, request, parts, sizes, work, progress)
             failed = _join(request, parts, sizes)
             parts.discard()
     except KeyboardInterrupt as error:
@@ -100,7 +108,7 @@ def translate_file(
     return failed
 
 
-def _part_sizes(translator: Translator, request: FileRequest) -> Iterator[int]:
+def _part_sizes(translator: TextModel, request: FileRequest) -> Iterator[int]:
     """Yield how many lines each part has."""
     lines = read_lines(request.source)
     if isinstance(translator, WindowTranslator):
@@ -121,7 +129,7 @@ def _chunks(request: FileRequest, sizes: list[int]) -> Iterator[Chunk]:
         yield Chunk(len(sizes), first, more)
 
 
-def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str, Any]:
+def _plan(translator: TextModel, request: FileRequest, lines: int) -> dict[str, Any]:
     """Return all that decides what is written; parts made under different plans are never mixed."""
     return {
         "format": FORMAT,
@@ -139,7 +147,7 @@ def _plan(translator: Translator, request: FileRequest, lines: int) -> dict[str,
     }
 
 
-def _computing(translator: Translator, model: Path) -> dict[str, Any]:
+def _computing(translator: TextModel, model: Path) -> dict[str, Any]:
     """Return what computes, and what was measured about the model: both decide what is written."""
     engine = translator.engine
     measured = {
@@ -156,10 +164,11 @@ def _computing(translator: Translator, model: Path) -> dict[str, Any]:
 
 
 def _write_parts(
-    translator: Translator,
+    vocabulary: Vocabulary,
     request: FileRequest,
     parts: PartsDirectory,
     sizes: list[int],
+    decode: Decode,
     progress: ProgressLine,
 ) -> None:
     """Translate every chunk that has no good part yet."""
@@ -169,27 +178,26 @@ def _write_parts(
     done = sum(size for number, size in enumerate(sizes) if number not in missing)
     if done:
         logger.info(f"{done:,} of {lines:,} lines are done already")
-    with progress.showing(lines, done):
-        for chunk in _chunks(request, sizes):
-            if chunk.number in missing:
-                _write_part(translator, request, parts, chunk)
-                done += len(chunk.lines)
-                progress.reached(done, f"{progress.rate:,.1f} lines/s")
+    open_chunks = (chunk for chunk in _chunks(request, sizes) if chunk.number in missing)
+    with progress.showing(lines, done), closing(decode(open_chunks)) as decoded:
+        for chunk, result in decoded:
+            _write_part(vocabulary, request.form, parts, chunk, result)
+            done += len(chunk.lines)
+            progress.reached(done, f"{progress.rate:,.1f} lines/s")
 
 
 def _write_part(
-    translator: Translator, request: FileRequest, parts: PartsDirectory, chunk: Chunk
+    vocabulary: Vocabulary, form: LineFormat, parts: PartsDirectory, chunk: Chunk, decoded: Decoded
 ) -> None:
-    texts, problems, unfinished, began = [], 0, 0, time.perf_counter()
-    results = translator.translate_lines(chunk.lines, translator.planned(request.options))
-    for line, result in enumerate(results, start=chunk.first):
+    texts, problems, unfinished = [], 0, 0
+    for line, result in enumerate(decoded.translations, start=chunk.first):
         if result.problem:
             problems += 1
             logger.warning(EMPTY_LINE, line, result.problem)
         unfinished += result.ending == "limit"
-        texts.append(line_of(result, translator.vocabulary, request.form))
+        texts.append(line_of(result, vocabulary, form))
     empty = {"problem": problems} if problems else {}
-    parts.write(chunk, texts, empty, unfinished, time.perf_counter() - began)
+    parts.write(chunk, texts, empty, unfinished, decoded.seconds)
 
 
 def _join(request: FileRequest, parts: PartsDirectory, sizes: list[int]) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +18,11 @@ from multistride.cli.opening import open_model
 from multistride.cli.options import Machine, group_size_or_auto
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from multistride.serve.server import Server
+
+logger = logging.getLogger(__name__)
 
 
 class Serving(BaseModel):
@@ -31,6 +40,19 @@ class Serving(BaseModel):
         ge=0,
         le=65535,
         description="Port to listen on; 0 takes a free one.",
+        json_schema_extra={"panel": "Server"},
+    )
+    replicas: int = Field(
+        1,
+        ge=1,
+        description="Number of processes behind the port, each with models and threads of its own; "
+        "with --ray of actors, at most one for each --threads cores of the cluster.",
+        json_schema_extra={"panel": "Server"},
+    )
+    ray: str | None = Field(
+        None,
+        description="Run replicas on Ray (extra [ray]). local: on this machine, also without a "
+        "value; auto or HOST:PORT: on the machines of that cluster, all at the same port.",
         json_schema_extra={"panel": "Server"},
     )
     max_batch_tokens: int = Field(
@@ -90,27 +112,94 @@ def serve(
 
     Example: multistride serve --model english-german --model chat=RUN/best --port 9000
     """
-    run = _server()
+    _check_installed(serving)
     size, names = group_size_or_auto(group_size), _named(model or [])
-    key = serving.api_key or os.environ.get("MULTISTRIDE_API_KEY") or None
+    shares = serving.replicas if serving.ray is None else 1
     if machine.threads is None:  # one core is left to answer while models compute
-        machine = machine.model_copy(update={"threads": max(1, (os.cpu_count() or 1) - 1)})
-    run.bound(serving.host, serving.port).close()  # before models take their time to load
-    models = {name: open_model(machine, path) for name, path in names.items()}
-    capacity = run.Capacity(serving.max_batch_tokens, serving.max_waiting)
-    served = run.opened(models, run.Defaults(size, decoding.mode), capacity)
-    run.serve(served, serving.host, serving.port, run.Limits(serving.max_body, api_key=key))
+        threads = max(1, ((os.cpu_count() or 1) - 1) // shares)
+        machine = machine.model_copy(update={"threads": threads})
+    key = serving.api_key or os.environ.get("MULTISTRIDE_API_KEY") or None
+    site = Site(names, machine, serving, (size, decoding.mode), key)
+    site.run(serving.replicas, serving.ray)
 
 
-def _server() -> Any:
-    """Return the module that serves. Raises `MissingExtraError` without the extra."""
+@dataclass(frozen=True)
+class Site:
+    """The models of a server, and all that it is told; sent to replicas, who open them."""
+
+    models: dict[str, Path | None]
+    machine: Machine
+    serving: Serving
+    defaults: tuple[Any, Any]
+    key: str | None
+
+    @property
+    def host(self) -> str:
+        """Return the address to listen on."""
+        return self.serving.host
+
+    @property
+    def port(self) -> int:
+        """Return the port to listen on."""
+        return self.serving.port
+
+    @property
+    def threads(self) -> int:
+        """Return the threads of one replica."""
+        return self.machine.threads or 1
+
+    def at(self, port: int) -> Site:
+        """Return the same at another port."""
+        return replace(self, serving=self.serving.model_copy(update={"port": port}))
+
+    def server(self, started_with: Callable[[], None] = lambda: None) -> Server:
+        """Open the models and return the server."""
+        from multistride.serve.app import Limits, application
+        from multistride.serve.scheduler import Capacity
+        from multistride.serve.served import Defaults, opened
+        from multistride.serve.server import Server
+
+        models = {name: open_model(self.machine, path) for name, path in self.models.items()}
+        capacity = Capacity(self.serving.max_batch_tokens, self.serving.max_waiting)
+        served = opened(models, Defaults(*self.defaults), capacity)
+        limits = Limits(self.serving.max_body, api_key=self.key)
+        return Server(application(served, limits), served.drain, started_with)
+
+    def run(self, replicas: int, ray: str | None) -> None:
+        """Serve until a signal."""
+        from multistride.cli.console import log_to_stderr
+        from multistride.serve import processes
+        from multistride.serve.server import bound, serve, shown
+
+        bound(self.host, self.port).close()  # before models take their time to load
+        names = ", ".join(self.models)
+        if ray is not None:
+            from multistride.serve import on_ray
+
+            on_ray.serve(self, names, replicas, ray)
+        elif replicas > 1:
+            level = logging.getLogger("multistride").level
+            processes.serve(self, names, replicas, partial(log_to_stderr, level))
+        else:
+            server = self.server()
+            listening = bound(self.host, self.port)
+            logger.info(f"serving {names} on {shown(listening)}")
+            serve(server, listening)
+
+
+def _check_installed(serving: Serving) -> None:
+    """Raise `MissingExtraError` without what `serve` needs."""
+    extra = "serve"
     try:
-        from multistride.serve import server
+        from multistride.serve import app, server  # noqa: F401
+
+        if serving.ray is not None:
+            extra = "ray"
+            from multistride.serve import on_ray  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            f"serve needs {error.name}, which is not installed: pip install 'multistride[serve]'"
+            f"serve needs {error.name}, which is not installed: pip install 'multistride[{extra}]'"
         ) from error
-    return server
 
 
 def _named(models: list[str]) -> dict[str, Path | None]:

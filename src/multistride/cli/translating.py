@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from multistride.cli.fields import Fields
 from multistride.cli.opening import open_model
 from multistride.cli.options import (
     ChatOption,
+    Cluster,
     GroupSizeOption,
     Lines,
     LinesOption,
@@ -28,6 +30,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from multistride.cli.chunks import Decode
     from multistride.decode.plan import Plan
     from multistride.text_model import TextModel
     from multistride.translator import Translator
@@ -44,6 +47,7 @@ def translate(
     group_size: GroupSizeOption = "1",
     decoding: Annotated[DecodeOptions, Fields(without=_NOT_OFFERED)],
     machine: Annotated[Machine, Fields()],
+    cluster: Annotated[Cluster, Fields()],
     window: Annotated[
         int | None,
         typer.Option(
@@ -63,8 +67,7 @@ def translate(
 
     Example: multistride translate --input book.en --output book.de --group-size auto
     """
-    from multistride.cli.resumable import FileRequest, is_resumable, translate_file
-    from multistride.shipped import DEFAULT
+    from multistride.cli.sharing import lines_shared
     from multistride.tasks.sentence_windows import WindowTranslator
     from multistride.translator import Translator
 
@@ -72,14 +75,13 @@ def translate(
         raise UsageError(
             "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
         )
-    translator: Translator = _opened(Translator, model, machine, lines)
+    if window is not None:
+        cluster.refuse("--window")
+    translator: Translator = _opened(Translator, model, machine, lines, cluster)
     translator = translator if window is None else WindowTranslator(translator, window)
     plan = _settled(translator, group_size, decoding, lines)
-    if is_resumable(lines):
-        request = FileRequest.of(lines, model or DEFAULT, plan.options, window)
-        failed = translate_file(translator, request)
-    else:
-        failed = _write(translator, plan, lines)
+    shared = lines_shared(cluster, machine, model, plan.options)
+    failed = _translated(translator, model, plan, lines, shared)
     if isinstance(translator, WindowTranslator):
         logger.info(translator.counts)
     _complete(failed, "lines could not be translated")
@@ -95,6 +97,7 @@ def generate(
         Fields(without=(*_NOT_OFFERED, "prefix"), defaults={"max_tokens": 128}),
     ],
     machine: Annotated[Machine, Fields()],
+    cluster: Annotated[Cluster, Fields()],
     chat: ChatOption = False,
     system: Annotated[
         str | None,
@@ -113,11 +116,14 @@ def generate(
             "--system was given, which belongs to a conversation: add --chat, or leave it out"
         )
 
+    from multistride.cli.sharing import lines_shared
     from multistride.generator import Generator
 
-    generator = _opened(Generator, model, machine, lines)
+    generator = _opened(Generator, model, machine, lines, cluster)
     plan = _settled(generator, group_size, decoding, lines)
-    failed = _write(generator.chatting(system) if chat else generator, plan, lines)
+    writer = generator.chatting(system) if chat else generator
+    shared = lines_shared(cluster, machine, model, plan.options, (chat, system))
+    failed = _write(writer, plan, lines, shared)
     _complete(failed, "prompts could not be continued")
 
 
@@ -168,9 +174,11 @@ def score(
     _complete(failed, "pairs could not be scored")
 
 
-def _opened(kind: Any, model: Path | None, machine: Machine, lines: Lines) -> Any:
+def _opened(kind: Any, model: Path | None, machine: Machine, lines: Lines, cluster: Cluster) -> Any:
     """Return the model, loaded as `kind`, once it is clear that its lines have places to go."""
     refuse_shared_files([lines.source], [lines.output, lines.trace])
+    if lines.stream:
+        cluster.refuse("--stream")
 
     from multistride.device import set_threads
 
@@ -190,7 +198,32 @@ def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, li
     return plan
 
 
-def _write(translator: TextModel, plan: Plan, lines: Lines) -> int:
+def _translated(
+    translator: Translator,
+    model: Path | None,
+    plan: Plan,
+    lines: Lines,
+    shared: AbstractContextManager[Decode | None],
+) -> int:
+    """Translate lines, resumably if they go from a file to a file; return how many failed."""
+    from multistride.cli.resumable import FileRequest, is_resumable, translate_file
+    from multistride.shipped import DEFAULT
+    from multistride.tasks.sentence_windows import WindowTranslator
+
+    if not is_resumable(lines):
+        return _write(translator, plan, lines, shared)
+    window = translator.sentences if isinstance(translator, WindowTranslator) else None
+    request = FileRequest.of(lines, model or DEFAULT, plan.options, window)
+    with shared as decode:
+        return translate_file(translator, request, decode)
+
+
+def _write(
+    translator: TextModel,
+    plan: Plan,
+    lines: Lines,
+    shared: AbstractContextManager[Decode | None],
+) -> int:
     """Decode lines from where they are to where they go; return how many failed."""
     from multistride.cli.lines import Sink, write_lines
 
@@ -198,10 +231,11 @@ def _write(translator: TextModel, plan: Plan, lines: Lines) -> int:
         reading(lines.source) as texts,
         writing(lines.output) as output,
         tracing(lines.trace) as trace,
+        shared as decode,
     ):
         typed = lines.source is None and sys.stdin.isatty()
         buffer = lines.buffer or (1 if typed else 1024)
-        return write_lines(translator, texts, plan, Sink(output, lines.form, trace, buffer))
+        return write_lines(translator, texts, plan, Sink(output, lines.form, trace, buffer), decode)
 
 
 def _complete(failed: int, what: str) -> None:

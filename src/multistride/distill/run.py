@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from multistride.cluster.spread import Spread, here
 from multistride.data.corpus import Unreadable, read_lines, read_parallel
+from multistride.device import set_threads
 from multistride.distill.config import DistillConfig
 from multistride.distill.continuing import continuer
 from multistride.distill.opening import open_teacher
-from multistride.distill.teacher import Teacher
+from multistride.distill.teacher import Teacher, Translations
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import (
     compressing,
@@ -38,6 +42,39 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 
 
+_Timed = tuple[Translations, float]
+"""Translations, and the seconds that they took."""
+
+Shared = Callable[[Iterable[Chunk]], Generator[tuple[Chunk, _Timed], None, None]]
+"""Yields every chunk with its translations, in order."""
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """Opens the teacher: here, or on a worker, where it returns the work."""
+
+    config: DistillConfig
+    causal: bool
+    device: str
+    threads: int
+
+    def teacher(self) -> Teacher:
+        """Return the teacher, open."""
+        if self.causal:
+            return continuer(self.config, self.device)
+        return open_teacher(self.config, self.device, self.threads)
+
+    def elsewhere(self, engine: str) -> _Opening:
+        """Return the opening for other processes: with the engine that was found here."""
+        settled = {"engine": engine, "model": self.config.model.absolute()}
+        return replace(self, config=self.config.model_copy(update=settled))
+
+    def __call__(self) -> Callable[[Chunk], _Timed]:
+        """Return the function that translates a chunk."""
+        set_threads(self.threads)
+        return _work(self.teacher())
+
+
 @dataclass
 class _Job:
     """State shared by the steps of one distillation."""
@@ -46,6 +83,8 @@ class _Job:
     teacher: Teacher
     parts: PartsDirectory
     lines: int
+    shared: Shared | None = None
+    """Lets others do the work; None: this process does it."""
 
     def chunks(self) -> Iterator[Chunk]:
         """The source in chunks."""
@@ -57,8 +96,11 @@ def distill(
     progress: ProgressLine | None = None,
     device: str = "auto",
     threads: int = 1,
+    spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Write `config.output` and, beside it, the manifest OUTPUT.json, which is also returned.
+
+    `spread` lets others do the work; None: this process does it.
 
     The work is done in parts; called again after any kind of end, it goes on with them, and does
     nothing where all is done. Raises `DataError` for files that cannot be read or do not align,
@@ -71,8 +113,11 @@ def distill(
     _refuse_paths(config)
     lines = _count_lines(config)
     validation = _read_validation(config)
-    teacher = continuer(config, device) if causal else open_teacher(config, device, threads)
-    job = _Job(config, teacher, parts, lines)
+    opening = _Opening(config, causal, device, threads)
+    teacher = opening.teacher()
+    elsewhere = opening.elsewhere(teacher.engine)
+    shared = None if spread is None else partial(spread, elsewhere)
+    job = _Job(config, teacher, parts, lines, shared)
     plan = _plan(job)
     parts.sweep()
     if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
@@ -232,11 +277,26 @@ def _write_parts(job: _Job, progress: ProgressLine) -> None:
             done += count
             progress.reached(done, f"{progress.rate:,.1f} sentences/s")
 
-        for chunk in job.chunks():
-            if chunk.number in missing:
-                began = time.perf_counter()
-                texts, empty, unfinished = job.teacher.translate(chunk.lines, advance)
-                job.parts.write(chunk, texts, empty, unfinished, time.perf_counter() - began)
+        open_chunks = (chunk for chunk in job.chunks() if chunk.number in missing)
+        work = job.shared or partial(here, lambda: _work(job.teacher, advance))
+        with closing(work(open_chunks)) as results:
+            for chunk, (translations, seconds) in results:
+                job.parts.write(chunk, *translations, seconds)
+                if job.shared is not None:
+                    advance(len(chunk.lines))
+
+
+def _work(
+    teacher: Teacher, progress: Callable[[int], None] = lambda count: None
+) -> Callable[[Chunk], _Timed]:
+    """Return the function that translates a chunk with a teacher that is open."""
+
+    def work(chunk: Chunk) -> _Timed:
+        began = time.perf_counter()
+        translations = teacher.translate(chunk.lines, progress)
+        return translations, time.perf_counter() - began
+
+    return work
 
 
 def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -41,10 +41,20 @@ from multistride.text_model import TextModel
 logger = logging.getLogger(__name__)
 
 
+Lot = tuple[DecodeOptions, Sequence[list[int]]]
+Shared = Callable[[Iterable[Lot]], Iterable[tuple[Lot, list[Hypothesis]]]]
+"""Decodes lots of token sequences, each with its options; lets others do it."""
+
+LOT = 4
+"""Batches of one lot."""
+
+
 class _Decoded:
     """The parts that translations and continuations share."""
 
     task = None
+    shared: Shared | None = None
+    """Where inputs are decoded; None: here. Single ones are always decoded here, to be timed."""
 
     def __init__(
         self, directory: Path, writer: TextModel, ways: Sequence[DecodeOptions], files: Files
@@ -60,6 +70,12 @@ class _Decoded:
 
     def write(self, way: Way, inputs: Sequence[list[int]]) -> list[Hypothesis]:
         """Decode token sequences; the n-th hypothesis belongs to the n-th."""
+        if self.shared is not None and len(inputs) > 1:
+            size = LOT * way.options.batch_size
+            lots = [
+                (way.options, inputs[first : first + size]) for first in range(0, len(inputs), size)
+            ]
+            return [each for _, written in self.shared(lots) for each in written]
         return self._writer.decoded(inputs, self._writer.planned(way.options))
 
     def greedy(self) -> Way:

@@ -9,7 +9,7 @@ from pathlib import Path
 from multistride.decode.options import DecodeOptions
 from multistride.engines.interface import EngineName
 from multistride.errors import UsageError
-from multistride.evaluate.decoded import Pairs, Prompts
+from multistride.evaluate.decoded import Pairs, Prompts, Shared
 from multistride.evaluate.measure import measure
 from multistride.evaluate.records import Records
 from multistride.evaluate.request import EvaluationRequest
@@ -34,9 +34,11 @@ def evaluate(
     model: Path | None = None,
     engine: EngineName = "auto",
     device: str = "auto",
+    shared: Shared | None = None,
 ) -> Result:
     """Measure a model (None: the one that ships) on texts in every way of decoding.
 
+    `shared` lets others decode the test set; latencies are measured here.
     `ways` are one `DecodeOptions` for every combination that was listed. Raises `UsageError` for
     options that do not go together or that the checkpoint was not trained for, `DataError` for bad
     files or a bad model; all of it before anything is decoded.
@@ -50,10 +52,12 @@ def evaluate(
         generator = Generator.load(place, device, engine)
         limited = [_limited(way) for way in ways]
         prompts = Prompts(place, generator, limited, request.files, request.chat)
+        prompts.shared = shared
         return measure(prompts, name, request.latency_sentences)
     check_tokenizer(request.tokenize)
     translator = Translator.load(place, device, engine)
     pairs = Pairs(place, translator, ways, request.files, request.kind, request.tokenize)
+    pairs.shared = shared
     return measure(pairs, name, request.latency_sentences)
 
 

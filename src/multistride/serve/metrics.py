@@ -1,8 +1,19 @@
-"""Prometheus metrics, named as vLLM names its own where it has the same one."""
+"""Prometheus metrics, named as vLLM names its own where it has the same one.
+
+Replicas of one machine write theirs into a directory that they share (`DIRECTORY`, an environment
+variable of prometheus_client), and each answers with the sums over all of them.
+"""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Must be set before the library is imported; its makers chose the name."""
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Bounds of the histograms of times."""
@@ -16,7 +27,13 @@ class Metrics:
         model = ["model"]
 
         def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"multistride_{name}", text, model, registry=self.registry)
+            return Gauge(
+                f"multistride_{name}",
+                text,
+                model,
+                registry=self.registry,
+                multiprocess_mode="livesum",
+            )
 
         def counter(name: str, text: str, labels: list[str] = model) -> Counter:
             return Counter(f"multistride_{name}", text, labels, registry=self.registry)
@@ -51,4 +68,15 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return all of them in Prometheus' text format."""
-        return generate_latest(self.registry)
+        if DIRECTORY not in os.environ:
+            return generate_latest(self.registry)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone)
+        return generate_latest(everyone)
+
+
+def forget_the_dead() -> None:
+    """Remove what replicas that are gone had running and waiting."""
+    for path in Path(os.environ[DIRECTORY]).glob("gauge_live*_*.db"):
+        if not Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
+            path.unlink(missing_ok=True)

@@ -178,7 +178,7 @@ class Asked:
     def parts(self, ticket: Ticket) -> AsyncIterator[Part]:
         """Return the parts of one completion as they are committed."""
         by_token = self.body.stream_granularity == "token"
-        return parts(self.model, ticket, self.choices.get("stop", ()), self.usage, by_token)
+        return parts(self.model.model, ticket, self.choices.get("stop", ()), self.usage, by_token)
 
     def submit(self, encoded: list[list[int]], name: str) -> list[Ticket]:
         """Queue `n` requests for each prompt, each with a seed of its own; all of them or none."""
@@ -210,7 +210,7 @@ async def _answer(request: Request, asked: Asked, encoded: list[list[int]]) -> R
             _events(asked, tickets), media_type="text/event-stream", headers=HEADERS
         )
     stops = asked.choices.get("stop", ())
-    work = asyncio.gather(*(whole(asked.model, each, stops, asked.usage) for each in tickets))
+    work = asyncio.gather(*(whole(asked.model.model, each, stops, asked.usage) for each in tickets))
     try:
         answers = await until_gone(request, work)
     finally:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -66,11 +66,6 @@ class ServedModel:
         return self.model.vocabulary
 
     @property
-    def shape(self) -> Any:
-        """The form that a decoded text is given."""
-        return self.model.shape
-
-    @property
     def translates(self) -> bool:
         """True for a model with an encoder."""
         return not self.model.causal
@@ -103,10 +98,6 @@ class ServedModel:
                 "languages": list(self.languages),
             },
         }
-
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """Return the text of every token."""
-        return self.vocabulary.pieces(tokens)
 
     async def encode(self, text: str) -> list[int]:
         """Return the tokens of a source or a prompt. Raises `HttpProblem` if it cannot be read."""

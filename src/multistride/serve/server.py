@@ -1,4 +1,4 @@
-"""Run the application: the socket, signals, and the end without losing what was accepted."""
+"""Run an application: the socket, signals, and the end without losing what was accepted."""
 
 from __future__ import annotations
 
@@ -7,40 +7,68 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from multistride.errors import UsageError, UserError
-from multistride.serve.app import Limits, application
-from multistride.serve.scheduler import Capacity
-from multistride.serve.served import Defaults, Served, opened
 
 try:
     import resource
 except ImportError:  # Windows has no limits of this kind
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Capacity", "Defaults", "Limits", "bound", "opened", "serve"]
-
 logger = logging.getLogger(__name__)
+
+ASGIApplication = Callable[..., Any]
 
 GRACE = 60
 """Seconds that running requests have to finish after SIGTERM."""
 
 
 class Server(uvicorn.Server):
-    """A server that stops taking requests on SIGTERM or SIGINT, and finishes those it has."""
+    """A server that stops taking requests on SIGTERM or SIGINT, and finishes those it has.
 
-    def __init__(self, config: uvicorn.Config, served: Served) -> None:
+    `drain` makes the application refuse requests; `started_with` is called once it takes them.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApplication,
+        drain: Callable[[], None],
+        started_with: Callable[[], None] = lambda: None,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE,
+            timeout_keep_alive=30,
+            http="h11",  # it bounds headers
+            h11_max_incomplete_event_size=32 << 10,
+            server_header=False,
+        )
         super().__init__(config)
-        self._served = served
+        self._drain, self._started_with = drain, started_with
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests."""
+        await super().startup(sockets)
+        self._started_with()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Hear signals while serving, and do not raise them again afterwards: exit code 0."""
+        """Hear signals while serving, and do not raise them again afterwards: exit code 0.
+
+        In another thread than the main one nothing is heard: `handle_exit` is called instead.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         kinds = (signal.SIGINT, signal.SIGTERM)
         before = {kind: signal.signal(kind, self.handle_exit) for kind in kinds}
         try:
@@ -53,51 +81,55 @@ class Server(uvicorn.Server):
         """Drain; a second SIGINT ends at once."""
         if not self.should_exit:
             logger.info("shutting down: running requests finish, new ones are refused")
-        self._served.drain()
+        self._drain()
         super().handle_exit(sig, frame)
 
 
-def serve(served: Served, host: str, port: int, limits: Limits) -> None:
-    """Serve until a signal. Raises `UserError` if the address cannot be taken."""
-    listening = bound(host, port)
-    _raise_file_limit()
-    app = application(served, limits)
-
-    address = listening.getsockname()
-    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-    logger.info(f"serving {', '.join(served.models)} on http://{shown}:{address[1]}")
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=GRACE,
-        timeout_keep_alive=30,
-        h11_max_incomplete_event_size=32 << 10,
-        server_header=False,
-    )
+def serve(server: Server, listening: socket.socket) -> None:
+    """Serve at a socket until a signal."""
+    _allow_files()
     with contextlib.closing(listening):
-        Server(config, served).run(sockets=[listening])
+        server.run(sockets=[listening])
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """Return a socket at the address. Raises `UserError` in one line if it cannot be taken."""
+def shown(listening: socket.socket) -> str:
+    """Return the URL of a socket."""
+    address = listening.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"http://{host}:{address[1]}"
+
+
+def bound(host: str, port: int, *, shared: bool = False, backlog: int = 2048) -> socket.socket:
+    """Return a socket that listens at the address; `shared` lets others listen there too.
+
+    A backlog of 0 keeps the address without listening. Raises `UserError` in one line if it cannot
+    be taken.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=2048)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
+        listening.bind((host, port))
+        if backlog:
+            listening.listen(backlog)
         return listening
-    except OverflowError as error:
-        raise UsageError(f"port {port} was given: choose one from 0 to 65535") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {port} is in use: give another --port, or 0 for a free one"
-            ) from error
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot listen on {host}:{port}: {reason}") from error
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise _refusal(host, port, error) from error
 
 
-def _raise_file_limit() -> None:
+def _refusal(host: str, port: int, error: OSError | OverflowError) -> UserError:
+    """Return why an address cannot be taken, in one line."""
+    if isinstance(error, OverflowError):
+        return UsageError(f"port {port} was given: choose one from 0 to 65535")
+    if error.errno == errno.EADDRINUSE:
+        return UserError(f"port {port} is in use: give another --port, or 0 for a free one")
+    return UserError(f"cannot listen on {host}:{port}: {error.strerror or str(error)}")
+
+
+def _allow_files() -> None:
     """Allow as many open connections as the system does."""
     if resource is None:
         return

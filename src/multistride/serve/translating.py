@@ -57,7 +57,7 @@ async def translated(
                 tickets[index] = model.submit(tokens, choices, request.state.id)
         stops = choices.get("stop", ())
         work = asyncio.ensure_future(
-            asyncio.gather(*(whole(model, each, stops, usage) for each in tickets.values()))
+            asyncio.gather(*(whole(model.model, each, stops, usage) for each in tickets.values()))
         )
         answers = dict(zip(tickets, await until_gone(request, work), strict=True))
     finally:

@@ -14,7 +14,7 @@ from multistride.decode.choosing.policy import AS_ASKED
 from multistride.decode.hypothesis import Group
 from multistride.serve.errors import HttpProblem
 from multistride.serve.scheduler import Committed, Ticket
-from multistride.serve.served import ServedModel
+from multistride.text_model import TextModel
 
 FINISH_REASONS = {"end": "stop", "stop": "stop", "limit": "length"}
 """OpenAI's `finish_reason` of our endings."""
@@ -77,7 +77,7 @@ class Answer:
     finish_reason: str = "stop"
 
 
-def step_facts(model: ServedModel, committed: Committed) -> dict[str, Any]:
+def step_facts(model: TextModel, committed: Committed) -> dict[str, Any]:
     """Return the `multistride` object of an event."""
     group = committed.group
     return {
@@ -86,14 +86,14 @@ def step_facts(model: ServedModel, committed: Committed) -> dict[str, Any]:
         "mode": committed.mode,
         "accepted": len(group.tokens),
         "confidence": [round(min(1.0, math.exp(value)), 4) for value in group.log_probabilities],
-        "pieces": model.pieces(group.tokens),
+        "pieces": model.vocabulary.pieces(group.tokens),
         "reason": "" if group.reason == AS_ASKED else group.reason,
         "milliseconds": round(group.milliseconds, 3),
     }
 
 
 async def parts(
-    model: ServedModel, ticket: Ticket, stops: Sequence[str], usage: Usage, by_token: bool = False
+    model: TextModel, ticket: Ticket, stops: Sequence[str], usage: Usage, by_token: bool = False
 ) -> AsyncIterator[Part]:
     """Yield the parts of an answer as they are committed; cancel the request if nobody listens.
 
@@ -124,7 +124,7 @@ async def parts(
 
 
 def _part(
-    model: ServedModel,
+    model: TextModel,
     group: Group,
     place: slice,
     text: str,
@@ -133,10 +133,10 @@ def _part(
 ) -> Part:
     tokens = group.tokens[place]
     values = group.log_probabilities[place]
-    return Part(text, tokens, tuple(model.pieces(tokens)), values, facts, reason)
+    return Part(text, tokens, tuple(model.vocabulary.pieces(tokens)), values, facts, reason)
 
 
-async def whole(model: ServedModel, ticket: Ticket, stops: Sequence[str], usage: Usage) -> Answer:
+async def whole(model: TextModel, ticket: Ticket, stops: Sequence[str], usage: Usage) -> Answer:
     """Return the whole answer of a request."""
     answer = Answer()
     async for part in parts(model, ticket, stops, usage):

@@ -1,0 +1,86 @@
+"""Several servers behind one port: one that dies is replaced, all finish what they have."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from multistride.errors import UserError
+from multistride.serve import replicas
+from multistride.serve.replicas import supervise
+
+
+class Fake:
+    """A replica that can die."""
+
+    def __init__(self, reason=None):
+        self.reason, self.drained, self.killed = reason, False, False
+
+    def ready(self, seconds):
+        return True
+
+    def ended(self):
+        return "drained" if self.drained else self.reason
+
+    def drain(self):
+        self.drained = True
+
+    def kill(self):
+        self.killed = True
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(replicas, "LOOK_EVERY", 0.001)
+
+
+def test_a_dead_replica_is_replaced_and_a_signal_drains_all():
+    hired = []
+
+    def hire():
+        hired.append(Fake("killed" if not hired else None))
+        if len(hired) == 3:  # the replacement is there
+            os.kill(os.getpid(), signal.SIGTERM)
+        return hired[-1]
+
+    handler = signal.getsignal(signal.SIGTERM)
+    supervise(hire, 2, lambda: "serving")
+    assert [fake.drained for fake in hired] == [False, True, True]
+    assert hired[0].killed
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_replicas_that_die_again_and_again_end_the_server():
+    with pytest.raises(UserError, match="5 replicas ended within 60 s"):
+        supervise(lambda: Fake("exit code 1"), 1, lambda: "serving")
+
+
+@pytest.mark.system
+def test_a_killed_process_is_replaced_and_metrics_are_sums():
+    command = [sys.executable, "-m", "multistride", "serve", "--port", "0", "--replicas", "2"]
+    command += ["--group-size", "1", "--threads", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        url = next(line for line in server.stderr if line.startswith("serving")).split()[-1]
+        ask = {"text": "Good morning.", "max_tokens": 2}
+        answers = [httpx.post(url + "/v1/translate", json=ask).json() for _ in range(8)]
+        assert len({json.dumps(answer["translations"][0]["tokens"]) for answer in answers}) == 1
+        total = 'generation_tokens_total{model="english-german"} 16.0'
+        assert total in httpx.get(url + "/metrics").text
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        servers = [pid for pid in children if b"spawn_main" in _command(pid)]
+        assert len(servers) == 2
+        os.kill(int(servers[0]), signal.SIGKILL)
+        next(line for line in server.stderr if "another is started" in line)
+        assert httpx.get(url + "/health").status_code == 200  # by the other one
+        server.send_signal(signal.SIGTERM)
+        server.stderr.read()
+        assert server.wait(timeout=60) == 0
+
+
+def _command(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
