@@ -270,7 +270,10 @@ class _Builder:
             found = row.get(column["text"], "")
             found = found[self._language] if isinstance(found, dict) else found
             return self._inline(str(found))
-        way = f"{table['rows']}[{index}].{column['value']}"
+        before = index - column.get("before", 0)
+        way = f"{table['rows']}[{before}].{column['value']}"
+        if "less" in column:
+            way = f"{way} - {table['rows']}[{index - column['less']}].{column['value']}"
         if "over" in column:
             way = f"{way} / {table['rows']}[{column['over']}].{column['value']}"
         return self._number(f"{way}:{column['form']}")
