@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -20,7 +19,16 @@ from multistride.serve.errors import DOCUMENTED, HttpProblem
 from multistride.serve.protocol import ChatRequest, CompletionRequest, Streaming
 from multistride.serve.scheduler import Ticket
 from multistride.serve.served import Served, ServedModel
-from multistride.serve.writing import Answer, Part, Usage, Writing, now, until_gone, whole
+from multistride.serve.writing import (
+    Answer,
+    Part,
+    Usage,
+    Writing,
+    fresh_name,
+    now,
+    until_gone,
+    whole,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +183,7 @@ class Asked:
 
     def head(self) -> dict[str, Any]:
         """Return the fields that all objects of an answer begin with."""
-        name = f"{self.shape.prefix}-{uuid.uuid4().hex}"
+        name = f"{self.shape.prefix}-{fresh_name()}"
         return {"id": name, "created": now(), "model": self.model.name}
 
     def lots(self, ticket: Ticket) -> AsyncIterator[list[Part]]:

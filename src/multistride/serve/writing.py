@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -153,6 +155,14 @@ async def until_gone(request: Any, work: asyncio.Future[Any]) -> Any:
             work.cancel()
             raise HttpProblem(499, "the client closed the connection", code="cancelled")
     return work.result()
+
+
+_names = random.Random(os.urandom(32))
+
+
+def fresh_name() -> str:
+    """Return a name that nobody has: 128 random bits, without a call of the system each."""
+    return f"{_names.getrandbits(128):032x}"
 
 
 def now() -> int:
