@@ -27,9 +27,14 @@ from safetensors.torch import load_file
 from test_bart import KINDS as TRANSLATORS
 from test_bart import SIZES as TRANSLATOR_SIZES
 from test_bart import SPECIAL
+from test_gemma import KINDS as GEMMAS
+from test_gemma import SIZES as GEMMA_SIZES
 from test_gpt2 import SIZES as GPT2_SIZES
 from test_llama import KINDS as LLAMAS
 from test_llama import SIZES as LLAMA_SIZES
+from test_t5 import KINDS as T5S
+from test_t5 import SIZES as T5_SIZES
+from test_t5 import SPECIAL as T5_SPECIAL
 
 import multistride.hf  # noqa: F401  (its import makes model directories known to transformers)
 from multistride.convert.run import convert
@@ -74,10 +79,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for name, kind in LLAMAS.items():
             rows.append(small_causal(name, *kind, LLAMA_SIZES, Path(place) / name))
+        for name, kind in GEMMAS.items():
+            rows.append(small_causal(name, *kind, GEMMA_SIZES, Path(place) / name))
         gpt2 = (transformers.GPT2LMHeadModel, transformers.GPT2Config, {"n_positions": 128})
         rows.append(small_causal("gpt2", *gpt2, GPT2_SIZES, Path(place) / "gpt2"))
         for name, translator in TRANSLATORS.items():
-            rows.append(small_translator(name, *translator, Path(place) / name))
+            sizes = {**TRANSLATOR_SIZES, "max_position_embeddings": 128}
+            rows.append(small_translator(name, *translator, sizes, Path(place) / name))
+        for name, (model, config, changes) in T5S.items():
+            t5 = (model, config, changes, "$A </s>", T5_SIZES)
+            rows.append(small_translator(name, *t5, Path(place) / name, T5_SPECIAL))
         if arguments.smollm2:
             rows.append(smollm2(arguments.smollm2, Path(place) / "smollm2"))
     settings = {
@@ -109,12 +120,18 @@ def small_causal(
 
 
 def small_translator(
-    name: str, model: Any, config: Any, special: dict[str, Any], template: str, place: Path
+    name: str,
+    model: Any,
+    config: Any,
+    changes: dict[str, Any],
+    template: str,
+    sizes: dict[str, Any],
+    place: Path,
+    special: dict[str, str] = SPECIAL,
 ) -> dict[str, Any]:
     """A small random encoder-decoder, with positions for the longest text asked for."""
-    size = originals.small_tokenizer(place / "theirs", template, **SPECIAL)
-    sizes = {**TRANSLATOR_SIZES, "max_position_embeddings": 128}
-    theirs = originals.randomised(model(config(vocab_size=size, **sizes, **special)))
+    size = originals.small_tokenizer(place / "theirs", template, **special)
+    theirs = originals.randomised(model(config(vocab_size=size, **{**sizes, **changes})))
     if hasattr(theirs, "final_logits_bias"):
         theirs.final_logits_bias.normal_()
     theirs.generation_config.forced_eos_token_id = None

@@ -40,7 +40,12 @@ def pairs(rows, heads):
 
 
 def written(
-    path, model, architecture="llama", kind=gguf.GGMLQuantizationType.F32, cutting="smollm"
+    path,
+    model,
+    architecture="llama",
+    kind=gguf.GGMLQuantizationType.F32,
+    cutting="smollm",
+    divisors=None,
 ):
     """A file as llama.cpp's converter writes it."""
     file = gguf.GGUFWriter(path, architecture)
@@ -75,6 +80,8 @@ def written(
             array, kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32
         )
         file.add_tensor(ours, packed, raw_dtype=kind if array.ndim == 2 else None)
+    if divisors is not None:
+        file.add_tensor("rope_freqs.weight", divisors)
     file.write_header_to_file()
     file.write_kv_data_to_file()
     file.write_tensors_to_file()

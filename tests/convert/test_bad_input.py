@@ -72,6 +72,23 @@ def test_a_missing_shard(source):
     )
 
 
+def test_shards_without_their_index(source):
+    (source / "model.safetensors").rename(source / "model-00001-of-00002.safetensors")
+    assert "and not the model.safetensors.index.json that lists them" in refused(source)
+
+
+def test_an_adapter_is_no_model(source):
+    (source / "config.json").rename(source / "adapter_config.json")
+    assert "holds an adapter (adapter_config.json), not a model" in refused(source)
+
+
+def test_a_model_without_its_head(source):
+    path = source / "model.safetensors"
+    tensors = {name.removeprefix("model."): value for name, value in load_file(path).items()}
+    save_file(tensors, path)
+    assert "was saved without the part that writes" in refused(source)
+
+
 def test_no_weights(source):
     (source / "model.safetensors").unlink()
     assert "has no weights" in refused(source)
@@ -99,6 +116,7 @@ def test_a_truncated_file(source):
             {"auto_map": {"AutoModel": "modeling.My"}},
             "its own program code (auto_map in config.json)",
         ),
+        ({"quantization_config": {"quant_method": "gptq"}}, "has quantised weights (gptq)"),
         ({"hidden_act": "tanh"}, "has the activation tanh"),
         (
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},

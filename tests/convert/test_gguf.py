@@ -5,6 +5,7 @@ import pytest
 import torch
 from gguf_files import SIZES, pieces_and_merges, written
 from originals import assert_same_causal_model, converted_model, randomised
+from test_llama import LLAMA3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,6 +29,20 @@ def test_a_file_is_the_model_it_was_made_of(theirs, tmp_path):
     assert_same_causal_model(theirs, ours, theirs.config.vocab_size)
     assert vocabulary.chat_template == "{{ messages }}"
     assert vocabulary.eos == 2
+
+
+def test_the_scaling_of_llama_3_is_read(tmp_path):
+    """Llama 3.1 and 3.2: divisors of frequencies in a tensor, in place of numbers in the head."""
+    size = len(pieces_and_merges()[0])
+    plain = LlamaConfig(vocab_size=size, rope_theta=500.0, **SIZES)
+    scaled = LlamaConfig(vocab_size=size, rope_parameters=LLAMA3, **SIZES)
+    theirs = randomised(LlamaForCausalLM(scaled))
+    fast = LlamaForCausalLM(plain).model.rotary_emb.inv_freq
+    divisors = (fast / theirs.model.rotary_emb.inv_freq).numpy()
+    path = written(tmp_path / "model.gguf", theirs, divisors=divisors)
+    ours, _ = converted_model(path, tmp_path / "ours")
+    assert max(divisors) > 1
+    assert_same_causal_model(theirs, ours, size)
 
 
 def test_quantised_tensors_are_made_float_again(theirs, tmp_path):

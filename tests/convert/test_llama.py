@@ -56,7 +56,7 @@ LONGROPE = {
     "partial_rotary_factor": 0.5,
     "short_factor": [1.0, 1.5],
     "long_factor": [2.0, 3.0],
-    "original_max_position_embeddings": 64,
+    "original_max_position_embeddings": 96,
 }
 KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
@@ -84,7 +84,7 @@ KINDS = {
         Phi3Config,
         {
             "rope_parameters": LONGROPE,
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 96,
             "partial_rotary_factor": 0.5,
         },
     ),

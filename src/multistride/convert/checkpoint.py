@@ -28,6 +28,7 @@ except ImportError:  # fetched says so
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
+_ADAPTER = "adapter_config.json"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FETCHED = ["*.json", "*.safetensors", "*.spm", "*.jinja", "README.md", "LICENSE*"]
 
@@ -67,12 +68,23 @@ def read_directory(directory: Path, name: str) -> Checkpoint:
     Raises `DataError` if it is incomplete or broken, has its weights in pickles, or needs its own
     code to run.
     """
+    if (directory / _ADAPTER).is_file() and not (directory / "config.json").is_file():
+        raise DataError(
+            f"{name} holds an adapter ({_ADAPTER}), not a model: load both in peft, call "
+            "merge_and_unload, and save_pretrained the model with its tokenizer"
+        )
     config = read_json(directory / "config.json", f"{name} is no checkpoint of transformers")
     if "auto_map" in config:
         raise DataError(
             f"{name} brings its own program code (auto_map in config.json), which is never "
             "executed here: "
             "convert a model whose architecture transformers itself has"
+        )
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "an unknown method")
+        raise DataError(
+            f"{name} has quantised weights ({method}): convert the checkpoint they were made of; "
+            "the int8 engine quantises by itself"
         )
     weights = _weight_files(directory, name)
     places = {}
@@ -170,6 +182,12 @@ def _weight_files(directory: Path, name: str) -> list[Path]:
         return paths
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
+    names = sorted(path.name for path in directory.glob("*.safetensors"))
+    if names:
+        raise DataError(
+            f"{name} has {len(names)} files of weights, the first is {names[0]}, and not the "
+            f"{INDEX} that lists them: copy that file too"
+        )
     pickles = [pickle for pickle in PICKLES if (directory / pickle).is_file()]
     if pickles:
         raise DataError(

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor
 
 from multistride.convert.checkpoint import Checkpoint
+from multistride.convert.rotary import DIVISORS
 from multistride.errors import DataError, MissingExtraError
 from multistride.files import sha256
 
@@ -29,6 +30,9 @@ except ImportError:  # read_gguf says so
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _CONTROL, _USER_DEFINED = 3, 4
 """Types of tokens in `tokenizer.ggml.token_type`."""
+
+_DIVISORS = "rope_freqs.weight"
+"""What Llama 3's scaling divides each rotary frequency by."""
 
 _NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -73,8 +77,16 @@ def read_gguf(path: Path) -> Checkpoint:
             f"{', '.join(ARCHITECTURES)}: "
             "convert the checkpoint it was made of"
         )
-    stored = {_their_name(tensor.name, path): tensor for tensor in reader.tensors}
+    divisors = [tensor for tensor in reader.tensors if tensor.name == _DIVISORS]
+    stored = {
+        _their_name(tensor.name, path): tensor
+        for tensor in reader.tensors
+        if tensor.name != _DIVISORS
+    }
     config = _config(fields, architecture, tied="lm_head.weight" not in stored)
+    if divisors:
+        said = {"rope_type": DIVISORS, DIVISORS: divisors[0].data.astype("float32").tolist()}
+        config["rope_scaling"] = said
 
     def read(name: str) -> Tensor:
         tensor = torch.from_numpy(
@@ -142,7 +154,13 @@ def _config(fields: dict[str, Any], architecture: str, tied: bool) -> dict[str, 
     if "general.license" in fields:
         config["license"] = fields["general.license"]
     if value("rope.scaling.type", "none") != "none":
-        config["rope_scaling"] = {"rope_type": value("rope.scaling.type")}
+        said = {
+            "rope_type": value("rope.scaling.type"),
+            "factor": value("rope.scaling.factor"),
+            "original_max_position_embeddings": value("rope.scaling.original_context_length"),
+            "attention_factor": value("rope.scaling.attn_factor"),
+        }
+        config["rope_scaling"] = {name: given for name, given in said.items() if given is not None}
     return config
 
 

@@ -100,6 +100,12 @@ def check_head(checkpoint: Checkpoint, tied: bool, head: str, embedding: str) ->
     Tied, there may be a copy of the embedding under the name of the output matrix, and of nothing
     else.
     """
+    if embedding not in checkpoint.names and embedding.removeprefix("model.") in checkpoint.names:
+        raise DataError(
+            f"{checkpoint.name} was saved without the part that writes (its tensors have no "
+            "`model.` in front): load it with AutoModelForCausalLM, or AutoModelForSeq2SeqLM, and "
+            "save_pretrained it"
+        )
     if embedding not in checkpoint.names:
         said = (
             "tie_word_embeddings true, so output and embedding are one" if tied else "an embedding"

@@ -2,7 +2,8 @@
 
 Scalings other than Llama 3.1's become explicit frequencies, computed in float32 as transformers
 computes them: linear scaling, YaRN (Peng et al. 2023, arXiv 2309.00071), the short context of
-LongRoPE (Ding et al. 2024, arXiv 2402.13753), and rotations of a part of each head.
+LongRoPE (Ding et al. 2024, arXiv 2402.13753), rotations of a part of each head, and the divisors
+that GGUF files of Llama 3 hold.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from multistride.model.layers import frequencies
 
 KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 """The kinds of rotary positions, in the words of transformers, that can be converted."""
+
+
+DIVISORS = "divisors"
+"""The kind of rotary positions that list a divisor for every frequency, which GGUF files hold."""
 
 
 class Rotary(NamedTuple):
@@ -105,6 +110,11 @@ def _linear(said: dict[str, Any], checkpoint: Checkpoint, base: float, width: in
     return Rotary(base, width, frequencies=tuple(slower.tolist()))
 
 
+def _divided(said: dict[str, Any], checkpoint: Checkpoint, base: float, width: int) -> Rotary:
+    slower = _plain(base, width) / torch.tensor(said[DIVISORS], dtype=torch.float32)
+    return Rotary(base, width, frequencies=tuple(slower.tolist()))
+
+
 def _yarn(said: dict[str, Any], checkpoint: Checkpoint, base: float, width: int) -> Rotary:
     longest = checkpoint.config["max_position_embeddings"]
     original = said.get("original_max_position_embeddings") or longest
@@ -162,6 +172,7 @@ def _longrope(said: dict[str, Any], checkpoint: Checkpoint, base: float, width: 
 
 _COMPUTED: dict[str, Callable[[dict[str, Any], Checkpoint, float, int], Rotary]] = {
     "linear": _linear,
+    DIVISORS: _divided,
     "yarn": _yarn,
     "longrope": _longrope,
 }

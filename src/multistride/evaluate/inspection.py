@@ -28,7 +28,7 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "norm": config.norm,
         "adapter": config.adapter
         and f"rank {config.adapter.rank}, last {config.adapter.layers} layers, for drafts",
-        "positions": f"{config.positions}, at most {config.max_positions} tokens",
+        "positions": f"{config.positions}, at most {config.max_positions} tokens{_window(config)}",
         "vocabulary": len(vocabulary),
         "classes": list(config.classifier.classes) if config.classifier else None,
         "group_sizes": list(config.group_sizes),
@@ -42,6 +42,14 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "updates": provenance.get("update"),
         "data_hash": provenance.get("data_hash"),
     }
+
+
+def _window(config: TransformerConfig) -> str:
+    if config.attention_window is None:
+        return ""
+    layers = config.window_layers
+    where = "" if layers is None else f" in {len(layers)} decoder layers"
+    return f", a window of {config.attention_window}{where}"
 
 
 def _kind(config: TransformerConfig) -> str:
