@@ -298,7 +298,6 @@ def opened(models: Mapping[str, TextModel], defaults: Defaults, capacity: Capaci
     metrics = Metrics()
     served = Served({}, metrics)
     for name, model in models.items():
-        announce(model.engine)
         scheduler = Scheduler(model.engine, name, capacity, metrics)
         served.models[name] = ServedModel(name, model, defaults, scheduler)
         _check(served.models[name])
