@@ -1,11 +1,12 @@
 """A converted model against llama.cpp with the weights it was converted from, in turns.
 
-    python benchmarks/against_llama_cpp.py MODEL MODEL.gguf --llama-python ENVIRONMENT/bin/python --output FILE
+    python benchmarks/against_llama_cpp.py MODEL MODEL.gguf --llama-python PYTHON --output FILE
 
-All get the same token ids of chat prompts and decode greedily until EOS or `--max-tokens`; the clock
-runs from ids to ids, prompts included. llama.cpp runs in a process of its own that waits while others
-decode; it decodes plainly, and with its own drafting by prompt lookup. Ours is K=1 and exact mode
-with drafts from text, each on the same engine; every text of exact mode is checked to be that of K=1.
+All get the same token ids of chat prompts and decode greedily until EOS or `--max-tokens`; the
+clock runs from ids to ids, prompts included. llama.cpp runs in a process of its own that waits
+while others decode; it decodes plainly, and with its own drafting by prompt lookup. Ours is K=1 and
+exact mode with drafts from text, each on the same engine; every text of exact mode is checked to be
+that of K=1. PYTHON is that of an environment with llama-cpp-python, built for this machine.
 """
 
 from __future__ import annotations

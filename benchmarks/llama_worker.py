@@ -1,9 +1,9 @@
-"""A llama.cpp that `against_llama_cpp.py` asks for completions: lines of JSON in, lines of JSON out.
+"""A llama.cpp that `against_llama_cpp.py` asks for completions, a line of JSON for a line of JSON.
 
     PYTHON benchmarks/llama_worker.py MODEL.gguf THREADS DRAFTED
 
-Runs in an environment of its own, with llama-cpp-python built for this machine. DRAFTED is the number
-of tokens that its prompt-lookup decoding drafts; 0 for plain decoding.
+Runs in an environment of its own, with llama-cpp-python built for this machine. DRAFTED is the
+number of tokens that its prompt-lookup decoding drafts; 0 for plain decoding.
 """
 
 import json
