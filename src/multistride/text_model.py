@@ -28,7 +28,7 @@ from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import Plan, plan
-from multistride.engines.interface import Engine, announce
+from multistride.engines.interface import Engine, announce, is_automatic
 from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
@@ -178,6 +178,8 @@ class TextModel(ABC):
         if priced:
             self._price(options)
         chosen = plan(options, self.config, self.vocabulary, knowledge)
+        if is_automatic(self.engine):
+            chosen = chosen.thrifty()
         if not auto or priced:  # that policy chooses anew in every step
             self._plans[asked] = chosen
             return chosen

@@ -1,12 +1,17 @@
 """Exact mode writes what greedy K=1 writes, whatever the drafts are worth."""
 
+import random
+from dataclasses import replace
+
 import pytest
 
+from multistride.decode.choosing.economy import Economy
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import EndingRule
 from multistride.decode.exact import Drafter
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
 from multistride.decode.state import DecodeState
 from multistride.decode.uncached import UncachedStepModel
 from multistride.engines.eager import EagerStepModel
@@ -49,6 +54,42 @@ def test_drafts_from_text_change_nothing(model, sources, drafts, choices):
     assert [(each.tokens, each.ending) for each in found] == [
         (each.tokens, each.ending) for each in expected
     ]
+
+
+class Fickle(Economy):
+    """Drafts in some passes and not in others, and now and then in no pass of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self._random, self.paused, self._batches = random.Random(1), 0, 0
+
+    def drafts(self, rows):
+        paused = self._random.random() < 0.5
+        self.paused += paused
+        return not paused
+
+    def settled(self, rows):
+        self._batches += 1
+        return self._batches % 4 == 0
+
+
+def fickle(engine, sources, batch_size, **choices):
+    """Return what exact mode writes that drafts by chance."""
+    options = DecodeOptions.made(batch_size=batch_size, mode="exact", **LIMITS, **choices)
+    economy = Fickle()
+    found = decode_corpus(engine, sources, replace(plan(options, engine.config), economy=economy))
+    assert economy.paused > 5
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 24])
+@pytest.mark.parametrize("drafts", ["masks", "text", "both"])
+def test_drafting_now_and_then_changes_nothing(model, sources, reference, drafts, batch_size):
+    # Guards: masks or drafts that stay in the cache when drafting pauses, copies of a text that
+    # went on meanwhile.
+    found = fickle(EagerStepModel(model), sources, batch_size, group_size=4, drafts=drafts)
+    for one, other in zip(found, reference, strict=True):
+        assert (one.tokens, one.ending) == (other.tokens, other.ending)
 
 
 @pytest.mark.parametrize("group_size", [2, 4])

@@ -1,6 +1,7 @@
 """The int8 engine says what the reference says, as nearly as 8 bits allow, and says it whatever the
 batch."""
 
+from dataclasses import replace
 from itertools import zip_longest
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.decode.batch import begin_batch, decode_batch
+from multistride.decode.choosing.economy import Economy
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import EndingRule
 from multistride.decode.exact import Drafter
@@ -353,6 +355,32 @@ def test_exact_equals_autoregressive(engine, sources, group_size, batch_size):
     exact = scored(engine, sources, group_size=group_size, mode="exact", batch_size=batch_size)
     assert exact == alone
     assert scored(engine, sources, group_size=1, batch_size=batch_size) == alone
+
+
+@pytest.mark.parametrize("drafts", ["masks", "text"])
+@pytest.mark.parametrize("batch_size", [1, 24])
+def test_drafting_now_and_then_changes_nothing(engine, sources, drafts, batch_size):
+    # Guards: a pass with drafts and one without that sum in another order; masks or drafts that
+    # stay in the cache when drafting pauses.
+    class Alternating(Economy):
+        passes = 0
+
+        def drafts(self, rows):
+            self.passes += 1
+            return self.passes % 5 > 1
+
+        def settled(self, rows):
+            return False
+
+    options = DecodeOptions.made(
+        group_size=4, mode="exact", drafts=drafts, batch_size=batch_size, **LIMITS
+    )
+    alternating = replace(plan(options, engine.config), economy=Alternating())
+    found = [
+        (hypothesis.tokens, hypothesis.log_probabilities)
+        for hypothesis in decode_corpus(engine, sources, alternating)
+    ]
+    assert found == scored(engine, sources, group_size=1, batch_size=1)
 
 
 def picking(engine, group_size):

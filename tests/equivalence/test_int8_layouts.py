@@ -129,7 +129,8 @@ def test_every_way_writes_the_text_of_one_alone(name):
         return [(each.tokens, each.log_probabilities) for each in found]
 
     alone = written(batch_size=1)
-    for choices in ({"mode": "exact", "group_size": 4}, {}):
+    exact = {"mode": "exact", "group_size": 4}
+    for choices in (exact, {**exact, "drafts": "text"}, {}):
         for rows in (1, 5):
             assert written(batch_size=rows, **choices) == alone, (choices, rows)
     assert len({tuple(tokens) for tokens, _ in alone}) > 1

@@ -12,8 +12,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from multistride.cli.chunks import Decode
 from multistride.cli.options import LineFormat
-from multistride.cli.sharing import Decode
 from multistride.data.corpus import Record, Unreadable, read_parallel
 from multistride.data.detokenize import one_line
 from multistride.data.pieces import GROUP_BAR, group_texts

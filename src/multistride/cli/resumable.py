@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from multistride.cli.chunks import Decode, Decoded, lines_work
 from multistride.cli.lines import EMPTY_LINE, line_of
 from multistride.cli.options import LineFormat, Lines
-from multistride.cli.sharing import Decode, Decoded, lines_work
 from multistride.cluster.spread import here
 from multistride.data.corpus import read_lines
 from multistride.data.vocab import Vocabulary

@@ -1,18 +1,18 @@
-"""What workers share and do for `translate`, `generate` and `evaluate`: open the model, decode.
+"""The work of a cluster for `translate`, `generate` and `evaluate`: open the model, decode.
 
 Everything here is pickled and sent to the workers, who import it there.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from multistride.cli.chunks import Decode, Decoded, lines_work
 from multistride.cli.options import Cluster, Machine
 from multistride.cluster.spread import Spread
 from multistride.decode.hypothesis import Hypothesis
@@ -25,21 +25,10 @@ from multistride.loading import load
 from multistride.model.weights import weights_digest
 from multistride.parts import Chunk
 from multistride.shipped import directory
-from multistride.text_model import TextModel, Translation
+from multistride.text_model import TextModel
 
 if TYPE_CHECKING:  # translate needs nothing of what measures
     from multistride.evaluate.decoded import Lot, Shared
-
-
-class Decoded(NamedTuple):
-    """The translations of a chunk, in order, and the seconds they took."""
-
-    translations: list[Translation]
-    seconds: float
-
-
-Decode = Callable[[Iterable[Chunk]], Generator[tuple[Chunk, Decoded], None, None]]
-"""Yields every chunk with its translations, in order."""
 
 
 @contextmanager
@@ -140,18 +129,6 @@ class LinesWork:
             assert isinstance(model, CausalModel)
             model = model.chatting(self.system)
         return lines_work(model, self.options)
-
-
-def lines_work(model: TextModel, options: DecodeOptions) -> Callable[[Chunk], Decoded]:
-    """Return the function that decodes a chunk with a model that is open."""
-    plan = model.planned(options)
-
-    def work(chunk: Chunk) -> Decoded:
-        began = time.perf_counter()
-        translations = list(model.translate_lines(chunk.lines, plan))
-        return Decoded(translations, time.perf_counter() - began)
-
-    return work
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from multistride.cli.sharing import Decode
+    from multistride.cli.chunks import Decode
     from multistride.decode.plan import Plan
     from multistride.text_model import TextModel
     from multistride.translator import Translator

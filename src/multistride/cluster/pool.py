@@ -46,7 +46,7 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker takes, and how many there are (None: as many as there is room for)."""
+    """The needs of one worker, and how many there are (None: as many as there is room for)."""
 
     threads: int = 1
     gpu: bool = False

@@ -21,6 +21,7 @@ from multistride.decode.sample import sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
+from multistride.decode.thrift import counted, thrifty
 from multistride.decode.walk import Permitted, most_probable, one_by_one
 from multistride.decode.writer import Writer
 
@@ -53,12 +54,19 @@ def begin_batch(
     encodes = config.encoder_layers > 0
     state = new_state(plan, limits, None if encodes else given)
     shortcut = getattr(engine, "shortcut", None)
+    economy = plan.economy
+    if economy is not None and economy.settled(len(limits)):
+        plan = plan.without_drafts()
     loop: Loop | None = None if shortcut is None else shortcut(plan, len(limits))
     encoded, counts = (source, lengths) if encodes else (None, None)
     if loop is not None:
-        return state, loop(encoded, counts, state)
-    writer = writer_for(engine, plan, state, given, seeds)
-    return state, decode(engine, encoded, counts, state, writer, plan.rules.prefix)
+        passes = loop(encoded, counts, state)
+    else:
+        writer = writer_for(engine, plan, state, given, seeds)
+        passes = decode(engine, encoded, counts, state, writer, plan.rules.prefix)
+    if economy is not None and plan.economy is None:
+        passes = counted(passes, economy, len(limits))
+    return state, passes
 
 
 def begin_joinable(
@@ -77,7 +85,7 @@ def begin_joinable(
     state = new_state(plan, rows.limits, None if encodes else given)
     own: Writer[M] | None = None
     if (make := getattr(engine, "writer", None)) is not None:
-        own = make(plan, len(given))
+        own = make(plan, state)
     writer = own or writer_for(engine, plan, state, given, rows.seeds)
     encoded, counts = (source, lengths) if encodes else (None, None)
     batch = Batch.started(engine, encoded, counts, state, writer)
@@ -114,7 +122,7 @@ def writer_for(
         seeds = list(map(request_seed, seeds, given))
     permitted = plan.rules.in_batch(given, plan.config)
     if plan.mode == "exact":
-        return _drafter(engine, plan, permitted, state, seeds)
+        return thrifty(_drafter(engine, plan, permitted, state, seeds), plan.economy)
     chances = Chances(seeds, state) if plan.options.temperature > 0 else None
     pick = _picker(engine, plan, permitted, state, chances)
     lookahead = plan.layout == "lookahead"

@@ -85,12 +85,24 @@ class PhraseDrafter(Drafter[M]):
         self._texts = [SoFar([*known, *sources.prefix]) for known in state.known()]
         self._table, self._shortest = sources.table, SHORTEST if sources.masks else 1
         self._sure = torch.zeros(len(state.running), dtype=torch.bool)
+        self._paused = False
         self._look_up()
+
+    def pause(self, paused: bool) -> None:
+        """Write as K=1 does from the next pass on, or draft again; texts are kept up meanwhile."""
+        changed, self._paused = paused != self._paused, paused
+        super().pause(paused)
+        if changed and not paused:
+            self._look_up()
 
     def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
         """Draft anew behind what was kept."""
         self._sure = torch.zeros(len(kept), dtype=torch.bool)
         super().renew(logits, picked, kept)
+        self.follow(picked, kept)
+
+    def follow(self, picked: Picked, kept: Int[Tensor, "R"]) -> None:
+        """Add what was kept to the texts, and look up what may come next."""
         for text, tokens, count in zip(
             self._texts, picked.tokens.tolist(), kept.tolist(), strict=True
         ):
@@ -115,6 +127,8 @@ class PhraseDrafter(Drafter[M]):
         self.tokens, self._sure = drafted.tokens, drafted.log_probabilities[:, 0].exp() >= SURE
 
     def _look_up(self) -> None:
+        if self._paused:
+            return
         most = self.group_size - 1
         tokens, counts = self.tokens.tolist(), self.counts.tolist()
         for row, (text, sure) in enumerate(

@@ -63,7 +63,8 @@ class Drafter(Generic[M]):
         masks: bool = True,
     ) -> None:
         self.engine, self.group_size = engine, group_size
-        self.masks = group_size - 1 if masks else 0  # behind a slot that is drafted from
+        self._most_masks = group_size - 1 if masks else 0
+        self.masks = self._most_masks  # behind a slot that is drafted from
         self.everywhere = engine.config.adapter is not None
         self.tokens = torch.zeros(rows, max(group_size - 1, 1), dtype=torch.long)
         self.counts = torch.zeros(rows, dtype=torch.long)
@@ -99,6 +100,12 @@ class Drafter(Generic[M]):
         """
         picked = self._choose(logits[:, : int(self.counts.max()) + 1], self.columns())
         return picked, verified_prefix(picked.tokens, self.tokens, self.counts)
+
+    def pause(self, paused: bool) -> None:
+        """Write as K=1 does from the next pass on, without drafts and masks, or draft again."""
+        self.masks = 0 if paused else self._most_masks
+        if paused:
+            self.counts = torch.zeros_like(self.counts)
 
     def columns(self) -> Int[Tensor, "R C"]:
         """The clean slots of every row from left to right; the last one again where a row has fewer

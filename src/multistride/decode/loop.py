@@ -115,8 +115,9 @@ class Batch(Generic[M]):
 
     def read_prompts(self) -> Iterator[list[Hypothesis]]:
         """Read the prompts, one pass at a time; no pass writes into a text."""
+        read = getattr(self.engine, "read", self.engine.step)  # without logits, where it can
         for slots in self.state.prompt_slots():
-            self.engine.step(slots, self.memory)
+            read(slots, self.memory)
             yield []
 
     def begin(self, prefix: tuple[int, ...]) -> list[Hypothesis]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from multistride.data.vocab import Vocabulary
 from multistride.decode.accept import Acceptor
+from multistride.decode.choosing.economy import Economy
 from multistride.decode.choosing.policy import Policy
 from multistride.decode.choosing.strategy import (
     Measured,
@@ -47,6 +48,8 @@ class Plan:
     knowledge: Measured = field(default_factory=Measured)
     own_policy: bool = False
     """True if `policy` is a function of the caller's own, of which options know nothing."""
+    economy: Economy | None = None
+    """Says where exact mode drafts at all; None: everywhere."""
 
     @property
     def group_size(self) -> int:
@@ -93,6 +96,27 @@ class Plan:
         options = self.options.model_copy(update={"group_size": group_size})
         policy = policy_for(options, self.config, self.knowledge)
         return replace(self, options=options, policy=policy)
+
+    def thrifty(self) -> Plan:
+        """Return the plan in which exact mode drafts only where that pays; the text is the same.
+
+        Sampling is left as it is: what it draws depends on where drafts begin.
+        """
+        if self.mode != "exact" or self.options.temperature > 0 or self.group_size == 1:
+            return self
+        return replace(self, economy=Economy())
+
+    def without_drafts(self) -> Plan:
+        """Return the plan of K=1, which writes what exact mode writes."""
+        options = self.options.model_copy(update={"group_size": 1, "mode": "fast", "drafts": None})
+        return replace(
+            self,
+            options=options,
+            layout=layout_for(options, self.config),
+            policy=policy_for(options, self.config, self.knowledge),
+            accept=acceptor_for(options, self.config, self.knowledge),
+            economy=None,
+        )
 
     def proposing(self, policy: Policy) -> Plan:
         """Return the plan with another policy, a function of one's own.

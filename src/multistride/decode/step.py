@@ -2,7 +2,7 @@
 
 An engine has two methods, `start` and `step`. It may have a third, `shortcut`, by which it hands
 back a faster loop of its own for some ways of decoding (`loop.Loop`); tests hold such a loop to the
-plain one.
+plain one. Prompts are read by its `read` if it has one: `step` without logits.
 
 Shapes: B sentences, S source tokens, N slots, V vocabulary.
 """

@@ -56,7 +56,14 @@ class EagerStepModel:
     @torch.inference_mode()
     def step(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N V"]:
         """Return the logits of the new slots, which join the memory."""
+        return self._project(self._hidden(slots, memory))
+
+    @torch.inference_mode()
+    def read(self, slots: Slots, memory: DecoderCache) -> None:
+        """Let slots join the memory; no logits are computed."""
+        self._hidden(slots, memory)
+
+    def _hidden(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N D"]:
         slots = slots.to(self.device)
         mask = memory.extend(slots.group)
-        hidden = self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)
-        return self._project(hidden)
+        return self.model.decode(slots, mask, memory.source, memory.source_mask, memory.layers)

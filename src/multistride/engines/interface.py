@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any, Literal, Protocol, get_args
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 
@@ -46,8 +46,13 @@ _choices: WeakKeyDictionary[StepModel[Any], str] = WeakKeyDictionary()
 """What `auto` took, in one line, for engines that have not decoded yet."""
 
 
+_automatic: WeakSet[StepModel[Any]] = WeakSet()
+"""The engines that `auto` took."""
+
+
 def chosen(engine: Engine[Any], why: str = "") -> Engine[Any]:
     """Return an engine that `auto` took, to be announced with its precision, or with `why`."""
+    _automatic.add(engine)
     _choices[engine] = f"engine: {engine.name}, {why or engine.precision}"
     return engine
 
@@ -56,3 +61,8 @@ def announce(engine: StepModel[Any]) -> None:
     """Log once which engine `auto` took. Call it before decoding: an error then stays one line."""
     if choice := _choices.pop(engine, None):
         logger.info(choice)
+
+
+def is_automatic(engine: StepModel[Any]) -> bool:
+    """Return true for an engine that `auto` took, with which exact mode drafts where that pays."""
+    return engine in _automatic

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from multistride.data.vocab import Vocabulary
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.device import pick_device
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.interface import Engine, EngineName, check_engine, chosen
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.transformer import Transformer
-from multistride.model.weights import is_export, load_model
+from multistride.model.weights import is_export, load_config, load_model
 
 
 def opened_model(
@@ -23,8 +24,8 @@ def opened_model(
     engine and for a classifier, `MissingExtraError` for an engine whose library is not installed.
     """
     check_engine(engine)
-    if exported := open_export(directory, engine):
-        return exported
+    if opened := open_export(directory, engine) or _open_kept(directory, device, engine):
+        return opened
     model, vocabulary = load_model(directory, pick_device(device))
     if not model.config.decoder_layers:
         raise UsageError(f"{directory} is a classifier, which writes nothing: use classify")
@@ -62,6 +63,34 @@ def open_export(directory: Path | str, name: EngineName) -> tuple[Engine[Any], V
     exported = read_int8(directory)
     engine = Int8StepModel(exported.config, exported.markov, exported.graphs)
     return (chosen(engine) if name == "auto" else engine), exported.vocabulary
+
+
+def _open_kept(
+    directory: Path, device: str, name: EngineName
+) -> tuple[Engine[Any], Vocabulary] | None:
+    """Return the int8 engine with graphs from the cache, and the vocabulary; None where another
+    engine is to run.
+    """
+    if name not in ("int8", "auto") or pick_device(device).type != "cpu":
+        return None
+    config = load_config(directory)
+    from multistride.engines.int8.engine import (
+        Int8StepModel,
+        check_int8,
+        check_supported,
+        int8_graphs,
+    )
+
+    try:
+        check_int8()
+        check_supported(config)
+    except (MissingExtraError, UsageError):
+        return None  # opening the model says why
+    from multistride.engines.int8.kept import kept_graphs
+
+    kept = kept_graphs(directory, config, int8_graphs)
+    engine = Int8StepModel(config, kept.markov, kept.graphs, kept.weights)
+    return (chosen(engine) if name == "auto" else engine), load_vocabulary(directory)
 
 
 def _int8(model: Transformer) -> Engine[Any]:

@@ -123,7 +123,7 @@ def test_the_model_is_opened_once(place, monkeypatch):
     opened = []
     real = module.load_model
     monkeypatch.setattr(module, "load_model", lambda *given: opened.append(given) or real(*given))
-    evaluate(translations(place), ways(1, 2), place / "translator", device="cpu")
+    evaluate(translations(place), ways(1, 2), place / "translator", "eager", "cpu")
     assert len(opened) == 1
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from multistride.decode.loop import Loop, decode
 from multistride.decode.markov import followed
 from multistride.decode.plan import Plan
+from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
 from multistride.device import half_precision
 from multistride.engines.gpu.cache import Arena, Arenas, GpuMemory
@@ -89,13 +90,16 @@ class GpuStepModel:
 
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return the loop in which tokens are picked on the device; None where rules have a say."""
-        if (own := self.writer(plan, rows)) is None:
+        if (own := self._groups(plan)) is None:
             return None
         prefix = plan.rules.prefix
         return lambda source, lengths, state: decode(self, source, lengths, state, own, prefix)
 
-    def writer(self, plan: Plan, rows: int) -> Writer[GpuMemory] | None:
+    def writer(self, plan: Plan, state: DecodeState) -> Writer[GpuMemory] | None:
         """Return the writer of that loop."""
+        return self._groups(plan)
+
+    def _groups(self, plan: Plan) -> Writer[GpuMemory] | None:
         if not plan.greedy or plan.mode == "exact":
             return None
         return PickedGroups(self, plan.policy, plan.accept, plan.layout == "lookahead")

@@ -12,7 +12,8 @@ V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from multistride.decode.loop import Loop
 from multistride.decode.plan import Plan
+from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
 from multistride.device import multiplies_int8
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
@@ -60,20 +62,21 @@ class Int8StepModel:
     def __init__(
         self,
         config: TransformerConfig,
-        markov: MarkovHead | None,
+        markov: Callable[[], MarkovHead] | None,
         graphs: Mapping[str, GraphMaker],
-        weights: Transformer | None = None,
+        weights: Callable[[], Transformer] | None = None,
         threads: int | None = None,
     ) -> None:
-        """`graphs` as `int8_graphs.graphs_of` makes them; `weights` those they were made of, None
-        for an export.
+        """Take `graphs` as `graphs_of` makes them.
 
-        `threads`: None for as many as PyTorch uses. Raises `MissingExtraError` without ONNX
-        Runtime, `UsageError` on a CPU that cannot multiply 8-bit integers without overflow.
+        `markov` loads the Markov head, if there is one; `weights` those that the graphs were made
+        of, None for an export. `threads`: None for as many as PyTorch uses. Raises
+        `MissingExtraError` without ONNX Runtime, `UsageError` on a CPU that cannot multiply 8-bit
+        integers without overflow.
         """
         check_int8()
         self._config, self._weights = config, weights
-        self._markov = None if markov is None else _in_8_bits(markov)
+        self._head = markov
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
         sizes = config.decoder_layers, config.key_value_count, config.head_width
         self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded=not by_row(config)))
@@ -83,20 +86,23 @@ class Int8StepModel:
         """The sizes, special tokens and group sizes of the model."""
         return self._config
 
-    @property
+    @cached_property
     def markov(self) -> MarkovHead | None:
         """The Markov head, rounded as in the graphs; None without."""
-        return self._markov
+        return None if self._head is None else _in_8_bits(self._head())
 
-    @property
+    @cached_property
     def model(self) -> Transformer:
-        """The weights in float32. Raises `UsageError` for an exported model, which holds none."""
+        """The weights in float32, loaded when they are first asked for.
+
+        Raises `UsageError` for an exported model, which holds none.
+        """
         if self._weights is None:
             raise UsageError(
                 "this needs the weights in float32, and an int8 export holds none: "
                 "give the model directory it was exported from"
             )
-        return self._weights
+        return self._weights()
 
     def start(
         self, source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None
@@ -118,15 +124,17 @@ class Int8StepModel:
         [logits] = self._networks["logits"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
         return torch.from_numpy(logits).view(*hidden.shape[:2], -1)
 
+    def read(self, slots: Slots, memory: Int8Memory) -> None:
+        """Let slots join the memory; no logits are computed."""
+        self._stepped(slots, memory)
+
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return a loop that makes fewer tensors, where there is one for this way of decoding."""
         return shortcut(self, plan, rows)
 
-    def writer(self, plan: Plan, rows: int) -> Writer[Int8Memory] | None:
-        """Return a writer that picks without logits, where there is one for this way of
-        decoding.
-        """
-        return writer(self, plan, rows)
+    def writer(self, plan: Plan, state: DecodeState) -> Writer[Int8Memory] | None:
+        """Return a writer that picks without logits, where there is one for this way."""
+        return writer(self, plan, state)
 
     def step_greedy(
         self, slots: Slots, memory: Int8Memory, size: int
@@ -147,7 +155,7 @@ class Int8StepModel:
         step.position[:] = np.arange(length, length + size)
         step.reach.fill(size)
         step(length, None)
-        chained = self.markov is not None and size > 1
+        chained = self._head is not None and size > 1
         return step.pick(self._networks["chained" if chained else "greedy"], chained)()
 
     def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
@@ -159,7 +167,7 @@ class Int8StepModel:
             return Checked(tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:])
 
         def draft(rows: Int[Tensor, "F"]) -> Int[Tensor, "F D"]:
-            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self.markov is not None)[
+            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self._head is not None)[
                 0
             ][:, 1:]
 
@@ -186,7 +194,7 @@ class Int8StepModel:
             )
 
         def draft() -> list[int]:
-            return self._picked_of(step.hidden[:, count - 1 :], self.markov is not None)[0][
+            return self._picked_of(step.hidden[:, count - 1 :], self._head is not None)[0][
                 0, 1:
             ].tolist()
 
@@ -203,7 +211,7 @@ class Int8StepModel:
 
     def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""
-        chained = self.markov is not None and size > 1
+        chained = self._head is not None and size > 1
         if size < step.hidden.shape[1]:
             return self._picked_of(step.hidden[:, -size:], chained)
         tokens, log_probabilities = step.pick(
@@ -227,7 +235,9 @@ def quantise(model: Transformer, threads: int | None = None) -> Int8StepModel:
     """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel`
     does.
     """
-    return Int8StepModel(model.config, model.markov, int8_graphs(model), model, threads)
+    head = model.markov
+    markov = None if head is None else lambda: head
+    return Int8StepModel(model.config, markov, int8_graphs(model), lambda: model, threads)
 
 
 def _in_8_bits(head: MarkovHead) -> MarkovHead:
@@ -240,7 +250,7 @@ def _in_8_bits(head: MarkovHead) -> MarkovHead:
     return rounded
 
 
-def int8_graphs(model: Transformer) -> dict[str, GraphMaker]:
+def int8_graphs(model: Transformer) -> dict[str, Callable[[], bytes]]:
     """Return what builds the graphs of a model, by name.
 
     Raises as `check_int8` does, and `UsageError` for a model that the engine does not support.

@@ -8,6 +8,7 @@ The graphs run in ONNX Runtime alone; this package's loop around them needs PyTo
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ MARKOV = "markov.safetensors"
 
 
 def write_int8(
-    place: Path, model: Transformer, graphs: dict[str, GraphMaker], weights: str
+    place: Path, model: Transformer, graphs: Mapping[str, Callable[[], bytes]], weights: str
 ) -> None:
     """Write graphs, Markov head and `int8.json` into `place`, beside configuration and tokenizer.
 
@@ -61,7 +62,8 @@ class Exported(NamedTuple):
     """The contents of an export: all that `Int8StepModel` is made of, and the vocabulary."""
 
     config: TransformerConfig
-    markov: MarkovHead | None
+    markov: Callable[[], MarkovHead] | None
+    """Loads the Markov head, if there is one."""
     graphs: dict[str, GraphMaker]
     vocabulary: Vocabulary
 
@@ -77,11 +79,9 @@ def read_int8(directory: Path | str) -> Exported:
     if not by_row(config) and "single.onnx" not in names:
         raise DataError(f"{directory / INT8_MANIFEST} is damaged: export the model again")
     graphs: dict[str, GraphMaker] = {
-        Path(name).stem: partial(bytes, (directory / name).read_bytes())
-        for name in names
-        if name.endswith(".onnx")
+        Path(name).stem: partial(Path, directory / name) for name in names if name.endswith(".onnx")
     }
-    return Exported(config, _markov(directory, config), graphs, load_vocabulary(directory))
+    return Exported(config, markov_of(directory, config), graphs, load_vocabulary(directory))
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
@@ -113,9 +113,12 @@ def _manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _markov(directory: Path, config: TransformerConfig) -> MarkovHead | None:
-    if not config.markov_rank:
-        return None
+def markov_of(directory: Path, config: TransformerConfig) -> Callable[[], MarkovHead] | None:
+    """Return what reads the Markov head of an export; None for a model without one."""
+    return partial(_markov, directory, config) if config.markov_rank else None
+
+
+def _markov(directory: Path, config: TransformerConfig) -> MarkovHead:
     head = MarkovHead(config)
     head.load_state_dict(load_file(directory / MARKOV), assign=True)
     return head.eval().requires_grad_(False)

@@ -23,7 +23,6 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
-from multistride.engines.int8.memory import GraphMaker
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Roundings
@@ -36,7 +35,7 @@ Sublayer = Callable[[Graph, Rows, Rounding], str]
 """Adds a sublayer to a graph: from its input and the rounding of that to its result's name."""
 
 
-def graphs_of(model: Transformer) -> dict[str, GraphMaker]:
+def graphs_of(model: Transformer) -> dict[str, Callable[[], bytes]]:
     """Return the builders of all graphs of a model, by name.
 
     The model must not change before the last graph is built.

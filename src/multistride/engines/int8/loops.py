@@ -19,7 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
+from multistride.decode.choosing.economy import Economy
 from multistride.decode.choosing.policy import AS_ASKED
+from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.loop import Loop, decode
@@ -27,6 +29,7 @@ from multistride.decode.pick import Picked
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M
+from multistride.decode.thrift import thrifty
 from multistride.decode.writer import Proposed, Writer
 from multistride.engines.quick import PickedGroups, PickingEngine
 from multistride.groups import Slots
@@ -93,32 +96,43 @@ def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
     config, size = engine.config, plan.group_size
     if not plan.greedy:
         return None
-    drafts_by_masks = _drafts_by_masks(engine, plan)
     if plan.free and config.encoder_layers:
         if plan.whole_groups:
             return lambda source, lengths, state: decode_even(engine, source, lengths, state, size)
-        if drafts_by_masks and rows == 1:
+        if plan.mode == "exact" and plan.drafts == "masks" and rows == 1 and _picks(engine, plan):
             return lambda source, lengths, state: decode_single(
-                engine, source, lengths, state, size
+                engine, source, lengths, state, size, plan.economy
             )
-    if (own := writer(engine, plan, rows)) is None:
+    if not _picks(engine, plan):
         return None
-    prefix = plan.rules.prefix
-    return lambda source, lengths, state: decode(engine, source, lengths, state, own, prefix)
+
+    def loop(
+        source: Int[Tensor, "B S"] | None, lengths: Int[Tensor, "B"] | None, state: DecodeState
+    ) -> Iterator[list[Hypothesis]]:
+        own = writer(engine, plan, state)
+        assert own is not None
+        return decode(engine, source, lengths, state, own, plan.rules.prefix)
+
+    return loop
 
 
-def writer(engine: QuickEngine[M], plan: Plan, rows: int) -> Writer[M] | None:
+def writer(engine: QuickEngine[M], plan: Plan, state: DecodeState) -> Writer[M] | None:
     """Return a writer of the plain loop that picks by the engine; None where there is none."""
-    if not plan.greedy:
+    if not _picks(engine, plan):
         return None
-    if plan.mode == "exact":
-        masks = _drafts_by_masks(engine, plan)
-        return QuickDrafter(engine, rows, plan.group_size) if masks else None
-    return PickedGroups(engine, plan.policy, plan.accept, plan.layout == "lookahead")
+    if plan.mode != "exact":
+        return PickedGroups(engine, plan.policy, plan.accept, plan.layout == "lookahead")
+    if plan.drafts == "masks":
+        return thrifty(QuickDrafter(engine, len(state.running), plan.group_size), plan.economy)
+    copied = Copied(plan.knowledge.phrases, False, plan.rules.prefix)
+    return thrifty(QuickPhraseDrafter(engine, state, plan.group_size, copied), plan.economy)
 
 
-def _drafts_by_masks(engine: QuickEngine[M], plan: Plan) -> bool:
-    return plan.mode == "exact" and plan.drafts == "masks" and engine.config.adapter is None
+def _picks(engine: QuickEngine[M], plan: Plan) -> bool:
+    """True if the engine picks itself: the most probable tokens, and drafts of one kind."""
+    if plan.mode != "exact":
+        return plan.greedy
+    return plan.greedy and plan.drafts != "both" and engine.config.adapter is None
 
 
 class QuickDrafter(Drafter[M]):
@@ -146,6 +160,32 @@ class QuickDrafter(Drafter[M]):
         if self.masks and bool(fresh.any()):
             self.tokens[fresh] = self._checked.draft(fresh.nonzero().squeeze(1))
         self.counts = torch.where(fresh, self.masks, 0)
+        return kept
+
+
+class QuickPhraseDrafter(PhraseDrafter[M]):
+    """Drafts copied from text, checked by the engine itself, without logits."""
+
+    def __init__(
+        self, engine: QuickEngine[M], state: DecodeState, group_size: int, sources: Copied
+    ) -> None:
+        super().__init__(engine, state, group_size, sources)
+        assert not self.masks
+        self._engine = engine
+
+    def pick(self, proposed: Proposed, memory: M) -> Picked:
+        """Pick what K=1 writes after the known tokens and after each draft, without logits."""
+        checked, columns = self._engine.step_checked(proposed.slots, memory, 0), self.columns()
+        return Picked(
+            checked.tokens.gather(1, columns), checked.log_probabilities.gather(1, columns)
+        )
+
+    def accept(self, picked: Picked, proposed: Proposed, memory: M) -> Int[Tensor, "R"]:
+        """Return how many tokens stand; rejected drafts are forgotten, and new ones looked up."""
+        kept = verified_prefix(picked.tokens, self.tokens, self.counts)
+        memory.truncate(self.forgotten(kept))
+        self.counts = torch.zeros_like(self.counts)
+        self.follow(picked, kept)
         return kept
 
 
@@ -177,6 +217,7 @@ def decode_single(
     lengths: Int[Tensor, "1"] | None,
     state: DecodeState,
     group_size: int,
+    economy: Economy | None = None,
 ) -> Iterator[list[Hypothesis]]:
     """Write what K=1 writes, up to `group_size` tokens a pass, until the sentence is over; yield it
     after each.
@@ -185,12 +226,17 @@ def decode_single(
     last, drafts, written = engine.config.start_token, list[int](), 0
     while not state.done:
         began = time.perf_counter()
-        read = engine.step_single([last, *drafts], written, group_size - 1, memory)
+        drafting = economy is None or economy.drafts(1)
+        masks = group_size - 1 if drafting else 0
+        drafts = drafts if drafting else []
+        read = engine.step_single([last, *drafts], written, masks, memory)
         kept = 1 + _agreed(read.tokens, drafts)
-        engine.forget(len(drafts) + 1 - kept + group_size - 1, memory)
-        drafts = read.draft() if kept == len(read.tokens) and group_size > 1 else []
+        engine.forget(len(drafts) + 1 - kept + masks, memory)
+        drafts = read.draft() if kept == len(read.tokens) and masks else []
         last, written = read.tokens[kept - 1], written + kept
         milliseconds = 1000 * (time.perf_counter() - began)
+        if economy is not None:
+            economy.seen(1, drafting, float(kept), milliseconds)
         yield state.commit_even(
             [read.tokens[:kept]], [read.log_probabilities[:kept]], milliseconds, "", group_size
         )

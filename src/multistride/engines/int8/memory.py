@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,8 +40,8 @@ PICKED = 64
 SPARE = 6
 """Maximum number of buffers kept for later batches."""
 
-GraphMaker = Callable[[], bytes]
-"""Builds a graph, as the bytes of an ONNX file."""
+GraphMaker = Callable[[], bytes | Path]
+"""Builds a graph, as the bytes of an ONNX file, or names the file that holds it."""
 
 Array = NDArray[Any]
 
@@ -53,13 +54,14 @@ def shared(array: Array) -> Any:
 class Network:
     """One graph in ONNX Runtime: named input arrays to all outputs."""
 
-    def __init__(self, graph: bytes, threads: int) -> None:
+    def __init__(self, graph: bytes | Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
+        content = graph if isinstance(graph, bytes) else str(graph)
         self._session: Any = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
         )
         self._outputs = [output.name for output in self._session.get_outputs()]
 

@@ -10,12 +10,11 @@ from typing import Any
 from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
-from multistride.device import pick_device, set_threads
+from multistride.device import set_threads
 from multistride.engines.interface import Engine
-from multistride.engines.open import open_engine
+from multistride.engines.open import opened_model
 from multistride.evaluate.bench.workers.loop import serve
 from multistride.evaluate.bench.workers.messages import Sentence, Setup
-from multistride.model.weights import load_model
 
 
 class Own:
@@ -39,12 +38,10 @@ class Own:
 
 
 def open_own(setup: Setup) -> Own:
-    """Load the model into the engine that was asked for. Raises as `open_engine` and `load_model`
-    do.
-    """
+    """Open the model in the engine that was asked for. Raises as `opened_model` does."""
     set_threads(setup.threads)
-    model, _ = load_model(setup.model, pick_device(setup.device))
-    return Own(open_engine(model, setup.engine))
+    engine, _ = opened_model(setup.model, setup.device, setup.engine)
+    return Own(engine)
 
 
 if __name__ == "__main__":
