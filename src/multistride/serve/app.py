@@ -12,7 +12,6 @@ import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,8 +26,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multistride.errors import UserError
 from multistride.serve import openai, translating
-from multistride.serve.errors import Draining, HttpProblem, WrongKey, of_user_error, of_validation
+from multistride.serve.errors import (
+    Draining,
+    HttpProblem,
+    WrongKey,
+    of_framework,
+    of_user_error,
+    of_validation,
+)
 from multistride.serve.served import Served
+from multistride.serve.writing import fresh_name
 from multistride.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -230,7 +237,7 @@ class _Refused(HTTPException):
 
 def _request_id(given: bytes | None) -> str:
     text = (given or b"").decode("latin-1")
-    return text if REQUEST_ID.fullmatch(text) else uuid.uuid4().hex
+    return text if REQUEST_ID.fullmatch(text) else fresh_name()
 
 
 async def _problem(request: Any, error: Exception) -> Response:
@@ -252,9 +259,7 @@ async def _starlette(request: Any, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, _Refused):
         return error.problem.response()
-    return HttpProblem(
-        error.status_code, str(error.detail), headers=dict(error.headers or {})
-    ).response()
+    return of_framework(request.method, request.url.path, error).response()
 
 
 async def _failure(request: Any, error: Exception) -> Response:
