@@ -100,12 +100,13 @@ class Client:
             raise SystemExit(answer.decode())
         while size := int(await reader.readuntil(b"\r\n"), 16):
             chunk = await reader.readexactly(size + 2)
-            if not chunk.startswith(b"data: {"):
-                continue
-            first = first or time.perf_counter() - began
-            event = json.loads(chunk[6:])
-            text += event["choices"][0]["text"]
-            tokens += event["multistride"]["accepted"]
+            for line in chunk.split(b"\n\n"):  # events that are ready together come together
+                if not line.startswith(b"data: {"):
+                    continue
+                first = first or time.perf_counter() - began
+                event = json.loads(line[6:])
+                text += event["choices"][0]["text"]
+                tokens += event["multistride"]["accepted"]
         await reader.readexactly(2)
         return text, tokens, first, time.perf_counter() - began
 

@@ -165,7 +165,9 @@ def _workers(ancestor: int) -> list[int]:
 def _cluster() -> Iterator[tuple[str, Callable[[subprocess.Popen[str], Path], int]]]:
     """A cluster of a head that does not work and two nodes, the first of which can be lost."""
     memory = {"object_store_memory": 128 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory}
+    )
     first, _ = (cluster.add_node(num_cpus=1, **memory) for _ in range(2))
 
     def lose(process: subprocess.Popen[str], parts: Path) -> int:

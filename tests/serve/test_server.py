@@ -138,6 +138,35 @@ def test_a_header_bomb_and_half_a_request_leave_the_server_alive(server):
     assert httpx.get(server.url + "/health").status_code == 200
 
 
+CHUNKED = b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_headers_are_bounded_wherever_they_stand(server, caplog):
+    """The C parser takes headers and trailers of any size, and keeps them."""
+    header = b"X: " + b"a" * 1000 + b"\r\n"
+    flood(server, b"GET /health HTTP/1.1\r\n", header)
+    flood(server, b"GET /", b"a" * 1000)
+    flood(server, CHUNKED + b"1\r\n{\r\n0\r\n", header)
+    assert sum("headers are larger than 32,768 bytes" in line for line in caplog.messages) == 3
+    with connected(server) as raw:  # a large body is no header, even in pieces of a byte
+        raw.sendall(CHUNKED + b"1\r\n{\r\n" * 20_000 + b"0\r\n\r\n")
+        assert b" 400 " in raw.recv(100)
+    body = b"0" * 500_000
+    assert httpx.post(server.url + "/v1/completions", content=body).status_code == 400
+
+
+def connected(server):
+    """Return a socket to a server."""
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def flood(server, head, piece):
+    """Send a request that never ends until the server closes the connection."""
+    with connected(server) as raw, pytest.raises(ConnectionError):
+        raw.sendall(head + 100_000 * piece)
+
+
 def test_keys(models):
     with Running(models, Limits(api_key=KEY)) as running:
         assert httpx.get(running.url + "/health").status_code == 200

@@ -4,7 +4,6 @@ import threading
 import time
 
 import torch
-import uvicorn
 
 from multistride.data.vocab import train_vocabulary
 from multistride.engines.eager import EagerStepModel
@@ -14,7 +13,7 @@ from multistride.model.transformer import Transformer
 from multistride.serve.app import Limits, application
 from multistride.serve.scheduler import Capacity
 from multistride.serve.served import Defaults, opened
-from multistride.serve.server import bound
+from multistride.serve.server import Server, bound
 from multistride.translator import Translator
 
 TEXT = (
@@ -69,10 +68,7 @@ class Running:
                 self.served.models[name].languages = ("en", "de")
         self._socket = bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(
-            application(self.served, limits or Limits()), log_config=None, access_log=False
-        )
-        self._server = uvicorn.Server(config)
+        self._server = Server(application(self.served, limits or Limits()), self.served.drain)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
         )

@@ -59,6 +59,8 @@ class TextStream:
 
 def until(text: str, stops: Collection[str]) -> str:
     """Return the text before the first of the stop texts in it; all of it where there is none."""
+    if not stops:
+        return text
     return text[
         : min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))
     ]

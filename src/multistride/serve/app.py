@@ -12,7 +12,6 @@ import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from multistride.errors import UserError
 from multistride.serve import openai, translating
 from multistride.serve.errors import Draining, HttpProblem, WrongKey, of_user_error, of_validation
 from multistride.serve.served import Served
+from multistride.serve.writing import fresh_name
 from multistride.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ class _Refused(HTTPException):
 
 def _request_id(given: bytes | None) -> str:
     text = (given or b"").decode("latin-1")
-    return text if REQUEST_ID.fullmatch(text) else uuid.uuid4().hex
+    return text if REQUEST_ID.fullmatch(text) else fresh_name()
 
 
 async def _problem(request: Any, error: Exception) -> Response:

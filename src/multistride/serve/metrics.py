@@ -7,7 +7,9 @@ variable of prometheus_client), and each answers with the sums over all of them.
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -20,7 +22,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class Metrics:
-    """The counters of one server. Every one has the label `model`."""
+    """The counters of one server. Every one has the label `model`; `of` gives those of a model."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -43,18 +45,20 @@ class Metrics:
                 f"multistride_{name}_seconds", text, model, registry=self.registry, buckets=SECONDS
             )
 
-        self.running = gauge("num_requests_running", "Requests in the running batch.")
-        self.waiting = gauge("num_requests_waiting", "Requests that wait for a place in it.")
-        self.first = seconds("time_to_first_token", "From the request to its first group.")
-        self.between = seconds(
-            "inter_token_latency", "Time of a group over the number of its tokens."
-        )
-        self.whole = seconds("e2e_request_latency", "From the request to its last token.")
-        self.prompt_tokens = counter("prompt_tokens", "Tokens read of sources and prompts.")
-        self.tokens = counter("generation_tokens", "Tokens written.")
-        self.steps = counter("decode_steps", "Decoder passes.")
-        self.drafted = counter("spec_decode_num_draft_tokens", "Tokens drafted in exact mode.")
-        self.accepted = counter("spec_decode_num_accepted_tokens", "Drafts that stood.")
+        self.all: dict[str, Any] = {
+            "running": gauge("num_requests_running", "Requests in the running batch."),
+            "waiting": gauge("num_requests_waiting", "Requests that wait for a place in it."),
+            "first": seconds("time_to_first_token", "From the request to its first group."),
+            "between": seconds(
+                "inter_token_latency", "Time of a group over the number of its tokens."
+            ),
+            "whole": seconds("e2e_request_latency", "From the request to its last token."),
+            "prompt_tokens": counter("prompt_tokens", "Tokens read of sources and prompts."),
+            "tokens": counter("generation_tokens", "Tokens written."),
+            "steps": counter("decode_steps", "Decoder passes."),
+            "drafted": counter("spec_decode_num_draft_tokens", "Tokens drafted in exact mode."),
+            "accepted": counter("spec_decode_num_accepted_tokens", "Drafts that stood."),
+        }
         self.requests = counter(
             "request_success", "Requests that ended, by the reason.", ["model", "finished_reason"]
         )
@@ -66,6 +70,10 @@ class Metrics:
             buckets=(1, 2, 3, 4, 6, 8, 12, 16),
         )
 
+    def of(self, model: str) -> ModelMetrics:
+        """Return the counters of one model."""
+        return ModelMetrics(self, model)
+
     def text(self) -> bytes:
         """Return all of them in Prometheus' text format."""
         if DIRECTORY not in os.environ:
@@ -73,6 +81,25 @@ class Metrics:
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)
         return generate_latest(everyone)
+
+
+class ModelMetrics:
+    """The counters of one model, each looked up once: a step counts for every row."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        every = {name: metric.labels(model) for name, metric in metrics.all.items()}
+        self.running: Gauge = every["running"]
+        self.waiting: Gauge = every["waiting"]
+        self.first: Histogram = every["first"]
+        self.between: Histogram = every["between"]
+        self.whole: Histogram = every["whole"]
+        self.prompt_tokens: Counter = every["prompt_tokens"]
+        self.tokens: Counter = every["tokens"]
+        self.steps: Counter = every["steps"]
+        self.drafted: Counter = every["drafted"]
+        self.accepted: Counter = every["accepted"]
+        self.of_mode = cache(lambda mode: metrics.group_size.labels(model, mode))
+        self.ended = cache(lambda reason: metrics.requests.labels(model, reason))
 
 
 def forget_the_dead() -> None:

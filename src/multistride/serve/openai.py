@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from multistride.serve.errors import DOCUMENTED, HttpProblem
 from multistride.serve.protocol import ChatRequest, CompletionRequest, Streaming
 from multistride.serve.scheduler import Ticket
 from multistride.serve.served import Served, ServedModel
-from multistride.serve.writing import Answer, Part, Usage, now, parts, until_gone, whole
+from multistride.serve.writing import (
+    Answer,
+    Part,
+    Usage,
+    Writing,
+    fresh_name,
+    now,
+    until_gone,
+    whole,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -172,13 +183,14 @@ class Asked:
 
     def head(self) -> dict[str, Any]:
         """Return the fields that all objects of an answer begin with."""
-        name = f"{self.shape.prefix}-{uuid.uuid4().hex}"
+        name = f"{self.shape.prefix}-{fresh_name()}"
         return {"id": name, "created": now(), "model": self.model.name}
 
-    def parts(self, ticket: Ticket) -> AsyncIterator[Part]:
+    def lots(self, ticket: Ticket) -> AsyncIterator[list[Part]]:
         """Return the parts of one completion as they are committed."""
         by_token = self.body.stream_granularity == "token"
-        return parts(self.model.model, ticket, self.choices.get("stop", ()), self.usage, by_token)
+        stops = self.choices.get("stop", ())
+        return Writing(self.model.model, stops, self.usage, by_token).lots(ticket)
 
     def submit(self, encoded: list[list[int]], name: str) -> list[Ticket]:
         """Queue `n` requests for each prompt, each with a seed of its own; all of them or none."""
@@ -206,9 +218,7 @@ async def _answer(request: Request, asked: Asked, encoded: list[list[int]]) -> R
     asked.check()
     tickets = asked.submit(encoded, request.state.id)
     if asked.body.stream:
-        return StreamingResponse(
-            _events(asked, tickets), media_type="text/event-stream", headers=HEADERS
-        )
+        return EventStream(_events(asked, tickets), partial(_cancel, tickets))
     stops = asked.choices.get("stop", ())
     work = asyncio.gather(*(whole(asked.model.model, each, stops, asked.usage) for each in tickets))
     try:
@@ -228,51 +238,115 @@ async def _answer(request: Request, asked: Asked, encoded: list[list[int]]) -> R
             "trace": [answer.steps for answer in answers],
         },
     }
-    return Response(json.dumps(result, ensure_ascii=False), media_type="application/json")
+    return Response(orjson.dumps(result), media_type="application/json")
 
 
-async def _events(asked: Asked, tickets: list[Ticket]) -> AsyncIterator[str]:
-    """Yield server-sent events: of several completions in turn, as their groups are committed."""
-    queue: asyncio.Queue[tuple[int, Part | HttpProblem | None]] = asyncio.Queue()
+async def _events(asked: Asked, tickets: list[Ticket]) -> AsyncGenerator[bytes, None]:
+    """Yield server-sent events, all that are ready at once.
 
-    async def pump(index: int, ticket: Ticket) -> None:
-        try:
-            async for part in asked.parts(ticket):
-                await queue.put((index, part))
-            await queue.put((index, None))
-        except HttpProblem as problem:
-            await queue.put((index, problem))
-        except Exception:
-            logger.exception("a stream failed")
-            failure = HttpProblem(500, "the server failed on this request", code="internal")
-            await queue.put((index, failure))
-
-    pumps = [asyncio.create_task(pump(index, ticket)) for index, ticket in enumerate(tickets)]
+    Events of several completions come in turn, as their groups are committed.
+    """
     base = {**asked.head(), "object": asked.shape.chunk}
     offsets, begun, running = [0] * len(tickets), set[int](), len(tickets)
     try:
-        while running:
-            index, part = await queue.get()
-            if part is None:
-                running -= 1
-                continue
-            if isinstance(part, HttpProblem):
-                yield _event(part.body())
-                return
-            choice = asked.shape.delta(
-                index, part, asked.logprobs, offsets[index], index not in begun
-            )
-            begun.add(index)
-            offsets[index] += sum(map(len, part.pieces))
-            yield _event({**base, "choices": [choice], "multistride": part.step})
-        if asked.body.stream_options is not None and asked.body.stream_options.include_usage:
-            yield _event({**base, "choices": [], "usage": asked.usage.object()})
-        yield "data: [DONE]\n\n"
+        async for index, lot in _merged(asked, tickets):
+            events = b""
+            for part in lot:
+                choice = asked.shape.delta(
+                    index, part, asked.logprobs, offsets[index], index not in begun
+                )
+                begun.add(index)
+                offsets[index] += sum(map(len, part.pieces))
+                events += _event({**base, "choices": [choice], "multistride": part.step})
+                running -= part.finish_reason is not None
+            if running:
+                yield events
+            else:
+                yield events + _last(asked, base)
+    except HttpProblem as problem:
+        yield _event(problem.body())
+    except Exception:
+        logger.exception("a stream failed")
+        failure = HttpProblem(500, "the server failed on this request", code="internal")
+        yield _event(failure.body())
     finally:
-        for task in pumps:
-            task.cancel()
         _cancel(tickets)
 
 
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+def _last(asked: Asked, base: dict[str, Any]) -> bytes:
+    """Return the events behind the last text: the usage, if it was asked for, and the end."""
+    options = asked.body.stream_options
+    if options is None or not options.include_usage:
+        return b"data: [DONE]\n\n"
+    return _event({**base, "choices": [], "usage": asked.usage.object()}) + b"data: [DONE]\n\n"
+
+
+async def _merged(asked: Asked, tickets: list[Ticket]) -> AsyncIterator[tuple[int, list[Part]]]:
+    """Yield the parts of several completions, with the index of each, as they come."""
+    if len(tickets) == 1:  # most requests: no task and no queue in between
+        async for lot in asked.lots(tickets[0]):
+            yield 0, lot
+        return
+    queue: asyncio.Queue[tuple[int, list[Part] | Exception | None]] = asyncio.Queue()
+
+    async def pump(index: int, ticket: Ticket) -> None:
+        end: Exception | None = None
+        try:
+            async for lot in asked.lots(ticket):
+                queue.put_nowait((index, lot))
+        except Exception as error:  # is raised where it is waited for
+            end = error
+        queue.put_nowait((index, end))
+
+    pumps = [asyncio.create_task(pump(index, ticket)) for index, ticket in enumerate(tickets)]
+    running = len(pumps)
+    try:
+        while running:
+            index, item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield index, item
+    finally:
+        for task in pumps:
+            task.cancel()
+
+
+class EventStream(Response):
+    """Server-sent events; `gone` is called when the client leaves, and must end the events.
+
+    Starlette's own response starts a group of tasks for every stream, which costs more than most
+    answers.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], gone: Callable[[], None]) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self._events, self._gone = events, gone
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events as they come."""
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(head)
+            async with aclosing(self._events) as every:
+                async for events in every:
+                    await send({"type": "http.response.body", "body": events, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            watch.cancel()
+            self._gone()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._gone()
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"

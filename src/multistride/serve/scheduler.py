@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -47,6 +47,10 @@ FULL = 16
 """Slots of a pass that keep a processor busy: batches that begin with as many need no others."""
 
 
+CROWD, SHARE, HELD = 8, 4, 2
+"""Beside so many running texts or more, fewer new ones than a fourth of them are held so long."""
+
+
 @dataclass(frozen=True)
 class Capacity:
     """`batch_tokens`: most tokens proposed in all passes of one round; `waiting`: most requests
@@ -57,8 +61,7 @@ class Capacity:
     waiting: int = 2048
 
 
-@dataclass(frozen=True)
-class Committed:
+class Committed(NamedTuple):
     """A group that was written for a request; `ending` says why the text is over, else None."""
 
     group: Group
@@ -82,7 +85,7 @@ class Work:
 
 
 class Ticket:
-    """One request on its way: iterate over its groups; `cancel` to free its row.
+    """One request on its way: take its groups from `lots`; `cancel` to free its row.
 
     Made and read on the event loop; the thread of the scheduler only reads `cancelled`.
     """
@@ -91,27 +94,42 @@ class Ticket:
         self.work = work
         self.cancelled = False
         self.arrived = time.perf_counter()
-        self.sent = 0
-        """Tokens handed on; written by the scheduler alone."""
-        self._groups: asyncio.Queue[Committed | HttpProblem] = asyncio.Queue()
+        self.sent = self.written = 0
+        """Tokens handed on, and those that its present batch wrote; of the scheduler alone."""
+        self._items: list[Committed | HttpProblem] = []
+        self._news: asyncio.Future[None] | None = None
 
     def cancel(self) -> None:
-        """Free the row before its next pass; nothing more comes."""
+        """Free the row before its next pass; nothing more comes, and who waits for it goes on."""
         self.cancelled = True
+        self._wake()
 
     def put(self, item: Committed | HttpProblem) -> None:
         """Hand on a group, or the problem that ends the request (on the event loop)."""
-        self._groups.put_nowait(item)
+        self._items.append(item)
+        self._wake()
 
-    async def __aiter__(self) -> AsyncIterator[Committed]:
-        """Yield groups until the text is over. Raises `HttpProblem` if it failed."""
-        while True:
-            item = await self._groups.get()
-            if isinstance(item, HttpProblem):
-                raise item
-            yield item
-            if item.ending is not None:
-                return
+    async def lots(self) -> AsyncIterator[list[Committed]]:
+        """Yield the groups that have come, all at once, until the text is over or cancelled.
+
+        Raises `HttpProblem` if it failed.
+        """
+        while not self.cancelled:
+            if not self._items:
+                self._news = asyncio.get_running_loop().create_future()
+                await self._news
+            items, self._items = self._items, []
+            groups = [item for item in items if isinstance(item, Committed)]
+            if groups:
+                yield groups
+                if groups[-1].ending is not None:
+                    return
+            if len(groups) < len(items):
+                raise next(item for item in items if isinstance(item, HttpProblem))
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
 
 @dataclass
@@ -161,7 +179,7 @@ class Scheduler:
     def __init__(
         self, engine: StepModel[Any], name: str, capacity: Capacity, metrics: Metrics
     ) -> None:
-        self.name, self.capacity, self.metrics = name, capacity, metrics
+        self.name, self.capacity, self.metrics = name, capacity, metrics.of(name)
         self.draining = self.broken = False
         self._engine = engine
         self._waiting: deque[Ticket] = deque()
@@ -169,6 +187,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = False
+        self._held = 0
         self._seconds = PATIENCE / 10
         self._thread = threading.Thread(target=self._run, name=f"decode {name}", daemon=True)
 
@@ -202,7 +221,7 @@ class Scheduler:
         if self.full:
             raise QueueFull(len(self._waiting), self.capacity.waiting, self._seconds)
         ticket = Ticket(work)
-        self.metrics.prompt_tokens.labels(self.name).inc(len(work.tokens))
+        self.metrics.prompt_tokens.inc(len(work.tokens))
         with self._changed:
             self._waiting.append(ticket)
             self._changed.notify()
@@ -237,11 +256,20 @@ class Scheduler:
                 self._advance(batch)
 
     def _gauge(self) -> None:
-        self.metrics.running.labels(self.name).set(sum(batch.rows for batch in self._running))
-        self.metrics.waiting.labels(self.name).set(len(self._waiting))
+        self.metrics.running.set(sum(batch.rows for batch in self._running))
+        self.metrics.waiting.set(len(self._waiting))
 
     def _admitted(self) -> list[list[Ticket]]:
-        """Take from the queue, in order, what the token budget of a round has room for."""
+        """Take from the queue, in order, what the token budget of a round has room for.
+
+        Beside many running texts a few new ones wait for others, at most `HELD` rounds: to begin
+        and to join costs nearly as much for one text as for ten.
+        """
+        running = sum(batch.rows for batch in self._running)
+        if running >= CROWD and SHARE * len(self._waiting) < running and self._held < HELD:
+            self._held += 1
+            return []
+        self._held = 0
         used = sum(batch.rows * batch.plan.group_size for batch in self._running)
         chosen: dict[int, list[Ticket]] = {}
         while self._waiting:
@@ -268,6 +296,8 @@ class Scheduler:
     def _begun(self, tickets: list[Ticket], alone: bool) -> _Running:
         works = [ticket.work for ticket in tickets]
         plan = works[0].plan
+        for ticket in tickets:
+            ticket.written = 0
         rows = Rows([work.limit for work in works], [work.seed for work in works])
         sources = source_batch([work.tokens for work in works], self._engine.config)
         alone = alone or len(tickets) * plan.group_size >= FULL
@@ -309,7 +339,7 @@ class Scheduler:
             self._failed(batch.open_tickets, error)
             return
         if written:
-            self.metrics.steps.labels(self.name).inc()
+            self.metrics.steps.inc()
         deliveries = [
             (ticket, committed)
             for hypothesis in written
@@ -324,12 +354,12 @@ class Scheduler:
 
     def _committed(self, ticket: Ticket, hypothesis: Hypothesis, plan: Plan) -> Committed | None:
         """Return the last group of a text, less what a failed batch had handed on of it."""
-        written = sum(len(group.tokens) for group in hypothesis.groups)
-        fresh = written - ticket.sent
+        group = hypothesis.groups[-1]
+        ticket.written += len(group.tokens)
+        fresh = ticket.written - ticket.sent
         if fresh <= 0:
             return None
-        ticket.sent = written
-        group = hypothesis.groups[-1]
+        ticket.sent = ticket.written
         return Committed(
             group if fresh >= len(group.tokens) else _last(group, fresh),
             plan.mode,
@@ -365,24 +395,27 @@ class Scheduler:
             self._on_loop(partial(ticket.put, problem))
 
     def _count(self, batch: _Running, deliveries: list[tuple[Ticket, Committed]]) -> None:
-        now, name, metrics = time.perf_counter(), self.name, self.metrics
-        mode = batch.plan.mode
+        now, metrics, mode = time.perf_counter(), self.metrics, batch.plan.mode
+        drafted = accepted = total = 0
         for ticket, committed in deliveries:
             group = committed.group
             kept = len(group.tokens)
-            metrics.tokens.labels(name).inc(kept)
-            metrics.group_size.labels(name, mode).observe(group.group_size)
+            total += kept
+            metrics.of_mode(mode).observe(group.group_size)
             if ticket.sent == kept:
-                metrics.first.labels(name).observe(now - ticket.arrived)
+                metrics.first.observe(now - ticket.arrived)
             else:
-                metrics.between.labels(name).observe((now - batch.last) / kept)
-            if mode == "exact":
-                metrics.drafted.labels(name).inc(max(group.group_size - 1, 0))
-                metrics.accepted.labels(name).inc(max(kept - 1, 0))
+                metrics.between.observe((now - batch.last) / kept)
+            drafted += max(group.group_size - 1, 0)
+            accepted += max(kept - 1, 0)
             if committed.ending is not None:
-                metrics.whole.labels(name).observe(now - ticket.arrived)
-                metrics.requests.labels(name, committed.ending).inc()
+                metrics.whole.observe(now - ticket.arrived)
+                metrics.ended(committed.ending).inc()
                 self._seconds += 0.1 * (now - ticket.arrived - self._seconds)
+        metrics.tokens.inc(total)
+        if mode == "exact":
+            metrics.drafted.inc(drafted)
+            metrics.accepted.inc(accepted)
         batch.last = now
 
 

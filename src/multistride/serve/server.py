@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from multistride.errors import UsageError, UserError
 
@@ -28,6 +29,47 @@ ASGIApplication = Callable[..., Any]
 
 GRACE = 60
 """Seconds that running requests have to finish after SIGTERM."""
+
+HEADERS = 32 << 10
+"""Bytes of the first line and headers of a request."""
+
+CHUNKING = 8
+"""Bytes around a byte of a body that comes in chunks: at worst `1`, three line ends, and itself."""
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 with a limit for all that is no body: its parser takes headers of any size.
+
+    The C parser answers three times as many small requests a second as the default in Python.
+    """
+
+    _overhead = 0
+    _body = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come, unless it is too much."""
+        self._overhead += len(data)
+        super().data_received(data)
+        if self._overhead > HEADERS + CHUNKING * self._body and not self.transport.is_closing():
+            reason = f"the headers are larger than {HEADERS:,} bytes: send less"
+            logger.warning(reason)
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+                b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%s"
+                % (len(reason), reason.encode())
+            )
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._overhead = self._body = 0
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body, which has a limit of its own."""
+        self._overhead -= len(body)
+        self._body += len(body)
+        super().on_body(body)
 
 
 class Server(uvicorn.Server):
@@ -48,8 +90,7 @@ class Server(uvicorn.Server):
             access_log=False,
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=30,
-            http="h11",  # it bounds headers
-            h11_max_incomplete_event_size=32 << 10,
+            http=Protocol,
             server_header=False,
         )
         super().__init__(config)

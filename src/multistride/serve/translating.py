@@ -9,8 +9,9 @@ import asyncio
 import hmac
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
 from multistride.serve.errors import DOCUMENTED, HttpProblem, WrongKey
@@ -70,8 +71,13 @@ def router(served: Served) -> APIRouter:
     """Return the routes over the served models."""
     routes = APIRouter()
 
-    @routes.post("/v1/translate", tags=["Translation"], responses=DOCUMENTED)
-    async def translate(body: TranslateRequest, request: Request) -> dict[str, Any]:
+    @routes.post(
+        "/v1/translate",
+        tags=["Translation"],
+        responses=DOCUMENTED,
+        response_model=dict[str, Any],
+    )
+    async def translate(body: TranslateRequest, request: Request) -> Response:
         """Translate one text or several."""
         model = served.translator(body.model)
         texts = [body.text] if isinstance(body.text, str) else body.text
@@ -81,7 +87,7 @@ def router(served: Served) -> APIRouter:
                 choices[name] = getattr(body, name)
         usage = Usage()
         answers = await translated(request, model, texts, choices, usage)
-        return {
+        result = {
             "model": model.name,
             "translations": [
                 {
@@ -97,6 +103,7 @@ def router(served: Served) -> APIRouter:
             ],
             "usage": usage.object(),
         }
+        return Response(orjson.dumps(result), media_type="application/json")
 
     @routes.post(
         "/translate", tags=["LibreTranslate"], responses=REFUSED, openapi_extra=LIBRETRANSLATE_BODY

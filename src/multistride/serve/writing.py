@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from multistride.data.detokenize import TextStream
 from multistride.decode.choosing.policy import AS_ASKED
-from multistride.decode.hypothesis import Group
 from multistride.serve.errors import HttpProblem
 from multistride.serve.scheduler import Committed, Ticket
 from multistride.text_model import TextModel
@@ -20,8 +21,7 @@ FINISH_REASONS = {"end": "stop", "stop": "stop", "limit": "length"}
 """OpenAI's `finish_reason` of our endings."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """The content of one event: some text, its tokens, and the step that wrote them.
 
     `finish_reason` is None for all parts but the last.
@@ -77,8 +77,8 @@ class Answer:
     finish_reason: str = "stop"
 
 
-def step_facts(model: TextModel, committed: Committed) -> dict[str, Any]:
-    """Return the `multistride` object of an event."""
+def step_facts(committed: Committed, pieces: list[str]) -> dict[str, Any]:
+    """Return the `multistride` object of an event; `pieces` are its tokens as text."""
     group = committed.group
     return {
         "step": group.step,
@@ -86,66 +86,64 @@ def step_facts(model: TextModel, committed: Committed) -> dict[str, Any]:
         "mode": committed.mode,
         "accepted": len(group.tokens),
         "confidence": [round(min(1.0, math.exp(value)), 4) for value in group.log_probabilities],
-        "pieces": model.vocabulary.pieces(group.tokens),
+        "pieces": pieces,
         "reason": "" if group.reason == AS_ASKED else group.reason,
         "milliseconds": round(group.milliseconds, 3),
     }
 
 
-async def parts(
-    model: TextModel, ticket: Ticket, stops: Sequence[str], usage: Usage, by_token: bool = False
-) -> AsyncIterator[Part]:
-    """Yield the parts of an answer as they are committed; cancel the request if nobody listens.
+class Writing:
+    """An answer as it is written: from committed groups to the parts of events.
 
     The texts joined are the text of the whole answer: characters spread over tokens come whole,
     and what may be the beginning of a stop text waits. EOS is no token of a part.
     """
-    stream = TextStream(model.vocabulary, stops, model.shape)
-    try:
-        async for committed in ticket:
-            usage.add(committed)
-            facts = step_facts(model, committed)
-            group, ending = committed.group, committed.ending
-            shown = group.tokens[:-1] if ending == "end" else group.tokens
-            reason = FINISH_REASONS.get(ending) if ending is not None else None
-            if not by_token:
-                text = stream.add(shown) + (stream.end() if ending is not None else "")
-                yield _part(model, group, slice(len(shown)), text, facts, reason)
-                continue
-            for index in range(len(group.tokens)):
-                last = index == len(group.tokens) - 1
-                text = stream.add(shown[index : index + 1])
-                if last and ending is not None:
-                    text += stream.end()
-                place = slice(index, min(index + 1, len(shown)))
-                yield _part(model, group, place, text, facts, reason if last else None)
-    finally:
-        ticket.cancel()
 
+    def __init__(
+        self, model: TextModel, stops: Sequence[str], usage: Usage, by_token: bool = False
+    ) -> None:
+        self._vocabulary, self._usage, self._by_token = model.vocabulary, usage, by_token
+        self._stream = TextStream(model.vocabulary, stops, model.shape)
 
-def _part(
-    model: TextModel,
-    group: Group,
-    place: slice,
-    text: str,
-    facts: dict[str, Any],
-    reason: str | None,
-) -> Part:
-    tokens = group.tokens[place]
-    values = group.log_probabilities[place]
-    return Part(text, tokens, tuple(model.vocabulary.pieces(tokens)), values, facts, reason)
+    async def lots(self, ticket: Ticket) -> AsyncIterator[list[Part]]:
+        """Yield the parts that have come, all at once; cancel the request if nobody listens."""
+        try:
+            async for groups in ticket.lots():
+                yield [part for committed in groups for part in self.parts(committed)]
+        finally:
+            ticket.cancel()
+
+    def parts(self, committed: Committed) -> Iterator[Part]:
+        """Yield the parts of a group: one, or one for each token."""
+        self._usage.add(committed)
+        group, ending = committed.group, committed.ending
+        pieces = self._vocabulary.pieces(group.tokens)
+        facts = step_facts(committed, pieces)
+        count = len(group.tokens) - (ending == "end")
+        reason = FINISH_REASONS.get(ending) if ending is not None else None
+        slices = [slice(0, count)]
+        if self._by_token:
+            slices = [slice(index, min(index + 1, count)) for index in range(len(pieces))]
+        for number, these in enumerate(slices, start=1):
+            tokens, last = group.tokens[these], number == len(slices)
+            text = self._stream.add(tokens)
+            if last and ending is not None:
+                text += self._stream.end()
+            values = group.log_probabilities[these]
+            yield Part(text, tokens, tuple(pieces[these]), values, facts, reason if last else None)
 
 
 async def whole(model: TextModel, ticket: Ticket, stops: Sequence[str], usage: Usage) -> Answer:
     """Return the whole answer of a request."""
     answer = Answer()
-    async for part in parts(model, ticket, stops, usage):
-        answer.text += part.text
-        answer.tokens += part.tokens
-        answer.pieces += part.pieces
-        answer.log_probabilities += part.log_probabilities
-        answer.steps.append(part.step)
-        answer.finish_reason = part.finish_reason or answer.finish_reason
+    async for lot in Writing(model, stops, usage).lots(ticket):
+        for part in lot:
+            answer.text += part.text
+            answer.tokens += part.tokens
+            answer.pieces += part.pieces
+            answer.log_probabilities += part.log_probabilities
+            answer.steps.append(part.step)
+            answer.finish_reason = part.finish_reason or answer.finish_reason
     return answer
 
 
@@ -157,6 +155,14 @@ async def until_gone(request: Any, work: asyncio.Future[Any]) -> Any:
             work.cancel()
             raise HttpProblem(499, "the client closed the connection", code="cancelled")
     return work.result()
+
+
+_names = random.Random(os.urandom(32))
+
+
+def fresh_name() -> str:
+    """Return a name that nobody has: 128 random bits, without a call of the system each."""
+    return f"{_names.getrandbits(128):032x}"
 
 
 def now() -> int:
