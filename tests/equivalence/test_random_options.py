@@ -42,6 +42,7 @@ OPTIONS = {
     "policy": st.sampled_from(["fixed", "confidence", "phase", "autoregressive"]),
     "drafts": st.sampled_from(["masks", "text", "both"]),
     "beam": st.integers(1, 3),
+    "group_beam": st.integers(1, 4),
     "length_penalty": st.sampled_from([0.0, 0.6, 1.5]),
     "temperature": st.sampled_from([0.3, 1.0]),
     "top_k": st.integers(0, 5),
