@@ -137,6 +137,14 @@ def test_configurations(source, changes, message):
     assert message in refused(source)
 
 
+def test_code_for_classes_that_transformers_has_is_not_needed(source):
+    """Phi-3: files of the time before transformers had it."""
+    auto = {"AutoConfig": "configuration.LlamaConfig", "AutoModelForCausalLM": "m.LlamaForCausalLM"}
+    configured(source, auto_map=auto)
+    convert(str(source), source.parent / "ours")
+    assert (source.parent / "ours" / "model.safetensors").is_file()
+
+
 def test_a_configuration_that_lacks_something(source):
     path = source / "config.json"
     config = json.loads(path.read_text())

@@ -170,11 +170,11 @@ def test_a_bias_of_zeros_is_left_out(tmp_path):
 CODES = {"english": "eng_Latn", "french": "fra_Latn", "german": "deu_Latn"}
 
 
-def many_languages(place):
+def many_languages(place, template="eng_Latn $A </s>", named="eng_Latn"):
     """A small M2M100 with a tokenizer of the kind of NLLB: the code of the source, text, EOS."""
-    size = small_tokenizer(place, "eng_Latn $A </s>", **SPECIAL, **CODES)
+    size = small_tokenizer(place, template, **SPECIAL, **CODES)
     path = place / "tokenizer_config.json"
-    settings = {**json.loads(path.read_text()), "src_lang": "eng_Latn"}
+    settings = {**json.loads(path.read_text()), "src_lang": named}
     for name in CODES:
         del settings[name]
     path.write_text(json.dumps({**settings, "additional_special_tokens": list(CODES.values())}))
@@ -200,7 +200,7 @@ def test_the_language_to_write_is_named_when_converting(tmp_path):
     settings = {"max_new_tokens": 20, "do_sample": False, "num_beams": 1}
     inputs = {"input_ids": source, "attention_mask": real.long()}
     expected = theirs.generate(**inputs, forced_bos_token_id=french, **settings)[:, 1:].tolist()
-    model = multistride.load(tmp_path / "ours")
+    model = multistride.load(tmp_path / "ours", engine="eager")
     limits = {"max_tokens": 20}
     found = model.translate(TEXTS, **limits)
     assert [list(each.tokens) for each in found] == [before(row, 2) for row in expected]
@@ -220,3 +220,16 @@ def test_languages_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"has no language klingon.*\(eng_Latn, fra_Latn, "):
         convert(str(tmp_path / "theirs"), tmp_path / "ours", False, Languages(None, "klingon"))
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("source", [None, "deu_Latn"])
+def test_older_files_of_nllb_are_read_as_transformers_reads_them(source, tmp_path):
+    """The code of the language behind EOS, and its name left out: sources that would be refused,
+    targets in the language of the source."""
+    many_languages(tmp_path / "theirs", "$A </s> eng_Latn", named=None)
+    languages = Languages(source, "fra_Latn")
+    vocabulary = convert(str(tmp_path / "theirs"), tmp_path / "ours", False, languages).vocabulary
+    [read], [written] = vocabulary.encode_source(["a b"]), vocabulary.encode_target(["a b"])
+    assert vocabulary.pieces(read[:1]) == [source or "eng_Latn"]
+    assert vocabulary.pieces(written[:1]) == ["fra_Latn"]
+    assert read[1:] == written[1:]

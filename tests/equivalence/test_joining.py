@@ -33,7 +33,8 @@ def tiny(causal, positions):
         heads=2,
         encoder_layers=0 if causal else 1,
         decoder_layers=2,
-        positions=positions,
+        positions="rotary" if positions == "window" else positions,
+        attention_window=4 if positions == "window" else None,
         max_positions=40,
         max_group_size=4,
         group_sizes=(1, 2, 4),
@@ -54,12 +55,14 @@ def tiny(causal, positions):
     params=[
         ("eager", False, "sinusoidal"),
         ("eager", True, "rotary"),
+        ("eager", False, "relative"),
+        ("eager", True, "window"),
         ("gpu", False, "sinusoidal"),
         ("gpu", True, "rotary"),
         ("int8", False, "sinusoidal"),
         ("int8", True, "rotary"),
     ],
-    ids=lambda param: f"{param[0]}-{'causal' if param[1] else 'translation'}",
+    ids=lambda param: f"{param[0]}-{'causal' if param[1] else 'translation'}-{param[2]}",
 )
 def engine(request):
     name, *shape = request.param

@@ -286,7 +286,7 @@ def test_a_model_learns_to_draft_its_own_text(causal, multistride, tmp_path):
     kept = after.state_dict()
     unchanged = [name for name in before.state_dict() if not name.startswith(("reach.", "markov."))]
     assert all(torch.equal(before.state_dict()[name], kept[name]) for name in unchanged)
-    asked = ("--max-tokens", 12, "--json")
+    asked = ("--max-tokens", 12, "--json", "--engine", "eager")
     text = "The cat sees\nThe owl\n"
     plain = (
         multistride("generate", "--model", original, *asked, text=text, check=0)

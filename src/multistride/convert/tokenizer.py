@@ -113,28 +113,35 @@ def _speak(
 ) -> None:
     """Let sources begin with the code of their language, and settings name codes by their pieces.
 
-    Raises `UsageError` for a language that the tokenizer has no code for.
+    Files of NLLB put the code behind EOS, which transformers mends when it reads them, and do not
+    name the language. Raises `UsageError` for a language that the tokenizer has no code for.
     """
+    empty, end = tokenizer.encode("").tokens, settings.get("eos_token")
+    behind = empty[:1] == [end] and len(empty) == 2 and checkpoint.model_type == "m2m_100"
+    if checkpoint.model_type == "m2m_100" and len(empty) == 2 and end in empty:
+        [code] = [piece for piece in empty if piece != end]
+        if code != settings.get("bos_token"):
+            settings.setdefault("src_lang", code)
     for name, given in (("src_lang", languages.source), ("tgt_lang", languages.target)):
-        code = _code(tokenizer, given or settings.get(name))
-        if given is not None and code is None:
+        found = _code(tokenizer, given or settings.get(name))
+        if given is not None and found is None:
             raise UsageError(
                 f"{checkpoint.name} has no language {given}: name one by the code of its "
                 f"tokenizer{_codes(checkpoint)}"
             )
-        if code is not None:
-            settings[name] = code
-    if languages.source is None:
+        if found is not None:
+            settings[name] = found
+    if languages.source is None and not behind:
         return
-    code, [before] = settings["src_lang"], [tokenizer.encode("").tokens]
-    if len(before) != 2 or before[1] != settings.get("eos_token"):
+    if len(empty) != 2 or (empty[1] != end and not behind):
         raise UsageError(
             f"{checkpoint.name} has a tokenizer that puts no language before a source: leave the "
             "source language out"
         )
+    pieces = [settings["src_lang"], end]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[code, "$A", before[1]],
-        special_tokens=[(piece, tokenizer.token_to_id(piece)) for piece in (code, before[1])],
+        single=[pieces[0], "$A", end],
+        special_tokens=[(piece, tokenizer.token_to_id(piece)) for piece in pieces],
     )
 
 
