@@ -39,6 +39,8 @@ def test_batches_of_each_size_are_judged_by_themselves():
     assert economy.settled(32)
     assert not economy.settled(1)
     assert not economy.settled(8)
+    run(economy, 1, {True: (2.5, 2.0), False: (1, 1.0)}, rows=64)
+    assert economy.settled(64)  # where drafts lose at 32, they lose at 64
 
 
 def test_what_changes_is_noticed_and_what_does_not_is_tried_seldom():

@@ -6,7 +6,7 @@ one by one, as in large batches. Both are measured while decoding goes on: milli
 tokens a pass, with drafts and without, for batches of about as many texts.
 
 Both ways are tried for some passes; then the better one is used, and the other tried again after a
-while, ever more seldom while it keeps losing.
+while, ever more seldom while it keeps losing. Texts that leave a batch make it a smaller one.
 """
 
 from __future__ import annotations
@@ -137,7 +137,19 @@ class Economy:
         size.drafting, size.left, size.trying = drafting, left, trying
 
     def _size(self, rows: int) -> _Size:
-        return self._sizes.setdefault(_bucket(rows), _Size())
+        """Return what is known of batches of about this size.
+
+        Checking drafts costs the more, the more texts there are. So where drafts lose they lose in
+        larger batches, and where they pay they pay in smaller ones: new sizes begin that way.
+        """
+        bucket = _bucket(rows)
+        if bucket not in self._sizes:
+            judged = [(at, size) for at, size in self._sizes.items() if not size.trying]
+            loses = any(at < bucket and not size.drafting for at, size in judged)
+            pays = any(at > bucket and size.drafting for at, size in judged)
+            known = _Size(drafting=pays, trying=False, left=FIRST) if loses != pays else _Size()
+            self._sizes[bucket] = known
+        return self._sizes[bucket]
 
 
 def _bucket(rows: int) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import Plan, plan
 from multistride.device import set_threads
-from multistride.engines.interface import Engine
+from multistride.engines.interface import Engine, is_automatic
 from multistride.engines.open import opened_model
 from multistride.evaluate.bench.workers.loop import serve
 from multistride.evaluate.bench.workers.messages import Sentence, Setup
@@ -22,18 +23,23 @@ class Own:
 
     def __init__(self, engine: Engine[Any]) -> None:
         self._engine = engine
+        self._plans: dict[DecodeOptions, Plan] = {}
         self.engine, self.precision = engine.name, engine.precision
 
     def write(self, sources: Sequence[Sequence[int]], options: DecodeOptions) -> list[Sentence]:
         """Decode one batch as `options` say."""
         source, lengths = source_batch(sources, self._engine.config)
+        if options not in self._plans:
+            chosen = plan(options, self._engine.config)
+            automatic = is_automatic(self._engine)
+            self._plans[options] = chosen.thrifty() if automatic else chosen
         return [
             Sentence(
                 tokens=tuple(hypothesis.tokens),
                 written=len(hypothesis.log_probabilities),
                 steps=hypothesis.steps,
             )
-            for hypothesis in decode_batch(self._engine, source, lengths, options)
+            for hypothesis in decode_batch(self._engine, source, lengths, self._plans[options])
         ]
 
 

@@ -1,0 +1,36 @@
+"""A llama.cpp that `against_llama_cpp.py` asks for completions, a line of JSON for a line of JSON.
+
+    PYTHON benchmarks/llama_worker.py MODEL.gguf THREADS DRAFTED
+
+Runs in an environment of its own, with llama-cpp-python built for this machine. DRAFTED is the
+number of tokens that its prompt-lookup decoding drafts; 0 for plain decoding.
+"""
+
+import json
+import sys
+
+from llama_cpp import Llama
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    path, threads, drafted = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    drafts = LlamaPromptLookupDecoding(num_pred_tokens=drafted) if drafted else None
+    model = Llama(
+        path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False,
+        draft_model=drafts, logits_all=drafts is not None,
+    )  # fmt: skip
+    for line in sys.stdin:
+        asked = json.loads(line)
+        model.reset()  # nothing of the last prompt is reused
+        tokens = []
+        for token in model.generate(asked["tokens"], temp=0.0, repeat_penalty=1.0):
+            if token == model.token_eos() or len(tokens) == asked["max_tokens"]:
+                break
+            tokens.append(token)
+        print(json.dumps({"tokens": tokens}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
