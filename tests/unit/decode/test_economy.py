@@ -38,7 +38,7 @@ def test_batches_of_each_size_are_judged_by_themselves():
     assert (economy.drafts(1), economy.drafts(32)) == (True, False)
     assert economy.settled(32)
     assert not economy.settled(1)
-    assert not economy.settled(8)
+    assert not economy.settled(4)
     run(economy, 1, {True: (2.5, 2.0), False: (1, 1.0)}, rows=64)
     assert economy.settled(64)  # where drafts lose at 32, they lose at 64
 

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 TRIED = 12
 """Passes for which a way is tried."""
 
+LARGE = 8
+"""Texts of a batch from which drafts are first tried after a while: there they seldom pay."""
+
 UNCOUNTED = 2
 """Passes after a change that are not counted: the first ones draft, or set up memory."""
 
@@ -147,8 +150,11 @@ class Economy:
             judged = [(at, size) for at, size in self._sizes.items() if not size.trying]
             loses = any(at < bucket and not size.drafting for at, size in judged)
             pays = any(at > bucket and size.drafting for at, size in judged)
-            known = _Size(drafting=pays, trying=False, left=FIRST) if loses != pays else _Size()
-            self._sizes[bucket] = known
+            unknown = loses == pays
+            tried = unknown and bucket < LARGE
+            drafting = pays if not unknown else tried
+            left = TRIED if tried else FIRST
+            self._sizes[bucket] = _Size(drafting=drafting, trying=tried, left=left)
         return self._sizes[bucket]
 
 
