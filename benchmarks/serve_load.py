@@ -48,15 +48,21 @@ WAYS: tuple[dict[str, Any], ...] = (
 
 
 @contextmanager
-def server(options: Sequence[str], *, script: str | None = None) -> Iterator[tuple[str, int]]:
-    """Start a server, or that of a `script` beside this one; give its address and process id."""
+def server(
+    options: Sequence[str], *, script: str | None = None, source: Path | None = None
+) -> Iterator[tuple[str, int]]:
+    """Start a server, or that of a `script` beside this one; give its address and process id.
+
+    `source` is another checkout's `src`, whose server is started.
+    """
     ours = ["-m", "multistride", "serve", "--port", "0"]
     theirs = [] if script is None else [str(Path(__file__).parent / script)]
     command = [sys.executable, *(theirs or ours), *options]
+    environment = {**os.environ, **({"PYTHONPATH": str(source)} if source else {})}
     with (
         tempfile.NamedTemporaryFile("r", encoding="utf-8") as log,
         open(log.name, "w", encoding="utf-8") as written,
-        subprocess.Popen(command, stderr=written) as process,
+        subprocess.Popen(command, stderr=written, env=environment) as process,
     ):
         try:
             yield _address(process, log), process.pid
@@ -152,23 +158,29 @@ def _times(name: str, seconds: Sequence[float]) -> dict[str, float]:
 
 def throughput(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     """Every number of clients at every group size, in turns."""
-    sizes: list[int | str] = [1, 4, 8, "auto"]
-    rows: dict[tuple[int, Any], list[dict[str, Any]]] = {}
+    ways: dict[str, tuple[str, int | str]] = {}
+    rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     threads = ["--threads", str(options.threads)]
     with ExitStack() as servers:
         own = server([*_model(options), *threads, "--engine", options.engine])
-        urls = dict.fromkeys(sizes, servers.enter_context(own)[0])
+        url = servers.enter_context(own)[0]
+        ways |= {str(size): (url, size) for size in (1, 4, 8, "auto")}
         if options.against:
             model = [options.model] if options.model else []
             other = server([*model, *threads], script="serve_ctranslate2.py")
-            urls["ctranslate2"] = servers.enter_context(other)[0]
+            ways["ctranslate2"] = servers.enter_context(other)[0], 1
+        if options.before:
+            earlier = [*_model(options), *threads, "--engine", options.engine]
+            url = servers.enter_context(server(earlier, source=options.before))[0]
+            ways |= {f"before, {size}": (url, size) for size in (1, 4)}
         for turn in range(options.rounds + 1):
             for clients in CLIENTS:
-                for size, url in urls.items():
+                for name, (url, size) in ways.items():
                     seconds = options.seconds if turn else 1.0
                     row = asyncio.run(busy(url, texts, clients, {"group_size": size}, seconds))
+                    row["way"] = name
                     if turn:  # the first round warms up
-                        rows.setdefault((clients, size), []).append(row)
+                        rows.setdefault((clients, name), []).append(row)
                         print(json.dumps(row), file=sys.stderr)
     return {"rows": [_median(found) for found in rows.values()]}
 
@@ -294,6 +306,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="streams, or requests")
     parser.add_argument(
         "--against", action="store_true", help="throughput: CTranslate2 int8 at K=1 too"
+    )
+    parser.add_argument(
+        "--before", type=Path, help="throughput: the src of an earlier checkout, measured too"
     )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()

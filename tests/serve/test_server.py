@@ -11,6 +11,7 @@ import pytest
 from libretranslatepy import LibreTranslateAPI
 from tiny_server import KEY, Running
 
+import multistride.serve.server as server_module
 from multistride.errors import UserError
 from multistride.serve.app import Limits
 from multistride.serve.scheduler import Capacity
@@ -165,6 +166,39 @@ def flood(server, head, piece):
     """Send a request that never ends until the server closes the connection."""
     with connected(server) as raw, pytest.raises(ConnectionError):
         raw.sendall(head + 100_000 * piece)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "said"),
+    [
+        ("POST", "/v1/completions", b'{"prompt": "\xff"}', 400, "is not valid JSON in UTF-8"),
+        ("POST", "/v1/completions", b'{"n":' + b"9" * 9999 + b"}", 400, "is not valid JSON"),
+        ("POST", "/v1/translate", b"{}", 400, "text: this field is missing"),
+        ("GET", "/v1/completions", b"", 405, "GET was sent to /v1/completions, which takes POST"),
+        ("GET", "/..%2f..%2fetc/passwd", b"", 404, "see /docs"),
+    ],
+)
+def test_errors_say_what_to_do(server, method, path, body, status, said):
+    """The framework's own words: "Not Found", "There was an error parsing the body"."""
+    headers = {"content-type": "application/json"}
+    answer = httpx.request(method, server.url + path, content=body, headers=headers)
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
+
+
+def test_headers_that_do_not_come_are_not_waited_for(server, monkeypatch):
+    """Connections that are held for ever by half a request."""
+    monkeypatch.setattr(server_module, "PATIENCE", 0.1)
+    for half in (b"", b"GET /health HTTP/1.1\r\n"):
+        with connected(server) as raw:
+            raw.sendall(half)
+            assert raw.recv(100) == b""
+    with connected(server) as raw:  # one that is complete has all the time it needs
+        raw.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+        assert b" 200 " in raw.recv(1000)
+        time.sleep(0.3)
+        raw.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+        assert b" 200 " in raw.recv(1000)
 
 
 def test_keys(models):

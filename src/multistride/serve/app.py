@@ -26,7 +26,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multistride.errors import UserError
 from multistride.serve import openai, translating
-from multistride.serve.errors import Draining, HttpProblem, WrongKey, of_user_error, of_validation
+from multistride.serve.errors import (
+    Draining,
+    HttpProblem,
+    WrongKey,
+    of_framework,
+    of_user_error,
+    of_validation,
+)
 from multistride.serve.served import Served
 from multistride.serve.writing import fresh_name
 from multistride.version import __version__
@@ -252,9 +259,7 @@ async def _starlette(request: Any, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, _Refused):
         return error.problem.response()
-    return HttpProblem(
-        error.status_code, str(error.detail), headers=dict(error.headers or {})
-    ).response()
+    return of_framework(request.method, request.url.path, error).response()
 
 
 async def _failure(request: Any, error: Exception) -> Response:

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from multistride.errors import DataError, UserError
 
@@ -33,10 +34,13 @@ class ErrorBody(BaseModel):
     error: ErrorObject
 
 
+NOT_JSON = "the body is not valid JSON in UTF-8: send a JSON object"
+
 STATUSES = {
     400: "A value is wrong: the message names the field and what is allowed.",
     401: "The API key is missing or wrong.",
     404: "There is no model or route of this name.",
+    405: "The route takes another method.",
     408: "The body did not come in time.",
     413: "The body is too large.",
     429: "Too many requests wait; the header Retry-After says when to come back.",
@@ -129,13 +133,27 @@ def of_user_error(error: UserError) -> HttpProblem:
     return HttpProblem(400, text, named[1] if named else None, code)
 
 
+def of_framework(method: str, path: str, error: HTTPException) -> HttpProblem:
+    """Return the problem of a request that reached no route, or whose body could not be read."""
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        allowed = headers.get("Allow", "another method")
+        reason = f"{method} was sent to {path[:200]}, which takes {allowed}: see /docs"
+        return HttpProblem(405, reason, code="method_not_allowed", headers=headers)
+    if error.status_code == 404:
+        return HttpProblem(404, f"there is no route {path[:200]}: see /docs", code="not_found")
+    if error.status_code == 400:  # FastAPI could not read the body: no UTF-8, too deep, too long
+        return HttpProblem(400, NOT_JSON, code="invalid_json")
+    return HttpProblem(error.status_code, str(error.detail), headers=headers)
+
+
 def of_validation(error: RequestValidationError) -> HttpProblem:
     """Return the 400 for a body that does not fit: the first problem and the field it is in."""
     problems = error.errors()
     first = problems[0]
     location = [str(part) for part in first["loc"] if part not in ("body", "query")]
     if first["type"] == "json_invalid":
-        return HttpProblem(400, "the body is not valid JSON", code="invalid_json")
+        return HttpProblem(400, NOT_JSON, code="invalid_json")
     if first["type"] == "missing" and not location:
         return HttpProblem(400, "the body is missing: send a JSON object", code="invalid_json")
     if not location:
@@ -143,6 +161,8 @@ def of_validation(error: RequestValidationError) -> HttpProblem:
         return HttpProblem(400, reason, code="invalid_json")
     field = next((part for part in location if not part.isdigit()), None)
     reason = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "missing":
+        reason = "this field is missing: give it"
     if first["type"] == "extra_forbidden":
         reason = "this field is unknown: leave it out"
     elif len(location) > 1 and len(problems) > 1:  # one problem for each of several allowed types

@@ -8,14 +8,16 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
 
 from multistride.errors import UserError
 from multistride.serve.metrics import DIRECTORY
 from multistride.serve.replicas import Replica, Site, run, supervise
-from multistride.serve.server import bound, shown
+from multistride.serve.server import Server, bound, shown
 
 Prepare = Callable[[], None]
 """Makes the log of a new process what it is in this one."""
@@ -78,6 +80,18 @@ def _replica(site: Site, news: Connection[Any, Any], prepare: Prepare) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's affair
     prepare()
     try:
-        run(site, lambda: news.send(None), lambda server: None)
+        run(site, lambda: news.send(None), _follow)
     except UserError as problem:
         news.send(problem)
+
+
+def _follow(server: Server) -> None:
+    """Stop the server when the parent is gone, however it ended: nobody else would."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        server.handle_exit(signal.SIGTERM, None)
+
+    threading.Thread(target=wait, daemon=True).start()

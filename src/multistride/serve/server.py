@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -33,6 +34,9 @@ GRACE = 60
 HEADERS = 32 << 10
 """Bytes of the first line and headers of a request."""
 
+PATIENCE = 60.0
+"""Seconds within which the headers of a request must come."""
+
 CHUNKING = 8
 """Bytes around a byte of a body that comes in chunks: at worst `1`, three line ends, and itself."""
 
@@ -45,11 +49,24 @@ class Protocol(HttpToolsProtocol):
 
     _overhead = 0
     _body = 0
+    _in_head = True
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection; it is closed if no request comes."""
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(PATIENCE, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let a connection go."""
+        self._be_patient(False)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, unless it is too much."""
+        """Parse what has come, unless it is too much; wait so long for the rest of the headers."""
         self._overhead += len(data)
         super().data_received(data)
+        self._be_patient(self._in_head)
         if self._overhead > HEADERS + CHUNKING * self._body and not self.transport.is_closing():
             reason = f"the headers are larger than {HEADERS:,} bytes: send less"
             logger.warning(reason)
@@ -63,13 +80,27 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._overhead = self._body = 0
+        self._in_head = True
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        self._in_head = False
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body, which has a limit of its own."""
         self._overhead -= len(body)
         self._body += len(body)
         super().on_body(body)
+
+    def _be_patient(self, waits: bool) -> None:
+        """Close the connection in a while if it waits for headers, and not otherwise."""
+        if self._patience is not None and not waits:
+            self._patience.cancel()
+            self._patience = None
+        elif self._patience is None and waits:
+            self._patience = self.loop.call_later(PATIENCE, self.transport.close)
 
 
 class Server(uvicorn.Server):
@@ -91,6 +122,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=GRACE,
             timeout_keep_alive=30,
             http=Protocol,
+            ws="none",
             server_header=False,
         )
         super().__init__(config)
