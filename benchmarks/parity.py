@@ -32,6 +32,8 @@ from test_gemma import SIZES as GEMMA_SIZES
 from test_gpt2 import SIZES as GPT2_SIZES
 from test_llama import KINDS as LLAMAS
 from test_llama import SIZES as LLAMA_SIZES
+from test_parallel import KINDS as PARALLELS
+from test_parallel import SIZES as PARALLEL_SIZES
 from test_t5 import KINDS as T5S
 from test_t5 import SIZES as T5_SIZES
 from test_t5 import SPECIAL as T5_SPECIAL
@@ -81,6 +83,8 @@ def main() -> None:
             rows.append(small_causal(name, *kind, LLAMA_SIZES, Path(place) / name))
         for name, kind in GEMMAS.items():
             rows.append(small_causal(name, *kind, GEMMA_SIZES, Path(place) / name))
+        for name, kind in PARALLELS.items():
+            rows.append(small_causal(name, *kind, PARALLEL_SIZES, Path(place) / name))
         gpt2 = (transformers.GPT2LMHeadModel, transformers.GPT2Config, {"n_positions": 128})
         rows.append(small_causal("gpt2", *gpt2, GPT2_SIZES, Path(place) / "gpt2"))
         for name, translator in TRANSLATORS.items():

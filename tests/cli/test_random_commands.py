@@ -50,6 +50,7 @@ DECODING = {
     "--group-size": ["1", "2", "4", "auto", "0", "9", "two"],
     "--mode": ["fast", "adaptive", "exact", "slow"],
     "--beam": ["1", "2", "0"],
+    "--group-beam": ["1", "3", "0"],
     "--batch-size": ["1", "2", "0"],
     "--threshold": ["0.3", "2"],
     "--policy": ["fixed", "confidence", "phase", "autoregressive"],
@@ -105,6 +106,7 @@ def saved(directory, encoder_layers, **shape):
         max_group_size=4,
         group_sizes=(1, 2, 4),
         lookahead=True,
+        markov_rank=4,
         **shape,
     )
     save_model(directory, Transformer(config).eval(), vocabulary, {}, "# A model of the tests\n")

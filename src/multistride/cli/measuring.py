@@ -47,6 +47,7 @@ def evaluate(
                 "layout",
                 "drafts",
                 "beam",
+                "group_beam",
                 "max_tokens",
                 "batch_size",
             ),

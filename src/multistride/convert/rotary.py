@@ -69,8 +69,8 @@ def settings(checkpoint: Checkpoint, layers: str | None = None) -> dict[str, Any
     if layers is not None and layers in found:
         found = found[layers] or {}
     return {
-        "rope_theta": config.get("rope_theta", 10000.0),
-        "partial_rotary_factor": config.get("partial_rotary_factor", 1.0),
+        "rope_theta": config.get("rope_theta", config.get("rotary_emb_base", 10000.0)),
+        "partial_rotary_factor": config.get("partial_rotary_factor", config.get("rotary_pct", 1.0)),
         **{name: value for name, value in found.items() if value is not None},
     }
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from multistride.config import first_problem
-from multistride.convert import bart, gemma, gpt2, llama, t5
+from multistride.convert import bart, gemma, gpt2, llama, parallel, t5
 from multistride.convert.checkpoint import Checkpoint, fetched, read_directory
 from multistride.convert.gguf import read_gguf
 from multistride.convert.names import Layout, mapped
@@ -40,6 +40,8 @@ LAYOUTS: dict[str, Layout] = {
     "gemma2": gemma.LAYOUT,
     "gemma3_text": gemma.LAYOUT,
     "gpt2": gpt2.LAYOUT,
+    "gpt_neox": parallel.NEOX,
+    "phi": parallel.PHI,
     "marian": bart.LAYOUT,
     "mbart": bart.LAYOUT,
     "t5": t5.LAYOUT,
@@ -67,9 +69,7 @@ WHY_NOT = {
     "bert": "it fills gaps and does not write texts",
     "roberta": "it fills gaps and does not write texts",
     "bloom": "its attention falls off with the distance (ALiBi), in every head at its own rate",
-    "falcon": "its attention and feed-forward layers read the same states side by side",
-    "gpt_neox": "its attention and feed-forward layers read the same states side by side",
-    "phi": "its attention and feed-forward layers read the same states side by side",
+    "falcon": "it has several arrangements of norms and heads, which are not told apart here",
     "mamba": "it has no attention",
 }
 """Layouts that were tried, and the reason why they are refused."""

@@ -13,7 +13,7 @@ from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.loop import Batch, GroupWriter, Loop, decode
-from multistride.decode.markov import distribution
+from multistride.decode.markov import distribution, searched
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
@@ -153,6 +153,8 @@ def _picker(
     config, head = engine.config, engine.markov
     if chances is not None:
         return sampler(config, head, plan.options, chances, permitted)
+    if plan.options.group_beam > 1 and head is not None:
+        return searched(config, head, plan.options.group_beam)
     if permitted is None:
         return None
     walk = one_by_one(distribution(config, head), permitted, state)

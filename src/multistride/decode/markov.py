@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.pick import Picked, Picker, greedy, without_symbols
+from multistride.decode.pick import Picked, Picker, greedy, in_pieces, leading, without_symbols
 from multistride.groups import NO_LABEL
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
@@ -77,6 +77,69 @@ def followed(
         tokens.append(before)
         chosen.append(best - scores.logsumexp(dim=-1))
     return torch.stack(tokens, 1), torch.stack(chosen, 1)
+
+
+def searched(config: TransformerConfig, head: MarkovHead, width: int) -> Picker:
+    """Pick the most probable of the groups that a beam of `width` finds in the logits of a pass.
+
+    Token by token the chain cannot take back a token that nothing fits behind. Groups are compared
+    by their log-probability per token, up to the first token that ends a text; of equal ones the
+    first found wins. With `width` 1 it is `markov_greedy`. Source: the search of a first-order
+    chain over non-autoregressive logits, Sun et al. 2019 (arXiv 1910.11555, section 3.3).
+    """
+    pickable = without_symbols(config)
+
+    def pick(logits: Float[Tensor, "R K V"]) -> Picked:
+        parts = [
+            _best_group(pickable, head, config.ends, width, part) for part in in_pieces(logits)
+        ]
+        return Picked(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
+
+    return pick
+
+
+@torch.inference_mode()
+def _best_group(
+    pickable: Callable[[Float[Tensor, "R V"]], Float[Tensor, "R V"]],
+    head: MarkovHead,
+    ends: tuple[int, ...],
+    width: int,
+    logits: Float[Tensor, "R K V"],
+) -> tuple[Int[Tensor, "R K"], Float[Tensor, "R K"]]:
+    """Return the tokens of the best group of each row and their log-probabilities.
+
+    Behind a token that ends a text the group is filled with that token, at no cost.
+    """
+    last_of_text = torch.tensor(ends, device=logits.device)
+    scores = pickable(logits[:, 0])
+    values, tokens = leading(scores, width)
+    values = values - scores.logsumexp(dim=-1, keepdim=True)
+    groups, parts = tokens[:, :, None], values[:, :, None]
+    over = torch.isin(tokens, last_of_text)
+    counts = torch.ones_like(values)
+    for slot in range(1, logits.shape[1]):
+        added = head(groups[:, :, -1].flatten()).float().view(*groups.shape[:2], -1)
+        scores = pickable(logits[:, slot])[:, None] + added
+        values, tokens = leading(scores, width)
+        values = values - scores.logsumexp(dim=-1, keepdim=True)
+        kept = torch.full_like(values, float("-inf"))
+        kept[:, :, 0] = 0.0
+        values = torch.where(over[:, :, None], kept, values)
+        tokens = torch.where(over[:, :, None], groups[:, :, -1:], tokens)
+        counts = counts + ~over
+        ranks = (parts.sum(dim=-1, keepdim=True) + values) / counts[:, :, None]
+        places = leading(ranks.flatten(1), width)[1]
+        parents = places // tokens.shape[-1]
+        taken = parents[:, :, None].expand(-1, -1, slot)
+        groups = torch.cat(
+            [groups.gather(1, taken), tokens.flatten(1).gather(1, places)[:, :, None]], dim=-1
+        )
+        parts = torch.cat(
+            [parts.gather(1, taken), values.flatten(1).gather(1, places)[:, :, None]], dim=-1
+        )
+        counts = counts.gather(1, parents)
+        over = torch.isin(groups[:, :, -1], last_of_text)
+    return groups[:, 0], parts[:, 0]
 
 
 def distribution(

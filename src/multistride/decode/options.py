@@ -133,6 +133,14 @@ class DecodeOptions(BaseModel):
         description="Beam search ranks by log-probability / length ** this. 0 favours short texts.",
         json_schema_extra=DECODING,
     )
+    group_beam: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="fast: groups kept while the tokens of one are picked; the most probable wins, "
+        "without more network passes. Needs a Markov head. 1 picks token by token.",
+        json_schema_extra=DECODING,
+    )
     min_tokens: int = Field(
         0,
         ge=0,
@@ -250,6 +258,7 @@ class DecodeOptions(BaseModel):
                 "choose mode adaptive, or leave the threshold out"
             )
         self._check_sampling()
+        self._check_group_beam(config)
         self._check_lengths(config)
         self._check_tokens(config)
         if self.beam > config.vocabulary_size:
@@ -334,6 +343,24 @@ class DecodeOptions(BaseModel):
             self._refuse_given(
                 ("length_penalty",), "beam 1 is greedy and ranks nothing", "give a beam above 1"
             )
+
+    def _check_group_beam(self, config: TransformerConfig) -> None:
+        """Raise `UsageError` where there is no group to search, or something else picks tokens."""
+        if self.group_beam == 1:
+            return
+        others = {
+            f"mode {self.mode} picks tokens in its own way": self.mode != "fast",
+            f"beam {self.beam} keeps hypotheses of its own": self.beam > 1,
+            f"temperature {self.temperature} draws tokens": self.temperature > 0,
+            f"policy {self.policy} proposes groups of several sizes": self.policy
+            not in (None, "fixed"),
+            "group size 1 writes groups of one token": self.group_size == 1,
+            "the tokens of a group do not depend on each other in this checkpoint, which has no "
+            "Markov head": config.markov_rank == 0,
+        }
+        for why, excluded in others.items():
+            if excluded:
+                raise UsageError(f"group_beam {self.group_beam} was given, and {why}: leave it out")
 
     def _refuse_given(self, names: tuple[str, ...], why: str, instead: str) -> None:
         """Raise `UsageError` for the first of these that was given, at its default value too."""

@@ -63,9 +63,9 @@ class Plan:
 
     @property
     def greedy(self) -> bool:
-        """True if every token is the most probable one: no sampling, and nothing is barred."""
+        """True if every token is the most probable one: nothing is sampled, searched or barred."""
         barred = self.rules.permitted is not None or self.rules.allowing is not None
-        return self.options.temperature == 0 and not barred
+        return self.options.temperature == 0 and self.options.group_beam == 1 and not barred
 
     @property
     def free(self) -> bool:
@@ -88,7 +88,11 @@ class Plan:
         return self.options.limit(source_tokens, self.config, len(self.rules.prefix))
 
     def allowing(self, allow: Callable[[Sequence[int]], Allowing]) -> Plan:
-        """Return the plan in which every source has a rule of its own (see `Constraints`)."""
+        """Return the plan in which every source has a rule of its own (see `Constraints`).
+
+        Raises `UsageError` with a group beam, which knows no rules.
+        """
+        _check_picked(self.options, barred=True)
         return replace(self, rules=replace(self.rules, allowing=allow))
 
     def of_size(self, group_size: int) -> Plan:
@@ -145,6 +149,7 @@ def plan(
     options.checked(config)
     known = knowledge or Measured()
     rules = constraints_of(options, config, vocabulary)
+    _check_picked(options, rules.permitted is not None)
     if not config.encoder_layers:
         check_prompted(rules)
     return Plan(
@@ -157,6 +162,15 @@ def plan(
         acceptor_for(options, config, known),
         known,
     )
+
+
+def _check_picked(options: DecodeOptions, barred: bool) -> None:
+    """Raise `UsageError` for a group beam where rules bar tokens: it knows none."""
+    if options.group_beam > 1 and barred:
+        raise UsageError(
+            f"group_beam {options.group_beam} was given, and rules about what may be written pick "
+            "token by token: leave one of them out"
+        )
 
 
 def planned(requested: Plan | DecodeOptions, config: TransformerConfig) -> Plan:

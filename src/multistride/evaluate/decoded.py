@@ -213,6 +213,8 @@ def described(options: DecodeOptions) -> str:
             f"greedy, groups twice as large after one at least {options.sure_from} probable, "
             "else half"
         )
+    if options.group_beam > 1:
+        return f"greedy, the most probable of {options.group_beam} groups kept while one is picked"
     if options.beam == 1:
         return "greedy"
     return (

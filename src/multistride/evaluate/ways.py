@@ -40,6 +40,10 @@ _USES: dict[str, tuple[Callable[[DecodeOptions], bool], str]] = {
         lambda way: way.mode == "adaptive" or way.policy == "phase",
         "mode adaptive or policy phase",
     ),
+    "group_beam": (
+        lambda way: way.mode == "fast" and way.group_size > 1 and way.beam == 1,
+        "mode fast and K above 1",
+    ),
     "drafts": (lambda way: way.mode == "exact" and way.group_size > 1, "mode exact and K above 1"),
     "policy": (
         lambda way: (

@@ -142,6 +142,10 @@ class TransformerConfig(BaseModel):
         description="normalisation before each sublayer, after its sum, before it and of its "
         "output (sandwich: Gemma), or of its output only (OLMo 2)",
     )
+    parallel_sublayers: bool = Field(
+        False,
+        description="attention and feed-forward layer read the same states side by side (GPT-NeoX)",
+    )
     activation: Literal["relu", "gelu", "gelu-tanh", "silu"] = Field(
         "relu", description="of the feed-forward layers; gelu-tanh is the approximation by tanh"
     )
@@ -328,6 +332,11 @@ class TransformerConfig(BaseModel):
 
     def _check_attention(self) -> None:
         """Raise `ValueError` for choices of attention that do not go together."""
+        if self.parallel_sublayers and (self.norm != "pre" or self.encoder_layers):
+            raise ValueError(
+                "parallel_sublayers is true; only a causal model (encoder_layers 0) with norm pre "
+                "can have its sublayers side by side"
+            )
         frequencies = self.rotary_frequencies
         if frequencies is not None and len(frequencies) != self.head_width // 2:
             raise ValueError(
@@ -454,6 +463,7 @@ class TransformerConfig(BaseModel):
 _FOR_CONVERTED = (
     "norm_kind",
     "norm_epsilon",
+    "parallel_sublayers",
     "embedding_norm",
     "scale_embeddings",
     "separate_positions",

@@ -228,13 +228,19 @@ class Residual(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         """Return the residual stream after the sublayer [B, N, D]."""
         if self.before:
-            output = sublayer(self.norm(hidden))
-            if self.output_norm is not None:
-                output = self.output_norm(output)
-            updated: Tensor = hidden + self.dropout(output)
-            return updated
+            return hidden + self.branch(hidden, sublayer)
         if self.of_output:
             summed: Tensor = hidden + self.dropout(self.norm(sublayer(hidden)))
             return summed
         normed: Tensor = self.norm(hidden + self.dropout(sublayer(hidden)))
         return normed
+
+    def branch(
+        self, hidden: Float[Tensor, "B N D"], sublayer: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "B N D"]:
+        """Return what a sublayer that is normalised before adds to the residual stream."""
+        output = sublayer(self.norm(hidden))
+        if self.output_norm is not None:
+            output = self.output_norm(output)
+        added: Tensor = self.dropout(output)
+        return added

@@ -72,6 +72,7 @@ class DecoderLayer(nn.Module):
         self.attention, self.around_attention = SelfAttention(config), Residual(config)
         if config.encoder_layers:
             self.cross, self.around_cross = CrossAttention(config), Residual(config)
+        self.parallel = config.parallel_sublayers
         self.feedforward, self.around_feedforward = FeedForward(config), Residual(config)
 
     def forward(
@@ -87,6 +88,11 @@ class DecoderLayer(nn.Module):
 
         `source` is the result of `CrossAttention.project`, None for a causal model.
         """
+        if self.parallel:
+            attended = self.around_attention.branch(
+                hidden, lambda normed: self.attention(normed, mask, cache, rotation)
+            )
+            return hidden + attended + self.around_feedforward.branch(hidden, self.feedforward)
         hidden = self.around_attention(
             hidden, lambda normed: self.attention(normed, mask, cache, rotation)
         )

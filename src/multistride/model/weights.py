@@ -278,6 +278,7 @@ def _widths(config: TransformerConfig) -> dict[str, int]:
         "key_value_heads": config.key_value_count * config.head_width,
         "max_group_size": config.max_group_size if config.decoder_layers else 1,
         "max_positions": config.max_positions if config.positions == "learned" else 1,
+        "relative_buckets": config.relative_buckets if config.positions == "relative" else 1,
         "adapter.rank": config.adapter.rank if config.adapter else 1,
     }
 

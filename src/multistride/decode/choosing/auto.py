@@ -37,6 +37,11 @@ def check_auto(options: DecodeOptions, measured: Measured) -> Calibration:
 
     Raises `UsageError` if there is none, with a beam, with sampling, or where drafts were chosen.
     """
+    if options.group_beam > 1:
+        raise UsageError(
+            f"group size auto was asked for with group_beam {options.group_beam}, whose worth was "
+            "not measured: give a number, or leave the group beam out"
+        )
     if options.beam > 1 or options.temperature > 0:
         other = f"beam {options.beam}" if options.beam > 1 else f"temperature {options.temperature}"
         raise UsageError(

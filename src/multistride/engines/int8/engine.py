@@ -295,6 +295,7 @@ def _unsupported(config: TransformerConfig) -> str | None:
     if config.query_key_norm and config.query_key_norm_over != "head":
         return f"query_key_norm_over {config.query_key_norm_over}"
     for name, otherwise in (
+        ("parallel_sublayers", False),
         ("attention_window", None),
         ("rotary_factor", 1.0),
         ("attention_cap", None),
