@@ -24,7 +24,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_converted_model_is_the_original(kind, letters, tmp_path):
-    """A table of positions that is off by one, a scale of attention, a window in the wrong layer."""
+    """A table of positions off by one, a scale of attention, a window in the wrong layer."""
     directory, size = letters
     model, config, sizes = KINDS[kind]
     theirs = randomised(model(config(vocab_size=size, **SIZES, **sizes)))
