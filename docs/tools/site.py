@@ -118,8 +118,12 @@ def stage(place: Path, built: tuple[str, ...] = ()) -> None:
         source = ROOT / path
         text = source.read_text(encoding="utf-8")
         if source.suffix == ".ipynb":
-            text = _from_notebook(source.name, text)
+            text = _from_notebook(text)
         text = relinked(text, path, page, known, place)
+        if source.suffix == ".ipynb":
+            title, _, rest = text.partition("\n")
+            copied = _relative(_copied(path, place), page)
+            text = f"{title}\n\nTo run this page, download [the notebook]({copied}).\n{rest}"
         if path == "docs/index.md":
             text += _menu(built)
         elif path == "docs/log/index.md":
@@ -177,16 +181,21 @@ def relinked(text: str, path: str, page: str, known: dict[str, str], place: Path
             return f"{mark}[{label}]({_relative(known[resolved], page)}{hash_sign}{anchor})"
         if source.is_dir():
             return label
-        copied = f"files/{resolved}"
-        (place / copied).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, place / copied)
-        return f"{mark}[{label}]({_relative(copied, page)})"
+        return f"{mark}[{label}]({_relative(_copied(resolved, place), page)})"
 
     parts, end = [], 0
     for block in _FENCED.finditer(text):  # what looks like a link in a program is none
         parts += [_LINK.sub(changed, text[end : block.start()]), block.group()]
         end = block.end()
     return "".join([*parts, _LINK.sub(changed, text[end:])])
+
+
+def _copied(path: str, place: Path) -> str:
+    """Copy a file of the repository to where readers can download it; return that path."""
+    copied = f"files/{path}"
+    (place / copied).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / path, place / copied)
+    return copied
 
 
 def _resolved(target: str, path: str) -> str:
@@ -198,15 +207,13 @@ def _relative(target: str, page: str) -> str:
     return Path(os.path.relpath(target, Path(page).parent)).as_posix()
 
 
-def _from_notebook(name: str, notebook: str) -> str:
+def _from_notebook(notebook: str) -> str:
     """Return a notebook as a page: its texts, and its programs as blocks of code."""
     blocks = []
     for cell in json.loads(notebook)["cells"]:
         text = "".join(cell["source"]).strip()
         blocks.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-    title, _, rest = blocks[0].partition("\n")
-    note = f"To run this page, download it as a notebook: [{name}]({name})."
-    return "\n\n".join([title, note, rest.strip(), *blocks[1:]]) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
 def _reference_page(title: str, directives: tuple[str, ...]) -> str:

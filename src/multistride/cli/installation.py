@@ -111,11 +111,16 @@ def _numbers(version: str) -> list[int]:
 
 
 def _caches() -> Facts:
-    """Return where step timings and downloaded checkpoints are kept."""
+    """Return where step timings, int8 graphs and downloaded checkpoints are kept."""
     home = os.path.expanduser("~")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     hub = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
-    return {"step timings": os.path.join(cache, "multistride"), "hub checkpoints": hub}
+    own = os.path.join(cache, "multistride")
+    return {
+        "step timings": own,
+        "int8 graphs": os.path.join(own, "int8"),
+        "hub checkpoints": hub,
+    }
 
 
 def lines(facts: Facts) -> list[str]:

@@ -104,7 +104,7 @@ def timeline(figure: Any, results: Results, words: Words) -> None:
                 behind = " ".join(pieces)
             else:
                 shown = "\n".join(lines)
-                axes.text(begun + width / 2, row, shown, ha="center", va="center", fontsize=8)
+                axes.text(begun + width / 2, row, shown, ha="center", va="center", fontsize=8.5)
             begun += width
         label = words["steps"].format(len(steps)) + (f"   {behind}" if behind else "")
         axes.text(begun + longest * 0.012, row, label, va="center", fontsize=9, color=FAINT)
@@ -114,18 +114,17 @@ def timeline(figure: Any, results: Results, words: Words) -> None:
 
 
 def places(figure: Any, results: Results, words: Words) -> None:
-    """Draw the accuracy at each place of a group, by K."""
-    axes = _axes(figure, words["place"], words["right"])
+    """Draw what each place of a group costs against K=1 at the same positions."""
+    axes = _axes(figure, words["place"], words["lost"])
     found = results.value("strides.places")
-    for index, size in enumerate((2, 4, 8)):
+    lines = [(size, "network", f"K={size}") for size in (2, 4, 8)]
+    lines.append((8, "markov", words["with-markov"].format(8)))
+    for index, (size, measure, label) in enumerate(lines):
         rows = [place for place in found if place["group_size"] == size]
-        axes.plot(
-            [row["place"] for row in rows],
-            [100 * row["accuracy"] for row in rows],
-            label=f"K={size}",
-            **_look(index),
-        )
-    _legend(axes)
+        lost = [100 * (row[measure] - row["alone"]) for row in rows]
+        axes.plot([row["place"] for row in rows], lost, label=label, **_look(index))
+    axes.axhline(0, color=INK, linewidth=1)
+    _legend(axes, loc="lower left")
     axes.set_xticks(range(1, 9))
 
 
@@ -139,16 +138,16 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
         name: sum(each.numel() for each in module.parameters()) for name, module in children.items()
     }
 
-    def box(x: float, y: float, text: str, mark: bool = False, width: float = 3.4) -> None:
+    def box(x: float, y: float, text: str, mark: bool = False, width: float = 3.6) -> None:
         face = "#f6dcc3" if mark else "#eef3f7"
-        axes.add_patch(_rectangle(x, y, width, 0.62, face, "--" if mark else "-"))
-        axes.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=9.5)
+        axes.add_patch(_rectangle(x, y, width, 0.66, face, "--" if mark else "-"))
+        axes.text(x + width / 2, y + 0.32, text, ha="center", va="center", fontsize=9)
 
     def arrow(x: float, y: float, to_x: float, to_y: float) -> None:
         axes.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "->", "color": INK})
 
     def named(name: str, key: str) -> str:
-        return f"{words[key]}\n{name} · {counted[name]:,}"
+        return f"{words[key]}\n{name}\n{counted[name]:,}"
 
     def layer(kind: str) -> list[str]:
         first = next(iter(children[kind].children()))
@@ -163,7 +162,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
         box(0, 1.2 + 0.8 * index, f"{words.get(name, name)}\nencoder[·].{name}")
     count = len(list(children["encoder"].children()))
     axes.text(
-        1.7,
+        1.8,
         1.2 + 0.8 * len(layer("encoder")) + 0.1,
         f"× {count} · {words['encoder']} · {counted['encoder']:,}",
         ha="center",
@@ -181,7 +180,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
         )
     top = 1.2 + 0.8 * len(own)
     axes.text(
-        6.3,
+        6.4,
         top + 0.1,
         f"× {len(list(children['decoder'].children()))} · {words['decoder']} · "
         f"{counted['decoder']:,}",
@@ -191,15 +190,15 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     box(4.6, top + 0.7, named("target_embedding", "output"))
     if "markov" in counted:
         box(8.6, top + 0.7, named("markov", "block-markov"), True)
-        arrow(8.6, top + 1.0, 8.05, top + 1.0)
+        arrow(8.6, top + 1.0, 8.2, top + 1.0)
     box(8.6, 1.2, words["mask"], True)
-    arrow(8.6, 1.5, 8.05, 1.5)
-    arrow(8.6, 0.3, 8.05, 0.3)
-    arrow(1.7, 0.62, 1.7, 1.16)
-    arrow(6.3, 0.62, 6.3, 1.16)
-    arrow(3.45, 2.3, 4.55, 2.3)
-    arrow(6.3, top + 0.35, 6.3, top + 0.66)
-    axes.set_xlim(-0.2, 12.2)
+    arrow(8.6, 1.5, 8.2, 1.5)
+    arrow(8.6, 0.3, 8.2, 0.3)
+    arrow(1.8, 0.68, 1.8, 1.16)
+    arrow(6.4, 0.68, 6.4, 1.16)
+    arrow(3.64, 2.3, 4.56, 2.3)
+    arrow(6.4, top + 0.35, 6.4, top + 0.66)
+    axes.set_xlim(-0.1, 12.3)
     axes.set_ylim(-0.2, top + 1.6)
 
 
@@ -266,7 +265,7 @@ def adaptive(figure: Any, results: Results, words: Words) -> None:
     kept = [len(step["pieces"]) for step in trace]
     axes.bar(place, kept, color="#9cc4de", edgecolor=INK, label=words["accepted"], width=0.7)
     for x, step, height in zip(place, trace, kept, strict=True):
-        text = " ".join(step["pieces"]) + f"\n{step['confidence']:.2f}"
+        text = " ".join(step["pieces"]) + f"\n{step['rest']:.2f}"
         axes.text(x, height + 0.12, text, ha="center", va="bottom", fontsize=9)
     axes.set_xticks(place)
     axes.set_ylim(0, max(step["group_size"] for step in trace) + 2.2)
@@ -295,7 +294,7 @@ def optimisation(figure: Any, results: Results, words: Words) -> None:
     """Draw learning-rate schedules, and gradient norms and losses with and without clipping."""
     rows = results.value("optimisation.rows")
     first = [row for row in rows if row["seed"] == 1]
-    axes = _axes(figure, words["updates"], words["rate"], 131)
+    axes = _axes(figure, words["updates"], words["rate"], 211)
     for index, name in enumerate(("inverse_sqrt", "cosine", "wsd")):
         row = next(row for row in first if row["name"] == f"{name}/clip-1")
         axes.plot(
@@ -305,7 +304,7 @@ def optimisation(figure: Any, results: Results, words: Words) -> None:
             **{**_look(index), "marker": ""},
         )
     _legend(axes)
-    for place, key, label in ((132, "norm", "norm"), (133, "loss", "loss")):
+    for place, key, label in ((223, "norm", "norm"), (224, "loss", "loss")):
         axes = _axes(figure, words["updates"], words[label], place)
         for index, clip in enumerate(("0", "1")):
             row = next(row for row in first if row["name"] == f"inverse_sqrt/clip-{clip}")
@@ -386,14 +385,14 @@ def gains(figure: Any, results: Results, words: Words) -> None:
         text = f"{value:.1f} % · {words['passes'].format(row['passes_per_word'])}"
         axes.text(value + 0.4, place, text, va="center", fontsize=10)
     axes.set_yticks(range(len(rows)), [words[name] for name in names])
-    axes.set_xlim(0, max(values) * 1.35)
+    axes.set_xlim(0, max(values) * 1.42)
     axes.invert_yaxis()
 
 
 def trends(figure: Any, results: Results, words: Words) -> None:
     """Draw what K=4 keeps of K=1 against size and data, and a map of methods by year."""
     rows = results.value("trends.rows")
-    axes = _axes(figure, words["parameters"], words["kept"], 121)
+    axes = _axes(figure, words["parameters"], words["kept"], 211)
     for index, count in enumerate(sorted({row["words"] for row in rows})):
         points = []
         for row in rows:
@@ -419,7 +418,7 @@ def trends(figure: Any, results: Results, words: Words) -> None:
     known = sorted({row["parameters"] / 1000 for row in rows})
     axes.set_xticks(known, [f"{count:,.0f}" for count in known])
     axes.minorticks_off()
-    axes = _axes(figure, words["year"], "", 122)
+    axes = _axes(figure, words["year"], "", 212)
     for kind in (False, True):
         points = [(year, -at) for at, (_, year, same) in enumerate(METHODS) if same == kind]
         axes.plot(
@@ -458,8 +457,8 @@ METHODS: tuple[tuple[str, int, bool], ...] = (
 def classification(figure: Any, results: Results, words: Words) -> None:
     """Draw accuracy against document length, and against seconds."""
     files = ("tfidf", "wide", "pooled", "cut512")
-    left = _axes(figure, words["length"], words["accuracy"], 121)
-    right = _axes(figure, words["seconds"], words["accuracy"], 122)
+    left = _axes(figure, words["length"], words["accuracy"], 211)
+    right = _axes(figure, words["seconds"], words["accuracy"], 212)
     for index, file in enumerate(files):
         tree = results.tree(f"classification-newsgroups-{file}")
         row = tree if "details" in tree else tree["results"][0]
@@ -532,17 +531,17 @@ def writing(figure: Any, results: Results, words: Words) -> None:
 
 
 DRAWINGS: dict[str, tuple[float, float, Callable[[Any, Results, Words], None]]] = {
-    "timeline": (9, 3.8, timeline),
-    "places": (6.4, 4, places),
-    "architecture": (9.6, 5.2, architecture),
-    "mask": (9, 3.5, mask),
+    "timeline": (7.4, 3.9, timeline),
+    "places": (6.4, 4.2, places),
+    "architecture": (7.4, 5.6, architecture),
+    "mask": (7.4, 3.1, mask),
     "adaptive": (7.2, 4, adaptive),
     "stages": (6.8, 4.2, stages),
-    "optimisation": (10, 3.6, optimisation),
+    "optimisation": (7.4, 6.4, optimisation),
     "applications": (6.8, 4.4, applications),
-    "batches": (9, 4, batches),
-    "gains": (7.6, 4, gains),
-    "trends": (10, 4.2, trends),
-    "classification": (10, 4.2, classification),
-    "writing": (10, 3.6, writing),
+    "batches": (7.4, 3.9, batches),
+    "gains": (7.4, 4, gains),
+    "trends": (7.2, 8, trends),
+    "classification": (7.2, 7.6, classification),
+    "writing": (7.4, 3.3, writing),
 }

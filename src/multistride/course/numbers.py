@@ -97,6 +97,14 @@ class Results:
         value = self.value(ways)
         return "–" if value is None else format(value, form)
 
+    def small(self, names: set[str]) -> bool:
+        """Return whether one of these results comes from an experiment that was not run in full."""
+        return any(
+            self.path(name).parent == self.experiments
+            and self.tree(name).get("profile", "full") != "full"
+            for name in sorted(names)
+        )
+
     def provenance(self, name: str) -> dict[str, str]:
         """Return what made a result: command, commit, machine, seed, as far as its file says."""
         tree = self.tree(name)
@@ -118,7 +126,7 @@ class Results:
         version = settings.get("multistride") or made.get("multistride")
         return {
             "command": str(settings.get("command") or "–"),
-            "commit": str(settings.get("commit") or (f"version {version}" if version else "–")),
+            "commit": str(settings.get("commit") or (f"multistride {version}" if version else "–")),
             "machine": machine or "–",
             "seed": str(settings.get("seed") or made.get("seed") or "–"),
         }

@@ -209,6 +209,9 @@ class _Builder:
             )
         self._results.touched.clear()
         text = PLACEHOLDER.sub(lambda found: self._filled(chapter, found.group(1)), template)
+        if self._results.small(self._results.touched):
+            title, _, rest = text.partition("\n")
+            text = f"{title}\n\n> {self._words['small']}\n{rest}"
         return text.rstrip() + "\n" + self._sources(sorted(self._results.touched))
 
     def _filled(self, chapter: Chapter, what: str) -> str:
@@ -267,7 +270,10 @@ class _Builder:
             found = row.get(column["text"], "")
             found = found[self._language] if isinstance(found, dict) else found
             return self._inline(str(found))
-        way = f"{table['rows']}[{index}].{column['value']}"
+        before = index - column.get("before", 0)
+        way = f"{table['rows']}[{before}].{column['value']}"
+        if "less" in column:
+            way = f"{way} - {table['rows']}[{index - column['less']}].{column['value']}"
         if "over" in column:
             way = f"{way} / {table['rows']}[{column['over']}].{column['value']}"
         return self._number(f"{way}:{column['form']}")
@@ -276,24 +282,23 @@ class _Builder:
         return PLACEHOLDER.sub(lambda found: self._number(found.group(1)), text)
 
     def _sources(self, names: list[str]) -> str:
+        """Return the results behind a page and what made them, alike ones in one line."""
         if not names:
             return ""
         words = self._words
-        lines = [
-            "",
-            f"## {words['sources']}",
-            "",
-            f"| {words['result']} | {words['command']} | {words['commit']} | {words['machine']} | "
-            f"{words['seed']} |",
-            "| :-- | :-- | :-- | :-- | :-- |",
-        ]
+        made: dict[str, list[str]] = {}
         for name in names:
-            made = self._results.provenance(name)
-            lines.append(
-                f"| `{name}.json` | `{made['command']}` | {made['commit']} | {made['machine']} | "
-                f"{made['seed']} |"
-            )
-        return "\n".join(lines) + "\n"
+            facts = self._results.provenance(name)
+            known = [f"`{facts['command']}`"] if facts["command"] != "–" else []
+            for key in ("commit", "machine", "seed"):
+                if facts[key] != "–":
+                    known.append(f"{words[key]} {facts[key]}")
+            made.setdefault(words["and"].join(known), []).append(f"`{name}.json`")
+        lines = [
+            f"- {words['list'].join(files)}" + (words["made"].format(by) if by else "")
+            for by, files in made.items()
+        ]
+        return "\n".join(["", f"## {words['sources']}", "", *lines]) + "\n"
 
     def html(self, chapter: Chapter, text: str, chapters: list[Chapter]) -> str:
         """Return a page as one HTML file without links to other hosts' scripts, fonts or styles."""

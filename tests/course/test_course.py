@@ -1,15 +1,19 @@
 """The course: what is built equals its results, and says so when it does not."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from multistride.cli import app
 from multistride.course import figures
+from multistride.course.experiments import EXPERIMENTS
 from multistride.course.numbers import Results
 from multistride.course.site import build, check, course
 from multistride.errors import DataError, MissingExtraError
@@ -108,6 +112,36 @@ def test_an_experiment_runs_from_the_command_line(tmp_path):
     tree = json.loads((tmp_path / "steps.json").read_text())
     assert tree["rows"]
     assert {"command", "commit", "machine", "seed"} <= set(tree)
+
+
+RUNS = {chapter.name: chapter.facts["run"] for chapter in course()[0] if "run" in chapter.facts}
+
+
+@pytest.mark.parametrize("command", RUNS.values(), ids=RUNS)
+def test_commands_to_run_it_yourself_exist(command):
+    # Guards: a verb, an experiment or an option of a page that was renamed.
+    program, verb, *arguments = shlex.split(command)
+    assert program == "multistride"
+    known = typer.main.get_command(app).commands[verb]
+    if verb == "course":
+        subcommand, *arguments = arguments
+        known = known.commands[subcommand]
+    known.make_context(verb, list(arguments)).close()
+    if arguments[0] in EXPERIMENTS:
+        assert arguments[1:] == ["--profile", "quick"]
+
+
+@pytest.mark.skipif("MULTISTRIDE_COURSE" not in os.environ, reason="minutes: MULTISTRIDE_COURSE=1")
+def test_the_whole_course_is_built_from_tiny_runs(tmp_path):
+    # Guards: an experiment that no longer fits its chapter.
+    arguments = ["course", "build", "--profile", "tiny", "--output", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    for language in ("zh", "en"):
+        assert len(list((tmp_path / language).glob("*.svg"))) == 13
+    page = (tmp_path / "en" / "05-strategy.html").read_text()
+    assert "come from small runs" in page
+    assert check(tmp_path, Results(ROOT / "results", tmp_path / "results")) == []
 
 
 def test_chapters_without_results_are_left_out_unless_they_were_asked_for(
