@@ -78,3 +78,10 @@ def _lose_workers(pool, flag):
 def test_what_has_no_meaning_together_is_refused(options, reason):
     with pytest.raises(UsageError, match=reason):
         CliRunner().invoke(app, ["translate", *options], catch_exceptions=False)
+
+
+def test_a_cluster_that_is_not_there_is_one_line_at_once():
+    """Ray itself tries for minutes, and writes about it."""
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 127\.0\.0\.1:9 \("):
+        CliRunner().invoke(app, ["translate", "--ray", "127.0.0.1:9"], catch_exceptions=False)

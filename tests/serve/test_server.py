@@ -12,6 +12,7 @@ from libretranslatepy import LibreTranslateAPI
 from tiny_server import KEY, Running
 
 import multistride.serve.server as server_module
+from multistride.decode.choosing.auto import Offer
 from multistride.errors import UserError
 from multistride.serve.app import Limits
 from multistride.serve.scheduler import Capacity
@@ -229,6 +230,25 @@ def test_a_client_that_leaves_frees_its_row(models):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(running.url + "/v1/completions", json=LONG, timeout=0.1)
         until(lambda: scheduler.load == 0, 1.0)
+
+
+def test_auto_counts_what_rounds_take_beside_their_steps(models, monkeypatch):
+    """K=1 under load, because a step alone is cheap: what each text costs besides came on top."""
+    with Running(models) as running:
+        model = running.served.models["generator"]
+        offered = [Offer(1, 1.0, 1.0), Offer(4, 2.0, 4.0)]
+        monkeypatch.setattr(model, "_offered", lambda load, *choices: offered)
+        assert model._auto({"mode": "fast"}) == 1
+        scheduler = model.scheduler
+        scheduler.expected = lambda rows, plan: 0.0
+        slowed(scheduler, 0.01)
+        assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 200
+        assert scheduler.overhead > 5
+        assert model._auto({"mode": "fast"}) == 4
+        scheduler.expected = lambda rows, plan: None  # nothing is learned of unknown steps
+        before = scheduler.overhead
+        assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 200
+        assert scheduler.overhead == before
 
 
 def test_a_full_queue_says_when_to_come_back(models):

@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -39,6 +40,9 @@ SILENCE = 60.0
 
 OBJECTS = 256 << 20
 """Bytes of shared memory for items and results on one machine; both are lines of text."""
+
+REACHED_WITHIN = 5.0
+"""Seconds within which a cluster must take a connection."""
 
 LOCAL = "local"
 """The address that stands for workers on this machine, without a cluster."""
@@ -86,6 +90,7 @@ def connected(address: str) -> Iterator[None]:
     Ray prints what happens to its workers on stdout, where data goes: meanwhile `sys.stdout` is the
     log. Raises `UserError` if no cluster answers.
     """
+    _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     handler = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -95,17 +100,31 @@ def connected(address: str) -> Iterator[None]:
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RayError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"no Ray cluster answers at {address} ({reason}): start one with `ray start --head`, "
-            "or give --ray local"
-        ) from error
+        raise _unreachable(address, str(error).strip().partition("\n")[0]) from error
     signal.signal(signal.SIGTERM, handler)  # Ray's own would exit without cleaning up
     with redirect_stdout(_Log()):
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `UserError` if nobody listens at HOST:PORT, where Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACHED_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _unreachable(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster answers at {address} ({reason}): start one with `ray start --head`, or "
+        "give --ray local"
+    )
 
 
 class _Log(io.TextIOBase):

@@ -51,6 +51,10 @@ CROWD, SHARE, HELD = 8, 4, 2
 """Beside so many running texts or more, fewer new ones than a fourth of them are held so long."""
 
 
+LEARNED = 0.1
+"""Weight of the last round in what is known of the rounds before."""
+
+
 @dataclass(frozen=True)
 class Capacity:
     """`batch_tokens`: most tokens proposed in all passes of one round; `waiting`: most requests
@@ -186,6 +190,11 @@ class Scheduler:
         self._running: list[_Running] = []
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.overhead = 0.0
+        """Milliseconds of a round beside its steps, for each text: what is sent, joined, awaited.
+        They are the same for every group size."""
+        self.expected: Callable[[int, Plan], float | None] = lambda rows, plan: None
+        """The milliseconds of a step alone, where they are known."""
         self._stop = False
         self._held = 0
         self._seconds = PATIENCE / 10
@@ -248,12 +257,24 @@ class Scheduler:
                 if self._stop:
                     return
                 groups = self._admitted()
+            began = time.perf_counter()
             for tickets in groups:
                 self._begin(tickets)
             self._join()
             self._gauge()
+            running = [(batch.rows, batch.plan) for batch in self._running]
             for batch in list(self._running):
                 self._advance(batch)
+            self._observe(running, 1000 * (time.perf_counter() - began))
+
+    def _observe(self, running: list[tuple[int, Plan]], milliseconds: float) -> None:
+        """Learn how much longer a round takes than its steps alone, for each text in it."""
+        rows = sum(count for count, _ in running)
+        costs = [self.expected(count, plan) for count, plan in running]
+        known = [cost for cost in costs if cost is not None]
+        if rows and len(known) == len(costs):
+            beside = max(0.0, milliseconds - sum(known)) / rows
+            self.overhead += LEARNED * (beside - self.overhead)
 
     def _gauge(self) -> None:
         self.metrics.running.set(sum(batch.rows for batch in self._running))

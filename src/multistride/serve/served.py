@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from multistride.data.chat import rendered
 from multistride.data.vocab import Vocabulary
-from multistride.decode.choosing.auto import best, check_auto, offers
+from multistride.decode.choosing.auto import Offer, best, costly_layout, offers
 from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.plan import Plan, plan
 from multistride.engines.interface import announce
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 UNMEASURED = 4
 """The group size of `auto` where nothing is known of the model, if it was trained for it."""
+
+PRICED = ("mode", "threshold", "drafts", "temperature")
+"""Choices that decide what a step costs and what it is worth."""
 
 LONG = 4096
 """Characters from which on a text is encoded off the event loop: a megabyte takes a second."""
@@ -59,6 +62,7 @@ class ServedModel:
         self.created = int(time.time())
         self.languages = _languages(model.directory)
         self._planned = lru_cache(maxsize=256)(self._plan)
+        self._offered = lru_cache(maxsize=1024)(self._offers)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -77,6 +81,13 @@ class ServedModel:
         """
         if self.model.measured.calibration is not None:
             self.model.plan("auto", self.defaults.mode)
+            self.scheduler.expected = self._cost
+
+    def _cost(self, rows: int, plan: Plan) -> float | None:
+        """Return the milliseconds of a step alone; None if steps like it were not measured."""
+        layout = costly_layout(plan.options, self.model.config)
+        costs = self.model.measured.costs.get(layout)
+        return None if costs is None else costs.milliseconds(rows, plan.group_size)
 
     def card(self) -> dict[str, Any]:
         """Return the model as OpenAI lists it, and what K it takes."""
@@ -174,16 +185,33 @@ class ServedModel:
         return plan(options, self.model.config, self.vocabulary, knowledge)
 
     def _auto(self, chosen: dict[str, Any]) -> int:
-        """Return the group size that is expected to be fastest at the present load."""
-        config, measured = self.model.config, self.model.measured
-        largest = max(config.group_sizes)
+        """Return the group size that is expected to be fastest at the present load.
+
+        A step costs what it was measured to cost alone, and what rounds of this server take beside:
+        under load that is most of it, and the same for every size, so larger groups are worth it.
+        """
         load = self.scheduler.load + 1
-        options = DecodeOptions.made(**{**chosen, "group_size": largest, "batch_size": load})
+        offered = self._offered(load, *(chosen.get(name) for name in PRICED))
+        if not offered:
+            sizes = self.model.config.group_sizes
+            return UNMEASURED if UNMEASURED in sizes else max(sizes)
+        beside = load * self.scheduler.overhead
+        return best(
+            [each._replace(milliseconds=each.milliseconds + beside) for each in offered]
+        ).group_size
+
+    def _offers(self, load: int, *choices: Any) -> list[Offer]:
+        """Return the group sizes and what steps of them cost alone; none if that is not known."""
+        given = zip(PRICED, choices, strict=True)
+        chosen = {name: value for name, value in given if value is not None}
+        config, measured = self.model.config, self.model.measured
         try:
-            check_auto(options, measured)
-            return best(offers(options, config, measured)).group_size
+            options = DecodeOptions.made(
+                **chosen, group_size=max(config.group_sizes), batch_size=load
+            )
+            return offers(options, config, measured)
         except (UsageError, KeyError):  # not calibrated, or nothing measured for this way
-            return UNMEASURED if UNMEASURED in config.group_sizes else largest
+            return []
 
     def _fitting(self, tokens: list[int]) -> list[int]:
         if problem := self.model.problem(tokens):
