@@ -131,6 +131,7 @@ def main() -> None:
         if turn:  # the first round warms up
             for name, each in times.items():
                 seconds[name].append(each)
+                logger.info(f"{name}: {sum(each):.1f} s")
         logger.info(f"round {turn} of {given.rounds}")
     if texts["K=1"] != texts["exact, drafts from text"]:
         raise UserError("a text of exact mode is not that of K=1: please report this")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multistride.decode.batch import begin_batch, decode_batch
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, decode_batch
 from multistride.decode.choosing.economy import Economy
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import EndingRule
@@ -376,11 +376,17 @@ def test_drafting_now_and_then_changes_nothing(engine, sources, drafts, batch_si
         group_size=4, mode="exact", drafts=drafts, batch_size=batch_size, **LIMITS
     )
     alternating = replace(plan(options, engine.config), economy=Alternating())
-    found = [
-        (hypothesis.tokens, hypothesis.log_probabilities)
-        for hypothesis in decode_corpus(engine, sources, alternating)
-    ]
-    assert found == scored(engine, sources, group_size=1, batch_size=1)
+    alone = scored(engine, sources, group_size=1, batch_size=1)
+    found = decode_corpus(engine, sources, alternating)
+    assert [(each.tokens, each.log_probabilities) for each in found] == alone
+    source, lengths = source_batch(sources, engine.config)
+    limits = [alternating.limit(length) for length in lengths.tolist()]
+    rows = Rows(limits, [0] * len(limits))
+    batch = begin_joinable(engine, source, lengths, alternating, rows)
+    for _ in batch.passes(()):
+        pass
+    found = batch.state.hypotheses
+    assert [(each.tokens, each.log_probabilities) for each in found] == alone
 
 
 def picking(engine, group_size):

@@ -12,7 +12,7 @@ import typer
 
 from multistride.cli.console import reading, refuse_shared_files, tracing, writing
 from multistride.cli.fields import Fields
-from multistride.cli.opening import open_model
+from multistride.cli.opening import open_model, uncollected
 from multistride.cli.options import (
     ChatOption,
     Cluster,
@@ -67,17 +67,18 @@ def translate(
 
     Example: multistride translate --input book.en --output book.de --group-size auto
     """
-    from multistride.cli.sharing import lines_shared
-    from multistride.tasks.sentence_windows import WindowTranslator
-    from multistride.translator import Translator
-
     if window is not None and (lines.form != "text" or lines.trace):
         raise UsageError(
             "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
         )
     if window is not None:
         cluster.refuse("--window")
-    translator: Translator = _opened(Translator, model, machine, lines, cluster)
+    with uncollected():
+        from multistride.cli.sharing import lines_shared
+        from multistride.tasks.sentence_windows import WindowTranslator
+        from multistride.translator import Translator
+
+        translator: Translator = _opened(Translator, model, machine, lines, cluster)
     translator = translator if window is None else WindowTranslator(translator, window)
     plan = _settled(translator, group_size, decoding, lines)
     shared = lines_shared(cluster, machine, model, plan.options)
@@ -116,10 +117,11 @@ def generate(
             "--system was given, which belongs to a conversation: add --chat, or leave it out"
         )
 
-    from multistride.cli.sharing import lines_shared
-    from multistride.generator import Generator
+    with uncollected():
+        from multistride.cli.sharing import lines_shared
+        from multistride.generator import Generator
 
-    generator = _opened(Generator, model, machine, lines, cluster)
+        generator = _opened(Generator, model, machine, lines, cluster)
     plan = _settled(generator, group_size, decoding, lines)
     writer = generator.chatting(system) if chat else generator
     shared = lines_shared(cluster, machine, model, plan.options, (chat, system))

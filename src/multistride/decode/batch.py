@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
@@ -21,7 +22,7 @@ from multistride.decode.sample import sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
-from multistride.decode.thrift import counted, thrifty
+from multistride.decode.thrift import Counter, thrifty, timing, waiting
 from multistride.decode.walk import Permitted, most_probable, one_by_one
 from multistride.decode.writer import Writer
 
@@ -54,9 +55,7 @@ def begin_batch(
     encodes = config.encoder_layers > 0
     state = new_state(plan, limits, None if encodes else given)
     shortcut = getattr(engine, "shortcut", None)
-    economy = plan.economy
-    if economy is not None and economy.settled(len(limits)):
-        plan = plan.without_drafts()
+    plan, count = _frugal(plan, len(limits))
     loop: Loop | None = None if shortcut is None else shortcut(plan, len(limits))
     encoded, counts = (source, lengths) if encodes else (None, None)
     if loop is not None:
@@ -64,9 +63,23 @@ def begin_batch(
     else:
         writer = writer_for(engine, plan, state, given, seeds)
         passes = decode(engine, encoded, counts, state, writer, plan.rules.prefix)
-    if economy is not None and plan.economy is None:
-        passes = counted(passes, economy, len(limits))
-    return state, passes
+    return state, passes if count is None else count(passes, state)
+
+
+def _frugal(plan: Plan, rows: int) -> tuple[Plan, Counter | None]:
+    """Return the plan of a batch as its economy has it, and what counts its passes for that.
+
+    A single text may change its way between passes, unless K=1 is settled.
+    """
+    economy = plan.economy
+    if economy is None:
+        return plan, None
+    if rows == 1:
+        settled = economy.settled(rows)
+        return (plan.without_drafts(), waiting(economy)) if settled else (plan, None)
+    drafts = economy.batches.drafts(rows)
+    chosen = replace(plan, economy=None) if drafts else plan.without_drafts()
+    return chosen, timing(economy.batches, drafts)
 
 
 def begin_joinable(

@@ -6,7 +6,7 @@ Shapes: R rows still running.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic
 
 from jaxtyping import Int
@@ -65,14 +65,39 @@ def thrifty(drafter: Drafter[M], economy: Economy | None) -> Writer[M]:
     return drafter if economy is None else ThriftyDrafter(drafter, economy)
 
 
-def counted(
-    passes: Iterator[list[Hypothesis]], economy: Economy, rows: int
-) -> Iterator[list[Hypothesis]]:
-    """Yield the passes of a batch at K=1, and count them: drafts are tried again after a while."""
-    count = 0
-    try:
-        for written in passes:
-            count += 1
+Counter = Callable[[Iterator[list[Hypothesis]], DecodeState], Iterator[list[Hypothesis]]]
+"""Passes of a batch and its state, to the same passes, counted."""
+
+
+def waiting(economy: Economy) -> Counter:
+    """Return what counts the passes of a text at K=1: drafts are tried again after a while."""
+
+    def count(passes: Iterator[list[Hypothesis]], state: DecodeState) -> Iterator[list[Hypothesis]]:
+        number = 0
+        try:
+            for written in passes:
+                number += 1
+                yield written
+        finally:
+            economy.waited(1, number)
+
+    return count
+
+
+def timing(economy: Economy, drafted: bool) -> Counter:
+    """Return what times a batch, with drafts or without; one that is cancelled does not count."""
+
+    def count(passes: Iterator[list[Hypothesis]], state: DecodeState) -> Iterator[list[Hypothesis]]:
+        seconds, rows = 0.0, len(state.hypotheses)
+        while True:
+            began = time.perf_counter()
+            written = next(passes, None)
+            seconds += time.perf_counter() - began
+            if written is None:
+                break
             yield written
-    finally:
-        economy.waited(rows, count)
+        tokens = sum(len(each.log_probabilities) for each in state.hypotheses)
+        if tokens:
+            economy.seen(rows, drafted, tokens / rows, 1000 * seconds)
+
+    return count

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from multistride.decode.choosing.economy import LONGEST, Economy
+from multistride.decode.choosing.economy import PASSES, Economy
 
 
 def run(economy, passes, cost, rows=1):
@@ -26,7 +26,7 @@ def test_drafts_that_pay_are_kept_and_others_are_not(caplog):
     assert not caplog.messages
     assert run(loses, 2000, {True: (1.5, 2.0), False: (1, 1.0)}) < 100
     [line] = caplog.messages  # said once
-    assert "1.50 tokens a pass at 2.00 times the time" in line
+    assert "in batches of 1, where a token takes 1.33 times as long with them" in line
 
 
 def test_batches_of_each_size_are_judged_by_themselves():
@@ -38,7 +38,7 @@ def test_batches_of_each_size_are_judged_by_themselves():
     assert (economy.drafts(1), economy.drafts(32)) == (True, False)
     assert economy.settled(32)
     assert not economy.settled(1)
-    assert not economy.settled(8)
+    assert not economy.settled(4)
     run(economy, 1, {True: (2.5, 2.0), False: (1, 1.0)}, rows=64)
     assert economy.settled(64)  # where drafts lose at 32, they lose at 64
 
@@ -47,7 +47,7 @@ def test_what_changes_is_noticed_and_what_does_not_is_tried_seldom():
     # Guards: a judgement that stands for ever; trying that costs what it should save.
     economy = Economy()
     assert run(economy, 40_000, {True: (1, 3.0), False: (1, 1.0)}) < 0.02 * 40_000
-    assert run(economy, 2 * LONGEST, {True: (4, 3.0), False: (1, 1.0)}) > LONGEST // 2
+    assert run(economy, 2 * PASSES.longest, {True: (4, 3.0), False: (1, 1.0)}) > PASSES.longest // 2
 
 
 def test_passes_of_whole_batches_at_k1_count_as_waiting():
@@ -55,7 +55,7 @@ def test_passes_of_whole_batches_at_k1_count_as_waiting():
     economy = Economy()
     run(economy, 60, {True: (1, 3.0), False: (1, 1.0)}, rows=8)
     assert economy.settled(8)
-    economy.waited(8, LONGEST)
+    economy.waited(8, PASSES.longest)
     assert economy.drafts(8)
     assert not economy.settled(8)
 

@@ -5,8 +5,9 @@ that is faster: where few drafts stand, or where checking them costs nearly as m
 one by one, as in large batches. Both are measured while decoding goes on: milliseconds a pass, and
 tokens a pass, with drafts and without, for batches of about as many texts.
 
-Both ways are tried for some passes; then the better one is used, and the other tried again after a
-while, ever more seldom while it keeps losing. Texts that leave a batch make it a smaller one.
+Both ways are tried; then the better one is used, and the other tried again after a while, ever more
+seldom while it keeps losing. A single text changes its way between passes. A batch has one way, so
+that it goes through the quickest loop there is; what counts is then the time of whole batches.
 """
 
 from __future__ import annotations
@@ -15,25 +16,37 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
-TRIED = 12
-"""Passes for which a way is tried."""
+LARGE = 8
+"""Texts of a batch from which drafts are first tried after a while: there they seldom pay."""
 
-UNCOUNTED = 2
-"""Passes after a change that are not counted: the first ones draft, or set up memory."""
 
-FIRST, LONGEST = 96, 6144
-"""Passes after which the losing way is tried again, at first and at most."""
+class Pace(NamedTuple):
+    """When ways are tried, in passes or in batches."""
+
+    tried: int
+    """For how long a way is tried."""
+    uncounted: int
+    """How many are not counted after a change: the first ones draft, or set up memory."""
+    first: int
+    """When the losing way is tried again, at first."""
+    longest: int
+    """When the losing way is tried again, at most."""
+
+
+PASSES, BATCHES = Pace(12, 2, 96, 6144), Pace(2, 0, 8, 512)
 
 
 class _Way:
     """The last passes of one way: with drafts, or without."""
 
     def __init__(self) -> None:
-        self._milliseconds: deque[float] = deque(maxlen=2 * TRIED)
-        self._tokens: deque[float] = deque(maxlen=2 * TRIED)
+        self._milliseconds: deque[float] = deque(maxlen=24)
+        self._tokens: deque[float] = deque(maxlen=24)
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -64,23 +77,29 @@ class _Way:
 class _Size:
     """What is known of batches of about one size."""
 
-    ways: dict[bool, _Way] = field(default_factory=lambda: {True: _Way(), False: _Way()})
-    drafting: bool = True
-    left: int = TRIED
-    """Passes until this way is judged."""
-    trying: bool = True
-    wait: int = FIRST
+    drafting: bool
+    trying: bool
+    left: int
+    """Passes until this way is judged, or the other one tried."""
+    wait: int
     since: int = 0
     """Passes since the way changed."""
+    ways: dict[bool, _Way] = field(default_factory=lambda: {True: _Way(), False: _Way()})
 
 
 class Economy:
     """The decisions for one model and one way of drafting. Its figures outlive a batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace = PASSES) -> None:
+        self._pace = pace
         self._sizes: dict[int, _Size] = {}
         self._lock = threading.Lock()
         self._said: set[int] = set()
+
+    @cached_property
+    def batches(self) -> Economy:
+        """The decisions for whole batches."""
+        return Economy(BATCHES)
 
     def drafts(self, rows: int) -> bool:
         """Return whether the next pass of a batch of `rows` texts should draft."""
@@ -96,7 +115,7 @@ class Economy:
         with self._lock:
             size = self._size(rows)
             size.since += 1
-            if drafted != size.drafting or size.since <= UNCOUNTED:
+            if drafted != size.drafting or size.since <= self._pace.uncounted:
                 return
             size.ways[drafted].add(tokens, milliseconds)
             size.left -= 1
@@ -117,17 +136,17 @@ class Economy:
         other = size.ways[not size.drafting]
         if not size.trying or not other:  # it is time to try the other way
             size.ways[not size.drafting] = _Way()
-            self._turn(size, not size.drafting, TRIED, trying=True)
+            self._turn(size, not size.drafting, self._pace.tried, trying=True)
             return
         pays = size.ways[True].cost < size.ways[False].cost
-        size.wait = min(2 * size.wait, LONGEST) if pays != size.drafting else FIRST
+        lost = pays != size.drafting
+        size.wait = min(2 * size.wait, self._pace.longest) if lost else self._pace.first
         if not pays and _bucket(rows) not in self._said:
             self._said.add(_bucket(rows))
-            drafted, plain = size.ways[True], size.ways[False]
+            slower = size.ways[True].cost / size.ways[False].cost
             logger.info(
-                f"exact mode: no drafts for now in batches of {_bucket(rows)}, since they bring "
-                f"{drafted.tokens:.2f} tokens a pass at "
-                f"{drafted.milliseconds / plain.milliseconds:.2f} times the time"
+                f"exact mode: no drafts for now in batches of {_bucket(rows)}, where a token takes "
+                f"{slower:.2f} times as long with them"
             )
         self._turn(size, pays, size.wait, trying=False)
 
@@ -147,8 +166,11 @@ class Economy:
             judged = [(at, size) for at, size in self._sizes.items() if not size.trying]
             loses = any(at < bucket and not size.drafting for at, size in judged)
             pays = any(at > bucket and size.drafting for at, size in judged)
-            known = _Size(drafting=pays, trying=False, left=FIRST) if loses != pays else _Size()
-            self._sizes[bucket] = known
+            unknown = loses == pays
+            tried = unknown and bucket < LARGE
+            drafting = pays if not unknown else tried
+            left = self._pace.tried if tried else self._pace.first
+            self._sizes[bucket] = _Size(drafting, tried, left, self._pace.first)
         return self._sizes[bucket]
 
 
