@@ -30,6 +30,8 @@ from test_bart import SPECIAL
 from test_gemma import KINDS as GEMMAS
 from test_gemma import SIZES as GEMMA_SIZES
 from test_gpt2 import SIZES as GPT2_SIZES
+from test_learned import KINDS as LEARNED
+from test_learned import SIZES as LEARNED_SIZES
 from test_llama import KINDS as LLAMAS
 from test_llama import SIZES as LLAMA_SIZES
 from test_parallel import KINDS as PARALLELS
@@ -85,6 +87,8 @@ def main() -> None:
             rows.append(small_causal(name, *kind, GEMMA_SIZES, Path(place) / name))
         for name, kind in PARALLELS.items():
             rows.append(small_causal(name, *kind, PARALLEL_SIZES, Path(place) / name))
+        for name, kind in LEARNED.items():
+            rows.append(small_causal(name, *kind, LEARNED_SIZES, Path(place) / name))
         gpt2 = (transformers.GPT2LMHeadModel, transformers.GPT2Config, {"n_positions": 128})
         rows.append(small_causal("gpt2", *gpt2, GPT2_SIZES, Path(place) / "gpt2"))
         for name, translator in TRANSLATORS.items():

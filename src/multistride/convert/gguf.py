@@ -158,7 +158,6 @@ def _config(fields: dict[str, Any], architecture: str, tied: bool) -> dict[str, 
             "rope_type": value("rope.scaling.type"),
             "factor": value("rope.scaling.factor"),
             "original_max_position_embeddings": value("rope.scaling.original_context_length"),
-            "attention_factor": value("rope.scaling.attn_factor"),
         }
         config["rope_scaling"] = {name: given for name, given in said.items() if given is not None}
     return config

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from multistride.config import first_problem
-from multistride.convert import bart, gemma, gpt2, llama, parallel, t5
+from multistride.convert import bart, gemma, gpt2, learned, llama, parallel, t5
 from multistride.convert.checkpoint import Checkpoint, fetched, read_directory
 from multistride.convert.gguf import read_gguf
 from multistride.convert.names import Layout, mapped
@@ -40,6 +40,7 @@ LAYOUTS: dict[str, Layout] = {
     "gemma2": gemma.LAYOUT,
     "gemma3_text": gemma.LAYOUT,
     "gpt2": gpt2.LAYOUT,
+    "gpt_neo": learned.NEO,
     "gpt_neox": parallel.NEOX,
     "phi": parallel.PHI,
     "marian": bart.LAYOUT,
@@ -50,6 +51,7 @@ LAYOUTS: dict[str, Layout] = {
     "llama": llama.LAYOUT,
     "mistral": llama.LAYOUT,
     "olmo2": llama.LAYOUT,
+    "opt": learned.OPT,
     "phi3": llama.LAYOUT,
     "qwen2": llama.LAYOUT,
     "qwen3": llama.LAYOUT,
