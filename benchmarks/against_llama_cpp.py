@@ -141,7 +141,7 @@ def main() -> None:
     }
     rivals = [name for name in contenders if name.startswith("llama")]
     better = max(rivals, key=lambda name: statistics.median(speeds[name]))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "tokens": sum(counts[name]),
@@ -177,7 +177,9 @@ def main() -> None:
         "better_llama_cpp": better,
         "note": given.note,
     }
-    write_json(given.output, {"settings": settings, "prompts": PROMPTS, "rows": rows})
+    counted = {"prompts": len(prompts), "timed": len(prompts)}
+    results = {row.pop("name"): row for row in rows}
+    write_json(given.output, {**counted, **settings, "texts": PROMPTS, "results": results})
 
 
 def installed(python: Path) -> str:
