@@ -253,6 +253,27 @@ def test_a_file_that_is_no_gguf(source):
     assert "is truncated or no GGUF file" in refused(source)
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "intermediate_size", "hidden_size"])
+@pytest.mark.parametrize("value", [2**31, 10**19], ids=["large", "larger than any"])
+def test_sizes_that_no_memory_holds(source, name, value):
+    # Guards: minutes of making layers, gigabytes of zeros, or a traceback of PyTorch's.
+    configured(source, **{name: value, "head_dim": 8})
+    assert "Input should be less than or equal to" in refused(source)
+
+
+def test_a_gguf_without_its_tokens(source, tmp_path):
+    # Guards: a KeyError with the name of a field.
+    gguf = pytest.importorskip("gguf", reason="the extra [hf] is not installed")
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_head_count(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(DataError, match="lacks a field or has a wrong one"):
+        gguf_module.read_gguf(path)
+
+
 def test_the_source_is_not_overwritten(source):
     result = CliRunner().invoke(app, ["convert", str(source), str(source)])
     assert isinstance(result.exception, UsageError)

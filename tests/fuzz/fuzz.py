@@ -4,8 +4,8 @@
     python tests/fuzz/fuzz.py --inputs 200000 --output results/fuzz.json
 
 A reader may accept a file or refuse it with a one-line `UserError`. A traceback, more than 10
-seconds or a process above 1 GB is a fault: it is written with its seed, which `--seed N --inputs 1`
-reads again. Exit code 1 if there is one.
+seconds of the processor (a minute of the clock) or a process above 1 GB is a fault: it is written
+with its seed, which `--seed N --inputs 1` reads again. Exit code 1 if there is one.
 """
 
 import argparse
@@ -36,7 +36,8 @@ from readers import Target, targets  # noqa: E402
 from multistride.errors import UserError  # noqa: E402
 from multistride.evaluate.bench.workers.memory import peak_mb  # noqa: E402
 
-HANG_SECONDS = 10
+HANG_SECONDS, WAIT_SECONDS = 10, 60
+"""Limits of a reader, in seconds of the processor and of the clock."""
 MEMORY_MB = 1024
 
 
@@ -94,7 +95,8 @@ def fuzz(seconds: float, inputs: int, first: int = 0, only: str = "") -> dict[st
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGALRM, _hang)
+    for kind in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(kind, _hang)
     began, count, slowest = time.monotonic(), 0, 0.0
     outcomes: Counter[str] = Counter()
     faults: list[dict[str, object]] = []
@@ -145,7 +147,8 @@ def one(target: Target, place: Path, chance: random.Random) -> tuple[str, str]:
     name = chance.choice(target.files)
     good = (place / name).read_bytes()
     (place / name).write_bytes(mutated(good, name, chance))
-    signal.alarm(HANG_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
+    signal.alarm(WAIT_SECONDS)
     try:
         target.read(place)
     except UserError as error:
@@ -160,6 +163,7 @@ def one(target: Target, place: Path, chance: random.Random) -> tuple[str, str]:
         lines = traceback.format_exc().strip().splitlines()
         return "traceback", " | ".join([name, *lines[-7:]])[:900]
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         if not target.writes:
             (place / name).write_bytes(good)

@@ -83,7 +83,14 @@ def read_gguf(path: Path) -> Checkpoint:
         for tensor in reader.tensors
         if tensor.name != _DIVISORS
     }
-    config = _config(fields, architecture, tied="lm_head.weight" not in stored)
+    try:
+        config = _config(fields, architecture, tied="lm_head.weight" not in stored)
+        tokenizer, tokenizer_config = _tokenizer(fields, path)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(
+            f"{path} lacks a field or has a wrong one ({reason}): download it again"
+        ) from error
     if divisors:
         said = {"rope_type": DIVISORS, DIVISORS: divisors[0].data.astype("float32").tolist()}
         config["rope_scaling"] = said
@@ -96,7 +103,6 @@ def read_gguf(path: Path) -> Checkpoint:
         part = name.split(".")[-2]
         return _halves(tensor, heads[part]) if architecture == "llama" and part in heads else tensor
 
-    tokenizer, tokenizer_config = _tokenizer(fields, path)
     return Checkpoint(
         name=str(path),
         config=config,

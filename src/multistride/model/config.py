@@ -6,6 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MOST_LAYERS, MOST_WIDE, MOST_INNER = 1024, 2**16, 2**20
+MOST_ENTRIES, MOST_GROUP = 2**24, 256
+"""Limits of sizes, several times those of the largest models: a damaged configuration must not make
+a model that no memory holds."""
+
 Layout = Literal["sat", "lookahead"]
 """The layouts of slots that a model can be trained for and decoding writes groups in."""
 
@@ -35,7 +40,7 @@ class AdapterConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    rank: int = Field(64, ge=1, description="inner width of each low-rank addition")
+    rank: int = Field(64, ge=1, le=MOST_WIDE, description="inner width of each low-rank addition")
     alpha: float = Field(64.0, gt=0, description="additions are multiplied by alpha / rank")
     layers: int = Field(
         4,
@@ -126,16 +131,25 @@ class TransformerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocabulary_size: int = Field(
-        0, ge=0, description="entries of the joint vocabulary; training takes it from the data"
+        0,
+        ge=0,
+        le=MOST_ENTRIES,
+        description="entries of the joint vocabulary; training takes it from the data",
     )
-    hidden_size: int = Field(256, ge=8, description="width of the residual stream (D)")
-    feedforward_size: int = Field(1024, ge=8, description="inner width of the feed-forward layers")
-    heads: int = Field(4, ge=1, description="attention heads (H); divides hidden_size")
+    hidden_size: int = Field(
+        256, ge=8, le=MOST_WIDE, description="width of the residual stream (D)"
+    )
+    feedforward_size: int = Field(
+        1024, ge=8, le=MOST_INNER, description="inner width of the feed-forward layers"
+    )
+    heads: int = Field(
+        4, ge=1, le=MOST_WIDE, description="attention heads (H); divides hidden_size"
+    )
     encoder_layers: int = Field(
-        3, ge=0, description="encoder depth; 0 makes a decoder-only (causal) model"
+        3, ge=0, le=MOST_LAYERS, description="encoder depth; 0 makes a decoder-only (causal) model"
     )
     decoder_layers: int = Field(
-        3, ge=0, description="decoder depth; 0 only with a pooled classifier"
+        3, ge=0, le=MOST_LAYERS, description="decoder depth; 0 only with a pooled classifier"
     )
     norm: Literal["pre", "post", "sandwich", "output"] = Field(
         "pre",
@@ -168,9 +182,11 @@ class TransformerConfig(BaseModel):
         0.0, ge=0, lt=1, description="on attention weights (slower on CPUs if not 0)"
     )
     max_group_size: int = Field(
-        8, ge=1, description="largest K this model has reach embeddings for"
+        8, ge=1, le=MOST_GROUP, description="largest K this model has reach embeddings for"
     )
-    markov_rank: int = Field(0, ge=0, description="rank of the Markov head; 0 for none")
+    markov_rank: int = Field(
+        0, ge=0, le=MOST_WIDE, description="rank of the Markov head; 0 for none"
+    )
     group_sizes: tuple[int, ...] = Field(
         (1,), description="the K values it was trained for, K=1 first"
     )
@@ -225,16 +241,19 @@ class TransformerConfig(BaseModel):
         "left out: they rotate as the others",
     )
     relative_buckets: int = Field(
-        32, ge=4, description="distances that relative positions tell apart"
+        32, ge=4, le=MOST_WIDE, description="distances that relative positions tell apart"
     )
     relative_furthest: int = Field(
-        128, ge=4, description="distance from which on relative positions are all alike"
+        128,
+        ge=4,
+        le=MOST_ENTRIES,
+        description="distance from which on relative positions are all alike",
     )
     head_size: int | None = Field(
-        None, ge=1, description="width of a head (E); left out: hidden_size / heads"
+        None, ge=1, le=MOST_WIDE, description="width of a head (E); left out: hidden_size / heads"
     )
     key_value_heads: int | None = Field(
-        None, ge=1, description="heads of keys and values; left out: heads"
+        None, ge=1, le=MOST_WIDE, description="heads of keys and values; left out: heads"
     )
     query_key_norm: bool = Field(False, description="RMSNorm of every query and key head (Qwen3)")
     query_key_norm_over: Literal["head", "all"] = Field(

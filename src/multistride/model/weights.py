@@ -256,8 +256,10 @@ def _check_sizes(path: Path, config: TransformerConfig, shapes: dict[str, tuple[
                 f"{stack}_layers is {layers}: use the two files of one model"
             )
     weights = sum(map(math.prod, shapes.values()))
-    for field, width in _widths(config).items():
-        if width * config.hidden_size > weights:
+    sizes = {field: width * config.hidden_size for field, width in _widths(config).items()}
+    sizes["markov_rank"] = config.markov_rank * config.vocabulary_size
+    for field, size in sizes.items():
+        if size > weights:
             raise DataError(
                 f"{path} does not fit {CONFIG}: {field} makes a matrix of more than all its "
                 f"{weights:,} weights: use the two files of one model"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,15 +77,7 @@ def load_state(
         progress = Progress(**{**state["progress"], "since": Sums(**state["progress"]["since"])})
         if average is not None:
             average.train_on(state["trained"])
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:  # the unpickler raises whatever a damaged stream leads to
         reason = type(error).__name__
         raise DataError(
             f"{path} cannot be resumed from, it is damaged ({reason}): delete {directory} to go on "

@@ -207,6 +207,10 @@ def test_config_that_is_none(saved, text):
         ({"max_group_size": 6}, "reach.beyond_one.weight is (4, 16), expected (6, 16)"),
         ({"decoder_layers": 2}, "is missing, expected"),
         ({"encoder_layers": 0}, "expected nothing"),
+        ({"markov_rank": 65536}, "markov_rank makes a matrix of more than all its"),
+        ({"markov_rank": 2**63}, "markov_rank: Input should be less than or equal to 65536"),
+        ({"decoder_layers": 10**19}, "decoder_layers: Input should be less than or equal to 1024"),
+        ({"hidden_size": 2**31}, "hidden_size: Input should be less than or equal to 65536"),
         (
             {"vocabulary_size": 99},
             f"target_embedding.weight is ({len(VOCABULARY)}, 16), expected (99, 16)",
