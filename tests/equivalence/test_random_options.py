@@ -20,12 +20,12 @@ from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.translator import Translator
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "8"))
 SENTENCES = ["the cat sat on the mat", "a dog", "two cats ran to the sea", "the sea sat", "mat"]
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == 15,
+    derandomize=EXAMPLES == 8,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
