@@ -1,4 +1,4 @@
-"""Whether exact mode should draft at present: what drafts save, against what they cost.
+"""The decision whether exact mode drafts at present: what drafts save, against what they cost.
 
 What exact mode writes is what K=1 writes, with drafts or without. So it may stop drafting wherever
 that is faster: where few drafts stand, or where checking them costs nearly as much as writing them
@@ -75,7 +75,7 @@ class _Way:
 
 @dataclass
 class _Size:
-    """What is known of batches of about one size."""
+    """Facts about batches of about one size."""
 
     drafting: bool
     trying: bool

@@ -38,7 +38,7 @@ Builder = Callable[[Transformer], Mapping[str, Callable[[], bytes]]]
 
 
 class Kept(NamedTuple):
-    """What the engine is made of, beside the configuration."""
+    """The parts of the engine, beside the configuration."""
 
     graphs: Mapping[str, GraphMaker]
     markov: Callable[[], MarkovHead] | None
