@@ -82,7 +82,7 @@ class Roundings:
         )
         if self.by_row:
             return Rounding(1 / 127, shrink.astype(np.float32), by_row=True)
-        return _rounding(ROOM_NORMED * float((largest / shrink).max()), shrink)
+        return _rounding(float(ROOM_NORMED * (largest / shrink).max()), shrink)
 
     def grid(self, place: str) -> Grid:
         """Return the grid of cross-attention; queries are divided by the root of the width."""
@@ -98,7 +98,7 @@ class Roundings:
             ones = np.ones_like(self._largest[place])
             return Rounding(1 / 127, ones, by_row=True)
         largest = self._largest[place]
-        return _rounding(ROOM * float(largest.max()), np.ones_like(largest), positive)
+        return _rounding(float(ROOM * largest.max()), np.ones_like(largest), positive)
 
 
 def by_row(config: TransformerConfig) -> bool:
