@@ -74,6 +74,20 @@ class Plain:
     def __init__(self, engine):
         self._engine = engine
 
+    @property
+    def config(self):
+        return self._engine.config
+
+    @property
+    def markov(self):
+        return self._engine.markov
+
+    def start(self, source, lengths):
+        return self._engine.start(source, lengths)
+
+    def step(self, slots, memory):
+        return self._engine.step(slots, memory)
+
     def __getattr__(self, name):
         if name == "shortcut":
             raise AttributeError(name)
