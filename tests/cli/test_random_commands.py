@@ -7,16 +7,13 @@ import json
 import os
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import SENTENCES, tiny_model
 from typer.testing import CliRunner
 
 from multistride.cli import app
-from multistride.data.vocab import train_vocabulary
 from multistride.errors import UserError
-from multistride.model.config import TransformerConfig
-from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "15"))
@@ -26,7 +23,6 @@ many = settings(
     derandomize=EXAMPLES == 15,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-SENTENCES = ["the cat sat on the mat", "a dog", "two cats ran to the sea", "the sea sat", "mat"]
 
 LINES = st.lists(
     st.sampled_from(
@@ -93,23 +89,8 @@ def commands(draw, verb):
 
 
 def saved(directory, encoder_layers, **shape):
-    torch.manual_seed(5)
-    vocabulary = train_vocabulary(SENTENCES, 280, "bpe")
-    config = TransformerConfig(
-        vocabulary_size=len(vocabulary),
-        hidden_size=32,
-        feedforward_size=32,
-        heads=2,
-        encoder_layers=encoder_layers,
-        decoder_layers=1,
-        max_positions=40,
-        max_group_size=4,
-        group_sizes=(1, 2, 4),
-        lookahead=True,
-        markov_rank=4,
-        **shape,
-    )
-    save_model(directory, Transformer(config).eval(), vocabulary, {}, "# A model of the tests\n")
+    model, vocabulary = tiny_model(encoder_layers, markov_rank=4, **shape)
+    save_model(directory, model, vocabulary, {}, "# A model of the tests\n")
     return directory
 
 

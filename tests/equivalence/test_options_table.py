@@ -8,16 +8,13 @@ for every text.
 from itertools import product
 
 import pytest
-import torch
+from tiny_models import Plain, tiny_model
 
-from multistride.data.vocab import train_vocabulary
 from multistride.decode import plan as planning
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
 from multistride.errors import UsageError
-from multistride.model.config import TransformerConfig
-from multistride.model.transformer import Transformer
 from multistride.translator import Translator
 
 TEXTS = ["the cat sat on the mat", "a dog", "two cats ran to the sea"]
@@ -57,62 +54,13 @@ REFUSED = {
 }
 
 
-class Named(EagerStepModel):
-    """An eager engine with a name, as loaded ones have."""
-
-    name = "eager"
-
-
 @pytest.fixture(scope="module", params=["eager", "int8"])
 def translator(request):
     if request.param == "int8":
         pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-    torch.manual_seed(2)
-    vocabulary = train_vocabulary(TEXTS, 280, "bpe")
-    config = TransformerConfig(
-        vocabulary_size=len(vocabulary),
-        hidden_size=32,
-        feedforward_size=32,
-        heads=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        max_positions=48,
-        max_group_size=4,
-        group_sizes=(1, 2, 4),
-        tie_embeddings=False,
-        lookahead=True,
-    )
-    model = Transformer(config).eval()
-    with torch.no_grad():
-        model.output.weight.mul_(4)
-    engine = Named(model) if request.param == "eager" else quantise(model, threads=1)
+    model, vocabulary = tiny_model(texts=TEXTS)
+    engine = EagerStepModel(model) if request.param == "eager" else quantise(model, threads=1)
     return Translator(engine, vocabulary)
-
-
-class Plain:
-    """An engine without its shortcut: all that is left is the plain loop."""
-
-    def __init__(self, engine):
-        self._engine = engine
-
-    @property
-    def config(self):
-        return self._engine.config
-
-    @property
-    def markov(self):
-        return self._engine.markov
-
-    def start(self, source, lengths):
-        return self._engine.start(source, lengths)
-
-    def step(self, slots, memory):
-        return self._engine.step(slots, memory)
-
-    def __getattr__(self, name):
-        if name == "shortcut":
-            raise AttributeError(name)
-        return getattr(self._engine, name)
 
 
 def tokens(translator, size, mode, rule, texts=TEXTS):

@@ -7,21 +7,17 @@ meet. `EXAMPLES=5000 pytest tests/equivalence/test_random_options.py` looks long
 import os
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import SENTENCES, Plain, tiny_model
 
-from multistride.data.vocab import train_vocabulary
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
 from multistride.errors import UserError
 from multistride.generator import Generator
-from multistride.model.config import TransformerConfig
-from multistride.model.transformer import Transformer
 from multistride.translator import Translator
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "8"))
-SENTENCES = ["the cat sat on the mat", "a dog", "two cats ran to the sea", "the sea sat", "mat"]
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -62,81 +58,23 @@ def requests(draw):
     return size, mode, chosen
 
 
-class Named(EagerStepModel):
-    """An eager engine with a name, as loaded ones have."""
-
-    name = "eager"
-
-
-class Plain:
-    """An engine without its shortcut: all that is left is the plain loop."""
-
-    def __init__(self, engine):
-        self._engine = engine
-
-    @property
-    def config(self):
-        return self._engine.config
-
-    @property
-    def markov(self):
-        return self._engine.markov
-
-    def start(self, source, lengths):
-        return self._engine.start(source, lengths)
-
-    def step(self, slots, memory):
-        return self._engine.step(slots, memory)
-
-    def __getattr__(self, name):
-        if name == "shortcut":
-            raise AttributeError(name)
-        return getattr(self._engine, name)
-
-
-def network(encoder_layers, **shape):
-    torch.manual_seed(5)
-    vocabulary = train_vocabulary(SENTENCES, 280, "bpe")
-    config = TransformerConfig(
-        vocabulary_size=len(vocabulary),
-        hidden_size=32,
-        feedforward_size=32,
-        heads=2,
-        encoder_layers=encoder_layers,
-        decoder_layers=1,
-        max_positions=40,
-        max_group_size=4,
-        group_sizes=(1, 2, 4),
-        tie_embeddings=False,
-        lookahead=True,
-        markov_rank=4,
-        **shape,
-    )
-    model = Transformer(config).eval()
-    with torch.no_grad():
-        model.output.weight.mul_(4)
-        for weight in model.markov.parameters():
-            weight.normal_(0, 0.5)
-    return model, vocabulary
-
-
 @pytest.fixture(scope="module", params=["eager", "int8"])
 def engine_of(request):
     if request.param == "int8":
         pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
         return lambda model: quantise(model, threads=1)
-    return Named
+    return EagerStepModel
 
 
 @pytest.fixture(scope="module")
 def translator(engine_of):
-    model, vocabulary = network(1)
+    model, vocabulary = tiny_model(markov_rank=4)
     return Translator(engine_of(model), vocabulary)
 
 
 @pytest.fixture(scope="module")
 def generator(engine_of):
-    model, vocabulary = network(0, positions="rotary")
+    model, vocabulary = tiny_model(0, markov_rank=4, positions="rotary")
     return Generator(engine_of(model), vocabulary)
 
 
