@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -462,6 +463,30 @@ def fill(
     table = torch.full(shape, padding, dtype=torch.long, device=values.device)
     table[torch.arange(shape[1], device=values.device) < widths.sum(1)[:, None]] = values
     return table
+
+
+def like_lengths(counts: list[int], overhead: int) -> list[int]:
+    """Cut rows into parts of like length, each to be padded to its longest row.
+
+    `counts` are lengths of rows, sorted. A part costs its padded size and `overhead`, both in
+    slots; the sizes of the parts with the least total cost are returned, in order.
+
+    Raises `ValueError` for counts that are not sorted.
+    """
+    if counts != sorted(counts):
+        raise ValueError("lengths of rows must be sorted")
+    lengths, repeats = np.unique(np.array(counts, dtype=np.int64), return_counts=True)
+    rows = np.concatenate([[0], repeats.cumsum()])  # a border never splits rows of one length
+    least, border = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
+    for end in range(1, len(rows)):
+        costs = least[:end] + (rows[end] - rows[:end]) * lengths[end - 1] + overhead
+        border[end] = costs.argmin()
+        least[end] = costs[border[end]]
+    sizes, end = [], len(rows) - 1
+    while end > 0:
+        sizes.append(int(rows[end] - rows[border[end]]))
+        end = int(border[end])
+    return sizes[::-1]
 
 
 def _arrange(

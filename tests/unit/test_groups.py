@@ -17,6 +17,7 @@ from multistride.groups import (
     draft_slots,
     equal_sizes,
     even_step_slots,
+    like_lengths,
     lookahead,
     sampled_sizes,
     step_slots,
@@ -505,3 +506,31 @@ def test_even_rows_have_the_slots_of_any_rows(border, unread, group_size, rows):
         even_step_slots(known, border, unread, group_size, 3, 99), general, strict=True
     ):
         assert short.tolist() == long.tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=8), st.integers(0, 20))
+def test_parts_of_like_length_cost_least(counts, overhead):
+    # Guards: rows lost between parts, a part cut where it does not pay.
+    counts = sorted(counts)
+
+    def cost(sizes):
+        ends = list(itertools.accumulate(sizes))
+        return sum(size * counts[end - 1] + overhead for size, end in zip(sizes, ends, strict=True))
+
+    def all_cuts(rows):
+        if rows == 0:
+            yield []
+        for first in range(1, rows + 1):
+            yield from ([first, *rest] for rest in all_cuts(rows - first))
+
+    sizes = like_lengths(counts, overhead)
+    assert sum(sizes) == len(counts)
+    assert all(size > 0 for size in sizes)
+    assert cost(sizes) == min(cost(cuts) for cuts in all_cuts(len(counts)))
+
+
+def test_parts_need_sorted_lengths():
+    # Guards: parts that are padded to some row that is not the longest.
+    with pytest.raises(ValueError, match="sorted"):
+        like_lengths([3, 1], 4)

@@ -1,18 +1,17 @@
-"""Cross-entropy over a large vocabulary where the output matrix is frozen: in chunks, gradients at
-once.
+"""Cross-entropy over a vocabulary in chunks, gradients at once.
 
-Adapters are trained on a few thousand drafts an update, each with logits over the whole vocabulary
-of a converted model: a table of hundreds of megabytes, written and read a dozen times on its way
-through softmax and back. Here a chunk of rows is taken from hidden states to gradients before the
-next one is looked at. The idea is that of fused linear cross-entropy (Hsu et al. 2024, arXiv
-2410.10989, section 3.2).
+An update has thousands of labels, each with logits over the whole vocabulary: a table of tens to
+hundreds of megabytes, written and read a dozen times on its way through softmax, smoothing and
+back. Here a chunk of rows is taken from hidden states to gradients before the next one is looked
+at, while it is still in the processor's cache. The idea is that of fused linear cross-entropy (Hsu
+et al. 2024, arXiv 2410.10989, section 3.2).
 
 Shapes: L labelled slots, D hidden size, V vocabulary, R rank of the Markov head, C rows of a chunk.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,16 +21,21 @@ from torch.nn.functional import linear
 from multistride.groups import NO_LABEL
 from multistride.model.transformer import Transformer
 
-ROWS = 128
-"""Rows of a chunk: enough for fast products, few enough that one chunk's logits stay below 30
-MB."""
+ENTRIES = 2**21
+"""Logits of a chunk: enough rows for fast products, few enough that a chunk stays below 8 MB."""
 
 
-def has_frozen_output(model: Transformer) -> bool:
-    """Return True if only the Markov head can learn from the logits of drafts."""
-    head = model.target_embedding if model.config.tie_embeddings else model.output
-    linear_head = model.config.output_cap is None
-    return model.config.adapter is not None and linear_head and not head.weight.requires_grad
+class ChunkedLoss(NamedTuple):
+    """Sums over all labels, in nats."""
+
+    smoothed: Float[Tensor, ""]
+    cross_entropy: Float[Tensor, ""]
+    correct: Int[Tensor, ""]
+
+
+def takes_chunks(model: Transformer) -> bool:
+    """Return True if the logits of `model` are one product, as `chunked_cross_entropy` needs."""
+    return model.config.output_cap is None
 
 
 def chunked_cross_entropy(
@@ -39,11 +43,12 @@ def chunked_cross_entropy(
     hidden: Float[Tensor, "L D"],
     wanted: Int[Tensor, "L"],
     previous: Int[Tensor, "L"],
-) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """The summed cross-entropy of labelled slots and how many of them are right, as `SlotLoss` has
-    them.
+    label_smoothing: float = 0.0,
+) -> ChunkedLoss:
+    """The loss of `loss.SlotLoss` from the hidden states of labelled slots.
 
-    `previous` is the token before each label, `NO_LABEL` where the Markov head has no say.
+    `previous` is the token before each label, `NO_LABEL` where the Markov head has no say. Only
+    `smoothed` has gradients.
     """
     weight = (model.target_embedding if model.config.tie_embeddings else model.output).weight
     if model.markov is None:
@@ -54,14 +59,21 @@ def chunked_cross_entropy(
         following = model.markov.following
     kind = hidden.device.type
     precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    loss, correct = _Chunked.apply(
-        hidden, weight.to(precision), before, following, wanted, model.output_bias
-    )
-    return loss, correct
+    learned = hidden, weight, before, following, model.output_bias
+    options = _Options(label_smoothing, precision, torch.is_grad_enabled())
+    return ChunkedLoss(*_Chunked.apply(*learned, wanted, options))
+
+
+class _Options(NamedTuple):
+    """What a loss is computed with; `learning` is False where nobody asks for gradients."""
+
+    label_smoothing: float
+    precision: torch.dtype
+    learning: bool
 
 
 class _Chunked(torch.autograd.Function):
-    """Loss and gradients of hidden states and of the Markov head's two factors."""
+    """Loss and gradients of the hidden states, of the output layer and of the Markov head."""
 
     @staticmethod
     def forward(
@@ -70,45 +82,69 @@ class _Chunked(torch.autograd.Function):
         weight: Tensor,
         before: Tensor,
         following: Tensor,
-        wanted: Tensor,
         bias: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        precision, width = weight.dtype, hidden.shape[1]
-        entering = hidden.to(precision)
+        wanted: Tensor,
+        options: _Options,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        smoothing, precision, learning = options
+        width, vocabulary = weight.shape[1], weight.shape[0]
+        entering, matrix = hidden.to(precision), weight.to(precision)
         if before.numel():
             # The head's factors beside those of the output matrix: one product sums both.
-            weight = torch.cat([weight, following.to(precision)], dim=1)
+            matrix = torch.cat([matrix, following.to(precision)], dim=1)
             entering = torch.cat([entering, before.to(precision)], dim=1)
-        of_entering = torch.empty_like(entering)
-        of_following = torch.zeros_like(following)
-        loss, correct = hidden.new_zeros((), dtype=torch.float), wanted.new_zeros(())
+        added = None if bias is None else bias.to(precision)
+        first = 0 if ctx.needs_input_grad[1] else width  # a frozen output matrix has no gradient
+        learns_matrix = learning and first < matrix.shape[1]
+        of_entering = torch.empty_like(entering) if learning else None
+        of_matrix = (
+            weight.new_zeros((vocabulary, matrix.shape[1] - first)) if learns_matrix else None
+        )
+        of_bias = bias.new_zeros(vocabulary) if bias is not None and learning else None
+        cross_entropy, uniform = hidden.new_zeros(2, dtype=torch.float)
+        correct = wanted.new_zeros(())
         with torch.autocast(hidden.device.type, enabled=False):
-            for first in range(0, len(hidden), ROWS):
-                rows = slice(first, first + ROWS)
+            step = max(1, ENTRIES // vocabulary)
+            for begin in range(0, len(hidden), step):
+                rows = slice(begin, begin + step)
                 asked = wanted[rows, None]
-                logits = linear(
-                    entering[rows], weight, None if bias is None else bias.to(precision)
-                )
-                error = logits.softmax(dim=-1)
-                given = error.gather(1, asked)
-                correct += (given[:, 0] == error.amax(dim=-1)).sum()
-                loss -= given.float().clamp(min=torch.finfo(torch.float).tiny).log().sum()
-                error.scatter_(1, asked, given - 1)
-                torch.mm(error, weight, out=of_entering[rows])
-                if before.numel():
-                    of_following += error.T @ entering[rows, width:]
-        ctx.save_for_backward(of_entering, of_following)
-        ctx.width = width
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+                logits = linear(entering[rows], matrix, added).float()
+                log_probabilities = logits.log_softmax(dim=-1)
+                given = log_probabilities.gather(1, asked)
+                correct += (given[:, 0] == log_probabilities.amax(dim=-1)).sum()
+                cross_entropy -= given.sum()
+                if smoothing:
+                    uniform -= log_probabilities.mean(dim=-1).sum()
+                if of_entering is None:
+                    continue
+                error = log_probabilities.exp_()
+                if smoothing:
+                    error -= smoothing / vocabulary
+                error.scatter_add_(1, asked, torch.full_like(given, smoothing - 1))
+                if of_bias is not None:
+                    of_bias += error.sum(dim=0)
+                error = error.to(precision)
+                torch.mm(error, matrix, out=of_entering[rows])
+                if of_matrix is not None:
+                    of_matrix += error.T @ entering[rows, first:]
+        ctx.save_for_backward(of_entering, of_matrix, of_bias)
+        ctx.width, ctx.first = width, first
+        ctx.mark_non_differentiable(cross_entropy, correct)
+        smoothed = (1 - smoothing) * cross_entropy + smoothing * uniform
+        return smoothed, cross_entropy, correct
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        of_entering, of_following = ctx.saved_tensors
-        of_hidden, of_before = (
-            of_entering[:, : ctx.width] * scale,
-            of_entering[:, ctx.width :] * scale,
+    def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        of_entering, of_matrix, of_bias = ctx.saved_tensors
+        width, needed = ctx.width, ctx.needs_input_grad
+        of_entering = of_entering * scale
+        of_matrix = None if of_matrix is None else of_matrix * scale
+        return (
+            of_entering[:, :width],
+            of_matrix[:, :width] if needed[1] else None,
+            of_entering[:, width:] if needed[2] else None,
+            of_matrix[:, width - ctx.first :] if needed[3] else None,
+            of_bias * scale if of_bias is not None and needed[4] else None,
+            None,
+            None,
         )
-        if not of_following.numel():
-            return of_hidden, None, None, None, None, None
-        return of_hidden, None, of_before, of_following * scale, None, None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from multistride.groups import NO_LABEL
 from multistride.model.transformer import Transformer
-from multistride.train.chunked import chunked_cross_entropy, has_frozen_output
+from multistride.train.chunked import chunked_cross_entropy, takes_chunks
 from multistride.train.layouts import TrainingPass
 from multistride.train.windows import WindowPass
 
@@ -83,18 +83,16 @@ class SlotLoss(Objective):
         """Return the sums over all labels of the batch."""
         labelled = asked.labels != NO_LABEL
         wanted = asked.labels[labelled]
-        if (
-            asked.drafts is not None
-            and not (self.label_smoothing or self.r_drop)
-            and has_frozen_output(self.model)
-        ):
-            states = self.model(source, source_lengths, asked.slots, asked.drafts, asked.entering)
-            loss, correct = chunked_cross_entropy(
-                self.model, states[labelled], wanted, asked.previous[labelled]
+        if self.r_drop or not takes_chunks(self.model):
+            inputs = self.model, source, source_lengths, asked
+            return self._read(lambda: labelled_logits(*inputs), wanted)
+        states = self.model(source, source_lengths, asked.slots, asked.drafts, asked.entering)
+        before = asked.previous[labelled]
+        return Losses(
+            *chunked_cross_entropy(
+                self.model, states[labelled], wanted, before, self.label_smoothing
             )
-            return Losses(loss, loss.detach(), correct)
-        inputs = self.model, source, source_lengths, asked
-        return self._read(lambda: labelled_logits(*inputs), wanted)
+        )
 
 
 class ClassLoss(Objective):

@@ -11,7 +11,15 @@ from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
-from multistride.groups import NO_LABEL, equal_sizes, lookahead, teacher_forced
+from multistride.groups import (
+    NO_LABEL,
+    PADDING_GROUP,
+    Slots,
+    equal_sizes,
+    lookahead,
+    teacher_forced,
+)
+from multistride.model import transformer
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -255,6 +263,27 @@ def test_the_largest_group_size_is_nothing_to_group_size_one(positions):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("encoder_layers", [2, 0], ids=["translation", "text"])
+@pytest.mark.parametrize("overhead", [0, 10, 10**9], ids=["many", "some", "one"])
+def test_rows_decoded_in_parts_have_their_own_states(encoder_layers, overhead, monkeypatch):
+    # Guards: rows returned in another order, a row with the source of another, states cut off.
+    monkeypatch.setattr(transformer, "PART_OVERHEAD", overhead)
+    model = random_model(small(encoder_layers=encoder_layers))
+    source, source_lengths = batch_of([4, 9, 2, 7, 1])
+    target, lengths = batch_of([6, 2, 8, 3, 8], seed=3)
+    sizes = equal_sizes(lengths, torch.tensor([2, 5, 1, 4, 8]))
+    slots, _ = teacher_forced(target, lengths, sizes, START)
+    given = (source, source_lengths) if encoder_layers else (None, None)
+    together = model(*given, slots)
+    for row in range(5):
+        count = int((slots.group[row] < PADDING_GROUP).sum())
+        alone = Slots(*(field[row : row + 1, :count] for field in slots))
+        if encoder_layers:
+            length = source_lengths[row : row + 1]
+            given = source[row : row + 1, : int(length)], length
+        torch.testing.assert_close(together[row, :count], model(*given, alone)[0])
+
+
 def test_a_fresh_model_has_no_reach():
     # Guards: an initialisation that overwrites the zeros of the reach.
     model = Transformer(small(max_group_size=5))
