@@ -14,7 +14,7 @@ from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from multistride.engines.int8 import engine as int8
-from multistride.engines.int8 import onnx_graph, output
+from multistride.engines.int8 import onnx_graph
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rows, floats
 
 SIZES = {"vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 48, "decoder_layers": 2}
@@ -25,6 +25,8 @@ LAYOUTS = {
     "llama": CAUSAL | ROTARY | BARE | {"heads": 6, "key_value_heads": 2, "head_size": 8}
     | {"attention_bias": "none", "norm_epsilon": 1e-3, "rotary_base": 500.0},
     "llama, all heads": CAUSAL | ROTARY | BARE | {"heads": 4, "attention_bias": "none"},
+    "llama, wide heads": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2}
+    | {"attention_bias": "none", "head_size": 16},
     "qwen3": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "head_size": 16}
     | {"attention_bias": "input", "query_key_norm": True, "tie_embeddings": False},
     "gpt2": CAUSAL | {"heads": 4, "positions": "learned", "activation": "gelu-tanh"}
@@ -63,8 +65,8 @@ def in_float32(monkeypatch):
         found = self.add("MatMul", rows.integers, self.constant(weight.integers))
         return found if bias is None else self.add("Add", found, self.constant(bias))
 
-    for module in (onnx_graph, output):
-        monkeypatch.setattr(module, "quantised", unrounded)
+    monkeypatch.setattr(onnx_graph, "quantised", unrounded)
+    monkeypatch.setattr(onnx_graph, "blocked", lambda weight, bits: unrounded(weight))
     monkeypatch.setattr(Graph, "rounded", lambda self, rows, rounding: Rows(rows, "", ""))
     monkeypatch.setattr(Graph, "product", product)
 

@@ -26,7 +26,7 @@ from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
 from multistride.device import multiplies_int8
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
-from multistride.engines.int8.ranges import by_row
+from multistride.engines.int8.ranges import block_bits, by_row
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -36,6 +36,7 @@ from multistride.model.transformer import Transformer
 try:
     import onnxruntime
 
+    from multistride.engines.int8.blocks import SIZES
     from multistride.engines.int8.graphs import graphs_of
     from multistride.engines.int8.memory import (
         EncodedSource,
@@ -53,8 +54,6 @@ except ImportError:  # check_int8 says so
 class Int8StepModel:
     """A model with int8 weights in ONNX Runtime, on the CPU."""
 
-    name = "int8"
-    precision = "int8 weights, int8 activations"
     device = torch.device("cpu")
     joins = True
     """Its memories can join (`JoinableMemory`)."""
@@ -66,8 +65,9 @@ class Int8StepModel:
         graphs: Mapping[str, GraphMaker],
         weights: Callable[[], Transformer] | None = None,
         threads: int | None = None,
+        bits: int = 8,
     ) -> None:
-        """Take `graphs` as `graphs_of` makes them.
+        """Take `graphs` as `graphs_of` makes them, with weights of so many `bits`.
 
         `markov` loads the Markov head, if there is one; `weights` those that the graphs were made
         of, None for an export. `threads`: None for as many as PyTorch uses. Raises
@@ -78,8 +78,9 @@ class Int8StepModel:
         self._config, self._weights = config, weights
         self._head = markov
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
-        sizes = config.decoder_layers, config.key_value_count, config.head_width
-        self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded=not by_row(config)))
+        sizes = config.decoder_layers, config.key_value_count, config.head_width, config.hidden_size
+        self._pool = Pool(Sizes(*sizes, rounded=not by_row(config, bits)))
+        self.name, self.precision = f"int{bits}", _precision(config, bits)
 
     @property
     def config(self) -> TransformerConfig:
@@ -231,13 +232,22 @@ class Int8StepModel:
         return tokens, log_probabilities
 
 
-def quantise(model: Transformer, threads: int | None = None) -> Int8StepModel:
-    """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel`
-    does.
+def quantise(model: Transformer, threads: int | None = None, bits: int = 8) -> Int8StepModel:
+    """Return the engine with the weights of `model`, which are left as they are.
+
+    Raises as `Int8StepModel` does.
     """
     head = model.markov
     markov = None if head is None else lambda: head
-    return Int8StepModel(model.config, markov, int8_graphs(model), lambda: model, threads)
+    graphs = int8_graphs(model, bits)
+    return Int8StepModel(model.config, markov, graphs, lambda: model, threads, bits)
+
+
+def _precision(config: TransformerConfig, bits: int) -> str:
+    """Return the precision of the weights and activations of a model, in words."""
+    size = SIZES[bits] if block_bits(config, bits) else None
+    scales = "" if size is None else f", a scale for every {size}"
+    return f"int{bits} weights, int8 activations{scales}"
 
 
 def _in_8_bits(head: MarkovHead) -> MarkovHead:
@@ -250,14 +260,14 @@ def _in_8_bits(head: MarkovHead) -> MarkovHead:
     return rounded
 
 
-def int8_graphs(model: Transformer) -> dict[str, Callable[[], bytes]]:
-    """Return what builds the graphs of a model, by name.
+def int8_graphs(model: Transformer, bits: int = 8) -> dict[str, Callable[[], bytes]]:
+    """Return what builds the graphs of a model with weights of so many bits, by name.
 
     Raises as `check_int8` does, and `UsageError` for a model that the engine does not support.
     """
     check_int8()
     check_supported(model.config)
-    return graphs_of(model.eval())
+    return graphs_of(model.eval(), bits)
 
 
 LARGEST = 2_000_000_000

@@ -35,12 +35,12 @@ Sublayer = Callable[[Graph, Rows, Rounding], str]
 """Adds a sublayer to a graph: from its input and the rounding of that to its result's name."""
 
 
-def graphs_of(model: Transformer) -> dict[str, Callable[[], bytes]]:
-    """Return the builders of all graphs of a model, by name.
+def graphs_of(model: Transformer, bits: int = 8) -> dict[str, Callable[[], bytes]]:
+    """Return the builders of all graphs of a model with weights of so many bits, by name.
 
     The model must not change before the last graph is built.
     """
-    roundings = Roundings(model)
+    roundings = Roundings(model, bits)
     final = roundings.normed(FINAL, alike=model.config.norm == "pre")
     makers: dict[str, Callable[[], ModelProto]] = {
         "decoder": partial(decoder_graph, model, roundings, final),
@@ -80,7 +80,7 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
     places, rotation = graph.add("Range", zero, length, one), None
     if isinstance(model.position, RotaryPositions):
         every = graph.add("Expand", places, graph.add("Shape", source))
-        rotation = _Rotation(graph, model.position, every)
+        rotation = _Rotation(graph, model, every)
     else:
         positions = model.source_position or model.position
         assert isinstance(positions, PositionEmbedding)
@@ -138,7 +138,7 @@ def decoder_graph(
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
     hidden, rotation = graph.embedding(token, model.target_embedding.weight, model.scale), None
     if isinstance(model.position, RotaryPositions):
-        rotation = _Rotation(graph, model.position, position)
+        rotation = _Rotation(graph, model, position)
         hidden = graph.add("Add", hidden, _further_starts(graph, model.position, position, reach))
     else:
         assert isinstance(model.position, PositionEmbedding)
@@ -200,22 +200,22 @@ def _further_starts(graph: Graph, positions: RotaryPositions, position: str, rea
 
 
 class _Rotation:
-    """Rotations of queries and keys by the `position` [B, N] of their slots, computed once."""
+    """Rotations of queries and keys by the `position` [B, N] of their slots."""
 
-    def __init__(self, graph: Graph, positions: RotaryPositions, position: str) -> None:
-        before = graph.add("Sub", position, graph.constant(np.array(1, np.int64)))
-        rows = graph.shaped(graph.add("Cast", before, to=TensorProto.FLOAT), -1, 1)
-        angles = graph.add("Mul", rows, graph.constant(floats(positions.frequency)[None]))
-        self._parts = [graph.add(name, angles) for name in ("Cos", "Sin")]
-        # The tables have one row for each slot, whose number stands for its position.
-        shape = graph.add("Shape", position)
-        count = graph.add("ReduceProd", shape, keepdims=0)
-        zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-        self._row = graph.add("Reshape", graph.add("Range", zero, count, one), shape)
+    def __init__(self, graph: Graph, model: Transformer, position: str) -> None:
+        assert isinstance(model.position, RotaryPositions)
+        config = model.config
+        every = torch.arange(config.max_positions + config.max_group_size + 1)[None]
+        # Row p is the rotation of position p, as the model computes it.
+        self.cosine, self.sine = (
+            graph.constant(floats(part[0, 0])) for part in model.position(every)
+        )
+        last, first = (graph.constant(np.array(n, np.int64)) for n in (every.shape[1] - 1, 0))
+        self.row = graph.add("Max", graph.add("Min", position, last), first)
 
     def __call__(self, graph: Graph, rows: str, heads: int) -> str:
         """Return rows [B, N, H E], each of their heads rotated."""
-        parts = rows, self._row, *self._parts
+        parts = rows, self.row, self.cosine, self.sine
         return graph.add("RotaryEmbedding", *parts, domain="com.microsoft", num_heads=heads)
 
 
@@ -590,7 +590,7 @@ def _residual(
     rounding = roundings.normed(place, alike=around.before)
     if around.before:
         rows = graph.rounded(graph.norm(hidden, around.norm, rounding.shrink), rounding)
-        return graph.add("Add", hidden, sublayer(graph, rows, rounding))
+        return graph.residual(hidden, sublayer(graph, rows, rounding))
     summed = graph.add("Add", hidden, sublayer(graph, graph.rounded(hidden, rounding), rounding))
     return graph.norm(summed, around.norm, rounding.shrink)
 

@@ -65,17 +65,23 @@ def _grid(longest: float) -> float:
 class Roundings:
     """The `Rounding` of every activation of a model, by name."""
 
-    def __init__(self, model: Transformer) -> None:
-        """Measure ranges on random sentences; `model` must be in evaluation mode."""
+    def __init__(self, model: Transformer, bits: int = 8) -> None:
+        """Measure ranges on random sentences; `model` must be in evaluation mode.
+
+        `bits` are those of its weights. Products in blocks (`block_bits`) need no ranges.
+        """
         self._config = model.config
-        self.by_row = by_row(model.config)
-        self._largest, self._lengths = observed(model)
+        self.by_row = by_row(model.config, bits)
+        self.block_bits = block_bits(model.config, bits)
+        self._largest, self._lengths = Observed({}, {}) if self.block_bits else observed(model)
 
     def normed(self, *places: str, alike: bool) -> Rounding:
         """Return the rounding of the output of a normalisation, for all linear layers that read it.
 
         `alike` equalises its channels, which is possible where only linear layers read it.
         """
+        if self.block_bits:
+            return self._in_blocks()
         largest = np.maximum.reduce([self._largest[place] for place in places])
         shrink = (
             np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
@@ -94,21 +100,37 @@ class Roundings:
 
         One that is never negative (`positive`) uses the whole range.
         """
+        if self.block_bits:
+            return self._in_blocks()
         if self.by_row:
             ones = np.ones_like(self._largest[place])
             return Rounding(1 / 127, ones, by_row=True)
         largest = self._largest[place]
         return _rounding(float(ROOM * largest.max()), np.ones_like(largest), positive)
 
+    def _in_blocks(self) -> Rounding:
+        return Rounding(1.0, np.ones(1, np.float32), by_row=True, block_bits=self.block_bits)
 
-def by_row(config: TransformerConfig) -> bool:
+
+def by_row(config: TransformerConfig, bits: int = 8) -> bool:
     """Return true if activations are rounded row by row: in models that were converted.
 
     Some of their channels and tokens are hundreds of times as large as others, and what random
     tokens show of them says little. So every row has a scale of its own, which takes a few more
-    passes over it.
+    passes over it, or several (`block_bits`).
     """
-    return bool(config.extras)
+    return bool(config.extras) or block_bits(config, bits) > 0
+
+
+def block_bits(config: TransformerConfig, bits: int = 8) -> int:
+    """Return the bits of weights that are multiplied in blocks; 0: one scale for each row.
+
+    Weights of 4 bits need blocks. Of 8 bits, converted causal models have them: they mostly write
+    one text at a time, where blocks are faster too.
+    """
+    if bits == 4:
+        return 4
+    return 8 if config.extras and not config.encoder_layers else 0
 
 
 def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -> Rounding:
