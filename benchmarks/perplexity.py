@@ -11,6 +11,7 @@ import argparse
 import logging
 import math
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -19,6 +20,7 @@ from multistride.decode.step import StepModel
 from multistride.device import cpu_name
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
+from multistride.engines.interface import WeightForm
 from multistride.files import sha256, write_json
 from multistride.groups import Slots
 from multistride.model.weights import load_model, weights_digest
@@ -59,8 +61,8 @@ def main() -> None:
     windows = torch.tensor(tokens[:wanted]).view(-1, given.width)
     eager, expected = read(EagerStepModel(model), windows)
     engines = {}
-    for bits in (8, 4):
-        engine = quantise(model, bits=bits)
+    for form in get_args(WeightForm):
+        engine = quantise(model, form=form)
         rounded, found = read(engine, windows)
         engines[engine.name] = {
             "precision": engine.precision,

@@ -43,9 +43,7 @@ class Blocked(NamedTuple):
     def part(self, first: int, end: int) -> Blocked:
         """Return the outputs from `first` to `end`."""
         zero = None if self.zero is None else self.zero[first:end]
-        return self._replace(
-            packed=self.packed[first:end], scale=self.scale[first:end], zero=zero
-        )
+        return self._replace(packed=self.packed[first:end], scale=self.scale[first:end], zero=zero)
 
     def padded(self, outputs: int) -> Blocked:
         """Return the weights with outputs that are zero appended."""

@@ -27,6 +27,7 @@ from multistride.decode.writer import Writer
 from multistride.device import multiplies_int8
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
 from multistride.engines.int8.ranges import block_bits, by_row
+from multistride.engines.interface import WeightForm
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -65,9 +66,9 @@ class Int8StepModel:
         graphs: Mapping[str, GraphMaker],
         weights: Callable[[], Transformer] | None = None,
         threads: int | None = None,
-        bits: int = 8,
+        form: WeightForm = "int8",
     ) -> None:
-        """Take `graphs` as `graphs_of` makes them, with weights of so many `bits`.
+        """Take `graphs` as `graphs_of` makes them, with weights in this `form`.
 
         `markov` loads the Markov head, if there is one; `weights` those that the graphs were made
         of, None for an export. `threads`: None for as many as PyTorch uses. Raises
@@ -79,8 +80,9 @@ class Int8StepModel:
         self._head = markov
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
         sizes = config.decoder_layers, config.key_value_count, config.head_width, config.hidden_size
-        self._pool = Pool(Sizes(*sizes, rounded=not by_row(config, bits)))
-        self.name, self.precision = f"int{bits}", _precision(config, bits)
+        self._pool = Pool(Sizes(*sizes, rounded=not by_row(config, form)))
+        self.name: str = form
+        self.precision = _precision(config, form)
 
     @property
     def config(self) -> TransformerConfig:
@@ -232,22 +234,24 @@ class Int8StepModel:
         return tokens, log_probabilities
 
 
-def quantise(model: Transformer, threads: int | None = None, bits: int = 8) -> Int8StepModel:
+def quantise(
+    model: Transformer, threads: int | None = None, form: WeightForm = "int8"
+) -> Int8StepModel:
     """Return the engine with the weights of `model`, which are left as they are.
 
     Raises as `Int8StepModel` does.
     """
     head = model.markov
     markov = None if head is None else lambda: head
-    graphs = int8_graphs(model, bits)
-    return Int8StepModel(model.config, markov, graphs, lambda: model, threads, bits)
+    graphs = int8_graphs(model, form)
+    return Int8StepModel(model.config, markov, graphs, lambda: model, threads, form)
 
 
-def _precision(config: TransformerConfig, bits: int) -> str:
+def _precision(config: TransformerConfig, form: WeightForm) -> str:
     """Return the precision of the weights and activations of a model, in words."""
-    size = SIZES[bits] if block_bits(config, bits) else None
-    scales = "" if size is None else f", a scale for every {size}"
-    return f"int{bits} weights, int8 activations{scales}"
+    bits = block_bits(config, form)
+    scales = f", a scale for every {SIZES[bits]}" if bits else ""
+    return f"int{bits or 8} weights, int8 activations{scales}"
 
 
 def _in_8_bits(head: MarkovHead) -> MarkovHead:
@@ -260,14 +264,14 @@ def _in_8_bits(head: MarkovHead) -> MarkovHead:
     return rounded
 
 
-def int8_graphs(model: Transformer, bits: int = 8) -> dict[str, Callable[[], bytes]]:
-    """Return what builds the graphs of a model with weights of so many bits, by name.
+def int8_graphs(model: Transformer, form: WeightForm = "int8") -> dict[str, Callable[[], bytes]]:
+    """Return what builds the graphs of a model with weights in this form, by name.
 
     Raises as `check_int8` does, and `UsageError` for a model that the engine does not support.
     """
     check_int8()
     check_supported(model.config)
-    return graphs_of(model.eval(), bits)
+    return graphs_of(model.eval(), form)
 
 
 LARGEST = 2_000_000_000
@@ -298,16 +302,12 @@ def check_supported(config: TransformerConfig) -> None:
 
 def _unsupported(config: TransformerConfig) -> str | None:
     """Return the first choice of the configuration that the graphs have no operators for."""
-    if config.norm not in ("pre", "post"):
+    if config.norm == "sandwich":
         return f"norm {config.norm}"
     if config.positions == "relative":
         return "positions relative"
-    if config.query_key_norm and config.query_key_norm_over != "head":
-        return f"query_key_norm_over {config.query_key_norm_over}"
     for name, otherwise in (
-        ("parallel_sublayers", False),
         ("attention_window", None),
-        ("rotary_factor", 1.0),
         ("attention_cap", None),
         ("output_cap", None),
     ):

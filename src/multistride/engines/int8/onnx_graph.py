@@ -254,14 +254,17 @@ class Graph:
         """Apply a normalisation, divided by `shrink`; nothing where the model has none."""
         if isinstance(layer, nn.RMSNorm):
             weight = self.constant(floats(layer.weight) / shrink)
-            epsilon = layer.eps
             if (summed := self._sums.pop(rows, None)) is not None:
-                return self._norm_of_sum(summed, weight, epsilon)
-            return self.add("SimplifiedLayerNormalization", rows, weight, axis=-1, epsilon=epsilon)
+                return self._norm_of_sum(summed, weight, layer.eps)
+            return self.rms(rows, weight, layer.eps)
         if not isinstance(layer, nn.LayerNorm):
             return rows
         parts = [self.constant(floats(each) / shrink) for each in (layer.weight, layer.bias)]
         return self.add("LayerNormalization", rows, *parts, axis=-1, epsilon=layer.eps)
+
+    def rms(self, rows: str, weight: str, epsilon: float | None) -> str:
+        """Apply an RMSNorm whose weight is a constant of this graph."""
+        return self.add("SimplifiedLayerNormalization", rows, weight, axis=-1, epsilon=epsilon)
 
     def residual(self, rows: str, added: str) -> str:
         """Add two equal shapes; an RMSNorm of the sum will be computed in the same pass."""
