@@ -192,9 +192,8 @@ class DecodeState:
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
         for hypothesis, group, values in zip(self.running, tokens, scores, strict=True):
             size = group_size or len(group)
-            self._append(
-                hypothesis, group, values, Group(self.step, size, (), (), milliseconds, reason)
-            )
+            step = self.step - hypothesis.began
+            self._append(hypothesis, group, values, Group(step, size, (), (), milliseconds, reason))
         self.step += 1
         return running
 

@@ -6,7 +6,8 @@ request never waits for older texts to end, and joins one of the same plan as so
 are read. Row limits and seeds belong to the request, and rows of a batch do not see each other: an
 answer does not depend on who shares its batch.
 
-A batch that begins alone, or large, takes the engine's shortest loop, which no other can join.
+Where the engine has no way of its own to gather rows (`decode.batch.gathering`), a batch that begins
+alone, or large, takes the engine's shortest loop, which no other can join.
 
 Source of scheduling by passes instead of whole batches: Yu et al. 2022, Orca (OSDI 22).
 """
@@ -25,11 +26,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from multistride.decode.batch import Rows, begin_batch, begin_joinable, joinable
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, gathering, joinable
 from multistride.decode.corpus import source_batch
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group, Hypothesis
-from multistride.decode.loop import Batch
+from multistride.decode.loop import JoinableBatch
 from multistride.decode.options import Mode
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
@@ -143,7 +144,7 @@ class _Running:
     tickets: list[Ticket]
     state: DecodeState
     passes: Iterator[list[Hypothesis]]
-    batch: Batch[Any] | None = None
+    batch: JoinableBatch | None = None
     """Where others may join."""
     last: float = field(default_factory=time.perf_counter)
 
@@ -321,9 +322,11 @@ class Scheduler:
             ticket.written = 0
         rows = Rows([work.limit for work in works], [work.seed for work in works])
         sources = source_batch([work.tokens for work in works], self._engine.config)
-        alone = alone or len(tickets) * plan.group_size >= FULL
-        alone = alone or all(batch.plan is not plan for batch in self._running)
-        if alone or not joinable(self._engine, plan):
+        if not alone and gathering(self._engine, plan) is None:
+            alone = len(tickets) * plan.group_size >= FULL
+            alone = alone or all(batch.plan is not plan for batch in self._running)
+            alone = alone or not joinable(self._engine, plan)
+        if alone:
             return _Running(tickets, *begin_batch(self._engine, *sources, plan, rows))
         begun = begin_joinable(self._engine, *sources, plan, rows)
         return _Running(tickets, begun.state, begun.passes(plan.rules.prefix), begun)
