@@ -61,11 +61,14 @@ class Extent(NamedTuple):
         What is never read is not computed with, but attention reads all slots there is room for.
         """
         holds = all(own >= other for own, other in zip(self, needed, strict=True))
-        return holds and self.slots <= 2 * needed.slots + ROOM and self.width <= 2 * needed.width + 8
+        return (
+            holds and self.slots <= 2 * needed.slots + ROOM and self.width <= 2 * needed.width + 8
+        )
 
 
 class GatheredBuffers(Buffers):
-    """Keys and values of the slots of all rows [P, B, H, C, E] and of their sources [P, B, H, S, E].
+    """Keys and values of the slots of all rows [P, B, H, C, E], and of their sources
+    [P, B, H, S, E].
 
     `real` int32 [B, S] is 0 for padding. Steps are bound to the first rows.
     """
@@ -89,7 +92,7 @@ class GatheredBuffers(Buffers):
         return self._sources[rows]
 
     def encode_into(self, first: int, encoded: dict[str, Array]) -> None:
-        """Put encoded sources (as `Int8StepModel.encoded` returns them) into rows from `first` on."""
+        """Put encoded sources, as `EncodedSource` holds them, into rows from `first` on."""
         real = encoded["real"]
         rows, width = slice(first, first + len(real)), min(real.shape[1], self.extent.width)
         self.real[rows, :width], self.real[rows, width:] = real[:, :width], 0
@@ -106,8 +109,9 @@ class GatheredBuffers(Buffers):
 
     def move(self, into: Array, rows: Array, used: Extent) -> None:
         """Copy some rows to the places of others."""
-        self.slots[:, into, :, : used.slots] = self.slots[:, rows, :, : used.slots]
-        self.cross[:, into, :, : used.width] = self.cross[:, rows, :, : used.width]
+        for target, row in zip(into.tolist(), rows.tolist(), strict=True):  # plain slices: no copy
+            self.slots[:, target, :, : used.slots] = self.slots[:, row, :, : used.slots]
+            self.cross[:, target, :, : used.width] = self.cross[:, row, :, : used.width]
         self.real[into] = self.real[rows]
 
 
