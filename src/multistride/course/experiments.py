@@ -538,7 +538,7 @@ def experiment(name: str, profile: str, output: Path, work: Path | None = None) 
     random.seed(1)
     lab = Laboratory(work or output / "work", profile)
     lab.directory.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    began, commit = time.perf_counter(), _commit()  # the code as it is now, not after hours
     found = EXPERIMENTS[name](lab)
     path = output / f"{name}.json"
     output.mkdir(parents=True, exist_ok=True)
@@ -547,7 +547,7 @@ def experiment(name: str, profile: str, output: Path, work: Path | None = None) 
         {
             "name": name,
             "command": f"multistride course run {name} --profile {profile}",
-            "commit": _commit(),
+            "commit": commit,
             "machine": f"{cpu_name()}, {os.cpu_count()} cores, {threads} thread(s), "
             f"Python {platform.python_version()}, torch {torch.__version__}",
             "seed": "1, 2" if name == "optimisation" else "1",
