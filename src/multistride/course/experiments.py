@@ -133,7 +133,6 @@ def _trace(path: Path, way: Way) -> list[dict[str, Any]]:
     ]
 
 
-@torch.inference_mode()
 def strides(lab: Laboratory) -> dict[str, Any]:
     """Measure one checkpoint at K = 1, 2, 4, 6, 8, and each place of its groups."""
     path = many(lab)
@@ -147,6 +146,7 @@ def strides(lab: Laboratory) -> dict[str, Any]:
     return {"rows": rows, "places": places, "parameters": parameters(path)}
 
 
+@torch.inference_mode()
 def _places(
     model: Transformer, pairs: Sequence[TokenPair], group_size: int
 ) -> list[dict[str, float]]:
