@@ -21,11 +21,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from multistride.errors import DataError, UsageError, UserError
 from multistride.locks import Unsupported, try_lock
-from multistride.untrusted import read_object
+from multistride.untrusted import compression, read_object
 
 _CANNOT_WRITE = {
     errno.EACCES,
@@ -51,12 +51,17 @@ _CANNOT_WRITE = {
 _SIGNATURES = {"provenance.json": "multistride", "prepare.json": "data_hash", "int8.json": "format"}
 """Files that only this package writes, and a key that each of them has."""
 
-_WRITTEN = (
+_OF_BOTH = (
+    *("tokenizer.json", "tokenizer_config.json", "target_tokenizer.json", "chat_template.jinja"),
+)
+_OF_MODELS = (
     *("config.json", "generation_config.json", "README.md", "provenance.json", "int8.json"),
     *("model.safetensors", "markov.safetensors", "*.onnx", "model.bin", "*vocabulary.json"),
-    *("tokenizer.json", "tokenizer_config.json", "target_tokenizer.json", "chat_template.jinja"),
-    *("calibration.json", "temperature.json", "phrases.npy", "training.pt", "prepare.json"),
+    *("calibration.json", "temperature.json", "phrases.npy", "training.pt"),
     *("modeling_multistride.py", "configuration_multistride.py", "LICENSE*"),
+)
+_OF_DATA = (
+    "prepare.json",
     *(
         f"{split}.{side}.{content}.npy"
         for split in ("train", "validation")
@@ -65,6 +70,16 @@ _WRITTEN = (
     ),
 )
 """Names in the directories that this package writes; any other name is somebody else's file."""
+
+_KINDS = {
+    "model": (*_OF_BOTH, *_OF_MODELS),
+    "data": (*_OF_BOTH, *_OF_DATA),
+    None: (*_OF_BOTH, *_OF_MODELS, *_OF_DATA),
+}
+
+_STANDARD = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty")
+
+_WRITERS = {"data": "`prepare`", "model": "a writer of models", None: "multistride"}
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.[a-z0-9_]{8}")
 """A temporary name: a new file or directory, or the place of an old directory on its way out."""
@@ -78,9 +93,9 @@ def replacing_file(destination: Path | str) -> Iterator[Path]:
     end. A name ending in .gz or .xz is compressed, unless the block did that. Raises `UserError`
     with one line when the disk is full or the destination cannot be written.
     """
-    named = Path(destination)
+    named = _named(destination)
     with _write_errors(named):
-        if _is_stream(named):
+        if is_stream(named):
             with _streaming(named) as temporary:
                 yield temporary
             return
@@ -107,7 +122,7 @@ def replacing_directory(destination: Path | str, inputs: Iterable[Path] = ()) ->
     Raises `UsageError` for a directory that holds anything else, or one of the `inputs`;
     `UserError` with one line when the disk is full or the place cannot be written.
     """
-    named = Path(destination)
+    named = _named(destination)
     with _write_errors(named):
         destination = Path(os.path.realpath(named))
         if named.name == "":
@@ -127,6 +142,30 @@ def replacing_directory(destination: Path | str, inputs: Iterable[Path] = ()) ->
             _exchange(temporary, destination)
 
 
+def _named(destination: Path | str) -> Path:
+    """Return the path of an output. Raises `UsageError` for the name of no file, or of a format."""
+    path = Path(destination)
+    if str(path) == "-":
+        raise UsageError("- is no name of a file: name one, or /dev/stdout for standard output")
+    suffix = path.suffix.lower()
+    if suffix in _NOT_WRITTEN:
+        raise UsageError(
+            f"{path} would be written uncompressed under the name of a compressed file; .gz and "
+            f".xz are compressed: name it so, or without {path.suffix}"
+        )
+    return path
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths name one file, by whatever links."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
 def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
     """Raise `UsageError` if `output` is one of the inputs or a directory that holds one."""
     place = Path(os.path.realpath(output))
@@ -137,11 +176,15 @@ def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
             raise UsageError(f"{output} {holds}: name another output")
 
 
-def refuse_foreign(directory: Path) -> None:
+def refuse_foreign(directory: Path, kind: Literal["model", "data"] | None = None) -> None:
     """Raise `UsageError` if writing `directory` anew would delete what this package did not write.
 
     That is everything with a name that it never writes, and a directory without one of its records.
+    With a `kind`, a directory of the other one is refused too: a model is not replaced by data.
+    Raises `UserError` if no directory can be written there, as far as can be known before the work.
     """
+    _named(directory)
+    _check_place(directory)
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -152,13 +195,13 @@ def refuse_foreign(directory: Path) -> None:
     foreign = [
         name
         for name in names
-        if (directory / name).is_dir() or not any(fnmatch(name, ours) for ours in _WRITTEN)
+        if (directory / name).is_dir() or not any(fnmatch(name, ours) for ours in _KINDS[kind])
     ]
     if not foreign and not _is_signed(directory):
         foreign = names
     if foreign:
         raise UsageError(
-            f"{directory} holds {foreign[0]}, which multistride did not write there and would "
+            f"{directory} holds {foreign[0]}, which {_WRITERS[kind]} did not write there and would "
             "delete: name another directory, or an empty one"
         )
 
@@ -246,10 +289,18 @@ def _temporary(destination: Path, kind: str, make: Any) -> Iterator[Path]:
             os.close(held)
 
 
-def _is_stream(path: Path) -> bool:
-    """Return whether `path` is written to rather than replaced: a pipe, a device, /dev/stdout."""
-    if str(path.absolute()).startswith(("/dev/", "/proc/")):
-        return True
+def is_stream(path: Path) -> bool:
+    """Return whether `path` is written to rather than replaced: a pipe, a device, /dev/stdout.
+
+    /dev/stdout may be a regular file. Other files below /dev are files, as in /dev/shm.
+    """
+    step = path.absolute()
+    for _ in range(40):  # a link may lead to /dev/stdout
+        if str(step) in _STANDARD or str(step).startswith(("/dev/fd/", "/proc/")):
+            return True
+        if not step.is_symlink():
+            break
+        step = Path(os.path.normpath(step.parent / os.readlink(step)))
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -275,11 +326,13 @@ def _streaming(destination: Path) -> Iterator[Path]:
 
 
 _MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0"}
+_NOT_WRITTEN = (".bz2", ".zst", ".zip", ".7z", ".lz4", ".lzma", ".tgz", ".tar")
+"""Suffixes that promise a format in which nothing is written here."""
 
 
 def _compress(temporary: Path, name: Path) -> None:
     """Compress a file in place as `name` says it is, unless it is compressed already."""
-    magic = _MAGIC.get(name.suffix)
+    magic = _MAGIC.get(compression(name))
     if magic is None:
         return
     with open(temporary, "rb") as file:
@@ -302,14 +355,19 @@ def _mode(destination: Path) -> int:
 
 def check_writable(destination: Path | str) -> None:
     """Raise `UserError` if a file cannot be written, as far as can be known before the work."""
-    path = Path(destination)
+    path = _named(destination)
     if path.is_dir():
         raise UserError(f"{path} is a directory, and a file is to be written there: name a file")
-    if path.exists() and not path.is_file():  # a device or a pipe
+    if is_stream(path):
         if not os.access(path, os.W_OK):
             raise UserError(f"{path} cannot be written: name another file")
         return
-    place = path.parent
+    _check_place(path)
+
+
+def _check_place(path: Path) -> None:
+    """Raise `UserError` if nothing can be written beside `path`, whose directories may be new."""
+    place = Path(os.path.realpath(path)).parent
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
@@ -317,7 +375,7 @@ def check_writable(destination: Path | str) -> None:
             return
     except OSError as error:
         raise UserError(
-            f"could not write {path}: {error.strerror or error}: free space or name another file"
+            f"could not write {path}: {error.strerror or error}: free space or choose another place"
         ) from error
 
 
@@ -352,7 +410,8 @@ def journal(path: Path) -> Iterator[Journal]:
     Raises `UsageError` for the name of a compressed file, which cannot be read while it grows, and
     `UserError` where it cannot be written.
     """
-    if path.suffix in _MAGIC:
+    _named(path)
+    if compression(path):
         raise UsageError(
             f"{path} grows line by line and is not compressed: name it without {path.suffix}"
         )
@@ -380,10 +439,10 @@ def compressing(path: Path, name: Path) -> Iterator[BinaryIO | gzip.GzipFile | l
     The same bytes give the same file: no time and no name is written into it.
     """
     with open(path, "wb") as file:
-        if name.suffix == ".gz":
+        if compression(name) == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
                 yield packed
-        elif name.suffix == ".xz":
+        elif compression(name) == ".xz":
             with lzma.open(file, "wb") as packed:
                 yield packed
         else:

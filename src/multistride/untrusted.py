@@ -243,7 +243,7 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
     try:
         with open(path, "rb") as packed:
             size = os.fstat(packed.fileno()).st_size
-            most = max(FREELY_UNPACKED, MOST_RATIO * size) if _is_packed(path) else None
+            most = max(FREELY_UNPACKED, MOST_RATIO * size) if compression(path) else None
             yield from bounded_lines(_unpacked(packed, path), path, most)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: check the path") from error
@@ -264,6 +264,8 @@ def bounded_lines(file: BinaryIO, path: Path | str, most: int | None = None) -> 
     """
     read = 0
     while line := file.readline(MOST_LINE + 1):
+        if not read and (format := _foreign(line)):
+            raise DataError(f"{path} is {format[0]}, and text in UTF-8 is read: {format[1]}")
         read += len(line)
         rest = line
         while len(line) > MOST_LINE and not rest.endswith(b"\n"):
@@ -281,14 +283,48 @@ def bounded_lines(file: BinaryIO, path: Path | str, most: int | None = None) -> 
         yield line[:MOST_LINE] + _CUT + b"\n" if len(line) > MOST_LINE else line
 
 
-def _is_packed(path: Path) -> bool:
-    return path.suffix in (".gz", ".xz")
+def compression(path: Path) -> str:
+    """Return ".gz" or ".xz" for the name of a compressed file, in whatever case; else ""."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in (".gz", ".xz") else ""
+
+
+def layout(path: Path) -> str:
+    """Return the suffix of a name without that of its compression: ".jsonl" of "a.JSONL.gz"."""
+    return (Path(path.stem) if compression(path) else path).suffix.lower()
+
+
+_FORMATS = {
+    b"\x1f\x8b\x08": ("compressed with gzip", "unpack it, or name it .gz"),
+    b"\xfd7zXZ\0": ("compressed with xz", "unpack it, or name it .xz"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it with `zstd -d`"),
+    b"\x04\x22\x4d\x18": ("compressed with lz4", "unpack it with `lz4 -d`"),
+    b"PK\x03\x04": ("a zip archive", "unpack it"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it"),
+    b"PAR1\x15": ("a Parquet file", "export its columns as text or .jsonl"),
+    b"ARROW1\0": ("an Arrow file", "export its columns as text or .jsonl"),
+}
+"""First bytes of formats that are mistaken for text, and what to do about them."""
+
+
+def _foreign(line: bytes) -> tuple[str, str] | None:
+    """Return the format and the way out if the first line of a file says that it is no text."""
+    for magic, said in _FORMATS.items():
+        if line.startswith(magic):
+            return said
+    if line[:3] == b"BZh" and line[4:10] == b"1AY&SY":
+        return "compressed with bzip2", "unpack it with `bunzip2`"
+    if line[257:262] == b"ustar":
+        return "a tar archive", "unpack it and name the files in it"
+    if line.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) and b"\0" in line:
+        return "in UTF-16 or UTF-32", "convert it with `iconv -f UTF-16 -t UTF-8`"
+    return None
 
 
 def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
+    if compression(path) == ".gz":
         return cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
-    if path.suffix == ".xz":
+    if compression(path) == ".xz":
         return cast("BinaryIO", io.BufferedReader(_Xz(file), MIB))
     return file
 

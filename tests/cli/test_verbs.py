@@ -105,6 +105,9 @@ def test_modules_that_only_some_systems_have_are_not_needed():
     assert done.returncode == 0, done.stderr.decode()
 
 
+_PAIRS = ("--train-source", __file__, "--train-target", __file__)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -120,6 +123,29 @@ def test_modules_that_only_some_systems_have_are_not_needed():
         (["translate", "--window", "2", "--max-tokens", "9"], "a maximum length was given"),
         (["prepare", "--output", "x", "--train-text", "a", "--columns", "0,1"], "--columns was"),
         (["translate", "--model", "nowhere"], "no model of that name ships (there is "),
+        (["translate", "--threads", "1", "--threads", "2"], "--threads was given 2 times"),
+        (["translate", "--output", ""], "--output is empty, and takes a path"),
+        (["train", ""], "config is empty, and takes a path"),
+        (["translate", "--buffer", "9" * 30], "and takes numbers below 2^63"),
+        (["translate", "--window", "9" * 30], "and takes numbers below 2^63"),
+        (["prepare", "--output", "x", "--max-length-ratio", "inf"], "takes finite numbers"),
+        (["translate", "--ban", "a\udcffb"], r"--ban has bytes that are no UTF-8: 'a\udcffb'"),
+        (["inspect", "--sentence", "\udcff"], "--sentence has bytes that are no UTF-8"),
+        (["prepare", "--output", "-", *_PAIRS], "- is no name of a file"),
+        (["prepare", "--output", "x", *_PAIRS, "--columns", "0,1"], "--columns was given"),
+        (["prepare", "--output", "x", *_PAIRS, "--fields", "a,b"], "--fields was given"),
+        (
+            ["prepare", "--output", "x", *_PAIRS, "--vocabulary", "v", "--vocabulary-size", "9"],
+            "--vocabulary-size was given, and the vocabulary is that of v: leave one of them out",
+        ),
+        (
+            ["prepare", "--output", "x", "--train-pairs", "a.tsv", "--columns", "1,1"],
+            "--columns names column 1 twice",
+        ),
+        (
+            ["prepare", "--output", "x", "--train-text", "a.txt", "--field", "text"],
+            "--field was given",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_one_line(line, said, monkeypatch, capsys):

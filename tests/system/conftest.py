@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 
@@ -31,15 +30,19 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def multistride():
+def forks(own_cache):
+    forks = Forks(ENVIRONMENT)
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def multistride(forks):
     """Run the command; text in, a finished process out."""
 
     def run(*arguments, text="", cwd=None, check=None):
         data = text if isinstance(text, bytes) else text.encode()
-        command = [sys.executable, "-m", "multistride", *map(str, arguments)]
-        done = subprocess.run(
-            command, input=data, capture_output=True, cwd=cwd, timeout=120, env=ENVIRONMENT
-        )
+        done = forks.run([*map(str, arguments)], data, cwd, ENVIRONMENT, timeout=120)
         if check is not None:
             assert done.returncode == check, done.stderr.decode()
         return done

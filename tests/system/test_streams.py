@@ -249,7 +249,18 @@ def test_one_file_is_not_read_and_written_at_once(shell, tmp_path):
     (tmp_path / "in").write_text("Go.\n")
     assert "is also read" in one_line(shell("$m translate --input in --trace in"), 2)
     assert "written twice" in one_line(shell("echo | $m translate --output o --trace ./o"), 2)
+    os.link(tmp_path / "in", tmp_path / "alias")
+    for line in ("$m translate --input in --trace alias", "$m translate --trace in < in"):
+        assert "is also read" in one_line(shell(line), 2)
+    assert "written twice" in one_line(shell("echo | $m translate --trace o > o"), 2)
     assert (tmp_path / "in").read_text() == "Go.\n"
+
+
+def test_a_dash_is_a_standard_stream(shell, tmp_path):
+    # Guards: a file called "-", where most programs read stdin and write stdout.
+    plain = shell("echo Go. | $m translate").stdout
+    assert shell("echo Go. | $m translate --input - --output -").stdout == plain
+    assert not (tmp_path / "-").exists()
 
 
 def test_compressed_output_is_what_its_name_says(shell, tmp_path):

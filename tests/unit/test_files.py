@@ -5,19 +5,25 @@ import gzip
 import json
 import lzma
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
 from multistride.errors import UsageError, UserError
 from multistride.files import (
+    is_stream,
     journal,
+    refuse_foreign,
     refuse_streams,
     replacing_directory,
     replacing_file,
+    same_file,
     sha256,
     sweep,
     write_json,
@@ -453,3 +459,63 @@ def test_pipes_are_refused_where_inputs_are_read_twice(tmp_path):
     with pytest.raises(UsageError) as caught:
         refuse_streams([None, tmp_path / "missing", tmp_path / "pipe"], "it is read twice")
     one_line(caught, str(tmp_path / "pipe"), "it is read twice", "write it to a file")
+
+
+def test_files_below_dev_are_files(tmp_path, monkeypatch):
+    # /dev/shm holds files as any directory does; a new one was refused, an old one appended to.
+    monkeypatch.setattr("multistride.files._STANDARD", (str(tmp_path / "stdout"),))
+    shared = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(dir=shared)) if os.access(shared, os.W_OK) else tmp_path
+    try:
+        for text in ("old\n", "new\n"):
+            with replacing_file(place / "x.txt") as temporary:
+                temporary.write_text(text)
+        assert (place / "x.txt").read_text() == "new\n"
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    link = tmp_path / "link"
+    link.symlink_to("stdout")
+    assert is_stream(link)  # as a link to /dev/stdout, whatever that is now
+    assert not is_stream(tmp_path / "other")
+
+
+def test_one_file_under_two_names(tmp_path):
+    # A loop of links was a traceback, and a hard link was taken for another file.
+    (tmp_path / "a").write_text("x")
+    os.link(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "loop").symlink_to("loop")
+    assert same_file(tmp_path / "a", tmp_path / "b")
+    assert not same_file(tmp_path / "a", tmp_path / "loop")
+    with pytest.raises(UserError) as caught, replacing_file(tmp_path / "loop"):
+        pass
+    one_line(caught, str(tmp_path / "loop"))
+
+
+@pytest.mark.parametrize("name", ["-", "x.bz2", "x.ZST", "x.tgz"])
+def test_names_that_promise_something_else(tmp_path, monkeypatch, name):
+    # A file called "-" appeared, and plain text under the name of a compressed file.
+    monkeypatch.chdir(tmp_path)
+    for write in (replacing_file, journal):
+        with pytest.raises(UsageError) as caught, write(Path(name)):
+            pass
+        one_line(caught, name)
+    assert names(tmp_path) == []
+
+
+def test_suffixes_in_capitals_are_compressed_too(tmp_path):
+    with replacing_file(tmp_path / "x.GZ") as temporary:
+        temporary.write_text("text\n")
+    assert gzip.decompress((tmp_path / "x.GZ").read_bytes()) == b"text\n"
+
+
+def test_a_model_is_not_replaced_by_data_nor_data_by_a_model(tmp_path):
+    # `export MODEL data` deleted prepared data, which this package had written after all.
+    model, data = ours(tmp_path / "model"), tmp_path / "data"
+    data.mkdir()
+    (data / "prepare.json").write_text('{"data_hash": "0"}')
+    refuse_foreign(model, "model")
+    refuse_foreign(data, "data")
+    for directory, kind in ((model, "data"), (data, "model")):
+        with pytest.raises(UsageError) as caught:
+            refuse_foreign(directory, kind)
+        one_line(caught, str(directory), "name another directory")

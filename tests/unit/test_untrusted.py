@@ -1,6 +1,7 @@
 """Files that nobody vouches for: every size is judged before memory is taken, every fault is one
 line."""
 
+import bz2
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ from multistride.array_files import read_array
 from multistride.errors import DataError
 from multistride.untrusted import (
     inside,
+    layout,
     parse_json,
     parse_yaml,
     read_bytes,
@@ -189,3 +191,36 @@ def test_a_stream_without_line_ends_is_not_read_whole(monkeypatch):
     kept = list(untrusted.bounded_lines(io.BytesIO(b"0" * 5_000_000 + b"\nnext\n"), "a stream"))
     assert [len(line) for line in kept] == [12, 5]
     assert kept[1] == b"next\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (gzip.compress(b"text\n"), "gzip"),
+        (lzma.compress(b"text\n"), "xz"),
+        (bz2.compress(b"text\n"), "bzip2"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "zstd"),
+        (b"PK\x03\x04\x14\x00", "zip"),
+        (b"PAR1\x15\x04", "Parquet"),
+        (b"\0" * 257 + b"ustar\0", "tar"),
+        ("the cat\na dog\n".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_files_that_are_no_text_say_what_they_are(tmp_path, data, said):
+    # Every line was called "not valid UTF-8", or was read as text full of zero bytes.
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(DataError, match=said) as caught:
+        list(read_lines(tmp_path / "x"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\n", b"PK\n", b"BZh\n", b"PAR1 is a name\n"])
+def test_lines_that_only_begin_alike_are_lines(tmp_path, data):
+    (tmp_path / "x").write_bytes(data)
+    assert list(read_lines(tmp_path / "x")) == [data]
+
+
+def test_a_name_in_capitals_is_compressed_too(tmp_path):
+    (tmp_path / "x.JSONL.GZ").write_bytes(gzip.compress(b"text\n"))
+    assert list(read_lines(tmp_path / "x.JSONL.GZ")) == [b"text\n"]
+    assert layout(tmp_path / "x.JSONL.GZ") == ".jsonl"

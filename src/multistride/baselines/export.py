@@ -13,7 +13,7 @@ from multistride.engines.int8.engine import check_int8, int8_graphs
 from multistride.engines.int8.export import write_int8
 from multistride.engines.open import open_export
 from multistride.errors import DataError, UsageError
-from multistride.files import refuse_foreign, refuse_inputs, replacing_directory
+from multistride.files import refuse_foreign, refuse_inputs, replacing_directory, same_file
 from multistride.model.transformer import Transformer
 from multistride.model.weights import (
     CONFIG,
@@ -39,13 +39,13 @@ def export(directory: Path, kind: str, output: Path) -> None:
         raise UsageError(
             f"--to {kind} was asked for; allowed are {' and '.join(_WRITERS)}: choose one of them"
         )
-    if output.resolve() == directory.resolve():
+    if same_file(output, directory):
         raise UsageError(
             f"{output} is the model directory itself, which an export would replace: "
             "name another directory"
         )
     refuse_inputs(output, [directory])
-    refuse_foreign(output)
+    refuse_foreign(output, "model")
     if is_export(directory):
         raise DataError(
             f"{directory} is an int8 export already: give the model directory it was made from"

@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import signal
+import stat
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,7 @@ from pydantic import ValidationError
 
 from multistride.data.corpus import read_lines
 from multistride.errors import DataError, Interrupted, UsageError, UserError
-from multistride.files import Journal, compressing, journal, replacing_file
+from multistride.files import Journal, compressing, is_stream, journal, replacing_file
 from multistride.untrusted import bounded_lines
 
 logger = logging.getLogger(__name__)
@@ -367,14 +368,36 @@ def tracing(path: Path | None) -> Iterator[Journal | None]:
 
 
 def refuse_shared_files(reads: Iterable[Path | None], writes: Iterable[Path | None]) -> None:
-    """Raise `UsageError` if one file is to be both read and written, or written twice."""
-    read = {path.resolve() for path in reads if path is not None}
-    written: set[Path] = set()
+    """Raise `UsageError` if one file is to be both read and written, or written twice.
+
+    The files behind stdin and stdout count (`< FILE`, `> FILE`), and so do links of both kinds.
+    """
+    read = {key for path in reads if path is not None for key in _identities(path)}
+    read |= _of_descriptor(0)
+    written = _of_descriptor(1)
     for path in writes:
-        if path is None or (path.exists() and not path.is_file()):
+        if path is None or is_stream(path):
             continue  # a device or a pipe can be named more than once
-        if path.resolve() in read:
+        if _identities(path) & read:
             raise UsageError(f"{path} is also read: name another output")
-        if path.resolve() in written:
+        if _identities(path) & written:
             raise UsageError(f"{path} is to be written twice: name another output")
-        written.add(path.resolve())
+        written |= _identities(path)
+
+
+def _identities(path: Path) -> set[object]:
+    """Return what a file is known by: its path without links, and its number on its disk."""
+    keys: set[object] = {os.path.realpath(path)}
+    with suppress(OSError):
+        entry = path.stat()
+        keys.add((entry.st_dev, entry.st_ino))
+    return keys
+
+
+def _of_descriptor(number: int) -> set[object]:
+    """Return what the regular file behind an open descriptor is known by; of a pipe nothing."""
+    with suppress(OSError):
+        entry = os.fstat(number)
+        if stat.S_ISREG(entry.st_mode):
+            return {(entry.st_dev, entry.st_ino)}
+    return set()

@@ -22,6 +22,7 @@ from multistride.cli.options import (
 )
 from multistride.distill.config import DistillConfig
 from multistride.errors import UsageError
+from multistride.untrusted import layout
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,37 @@ class PrepareOptions(BaseModel):
                         f"{_KINDS[kind]} is prepared: leave it out"
                     )
 
+    def refuse_idle(self) -> None:
+        """Raise `UsageError` for an option that would decide nothing beside the others."""
+        given = self.model_fields_set
+        for name in ("vocabulary_size", "vocabulary_kind"):
+            if name in given and self.vocabulary is not None:
+                raise UsageError(
+                    f"{option_name(name, type(self).model_fields[name])} was given, and the "
+                    f"vocabulary is that of {self.vocabulary}: leave one of them out"
+                )
+        tables = [*self.train_pairs, self.validation_pairs or Path()]
+        texts = [*self.train_text, *self.validation_text, *tables]
+        records = [*self.train_records, *self.validation_records]
+        readers = {
+            "columns": (".tsv", tables),
+            "fields": (".jsonl", [*tables, *records]),
+            "field": (".jsonl", texts),
+        }
+        for name, (suffix, paths) in readers.items():
+            if name in given and not any(layout(path) == suffix for path in paths):
+                if name == "fields" and records:
+                    continue  # records are .jsonl whatever they are called
+                raise UsageError(f"--{name} was given, and no {suffix} file is read: leave it out")
+        for name in ("columns", "fields"):
+            value = getattr(self, name)
+            first, _, second = (value or "").partition(",")
+            if value and first.strip() == second.strip():
+                raise UsageError(
+                    f"--{name} names {name[:-1]} {first} twice, and source and target (or text and "
+                    "label) are different ones: give two"
+                )
+
 
 _KINDS = {"pairs": "parallel text", "texts": "text", "records": "records"}
 
@@ -191,6 +223,7 @@ def prepare(
     """
     kind = options.kind
     options.refuse_unused(kind)
+    options.refuse_idle()
     run = {"pairs": _prepare_pairs, "texts": _prepare_texts, "records": _prepare_records}[kind]
     manifest = run(options, output)
     logger.info(f"written: {output}")

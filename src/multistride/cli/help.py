@@ -6,9 +6,14 @@ are to be copied. So the sections are written here, as plain text.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
+
+from multistride.errors import UsageError
 
 PANELS = ("Input", "Decoding", "Sampling", "Text rules", "Output", "Machine")
 """The order of panels; others follow, and what has none comes first."""
@@ -30,7 +35,11 @@ class Verb(TyperCommand):
             [word, LONE[word]] if word in LONE and after.startswith("-") else [word]
             for word, after in zip(args, following, strict=False)
         ]
-        return super().parse_args(ctx, [word for words in complete for word in words])
+        words = [word for pair in complete for word in pair]
+        given, _, order = self.make_parser(ctx).parse_args(args=list(words))
+        rest = super().parse_args(ctx, words)
+        check_values(order, given, ctx.params)
+        return rest
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the description without the examples."""
@@ -59,6 +68,33 @@ class Verb(TyperCommand):
         if examples:
             formatter.write(f"\n{'Example' if len(examples) == 1 else 'Examples'}:\n")
             formatter.write("".join(f"  {example}\n" for example in examples))
+
+
+def check_values(order: Sequence[Any], given: Mapping[str, Any], parsed: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for what no option takes, and for an option that would not count.
+
+    `order` has the parameters as often as they were given, `given` their texts, `parsed` their
+    values. Numbers must be finite and fit 64 bits, texts be UTF-8, paths not be empty.
+    """
+    for parameter in {id(each): each for each in order}.values():
+        name = next((word for word in parameter.opts if word.startswith("--")), parameter.name)
+        single = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
+        if single and not getattr(parameter, "is_flag", False) and order.count(parameter) > 1:
+            raise UsageError(f"{name} was given {order.count(parameter)} times: give it once")
+        value = parsed.get(parameter.name)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            _check_value(name, each, given.get(parameter.name) == "")
+
+
+def _check_value(name: str, value: Any, empty: bool) -> None:
+    if isinstance(value, Path) and empty:
+        raise UsageError(f"{name} is empty, and takes a path: give one (an unset variable?)")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise UsageError(f"{name} is {value}, and takes numbers below 2^63: give a smaller one")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name} is {value}, and takes finite numbers: give one")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UsageError(f"{name} has bytes that are no UTF-8: {ascii(value)[:80]}; give text")
 
 
 class Verbs(TyperGroup):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from multistride.cli.fields import option_of
 from multistride.errors import DataError, UsageError
@@ -115,6 +115,12 @@ class Lines(BaseModel):
         description="Also write one JSON line per decoding step to this file.",
         json_schema_extra={"panel": "Output"},
     )
+
+    @field_validator("source", "output")
+    @classmethod
+    def _standard(cls, path: Path | None) -> Path | None:
+        """Return None, which is stdin or stdout, for the name that means them to most programs."""
+        return None if path == Path("-") else path
 
     @property
     def form(self) -> LineFormat:

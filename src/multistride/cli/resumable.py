@@ -28,7 +28,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES
 from multistride.device import cpu_name
 from multistride.errors import DataError, Interrupted, UsageError
-from multistride.files import compressing, replacing_file, sha256
+from multistride.files import compressing, is_stream, replacing_file, same_file, sha256
 from multistride.model.weights import CALIBRATION, CONFIG, weights_digest
 from multistride.parts import Chunk, PartsDirectory
 from multistride.progress import ProgressLine
@@ -71,7 +71,7 @@ def is_resumable(lines: Lines) -> bool:
     """Return whether lines go from a file, which can be read again, to a file."""
     if lines.source is None or lines.output is None or lines.stream or lines.trace:
         return False
-    return all(path.is_file() or not path.exists() for path in (lines.source, lines.output))
+    return not any(map(is_stream, (lines.source, lines.output)))
 
 
 def translate_file(
@@ -88,7 +88,7 @@ def translate_file(
     that cannot be read or changes meanwhile, and `Interrupted` after Ctrl-C.
     """
     source, output = request.source, request.output
-    if source.resolve() == output.resolve():
+    if same_file(source, output):
         raise UsageError(f"{output} is also read: name another output")
     if output.is_dir():
         raise UsageError(f"{output} is a directory, the output is a file: name another output")

@@ -27,7 +27,7 @@ from multistride.convert.tokenizer import (
 )
 from multistride.data.foreign import ForeignVocabulary
 from multistride.errors import DataError, UsageError
-from multistride.files import refuse_foreign, refuse_inputs
+from multistride.files import refuse_foreign, refuse_inputs, same_file
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
@@ -104,11 +104,11 @@ def convert(
     Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if
     `directory` is the source.
     """
-    if Path(source).exists() and Path(source).resolve() == directory.resolve():
+    if Path(source).exists() and same_file(Path(source), directory):
         raise UsageError(f"{source} is the source and the place to write: choose another directory")
     if Path(source).exists():
         refuse_inputs(directory, [Path(source)])
-    refuse_foreign(directory)
+    refuse_foreign(directory, "model")
     result = converted(open_source(source, download), languages)
     checkpoint = result.checkpoint
     provenance = {

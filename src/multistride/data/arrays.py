@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multistride.data.foreign import TARGET_FILE
-from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
-from multistride.errors import UsageError
+from multistride.data.vocab import Vocabulary
 
 MANIFEST_FILE = "prepare.json"
 FORMAT = 1
@@ -38,29 +35,6 @@ def array_name(split: str, side: str, content: str) -> str:
 def token_type(vocabulary: Vocabulary) -> type[np.uint16] | type[np.int32]:
     """Return the smallest type of ours that holds every token."""
     return np.uint16 if len(vocabulary) < 65536 else np.int32
-
-
-def refuse_foreign(output: Path) -> None:
-    """Replacing a directory deletes what it holds, so only what `prepare` writes may be there. Else
-    `UsageError`.
-    """
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise UsageError(f"{output} is a file; the output must be a directory: give another name")
-    ours = {MANIFEST_FILE, *VOCABULARY_FILES, TARGET_FILE}
-    ours |= {
-        array_name(split, side, content)
-        for split in SPLITS
-        for side in (*SIDES, TEXT)
-        for content in ("tokens", "offsets", "known", "labels")
-    }
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in ours)
-    if foreign:
-        raise UsageError(
-            f"{output} holds {foreign[0]}, which `prepare` did not write and would delete: give "
-            "another directory"
-        )
 
 
 def hash_arrays(arrays: Arrays) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, read_lines
-from multistride.untrusted import parse_json
+from multistride.untrusted import layout, parse_json
 
 DocumentKind = Literal["file", "paragraph", "line"]
 
@@ -37,7 +37,7 @@ def read_documents(path: Path, kind: DocumentKind, field: str) -> Iterator[str |
     `read_lines` refuses.
     """
     lines = read_lines(path)
-    if Path(path.stem if path.suffix in (".gz", ".xz") else path.name).suffix == ".jsonl":
+    if layout(path) == ".jsonl":
         yield from (_text_of(line, field) for line in lines)
     elif kind == "file":
         yield _decoded(lines)

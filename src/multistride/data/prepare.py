@@ -26,12 +26,12 @@ from multistride.data.arrays import (
     Arrays,
     array_name,
     hash_arrays,
-    refuse_foreign,
 )
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary, VocabularyKind, train_vocabulary
 from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError
 from multistride.files import (
+    refuse_foreign,
     refuse_inputs,
     refuse_streams,
     replacing_directory,
@@ -123,7 +123,7 @@ def prepare(config: PreparationConfig) -> dict[str, Any]:
     nothing of a split is left, and `UsageError` when `config.output` holds something else or the
     vocabulary is too small.
     """
-    refuse_foreign(config.output)
+    refuse_foreign(config.output, "data")
     reader = config.reader()
     inputs = [path for name in SPLITS for path in reader.paths(name)]
     refuse_inputs(config.output, inputs)

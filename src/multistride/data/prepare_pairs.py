@@ -24,6 +24,7 @@ from multistride.data.prepare import (
     Reader,
 )
 from multistride.data.vocab import Vocabulary
+from multistride.untrusted import layout
 
 EMPTY_SIDE, LENGTH_RATIO, COPY = "empty side", "length ratio", "copy"
 """Reasons for which pairs alone are lost."""
@@ -56,7 +57,7 @@ class CorpusFiles(BaseModel):
         neither = self.source is None and self.target is None
         if not (both and self.pairs is None) and not (neither and self.pairs is not None):
             raise ValueError("give `source` and `target`, or `pairs` alone")
-        if self.pairs is not None and _layout(self.pairs) not in (".tsv", ".jsonl"):
+        if self.pairs is not None and layout(self.pairs) not in (".tsv", ".jsonl"):
             raise ValueError(
                 f"`pairs` is {self.pairs}; its name must end in .tsv or .jsonl (then .gz or .xz)"
             )
@@ -74,7 +75,7 @@ class CorpusFiles(BaseModel):
         if self.source is not None and self.target is not None:
             return read_parallel(self.source, self.target)
         assert self.pairs is not None
-        if _layout(self.pairs) == ".tsv":
+        if layout(self.pairs) == ".tsv":
             return read_table(self.pairs, self.source_column, self.target_column)
         return read_jsonl(self.pairs, self.source_field, self.target_field)
 
@@ -162,10 +163,6 @@ class PairReader(Reader):
 
     def _records(self, split: str) -> Iterator[Record]:
         return chain.from_iterable(files.records() for files in self._corpora(split))
-
-
-def _layout(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in (".gz", ".xz") else path.suffix
 
 
 def _clean_texts(

@@ -12,6 +12,7 @@ from multistride.data.corpus import read_lines
 from multistride.data.detokenize import one_line
 from multistride.errors import DataError
 from multistride.tasks.record import Record, RecordError, Solved, read_records
+from multistride.untrusted import layout
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,7 @@ def _line(each: Solved, file: str | None, as_json: bool) -> str:
 
 
 def _records_of(path: Path, field: str) -> Numbered:
-    name = path.stem if path.suffix in (".gz", ".xz") else path.name
-    if Path(name).suffix == ".jsonl":
+    if layout(path) == ".jsonl":
         yield from read_records(read_lines(path))
     else:
         yield 1, _document(b"\n".join(read_lines(path)), field, 1)

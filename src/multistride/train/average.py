@@ -76,7 +76,7 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
             "checkpoints"
         )
     refuse_inputs(output, directories)
-    refuse_foreign(output)
+    refuse_foreign(output, "model")
     model, vocabulary = load_model(directories[0])
     first = model.state_dict()
     sums = {

@@ -138,12 +138,12 @@ class _Chunked(torch.autograd.Function):
         of_entering, of_matrix, of_bias = ctx.saved_tensors
         width, needed = ctx.width, ctx.needs_input_grad
         of_entering = of_entering * scale
-        of_matrix = None if of_matrix is None else of_matrix * scale
+        learned = None if of_matrix is None else of_matrix * scale
         return (
             of_entering[:, :width],
-            of_matrix[:, :width] if needed[1] else None,
+            learned[:, :width] if learned is not None and needed[1] else None,
             of_entering[:, width:] if needed[2] else None,
-            of_matrix[:, width - ctx.first :] if needed[3] else None,
+            learned[:, width - ctx.first :] if learned is not None and needed[3] else None,
             of_bias * scale if of_bias is not None and needed[4] else None,
             None,
             None,
