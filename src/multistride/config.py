@@ -86,4 +86,4 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     try:
         tree[parts[-1]] = parse_yaml(text)
     except ValueError as error:
-        raise UsageError(f"--set {setting}: the value is not YAML") from error
+        raise UsageError(f"--set {setting}: the value is not YAML ({error})") from error

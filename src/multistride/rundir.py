@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -106,8 +107,15 @@ class RunDirectory:
         self._decides = asked.decides
         sweep(self.path)
         sweep(self.checkpoints)
-        if not self._is_begun() and not (self.by_age() and not resume):
-            return
+        if not self._is_begun():
+            # A kill before the first commit leaves one checkpoint at most.
+            if resume and len(self.by_age()) > 1:
+                raise DataError(
+                    f"{self.path} has checkpoints, and neither {RECORD} nor `last`, which say "
+                    "where the run was: restore one of them, or begin anew in another place"
+                )
+            if resume or not self.by_age():
+                return
         if not resume:
             raise UsageError(
                 f"{self.path} holds a run already: add --resume to continue it, or choose another "
@@ -176,9 +184,11 @@ class RunDirectory:
         committed = self._committed()
         if committed is not None and committed.last == update:
             with open(self.metrics, "r+b") as file:
-                if file.seek(0, os.SEEK_END) > committed.metrics:
-                    file.truncate(committed.metrics)
-            return
+                file.seek(max(0, committed.metrics - 1))
+                if not committed.metrics or file.read(1) == b"\n":
+                    file.truncate(min(committed.metrics, file.seek(0, os.SEEK_END)))
+                    return
+            # The file is another one than was recorded: restored, edited, with other line ends.
         kept = []
         for line in self.metrics.read_bytes().splitlines(keepends=True):
             try:
@@ -218,9 +228,20 @@ class RunDirectory:
             link, temporary = self.path / name, self.path / f".{name}.new"
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(Path("checkpoints") / f"step_{update}")
+            if link.is_dir() and not link.is_symlink():
+                self._move_copy(link)
             os.replace(temporary, link)
         for name in ("best", "last"):
             (self.path / f".{name}.new").unlink(missing_ok=True)
+
+    def _move_copy(self, copy: Path) -> None:
+        """Move away a copy that stands in the place of a link, as a copied run may have it."""
+        for number in count(1):
+            kept = copy.with_name(f"{copy.name}.copy{number}")
+            if not kept.exists():
+                os.replace(copy, kept)
+                logger.warning(f"{copy} was no link but a directory: it is {kept.name} now")
+                return
 
     def _linked(self, name: str) -> int | None:
         try:

@@ -15,7 +15,7 @@ from multistride.cli import app
 from multistride.course import figures
 from multistride.course.experiments import EXPERIMENTS
 from multistride.course.numbers import Results
-from multistride.course.site import build, check, course
+from multistride.course.site import build, check, course, has_own_results
 from multistride.errors import DataError, MissingExtraError
 
 ROOT = Path(__file__).parents[2]
@@ -74,11 +74,37 @@ def test_missing_results_and_other_versions_are_one_line(recorded, tmp_path):
         results(recorded).tree("steps")
 
 
+def test_a_directory_without_any_result_builds_nothing(tmp_path):
+    # Guards: a course of references and glossary where --results leads nowhere.
+    with pytest.raises(DataError, match=r"generators\.json is neither in"):
+        build(tmp_path / "out", results(tmp_path / "nowhere"), "en")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_description_of_a_course_is_one_line(recorded, tmp_path):
+    # Guards: a traceback where course.json was cut off.
+    place = build(tmp_path, results(recorded), "en", CHAPTERS)
+    assert not has_own_results(tmp_path)
+    (place / "course.json").write_text('{"multistride": "0.1')
+    with pytest.raises(DataError, match="does not describe a course"):
+        check(tmp_path, results(recorded))
+
+
+def test_differences_of_shares_are_percentage_points(tmp_path):
+    # Guards: "5.0%" for a difference of two percentages, which reads as a share.
+    (tmp_path / "rates.json").write_text('{"first": 0.25, "second": 0.2}')
+    assert results(tmp_path).shown("rates.first - rates.second:.1p") == "5.0"
+
+
 def test_no_chinese_font_is_said_at_once(monkeypatch, recorded, tmp_path):
-    # Guards: pictures full of boxes.
+    # Guards: pictures full of boxes, and minutes of experiments before it is said.
     monkeypatch.setattr(figures, "FONTS", ("No Such Font",))
     with pytest.raises(MissingExtraError, match="fonts-noto-cjk"):
         build(tmp_path, results(recorded), "zh", CHAPTERS)
+    arguments = ["course", "build", "--profile", "quick", "--output", str(tmp_path / "course")]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, MissingExtraError)
+    assert not (tmp_path / "course").exists()
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -105,11 +131,12 @@ def test_no_template_holds_a_number_that_comes_from_a_run(monkeypatch, recorded,
 
 
 def test_an_experiment_runs_from_the_command_line(tmp_path):
-    # Guards: a command that stands on a page and does not run.
-    arguments = ["course", "run", "steps", "--profile", "tiny", "--output", str(tmp_path)]
+    # Guards: a command that stands on a page and does not run; an experiment that finds no
+    # training of another and trains where gradients are off.
+    arguments = ["course", "run", "strides", "--profile", "tiny", "--output", str(tmp_path)]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    tree = json.loads((tmp_path / "steps.json").read_text())
+    tree = json.loads((tmp_path / "strides.json").read_text())
     assert tree["rows"]
     assert {"command", "commit", "machine", "seed"} <= set(tree)
 
@@ -127,8 +154,18 @@ def test_commands_to_run_it_yourself_exist(command):
         subcommand, *arguments = arguments
         known = known.commands[subcommand]
     known.make_context(verb, list(arguments)).close()
-    if arguments[0] in EXPERIMENTS:
-        assert arguments[1:] == ["--profile", "quick"]
+
+
+def test_a_chapter_runs_the_experiments_that_it_reads():
+    # Guards: a chapter that is built alone and misses a result, or that trains everything.
+    read = {
+        chapter.name[:2]: {name for name in EXPERIMENTS if chapter.reads(name)}
+        for chapter in course()[0]
+    }
+    assert read["06"] == {"training"}
+    assert read["08"] == set()
+    assert read["11"] == {"strides", "trends"}
+    assert set().union(*read.values()) == set(EXPERIMENTS)
 
 
 @pytest.mark.skipif("MULTISTRIDE_COURSE" not in os.environ, reason="minutes: MULTISTRIDE_COURSE=1")
@@ -147,8 +184,11 @@ def test_the_whole_course_is_built_from_tiny_runs(tmp_path):
 def test_chapters_without_results_are_left_out_unless_they_were_asked_for(
     recorded, tmp_path, caplog
 ):
-    """A build that fails because of three chapters, or that says nothing of them."""
+    # Guards: a build that fails because of three chapters or says nothing of them; numbers and
+    # pictures of pages that are not there, which turn the check red.
     place = build(tmp_path / "site", results(recorded), "en")
+    assert check(tmp_path / "site", results(recorded)) == []
+    assert not (place / "adaptive.svg").exists()
     assert (place / "08-applications.html").is_file()
     assert not (place / "05-strategy.html").exists()
     assert "chapter 05-strategy is left out: the result policies.json" in caplog.text

@@ -1,9 +1,11 @@
 """Batches that join between passes write what each of their texts is written alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from multistride.decode.batch import Rows, begin_batch, begin_joinable, joinable
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, gathering, joinable
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import plan
@@ -24,7 +26,7 @@ WAYS = (
 )
 
 
-def tiny(causal, positions):
+def tiny(causal, positions, **sizes):
     torch.manual_seed(17)
     config = TransformerConfig(
         vocabulary_size=40,
@@ -40,6 +42,7 @@ def tiny(causal, positions):
         group_sizes=(1, 2, 4),
         lookahead=True,
         tie_embeddings=False,
+        **sizes,
     )
     model = Transformer(config).eval()
     with torch.no_grad():
@@ -133,3 +136,40 @@ def test_rows_that_join_write_what_they_write_alone(engine, way):
     alone = [(written.tokens, written.ending) for written in state.hypotheses]  # batch = single
     assert len({len(tokens) for tokens, _ in alone}) > 3
     assert joined(engine, sources, planned, every=1) == alone
+
+
+@torch.inference_mode()
+def test_whole_groups_join_while_both_run():
+    """Groups of the int8 engine, chained by a head: arrays that are too small, rows of several
+    lengths, a batch that has slots already, rows that leave in between, a stop text.
+    """
+    pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+    engine = int8.quantise(tiny(False, "sinusoidal", markov_rank=4), threads=1)
+    sources = texts(15)
+    planned = plan(DecodeOptions.made(group_size=2), engine.config)
+    planned = replace(planned, rules=replace(planned.rules, stopped=lambda known, new: stop(new)))
+    assert gathering(engine, planned) is not None
+    batch = source_batch(sources, engine.config)
+    state, passes = begin_batch(engine, *batch, planned, rows(sources))
+    assert sum(1 for _ in passes) > 8
+    alone = [(written.tokens, written.ending) for written in state.hypotheses]
+    assert {ending for _, ending in alone} >= {"stop", "limit"}
+    host, owners = begun(engine, sources[:3], planned), []
+    owners += host.state.hypotheses
+    own = host.passes(())
+    for first in range(3, 15, 3):
+        guest = begun(engine, sources[first : first + 3], planned)
+        owners += guest.state.hypotheses
+        theirs = guest.passes(())
+        for _ in range(first % 4):
+            next(theirs, None)
+        next(own)
+        host.join(guest)
+    for _ in own:
+        pass
+    assert [(written.tokens, written.ending) for written in owners] == alone
+
+
+def stop(new):
+    """End a text with a token that 11 divides."""
+    return next((index + 1 for index, token in enumerate(new) if token % 11 == 0), None)

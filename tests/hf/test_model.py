@@ -13,7 +13,7 @@ from directories import SOURCES, directory_of, inputs_of
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import multistride
-from multistride.errors import UsageError
+from multistride.errors import DataError, UsageError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.hf import MultistrideConfig, MultistrideForCausalLM
 from multistride.model.weights import load_model
@@ -221,3 +221,76 @@ def test_a_directory_opens_with_transformers_alone(translator, tmp_path, monkeyp
         json.loads((place / "config.json").read_text()) for place in (translator, again)
     )
     assert first == second
+
+
+@KINDS
+def test_what_fits_no_model_is_said_in_words(kind, request, tmp_path):
+    # Guards: IndexError, RuntimeError and AttributeError of whatever library met it first; texts
+    # longer than the table of positions, which all got the last one; masks that are added.
+    model, directory = opened(kind, request)
+    inputs = arguments(kind, directory)
+    tokens, mask = inputs["input_ids"], inputs["attention_mask"]
+    own = "decoder_input_ids" if kind == "translator" else "input_ids"
+    long = torch.full((1, 60), 7)
+    for changed, said in (
+        ({"attention_mask": mask[:, 1:]}, "give one number for each"),
+        ({"attention_mask": (1.0 - mask) * -1e9}, "numbers below 0"),
+        ({"labels": inputs[own][:, 1:]}, "one label for each"),
+        ({"past_key_values": ((tokens, tokens),)}, "the cache is a tuple; give a DynamicCache"),
+        ({own: long, mask_of(own): None}, "60 tokens were given, and this model has 48 positions"),
+    ):
+        if said.startswith("60") and kind == "translator":
+            changed |= {"input_ids": tokens[:1], "attention_mask": mask[:1]}
+        with pytest.raises(UsageError, match=said):
+            model(**{**inputs, **changed})
+    for wrong, said in (
+        ("a text", "inputs are str, and tokens"),
+        (inputs, "inputs are BatchEncoding, and tokens"),
+        (tokens[0], r"inputs are \[\d+\], and tokens"),
+        (tokens + 1000, "this model knows 0 to 319"),
+    ):
+        for size in (1, 2):
+            with pytest.raises(UsageError, match=said):
+                model.generate(wrong, max_new_tokens=2, group_size=size)
+    with pytest.raises(UsageError, match="policy 3 was given"):
+        model.generate(tokens, max_new_tokens=2, policy=3)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file: name a directory"):
+        model.save_pretrained(tmp_path / "file")
+    model.hf_device_map = {"transformer.encoder": 0, "transformer.decoder": "cpu"}
+    with pytest.raises(UsageError, match="it computes in one place"):
+        model.generate(tokens, max_new_tokens=2)
+
+
+def mask_of(name):
+    return name.replace("input_ids", "attention_mask")
+
+
+@KINDS
+def test_labels_of_any_integers_and_batches_of_nothing(kind, request):
+    model, directory = opened(kind, request)
+    inputs = arguments(kind, directory)
+    labels = inputs["decoder_input_ids" if kind == "translator" else "input_ids"]
+    expected = model(**inputs, labels=labels).loss
+    assert model(**inputs, labels=labels.int()).loss.equal(expected)
+    if kind == "causal":
+        assert model.generate(labels[:0], max_new_tokens=3, group_size=2).shape[0] == 0
+
+
+def test_another_start_is_followed_or_refused(translator):
+    # Guards: decoder_start_token_id shown in the output, and not read.
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
+    inputs = inputs_of(translator)
+    theirs = {"custom_generate": None, "max_new_tokens": 5, "decoder_start_token_id": 9}
+    expected = model.generate(**inputs, **theirs)
+    found = model.generate(**inputs, max_new_tokens=5, decoder_start_token_id=9)
+    assert found.equal(expected)
+    with pytest.raises(UsageError, match="decoder_start_token_id 9"):
+        model.generate(**inputs, max_new_tokens=5, decoder_start_token_id=9, group_size=2)
+
+
+def test_weights_in_several_files_say_what_to_do(causal, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(causal)
+    model.save_pretrained(tmp_path / "split", max_shard_size="20KB")
+    with pytest.raises(DataError, match="max_shard_size="):
+        multistride.load(tmp_path / "split")

@@ -332,3 +332,38 @@ def test_a_damaged_line_of_the_metrics_is_left_out(run):
     run.metrics.write_bytes(b"\xff\n[]\n3\n" + run.metrics.read_bytes())
     run.rewind(5)
     assert [entry["update"] for entry in lines(run)] == [1, 2]
+
+
+def test_a_copied_run_whose_links_became_directories_is_resumed(run):
+    # Guards: `cp -rL` and zip, which follow links: "Is a directory".
+    with_checkpoints(run, 1, 2).commit(1, best=True)
+    run.commit(2)
+    for name in ("best", "last"):
+        target = (run.path / name).resolve()
+        (run.path / name).unlink()
+        (run.path / name).mkdir()
+        (run.path / name / "file").write_text((target / "file").read_text())
+    resumed = started(run.path, resume=True)
+    assert (run.path / "best").readlink().name == "step_1"
+    assert resumed.last() == run.checkpoint(2).resolve()
+    assert (run.path / "best.copy1" / "file").read_text() == "1"
+
+
+def test_checkpoints_without_a_record_are_not_overwritten(run):
+    # Guards: a restored run without its record and links, which --resume began from nothing.
+    with_checkpoints(run, 1, 2)
+    with pytest.raises(DataError, match=r"restore one of them"):
+        started(run.path, resume=True)
+    assert present(run) == [1, 2]
+
+
+def test_metrics_with_other_line_ends_are_not_cut_in_the_middle(run):
+    # Guards: bytes counted in one file and cut in another, which left half a line.
+    for update in (1, 2):
+        run.record({"update": update})
+    with_checkpoints(run, 2).commit(2)
+    run.record({"update": 3})
+    text = run.metrics.read_bytes()
+    run.metrics.write_bytes(text.replace(b"\n", b" \r\n"))
+    run.rewind(2)
+    assert [line["update"] for line in lines(run)] == [1, 2]

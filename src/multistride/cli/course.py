@@ -69,12 +69,17 @@ def build(
 
     Example: multistride course build --output course
 
-    Example: multistride course build --profile quick --language en
+    Example: multistride course build --profile quick --chapter 1
     """
     from multistride.course.numbers import Results
     from multistride.course.site import build as build_site
+    from multistride.course.site import check_ready, chosen_chapters
     from multistride.device import set_threads
 
+    languages, only = [language] if language else list(Language), tuple(chapter or ())
+    for each in languages:  # before minutes are spent on experiments
+        check_ready(each.value)
+    chosen = chosen_chapters(only)
     experiments = results / "course"
     if profile != Profile.full:
         from multistride.course.experiments import EXPERIMENTS, experiment
@@ -82,10 +87,11 @@ def build(
         set_threads(threads)
         experiments = output / "results"
         for name in EXPERIMENTS:
-            experiment(name, profile.value, experiments, output / "work")
-    for each in [language] if language else list(Language):
-        found = Results(results, experiments)
-        place = build_site(output, found, each.value, tuple(chapter or ()))
+            if any(one.reads(name) for one in chosen):
+                logger.info(f"experiment {name}")
+                experiment(name, profile.value, experiments)
+    for each in languages:
+        place = build_site(output, Results(results, experiments), each.value, only)
         logger.info(f"written: {place / 'index.html'}")
 
 
@@ -97,9 +103,9 @@ def check(output: OutputOption = Path("course"), results: ResultsOption = Path("
     """
     from multistride.course.numbers import Results
     from multistride.course.site import check as check_site
+    from multistride.course.site import has_own_results
 
-    own = output / "results"
-    experiments = own if own.is_dir() else results / "course"
+    experiments = output / "results" if has_own_results(output) else results / "course"
     differences = check_site(output, Results(results, experiments))
     for line in differences:
         print(line)

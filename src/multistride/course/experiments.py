@@ -133,7 +133,6 @@ def _trace(path: Path, way: Way) -> list[dict[str, Any]]:
     ]
 
 
-@torch.inference_mode()
 def strides(lab: Laboratory) -> dict[str, Any]:
     """Measure one checkpoint at K = 1, 2, 4, 6, 8, and each place of its groups."""
     path = many(lab)
@@ -147,6 +146,7 @@ def strides(lab: Laboratory) -> dict[str, Any]:
     return {"rows": rows, "places": places, "parameters": parameters(path)}
 
 
+@torch.inference_mode()
 def _places(
     model: Transformer, pairs: Sequence[TokenPair], group_size: int
 ) -> list[dict[str, float]]:
@@ -538,7 +538,7 @@ def experiment(name: str, profile: str, output: Path, work: Path | None = None) 
     random.seed(1)
     lab = Laboratory(work or output / "work", profile)
     lab.directory.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    began, commit = time.perf_counter(), _commit()  # the code as it is now, not after hours
     found = EXPERIMENTS[name](lab)
     path = output / f"{name}.json"
     output.mkdir(parents=True, exist_ok=True)
@@ -547,7 +547,7 @@ def experiment(name: str, profile: str, output: Path, work: Path | None = None) 
         {
             "name": name,
             "command": f"multistride course run {name} --profile {profile}",
-            "commit": _commit(),
+            "commit": commit,
             "machine": f"{cpu_name()}, {os.cpu_count()} cores, {threads} thread(s), "
             f"Python {platform.python_version()}, torch {torch.__version__}",
             "seed": "1, 2" if name == "optimisation" else "1",

@@ -66,8 +66,8 @@ def _look(index: int) -> dict[str, Any]:
     }
 
 
-def _axes(figure: Any, x: str, y: str, place: Any = 111) -> Any:
-    axes = figure.add_subplot(place)
+def _axes(figure: Any, x: str, y: str, place: int | tuple[Any, ...] = 111) -> Any:
+    axes = figure.add_subplot(*place) if isinstance(place, tuple) else figure.add_subplot(place)
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
     axes.grid(color=GRID, linewidth=0.8)
@@ -446,8 +446,8 @@ METHODS: tuple[tuple[str, int, bool], ...] = (
     ("HRT", 2022, False),
     ("Medusa", 2024, True),
     ("EAGLE", 2024, True),
+    ("Falcon", 2024, True),
     ("BD3-LM", 2025, False),
-    ("Falcon", 2025, True),
     ("TiDAR", 2025, False),
     ("DSpark", 2026, True),
 )
@@ -456,7 +456,7 @@ METHODS: tuple[tuple[str, int, bool], ...] = (
 
 def classification(figure: Any, results: Results, words: Words) -> None:
     """Draw accuracy against document length, and against seconds."""
-    files = ("tfidf", "wide", "pooled", "cut512")
+    files = ("tfidf", "wide", "bert", "pooled", "cut512")
     left = _axes(figure, words["length"], words["accuracy"], 211)
     right = _axes(figure, words["seconds"], words["accuracy"], 212)
     for index, file in enumerate(files):
@@ -506,14 +506,14 @@ def classification(figure: Any, results: Results, words: Words) -> None:
 
 
 def writing(figure: Any, results: Results, words: Words) -> None:
-    """Draw repetition and perplexity of generated text by K and policy."""
+    """Draw quality, repetition and perplexity by K and policy, and the last two by position."""
     rows = results.tree("generation-commongen")["results"]
     for place, measure, label, times in (
-        (131, "rouge_l", "rouge", 100),
-        (132, "repetition_rate", "repeats", 100),
-        (133, "perplexity", "perplexity", 1),
+        ((1, 2), "rouge_l", "rouge", 100),
+        ((3, 4), "repetition_rate", "repeats", 100),
+        ((5, 6), "perplexity", "perplexity", 1),
     ):
-        axes = _axes(figure, "K", words[label], place)
+        axes = _axes(figure, "K", words[label], (2, 6, place))
         for index, mode in enumerate(("fast", "exact")):
             found = [
                 (row["group_size"], times * row["metrics"][measure])
@@ -526,8 +526,23 @@ def writing(figure: Any, results: Results, words: Words) -> None:
             times * alone["metrics"][measure], color=FAINT, linestyle=":", label=words["teacher"]
         )
         _by_size(axes, (1, 2, 4, 8))
-        if place == 132:  # the only one of the three with room
+        if measure == "repetition_rate":  # the only one of the three with room
             _legend(axes, loc="center", bbox_to_anchor=(0.5, 0.66))
+    for place, measure, label, times in (
+        ((7, 9), "surprise", "surprise", 1),
+        ((10, 12), "repetition", "repeated-before", 100),
+    ):
+        axes = _axes(figure, words["position"], words[label], (2, 6, place))
+        for index, name in enumerate(("ar-1", "sat-2", "sat-4", "sat-adaptive", "gpt2-1")):
+            values = results.value(f"generation-equal-budget.rows[{name}].positions.{measure}")
+            axes.plot(
+                range(1, len(values) + 1),
+                [None if value is None else times * value for value in values],
+                label=words[name],
+                **{**_look(index), "markersize": 4},
+            )
+        if measure == "repetition":
+            axes.legend(fontsize=8.5, frameon=False, loc="upper left")
 
 
 DRAWINGS: dict[str, tuple[float, float, Callable[[Any, Results, Words], None]]] = {
@@ -543,5 +558,5 @@ DRAWINGS: dict[str, tuple[float, float, Callable[[Any, Results, Words], None]]] 
     "gains": (7.4, 4, gains),
     "trends": (7.2, 8, trends),
     "classification": (7.2, 7.6, classification),
-    "writing": (7.4, 3.3, writing),
+    "writing": (7.4, 6.6, writing),
 }

@@ -76,7 +76,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(600, 4, 2, 512, 12, (1, 2), 32),
-    "quick": Budget(6000, 180, 60, 1024, 120, (1, 2), 64),
+    "quick": Budget(5000, 150, 40, 1024, 100, (1, 2), 64),
     "full": Budget(20000, 400, 400, 1536, 400, (1, 2), 96),
 }
 """`tiny` is for tests: it shows that everything runs, and nothing else."""

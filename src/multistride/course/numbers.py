@@ -2,7 +2,8 @@
 
 An expression such as `generators.rows[AR].bleu:.1f` names a result file, a way into it and a
 format. `[...]` picks an entry of a list by its index, its name, or facts
-(`group_size=4,mode=fast`). Two ways may be divided or subtracted: `a / b:.2f`, `a - b:.2f`.
+(`group_size=4,mode=fast`). Two ways may be divided or subtracted: `a / b:.2f`, `a - b:.2f`. The
+format ends in `p` for percentage points: `a - b:.1p`.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ class Results:
                 first, second = (float(self.value(way)) for way in ways.split(sign))
                 if sign == " / " and not second:
                     return "–"
-                return format(first / second if sign == " / " else first - second, form)
+                return _formatted(first / second if sign == " / " else first - second, form)
         value = self.value(ways)
-        return "–" if value is None else format(value, form)
+        return "–" if value is None else _formatted(value, form)
 
     def small(self, names: set[str]) -> bool:
         """Return whether one of these results comes from an experiment that was not run in full."""
@@ -130,6 +131,12 @@ class Results:
             "machine": machine or "–",
             "seed": str(settings.get("seed") or made.get("seed") or "–"),
         }
+
+
+def _formatted(value: Any, form: str) -> str:
+    if form.endswith("p"):  # Python has no such format, and a difference of shares is no share
+        return format(100 * value, form[:-1] + "f")
+    return format(value, form)
 
 
 def _entry(found: Any, chosen: str) -> Any:

@@ -53,6 +53,11 @@ class Chapter:
         """Return the text of the page with its placeholders."""
         return (CONTENT / language / f"{self.name}.md").read_text(encoding="utf-8")
 
+    def reads(self, result: str) -> bool:
+        """Return whether a number, a table or the picture of the page is of this result."""
+        texts = [self.template("zh"), self.template("en"), str(self.facts)]
+        return bool(re.search(rf"(?<![\w-]){result}\.", " ".join(texts)))
+
     def said(self, key: str, language: Language) -> str:
         """Return a text of `chapters.yaml` in a language."""
         return str(self.facts[key][language])
@@ -62,6 +67,37 @@ def course() -> tuple[list[Chapter], dict[str, Any]]:
     """Return the chapters in order, and the words that pictures and tables share."""
     tree = yaml.safe_load((CONTENT / "chapters.yaml").read_text(encoding="utf-8"))
     return [Chapter(name, facts or {}) for name, facts in tree["chapters"].items()], tree
+
+
+def chosen_chapters(only: tuple[str, ...]) -> list[Chapter]:
+    """Return the chapters of these names or numbers, or all. Raises `UsageError` for others."""
+    chapters, _ = course()
+    requested = tuple(f"{int(name):02}" if name.isdecimal() else name for name in only)
+    for name in requested:
+        if not any(name in (chapter.name, chapter.name[:2]) for chapter in chapters):
+            raise UsageError(
+                f"chapter {name} was asked for; there are {', '.join(c.name for c in chapters)}: "
+                "choose one"
+            )
+    return [
+        chapter
+        for chapter in chapters
+        if not requested or chapter.name in requested or chapter.name[:2] in requested
+    ]
+
+
+def check_ready(language: Language) -> str:
+    """Return the font of a language's pictures.
+
+    Raises `MissingExtraError` if something that builds pages is not installed.
+    """
+    check_drawing()
+    if MarkdownIt is None:
+        raise MissingExtraError(
+            "the course needs markdown-it-py, which is not installed: pip install "
+            "'multistride[report]'"
+        )
+    return chinese_font() if language == "zh" else "DejaVu Sans"
 
 
 def build(
@@ -77,28 +113,26 @@ def build(
     `DataError` for results that are missing or of another version, `MissingExtraError` without
     matplotlib or a Chinese font.
     """
-    check_drawing()
-    font = chinese_font() if language == "zh" else "DejaVu Sans"
-    chapters, shared = course()
-    asked = tuple(f"{int(name):02}" if name.isdecimal() else name for name in only)
-    for name in asked:
-        if not any(name in (chapter.name, chapter.name[:2]) for chapter in chapters):
-            raise UsageError(
-                f"chapter {name} was asked for; there are {', '.join(c.name for c in chapters)}: "
-                "choose one"
-            )
-    chosen = [c for c in chapters if not asked or c.name in asked or c.name[:2] in asked]
+    font = check_ready(language)
+    chosen = chosen_chapters(only)
+    _, shared = course()
     words = {key: said[language] for key, said in shared["words"].items()}
     builder = _Builder(results, language, words, shared, font)
     pages: dict[str, str] = {}
+    missing: list[tuple[Chapter, MissingResult]] = []
     for chapter in chosen:
         try:
             pages[chapter.name] = builder.page(chapter)
         except MissingResult as error:
             if only:
                 raise
-            logger.warning(f"chapter {chapter.name} is left out: {error}")
+            builder.forget(chapter)
+            missing.append((chapter, error))
     chosen = [chapter for chapter in chosen if chapter.name in pages]
+    if missing and not any("figure" in chapter.facts for chapter in chosen):
+        raise missing[0][1]  # no result at all: the directory is wrong
+    for chapter, reason in missing:
+        logger.warning(f"chapter {chapter.name} is left out: {reason}")
     built = {f"{name}.md": text for name, text in pages.items()}
     for chapter in chosen:
         built[f"{chapter.name}.html"] = builder.html(chapter, pages[chapter.name], chosen)
@@ -107,6 +141,7 @@ def build(
     manifest = {
         "multistride": __version__,
         "language": language,
+        "own_results": results.experiments.resolve() == (output / "results").resolve(),
         "numbers": builder.numbers,
         "results": dict(sorted(results.used.items())),
         "pages": {name: sha256(text.encode()).hexdigest() for name, text in built.items()},
@@ -135,8 +170,27 @@ def check(output: Path, results: Results) -> list[str]:
     return [line for place in places for line in _differences(place, results)]
 
 
+def has_own_results(output: Path) -> bool:
+    """Return whether the course in a directory was built from experiments that lie beside it."""
+    places = [path.parent for path in output.glob(f"*/{MANIFEST}")]
+    return any(_manifest(place).get("own_results", False) for place in places)
+
+
+def _manifest(place: Path) -> dict[str, Any]:
+    path = place / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest["multistride"], manifest["pages"], manifest["numbers"], manifest["results"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} does not describe a course ({error!r}): build it again with multistride "
+            "course build"
+        ) from error
+    return manifest
+
+
 def _differences(place: Path, results: Results) -> Iterator[str]:
-    manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    manifest = _manifest(place)
     if manifest["multistride"] != __version__:
         yield f"{place}: built by multistride {manifest['multistride']}, this is {__version__}"
     for name, digest in manifest["pages"].items():
@@ -188,11 +242,6 @@ class _Builder:
         self.numbers: list[dict[str, str]] = []
         self.pictures: dict[str, str] = {}
         self._page = ""
-        if MarkdownIt is None:
-            raise MissingExtraError(
-                "the course needs markdown-it-py, which is not installed: pip install "
-                "'multistride[report]'"
-            )
         self._markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
 
     def page(self, chapter: Chapter) -> str:
@@ -213,6 +262,12 @@ class _Builder:
             title, _, rest = text.partition("\n")
             text = f"{title}\n\n> {self._words['small']}\n{rest}"
         return text.rstrip() + "\n" + self._sources(sorted(self._results.touched))
+
+    def forget(self, chapter: Chapter) -> None:
+        """Drop the numbers and the picture of a page that could not be finished."""
+        page = f"{chapter.name}.html"
+        self.numbers = [number for number in self.numbers if number["page"] != page]
+        self.pictures.pop(str(chapter.facts.get("figure")), None)
 
     def _filled(self, chapter: Chapter, what: str) -> str:
         if what == "figure":
@@ -265,7 +320,8 @@ class _Builder:
             label = row[column["label"]]
             if isinstance(label, dict):
                 return self._inline(str(label[self._language]))
-            return str(self._words.get(str(label), label))
+            label = f"{column.get('of', '')}{label}"
+            return str(self._words.get(label, label))
         if "text" in column:
             found = row.get(column["text"], "")
             found = found[self._language] if isinstance(found, dict) else found
@@ -344,6 +400,7 @@ class _Builder:
             course=html.escape(self._words["course"]),
             body=body,
             ways=ways,
+            swipe=self._words["swipe"],
         )
 
 

@@ -78,7 +78,7 @@ class RecordReader(Reader):
             )
             raise DataError(
                 f"the training data have {found}; a classifier needs two: check the files and the "
-                "fields"
+                'fields; text and label are texts, so write "1" for 1'
             )
         logger.info("classes: %d", len(self.classes))
         return {"classes": list(self.classes)}

@@ -76,6 +76,7 @@ class Vocabulary:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
+        self._pieces: dict[int, str] = {}
         self._byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
         self._added = {
             token: added.content for token, added in tokenizer.get_added_tokens_decoder().items()
@@ -155,7 +156,12 @@ class Vocabulary:
         A token that holds a part of a character is shown as its bytes, like `\xe4\xb8`.
         Raises `DataError` for a token outside the vocabulary.
         """
-        return [self._piece(int(token)) for token in tokens]
+        pieces, known = [], self._pieces
+        for token in tokens:
+            if (piece := known.get(token)) is None:
+                piece = known[token] = self._piece(int(token))
+            pieces.append(piece)
+        return pieces
 
     @cached_property
     def spellings(self) -> list[bytes]:

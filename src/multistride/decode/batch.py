@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,14 @@ from multistride.decode.chances import Chances, request_seed
 from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import Hypothesis
-from multistride.decode.loop import Batch, GroupWriter, Loop, decode
+from multistride.decode.loop import (
+    Batch,
+    Gathering,
+    GroupWriter,
+    JoinableBatch,
+    Loop,
+    decode,
+)
 from multistride.decode.markov import distribution, searched
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked, Picker
@@ -88,14 +95,16 @@ def begin_joinable(
     lengths: Int[Tensor, "B"],
     plan: Plan,
     rows: Rows,
-) -> Batch[M]:
-    """Return a batch that others of the same plan may join (`Batch.join`): take its `passes`.
+) -> JoinableBatch:
+    """Return a batch that others of the same plan may join: take its `passes`.
 
     What it writes is what `begin_batch` writes; `joinable` says where that is possible.
     """
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     encodes = plan.config.encoder_layers > 0
     state = new_state(plan, rows.limits, None if encodes else given)
+    if (gather := gathering(engine, plan)) is not None:
+        return gather(source, lengths, state)
     own: Writer[M] | None = None
     if (make := getattr(engine, "writer", None)) is not None:
         own = make(plan, state)
@@ -104,6 +113,15 @@ def begin_joinable(
     batch = Batch.started(engine, encoded, counts, state, writer)
     batch.ready = encodes and not plan.rules.prefix
     return batch
+
+
+def gathering(engine: StepModel[Any], plan: Plan) -> Gathering | None:
+    """Return the engine's own way to begin a batch that others may join; None if it has none.
+
+    Such a batch is as fast as one that nobody joins.
+    """
+    own: Callable[[Plan], Gathering | None] | None = getattr(engine, "gathering", None)
+    return None if own is None else own(plan)
 
 
 def joinable(engine: StepModel[Any], plan: Plan) -> bool:

@@ -46,7 +46,11 @@ def source_batch(
     lengths [B].
     """
     end = [config.end_token] if config.encoder_layers else []
-    rows = [torch.tensor([*source, *end], dtype=torch.long) for source in sources]
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token)
-    return padded, lengths
+    counts = [len(source) + len(end) for source in sources]
+    longest, pad = max(counts, default=0), config.pad_token
+    rows = [
+        [*source, *end, *[pad] * (longest - count)]
+        for source, count in zip(sources, counts, strict=True)
+    ]
+    padded = torch.tensor(rows, dtype=torch.long).view(len(rows), longest)
+    return padded, torch.tensor(counts, dtype=torch.long)

@@ -48,9 +48,10 @@ class EndingRule:
         """
         count = min(len(new), room)
         ending: Ending | None = None if len(new) < room else "limit"
-        end = next((index for index in range(count) if new[index] in self.ends), None)
-        if end is not None:
-            count, ending = end + 1, "end"
+        if not self.ends.isdisjoint(new):  # seldom true: most groups end no text
+            end = next((index for index in range(count) if new[index] in self.ends), None)
+            if end is not None:
+                count, ending = end + 1, "end"
         if (stop := self.stopped(known, new[:count])) is not None:
             count, ending = stop, "stop"
         return count, ending

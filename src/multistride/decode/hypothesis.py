@@ -42,6 +42,8 @@ class Hypothesis:
     ending: Ending | None = None
     began: int = 0
     """Steps that its batch had made when it joined."""
+    count: int = 0
+    """Tokens written step by step (`DecodeState`), EOS included."""
 
     @property
     def tokens(self) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, Protocol, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
@@ -31,6 +31,27 @@ Loop = Callable[
 ]
 """Sources with their lengths (None: a causal model) and the state of their batch, to the passes
 that decode it."""
+
+
+@runtime_checkable
+class JoinableBatch(Protocol):
+    """A batch that others of the same plan may join between two passes: `Batch`, or an engine's."""
+
+    state: DecodeState
+    ready: bool
+    """True if another batch may join it, or it another."""
+
+    def passes(self, prefix: tuple[int, ...]) -> Iterator[list[Hypothesis]]:
+        """Write until every text is over; after each pass, yield the texts it wrote into."""
+
+    def join(self, other: Any) -> None:
+        """Take over the rows of another batch of the same kind, which must not be used
+        afterwards.
+        """
+
+
+Gathering = Callable[[Int[Tensor, "B S"], Int[Tensor, "B"], DecodeState], JoinableBatch]
+"""Sources with their lengths and the state of their batch, to a batch that others may join."""
 
 
 class GroupWriter(Generic[M]):

@@ -9,7 +9,7 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -30,6 +30,14 @@ from multistride.groups import (
 
 PROMPT_SLOTS = 256
 """Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
+
+
+class _Facts(NamedTuple):
+    """What a step records of a group beside its tokens."""
+
+    group_size: int
+    milliseconds: float
+    reason: str
 
 
 class DecodeState:
@@ -62,7 +70,7 @@ class DecodeState:
         )
         wholes = [len(prompt) + limit for prompt, limit in zip(given, limits, strict=True)]
         self._known = torch.zeros(len(limits), max(wholes, default=0), dtype=torch.long)
-        for row, prompt in enumerate(given):
+        for row, prompt in enumerate(prompts or ()):
             self._known[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
         self._border = torch.tensor([len(prompt) for prompt in given], dtype=torch.long)
         self._unread = self._border.clamp(max=1)
@@ -167,10 +175,7 @@ class DecodeState:
             self.running, values, facts, strict=True
         ):
             self._append(
-                hypothesis,
-                tokens[:count],
-                scores[:count],
-                Group(self.step - hypothesis.began, size, (), (), milliseconds, reason),
+                hypothesis, tokens[:count], scores[:count], _Facts(size, milliseconds, reason)
             )
         self.step += 1
         self._group += 1
@@ -190,11 +195,9 @@ class DecodeState:
         `group_size` is how many were proposed, if not all of them are given.
         """
         running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
+        facts = _Facts(group_size or (len(tokens[0]) if tokens else 0), milliseconds, reason)
         for hypothesis, group, values in zip(self.running, tokens, scores, strict=True):
-            size = group_size or len(group)
-            self._append(
-                hypothesis, group, values, Group(self.step, size, (), (), milliseconds, reason)
-            )
+            self._append(hypothesis, group, values, facts)
         self.step += 1
         return running
 
@@ -267,15 +270,25 @@ class DecodeState:
         self._group, self._even = max(self._group, other._group), None
 
     def _append(
-        self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], record: Group
+        self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], facts: _Facts
     ) -> None:
         if hypothesis.ending is not None:
             return
-        known = hypothesis.tokens
-        count, hypothesis.ending = self._rule.ending(known, tokens, hypothesis.limit - len(known))
-        tokens = tokens[:count]
-        values = tuple(scores[: len(tokens)])
-        hypothesis.groups.append(replace(record, tokens=tuple(tokens), log_probabilities=values))
+        # the whole text is put together only for those who read it: its length grows by the step
+        known = hypothesis.tokens if self._rule.reads_text else []
+        room = hypothesis.limit - hypothesis.count
+        count, hypothesis.ending = self._rule.ending(known, tokens, room)
+        hypothesis.count += count
+        hypothesis.groups.append(
+            Group(
+                self.step - hypothesis.began,
+                facts.group_size,
+                tuple(tokens[:count]),
+                tuple(scores[:count]),
+                facts.milliseconds,
+                facts.reason,
+            )
+        )
 
     def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"], counts: list[int]) -> None:
         """Put the kept tokens behind the known ones. What falls past the widest limit belongs to

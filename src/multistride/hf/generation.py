@@ -79,9 +79,14 @@ class Requested:
 
 
 def requested(
-    stored: GenerationConfig, given: GenerationConfig | None, settings: dict[str, Any]
+    stored: GenerationConfig,
+    given: GenerationConfig | None,
+    settings: dict[str, Any],
+    start: int | None = None,
 ) -> Requested:
     """Return which loop serves a call of `generate`, with defaults from generation_config.json.
+
+    `start` is what the decoder of an encoder-decoder begins with in our loop.
 
     Raises `UsageError` for groups together with what needs one token at a time. Groups that only
     generation_config.json asks for give way to it, and a warning says so.
@@ -93,7 +98,7 @@ def requested(
     )
     kept = {name: defaults[name] for name in by_file} | asked
     rest = {name: value for name, value in settings.items() if name not in OURS}
-    needing = _needing_one_by_one({**defaults, **rest})
+    needing = _needing_one_by_one({**defaults, **rest}, start)
     grouped = {name: value for name, value in kept.items() if value not in (1, "fast")}
     if not needing:
         return Requested({**rest, **kept}, one_by_one=False)
@@ -153,8 +158,11 @@ def _different(settings: GenerationConfig) -> dict[str, Any]:
     }
 
 
-def _needing_one_by_one(choices: dict[str, Any]) -> str | None:
+def _needing_one_by_one(choices: dict[str, Any], start: int | None) -> str | None:
     """Return the first choice that only the loop of transformers can follow, if there is one."""
+    begin = choices.get("decoder_start_token_id")
+    if start is not None and begin is not None and begin != start:
+        return f"decoder_start_token_id {begin}"
     neutral = GenerationConfig()._get_default_generation_params()
     beams, sampled = choices.get("num_beams") or 1, bool(choices.get("do_sample"))
     for name, value in choices.items():
@@ -223,6 +231,12 @@ def generate(
     begun = time.monotonic()
     transformer: Transformer = model.transformer
     _check_processors(logits_processor)
+    if policy is not None and not isinstance(policy, str) and not callable(policy):
+        raise UsageError(
+            f"policy {policy!r} was given; it takes a name such as 'phase', or a function"
+        )
+    if not len(input_ids):
+        return _result(model, generation_config, input_ids)
     named = policy if isinstance(policy, str) else None
     options = _options(generation_config, group_size, mode, threshold, named, drafts)
     known = Measured(phrases=model.phrases if options.mode == "exact" else None)
@@ -232,6 +246,13 @@ def generate(
     encoded, real = _encoded(prepared)
     engine = EncodedStepModel(transformer, encoded, real)
     room = int(generation_config.max_length) - input_ids.shape[1]
+    if room + input_ids.shape[1] > (longest := transformer.config.max_positions):
+        logger.warning(
+            "max_length %d goes beyond the %d positions of this model: texts that get so long lose "
+            "their order; lower max_new_tokens",
+            room + input_ids.shape[1],
+            longest,
+        )
     pad_token = generation_config.pad_token_id
     pad_token = transformer.config.pad_token if pad_token is None else int(pad_token)
     if options.beam > 1:

@@ -194,6 +194,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         At K=1 settings that only the loop of transformers knows (processors, criteria, scores) are
         given to it; with groups they raise `UsageError`.
         """
+        self._check_whole()
+        self._check_inputs(inputs, settings)
         types = settings.get("token_type_ids")
         if types is not None and not bool(types.any()):
             del settings["token_type_ids"]  # tokenizers of older directories return them
@@ -204,7 +206,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             return super().generate(
                 inputs, generation_config, custom_generate=custom_generate, **settings
             )
-        request = requested(self.generation_config, generation_config, settings)
+        start = self.transformer.config.start_token if self.encoder_decoder else None
+        request = requested(self.generation_config, generation_config, settings, start)
         if settings.get("max_new_tokens") is not None:
             request.settings.setdefault("max_length", None)
         if request.one_by_one:
@@ -216,6 +219,39 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             settings["group_streamer"] = settings["streamer"]
         settings["use_cache"] = False  # our loop has its own cache
         return super().generate(inputs, generation_config, custom_generate=generate, **settings)
+
+    def _check_inputs(self, inputs: Any, settings: dict[str, Any]) -> None:
+        """Raise `UsageError` for inputs that are no tokens of this model."""
+        source = settings.get("input_ids", settings.get("inputs")) if inputs is None else inputs
+        if source is None:
+            return
+        if not isinstance(source, Tensor) or source.dim() != 2:
+            shape = list(source.shape) if isinstance(source, Tensor) else type(source).__name__
+            raise UsageError(
+                f"inputs are {shape}, and tokens [batch, length] are read: "
+                'give model.generate(**tokenizer(texts, return_tensors="pt", padding=True))'
+            )
+        ours = self.transformer
+        table = getattr(ours, "source_embedding", None) or ours.target_embedding
+        if source.numel() and not 0 <= int(source.min()) <= int(source.max()) < len(table.weight):
+            raise UsageError(
+                f"inputs hold tokens from {int(source.min())} to {int(source.max())}, and this "
+                f"model knows 0 to {len(table.weight) - 1}: use the tokenizer of its directory"
+            )
+        mask = settings.get("attention_mask")
+        continued = settings.get("past_key_values") is not None or settings.get("cache") is not None
+        if mask is not None and source.shape[1] and not continued:
+            check_mask(mask, *source.shape)
+
+    def _check_whole(self) -> None:
+        """Raise `UsageError` for a model whose parts `device_map` put in several places."""
+        places = set((getattr(self, "hf_device_map", None) or {}).values())
+        if len(places) > 1 or "disk" in places:
+            named = ", ".join(sorted(map(str, places)))
+            raise UsageError(
+                f"device_map put parts of this model on {named}, and it computes in one place: "
+                'give device_map={"": 0}, or leave it out'
+            )
 
     def _with_ends(self, inputs: Tensor | None, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the settings with sources that all end in EOS, as every source of ours does."""
@@ -232,6 +268,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         """Write a model directory; the tokenizer, card and provenance come along from where the
         model was read.
         """
+        if Path(save_directory).is_file():
+            raise UsageError(f"{save_directory} is a file: name a directory to write")
         tensors = self.state_dict() if state_dict is None else state_dict
         names = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
         super().save_pretrained(save_directory, state_dict=names, **settings)
@@ -308,10 +346,12 @@ class MultistrideForCausalLM(_Multistride):
         past = _past(cache, past_key_values)
         if past is None and _or(use_cache, config.use_cache) and not self._checkpointing():
             past = DynamicCache()
+        self._check_whole()
         tokens = _tokens(input_ids, inputs_embeds)
-        _check_mask(attention_mask)
         columns = tokens.shape[1]
         order, real = _order(tokens, attention_mask, past)
+        if position_ids is None:
+            _check_length(self.transformer, order)
         group = torch.where(real, order, PADDING_GROUP)
         position = order[:, -columns:] if position_ids is None else position_ids + 1
         slots = Slots(tokens, position, torch.ones_like(position), group[:, -columns:])
@@ -401,6 +441,7 @@ class MultistrideForSeq2SeqLM(_Multistride):
         Sources are read as they are: they should end in EOS. `loss` may hold `num_items_in_batch`.
         """
         config = self.config
+        self._check_whole()
         hidden_too = _or(output_hidden_states, config.output_hidden_states)
         weights_too = _or(output_attentions, config.output_attentions)
         encoded = _encoder_output(encoder_outputs) or self.get_encoder()(
@@ -417,9 +458,10 @@ class MultistrideForSeq2SeqLM(_Multistride):
         if past is None and _or(use_cache, config.use_cache) and not self._checkpointing():
             past = EncoderDecoderCache(DynamicCache(), DynamicCache())
         tokens = _tokens(decoder_input_ids, decoder_inputs_embeds)
-        _check_mask(attention_mask, decoder_attention_mask)
+        check_mask(attention_mask, *encoded.last_hidden_state.shape[:2])
         columns = tokens.shape[1]
         order, real = _order(tokens, decoder_attention_mask, past)
+        _check_length(self.transformer, order)
         group = torch.where(real, order - 1, PADDING_GROUP)
         position = (order[:, -columns:] - 1).clamp(min=0)
         slots = Slots(tokens, position, torch.ones_like(position), group[:, -columns:])
@@ -460,8 +502,22 @@ def _order(tokens: Tensor, mask: Tensor | None, past: Any) -> tuple[Tensor, Tens
     """
     known = 0 if past is None else int(past.get_seq_length())
     everything = tokens.new_ones(len(tokens), known + tokens.shape[1], dtype=torch.bool)
+    check_mask(mask, *everything.shape)
     real = everything if mask is None else mask.bool()
     return real.long().cumsum(1), real
+
+
+def _check_length(transformer: Transformer, order: Tensor) -> None:
+    """Raise `UsageError` for more tokens than a table of positions has; others have no end."""
+    config = transformer.config
+    if config.positions not in ("sinusoidal", "learned") or order.shape[1] <= config.max_positions:
+        return
+    longest = int(order.max()) if order.numel() else 0
+    if longest > config.max_positions:
+        raise UsageError(
+            f"{longest} tokens were given, and this model has {config.max_positions} positions: "
+            "cut the text, or lower max_new_tokens"
+        )
 
 
 def _encoder_output(given: Any) -> BaseModelOutput | None:
@@ -493,13 +549,14 @@ class Encoder(nn.Module):
     ) -> BaseModelOutput:
         """Return the encoded sources [B, S, D], in the columns they were given in."""
         tokens = _tokens(input_ids, inputs_embeds)
-        _check_mask(attention_mask)
+        check_mask(attention_mask, *tokens.shape)
         mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
         # Our encoder counts places from the left, so padding goes to the right and back again.
         order = mask.argsort(dim=1, descending=True, stable=True)
         if inputs_embeds is not None:
             inputs_embeds = _in_order(inputs_embeds, order)
         transformer = self.transformer
+        _check_length(transformer, mask.cumsum(1))
         tied = transformer.config.tie_embeddings
         table = transformer.target_embedding if tied else transformer.source_embedding
         with (
@@ -635,17 +692,35 @@ def _tokens(tokens: Tensor | None, vectors: Tensor | None) -> Tensor:
     return torch.zeros(vectors.shape[:2], dtype=torch.long, device=vectors.device)
 
 
-def _check_mask(*masks: Tensor | None) -> None:
-    for mask in masks:
-        if mask is not None and mask.dim() != 2:
-            raise UsageError(
-                f"the attention mask has {mask.dim()} dimensions; it must be [batch, tokens]: "
-                "leave masks of four dimensions and static caches out"
-            )
+def check_mask(mask: Tensor | None, rows: int, columns: int) -> None:
+    """Raise `UsageError` unless a mask is [rows, columns], 0 where there is padding."""
+    if mask is None:
+        return
+    if mask.dim() != 2:
+        raise UsageError(
+            f"the attention mask has {mask.dim()} dimensions; it must be [batch, tokens]: "
+            "leave masks of four dimensions and static caches out"
+        )
+    if tuple(mask.shape) != (rows, columns):
+        raise UsageError(
+            f"the attention mask is {list(mask.shape)}, and there are {[rows, columns]} tokens, "
+            "cached ones included: give one number for each"
+        )
+    if mask.is_floating_point() and bool((mask < 0).any()):
+        raise UsageError(
+            "the attention mask has numbers below 0, as masks that are added do: give 1 for "
+            "tokens and 0 for padding"
+        )
 
 
 def _past(cache: Any, past_key_values: Any) -> Any:
     """Return the cache that was given, under its present or its former name."""
+    for given in (cache, past_key_values):
+        if given is not None and not hasattr(given, "get_seq_length"):
+            raise UsageError(
+                f"the cache is a {type(given).__name__}; give a DynamicCache, in an "
+                "encoder-decoder an EncoderDecoderCache"
+            )
     if past_key_values is None:
         return cache
     if _PAST == "cache":
@@ -707,10 +782,15 @@ def _loss(
             raise UsageError(f"forward has no argument {name}: leave it out")
     if labels is None:
         return None
+    if labels.shape != logits.shape[:2]:
+        raise UsageError(
+            f"labels are {list(labels.shape)}, and there are logits of {list(logits.shape[:2])} "
+            "tokens: give one label for each, -100 for none"
+        )
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = cross_entropy(
         logits.flatten(0, 1).float(),
-        labels.to(logits.device).flatten(),
+        labels.to(logits.device).flatten().long(),
         ignore_index=NO_LABEL,
         reduction=reduction,
     )

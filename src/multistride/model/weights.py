@@ -202,6 +202,11 @@ def load_model(
                 "int8 "
                 "where that is possible, or the model directory it was exported from"
             )
+        if (path.parent / f"{WEIGHTS}.index.json").is_file():
+            raise DataError(
+                f"the weights in {directory} are in several files, and one is read: "
+                f'save it with save_pretrained(..., max_shard_size="1TB")'
+            )
         raise DataError(f"{directory} has no {WEIGHTS}: copy the model again")
     shapes = tensor_shapes(path, "copy the model again")
     _check_sizes(path, config, shapes)
@@ -222,8 +227,8 @@ def load_model(
     if len(vocabulary) != config.vocabulary_size:
         raise DataError(
             f"the tokenizer in {directory} has {len(vocabulary)} entries, the model "
-            f"{config.vocabulary_size}: "
-            "use the files of one model"
+            f"{config.vocabulary_size}: use the files of one model, or save both after "
+            "model.resize_token_embeddings(len(tokenizer))"
         )
     return model.to(device).eval(), vocabulary
 

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multistride.errors import UserError
 from multistride.serve import openai, translating
+from multistride.serve.direct import Direct
 from multistride.serve.errors import (
     Draining,
     HttpProblem,
@@ -70,8 +71,9 @@ def application(served: Served, limits: Limits) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan(served),
     )
-    app.include_router(openai.router(served))
-    app.include_router(translating.router(served))
+    routers = openai.router(served), translating.router(served)
+    for router in routers:
+        app.include_router(router)
     _add_state(app, served)
     _add_page(app)
     app.add_exception_handler(HttpProblem, _problem)
@@ -79,6 +81,7 @@ def application(served: Served, limits: Limits) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _starlette)
     app.add_exception_handler(Exception, _failure)
+    app.add_middleware(Direct, routers=routers, refused=_refusal)
     app.add_middleware(Door, served=served, limits=limits)
     return app
 
@@ -260,6 +263,17 @@ async def _starlette(request: Any, error: Exception) -> Response:
     if isinstance(error, _Refused):
         return error.problem.response()
     return of_framework(request.method, request.url.path, error).response()
+
+
+async def _refusal(request: Any, error: Exception) -> Response:
+    """Return the answer to a request that ended in any of these errors."""
+    if isinstance(error, HttpProblem):
+        return await _problem(request, error)
+    if isinstance(error, UserError):
+        return await _user_error(request, error)
+    if isinstance(error, HTTPException):
+        return await _starlette(request, error)
+    return await _failure(request, error)
 
 
 async def _failure(request: Any, error: Exception) -> Response:

@@ -32,7 +32,11 @@ from multistride.serve.writing import (
 
 logger = logging.getLogger(__name__)
 
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 """Of event streams: nobody in between may hold events back."""
 
 STREAMED: dict[int | str, dict[str, Any]] = {
@@ -324,23 +328,30 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes, None], gone: Callable[[], None]) -> None:
-        super().__init__(headers=HEADERS)
-        del self.headers["content-length"]
+        self.status_code, self.background, self.body = 200, None, b""
+        self.raw_headers = list(HEADERS)
         self._events, self._gone = events, gone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events as they come."""
+        """Send the events as they come, the headers with the first of them."""
         watch = asyncio.create_task(self._watch(receive))
+        begun = False
         try:
-            head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            await send(head)
             async with aclosing(self._events) as every:
                 async for events in every:
+                    if not begun:
+                        await send(self._head())
+                        begun = True
                     await send({"type": "http.response.body", "body": events, "more_body": True})
+            if not begun:  # cancelled before the first event
+                await send(self._head())
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             watch.cancel()
             self._gone()
+
+    def _head(self) -> dict[str, Any]:
+        return {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -6,7 +6,8 @@ request never waits for older texts to end, and joins one of the same plan as so
 are read. Row limits and seeds belong to the request, and rows of a batch do not see each other: an
 answer does not depend on who shares its batch.
 
-A batch that begins alone, or large, takes the engine's shortest loop, which no other can join.
+Where the engine has no way of its own to gather rows (`decode.batch.gathering`), a batch that
+begins alone, or large, takes the engine's shortest loop, which no other can join.
 
 Source of scheduling by passes instead of whole batches: Yu et al. 2022, Orca (OSDI 22).
 """
@@ -17,7 +18,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,11 +26,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from multistride.decode.batch import Rows, begin_batch, begin_joinable, joinable
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, gathering, joinable
 from multistride.decode.corpus import source_batch
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group, Hypothesis
-from multistride.decode.loop import Batch
+from multistride.decode.loop import JoinableBatch
 from multistride.decode.options import Mode
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
@@ -143,7 +144,7 @@ class _Running:
     tickets: list[Ticket]
     state: DecodeState
     passes: Iterator[list[Hypothesis]]
-    batch: Batch[Any] | None = None
+    batch: JoinableBatch | None = None
     """Where others may join."""
     last: float = field(default_factory=time.perf_counter)
 
@@ -321,9 +322,11 @@ class Scheduler:
             ticket.written = 0
         rows = Rows([work.limit for work in works], [work.seed for work in works])
         sources = source_batch([work.tokens for work in works], self._engine.config)
-        alone = alone or len(tickets) * plan.group_size >= FULL
-        alone = alone or all(batch.plan is not plan for batch in self._running)
-        if alone or not joinable(self._engine, plan):
+        if not alone and gathering(self._engine, plan) is None:
+            alone = len(tickets) * plan.group_size >= FULL
+            alone = alone or all(batch.plan is not plan for batch in self._running)
+            alone = alone or not joinable(self._engine, plan)
+        if alone:
             return _Running(tickets, *begin_batch(self._engine, *sources, plan, rows))
         begun = begin_joinable(self._engine, *sources, plan, rows)
         return _Running(tickets, begun.state, begun.passes(plan.rules.prefix), begun)
@@ -417,24 +420,28 @@ class Scheduler:
 
     def _count(self, batch: _Running, deliveries: list[tuple[Ticket, Committed]]) -> None:
         now, metrics, mode = time.perf_counter(), self.metrics, batch.plan.mode
-        drafted = accepted = total = 0
+        sizes, between = Counter[int](), Counter[int]()
+        accepted = 0
         for ticket, committed in deliveries:
             group = committed.group
             kept = len(group.tokens)
-            total += kept
-            metrics.of_mode(mode).observe(group.group_size)
+            sizes[group.group_size] += 1
+            accepted += max(kept - 1, 0)
             if ticket.sent == kept:
                 metrics.first.observe(now - ticket.arrived)
             else:
-                metrics.between.observe((now - batch.last) / kept)
-            drafted += max(group.group_size - 1, 0)
-            accepted += max(kept - 1, 0)
+                between[kept] += 1
             if committed.ending is not None:
                 metrics.whole.observe(now - ticket.arrived)
                 metrics.ended(committed.ending).inc()
                 self._seconds += 0.1 * (now - ticket.arrived - self._seconds)
-        metrics.tokens.inc(total)
+        for size, count in sizes.items():  # few: a batch proposes the same for all its rows
+            metrics.of_mode(mode).observe_all(size, count)
+        for kept, count in between.items():
+            metrics.between.observe_all((now - batch.last) / kept, count)
+        metrics.tokens.inc(sum(len(committed.group.tokens) for _, committed in deliveries))
         if mode == "exact":
+            drafted = sum(max(size - 1, 0) * count for size, count in sizes.items())
             metrics.drafted.inc(drafted)
             metrics.accepted.inc(accepted)
         batch.last = now

@@ -19,6 +19,7 @@ from multistride.decode.options import DecodeOptions, Mode
 from multistride.decode.plan import Plan, plan
 from multistride.engines.interface import announce
 from multistride.errors import DataError, UsageError
+from multistride.model.config import Layout
 from multistride.serve.errors import HttpProblem
 from multistride.serve.metrics import Metrics
 from multistride.serve.scheduler import Capacity, Scheduler, Ticket, Work
@@ -63,6 +64,7 @@ class ServedModel:
         self.languages = _languages(model.directory)
         self._planned = lru_cache(maxsize=256)(self._plan)
         self._offered = lru_cache(maxsize=1024)(self._offers)
+        self._priced = lru_cache(maxsize=4096)(self._price)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -85,9 +87,11 @@ class ServedModel:
 
     def _cost(self, rows: int, plan: Plan) -> float | None:
         """Return the milliseconds of a step alone; None if steps like it were not measured."""
-        layout = costly_layout(plan.options, self.model.config)
+        return self._priced(rows, plan.group_size, costly_layout(plan.options, self.model.config))
+
+    def _price(self, rows: int, group_size: int, layout: Layout) -> float | None:
         costs = self.model.measured.costs.get(layout)
-        return None if costs is None else costs.milliseconds(rows, plan.group_size)
+        return None if costs is None else costs.milliseconds(rows, group_size)
 
     def card(self) -> dict[str, Any]:
         """Return the model as OpenAI lists it, and what K it takes."""
@@ -170,8 +174,7 @@ class ServedModel:
         most = chosen.pop("max_tokens", None)
         if chosen["group_size"] == "auto":
             chosen["group_size"] = self._auto(chosen)
-        neutral = DecodeOptions.made(**chosen)
-        planned = self._planned(neutral, frozenset(neutral.model_fields_set))
+        neutral, planned = self._planned(tuple(sorted(chosen.items())))
         limits = neutral if most is None else neutral.model_copy(update={"max_tokens": most})
         if most is not None:
             limits.checked(self.model.config)
@@ -180,9 +183,11 @@ class ServedModel:
         limit = limits.limit(read, self.model.config, prefix)
         return self.scheduler.submit(Work(tuple(tokens), planned, limit, seed, name))
 
-    def _plan(self, options: DecodeOptions, given: frozenset[str]) -> Plan:
+    def _plan(self, choices: tuple[tuple[str, Any], ...]) -> tuple[DecodeOptions, Plan]:
+        """Return the options of some choices, and their plan: one object for the same choices."""
+        options = DecodeOptions.made(**dict(choices))
         knowledge = self.model.measured if options.mode != "fast" else None
-        return plan(options, self.model.config, self.vocabulary, knowledge)
+        return options, plan(options, self.model.config, self.vocabulary, knowledge)
 
     def _auto(self, chosen: dict[str, Any]) -> int:
         """Return the group size that is expected to be fastest at the present load.

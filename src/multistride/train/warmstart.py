@@ -148,6 +148,9 @@ def _check_kind(model: TransformerConfig, config: RunConfig, causal: bool) -> No
         )
 
 
+_DECIDED_BY_DATA = {"vocabulary_size", "pad_token", "start_token", "end_token", "mask_token"}
+
+
 def _completed(
     model: TransformerConfig, config: RunConfig, vocabulary: Vocabulary
 ) -> TransformerConfig:
@@ -172,4 +175,10 @@ def _completed(
         "end_token": vocabulary.eos,
         "mask_token": vocabulary.mask,
     }
+    if config.model is not None:
+        for name in _DECIDED_BY_DATA & config.model.model_fields_set:
+            if (given := getattr(config.model, name)) != decided[name]:
+                raise UsageError(
+                    f"model.{name} is {given}, and the data makes it {decided[name]}: leave it out"
+                )
     return TransformerConfig.model_validate({**model.model_dump(), **decided})

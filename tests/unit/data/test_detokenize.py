@@ -4,12 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multistride.data import detokenize
 from multistride.data.detokenize import REPLACEMENT, TextStream, one_line, until
 from multistride.data.vocab import train_vocabulary
 
 TEXTS = ["Grüße aus 北京", "\U0001f600 a\r\nb\u2028c", "ab ab ab"]
 BPE = train_vocabulary(TEXTS, 280, "bpe")
 WORDS = train_vocabulary(["a b c", "b c d"], 32, "words")
+
+
+@pytest.fixture(autouse=True, scope="module", params=[False, True], ids=["window", "small"])
+def window(request):
+    """Run all tests a second time where only the last few tokens are decoded anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            patch.setattr(detokenize, "WINDOW", 3)
+            patch.setattr(detokenize, "CONTEXT", 2)
+        yield
 
 
 @pytest.mark.parametrize("vocabulary", [BPE, WORDS], ids=["bpe", "words"])
@@ -55,3 +66,14 @@ def test_what_may_begin_a_stop_text_waits():
     stream = TextStream(BPE, [" abc"])
     assert "".join(stream.add([each]) for each in tokens) == "ab"
     assert stream.end() == " ab"
+
+
+def test_a_long_text_is_not_decoded_again_for_every_part(monkeypatch):
+    # Guards: a stream of n tokens that decodes n * n / 2 of them.
+    [tokens] = BPE.encode([" ".join(TEXTS) * 20])
+    decoded, decode = [], BPE.decode
+    monkeypatch.setattr(BPE, "decode", lambda part: (decoded.append(len(part)), decode(part))[1])
+    stream = TextStream(BPE)
+    parts = [stream.add([token]) for token in tokens]
+    assert "".join([*parts, stream.end()]) == one_line(decode(tokens))
+    assert max(decoded) <= detokenize.WINDOW + 4

@@ -77,3 +77,11 @@ def test_what_a_run_cannot_start_from(start, vocabulary, tmp_path):
         first_model(run_config(start(), tmp_path), other)
     with pytest.raises(UsageError, match="names K=300; the model writes at most 256 tokens"):
         first_model(run_config(start(), tmp_path, sizes={300: 1.0}), vocabulary)
+
+
+def test_sizes_that_the_data_decides_are_not_silently_others(tmp_path, vocabulary):
+    # Guards: model.vocabulary_size, which was replaced by that of the data without a word.
+    shape = {"hidden_size": 8, "heads": 2, "feedforward_size": 8, "vocabulary_size": 5}
+    config = RunConfig(data=tmp_path, run=tmp_path, model=shape, groups=GroupsConfig())
+    with pytest.raises(UsageError, match=r"vocabulary_size is 5, and the data makes it 1\d"):
+        first_model(config, vocabulary)

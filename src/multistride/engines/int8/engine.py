@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from multistride.decode.loop import Loop
+from multistride.decode.loop import Gathering, Loop
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
@@ -38,8 +38,10 @@ try:
     import onnxruntime
 
     from multistride.engines.int8.blocks import SIZES
+    from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
     from multistride.engines.int8.graphs import graphs_of
     from multistride.engines.int8.memory import (
+        Array,
         EncodedSource,
         GraphMaker,
         Int8Memory,
@@ -79,8 +81,9 @@ class Int8StepModel:
         self._config, self._weights = config, weights
         self._head = markov
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
-        sizes = config.decoder_layers, config.key_value_count, config.head_width, config.hidden_size
-        self._pool = Pool(Sizes(*sizes, rounded=not by_row(config, form)))
+        sizes = config.decoder_layers, config.key_value_count, config.head_width
+        whole = Sizes(*sizes, config.hidden_size, rounded=not by_row(config, form))
+        self._pool, self._gathered = Pool(whole), GatheredPool(whole)
         self.name: str = form
         self.precision = _precision(config, form)
 
@@ -114,12 +117,36 @@ class Int8StepModel:
         if source is None or lengths is None:
             assert not self.config.encoder_layers, "an encoder-decoder model needs a source"
             return Int8Memory(self._pool, None, EncodedSource({}))
+        return Int8Memory(self._pool, len(source), EncodedSource(self._encoded(source, lengths)))
+
+    def _encoded(self, source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]) -> dict[str, Array]:
+        """Return what `EncodedSource` holds of a batch of sources."""
         real = (torch.arange(source.shape[1]) < lengths[:, None]).int().numpy()
         sizes, (rows, length) = self._pool.sizes, real.shape
         shape = rows, sizes.heads, length, sizes.width
         encoded = {f"cross_{part}": np.empty(shape, np.float32) for part in sizes.parts}
         self._networks["encoder"].fill({"source": source.numpy(), "real": real}, encoded)
-        return Int8Memory(self._pool, rows, EncodedSource({"real": real, **encoded}))
+        return {"real": real, **encoded}
+
+    def gathering(self, plan: Plan) -> Gathering | None:
+        """Return what begins a batch that others join at no cost; None where there is none.
+
+        It is for whole greedy groups of a translation; stop texts may end them.
+        """
+        if not (plan.greedy and plan.whole_groups and self.config.encoder_layers):
+            return None
+        if plan.rules.prefix:
+            return None
+        size, chained = plan.group_size, self._head is not None and plan.group_size > 1
+
+        def begin(
+            source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], state: DecodeState
+        ) -> GatheredBatch:
+            first = np.full((len(source), size), self.config.start_token, np.int64)
+            encoded = self._encoded(source, lengths)
+            return GatheredBatch(self._networks, self._gathered, encoded, state, first, chained)
+
+        return begin
 
     def step(self, slots: Slots, memory: Int8Memory) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""

@@ -229,6 +229,7 @@ class Step:
         kind = np.uint8 if sizes.rounded else np.float32
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), kind)
         self._picked: dict[bool, Picked] = {}
+        self._each: Array | None = None
         read = {
             name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")
         }
@@ -254,6 +255,20 @@ class Step:
         """
         self.start.fill(length)
         self._run_seeing(length, visible, clean)
+
+    def uneven(self, lengths: Int[np.ndarray, "B"]) -> None:
+        """Write the new slots of each row behind the `lengths` that it has; they see all of its."""
+        if self._each is None:
+            rows, (new, room) = len(self.start), self.bias.shape[2:]
+            self._each = np.empty((rows, 1, new, room), np.float32)
+            self._each_bound = shared(self._each)
+        new, room = self._each.shape[2:]
+        seen = np.arange(room) < lengths[:, None] + new
+        self._each[:, 0] = np.where(seen, np.float32(0), np.float32(MASKED))[:, None]
+        self.start[:] = lengths
+        self._run.read({"bias": self._each_bound})
+        self._alike = False
+        self._run()
 
     def read(self, slots: Slots, placement: Placement) -> None:
         """Write slots where `placement` puts them; hidden states keep the order of the slots."""

@@ -1,0 +1,257 @@
+"""Whole greedy groups of sentences that began at different times, in one batch that others join.
+
+The next pass of a row follows from its last group and from how many slots it has: no table of
+slots is kept, and no tensor is made. The keys and values of all rows lie in one array that has room
+for further rows. Those that join are written behind the others, the last row takes the place of
+one that leaves, and nobody else is copied.
+
+Shapes: B sentences, S source tokens, K tokens per group, P keys and values of all layers, C slots
+there is room for, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from multistride.decode.choosing.policy import AS_ASKED
+from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.state import DecodeState
+from multistride.engines.int8.memory import (
+    ROOM,
+    Array,
+    Buffers,
+    EncodedSource,
+    Networks,
+    Sizes,
+    gaps_filled,
+)
+
+FEWEST = 8
+"""Arrays have room for at least this many rows."""
+
+WIDTH = 4
+"""Sources are padded to a multiple of this many tokens."""
+
+SPARE = 4
+"""Maximum number of arrays kept for later batches."""
+
+
+class Extent(NamedTuple):
+    """How many sentences, slots and source tokens there are, or there is room for."""
+
+    rows: int
+    slots: int
+    width: int
+
+    def rounded(self) -> Extent:
+        """Return the extent of arrays that hold this one: few sizes, so that they can be reused."""
+        rows = max(FEWEST, 1 << (self.rows - 1).bit_length())
+        return Extent(rows, ROOM * -(-self.slots // ROOM), WIDTH * -(-self.width // WIDTH))
+
+    def suits(self, needed: Extent) -> bool:
+        """True if arrays of this extent hold the needed one, and not much more than that.
+
+        What is never read is not computed with, but attention reads all slots there is room for.
+        """
+        holds = all(own >= other for own, other in zip(self, needed, strict=True))
+        return (
+            holds and self.slots <= 2 * needed.slots + ROOM and self.width <= 2 * needed.width + 8
+        )
+
+
+class GatheredBuffers(Buffers):
+    """Keys and values of the slots of all rows [P, B, H, C, E], and of their sources
+    [P, B, H, S, E].
+
+    `real` int32 [B, S] is 0 for padding. Steps are bound to the first rows.
+    """
+
+    def __init__(self, sizes: Sizes, extent: Extent) -> None:
+        self.sizes, self.extent, self.rows, self.room = sizes, extent, extent.rows, extent.slots
+        shape = len(sizes.parts), extent.rows, sizes.heads
+        self.slots = np.zeros((*shape, extent.slots, sizes.width), np.float32)
+        self.cross = np.zeros((*shape, extent.width, sizes.width), np.float32)
+        self.real = np.zeros((extent.rows, extent.width), np.int32)
+        self.arrays = dict(zip(sizes.parts, self.slots, strict=True))
+        self._steps = {}
+        self._sources: dict[int, EncodedSource] = {}
+
+    def source(self, rows: int) -> EncodedSource:
+        """Return the encoded sources of the first rows."""
+        if rows not in self._sources:
+            names = (f"cross_{part}" for part in self.sizes.parts)
+            arrays = {name: each[:rows] for name, each in zip(names, self.cross, strict=True)}
+            self._sources[rows] = EncodedSource({"real": self.real[:rows], **arrays})
+        return self._sources[rows]
+
+    def encode_into(self, first: int, encoded: dict[str, Array]) -> None:
+        """Put encoded sources, as `EncodedSource` holds them, into rows from `first` on."""
+        real = encoded["real"]
+        rows, width = slice(first, first + len(real)), min(real.shape[1], self.extent.width)
+        self.real[rows, :width], self.real[rows, width:] = real[:, :width], 0
+        for whole, part in zip(self.cross, self.sizes.parts, strict=True):
+            whole[rows, :, :width] = encoded[f"cross_{part}"][:, :, :width]
+
+    def copy(self, first: int, other: GatheredBuffers, used: Extent) -> None:
+        """Put the used part of other arrays into rows from `first` on."""
+        rows, slots, width = used
+        into = slice(first, first + rows)
+        self.slots[:, into, :, :slots] = other.slots[:, :rows, :, :slots]
+        self.cross[:, into, :, :width] = other.cross[:, :rows, :, :width]
+        self.real[into, :width], self.real[into, width:] = other.real[:rows, :width], 0
+
+    def move(self, into: Array, rows: Array, used: Extent) -> None:
+        """Copy some rows to the places of others."""
+        for target, row in zip(into.tolist(), rows.tolist(), strict=True):  # plain slices: no copy
+            self.slots[:, target, :, : used.slots] = self.slots[:, row, :, : used.slots]
+            self.cross[:, target, :, : used.width] = self.cross[:, row, :, : used.width]
+        self.real[into] = self.real[rows]
+
+
+class GatheredPool:
+    """Arrays that no batch uses at present."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes, self._spare, self._lock = sizes, list[GatheredBuffers](), threading.Lock()
+
+    def take(self, needed: Extent) -> GatheredBuffers:
+        """Return arrays with room for what is needed."""
+        with self._lock:
+            for index, buffers in enumerate(self._spare):
+                if buffers.extent.suits(needed):
+                    return self._spare.pop(index)
+        return GatheredBuffers(self.sizes, needed.rounded())
+
+    def give(self, buffers: GatheredBuffers) -> None:
+        """Take arrays back; the oldest are dropped beyond `SPARE`."""
+        with self._lock:
+            self._spare.append(buffers)
+            del self._spare[:-SPARE]
+
+
+class GatheredBatch:
+    """A batch of whole greedy groups (`decode.loop.JoinableBatch`): what it writes is what
+    `loops.decode_even` writes.
+    """
+
+    ready = True
+    """Others may join before the first pass, too: there are no prompts to read."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        pool: GatheredPool,
+        encoded: dict[str, Array],
+        state: DecodeState,
+        first: Int[np.ndarray, "B K"],
+        chained: bool,
+    ) -> None:
+        """Take encoded sources, and the group before the first one of every row: start symbols.
+
+        `chained` says whether a token of a group is picked by the one before (`chain.py`).
+        """
+        self.state = state
+        self._networks, self._pool, self._chained = networks, pool, chained
+        self._tokens, self._group_size = first, first.shape[1]
+        self._lengths = np.zeros(len(first), np.int64)
+        self._widths = encoded["real"].sum(1)
+        self._encoded: dict[str, Array] | None = encoded
+        self._buffers: GatheredBuffers | None = None
+
+    def passes(self, prefix: tuple[int, ...] = ()) -> Iterator[list[Hypothesis]]:
+        """Write until every text is over; after each pass, yield the texts it wrote into."""
+        assert not prefix, "a prefix is read by the plain loop"
+        try:
+            while not self.state.done:
+                yield self._write()
+                self._leave()
+        finally:
+            self._release()
+
+    def join(self, other: GatheredBatch) -> None:
+        """Take over the rows of another batch of the same plan, which must not be used
+        afterwards.
+        """
+        self._leave()
+        other._leave()
+        if other.state.done:
+            return
+        rows, used = len(self._tokens), other._used
+        lengths = np.concatenate([self._lengths, other._lengths])
+        widths = np.concatenate([self._widths, other._widths])
+        longest = int(lengths.max()) + self._group_size
+        buffers = self._fitting(Extent(len(lengths), longest, int(widths.max())))
+        if other._buffers is None:
+            assert other._encoded is not None
+            buffers.encode_into(rows, other._encoded)
+        else:
+            buffers.copy(rows, other._buffers, used)
+        self._lengths, self._widths = lengths, widths
+        self._tokens = np.concatenate([self._tokens, other._tokens])
+        self.state.join(other.state)
+        other._release()
+
+    @property
+    def _used(self) -> Extent:
+        return Extent(len(self._tokens), int(self._lengths.max()), int(self._widths.max()))
+
+    def _write(self) -> list[Hypothesis]:
+        began, size = time.perf_counter(), self._group_size
+        rows, longest, width = self._used
+        buffers = self._fitting(Extent(rows, longest + size, width))
+        step = buffers.step(rows, size, self._networks, buffers.source(rows))
+        step.token[:] = self._tokens
+        np.add(self._lengths[:, None], np.arange(size), out=step.position)
+        step.reach.fill(size)
+        if int(self._lengths.min()) == longest:
+            step(longest, None)
+        else:
+            step.uneven(self._lengths)
+        network = self._networks["chained" if self._chained else "greedy"]
+        self._tokens, values = step.pick(network, self._chained)()
+        self._lengths += size
+        milliseconds = 1000 * (time.perf_counter() - began)
+        return self.state.commit_even(
+            self._tokens.tolist(), values.tolist(), milliseconds, AS_ASKED
+        )
+
+    def _leave(self) -> None:
+        """Take the rows that are over out of the batch."""
+        stay: Int[Tensor, "R"] | None = self.state.leave()
+        if stay is None or self.state.done:
+            return
+        kept = stay.numpy()
+        if self._buffers is not None:
+            moved = gaps_filled(kept)
+            assert moved is not None  # the last rows take the places of those that left
+            self._buffers.move(*moved, self._used)
+        elif self._encoded is not None:
+            self._encoded = {name: array[kept] for name, array in self._encoded.items()}
+        self._tokens, self._lengths = self._tokens[kept], self._lengths[kept]
+        self._widths = self._widths[kept]
+
+    def _fitting(self, needed: Extent) -> GatheredBuffers:
+        """Return arrays with room for what is needed, which hold the rows that are there."""
+        buffers = self._buffers
+        if buffers is not None and buffers.extent.suits(needed):
+            return buffers
+        self._buffers = self._pool.take(needed)
+        if buffers is not None:
+            self._buffers.copy(0, buffers, self._used)
+            self._pool.give(buffers)
+        elif self._encoded is not None:
+            self._buffers.encode_into(0, self._encoded)
+            self._encoded = None
+        return self._buffers
+
+    def _release(self) -> None:
+        if self._buffers is not None:
+            self._pool.give(self._buffers)
+            self._buffers = None
