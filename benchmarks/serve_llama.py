@@ -131,7 +131,7 @@ def main() -> None:
         ways = {name: (url, body) for name, body in WAYS.items()}
         ways["llama-cpp-python"] = theirs, {}
         for turn in range(options.rounds + 1):
-            for clients in (1, 8):
+            for clients in (1, 8, 32):
                 for name, (where, body) in ways.items():
                     seconds = options.seconds if turn else 0.5
                     row = asyncio.run(busy(where, body, clients, seconds))

@@ -8,6 +8,7 @@ import errno
 import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,11 @@ class Protocol(HttpToolsProtocol):
             self._patience = self.loop.call_later(PATIENCE, self.transport.close)
 
 
+SWITCHED = 0.0003
+"""Seconds after which a thread that runs Python lets another one run: with Python's 5 ms, decoding
+waits for the event loop after every pass."""
+
+
 class Server(uvicorn.Server):
     """A server that stops taking requests on SIGTERM or SIGINT, and finishes those it has.
 
@@ -161,6 +167,7 @@ class Server(uvicorn.Server):
 def serve(server: Server, listening: socket.socket) -> None:
     """Serve at a socket until a signal."""
     _allow_files()
+    sys.setswitchinterval(SWITCHED)
     with contextlib.closing(listening):
         server.run(sockets=[listening])
 
