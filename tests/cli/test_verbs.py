@@ -130,6 +130,7 @@ _PAIRS = ("--train-source", __file__, "--train-target", __file__)
         (["translate", "--window", "9" * 30], "and takes numbers below 2^63"),
         (["prepare", "--output", "x", "--max-length-ratio", "inf"], "takes finite numbers"),
         (["translate", "--ban", "a\udcffb"], r"--ban has bytes that are no UTF-8: 'a\udcffb'"),
+        (["inspect", "--sentence", "a", "--group-size", "0"], "group size 0 was asked for"),
         (["inspect", "--sentence", "\udcff"], "--sentence has bytes that are no UTF-8"),
         (["prepare", "--output", "-", *_PAIRS], "- is no name of a file"),
         (["prepare", "--output", "x", *_PAIRS, "--columns", "0,1"], "--columns was given"),

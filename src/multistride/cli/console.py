@@ -266,6 +266,8 @@ def _of_system(error: OSError) -> str:
         return (
             "standard output is closed, so the result is lost: give --output, or a place to write"
         )
+    if error.errno == errno.ENOENT:
+        return "the working directory does not exist any more: change to another one"
     reason = error.strerror or str(error)
     return f"standard output: {reason}, so the result is not complete: write to another place"
 

@@ -127,7 +127,9 @@ def inspect(
     if sentence is None:
         _inspect_model(model, as_json)
     else:
-        _inspect_sentence(model, sentence, group_size or 1, picture, as_json)
+        _inspect_sentence(
+            model, sentence, 1 if group_size is None else group_size, picture, as_json
+        )
 
 
 def _inspect_sentence(

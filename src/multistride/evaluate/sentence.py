@@ -27,7 +27,7 @@ def look_into(translator: Translator, text: str, group_size: int) -> dict[str, A
     [result] = translator.translate([text], group_size=group_size)
     if not result.trace:
         raise DataError(
-            f"{text!r} has no translation: {result.problem or 'it is blank: give a sentence'}"
+            f"{text[:80]!r} has no translation: {result.problem or 'it is blank: give a sentence'}"
         )
     vocabulary, config = translator.vocabulary, translator.config
     [source] = vocabulary.encode_source([text])

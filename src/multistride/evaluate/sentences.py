@@ -47,6 +47,8 @@ def read_test_set(
     read, do not align, or hold no line that can be decoded.
     """
     sources, references = _texts(source, reference, limit)
+    if references and not any(text.strip() for text in references):
+        raise DataError(f"{reference} holds only blank lines: give the reference of each source")
     tokens: list[list[int] | None] = []
     for line, (text, ids) in enumerate(
         zip(sources, translator.vocabulary.encode_source(sources), strict=True), start=1

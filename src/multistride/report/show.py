@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from multistride.errors import UsageError
+from multistride.errors import UsageError, UserError
 from multistride.files import replacing_file, write_json
 from multistride.report.attention import attention_size, draw_attention, sentence_table
 from multistride.report.drawing import check_picture, drawing, save
@@ -29,15 +29,22 @@ logger = logging.getLogger(__name__)
 def show(result: Result, outputs: Outputs) -> None:
     """Write a result to the files that were named, and print it as JSON or as its table.
 
-    The result itself is written first: a picture that fails does not lose it.
+    The result itself is written first: a picture that fails does not lose it. It is printed even
+    where its file cannot be written.
     """
+    lost: UserError | None = None
     if outputs.output is not None:
-        write_json(outputs.output, result.written())
-        logger.info(f"written: {outputs.output}")
+        try:
+            write_json(outputs.output, result.written())
+            logger.info(f"written: {outputs.output}")
+        except UserError as error:
+            lost = error
     if outputs.as_json:
         print(json.dumps(result.written(), ensure_ascii=False, indent=2))
     else:
         Console().print(terminal(result))
+    if lost is not None:
+        raise lost
     if outputs.markdown is not None:
         _write(outputs.markdown, markdown(result))
     if outputs.picture is not None:

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import multistride
 from multistride.engines.int8 import kept
+from multistride.engines.timing import cache_directory
 from multistride.errors import DataError
 from multistride.model.weights import load_model
 from multistride.shipped import directory
@@ -100,3 +103,23 @@ def test_the_least_used_entries_make_room(model, monkeypatch):
     multistride.load(model, engine="int8")
     [second] = entries(model)
     assert second != first
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    # Guards: RuntimeError in containers that run as a user nobody knows.
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    place = cache_directory()
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        place.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/given")
+    assert str(cache_directory()) == "/given/multistride"
+
+
+def test_onnx_runtime_reports_nothing(tmp_path):
+    # Guards: telemetry of ONNX Runtime 1.32 (a number of this machine, sent over the network).
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    code = "import multistride.engines.int8, onnxruntime"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert list(tmp_path.rglob("*")) == []

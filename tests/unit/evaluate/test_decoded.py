@@ -166,10 +166,12 @@ def test_every_way_is_checked_before_the_first_is_decoded(place, given, said):
     [
         ({"source": "nowhere"}, "nowhere does not exist"),
         ({"reference": "prompts"}, "has 4 lines and .*has 3"),
+        ({"reference": "blank"}, "blank holds only blank lines"),  # before anything is decoded
     ],
     ids=str,
 )
 def test_bad_files(place, changes, said):
+    (place / "blank").write_text("\n" * 4)
     changed = {name: place / file for name, file in changes.items()}
     with pytest.raises(DataError, match=said):
         evaluate(translations(place, **changed), ways(1), place / "translator", device="cpu")

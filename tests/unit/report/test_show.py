@@ -1,12 +1,16 @@
 """What a shown result says of how to make it again."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from multistride.cli import app
-from multistride.report.show import show_file
+from multistride.errors import UserError
+from multistride.report.outputs import Outputs
+from multistride.report.reading import read_result
+from multistride.report.show import show, show_file
 
 
 @pytest.mark.parametrize(("beams", "expected"), [((1, 1), 0), ((4, 4), 2), ((1, 4), 0)])
@@ -40,3 +44,12 @@ def test_files_are_checked_before_anything_is_printed(
     assert said in str(done.exception)
     assert done.stdout == ""
     assert (tmp_path / "result.json").read_text() == text
+
+
+def test_a_result_whose_file_cannot_be_written_is_printed(tmp_path, translation, capsys):
+    # Guards: minutes of measuring lost to a disk that filled up meanwhile.
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(translation))
+    with pytest.raises(UserError, match="could not write /dev/full"):
+        show(read_result(path), Outputs(output=Path("/dev/full")))
+    assert "40.0" in capsys.readouterr().out
