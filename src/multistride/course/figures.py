@@ -480,7 +480,7 @@ def classification(figure: Any, results: Results, words: Words) -> None:
             words[file],
             (1000 / rate, 100 * row["metrics"]["accuracy"]),
             fontsize=9,
-            xytext=(0, -14 if index else 9),
+            xytext=(0, 9 if file in ("tfidf", "bert") else -14),
             textcoords="offset points",
             ha="left" if rate > 1000 else "right" if rate < 50 else "center",
         )
@@ -541,6 +541,7 @@ def writing(figure: Any, results: Results, words: Words) -> None:
                 label=words[name],
                 **{**_look(index), "markersize": 4},
             )
+        axes.set_xticks([1, 5, 9, 13])  # where groups of four begin
         if measure == "repetition":
             axes.legend(fontsize=8.5, frameon=False, loc="upper left")
 
