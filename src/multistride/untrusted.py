@@ -67,6 +67,9 @@ _CUT = b"\xff"
 def read_bytes(path: Path | str, most: int = MOST_DOCUMENT, advice: str = COPY_AGAIN) -> bytes:
     """Return the bytes of a file. Raises `DataError` if it is missing or has more than `most`."""
     try:
+        # `<(...)` is below /dev; a pipe that lies in a directory would be waited for for ever.
+        if stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith(("/dev/", "/proc/")):
+            raise DataError(f"{path} is a pipe, and a file is read: {advice}")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             data = file.read(most + 1) if size <= most else b""

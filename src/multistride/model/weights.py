@@ -151,6 +151,8 @@ def weights_digest(directory: Path | str) -> str:
     """
     place = Path(directory)
     try:
+        if not is_export(place) and not (place / WEIGHTS).is_file():
+            raise DataError(WEIGHTS)  # a pipe would be waited for
         if is_export(place):
             return str(read_object(place / INT8_MANIFEST)["source_weights_sha256"])
         return sha256(place / WEIGHTS)
@@ -219,6 +221,12 @@ def load_model(
             f"{path} is truncated or corrupt ({error}): copy the model again"
         ) from error
     _check_finite(path, tensors)
+    for name, tensor in model.state_dict().items():
+        if tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise DataError(
+                f"{path} holds {name} as {tensors[name].dtype}, and it is {tensor.dtype} here: "
+                "copy the model again"
+            )
     model.load_state_dict(
         {name: tensor.to(_loaded_type(tensor), copy=True) for name, tensor in tensors.items()},
         assign=True,
@@ -259,6 +267,15 @@ def _check_sizes(path: Path, config: TransformerConfig, shapes: dict[str, tuple[
             raise DataError(
                 f"{path} does not fit {CONFIG}: it has {len(numbers)} layers of the {stack}, "
                 f"{stack}_layers is {layers}: use the two files of one model"
+            )
+    roles = {name: getattr(config, name) for name in ("start_token", "end_token")}
+    if config.lookahead:
+        roles["mask_token"] = config.mask_token
+    for name, token in roles.items():
+        if token >= config.vocabulary_size:
+            raise DataError(
+                f"{path.with_name(CONFIG)}: {name} is {token}, and the vocabulary has "
+                f"{config.vocabulary_size} entries, from 0 on: copy the model again"
             )
     weights = sum(map(math.prod, shapes.values()))
     sizes = {field: width * config.hidden_size for field, width in _widths(config).items()}

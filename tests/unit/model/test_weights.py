@@ -3,6 +3,7 @@ line."""
 
 import errno
 import json
+import os
 import shutil
 import stat
 
@@ -301,3 +302,34 @@ def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, kind):
     with pytest.raises(UserError, match=r"No space left on device[^\n]*\Z"):
         save_model(tmp_path / "model", new_model(), VOCABULARY, {}, "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(saved, name):
+    # Guards: a command that hangs for ever on a directory somebody sent.
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(DataError, match=name):
+        load_model(saved)
+    if name == "model.safetensors":
+        with pytest.raises(DataError, match="which weights"):
+            weights.weights_digest(saved)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64])
+def test_weights_of_another_type(saved, kind):
+    # Guards: a traceback of PyTorch, or of the first product.
+    tensors = load_file(saved / "model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name].to(kind)
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(DataError, match=r"holds .* as torch\.[^\n]*\Z"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("role", ["start_token", "end_token"])
+def test_special_tokens_are_in_the_vocabulary(saved, role):
+    # Guards: an IndexError in the first sentence.
+    change_config(saved, **{role: len(VOCABULARY)})
+    with pytest.raises(DataError, match=f"{role} is {len(VOCABULARY)}"):
+        load_model(saved)
