@@ -1,4 +1,4 @@
-"""What 8 bits cost a causal model: its perplexity on a text, by the int8 engine and by eager.
+"""What 8 and 4 bits cost a causal model: its perplexity on a text, by these engines and by eager.
 
     python benchmarks/perplexity.py MODEL TEXT [--windows 8] [--width 256] [--output FILE]
 
@@ -11,6 +11,7 @@ import argparse
 import logging
 import math
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -19,6 +20,7 @@ from multistride.decode.step import StepModel
 from multistride.device import cpu_name
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
+from multistride.engines.interface import WeightForm
 from multistride.files import sha256, write_json
 from multistride.groups import Slots
 from multistride.model.weights import load_model, weights_digest
@@ -57,21 +59,29 @@ def main() -> None:
     [tokens] = vocabulary.encode_source([given.text.read_text(encoding="utf-8")])
     wanted = given.windows * given.width
     windows = torch.tensor(tokens[:wanted]).view(-1, given.width)
-    (eager, expected), (rounded, found) = (
-        read(engine, windows) for engine in (EagerStepModel(model), quantise(model))
-    )
+    eager, expected = read(EagerStepModel(model), windows)
+    engines = {}
+    for form in get_args(WeightForm):
+        engine = quantise(model, form=form)
+        rounded, found = read(engine, windows)
+        engines[engine.name] = {
+            "precision": engine.precision,
+            "perplexity": round(math.exp(rounded), 3),
+            "rise_percent": round(100 * (math.exp(rounded - eager) - 1), 2),
+            "same_most_probable_token": round(float((expected == found).float().mean()), 4),
+        }
+        logger.info(f"{engine.name}: {engines[engine.name]}")
     result = {
         "model_sha256": weights_digest(given.model),
         "text_sha256": sha256(given.text),
         "windows": given.windows,
         "width": given.width,
-        "perplexity": {"eager": round(math.exp(eager), 3), "int8": round(math.exp(rounded), 3)},
-        "rise_percent": round(100 * (math.exp(rounded - eager) - 1), 2),
-        "same_most_probable_token": round(float((expected == found).float().mean()), 4),
+        "perplexity_eager": round(math.exp(eager), 3),
+        "engines": engines,
         "cpu": cpu_name(),
         "multistride": __version__,
     }
-    logger.info(str(result))
+    logger.info(f"eager: {result['perplexity_eager']}")
     if given.output:
         write_json(given.output, result)
 

@@ -1,4 +1,5 @@
-"""The int8 engine runs the layouts of converted models: Llama, Qwen3, GPT-2, Marian, BART."""
+"""The engines on ONNX Runtime run the layouts of converted models: Llama, Qwen3, OLMo 2, GPT-NeoX,
+GPT-2, Marian, BART."""
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from multistride.model.transformer import Transformer
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from multistride.engines.int8 import engine as int8
-from multistride.engines.int8 import onnx_graph, output
+from multistride.engines.int8 import onnx_graph
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rows, floats
 
 SIZES = {"vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 48, "decoder_layers": 2}
@@ -25,8 +26,15 @@ LAYOUTS = {
     "llama": CAUSAL | ROTARY | BARE | {"heads": 6, "key_value_heads": 2, "head_size": 8}
     | {"attention_bias": "none", "norm_epsilon": 1e-3, "rotary_base": 500.0},
     "llama, all heads": CAUSAL | ROTARY | BARE | {"heads": 4, "attention_bias": "none"},
+    "llama, wide heads": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2}
+    | {"attention_bias": "none", "head_size": 16},
     "qwen3": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "head_size": 16}
     | {"attention_bias": "input", "query_key_norm": True, "tie_embeddings": False},
+    "olmo2": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "norm": "output"}
+    | {"attention_bias": "none", "query_key_norm": True, "query_key_norm_over": "all"},
+    "gpt-neox": CAUSAL | {"heads": 4, "positions": "rotary", "activation": "gelu"}
+    | {"parallel_sublayers": True, "rotary_frequencies": (1.0, 0.1, 0.0, 0.0)},
+    "yarn": CAUSAL | ROTARY | BARE | {"heads": 4, "attention_bias": "none", "rotary_factor": 1.2},
     "gpt2": CAUSAL | {"heads": 4, "positions": "learned", "activation": "gelu-tanh"}
     | {"scale_embeddings": False},
     "marian": {"heads": 4, "norm": "post", "encoder_layers": 2, "activation": "silu"}
@@ -63,8 +71,8 @@ def in_float32(monkeypatch):
         found = self.add("MatMul", rows.integers, self.constant(weight.integers))
         return found if bias is None else self.add("Add", found, self.constant(bias))
 
-    for module in (onnx_graph, output):
-        monkeypatch.setattr(module, "quantised", unrounded)
+    monkeypatch.setattr(onnx_graph, "quantised", unrounded)
+    monkeypatch.setattr(onnx_graph, "blocked", lambda weight, bits: unrounded(weight))
     monkeypatch.setattr(Graph, "rounded", lambda self, rows, rounding: Rows(rows, "", ""))
     monkeypatch.setattr(Graph, "product", product)
 
@@ -114,12 +122,24 @@ def test_rounded_logits_are_near_the_reference(name):
         assert float((found - expected).abs().mean() / expected.abs().mean()) < 0.1
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_every_way_writes_the_text_of_one_alone(name):
+@pytest.mark.parametrize(("form", "most"), [("int8-rows", 0.1), ("int4", 0.3)])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "marian"])
+def test_every_form_of_weights_is_near_the_reference(name, form, most):
+    # Guards: halves of bytes that change places, zero points of other blocks.
+    model = moved(name)
+    for expected, found in both(model, int8.quantise(model, 1, form)):
+        assert float((found - expected).abs().mean() / expected.abs().mean()) < most
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, "int8") for name in LAYOUTS), ("llama", "int8-rows"), ("llama", "int4")],
+)
+def test_every_way_writes_the_text_of_one_alone(name, form):
     # Guards: rows that see each other; a single slot summed in another order than several; greedy
     # graphs that forget the output bias.
     model = moved(name, lookahead=True)
-    engine = int8.quantise(model, threads=1)
+    engine = int8.quantise(model, 1, form)
     generator = torch.Generator().manual_seed(3)
     texts = [torch.randint(4, 40, (1 + row,), generator=generator).tolist() for row in range(5)]
 

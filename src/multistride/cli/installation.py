@@ -59,11 +59,12 @@ def engines() -> dict[str, str | None]:
     from multistride.engines.int8.engine import check_int8
 
     reasons: dict[str, str | None] = {"eager": None}
+    missing = None
     try:
         check_int8()
-        reasons["int8"] = None
     except UserError as error:
-        reasons["int8"] = str(error)
+        missing = str(error)
+    reasons |= dict.fromkeys(("int8", "int8-rows", "int4"), missing)
     seen = f"PyTorch {torch.__version__} sees no CUDA device"
     reasons["gpu"] = None if torch.cuda.is_available() else seen
     return reasons

@@ -20,7 +20,7 @@ from multistride.shipped import directory, names
 
 logger = logging.getLogger(__name__)
 
-EngineName = Literal["eager", "int8", "gpu", "auto"]
+EngineName = Literal["eager", "int8", "int8-rows", "int4", "gpu", "auto"]
 LineFormat = Literal["text", "groups", "json", "stream"]
 """A result as text, as text with bars between steps, as a JSON object, or group by group."""
 
@@ -32,7 +32,8 @@ class Machine(BaseModel):
 
     engine: EngineName = Field(
         "auto",
-        description="Inference engine: eager (PyTorch, float32: the reference), int8 (CPU), gpu "
+        description="Inference engine: eager (PyTorch, float32: the reference), int8 (CPU), "
+        "int8-rows (CPU: converted causal models in batches), int4 (CPU, 4-bit weights), gpu "
         "(CUDA), or auto, the fastest that runs here. `multistride doctor` lists them.",
         json_schema_extra={"panel": "Machine"},
     )

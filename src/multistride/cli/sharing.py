@@ -50,7 +50,7 @@ def spread(cluster: Cluster, machine: Machine) -> Iterator[Spread | None]:
         raise MissingExtraError(
             f"--ray needs {error.name}, which is not installed: pip install 'multistride[ray]'"
         ) from error
-    gpu = machine.device != "cpu" and machine.engine != "int8"
+    gpu = machine.device != "cpu" and not machine.engine.startswith("int")
     with connected(cluster.ray):
         yield Pool(Resources(machine.threads or 1, gpu, cluster.workers))
 

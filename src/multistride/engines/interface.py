@@ -14,9 +14,13 @@ from multistride.model.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
-EngineName = Literal["eager", "int8", "gpu", "auto"]
+EngineName = Literal["eager", "int8", "int8-rows", "int4", "gpu", "auto"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 """The names that `open_engine` takes."""
+
+WeightForm = Literal["int8", "int8-rows", "int4"]
+"""The forms of the weights of the engines on ONNX Runtime: 8 bits as suits
+the model, 8 bits with one scale for each row, and 4 bits. They are the names of these engines."""
 
 
 class Engine(StepModel[M], Protocol[M]):

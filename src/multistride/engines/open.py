@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from multistride.data.vocab import Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
 from multistride.device import pick_device
 from multistride.engines.eager import EagerStepModel
-from multistride.engines.interface import Engine, EngineName, check_engine, chosen
+from multistride.engines.interface import Engine, EngineName, WeightForm, check_engine, chosen
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.transformer import Transformer
 from multistride.model.weights import is_export, load_config, load_model
@@ -40,8 +41,8 @@ def open_engine(model: Transformer, name: EngineName = "eager") -> Engine[Any]:
     machine; `MissingExtraError` if the engine needs a library that is not installed.
     """
     check_engine(name)
-    if name == "int8":
-        return _int8(model)
+    if name in ("int8", "int8-rows", "int4"):
+        return _int8(model, name)
     if name == "gpu":
         return _gpu(model)
     return _fastest(model) if name == "auto" else EagerStepModel(model)
@@ -71,7 +72,7 @@ def _open_kept(
     """Return the int8 engine with graphs from the cache, and the vocabulary; None where another
     engine is to run.
     """
-    if name not in ("int8", "auto") or pick_device(device).type != "cpu":
+    if name == "eager" or name == "gpu" or pick_device(device).type != "cpu":
         return None
     config = load_config(directory)
     from multistride.engines.int8.engine import (
@@ -88,22 +89,23 @@ def _open_kept(
         return None  # opening the model says why
     from multistride.engines.int8.kept import kept_graphs
 
-    kept = kept_graphs(directory, config, int8_graphs)
-    engine = Int8StepModel(config, kept.markov, kept.graphs, kept.weights)
+    form: WeightForm = "int8" if name == "auto" else name
+    kept = kept_graphs(directory, config, partial(int8_graphs, form=form), form)
+    engine = Int8StepModel(config, kept.markov, kept.graphs, kept.weights, form=form)
     return (chosen(engine) if name == "auto" else engine), load_vocabulary(directory)
 
 
-def _int8(model: Transformer) -> Engine[Any]:
+def _int8(model: Transformer, form: WeightForm = "int8") -> Engine[Any]:
     from multistride.engines.int8.engine import check_int8, check_supported, quantise
 
     check_int8()
     check_supported(model.config)
     if model.target_embedding.weight.device.type != "cpu":
         raise UsageError(
-            "the engine int8 was asked for on a GPU and runs on CPUs: choose --device cpu or "
+            f"the engine {form} was asked for on a GPU and runs on CPUs: choose --device cpu or "
             "--engine eager"
         )
-    return quantise(model)
+    return quantise(model, form=form)
 
 
 def _gpu(model: Transformer) -> Engine[Any]:

@@ -26,7 +26,8 @@ from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
 from multistride.device import multiplies_int8
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
-from multistride.engines.int8.ranges import by_row
+from multistride.engines.int8.ranges import block_bits, by_row
+from multistride.engines.interface import WeightForm
 from multistride.errors import MissingExtraError, UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
@@ -36,6 +37,7 @@ from multistride.model.transformer import Transformer
 try:
     import onnxruntime
 
+    from multistride.engines.int8.blocks import SIZES
     from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
     from multistride.engines.int8.graphs import graphs_of
     from multistride.engines.int8.memory import (
@@ -55,8 +57,6 @@ except ImportError:  # check_int8 says so
 class Int8StepModel:
     """A model with int8 weights in ONNX Runtime, on the CPU."""
 
-    name = "int8"
-    precision = "int8 weights, int8 activations"
     device = torch.device("cpu")
     joins = True
     """Its memories can join (`JoinableMemory`)."""
@@ -68,8 +68,9 @@ class Int8StepModel:
         graphs: Mapping[str, GraphMaker],
         weights: Callable[[], Transformer] | None = None,
         threads: int | None = None,
+        form: WeightForm = "int8",
     ) -> None:
-        """Take `graphs` as `graphs_of` makes them.
+        """Take `graphs` as `graphs_of` makes them, with weights in this `form`.
 
         `markov` loads the Markov head, if there is one; `weights` those that the graphs were made
         of, None for an export. `threads`: None for as many as PyTorch uses. Raises
@@ -81,8 +82,10 @@ class Int8StepModel:
         self._head = markov
         self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
         sizes = config.decoder_layers, config.key_value_count, config.head_width
-        whole = Sizes(*sizes, config.hidden_size, rounded=not by_row(config))
+        whole = Sizes(*sizes, config.hidden_size, rounded=not by_row(config, form))
         self._pool, self._gathered = Pool(whole), GatheredPool(whole)
+        self.name: str = form
+        self.precision = _precision(config, form)
 
     @property
     def config(self) -> TransformerConfig:
@@ -258,13 +261,24 @@ class Int8StepModel:
         return tokens, log_probabilities
 
 
-def quantise(model: Transformer, threads: int | None = None) -> Int8StepModel:
-    """The engine with the weights of `model`, which are left as they are. Raises as `Int8StepModel`
-    does.
+def quantise(
+    model: Transformer, threads: int | None = None, form: WeightForm = "int8"
+) -> Int8StepModel:
+    """Return the engine with the weights of `model`, which are left as they are.
+
+    Raises as `Int8StepModel` does.
     """
     head = model.markov
     markov = None if head is None else lambda: head
-    return Int8StepModel(model.config, markov, int8_graphs(model), lambda: model, threads)
+    graphs = int8_graphs(model, form)
+    return Int8StepModel(model.config, markov, graphs, lambda: model, threads, form)
+
+
+def _precision(config: TransformerConfig, form: WeightForm) -> str:
+    """Return the precision of the weights and activations of a model, in words."""
+    bits = block_bits(config, form)
+    scales = f", a scale for every {SIZES[bits]}" if bits else ""
+    return f"int{bits or 8} weights, int8 activations{scales}"
 
 
 def _in_8_bits(head: MarkovHead) -> MarkovHead:
@@ -277,14 +291,14 @@ def _in_8_bits(head: MarkovHead) -> MarkovHead:
     return rounded
 
 
-def int8_graphs(model: Transformer) -> dict[str, Callable[[], bytes]]:
-    """Return what builds the graphs of a model, by name.
+def int8_graphs(model: Transformer, form: WeightForm = "int8") -> dict[str, Callable[[], bytes]]:
+    """Return what builds the graphs of a model with weights in this form, by name.
 
     Raises as `check_int8` does, and `UsageError` for a model that the engine does not support.
     """
     check_int8()
     check_supported(model.config)
-    return graphs_of(model.eval())
+    return graphs_of(model.eval(), form)
 
 
 LARGEST = 2_000_000_000
@@ -315,16 +329,12 @@ def check_supported(config: TransformerConfig) -> None:
 
 def _unsupported(config: TransformerConfig) -> str | None:
     """Return the first choice of the configuration that the graphs have no operators for."""
-    if config.norm not in ("pre", "post"):
+    if config.norm == "sandwich":
         return f"norm {config.norm}"
     if config.positions == "relative":
         return "positions relative"
-    if config.query_key_norm and config.query_key_norm_over != "head":
-        return f"query_key_norm_over {config.query_key_norm_over}"
     for name, otherwise in (
-        ("parallel_sublayers", False),
         ("attention_window", None),
-        ("rotary_factor", 1.0),
         ("attention_cap", None),
         ("output_cap", None),
     ):

@@ -19,13 +19,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Roundings
+from multistride.engines.interface import WeightForm
 from multistride.model.attention import SelfAttention
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, PositionEmbedding, Residual, RotaryPositions
@@ -35,13 +36,13 @@ Sublayer = Callable[[Graph, Rows, Rounding], str]
 """Adds a sublayer to a graph: from its input and the rounding of that to its result's name."""
 
 
-def graphs_of(model: Transformer) -> dict[str, Callable[[], bytes]]:
-    """Return the builders of all graphs of a model, by name.
+def graphs_of(model: Transformer, form: WeightForm = "int8") -> dict[str, Callable[[], bytes]]:
+    """Return the builders of all graphs of a model with weights in this form, by name.
 
     The model must not change before the last graph is built.
     """
-    roundings = Roundings(model)
-    final = roundings.normed(FINAL, alike=model.config.norm == "pre")
+    roundings = Roundings(model, form)
+    final = roundings.normed(FINAL, alike=model.config.norm != "post")
     makers: dict[str, Callable[[], ModelProto]] = {
         "decoder": partial(decoder_graph, model, roundings, final),
         "logits": partial(logits_graph, model, final),
@@ -80,7 +81,7 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
     places, rotation = graph.add("Range", zero, length, one), None
     if isinstance(model.position, RotaryPositions):
         every = graph.add("Expand", places, graph.add("Shape", source))
-        rotation = _Rotation(graph, model.position, every)
+        rotation = _Rotation(graph, model, every)
     else:
         positions = model.source_position or model.position
         assert isinstance(positions, PositionEmbedding)
@@ -138,7 +139,7 @@ def decoder_graph(
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
     hidden, rotation = graph.embedding(token, model.target_embedding.weight, model.scale), None
     if isinstance(model.position, RotaryPositions):
-        rotation = _Rotation(graph, model.position, position)
+        rotation = _Rotation(graph, model, position)
         hidden = graph.add("Add", hidden, _further_starts(graph, model.position, position, reach))
     else:
         assert isinstance(model.position, PositionEmbedding)
@@ -158,11 +159,15 @@ def decoder_graph(
         caches = [graph.input(f"{kind}{index}", np.float32, shape) for kind in ("key", "value")]
         around.bias, around.start, around.caches = bias, start, caches
         around.rotation = rotation
+        before = hidden
         hidden = _residual(
             graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", around
         )
         for kind, written in zip(("key", "value"), around.written, strict=True):
             graph.output(f"new_{kind}{index}", written, np.float32, shape)
+        if layer.parallel:
+            hidden = graph.residual(hidden, _widening(graph, before, layer, roundings, name))
+            continue
         if config.encoder_layers:
             of_source = ("B", config.key_value_count, "S", config.head_width)
             source = [
@@ -200,22 +205,22 @@ def _further_starts(graph: Graph, positions: RotaryPositions, position: str, rea
 
 
 class _Rotation:
-    """Rotations of queries and keys by the `position` [B, N] of their slots, computed once."""
+    """Rotations of queries and keys by the `position` [B, N] of their slots."""
 
-    def __init__(self, graph: Graph, positions: RotaryPositions, position: str) -> None:
-        before = graph.add("Sub", position, graph.constant(np.array(1, np.int64)))
-        rows = graph.shaped(graph.add("Cast", before, to=TensorProto.FLOAT), -1, 1)
-        angles = graph.add("Mul", rows, graph.constant(floats(positions.frequency)[None]))
-        self._parts = [graph.add(name, angles) for name in ("Cos", "Sin")]
-        # The tables have one row for each slot, whose number stands for its position.
-        shape = graph.add("Shape", position)
-        count = graph.add("ReduceProd", shape, keepdims=0)
-        zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-        self._row = graph.add("Reshape", graph.add("Range", zero, count, one), shape)
+    def __init__(self, graph: Graph, model: Transformer, position: str) -> None:
+        assert isinstance(model.position, RotaryPositions)
+        config = model.config
+        every = torch.arange(config.max_positions + config.max_group_size + 1)[None]
+        # Row p is the rotation of position p, as the model computes it.
+        self.cosine, self.sine = (
+            graph.constant(floats(part[0, 0])) for part in model.position(every)
+        )
+        last, first = (graph.constant(np.array(n, np.int64)) for n in (every.shape[1] - 1, 0))
+        self.row = graph.add("Max", graph.add("Min", position, last), first)
 
     def __call__(self, graph: Graph, rows: str, heads: int) -> str:
         """Return rows [B, N, H E], each of their heads rotated."""
-        parts = rows, self._row, *self._parts
+        parts = rows, self.row, self.cosine, self.sine
         return graph.add("RotaryEmbedding", *parts, domain="com.microsoft", num_heads=heads)
 
 
@@ -462,7 +467,11 @@ class _SelfAttention:
         sizes = graph.constant(np.array(layer.sizes))
         parts = graph.many("Split", mixed, sizes, outputs=3, axis=-1)
         for index, norm in enumerate((layer.query_norm, layer.key_norm)):
-            if norm is not None:
+            if norm is not None and layer.norm_first:
+                order = _query_order(layer, groups) if index == 0 else slice(None)
+                weight = graph.constant(floats(norm.weight[order]))
+                parts[index] = graph.rms(parts[index], weight, norm.eps)
+            elif norm is not None:
                 heads = graph.shaped(parts[index], 0, 0, -1, width)
                 normed = graph.norm(heads, norm, np.ones(width, np.float32))
                 parts[index] = graph.shaped(normed, 0, 0, layer.sizes[index])
@@ -479,10 +488,15 @@ def _input_by_group(layer: SelfAttention, groups: int) -> nn.Linear:
     the same remainder stand together, in the order of the keys they read.
     """
     weight, bias = layer.input.weight, layer.input.bias
-    order = torch.arange(sum(layer.sizes))
-    queries = order[: layer.sizes[0]].view(groups, -1, layer.width)
-    order = torch.cat([queries.transpose(0, 1).flatten(), order[layer.sizes[0] :]])
+    others = torch.arange(layer.sizes[0], sum(layer.sizes))
+    order = torch.cat([_query_order(layer, groups), others])
     return _linear(weight[order], None if bias is None else bias[order])
+
+
+def _query_order(layer: SelfAttention, groups: int) -> Tensor:
+    """Return the indices of the outputs of query heads in the order of `_input_by_group`."""
+    queries = torch.arange(layer.sizes[0]).view(groups, -1, layer.width)
+    return queries.transpose(0, 1).flatten()
 
 
 def _output_by_group(layer: nn.Linear, groups: int, width: int) -> nn.Linear:
@@ -570,6 +584,16 @@ def _activated(graph: Graph, rows: str, activation: nn.Module) -> str:
     return graph.add(kind, rows, domain="com.microsoft")
 
 
+def _widening(
+    graph: Graph, hidden: str, layer: DecoderLayer, roundings: Roundings, name: str
+) -> str:
+    """Return what the feed-forward layer adds to states that attention reads as well."""
+    rounding = roundings.normed(f"{name}.feedforward.widen", alike=True)
+    feedforward = _FeedForward(layer.feedforward, roundings, f"{name}.feedforward.narrow")
+    normed = graph.norm(hidden, layer.around_feedforward.norm, rounding.shrink)
+    return feedforward(graph, graph.rounded(normed, rounding), rounding)
+
+
 def _widened(
     graph: Graph, hidden: str, layer: EncoderLayer | DecoderLayer, roundings: Roundings, name: str
 ) -> str:
@@ -590,7 +614,10 @@ def _residual(
     rounding = roundings.normed(place, alike=around.before)
     if around.before:
         rows = graph.rounded(graph.norm(hidden, around.norm, rounding.shrink), rounding)
-        return graph.add("Add", hidden, sublayer(graph, rows, rounding))
+        return graph.residual(hidden, sublayer(graph, rows, rounding))
+    if around.of_output:
+        output = sublayer(graph, graph.rounded(hidden, rounding), rounding)
+        return graph.residual(hidden, graph.norm(output, around.norm, rounding.shrink))
     summed = graph.add("Add", hidden, sublayer(graph, graph.rounded(hidden, rounding), rounding))
     return graph.norm(summed, around.norm, rounding.shrink)
 

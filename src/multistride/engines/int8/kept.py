@@ -21,6 +21,7 @@ from typing import NamedTuple
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.int8.export import markov_of, write_int8
 from multistride.engines.int8.memory import GraphMaker
+from multistride.engines.interface import WeightForm
 from multistride.engines.timing import cache_directory
 from multistride.errors import DataError, UserError
 from multistride.files import replacing_directory, sha256
@@ -46,14 +47,16 @@ class Kept(NamedTuple):
     """Loads the weights in float32."""
 
 
-def kept_graphs(directory: Path, config: TransformerConfig, build: Builder) -> Kept:
+def kept_graphs(
+    directory: Path, config: TransformerConfig, build: Builder, form: WeightForm = "int8"
+) -> Kept:
     """Return the graphs of a model directory: those in the cache, else new ones, kept from now on.
 
     Raises `DataError` for a bad model directory. A cache that cannot be written is done without.
     """
     try:
         digest = weights_digest(directory)
-        place = cache_directory() / "int8" / _name(directory, digest)
+        place = cache_directory() / "int8" / _name(directory, digest, form)
     except (DataError, OSError):  # a file is missing: reading the model says which
         model, _ = load_model(directory)
         return _held(model, build(model))
@@ -119,10 +122,10 @@ def _held(model: Transformer, graphs: Mapping[str, GraphMaker]) -> Kept:
     return Kept(graphs, None if head is None else lambda: head, lambda: model)
 
 
-def _name(directory: Path, digest: str) -> str:
+def _name(directory: Path, digest: str, form: WeightForm) -> str:
     """Return the name of a model's entry."""
     files = [sha256(directory / name) for name in (CONFIG, *VOCABULARY_FILES)]
-    return hashlib.sha256(json.dumps([digest, *files, _code()]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([digest, form, *files, _code()]).encode()).hexdigest()[:32]
 
 
 @cache

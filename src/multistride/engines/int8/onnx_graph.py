@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from multistride.engines.int8.blocks import SIZES, Blocked, blocked
+
 END = int(np.iinfo(np.int64).max)
 """The end of a dimension, for `Graph.part`."""
 
@@ -43,6 +45,8 @@ class Rounding(NamedTuple):
     lowest: int = -128
     by_row: bool = False
     """Each row is first divided by its largest entry, which multiplies the product again."""
+    block_bits: int = 0
+    """Weights have so many bits and are multiplied in blocks (`blocks.py`); 0: they are not."""
 
 
 class Quantised(NamedTuple):
@@ -77,6 +81,13 @@ def quantised(
     return Quantised(np.ascontiguousarray(integers.T), scale.astype(np.float32))
 
 
+def stored(weight: Float[Tensor, "O I"], rounding: Rounding) -> Quantised | Blocked:
+    """Round a weight matrix that reads rows rounded by `rounding`."""
+    if rounding.block_bits:
+        return blocked(weight, rounding.block_bits)
+    return quantised(weight, rounding.shrink)
+
+
 class Graph:
     """Nodes, constants, inputs and outputs, by name.
 
@@ -91,6 +102,7 @@ class Graph:
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._given_out: dict[str, str] = {}
+        self._sums: dict[str, Any] = {}
 
     def input(self, name: str, kind: type, shape: Shape) -> str:
         """Declare an input of numpy type `kind`; names in its shape are sizes known at run time."""
@@ -177,7 +189,12 @@ class Graph:
         )
 
     def rounded(self, rows: str, rounding: Rounding) -> Rows:
-        """Round rows to 8 bits; they are already divided by `rounding.shrink`."""
+        """Round rows to 8 bits; they are already divided by `rounding.shrink`.
+
+        What is multiplied in blocks stays as it is: the product rounds it.
+        """
+        if rounding.block_bits:
+            return Rows(rows, "", "")
         known = self.known(rounding)
         if rounding.by_row:
             tiny = self.constant(np.array(1e-12, np.float32))  # a row of zeros stays one
@@ -191,9 +208,11 @@ class Graph:
         return Rows(integers, step, self.constant(np.array(-rounding.lowest, np.uint8)))
 
     def product(
-        self, rows: Rows, weight: Quantised, bias: Float[np.ndarray, "O"] | None = None
+        self, rows: Rows, weight: Quantised | Blocked, bias: Float[np.ndarray, "O"] | None = None
     ) -> str:
         """Multiply rows with weights, in float32."""
+        if isinstance(weight, Blocked):
+            return self._in_blocks(rows, weight, bias)
         parts = [
             rows.integers,
             self.constant(weight.integers),
@@ -209,21 +228,62 @@ class Graph:
         scaled = self.add("Mul", product, rows.scale)
         return scaled if bias is None else self.add("Add", scaled, self.constant(bias))
 
+    def _in_blocks(self, rows: Rows, weight: Blocked, bias: Float[np.ndarray, "O"] | None) -> str:
+        parts = [rows.integers, self.constant(weight.packed), self.constant(weight.scale)]
+        if weight.zero is not None or bias is not None:
+            parts.append("" if weight.zero is None else self.constant(weight.zero))
+        if bias is not None:
+            parts += ["", self.constant(bias)]
+        return self.add(
+            "MatMulNBits",
+            *parts,
+            domain="com.microsoft",
+            K=weight.inputs,
+            N=len(weight.scale),
+            bits=weight.bits,
+            block_size=SIZES[weight.bits],
+            accuracy_level=4,  # activations in 8 bits
+        )
+
     def linear(self, rows: Rows, layer: nn.Linear, rounding: Rounding) -> str:
         """Apply a linear layer to rows that were rounded by `rounding`."""
         bias = None if layer.bias is None else floats(layer.bias)
-        return self.product(rows, quantised(layer.weight, rounding.shrink), bias)
+        return self.product(rows, stored(layer.weight, rounding), bias)
 
     def norm(self, rows: str, layer: nn.Module, shrink: Float[np.ndarray, "D"]) -> str:
         """Apply a normalisation, divided by `shrink`; nothing where the model has none."""
         if isinstance(layer, nn.RMSNorm):
             weight = self.constant(floats(layer.weight) / shrink)
-            epsilon = layer.eps
-            return self.add("SimplifiedLayerNormalization", rows, weight, axis=-1, epsilon=epsilon)
+            if (summed := self._sums.pop(rows, None)) is not None:
+                return self._norm_of_sum(summed, weight, layer.eps)
+            return self.rms(rows, weight, layer.eps)
         if not isinstance(layer, nn.LayerNorm):
             return rows
         parts = [self.constant(floats(each) / shrink) for each in (layer.weight, layer.bias)]
         return self.add("LayerNormalization", rows, *parts, axis=-1, epsilon=layer.eps)
+
+    def rms(self, rows: str, weight: str, epsilon: float | None) -> str:
+        """Apply an RMSNorm whose weight is a constant of this graph."""
+        return self.add("SimplifiedLayerNormalization", rows, weight, axis=-1, epsilon=epsilon)
+
+    def residual(self, rows: str, added: str) -> str:
+        """Add two equal shapes; an RMSNorm of the sum will be computed in the same pass."""
+        summed = self.add("Add", rows, added)
+        self._sums[summed] = self._nodes[-1]
+        return summed
+
+    def _norm_of_sum(self, summed: Any, weight: str, epsilon: float | None) -> str:
+        """Turn the node of a sum into one that normalises it too; return the normalised rows."""
+        normed = f"{summed.output[0]}.normed"
+        node = helper.make_node(
+            "SkipSimplifiedLayerNormalization",
+            [*summed.input, weight],
+            [normed, "", "", summed.output[0]],
+            domain="com.microsoft",
+            epsilon=epsilon,
+        )
+        summed.CopyFrom(node)
+        return normed
 
     def embedding(self, places: str, table: Float[Tensor, "V D"], factor: float = 1.0) -> str:
         """Return rows of a table, stored in 8 bits with a scale for each row, times `factor`."""
@@ -251,7 +311,7 @@ def _element(kind: type) -> int:
 
 
 def padded(weight: Quantised) -> Quantised:
-    """Return the weights with zero outputs appended, up to whole blocks."""
+    """Return the weights with zero outputs appended, up to whole blocks of `BLOCK` logits."""
     missing = -len(weight.scale) % BLOCK
     integers = np.pad(weight.integers, ((0, 0), (0, missing)))
     return Quantised(integers, np.pad(weight.scale, (0, missing), constant_values=1))

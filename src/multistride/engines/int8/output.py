@@ -16,6 +16,7 @@ from jaxtyping import Float
 from onnx import ModelProto
 from torch import Tensor
 
+from multistride.engines.int8.blocks import Blocked
 from multistride.engines.int8.onnx_graph import (
     BLOCK,
     Graph,
@@ -25,7 +26,7 @@ from multistride.engines.int8.onnx_graph import (
     floats,
     most_probable,
     padded,
-    quantised,
+    stored,
 )
 from multistride.model.transformer import Transformer
 
@@ -42,7 +43,7 @@ def logits_graph(model: Transformer, final: Rounding) -> ModelProto:
     graph = Graph("logits")
     rows = final_rows(graph, final, ["R", config.hidden_size])
     bias = None if model.output_bias is None else floats(model.output_bias)
-    logits = graph.product(rows, quantised(_output(model), final.shrink), bias)
+    logits = graph.product(rows, stored(_output(model), final), bias)
     graph.output("logits", logits, np.float32, ["R", config.vocabulary_size])
     return graph.model()
 
@@ -97,24 +98,29 @@ class PickableOutput(NamedTuple):
     are never picked and for the columns that fill up: there it is the lowest number there is.
     """
 
-    weight: Quantised
+    weight: Quantised | Blocked
     bias: Float[np.ndarray, "W"]
 
     def part(self, first: int, end: int) -> PickableOutput:
         """Return the columns from `first` to `end`."""
+        bias = self.bias[first:end]
+        if isinstance(self.weight, Blocked):
+            return PickableOutput(self.weight.part(first, end), bias)
         integers, scale = self.weight
         part = Quantised(np.ascontiguousarray(integers[:, first:end]), scale[first:end])
-        return PickableOutput(part, self.bias[first:end])
+        return PickableOutput(part, bias)
 
 
 def pickable_output(model: Transformer, final: Rounding) -> PickableOutput:
     """Return the output matrix for picking tokens: [D, W] in 8 bits."""
-    weight = quantised(_output(model), final.shrink)
+    weight = stored(_output(model), final)
     bias = np.zeros(width(model), np.float32)
     if model.output_bias is not None:
         bias[: len(weight.scale)] = floats(model.output_bias)
     bias[len(weight.scale) :] = LOWEST
     bias[list(model.config.unpicked)] = LOWEST
+    if isinstance(weight, Blocked):
+        return PickableOutput(weight.padded(len(bias)), bias)
     return PickableOutput(padded(weight), bias)
 
 
