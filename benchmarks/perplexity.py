@@ -60,28 +60,27 @@ def main() -> None:
     wanted = given.windows * given.width
     windows = torch.tensor(tokens[:wanted]).view(-1, given.width)
     eager, expected = read(EagerStepModel(model), windows)
-    engines = {}
+    rows = [{"name": "eager", "metrics": {"perplexity": round(math.exp(eager), 3)}}]
     for form in get_args(WeightForm):
         engine = quantise(model, form=form)
         rounded, found = read(engine, windows)
-        engines[engine.name] = {
-            "precision": engine.precision,
+        metrics = {
             "perplexity": round(math.exp(rounded), 3),
             "rise_percent": round(100 * (math.exp(rounded - eager) - 1), 2),
             "same_most_probable_token": round(float((expected == found).float().mean()), 4),
         }
-        logger.info(f"{engine.name}: {engines[engine.name]}")
-    result = {
+        rows.append({"name": f"{engine.name}: {engine.precision}", "metrics": metrics})
+    for row in rows:
+        logger.info(str(row))
+    settings = {
         "model_sha256": weights_digest(given.model),
         "text_sha256": sha256(given.text),
         "windows": given.windows,
         "width": given.width,
-        "perplexity_eager": round(math.exp(eager), 3),
-        "engines": engines,
         "cpu": cpu_name(),
         "multistride": __version__,
     }
-    logger.info(f"eager: {result['perplexity_eager']}")
+    result = {"name": "Perplexity", "kind": "other", "settings": settings, "results": rows}
     if given.output:
         write_json(given.output, result)
 

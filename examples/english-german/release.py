@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, load_provenance, save_model
@@ -97,8 +98,12 @@ updates of {tokens:,} tokens."""
 CONTINUED = """\
 An autoregressive teacher of 48 million parameters, trained on a GPU by
 `examples/english-german/run.sh`, translated the training text. The model is the one that shipped
-before (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
-those translations on one CPU core (`examples/english-german/continued.yaml`)."""
+first (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
+those translations on one CPU core, in three stages ({stages} in
+`examples/english-german`)."""
+
+STAGES = ("continued.yaml", "longer.yaml", "settled.yaml")
+"""The configurations of the stages on one CPU core, in order."""
 
 
 def length_table(path: Path) -> str:
@@ -125,9 +130,16 @@ def card(model: Transformer, results: Path, provenance: dict[str, Any]) -> str:
         for name in ("tatoeba", "suttacentral")
     }
     training = provenance["config"]["training"]
-    made = (CONTINUED if provenance["config"]["start_from"] else ANEW).format(
-        updates=training["updates"], tokens=training["tokens_per_batch"]
-    )
+    if provenance["config"]["start_from"]:
+        here = Path(__file__).parent
+        stages = [yaml.safe_load((here / name).read_text(encoding="utf-8")) for name in STAGES]
+        made = CONTINUED.format(
+            updates=sum(stage["training"]["updates"] for stage in stages),
+            tokens=training["tokens_per_batch"],
+            stages=", ".join(f"`{name}`" for name in STAGES),
+        )
+    else:
+        made = ANEW.format(updates=training["updates"], tokens=training["tokens_per_batch"])
     return CARD.format(
         made=made,
         widest=max(config.group_sizes),
@@ -157,8 +169,9 @@ def main(directory: Path, results: Path, data: Path, output: Path) -> None:
     for entry in ("data", "run", "start_from"):
         # Where the files lay on the machine that trained is nobody's business.
         if provenance["config"][entry]:
-            name = Path(provenance["config"][entry]).name
-            provenance["config"][entry] = f"runs/english-german/{name}"
+            place = Path(provenance["config"][entry])
+            kept = place.parts[-2:] if place.name in ("best", "last") else place.parts[-1:]
+            provenance["config"][entry] = "/".join(["runs/english-german", *kept])
 
     def add_notices(place: Path) -> None:
         for notice in sorted((data / "permissive-ui-strings").glob("LICENSE*")):

@@ -79,15 +79,12 @@ def test_exact_mode_writes_what_k1_writes(model):
 @pytest.mark.parametrize(
     ("source", "choices"),
     [
-        ("Where is the station?", {"min_tokens": 8}),
+        ("I have never seen such a beautiful garden.", {"min_tokens": 14}),
         ("Where is the station?", {"max_tokens": 4}),
         ("I have never seen such a beautiful garden.", {"prefix": "Noch nie"}),
-        ("Where is the station?", {"banned": ["Bahn"]}),
-        ("The old man and the old woman bought the old house.", {"group_size": 4}),
-        (
-            "The old man and the old woman bought the old house.",
-            {"group_size": 4, "no_repeat_ngram": 1},
-        ),
+        ("I have never seen such a beautiful garden.", {"banned": ["solchen"]}),
+        ("What time is it?", {"group_size": 4}),
+        ("What time is it?", {"group_size": 4, "no_repeat_ngram": 1}),
         ("I have never seen such a beautiful garden.", {"stop": [" so"]}),
     ],
     ids=str,

@@ -35,7 +35,7 @@ def shown(path: str, *flags: str) -> list[str]:
 
 def test_every_result_file_is_read_by_the_one_reader() -> None:
     # Counts of faults and loads of servers, which no report shows; the course reads its own.
-    others = re.compile(r"(fuzz|kills|ray-kill|serve-\w+)\.json|course/")
+    others = re.compile(r"(fuzz|kills|ray-kill|serve-\w+|generation-equal-budget)\.json|course/")
     files = sorted(
         path
         for path in ROOT.glob("results/**/*.json")
