@@ -186,7 +186,11 @@ class Transformer(nn.Module):
         if drafts is not None or self.config.adapter is not None:
             mask = visibility(slots.group, slots.group)[:, None]
             return self._with_drafts(slots, drafts, mask, entering)
-        counts, order = (slots.group < PADDING_GROUP).sum(1).sort(stable=True)
+        # Rows are cut behind their last slot: padding may also stand between slots.
+        ends = torch.arange(1, slots.group.shape[1] + 1, device=slots.group.device)
+        counts, order = (
+            torch.where(slots.group < PADDING_GROUP, ends, 0).amax(dim=1).sort(stable=True)
+        )
         sizes = like_lengths(counts.tolist(), PART_OVERHEAD)
         slots = Slots(*(field[order] for field in slots))
         keys_values: list[KeyValue] = []

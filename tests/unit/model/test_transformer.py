@@ -284,6 +284,21 @@ def test_rows_decoded_in_parts_have_their_own_states(encoder_layers, overhead, m
         torch.testing.assert_close(together[row, :count], model(*given, alone)[0])
 
 
+def test_padding_may_stand_between_slots(monkeypatch):
+    # Guards: slots behind padding that are cut off, as those of a step behind a shorter history.
+    monkeypatch.setattr(transformer, "PART_OVERHEAD", 0)
+    model = random_model(small())
+    source, source_lengths = batch_of([4, 9])
+    target, lengths = batch_of([3, 6], seed=3)
+    slots, _ = teacher_forced(target, lengths, equal_sizes(lengths, torch.tensor([1, 2])), START)
+    columns = torch.tensor([0, 5, 1, 4, 2, 3])  # the first row has three slots
+    moved = Slots(*(field[:, columns] for field in slots))
+    expected = model(source, source_lengths, slots)[:, columns]
+    found = model(source, source_lengths, moved)
+    real = moved.group < PADDING_GROUP
+    torch.testing.assert_close(found[real], expected[real])
+
+
 def test_a_fresh_model_has_no_reach():
     # Guards: an initialisation that overwrites the zeros of the reach.
     model = Transformer(small(max_group_size=5))
