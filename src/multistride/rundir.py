@@ -184,10 +184,11 @@ class RunDirectory:
         committed = self._committed()
         if committed is not None and committed.last == update:
             with open(self.metrics, "r+b") as file:
-                file.seek(max(0, committed.metrics - 1))
-                if not committed.metrics or file.read(1) == b"\n":
-                    file.truncate(min(committed.metrics, file.seek(0, os.SEEK_END)))
-                    return
+                if committed.metrics <= file.seek(0, os.SEEK_END):
+                    file.seek(max(0, committed.metrics - 1))
+                    if not committed.metrics or file.read(1) == b"\n":
+                        file.truncate(committed.metrics)
+                        return
             # The file is another one than was recorded: restored, edited, with other line ends.
         kept = []
         for line in self.metrics.read_bytes().splitlines(keepends=True):

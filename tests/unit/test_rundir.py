@@ -367,3 +367,15 @@ def test_metrics_with_other_line_ends_are_not_cut_in_the_middle(run):
     run.metrics.write_bytes(text.replace(b"\n", b" \r\n"))
     run.rewind(2)
     assert [line["update"] for line in lines(run)] == [1, 2]
+
+
+@pytest.mark.parametrize("length", [10**6, 2**63 - 1, 2**63, 10**30])
+def test_metrics_shorter_than_recorded_are_read_line_by_line(run, length):
+    # Guards: a length in a damaged record that no file position holds.
+    run.record({"update": 1})
+    with_checkpoints(run, 1).commit(1)
+    run.record({"update": 2})
+    record = json.loads((run.path / "record.json").read_text())
+    (run.path / "record.json").write_text(json.dumps({**record, "metrics": length}))
+    run.rewind(1)
+    assert [line["update"] for line in lines(run)] == [1]
