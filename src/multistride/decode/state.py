@@ -33,7 +33,7 @@ PROMPT_SLOTS = 256
 
 
 class _Facts(NamedTuple):
-    """What a step records of a group beside its tokens."""
+    """Record of a group beside its tokens, kept by each step."""
 
     group_size: int
     milliseconds: float

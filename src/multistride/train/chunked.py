@@ -51,24 +51,24 @@ def chunked_cross_entropy(
     `smoothed` has gradients.
     """
     weight = (model.target_embedding if model.config.tie_embeddings else model.output).weight
-    if model.markov is None:
-        before = following = hidden.new_zeros(0)
-    else:
-        says = (previous != NO_LABEL)[:, None]
-        before = torch.where(says, model.markov.previous(previous.clamp(min=0)), 0)
-        following = model.markov.following
     kind = hidden.device.type
     precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    learned = hidden, weight, before, following, model.output_bias
-    options = _Options(label_smoothing, precision, torch.is_grad_enabled())
-    return ChunkedLoss(*_Chunked.apply(*learned, wanted, options))
+    entering, following = hidden.to(precision), None
+    if model.markov is not None:
+        # The head's factors beside those of the output matrix: one product sums both.
+        says = (previous != NO_LABEL)[:, None]
+        before = torch.where(says, model.markov.previous(previous.clamp(min=0)), 0)
+        entering = torch.cat([entering, before.to(precision)], dim=1)
+        following = model.markov.following
+    labels = _Labels(wanted, label_smoothing, torch.is_grad_enabled())
+    return ChunkedLoss(*_Chunked.apply(entering, weight, following, model.output_bias, labels))
 
 
-class _Options(NamedTuple):
-    """What a loss is computed with; `learning` is False where nobody asks for gradients."""
+class _Labels(NamedTuple):
+    """Tokens to predict, and their smoothing; `learning` is False where no gradient is needed."""
 
-    label_smoothing: float
-    precision: torch.dtype
+    wanted: Int[Tensor, "L"]
+    smoothing: float
     learning: bool
 
 
@@ -78,21 +78,17 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: Tensor,
+        entering: Tensor,
         weight: Tensor,
-        before: Tensor,
-        following: Tensor,
+        following: Tensor | None,
         bias: Tensor | None,
-        wanted: Tensor,
-        options: _Options,
+        labels: _Labels,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        smoothing, precision, learning = options
-        width, vocabulary = weight.shape[1], weight.shape[0]
-        entering, matrix = hidden.to(precision), weight.to(precision)
-        if before.numel():
-            # The head's factors beside those of the output matrix: one product sums both.
+        wanted, smoothing, learning = labels
+        precision, (vocabulary, width) = entering.dtype, weight.shape
+        matrix = weight.to(precision)
+        if following is not None:
             matrix = torch.cat([matrix, following.to(precision)], dim=1)
-            entering = torch.cat([entering, before.to(precision)], dim=1)
         added = None if bias is None else bias.to(precision)
         first = 0 if ctx.needs_input_grad[1] else width  # a frozen output matrix has no gradient
         learns_matrix = learning and first < matrix.shape[1]
@@ -101,11 +97,11 @@ class _Chunked(torch.autograd.Function):
             weight.new_zeros((vocabulary, matrix.shape[1] - first)) if learns_matrix else None
         )
         of_bias = bias.new_zeros(vocabulary) if bias is not None and learning else None
-        cross_entropy, uniform = hidden.new_zeros(2, dtype=torch.float)
+        cross_entropy, uniform = entering.new_zeros(2, dtype=torch.float)
         correct = wanted.new_zeros(())
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(entering.device.type, enabled=False):
             step = max(1, ENTRIES // vocabulary)
-            for begin in range(0, len(hidden), step):
+            for begin in range(0, len(entering), step):
                 rows = slice(begin, begin + step)
                 asked = wanted[rows, None]
                 logits = linear(entering[rows], matrix, added).float()
@@ -137,14 +133,11 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         of_entering, of_matrix, of_bias = ctx.saved_tensors
         width, needed = ctx.width, ctx.needs_input_grad
-        of_entering = of_entering * scale
         learned = None if of_matrix is None else of_matrix * scale
         return (
-            of_entering[:, :width],
+            of_entering * scale,
             learned[:, :width] if learned is not None and needed[1] else None,
-            of_entering[:, width:] if needed[2] else None,
-            learned[:, width - ctx.first :] if learned is not None and needed[3] else None,
-            of_bias * scale if of_bias is not None and needed[4] else None,
-            None,
+            learned[:, width - ctx.first :] if learned is not None and needed[2] else None,
+            of_bias * scale if of_bias is not None and needed[3] else None,
             None,
         )

@@ -44,7 +44,7 @@ SPARE = 4
 
 
 class Extent(NamedTuple):
-    """How many sentences, slots and source tokens there are, or there is room for."""
+    """Numbers of sentences, slots and source tokens, present or with room for them."""
 
     rows: int
     slots: int
