@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from multistride.decode.ending import Ending
+from multistride.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,18 @@ class Group:
     def confidence(self) -> float:
         """Joint probability of the tokens under the model (0 to 1)."""
         return math.exp(min(0.0, sum(self.log_probabilities)))
+
+
+def check_scores(log_probabilities: Sequence[float]) -> None:
+    """Raise `DataError` for scores that are no numbers: the model overflowed, and what it wrote
+    means nothing.
+    """
+    total = sum(log_probabilities)
+    if total != total:  # NaN
+        raise DataError(
+            "the model wrote scores that are not numbers: its weights are damaged, or too "
+            "large for the precision it runs in: copy the model again, or run it in float32"
+        )
 
 
 @dataclass

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.ending import EndingRule
-from multistride.decode.hypothesis import Group, Hypothesis
+from multistride.decode.hypothesis import Group, Hypothesis, check_scores
 from multistride.decode.pick import Picked
 from multistride.groups import (
     Drafts,
@@ -274,6 +274,7 @@ class DecodeState:
     ) -> None:
         if hypothesis.ending is not None:
             return
+        check_scores(scores)
         # the whole text is put together only for those who read it: its length grows by the step
         known = hypothesis.tokens if self._rule.reads_text else []
         room = hypothesis.limit - hypothesis.count

@@ -327,7 +327,7 @@ def test_weights_of_another_type(saved, kind):
         load_model(saved)
 
 
-@pytest.mark.parametrize("role", ["start_token", "end_token"])
+@pytest.mark.parametrize("role", ["pad_token", "start_token", "end_token"])
 def test_special_tokens_are_in_the_vocabulary(saved, role):
     # Guards: an IndexError in the first sentence.
     change_config(saved, **{role: len(VOCABULARY)})
