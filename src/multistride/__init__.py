@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from multistride.errors import UserError
     from multistride.generator import Generator
     from multistride.loading import load
-    from multistride.text_model import StreamedGroup, Translation
+    from multistride.text_model import StreamedGroup
+    from multistride.translation import Translation
     from multistride.translator import Translator
 
 _HOMES = {

@@ -21,7 +21,7 @@ from transformers import (
 
 import multistride.hf  # noqa: F401  (its import makes model directories known to transformers)
 from multistride.convert.run import convert
-from multistride.engines.int8.engine import check_supported
+from multistride.engines.int8.support import check_supported
 from multistride.errors import UsageError
 
 SIZES = {

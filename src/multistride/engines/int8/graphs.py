@@ -26,7 +26,7 @@ from multistride.engines.int8.chain import chained_graph
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Roundings
-from multistride.engines.interface import WeightForm
+from multistride.engines.names import WeightForm
 from multistride.model.attention import SelfAttention
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import FeedForward, PositionEmbedding, Residual, RotaryPositions
