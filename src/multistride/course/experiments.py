@@ -31,6 +31,7 @@ from multistride.course.laboratory import (
 from multistride.course.refinement import MaskedLayouts, Refiner
 from multistride.data.batch import Batch, TokenPair, batches_of
 from multistride.decode.ending import EndingRule
+from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
@@ -319,14 +320,14 @@ def policies(lab: Laboratory) -> dict[str, Any]:
     return {"rows": rows, "phases": phases, "trace": trace, "example": EXAMPLE}
 
 
-def _accepted(written: list[Any]) -> float:
+def _accepted(written: list[Hypothesis]) -> float:
     """Return the share of the proposed tokens that were kept; those after EOS were not."""
     groups = [group for text in written for group in text.groups]
     proposed = sum(group.group_size for group in groups)
     return sum(len(group.tokens) for group in groups) / max(proposed, 1)
 
 
-def _phases(written: list[Any]) -> list[dict[str, float]]:
+def _phases(written: list[Hypothesis]) -> list[dict[str, float]]:
     """Return tokens kept per pass and their confidence in the thirds of the texts."""
     kept: list[list[int]] = [[], [], []]
     offered: list[list[int]] = [[], [], []]

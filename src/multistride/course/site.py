@@ -176,6 +176,12 @@ def has_own_results(output: Path) -> bool:
     return any(_manifest(place).get("own_results", False) for place in places)
 
 
+def pages_of(place: Path) -> tuple[str, ...]:
+    """Return the names of the chapters that a built course has."""
+    pages = [Path(name) for name in _manifest(place)["pages"]]
+    return tuple(page.stem for page in pages if page.suffix == ".md")
+
+
 def _manifest(place: Path) -> dict[str, Any]:
     path = place / MANIFEST
     try:
