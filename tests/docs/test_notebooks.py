@@ -1,7 +1,7 @@
 """The notebooks run from top to bottom and are stored without outputs.
 
-Those that train nothing run here as their readers run them, in a kernel. The others take a minute or
-two: `MULTISTRIDE_NOTEBOOKS=all pytest tests/docs/test_notebooks.py` runs them too.
+Those that train nothing run here as their readers run them, in a kernel. The others take a minute
+or two: `MULTISTRIDE_NOTEBOOKS=all pytest tests/docs/test_notebooks.py` runs them too.
 """
 
 import json
