@@ -38,7 +38,7 @@ _HOMES = {
     "Generator": "multistride.generator",
     "load": "multistride.loading",
     "StreamedGroup": "multistride.text_model",
-    "Translation": "multistride.text_model",
+    "Translation": "multistride.translation",
     "Translator": "multistride.translator",
     "UserError": "multistride.errors",
 }

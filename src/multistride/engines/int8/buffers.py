@@ -135,6 +135,8 @@ class Sizes(NamedTuple):
     hidden: int
     rounded: bool = True
     """True if hidden states are in 8 bits when they leave the decoder."""
+    placed: bool = False
+    """True if attention depends on how far apart slots are: their positions are kept as well."""
 
     @property
     def parts(self) -> list[str]:
@@ -211,6 +213,8 @@ class Buffers:
         self.sizes, self.rows, self.room = sizes, rows, room
         shape = rows, sizes.heads, room, sizes.width
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
+        if sizes.placed:
+            self.arrays["place"] = np.zeros((rows, 1, room, 1), np.float32)
         self._steps: dict[tuple[int, int], Step] = {}
 
     def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:

@@ -107,7 +107,7 @@ class Int8StepModel(EvenEngine):
         """
         if not (plan.greedy and plan.whole_groups and self.config.encoder_layers):
             return None
-        if plan.rules.prefix:
+        if plan.rules.prefix or self.config.by_distance:
             return None
         size, chained = plan.group_size, self._chains and plan.group_size > 1
 

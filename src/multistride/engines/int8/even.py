@@ -93,8 +93,8 @@ class EvenEngine:
         """Take graphs as `graphs_of` makes them, with weights in this `form`."""
         self._config, self._networks = config, Networks(graphs, threads)
         sizes = config.decoder_layers, config.key_value_count, config.head_width
-        whole = Sizes(*sizes, config.hidden_size, rounded=not by_row(config, form))
-        self._pool = Pool(whole)
+        rounded = not by_row(config, form)
+        self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded, config.by_distance))
         self._chains = config.markov_rank > 0
         self.name: str = form
         self.precision = precision(config, form)

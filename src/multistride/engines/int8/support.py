@@ -36,8 +36,8 @@ def check_supported(config: TransformerConfig) -> None:
         )
     elif not config.decoder_layers:
         reason = "a classifier without a decoder"
-    elif (others := _unsupported(config)) is not None:
-        reason = others
+    elif config.output_cap is not None and (config.output_bias or config.markov_rank):
+        reason = f"a bias or a Markov head beside capped logits (output_cap {config.output_cap})"
     elif (size := _decoder_bytes(config)) > LARGEST:
         reason = f"a decoder of {size / 1e9:.1f} GB (at most {LARGEST / 1e9:.0f})"
     if reason is not None:
@@ -45,22 +45,6 @@ def check_supported(config: TransformerConfig) -> None:
             f"the engine int8 was asked for, but it has no place for {reason}: choose "
             "--engine eager"
         )
-
-
-def _unsupported(config: TransformerConfig) -> str | None:
-    """Return the first choice of the configuration that the graphs have no operators for."""
-    if config.norm == "sandwich":
-        return f"norm {config.norm}"
-    if config.positions == "relative":
-        return "positions relative"
-    for name, otherwise in (
-        ("attention_window", None),
-        ("attention_cap", None),
-        ("output_cap", None),
-    ):
-        if getattr(config, name) != otherwise:
-            return f"{name} {getattr(config, name)}"
-    return None
 
 
 def _decoder_bytes(config: TransformerConfig) -> int:
