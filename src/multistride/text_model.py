@@ -92,7 +92,7 @@ class TextModel(LineModel[Plan]):
 
     @cached_property
     def measured(self) -> Measured:
-        """Facts about the model: calibration, phrases, a draft head, and statistics that decoding adds.
+        """Calibration, phrases, a draft head, and statistics that decoding adds.
 
         Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
         """

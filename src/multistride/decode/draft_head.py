@@ -128,11 +128,16 @@ def _fits(tensors: dict[str, Tensor], hidden_size: int, vocabulary_size: int) ->
     )
 
 
+def multiplies_8_bits() -> bool:
+    """Return True where PyTorch has products of 8-bit integers for this processor."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
 def product(
     table: Int[Tensor, "O I"], scale: Float[Tensor, "O"], bias: Float[Tensor, "O"]
 ) -> Product:
     """Return the linear layer of int8 weights: in 8 bits where PyTorch multiplies such numbers."""
-    if "fbgemm" in torch.backends.quantized.supported_engines:
+    if multiplies_8_bits():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch recommends torchao, a package of its own
             zeros = torch.zeros(len(table), dtype=torch.long)

@@ -293,9 +293,8 @@ class DecodeOptions(BaseModel):
             )
         if self.drafts in UNTRAINED and not 1 <= self.group_size <= MOST_COPIED:
             raise UsageError(
-                f"group size {self.group_size} was asked for; drafts of {self.drafts} are checked at most "
-                f"{MOST_COPIED} at a "
-                f"time: choose one from 1 to {MOST_COPIED}"
+                f"group size {self.group_size} was asked for; drafts of {self.drafts} are checked "
+                f"at most {MOST_COPIED} at a time: choose one from 1 to {MOST_COPIED}"
             )
 
     def _check_policy(self) -> None:
