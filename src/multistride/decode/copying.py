@@ -90,6 +90,7 @@ class PhraseDrafter(Drafter[M]):
         super().__init__(engine, len(state.running), group_size, choose, sources.masks)
         self._texts = [SoFar([*known, *sources.prefix]) for known in state.known()]
         self._shown = engine if isinstance(engine, ShowsStates) else None
+        self._states: Float[Tensor, "R C D"] | None = None
         self._head, self._guessed = sources.head, list[list[int]]()
         self._table, self._shortest = sources.table, SHORTEST if sources.masks else 1
         self._sure = torch.zeros(len(state.running), dtype=torch.bool)
@@ -114,8 +115,7 @@ class PhraseDrafter(Drafter[M]):
     def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
         """Draft anew behind what was kept."""
         self._sure = torch.zeros(len(kept), dtype=torch.bool)
-        if self._head is not None:
-            self.guess(self._states, picked, kept)
+        self.guess(picked, kept)
         super().renew(logits, picked, kept)
         self.follow(picked, kept)
 
@@ -127,15 +127,14 @@ class PhraseDrafter(Drafter[M]):
             text.extend(tokens[:count])
         self._look_up()
 
-    def guess(self, states: Float[Tensor, "R C D"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
-        """Draft by the head from the states of the clean slots, for the next look-up."""
-        assert self._head is not None
-        if self._paused or self.group_size == 1:
+    def guess(self, picked: Picked, kept: Int[Tensor, "R"]) -> None:
+        """Draft by the head, if there is one, from the states of the pass, for the next look-up."""
+        if self._head is None or self._states is None or self._paused or self.group_size == 1:
             return
         rows = torch.arange(len(kept))
         columns = int(self.counts.max()) - self.counts + kept - 1
         written = picked.tokens[rows, kept - 1]
-        guessed = self._head.guess(states[rows, columns], written, self.group_size - 1)
+        guessed = self._head.guess(self._states[rows, columns], written, self.group_size - 1)
         self._guessed = _likely(guessed)
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:

@@ -31,10 +31,17 @@ def model():
     torch.manual_seed(4)
     made = Transformer(
         TransformerConfig(
-            vocabulary_size=VOCABULARY, hidden_size=WIDTH, feedforward_size=48, heads=4,
-            encoder_layers=0, decoder_layers=2, positions="rotary", max_positions=96,
-            dropout=0.0, **LLAMA,
-        )  # fmt: skip
+            vocabulary_size=VOCABULARY,
+            hidden_size=WIDTH,
+            feedforward_size=48,
+            heads=4,
+            encoder_layers=0,
+            decoder_layers=2,
+            positions="rotary",
+            max_positions=96,
+            dropout=0.0,
+            **LLAMA,
+        )
     ).eval()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -48,8 +55,10 @@ def head_tensors(seed=1):
     tokens = torch.randperm(VOCABULARY)[: VOCABULARY // 2].int()
     tensors = {"tokens": tokens, "bias": torch.randn(len(tokens))}
     shapes = {
-        "table": (len(tokens), WIDTH), "widen": (INNER, 2 * WIDTH), "narrow": (WIDTH, INNER)
-    }  # fmt: skip
+        "table": (len(tokens), WIDTH),
+        "widen": (INNER, 2 * WIDTH),
+        "narrow": (WIDTH, INNER),
+    }
     for name, shape in shapes.items():
         tensors[name], tensors[f"{name}.scale"] = quantised(torch.randn(shape) / 6)
     tensors |= {name: torch.rand(WIDTH) for name in ("gain", "into", "keep", "narrow.bias")}

@@ -27,8 +27,8 @@ from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
 from multistride.engines.int8.buffers import EncodedSource, GraphMaker, Step
 from multistride.engines.int8.even import EvenEngine
-from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
 from multistride.engines.int8.forms import block_bits
+from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
 from multistride.engines.int8.memory import Int8Memory
 from multistride.engines.int8.support import check_int8, check_supported

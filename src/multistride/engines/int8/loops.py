@@ -186,8 +186,7 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
         """Return how many tokens stand; rejected drafts are forgotten, and new ones looked up."""
         kept = verified_prefix(picked.tokens, self.tokens, self.counts)
         memory.truncate(self.forgotten(kept))
-        if self._head is not None and self._states is not None:
-            self.guess(self._states, picked, kept)
+        self.guess(picked, kept)
         self.counts = torch.zeros_like(self.counts)
         self.follow(picked, kept)
         return kept
