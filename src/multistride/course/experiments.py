@@ -29,13 +29,13 @@ from multistride.course.laboratory import (
     parameters,
 )
 from multistride.course.refinement import MaskedLayouts, Refiner
+from multistride.cpu import cpu_name
 from multistride.data.batch import Batch, TokenPair, batches_of
 from multistride.decode.ending import EndingRule
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
-from multistride.device import cpu_name
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
 from multistride.files import write_json

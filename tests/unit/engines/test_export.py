@@ -14,8 +14,9 @@ from multistride.decode.choosing.calibration import Calibration
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 from multistride.model.config import ClassifierConfig, TransformerConfig
+from multistride.model.directory import WEIGHTS, load_config, weights_digest
 from multistride.model.transformer import Transformer
-from multistride.model.weights import WEIGHTS, load_config, save_model, weights_digest
+from multistride.model.weights import save_model
 from multistride.translator import Translator
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import multistride
+from multistride.engines.cache import cache_directory
 from multistride.engines.int8 import kept
-from multistride.engines.timing import cache_directory
 from multistride.errors import DataError
 from multistride.model.weights import load_model
 from multistride.shipped import directory

@@ -18,8 +18,9 @@ from multistride.errors import DataError, UserError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.model import weights
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import load_config, load_provenance
 from multistride.model.transformer import Transformer
-from multistride.model.weights import load_config, load_model, load_provenance, save_model
+from multistride.model.weights import load_model, save_model
 
 FILES = {
     "config.json",

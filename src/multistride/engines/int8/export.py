@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
-from multistride.engines.int8.memory import GraphMaker
-from multistride.engines.int8.ranges import by_row
+from multistride.engines.int8.buffers import GraphMaker
+from multistride.engines.int8.forms import by_row
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import CONFIG, INT8_MANIFEST, load_config
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
-from multistride.model.weights import CONFIG, INT8_MANIFEST, load_config
 from multistride.untrusted import inside, read_object
 from multistride.version import __version__
 

@@ -1,0 +1,75 @@
+"""Entries of the cache of int8 graphs: their names, and what one holds. `kept.py` makes them.
+
+The name of an entry is a hash of all it is made of: weights, configuration, tokenizer, the form of
+the weights, and the code that builds graphs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+
+from multistride.data.vocab import VOCABULARY_FILES
+from multistride.engines.cache import cache_directory
+from multistride.engines.int8.buffers import GraphMaker
+from multistride.engines.names import WeightForm
+from multistride.errors import DataError
+from multistride.files import sha256
+from multistride.model.directory import CONFIG, INT8_MANIFEST
+from multistride.untrusted import read_object
+
+
+def place_of(directory: Path, digest: str, form: WeightForm) -> Path:
+    """Return the place of the graphs of a model directory, whose weights have the SHA-256 `digest`.
+
+    Raises `OSError` where a file of the model is missing.
+    """
+    return cache_directory() / "int8" / _name(directory, digest, form)
+
+
+def files_of(place: Path) -> dict[str, str] | None:
+    """Return the files of an entry with their SHA-256; None if there is none, or it is damaged.
+
+    The entry counts as used now.
+    """
+    try:
+        files = dict(read_object(place / INT8_MANIFEST)["files"])
+    except (DataError, KeyError, TypeError, ValueError):
+        return None
+    with suppress(OSError):
+        os.utime(place / INT8_MANIFEST)
+    return files
+
+
+def checked_graphs(place: Path, names: Iterable[str]) -> dict[str, GraphMaker] | None:
+    """Return the named graphs of an entry, which have the right hashes; None if one has not."""
+    files = files_of(place) or {}
+    graphs: dict[str, GraphMaker] = {}
+    for name in names:
+        path = place / f"{name}.onnx"
+        if files.get(path.name, "") != sha256(path):
+            return None
+        graphs[name] = partial(Path, path)
+    return graphs
+
+
+def _name(directory: Path, digest: str, form: WeightForm) -> str:
+    """Return the name of a model's entry."""
+    files = [sha256(directory / name) for name in (CONFIG, *VOCABULARY_FILES)]
+    return hashlib.sha256(json.dumps([digest, form, *files, _code()]).encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    """Return the hash of the code that decides what is in a graph: of the engine and the model."""
+    package = Path(__file__).parents[2]
+    sources = [*package.glob("engines/int8/*.py"), *package.glob("model/*.py")]
+    digest = hashlib.sha256()
+    for path in sorted([*sources, package / "groups.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
