@@ -22,6 +22,7 @@ from multistride.decode.choosing.auto import best, check_auto, costly_layout, ex
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.draft_head import DraftHead
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.options import DecodeOptions, Mode
@@ -91,14 +92,16 @@ class TextModel(LineModel[Plan]):
 
     @cached_property
     def measured(self) -> Measured:
-        """Facts about the model: calibration, phrases, and statistics that decoding adds.
+        """Calibration, phrases, a draft head, and statistics that decoding adds.
 
         Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
         """
         if self.directory is None:
             return Measured()
         calibration = load_calibration(self.directory, Calibration)
-        return Measured(calibration, phrases=PhraseTable.load(self.directory))
+        sizes = self.config.hidden_size, self.config.vocabulary_size
+        head = DraftHead.load(self.directory, *sizes) if self.causal else None
+        return Measured(calibration, phrases=PhraseTable.load(self.directory), head=head)
 
     def plan(
         self,

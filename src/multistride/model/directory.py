@@ -34,6 +34,9 @@ Stored = TypeVar("Stored", bound=BaseModel)
 INT8_MANIFEST = "int8.json"
 """Marks a directory as an int8 export, which holds no float32 weights."""
 
+INT8_WEIGHTS = "weights.bin"
+"""The large constants of its graphs."""
+
 
 def is_export(directory: Path | str) -> bool:
     """Return true for an int8 export without float32 weights."""

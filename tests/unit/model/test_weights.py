@@ -18,7 +18,7 @@ from multistride.errors import DataError, UserError
 from multistride.groups import equal_sizes, teacher_forced
 from multistride.model import weights
 from multistride.model.config import TransformerConfig
-from multistride.model.directory import load_config, load_provenance
+from multistride.model.directory import load_config, load_provenance, weights_digest
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
 
@@ -314,7 +314,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(saved, name):
         load_model(saved)
     if name == "model.safetensors":
         with pytest.raises(DataError, match="which weights"):
-            weights.weights_digest(saved)
+            weights_digest(saved)
 
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64])

@@ -27,6 +27,7 @@ from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
 from multistride.engines.int8.buffers import EncodedSource, GraphMaker, Step
 from multistride.engines.int8.even import EvenEngine
+from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
 from multistride.engines.int8.memory import Int8Memory
@@ -69,7 +70,7 @@ class Int8StepModel(EvenEngine):
         super().__init__(
             config, graphs, torch.get_num_threads() if threads is None else threads, form
         )
-        self._weights, self._head = weights, markov
+        self._weights, self._head, self._form = weights, markov, form
         self._gathered = GatheredPool(self._pool.sizes)
 
     @cached_property
@@ -152,12 +153,22 @@ class Int8StepModel(EvenEngine):
         clean = step.hidden.shape[1] - masks
         if clean == 1:  # all rows draft: one product for all slots
             tokens, log_probabilities = self._picked(step, 1 + masks)
-            return Checked(tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:])
+            states = self._states(step, clean)
+            return Checked(
+                tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:], states
+            )
 
         def draft(rows: Int[Tensor, "F"]) -> Int[Tensor, "F D"]:
             return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self._chains)[0][:, 1:]
 
-        return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
+        tokens, log_probabilities = self._picked_of(step.hidden[:, :clean], chained=False)
+        return Checked(tokens, log_probabilities, draft, self._states(step, clean))
+
+    def _states(self, step: Step, clean: int) -> Float[Tensor, "B C D"] | None:
+        """Return the last states of clean slots; None where they are rounded for the output."""
+        if not block_bits(self.config, self._form):
+            return None
+        return torch.from_numpy(step.hidden[:, :clean])
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
         """Return the greedy tokens behind each token of one sentence, and drafts by masks behind

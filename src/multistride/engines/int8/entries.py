@@ -20,7 +20,7 @@ from multistride.engines.int8.buffers import GraphMaker
 from multistride.engines.names import WeightForm
 from multistride.errors import DataError
 from multistride.files import sha256
-from multistride.model.directory import CONFIG, INT8_MANIFEST
+from multistride.model.directory import CONFIG, INT8_MANIFEST, INT8_WEIGHTS
 from multistride.untrusted import read_object
 
 
@@ -52,10 +52,24 @@ def checked_graphs(place: Path, names: Iterable[str]) -> dict[str, GraphMaker] |
     graphs: dict[str, GraphMaker] = {}
     for name in names:
         path = place / f"{name}.onnx"
-        if files.get(path.name, "") != sha256(path):
+        if not is_intact(path, files.get(path.name, "")):
             return None
         graphs[name] = partial(Path, path)
-    return graphs
+    return graphs if is_intact(place / INT8_WEIGHTS, files.get(INT8_WEIGHTS, "")) else None
+
+
+def is_intact(path: Path, digest: str) -> bool:
+    """Return True if a file has this SHA-256; one that has not changed is read once a process."""
+    with suppress(OSError):
+        state = path.stat()
+        return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns) == digest
+    return False
+
+
+@cache
+def _digest(path: Path, *state: int) -> str:
+    """Return the SHA-256 of a file in this `state`, which changes when it is written."""
+    return sha256(path)
 
 
 def _name(directory: Path, digest: str, form: WeightForm) -> str:

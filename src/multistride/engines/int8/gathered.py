@@ -137,7 +137,7 @@ class GatheredPool:
 
 class GatheredBatch:
     """A batch of whole greedy groups (`decode.loop.JoinableBatch`): what it writes is what
-    `loops.decode_even` writes.
+    `decode.even.decode_even` writes.
     """
 
     ready = True

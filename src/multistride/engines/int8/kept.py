@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.int8.buffers import GraphMaker
-from multistride.engines.int8.entries import files_of, place_of
+from multistride.engines.int8.entries import files_of, is_intact, place_of
 from multistride.engines.int8.export import markov_of, write_int8
 from multistride.engines.names import WeightForm
 from multistride.errors import DataError, UserError
-from multistride.files import replacing_directory, sha256
+from multistride.files import replacing_directory
 from multistride.model.config import TransformerConfig
-from multistride.model.directory import CONFIG, INT8_MANIFEST, weights_digest
+from multistride.model.directory import CONFIG, INT8_MANIFEST, INT8_WEIGHTS, weights_digest
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model
@@ -95,9 +95,10 @@ class _Entry(NamedTuple):
 
     def graph(self, name: str, digest: str) -> Path | bytes:
         """Return a kept graph, or the graph made again if it was damaged or removed meanwhile."""
-        with suppress(OSError):
-            if sha256(self.place / name) == digest:
-                return self.place / name
+        weights = (files_of(self.place) or {}).get(INT8_WEIGHTS, "")
+        intact = is_intact(self.place / name, digest)
+        if intact and is_intact(self.place / INT8_WEIGHTS, weights):
+            return self.place / name
         return self.build(self.weights())[Path(name).stem]()
 
     def weights(self) -> Transformer:

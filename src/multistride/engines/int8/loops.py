@@ -44,6 +44,8 @@ class Checked(NamedTuple):
     tokens: Int[Tensor, "B C"]
     log_probabilities: Float[Tensor, "B C"]
     draft: Callable[[Int[Tensor, "F"]], Int[Tensor, "F D"]]
+    states: Float[Tensor, "B C D"] | None = None
+    """The last states of the clean slots, where the engine has them as the model computes them."""
 
 
 class Read(NamedTuple):
@@ -122,7 +124,8 @@ def writer(engine: QuickEngine[M], plan: Plan, state: DecodeState) -> Writer[M] 
         return PickedGroups(engine, plan.policy, plan.accept, plan.layout == "lookahead")
     if plan.drafts == "masks":
         return thrifty(QuickDrafter(engine, len(state.running), plan.group_size), plan.economy)
-    copied = Copied(plan.knowledge.phrases, False, plan.rules.prefix)
+    head = plan.knowledge.head if plan.drafts == "head" else None
+    copied = Copied(plan.knowledge.phrases, False, plan.rules.prefix, head)
     return thrifty(QuickPhraseDrafter(engine, state, plan.group_size, copied), plan.economy)
 
 
@@ -174,6 +177,7 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
     def pick(self, proposed: Proposed, memory: M) -> Picked:
         """Pick what K=1 writes after the known tokens and after each draft, without logits."""
         checked, columns = self._engine.step_checked(proposed.slots, memory, 0), self.columns()
+        self._states = checked.states
         return Picked(
             checked.tokens.gather(1, columns), checked.log_probabilities.gather(1, columns)
         )
@@ -182,6 +186,7 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
         """Return how many tokens stand; rejected drafts are forgotten, and new ones looked up."""
         kept = verified_prefix(picked.tokens, self.tokens, self.counts)
         memory.truncate(self.forgotten(kept))
+        self.guess(picked, kept)
         self.counts = torch.zeros_like(self.counts)
         self.follow(picked, kept)
         return kept
