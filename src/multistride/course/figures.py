@@ -547,7 +547,7 @@ def writing(figure: Any, results: Results, words: Words) -> None:
 
 
 DRAWINGS: dict[str, tuple[float, float, Callable[[Any, Results, Words], None]]] = {
-    "timeline": (7.4, 3.9, timeline),
+    "timeline": (7.4, 4.3, timeline),
     "places": (6.4, 4.2, places),
     "architecture": (7.4, 5.3, architecture),
     "mask": (7.4, 2.75, mask),
