@@ -1,9 +1,9 @@
 """Translate with int8 graphs that were kept or exported, without PyTorch.
 
-Importing PyTorch takes longer than translating many sentences. `LightTranslator` writes whole greedy
-groups and nothing else. Its texts are those of `Translator` with the same engine, whose graphs, loop
-and endings it shares; where it does not suit, `opened` returns None, and `Translator` says what is
-wrong, if anything is.
+Importing PyTorch takes longer than translating many sentences. `LightTranslator` writes whole
+greedy groups and nothing else. Its texts are those of `Translator` with the same engine, whose
+graphs, loop and endings it shares; where it does not suit, `opened` returns None, and `Translator`
+says what is wrong, if anything is.
 """
 
 from __future__ import annotations
