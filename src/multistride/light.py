@@ -1,8 +1,9 @@
-"""Translate with kept int8 graphs, without PyTorch: its import takes longer than many sentences.
+"""Translate with int8 graphs that were kept or exported, without PyTorch.
 
-`LightTranslator` writes whole greedy groups and nothing else. Its texts are those of `Translator`
-with the same engine, whose graphs, loop and endings it shares; where it does not suit, `opened`
-returns None, and `Translator` says what is wrong, if anything is.
+Importing PyTorch takes longer than translating many sentences. `LightTranslator` writes whole
+greedy groups and nothing else. Its texts are those of `Translator` with the same engine, whose
+graphs, loop and endings it shares; where it does not suit, `opened` returns None, and `Translator`
+says what is wrong, if anything is.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from typing import Literal, TypeGuard, get_args
 import numpy as np
 
 from multistride.cpu import default_threads
-from multistride.data.vocab import Vocabulary
+from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
 from multistride.decode.batches import batches_by_length, padded
 from multistride.decode.ending import EndingRule
 from multistride.decode.even import decode_even
 from multistride.decode.hypothesis import Hypothesis, Running
 from multistride.decode.options import DecodeOptions
-from multistride.engines.int8.entries import checked_graphs, place_of
+from multistride.engines.int8.entries import checked_graphs, mark_used, place_of
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import by_row
 from multistride.engines.int8.support import check_int8, check_supported
 from multistride.engines.names import EngineName, WeightForm, choice
 from multistride.errors import UserError
 from multistride.model.config import TransformerConfig
-from multistride.model.directory import load_config, weights_digest
+from multistride.model.directory import CONFIG, is_export, load_config, weights_digest
 from multistride.translation import LineModel, too_long
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class LightPlan:
 
 
 class LightTranslator(LineModel[LightPlan]):
-    """A translation model whose int8 graphs were kept by an earlier start."""
+    """A translation model whose int8 graphs were kept by an earlier start, or exported."""
 
     def __init__(self, engine: EvenEngine, vocabulary: Vocabulary, automatic: bool) -> None:
         """`automatic`: the engine was chosen by `auto`, and says so before it decodes."""
@@ -73,10 +74,17 @@ class LightTranslator(LineModel[LightPlan]):
             check_supported(config)
             if not config.encoder_layers or config.first_token is not None:
                 return None
-            place = place_of(directory, weights_digest(directory), form)
-            graphs = checked_graphs(place, _needed(config, form, group_size))
+            needed = _needed(config, form, group_size)
+            if is_export(directory):
+                graphs = checked_graphs(directory, needed, (CONFIG, *VOCABULARY_FILES))
+            else:
+                place = place_of(directory, weights_digest(directory), form)
+                graphs = checked_graphs(place, needed)
+                mark_used(place)
             vocabulary = load_vocabulary(directory)
         except (UserError, OSError):
+            return None
+        if is_export(directory) and form != "int8":
             return None
         if graphs is None or len(vocabulary) != config.vocabulary_size:
             return None

@@ -9,6 +9,7 @@ import pytest
 
 import multistride
 from multistride import light
+from multistride.baselines.export import export
 from multistride.cli.light import light_translator
 from multistride.cli.options import Cluster, Lines, Machine
 from multistride.cpu import default_threads
@@ -108,6 +109,22 @@ def test_only_graphs_of_these_weights_are_used(model, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     for other in (changed, tmp_path):
         assert opened(other) is None
+
+
+def test_exports_are_translated_alike(model, tmp_path):
+    # Guards: an export that needs PyTorch, or is used although a file of it is damaged.
+    place = tmp_path / "exported"
+    export(model, "int8", place)
+    expected = multistride.load(place, engine="int8").translate(TEXTS, group_size=2)
+    translator, plan = opened(place, "2")
+    assert translator.written(TEXTS, plan) == expected
+    assert opened(place, machine=Machine(device="cpu", engine="int4")) is None
+    for name in ("config.json", "tokenizer.json", "weights.bin", "encoder.onnx"):
+        content = (place / name).read_bytes()
+        (place / name).write_bytes(content + b"\n")
+        assert opened(place) is None, name
+        (place / name).write_bytes(content)
+    assert opened(place) is not None
 
 
 def test_translating_lines_imports_no_torch(model):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +23,10 @@ from multistride.files import sha256
 from multistride.model.directory import CONFIG, INT8_MANIFEST, INT8_WEIGHTS
 from multistride.untrusted import read_object
 
+FORMAT, READ = 5, (4, 5)
+"""The format that is written, and those that are read. It is incremented when the graphs change so
+that an engine can no longer run older ones, or an older one not these (5: `weight_file.py`)."""
+
 
 def place_of(directory: Path, digest: str, form: WeightForm) -> Path:
     """Return the place of the graphs of a model directory, whose weights have the SHA-256 `digest`.
@@ -33,29 +37,36 @@ def place_of(directory: Path, digest: str, form: WeightForm) -> Path:
 
 
 def files_of(place: Path) -> dict[str, str] | None:
-    """Return the files of an entry with their SHA-256; None if there is none, or it is damaged.
+    """Return the files of an entry, or of an export of this format, with their SHA-256.
 
-    The entry counts as used now.
+    None if there is none, or its manifest is damaged.
     """
     try:
-        files = dict(read_object(place / INT8_MANIFEST)["files"])
+        manifest = read_object(place / INT8_MANIFEST)
+        return dict(manifest["files"]) if manifest["format"] == FORMAT else None
     except (DataError, KeyError, TypeError, ValueError):
         return None
+
+
+def mark_used(place: Path) -> None:
+    """Let an entry count as used now: those used least recently make room for others."""
     with suppress(OSError):
         os.utime(place / INT8_MANIFEST)
-    return files
 
 
-def checked_graphs(place: Path, names: Iterable[str]) -> dict[str, GraphMaker] | None:
-    """Return the named graphs of an entry, which have the right hashes; None if one has not."""
+def checked_graphs(
+    place: Path, names: Iterable[str], beside: Sequence[str] = ()
+) -> dict[str, GraphMaker] | None:
+    """Return the named graphs of an entry or export; None if one has not the right hash.
+
+    So must the files `beside` them.
+    """
     files = files_of(place) or {}
-    graphs: dict[str, GraphMaker] = {}
-    for name in names:
-        path = place / f"{name}.onnx"
-        if not is_intact(path, files.get(path.name, "")):
+    paths = {name: place / f"{name}.onnx" for name in names}
+    for name in (*(path.name for path in paths.values()), INT8_WEIGHTS, *beside):
+        if not is_intact(place / name, files.get(name, "")):
             return None
-        graphs[name] = partial(Path, path)
-    return graphs if is_intact(place / INT8_WEIGHTS, files.get(INT8_WEIGHTS, "")) else None
+    return {name: partial(Path, path) for name, path in paths.items()}
 
 
 def is_intact(path: Path, digest: str) -> bool:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
 from multistride.engines.int8.buffers import GraphMaker
+from multistride.engines.int8.entries import FORMAT, READ
 from multistride.engines.int8.forms import by_row
 from multistride.engines.int8.weight_file import WeightFile
 from multistride.errors import DataError
@@ -28,10 +29,6 @@ from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 from multistride.untrusted import inside, read_object
 from multistride.version import __version__
-
-FORMAT, READ = 5, (4, 5)
-"""The format that is written, and those that are read. It is incremented when the graphs change so
-that an engine can no longer run older ones, or an older one not these (5: `weight_file.py`)."""
 
 MARKOV = "markov.safetensors"
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.int8.buffers import GraphMaker
-from multistride.engines.int8.entries import files_of, is_intact, place_of
+from multistride.engines.int8.entries import files_of, is_intact, mark_used, place_of
 from multistride.engines.int8.export import markov_of, write_int8
 from multistride.engines.names import WeightForm
 from multistride.errors import DataError, UserError
@@ -74,6 +74,7 @@ class _Entry(NamedTuple):
         """Return what is kept; None if there is nothing, or it is damaged."""
         if (files := files_of(self.place)) is None:
             return None
+        mark_used(self.place)
         graphs = {
             Path(name).stem: partial(self.graph, name, digest)
             for name, digest in files.items()
