@@ -90,6 +90,7 @@ def timeline(figure: Any, results: Results, words: Words) -> None:
     """Draw what each generator wrote of one word, step by step, on one time line."""
     traces = results.value("generators.traces")
     axes = _axes(figure, words["milliseconds"], "")
+    axes.grid(axis="y", visible=False)  # it would cross the words behind a block
     longest = max(sum(step["milliseconds"] for step in steps) for steps in traces.values())
     for row, steps in enumerate(traces.values()):
         begun, behind = 0.0, ""
@@ -377,6 +378,7 @@ def batches(figure: Any, results: Results, words: Words) -> None:
 def gains(figure: Any, results: Results, words: Words) -> None:
     """Draw the error of the model after each improvement."""
     axes = _axes(figure, words["errors"], "")
+    axes.grid(axis="y", visible=False)
     names = ("plain", "distillation", "start", "many", "adaptive", "exact")
     rows = [results.value(f"improvements.rows[{name}]") for name in names]
     values = [100 * row["phoneme_error_rate"] for row in rows]
