@@ -69,8 +69,9 @@ def write(model: Generator, prompts: list[list[int]], path: Path) -> None:
     barred[list(config.never_written)] = -torch.inf
     new = known.shape[1]
     while len(tokens) < LONGEST and not bool(over.all()):
-        lengths = torch.full((len(known),), known.shape[1])
-        slots = prompt_slots(known, lengths, config.start_token, config.start_symbol)
+        wanted = torch.cat([known, known[:, :1]], 1)  # what stands last is not read but predicted
+        lengths = torch.full((len(known),), wanted.shape[1])
+        slots = prompt_slots(wanted, lengths, config.start_token, config.start_symbol)
         slots = Slots(*(field[:, -new:] for field in slots))
         hidden = network.decode(slots, memory.extend(slots.group), [], None, memory.layers)[:, -1]
         picked = (network.project(hidden).float() + barred).argmax(1)
