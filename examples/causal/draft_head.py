@@ -2,11 +2,12 @@
 
 usage: draft_head.py MODEL PROMPTS DIRECTORY [--texts 1280] [--updates 600]
 
-MODEL is a directory of `multistride convert`, and receives `draft_head.safetensors`. PROMPTS has a
-question in each line. The model answers them greedily, prompts of one length together, and its last
-states are kept beside the answers (DIRECTORY/written, 74 kB a text), so no update runs the model.
-The head learns from them: at every place from the state there, twice in a row, half from what was
-written and half from all probabilities of the model. The first 128 texts are held out.
+MODEL is a directory of `multistride convert`, and receives `draft_head.safetensors` and, from the
+same texts, a table of phrases. PROMPTS has a question in each line. The model answers them
+greedily, prompts of one length together, and its last states are kept beside the answers
+(DIRECTORY/written, 74 kB a text), so no update runs the model. The head learns from them: at every
+place from the state there, twice in a row, half from what was written and half from all
+probabilities of the model. The first 128 texts are held out.
 
 Stopped, it goes on where it was when it is run again.
 """
@@ -28,7 +29,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from multistride.decode.draft_head import DRAFT_HEAD, DraftHead, quantised
+from multistride.decode.phrases import PHRASES
 from multistride.device import keep_few_kernels, set_threads
+from multistride.distill.phrases import phrases_of
 from multistride.files import replacing_file
 from multistride.generator import Generator
 from multistride.groups import Slots, prompt_slots
@@ -66,8 +69,9 @@ def write(model: Generator, prompts: list[list[int]], path: Path) -> None:
     barred[list(config.never_written)] = -torch.inf
     new = known.shape[1]
     while len(tokens) < LONGEST and not bool(over.all()):
-        lengths = torch.full((len(known),), known.shape[1])
-        slots = prompt_slots(known, lengths, config.start_token, config.start_symbol)
+        wanted = torch.cat([known, known[:, :1]], 1)  # what stands last is not read but predicted
+        lengths = torch.full((len(known),), wanted.shape[1])
+        slots = prompt_slots(wanted, lengths, config.start_token, config.start_symbol)
         slots = Slots(*(field[:, -new:] for field in slots))
         hidden = network.decode(slots, memory.extend(slots.group), [], None, memory.layers)[:, -1]
         picked = (network.project(hidden).float() + barred).argmax(1)
@@ -296,7 +300,15 @@ def main() -> None:
     train(learner, texts, asked.updates, asked.learning_rate, asked.directory / "head.pt")
     with replacing_file(asked.model / DRAFT_HEAD) as place:
         save_file(learner.tensors(), place)
-    logger.info(f"written: {asked.model / DRAFT_HEAD}")
+    answers = [
+        (row[:length], 0)
+        for row, length in zip(
+            texts.tokens[HELD_OUT:].tolist(), texts.lengths[HELD_OUT:].tolist(), strict=True
+        )
+    ]
+    with replacing_file(asked.model / PHRASES) as place, open(place, "wb") as file:
+        np.save(file, phrases_of(answers))
+    logger.info(f"written: {DRAFT_HEAD} and {PHRASES} in {asked.model}")
 
 
 if __name__ == "__main__":

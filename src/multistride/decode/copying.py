@@ -163,7 +163,7 @@ class PhraseDrafter(Drafter[M]):
         for row, (text, sure) in enumerate(
             zip(self._texts, (self._sure & (self.counts > 0)).tolist(), strict=True)
         ):
-            found = text.following(most, LONG if sure or guessed[row] else SHORTEST)
+            found = text.following(most, LONG if sure else SHORTEST)
             found = found or guessed[row]
             if not found and not sure and self._table is not None:
                 found = self._table.following(text.tokens, most, self._shortest)
