@@ -431,7 +431,7 @@ def _sized(cell: re.Match[str]) -> str:
     """Mark a cell that holds a sentence: on a phone its column would be a few letters wide."""
     style, content = cell.groups()
     text = html.unescape(re.sub(r"<[^>]+>", "", content))
-    wide = sum(2 if ord(letter) > 0x2E80 else 1 for letter in text) > 44
+    wide = sum(2 if ord(letter) > 0x2E80 else 1 for letter in text) > 64
     return f"<td{' class=long' if wide else ''}{style}>{content}</td>"
 
 
