@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from multistride.cli.console import log_to_stderr
-from multistride.device import cpu_name, set_threads
+from multistride.cpu import cpu_name
+from multistride.device import set_threads
 from multistride.errors import UserError
 from multistride.files import sha256, write_json
 from multistride.generator import Generator

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
+from multistride.cpu import cpu_name
 from multistride.data.corpus import read_lines
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
-from multistride.device import cpu_name
 from multistride.files import sha256, write_json
 from multistride.groups import equal_sizes, teacher_forced
-from multistride.model.weights import WEIGHTS
+from multistride.model.directory import WEIGHTS
 from multistride.translator import Translator
 from multistride.version import __version__
 

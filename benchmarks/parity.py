@@ -43,7 +43,8 @@ from test_t5 import SPECIAL as T5_SPECIAL
 import multistride.hf  # noqa: F401  (its import makes model directories known to transformers)
 from multistride.convert.run import convert
 from multistride.files import write_json
-from multistride.model.weights import load_config, load_model
+from multistride.model.directory import load_config
+from multistride.model.weights import load_model
 from multistride.version import __version__
 
 PROMPTS, NEW_TOKENS = 20, 64

@@ -16,14 +16,15 @@ from typing import get_args
 import torch
 
 from multistride.cli.console import log_to_stderr
+from multistride.cpu import cpu_name
 from multistride.decode.step import StepModel
-from multistride.device import cpu_name
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
-from multistride.engines.interface import WeightForm
+from multistride.engines.names import WeightForm
 from multistride.files import sha256, write_json
 from multistride.groups import Slots
-from multistride.model.weights import load_model, weights_digest
+from multistride.model.directory import weights_digest
+from multistride.model.weights import load_model
 from multistride.version import __version__
 
 logger = logging.getLogger("multistride.benchmarks")

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from multistride.cli.console import log_to_stderr, numbers
+from multistride.cpu import check_threads, cpu_name
 from multistride.decode.batch import decode_batch
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
-from multistride.device import check_threads, cpu_name, set_threads
+from multistride.device import set_threads
 from multistride.evaluate.bench.rounds import batches_by_length
 from multistride.evaluate.sentences import read_test_set
 from multistride.evaluate.speed import spread

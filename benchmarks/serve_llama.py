@@ -25,7 +25,7 @@ from typing import Any
 
 from serve_load import server
 
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.version import __version__
 
 TOKENS = 48

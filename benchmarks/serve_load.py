@@ -31,7 +31,7 @@ from typing import IO, Any
 import httpx
 
 import multistride
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.version import __version__
 
 CLIENTS = (1, 8, 32, 64)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from multistride.cli.console import log_to_stderr, words
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.errors import UserError
 from multistride.files import write_json
 

@@ -20,7 +20,7 @@ import torch
 import multistride.model.transformer as model_file
 import multistride.train.loss as loss_file
 from multistride.config import read_config
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.files import write_json
 from multistride.train.config import RunConfig
 from multistride.train.loop import Trainer

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from multistride.config import read_config
 from multistride.errors import UserError
-from multistride.model.weights import load_config
+from multistride.model.directory import load_config
 from multistride.report.reading import read_result
 from multistride.train.config import RunConfig
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 import multistride
+from multistride.cpu import cpu_name
 from multistride.data.corpus import read_lines
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.options import DecodeOptions
-from multistride.device import cpu_name
 from multistride.errors import UserError
 from multistride.evaluate.speed import measure_latency, measure_throughput
 from multistride.files import replacing_file, sha256, write_json

@@ -25,15 +25,16 @@ import torch
 from memory import Endless, peak_bytes
 
 import multistride
+from multistride.cpu import cpu_name
 from multistride.decode.batch import begin_batch
 from multistride.decode.corpus import source_batch
 from multistride.decode.options import DecodeOptions
-from multistride.device import cpu_name
 from multistride.files import sha256, write_json
 from multistride.groups import Slots
 from multistride.model.cache import DecoderCache
+from multistride.model.directory import WEIGHTS
 from multistride.model.transformer import Transformer
-from multistride.model.weights import WEIGHTS, load_model
+from multistride.model.weights import load_model
 from multistride.shipped import DEFAULT
 
 WRITTEN = 64

@@ -36,16 +36,17 @@ import numpy as np
 import torch
 import transformers
 
+from multistride.cpu import cpu_name
 from multistride.data.vocab import Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
-from multistride.device import cpu_name, keep_few_kernels, set_threads
+from multistride.device import keep_few_kernels, set_threads
 from multistride.files import sha256, write_json
 from multistride.generator import Generator
 from multistride.groups import prompt_slots
-from multistride.model.weights import load_config
+from multistride.model.directory import load_config
 
 Tokens = list[int]
 ORIGINAL = "transformers"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer
 
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.files import write_json
 from multistride.tasks.classification.task import ClassificationTask
 from multistride.version import __version__

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
+from multistride.cpu import cpu_name
 from multistride.data.prepare_records import encode_document
-from multistride.device import cpu_name
 from multistride.evaluate.bench.workers.memory import peak_mb
 from multistride.files import sha256, write_json
-from multistride.model.weights import load_provenance
+from multistride.model.directory import load_provenance
 from multistride.tasks.classification.classifier import Classifier
 
 LENGTHS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768)

@@ -28,17 +28,18 @@ from typing import Any
 import torch
 
 import multistride
+from multistride.cpu import cpu_name
 from multistride.data.prepare import prepare
 from multistride.data.prepare_pairs import CleaningConfig, CorpusFiles, PrepareConfig
 from multistride.data.prepare_text import TextFiles, TextPrepareConfig
-from multistride.device import cpu_name
 from multistride.files import write_json
 from multistride.tasks.generation.task import GenerationTask
 from multistride.tasks.record import Answer
-from multistride.text_model import TextModel, Translation
+from multistride.text_model import TextModel
 from multistride.train.config import RunConfig
 from multistride.train.loop import train
 from multistride.train.monitor import Monitor
+from multistride.translation import Translation
 
 UPDATES, TOKENS, VOCABULARY = 2400, 512, 1500
 TESTED, TIMED, SHOWN = 400, 40, 4

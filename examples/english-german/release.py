@@ -19,8 +19,9 @@ from typing import Any
 import torch
 import yaml
 
+from multistride.model.directory import load_provenance
 from multistride.model.transformer import Transformer
-from multistride.model.weights import load_model, load_provenance, save_model
+from multistride.model.weights import load_model, save_model
 from multistride.report.reading import read_result
 from multistride.report.tables import markdown
 

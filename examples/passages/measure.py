@@ -22,10 +22,10 @@ import torch
 from sacrebleu.metrics import BLEU
 
 import multistride
+from multistride.cpu import cpu_name
 from multistride.decode.options import DecodeOptions
-from multistride.device import cpu_name
 from multistride.files import sha256, write_json
-from multistride.model.weights import WEIGHTS
+from multistride.model.directory import WEIGHTS
 from multistride.shipped import DEFAULT
 from multistride.tasks.sentence_windows import WindowTranslator
 from multistride.translator import Translator

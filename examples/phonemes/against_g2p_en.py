@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 import multistride
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.files import sha256, write_json
 
 Phonemes = list[str]

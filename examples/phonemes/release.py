@@ -23,8 +23,9 @@ import torch
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary
+from multistride.model.directory import load_provenance
 from multistride.model.transformer import Transformer
-from multistride.model.weights import load_model, load_provenance, save_model
+from multistride.model.weights import load_model, save_model
 from multistride.report.reading import read_result
 from multistride.report.tables import markdown
 

@@ -30,14 +30,15 @@ if TYPE_CHECKING:
     from multistride.errors import UserError
     from multistride.generator import Generator
     from multistride.loading import load
-    from multistride.text_model import StreamedGroup, Translation
+    from multistride.text_model import StreamedGroup
+    from multistride.translation import Translation
     from multistride.translator import Translator
 
 _HOMES = {
     "Generator": "multistride.generator",
     "load": "multistride.loading",
     "StreamedGroup": "multistride.text_model",
-    "Translation": "multistride.text_model",
+    "Translation": "multistride.translation",
     "Translator": "multistride.translator",
     "UserError": "multistride.errors",
 }

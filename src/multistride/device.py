@@ -1,21 +1,16 @@
-"""Devices, precisions and threads: all that depends on the machine."""
+"""Devices, precisions and threads of PyTorch."""
 
 from __future__ import annotations
 
 import os
-import platform
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 
+from multistride.cpu import check_threads, cpu_features, cpu_name
 from multistride.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-"""CPU instructions that decide which engines run, and how fast."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -71,37 +66,6 @@ def device_name(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)}, {cpu_name()}"
 
 
-def cpu_name() -> str:
-    """Return the processor as the operating system names it."""
-    for line in _cpu_info().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def cpu_features() -> list[str]:
-    """Return those of `CPU_FEATURES` that this processor has; known on Linux only."""
-    flags = set(_cpu_info().split())
-    return [feature for feature in CPU_FEATURES if feature in flags]
-
-
-def multiplies_int8() -> bool:
-    """Return whether the CPU adds up products of 8-bit integers without overflow.
-
-    x86 before VNNI adds two products in 16 bits, which saturate. ARM has no such trap.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
-        return True
-    return bool({"avx512_vnni", "avx_vnni"} & set(cpu_features()))
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def set_threads(count: int | None) -> int:
     """Use `count` CPU threads (None: as many as PyTorch chose); return the number in use.
 
@@ -111,15 +75,6 @@ def set_threads(count: int | None) -> int:
         check_threads(count)
         torch.set_num_threads(count)
     return torch.get_num_threads()
-
-
-def check_threads(count: int) -> None:
-    """Raise `UsageError` for a number of threads that this process cannot have."""
-    most = usable_cpus()
-    if not 1 <= count <= most:
-        raise UsageError(
-            f"--threads is {count}; this process may use {most} CPUs: give 1 to {most}"
-        )
 
 
 def keep_few_kernels() -> None:
@@ -135,11 +90,3 @@ def keep_few_kernels() -> None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether PyTorch raised `error` because a CPU or GPU has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-@cache
-def _cpu_info() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -11,11 +11,13 @@ from multistride.data.detokenize import as_it_is
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import Mode
 from multistride.decode.score import score_continuations
-from multistride.engines.interface import Engine, EngineName
+from multistride.engines.interface import Engine
+from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, Translation, listed, tokens_of
+from multistride.text_model import TextModel, listed, tokens_of
+from multistride.translation import Translation
 
 
 class Generator(TextModel):

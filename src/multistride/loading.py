@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multistride.engines.interface import EngineName
+from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.generator import Generator
 from multistride.shipped import directory as find_directory

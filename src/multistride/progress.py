@@ -6,6 +6,7 @@ A terminal gets a live line; a file or a pipe gets a plain line now and then.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,9 @@ class ProgressLine:
     def __init__(self, stage: str, unit: str, console: Console | None = None) -> None:
         self.stage, self.unit = stage, unit
         quiet = logging.getLogger("multistride").level > logging.INFO
-        self.console = console or Console(stderr=True, quiet=quiet)
+        # Rich takes a pipe for a terminal where FORCE_COLOR is set, as it is in a notebook.
+        terminal = None if sys.stderr.isatty() else False
+        self.console = console or Console(stderr=True, quiet=quiet, force_terminal=terminal)
         self._progress: Progress | None = None
         self._total = self._first = self._done = 0
         self._began = self._printed = time.monotonic()

@@ -8,21 +8,21 @@ lines out: `written` decodes what can be decoded and refills the holes.
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from multistride.data.detokenize import TextStream, one_line, until
+from multistride.data.detokenize import TextStream
 from multistride.data.vocab import Vocabulary
 from multistride.decode.batch import begin_batch
 from multistride.decode.choosing.auto import best, check_auto, costly_layout, explained, offers
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus, source_batch
+from multistride.decode.draft_head import DraftHead
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.options import DecodeOptions, Mode
@@ -32,32 +32,10 @@ from multistride.engines.interface import Engine, announce, is_automatic
 from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
-from multistride.model.weights import load_calibration, weights_digest
+from multistride.model.directory import load_calibration, weights_digest
+from multistride.translation import LineModel, decoded_line, line_fault
 
 logger = logging.getLogger(__name__)
-
-NOT_UTF8 = "it is not valid UTF-8"
-
-MOST_TEXT = 2 << 20
-"""Bytes of a line that is cut into tokens, which takes a hundred times as much memory."""
-
-
-@dataclass(frozen=True)
-class Translation:
-    """The text that a model wrote for one input.
-
-    `tokens` are ids without EOS; `scores` the natural log-probability of every token written, EOS
-    included; `trace` what each step wrote; `ending` why it stopped (by a stop text: `text` is cut
-    before it, the tokens that hold it stay in `tokens`); `problem` why there is no text (then
-    `text` is empty), else None.
-    """
-
-    text: str
-    tokens: tuple[int, ...] = ()
-    scores: tuple[float, ...] = ()
-    trace: tuple[Group, ...] = ()
-    ending: Ending | None = None
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +51,14 @@ class StreamedGroup:
     ending: Ending | None
 
 
-class TextModel(ABC):
+class TextModel(LineModel[Plan]):
     """An engine with its vocabulary; `directory` is where they were read from."""
-
-    shape: ClassVar[Any] = staticmethod(one_line)
-    """What is made of a decoded text."""
 
     def __init__(
         self, engine: Engine[Any], vocabulary: Vocabulary, directory: Path | None = None
     ) -> None:
+        super().__init__(vocabulary)
         self.engine = engine
-        self.vocabulary = vocabulary
         self.directory = directory
         self._plans: dict[tuple[DecodeOptions, frozenset[str]], Plan] = {}
 
@@ -115,28 +90,18 @@ class TextModel(ABC):
             "this model has no chat template: leave --chat out, or use a model made for chat"
         )
 
-    @abstractmethod
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens that the model reads of each text, less a final EOS."""
-
-    @abstractmethod
-    def problem(self, tokens: Sequence[int]) -> str | None:
-        """Return why a text of these tokens cannot be decoded; None if it can."""
-
-    @abstractmethod
-    def is_blank(self, text: str) -> bool:
-        """Return True for a text whose result is blank, without decoding."""
-
     @cached_property
     def measured(self) -> Measured:
-        """Facts about the model: calibration, phrases, and statistics that decoding adds.
+        """Calibration, phrases, a draft head, and statistics that decoding adds.
 
         Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
         """
         if self.directory is None:
             return Measured()
         calibration = load_calibration(self.directory, Calibration)
-        return Measured(calibration, phrases=PhraseTable.load(self.directory))
+        sizes = self.config.hidden_size, self.config.vocabulary_size
+        head = DraftHead.load(self.directory, *sizes) if self.causal else None
+        return Measured(calibration, phrases=PhraseTable.load(self.directory), head=head)
 
     def plan(
         self,
@@ -198,40 +163,11 @@ class TextModel(ABC):
                 self.engine, self.engine.name, layout, options.batch_size, digest, logger.info
             )
 
-    def written(self, texts: Sequence[str], plan: Plan) -> list[Translation]:
-        """Return what the model writes for texts; the n-th result belongs to the n-th text.
-
-        A text that cannot be decoded has none, and says so in `problem`.
-        """
-        tokens = self.encode(texts)
-        results = [
-            self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)
-        ]
-        open_rows = [row for row, result in zip(tokens, results, strict=True) if result is None]
-        hypotheses = self.decoded(open_rows, plan)
-        decoded = iter(self._translations(hypotheses, plan.options.stop))
-        return [next(decoded) if result is None else result for result in results]
-
     def decoded(self, rows: Sequence[Sequence[int]], plan: Plan) -> list[Hypothesis]:
         """Return what the model writes for the tokens of texts that can be decoded."""
         if rows:
             announce(self.engine)
         return decode_corpus(self.engine, rows, plan)
-
-    def translate_lines(
-        self, lines: Iterable[bytes], plan: Plan, buffer: int = 1024
-    ) -> Iterator[Translation]:
-        """Decode lines of UTF-8 as they come, `buffer` at a time: n lines in, n results, in order.
-
-        A line that is not UTF-8, or has more than `MOST_TEXT` bytes, has no text, and says so in
-        `problem`.
-        """
-        remaining = iter(lines)
-        while chunk := list(islice(remaining, buffer)):
-            texts = [decoded_line(line) for line in chunk]
-            decoded = iter(self.written([text for text in texts if text is not None], plan))
-            for line, text in zip(chunk, texts, strict=True):
-                yield Translation("", problem=_fault(line)) if text is None else next(decoded)
 
     def stream(
         self,
@@ -253,7 +189,7 @@ class TextModel(ABC):
         """`stream` for a line of UTF-8. Raises `DataError` also if it is not."""
         text = decoded_line(line)
         if text is None:
-            raise DataError(_fault(line))
+            raise DataError(line_fault(line))
         return self.streamed(text, plan)
 
     def streamed(self, text: str, plan: Plan) -> Iterator[StreamedGroup]:
@@ -280,25 +216,6 @@ class TextModel(ABC):
                 text += written.end()
             yield StreamedGroup(text, hypothesis.groups[-1], hypothesis.ending)
 
-    def _without_decoding(self, text: str, tokens: Sequence[int]) -> Translation | None:
-        if self.is_blank(text):
-            return Translation("")
-        problem = self.problem(tokens)
-        return Translation("", problem=problem) if problem else None
-
-    def _translations(
-        self, hypotheses: Sequence[Hypothesis], stops: Sequence[str]
-    ) -> Iterator[Translation]:
-        texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
-        for text, hypothesis in zip(texts, hypotheses, strict=True):
-            yield Translation(
-                self.shape(until(text, stops)),
-                tuple(hypothesis.tokens),
-                tuple(hypothesis.log_probabilities),
-                tuple(hypothesis.groups),
-                hypothesis.ending,
-            )
-
 
 def tokens_of(
     texts: Sequence[str | Sequence[int]], encode: Callable[[Sequence[str]], list[list[int]]]
@@ -315,20 +232,3 @@ def listed(texts: Sequence[str]) -> Sequence[str]:
             "one string was given, a list of texts is expected: write [text] instead of text"
         )
     return texts
-
-
-def _fault(line: bytes) -> str:
-    """Return why a line has no text."""
-    if len(line) > MOST_TEXT:
-        return f"it has {len(line):,} bytes, at most {MOST_TEXT:,} are read as one text: split it"
-    return NOT_UTF8
-
-
-def decoded_line(line: bytes) -> str | None:
-    """Return the text of a line of UTF-8 without its end; None if it is too long or not UTF-8."""
-    if len(line) > MOST_TEXT:
-        return None
-    try:
-        return line.rstrip(b"\r\n").decode("utf-8")
-    except UnicodeDecodeError:
-        return None

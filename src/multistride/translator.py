@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from multistride.decode.options import Mode
 from multistride.decode.score import score_pairs
-from multistride.engines.interface import EngineName
+from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, Translation, listed, tokens_of
+from multistride.text_model import TextModel, listed, tokens_of
+from multistride.translation import Translation, too_long
 
 
 class Translator(TextModel):
@@ -81,10 +82,7 @@ class Translator(TextModel):
 
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Return why a source of these tokens cannot be translated; None if it can."""
-        longest = self.config.max_positions - 1
-        if len(tokens) > longest:
-            return f"it has {len(tokens):,} tokens, at most {longest} are allowed: split it"
-        return None
+        return too_long(tokens, self.config)
 
     def is_blank(self, text: str) -> bool:
         """Return True for a text of blanks: its translation is blank."""

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from multistride import cli
 from multistride.cli import VERBS, app, installation
-from multistride.engines.int8 import engine
+from multistride.engines.int8 import support
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -191,7 +191,7 @@ def test_models_that_ship_are_listed_and_can_be_named():
 
 def test_doctor_says_why_an_engine_does_not_run_here(monkeypatch):
     # Guards: a doctor that fails where something is missing, which is when it is called.
-    monkeypatch.setattr(engine, "onnxruntime", None)
+    monkeypatch.setattr(support, "onnxruntime", None)
     monkeypatch.setattr(installation, "_version", lambda package, least: None)
     shown = page("doctor")
     assert "ONNX Runtime is not installed: pip install 'multistride[int8]'" in shown

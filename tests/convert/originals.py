@@ -91,12 +91,15 @@ def causal_slots(rows):
 
 
 @torch.inference_mode()
-def compare_causal(theirs, ours, size, rows, new_tokens=24):
+def compare_causal(theirs, ours, size, rows, new_tokens=24, engine=None):
     """Logits of both with padding, and the greedy continuation of every row: ours cached and
-    padded, theirs alone."""
+    padded, theirs alone. `engine` runs ours, by default the reference."""
     slots, real = causal_slots(rows)
     expected = theirs(input_ids=slots.token, attention_mask=real.long()).logits[real]
-    found = ours.project(ours(None, None, slots)[real])[:, :size]
+    if engine is None:
+        found = ours.project(ours(None, None, slots)[real])[:, :size]
+    else:
+        found = engine.step(slots, engine.start(None, None))[real][:, :size]
     config = ours.config
     state = DecodeState(
         [new_tokens] * len(rows),
@@ -105,7 +108,7 @@ def compare_causal(theirs, ours, size, rows, new_tokens=24):
         rows,
         config.start_symbol,
     )
-    engine = EagerStepModel(ours)
+    engine = engine or EagerStepModel(ours)
     for _ in decode(engine, None, None, state, GroupWriter(engine, fixed(1))):
         pass
     width = slots.token.shape[1]
@@ -122,7 +125,7 @@ def compare_causal(theirs, ours, size, rows, new_tokens=24):
 
 
 @torch.inference_mode()
-def compare_translators(theirs, ours, size, rows, new_tokens=24):
+def compare_translators(theirs, ours, size, rows, new_tokens=24, engine=None):
     """The same for an encoder-decoder: `rows` are sources, and other random rows what the decoder
     reads."""
     config = ours.config
@@ -136,11 +139,14 @@ def compare_translators(theirs, ours, size, rows, new_tokens=24):
     expected = theirs(
         input_ids=source, attention_mask=read.long(), decoder_input_ids=tokens
     ).logits[real]
-    found = ours.project(ours(source, lengths, slots)[real])[:, :size]
+    if engine is None:
+        found = ours.project(ours(source, lengths, slots)[real])[:, :size]
+    else:
+        found = engine.step(slots, engine.start(source, lengths))[real][:, :size]
     state = DecodeState(
         [new_tokens] * len(rows), config.start_token, EndingRule.at(config.end_token)
     )
-    engine = EagerStepModel(ours)
+    engine = engine or EagerStepModel(ours)
     for _ in decode(engine, source, lengths, state, GroupWriter(engine, fixed(1))):
         pass
     written = theirs.generate(
@@ -157,18 +163,19 @@ def _comparison(differences, state, written, config):
     return Comparison(float(differences.abs().max()), alike)
 
 
-def assert_same_causal_model(theirs, ours, size):
+def assert_same_causal_model(theirs, ours, size, engine=None):
     """Logits agree to 1e-4, and every prompt is continued alike."""
-    assert_same(compare_causal(theirs, ours, size, sequences(size)))
+    assert_same(compare_causal(theirs, ours, size, sequences(size), engine=engine), engine)
 
 
-def assert_same_translator(theirs, ours, size):
+def assert_same_translator(theirs, ours, size, engine=None):
     """Logits agree to 1e-4, and every source is translated alike."""
-    assert_same(compare_translators(theirs, ours, size, sequences(size)))
+    assert_same(compare_translators(theirs, ours, size, sequences(size), engine=engine), engine)
 
 
-def assert_same(comparison):
-    assert comparison.largest_difference <= 1e-4
+def assert_same(comparison, engine=None):
+    # ONNX Runtime's tanh is good to some 1e-5, which gated layers multiply.
+    assert comparison.largest_difference <= (1e-4 if engine is None else 3e-4)
     assert all(comparison.alike)
 
 

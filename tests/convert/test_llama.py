@@ -21,8 +21,6 @@ from transformers import (
 
 import multistride.hf  # noqa: F401  (its import makes model directories known to transformers)
 from multistride.convert.run import convert
-from multistride.engines.int8.engine import check_supported
-from multistride.errors import UsageError
 
 SIZES = {
     "hidden_size": 32,
@@ -146,13 +144,3 @@ def test_transformers_keeps_the_window(letters, tmp_path):
     assert ours.generate(tokens, attention_mask=real, **settings).equal(expected)
     own = ours.generate(tokens, attention_mask=real, custom_generate=None, **settings)
     assert own.equal(expected)
-
-
-def test_a_sliding_model_is_refused_by_the_int8_engine_in_one_line(letters, tmp_path):
-    # Guards: a window that int8 graphs forget, and other text without a word.
-    directory, size = letters
-    model, config, changes = KINDS["mistral"]
-    model(config(vocab_size=size, **{**SIZES, **changes})).save_pretrained(directory)
-    ours, _ = converted_model(directory, tmp_path / "ours")
-    with pytest.raises(UsageError, match=r"int8 was asked for.*attention_window 5"):
-        check_supported(ours.config)

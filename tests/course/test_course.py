@@ -60,6 +60,9 @@ def test_pages_need_no_network_and_describe_their_pictures(recorded, tmp_path):
         assert not re.search(r"(src|href)=.https?:", page)
         assert re.search(r'<svg role="img" aria-label="Figure', page)
         assert page.count("<details>") == 2
+        sources = (place / f"{name}.md").read_text().partition("## Where the numbers come from")[2]
+        for line in filter(None, sources.splitlines()):  # each file, and the command that made it
+            assert re.search(r"\.json`: `[^`]+`", line), line
 
 
 def test_missing_results_and_other_versions_are_one_line(recorded, tmp_path):
@@ -194,3 +197,11 @@ def test_chapters_without_results_are_left_out_unless_they_were_asked_for(
     assert "chapter 05-strategy is left out: the result policies.json" in caplog.text
     with pytest.raises(DataError, match=r"policies\.json"):
         build(tmp_path / "site", results(recorded), "en", ("5",))
+
+
+def test_the_full_profile_builds_nothing_without_a_result(recorded, tmp_path):
+    # Guards: a course that looks whole and lacks a chapter.
+    arguments = ["course", "build", "--results", str(recorded), "--output", str(tmp_path / "site")]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, DataError)
+    assert not (tmp_path / "site").exists()

@@ -14,6 +14,7 @@ from multistride.decode.batch import Rows, begin_batch, begin_joinable, decode_b
 from multistride.decode.choosing.economy import Economy
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import EndingRule
+from multistride.decode.even import decode_even
 from multistride.decode.exact import Drafter
 from multistride.decode.loop import decode
 from multistride.decode.markov import greedy_for
@@ -21,7 +22,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import plan
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
-from multistride.engines.int8.loops import QuickDrafter, decode_even, decode_single
+from multistride.engines.int8.loops import QuickDrafter, decode_single
 from multistride.engines.quick import PickedGroups
 from multistride.groups import PADDING_GROUP, Drafts, Slots, draft_slots
 from multistride.model.config import TransformerConfig
@@ -33,7 +34,7 @@ from multistride.engines.int8 import chain as int8_chain
 from multistride.engines.int8 import engine as int8
 from multistride.engines.int8 import graphs as int8_graphs
 from multistride.engines.int8 import output as int8_output
-from multistride.engines.int8.memory import MASKED, ROOM, Network
+from multistride.engines.int8.buffers import MASKED, ROOM, Network
 from multistride.engines.int8.onnx_graph import Graph, Rounding
 from multistride.engines.int8.ranges import Roundings
 
@@ -306,7 +307,7 @@ def test_the_quick_loop_is_the_ordinary_one(engine, sources, group_size):
         DecodeState(limits, engine.config.start_token, EndingRule.at(engine.config.end_token))
         for _ in range(2)
     )
-    for wrote in decode_even(engine, source, lengths, quick, group_size):
+    for wrote in decode_even(engine, engine.start(source, lengths), quick, group_size):
         assert all(hypothesis.groups for hypothesis in wrote)
     for _ in decode(engine, source, lengths, ordinary, picking(engine, group_size)):
         pass

@@ -1,5 +1,5 @@
 """The engines on ONNX Runtime run the layouts of converted models: Llama, Qwen3, OLMo 2, GPT-NeoX,
-GPT-2, Marian, BART."""
+GPT-2, Marian, BART, Mistral, Gemma 2 and 3, Phi-3, T5."""
 
 import numpy as np
 import pytest
@@ -42,6 +42,24 @@ LAYOUTS = {
     "bart": {"heads": 4, "norm": "post", "encoder_layers": 2, "activation": "gelu"}
     | {"embedding_norm": True, "positions": "learned", "separate_positions": True}
     | {"output_bias": True, "max_positions": 96},
+    "mistral": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "attention_window": 3}
+    | {"attention_bias": "none"},
+    "gemma2": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "norm": "sandwich"}
+    | {"attention_bias": "none", "attention_window": 4, "window_layers": (0,)}
+    | {"attention_cap": 2.0, "output_cap": 3.0},
+    "gemma3": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 1, "norm": "sandwich"}
+    | {"attention_bias": "none", "attention_window": 4, "window_layers": (1,)}
+    | {"query_key_norm": True, "window_rotary_base": 50.0, "rotary_base": 1000.0},
+    "phi3": CAUSAL | ROTARY | BARE | {"heads": 4, "attention_window": 5}
+    | {"attention_bias": "none"},
+    "capped": CAUSAL | ROTARY | BARE | {"heads": 4, "attention_cap": 2.0}
+    | {"attention_bias": "none"},
+    "t5": BARE | {"heads": 4, "head_size": 16, "norm_kind": "rms", "positions": "relative"}
+    | {"attention_bias": "none", "activation": "relu", "encoder_layers": 2, "relative_buckets": 8}
+    | {"relative_furthest": 10, "gated_feedforward": False, "max_positions": 96},
+    "t5, gated": BARE | {"heads": 4, "norm_kind": "rms", "positions": "relative"}
+    | {"attention_bias": "none", "activation": "gelu-tanh", "encoder_layers": 2}
+    | {"relative_buckets": 8, "relative_furthest": 10, "max_positions": 96},
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from multistride.groups import Slots
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 from multistride.engines.int8 import engine as int8
-from multistride.engines.int8.memory import EncodedSource, gaps_filled
+from multistride.engines.int8.buffers import EncodedSource, gaps_filled
 
 
 @given(data=st.data())

@@ -34,8 +34,9 @@ from multistride.engines.int8.engine import int8_graphs
 from multistride.engines.int8.export import write_int8
 from multistride.engines.open import open_export
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import load_calibration, weights_digest
 from multistride.model.transformer import Transformer
-from multistride.model.weights import load_calibration, load_model, save_model, weights_digest
+from multistride.model.weights import load_model, save_model
 from multistride.parts import PartsDirectory, chunks
 from multistride.report.reading import read_result
 from multistride.report.trace import read_trace

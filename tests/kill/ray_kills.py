@@ -25,7 +25,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.version import __version__
 
 PART = 256

@@ -2,7 +2,7 @@
 
 import torch
 
-from multistride import device
+from multistride import cpu, device
 
 
 def test_the_machine_is_named(monkeypatch):
@@ -15,8 +15,8 @@ def test_the_machine_is_named(monkeypatch):
 
 def test_features_are_those_of_the_processor(monkeypatch):
     # Guards: "avx_vnni" found inside the name of another feature; no /proc/cpuinfo, as on macOS.
-    monkeypatch.setattr(device, "_cpu_info", lambda: "flags : fpu avx2 avx_vnni_int8 amx_bf16")
-    assert device.cpu_features() == ["avx2", "amx_bf16"]
-    monkeypatch.setattr(device, "_cpu_info", lambda: "")
-    assert device.cpu_features() == []
-    assert device.cpu_name()
+    monkeypatch.setattr(cpu, "_cpu_info", lambda: "flags : fpu avx2 avx_vnni_int8 amx_bf16")
+    assert cpu.cpu_features() == ["avx2", "amx_bf16"]
+    monkeypatch.setattr(cpu, "_cpu_info", lambda: "")
+    assert cpu.cpu_features() == []
+    assert cpu.cpu_name()

@@ -38,6 +38,12 @@ _NORM_EPSILON = 1e-5
 _ONLY_IN_GROUPS = ("reach.", "markov.")
 """Weights that add nothing at K=1."""
 
+_OF_MARIAN = ("output_bias", "never_written", "activation silu")
+"""What converted Marian models have beyond ours, and CTranslate2 as well."""
+
+_NEVER = -1e9
+"""The bias of tokens that are never picked."""
+
 _BATCHES_AHEAD = 2
 """Batches waiting for each worker, so that none is idle and Ctrl-C does not wait for long."""
 
@@ -239,10 +245,9 @@ class _Weights:
 def _specification(model: Transformer) -> Any:
     """Return the model as CTranslate2 has it. Raises `UsageError` if it has no place for it."""
     config, weights = model.config, _Weights(model)
-    check_expressible(config, "CTranslate2", encoder=True)
-    activation = {"relu": common_spec.Activation.RELU, "gelu": common_spec.Activation.GELU}[
-        config.activation
-    ]
+    check_expressible(config, "CTranslate2", encoder=True, also=_OF_MARIAN)
+    kinds = common_spec.Activation
+    activation = {"relu": kinds.RELU, "gelu": kinds.GELU, "silu": kinds.SWISH}[config.activation]
     specification = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
         config.heads,
@@ -279,6 +284,10 @@ def _fill_embeddings(specification: Any, config: TransformerConfig, weights: _We
     )
     specification.decoder.embeddings.weight = target
     specification.decoder.projection.weight = target if tied else weights.take("output.weight")
+    if config.output_bias:
+        bias = weights.take("output_bias").copy()
+        bias[list(config.unpicked)] = _NEVER
+        specification.decoder.projection.bias = bias
 
 
 def _fill_layer(layer: Any, name: str, weights: _Weights) -> None:

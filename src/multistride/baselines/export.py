@@ -9,20 +9,15 @@ from pathlib import Path
 from multistride.baselines.ctranslate2 import check_installed, save_ctranslate2
 from multistride.baselines.expressible import check_expressible
 from multistride.data.vocab import VOCABULARY_FILES
-from multistride.engines.int8.engine import check_int8, int8_graphs
+from multistride.engines.int8.engine import int8_graphs
 from multistride.engines.int8.export import write_int8
+from multistride.engines.int8.support import check_int8
 from multistride.engines.open import open_export
 from multistride.errors import DataError, UsageError
 from multistride.files import refuse_foreign, refuse_inputs, replacing_directory, same_file
+from multistride.model.directory import CONFIG, PROVENANCE, is_export, load_config, weights_digest
 from multistride.model.transformer import Transformer
-from multistride.model.weights import (
-    CONFIG,
-    PROVENANCE,
-    is_export,
-    load_config,
-    load_model,
-    weights_digest,
-)
+from multistride.model.weights import load_model
 
 GENERATION = "generation_config.json"
 
@@ -96,7 +91,8 @@ echo "Where is the station?" |
 8-bit weights with a scale for each output, 8-bit activations with a scale for each place in the
 model. The `.onnx` files run in ONNX Runtime (1.25 or later) without PyTorch: `encoder` makes keys
 and values of a source, `decoder` one step's hidden states, `logits`, `greedy` and `chained` what
-follows from them. `int8.json` names the weights they were made of and the hash of every file.
+follows from them; their large weights lie in `weights.bin`. `int8.json` names the weights they were
+made of and the hash of every file.
 """
 
 _CTRANSLATE2_NOTE = """\

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from multistride.decode.options import DecodeOptions
 from multistride.parts import Chunk
-from multistride.text_model import TextModel, Translation
+from multistride.text_model import TextModel
+from multistride.translation import Translation
 
 
 class Decoded(NamedTuple):

@@ -220,13 +220,13 @@ def _drop_output() -> None:
 def leave(code: int) -> NoReturn:
     """End the process; all that it wrote is on its way.
 
-    Where torch was used the interpreter is not taken down. That takes most of a second in which
-    Ctrl-C prints a traceback; and gloo's threads, which nobody can join once a model was wrapped
-    for data-parallel training, as destroying the group leaves them, abort the process if they let
-    go of a tensor meanwhile (torch 2.13). Python itself may end an interrupted process by SIGINT
-    instead of by its exit code.
+    Where torch or ONNX Runtime was used the interpreter is not taken down. That takes up to a
+    second in which Ctrl-C prints a traceback; and gloo's threads, which nobody can join once a
+    model was wrapped for data-parallel training, as destroying the group leaves them, abort the
+    process if they let go of a tensor meanwhile (torch 2.13). Python itself may end an interrupted
+    process by SIGINT instead of by its exit code.
     """
-    if "torch" not in sys.modules and code != Interrupted.exit_code:
+    if not {"torch", "onnxruntime"} & sys.modules.keys() and code != Interrupted.exit_code:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -67,13 +67,15 @@ def build(
 ) -> None:
     """Build the course: HTML pages that need no network, and the same as Markdown.
 
+    A missing result is an error, or with a smaller profile leaves its chapter out.
+
     Example: multistride course build --output course
 
     Example: multistride course build --profile quick --chapter 1
     """
     from multistride.course.numbers import Results
     from multistride.course.site import build as build_site
-    from multistride.course.site import check_ready, chosen_chapters
+    from multistride.course.site import check_ready, chosen_chapters, pages_of
     from multistride.device import set_threads
 
     languages, only = [language] if language else list(Language), tuple(chapter or ())
@@ -90,8 +92,11 @@ def build(
             if any(one.reads(name) for one in chosen):
                 logger.info(f"experiment {name}")
                 experiment(name, profile.value, experiments)
+    if profile == Profile.full:
+        only = tuple(one.name for one in chosen)
     for each in languages:
         place = build_site(output, Results(results, experiments), each.value, only)
+        only = pages_of(place)  # what the first language left out is not said twice
         logger.info(f"written: {place / 'index.html'}")
 
 

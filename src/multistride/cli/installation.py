@@ -38,7 +38,7 @@ def _torch() -> Facts:
     try:
         import torch
 
-        from multistride.device import cpu_features, cpu_name, usable_cpus
+        from multistride.cpu import cpu_features, cpu_name, usable_cpus
     except Exception as error:  # a broken installation is what a doctor is for
         return {"torch": None, "problem": f"PyTorch cannot be imported: {error}"}
     return {
@@ -56,7 +56,7 @@ def engines() -> dict[str, str | None]:
     """Return the name of every engine, with the reason why it does not run here, or None."""
     import torch
 
-    from multistride.engines.int8.engine import check_int8
+    from multistride.engines.int8.support import check_int8
 
     reasons: dict[str, str | None] = {"eager": None}
     missing = None

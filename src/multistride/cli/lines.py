@@ -10,9 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from multistride.cli.chunks import Decode
 from multistride.cli.options import LineFormat
 from multistride.data.corpus import Record, Unreadable, read_parallel
 from multistride.data.detokenize import one_line
@@ -21,13 +20,17 @@ from multistride.data.vocab import Vocabulary
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group
 from multistride.decode.options import DecodeOptions
-from multistride.decode.plan import Plan
 from multistride.decode.trace import trace_entries
 from multistride.errors import DataError
 from multistride.files import Journal
 from multistride.parts import chunks
-from multistride.text_model import TextModel, Translation
+from multistride.translation import LineModel, P, Translation
 from multistride.untrusted import parse_json
+
+if TYPE_CHECKING:  # translating without PyTorch needs neither
+    from multistride.cli.chunks import Decode
+    from multistride.decode.plan import Plan
+    from multistride.text_model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +70,16 @@ def write_lines(
     if sink.form == "stream":
         return stream_lines(translator, lines, plan, sink)
     if decode is None:
-        results = translator.translate_lines(lines, plan, sink.buffer)
-        return translate_stream(results, translator.vocabulary, plan.options, sink)
+        return write_own(translator, lines, plan, sink)
     with closing(decode(chunks(lines, sink.buffer))) as decoded:
         shared = chain.from_iterable(result.translations for _, result in decoded)
         return translate_stream(shared, translator.vocabulary, plan.options, sink)
+
+
+def write_own(translator: LineModel[P], lines: Iterable[bytes], plan: P, sink: Sink) -> int:
+    """`write_lines` by a model of this process, whole lines at a time."""
+    results = translator.translate_lines(lines, plan, sink.buffer)
+    return translate_stream(results, translator.vocabulary, plan.options, sink)
 
 
 def translate_stream(

@@ -185,7 +185,7 @@ def calibrate(
     """
     from multistride.device import set_threads
     from multistride.evaluate.settle import settle
-    from multistride.model.weights import CALIBRATION, TEMPERATURE, load_config
+    from multistride.model.directory import CALIBRATION, TEMPERATURE, load_config
 
     classifier = load_config(model).classifier is not None
     if classifier and reference is not None:
@@ -214,7 +214,7 @@ def _calibrate_groups(
     from multistride.evaluate.calibrate import calibrate as measure
     from multistride.files import write_json
     from multistride.loading import load
-    from multistride.model.weights import CALIBRATION
+    from multistride.model.directory import CALIBRATION
     from multistride.report.tables import calibration_table
 
     measured = measure(load(model, device, "eager"), model, source, reference).model_dump(
@@ -234,7 +234,7 @@ def _calibrate_classifier(
     """Calibrate a classifier."""
     from multistride.evaluate.confidence import calibrate_classifier
     from multistride.files import write_json
-    from multistride.model.weights import TEMPERATURE
+    from multistride.model.directory import TEMPERATURE
     from multistride.tasks.classification.classifier import Classifier
 
     classifier = Classifier.load(model, device, group_size, calibrated=False)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multistride.cli.options import Machine
+from multistride.cli.quiet import uncollected
 
 if TYPE_CHECKING:
     from multistride.generator import Generator
@@ -23,17 +21,3 @@ def open_model(machine: Machine, model: Path | None) -> Translator | Generator:
 
         set_threads(machine.threads)
         return load(model, machine.device, machine.engine)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Look for no garbage while modules and models are loaded: a seventh of that time.
-
-    They leave little garbage, and what they leave behind is not looked at again.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()

@@ -22,14 +22,14 @@ from multistride.cli.chunks import Decode, Decoded, lines_work
 from multistride.cli.lines import EMPTY_LINE, line_of
 from multistride.cli.options import LineFormat, Lines
 from multistride.cluster.spread import here
+from multistride.cpu import cpu_name
 from multistride.data.corpus import read_lines
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES
-from multistride.device import cpu_name
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import compressing, is_stream, replacing_file, same_file, sha256
-from multistride.model.weights import CALIBRATION, CONFIG, weights_digest
+from multistride.model.directory import CALIBRATION, CONFIG, weights_digest
 from multistride.parts import Chunk, PartsDirectory
 from multistride.progress import ProgressLine
 from multistride.tasks.sentence_windows import WindowTranslator

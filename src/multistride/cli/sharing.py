@@ -18,11 +18,11 @@ from multistride.cluster.spread import Spread
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.device import set_threads
-from multistride.engines.interface import EngineName
+from multistride.engines.names import EngineName
 from multistride.errors import DataError, MissingExtraError, UsageError
 from multistride.generator import Generator as CausalModel
 from multistride.loading import load
-from multistride.model.weights import weights_digest
+from multistride.model.directory import weights_digest
 from multistride.parts import Chunk
 from multistride.shipped import directory
 from multistride.text_model import TextModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,8 @@ import typer
 
 from multistride.cli.console import reading, refuse_shared_files, tracing, writing
 from multistride.cli.fields import Fields
-from multistride.cli.opening import open_model, uncollected
+from multistride.cli.light import buffered, translated_light
+from multistride.cli.opening import open_model
 from multistride.cli.options import (
     ChatOption,
     Cluster,
@@ -26,6 +26,7 @@ from multistride.cli.options import (
     group_size_or_auto,
     note_untrained,
 )
+from multistride.cli.quiet import uncollected
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 
@@ -67,12 +68,35 @@ def translate(
 
     Example: multistride translate --input book.en --output book.de --group-size auto
     """
-    if window is not None and (lines.form != "text" or lines.trace):
+    failed = None
+    if window is None:
+        failed = translated_light(model, lines, group_size, decoding, machine, cluster)
+    else:
+        _check_window(lines, cluster)
+    if failed is None:
+        failed = _translated(model, lines, group_size, decoding, machine, cluster, window)
+    _complete(failed, "lines could not be translated")
+
+
+def _check_window(lines: Lines, cluster: Cluster) -> None:
+    """Raise `UsageError` for what does not go with windows of lines."""
+    if lines.form != "text" or lines.trace:
         raise UsageError(
             "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
         )
-    if window is not None:
-        cluster.refuse("--window")
+    cluster.refuse("--window")
+
+
+def _translated(
+    model: Path | None,
+    lines: Lines,
+    group_size: str,
+    decoding: DecodeOptions,
+    machine: Machine,
+    cluster: Cluster,
+    window: int | None,
+) -> int:
+    """Translate lines in any way there is; return how many failed."""
     with uncollected():
         from multistride.cli.sharing import lines_shared
         from multistride.tasks.sentence_windows import WindowTranslator
@@ -82,10 +106,10 @@ def translate(
     translator = translator if window is None else WindowTranslator(translator, window)
     plan = _settled(translator, group_size, decoding, lines)
     shared = lines_shared(cluster, machine, model, plan.options)
-    failed = _translated(translator, model, plan, lines, shared)
+    failed = _written(translator, model, plan, lines, shared)
     if isinstance(translator, WindowTranslator):
         logger.info(translator.counts)
-    _complete(failed, "lines could not be translated")
+    return failed
 
 
 def generate(
@@ -200,7 +224,7 @@ def _settled(translator: TextModel, group_size: str, decoding: DecodeOptions, li
     return plan
 
 
-def _translated(
+def _written(
     translator: Translator,
     model: Path | None,
     plan: Plan,
@@ -235,9 +259,8 @@ def _write(
         tracing(lines.trace) as trace,
         shared as decode,
     ):
-        typed = lines.source is None and sys.stdin.isatty()
-        buffer = lines.buffer or (1 if typed else 1024)
-        return write_lines(translator, texts, plan, Sink(output, lines.form, trace, buffer), decode)
+        sink = Sink(output, lines.form, trace, buffered(lines))
+        return write_lines(translator, texts, plan, sink, decode)
 
 
 def _complete(failed: int, what: str) -> None:

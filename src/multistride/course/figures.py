@@ -90,6 +90,7 @@ def timeline(figure: Any, results: Results, words: Words) -> None:
     """Draw what each generator wrote of one word, step by step, on one time line."""
     traces = results.value("generators.traces")
     axes = _axes(figure, words["milliseconds"], "")
+    axes.grid(axis="y", visible=False)  # it would cross the words behind a block
     longest = max(sum(step["milliseconds"] for step in steps) for steps in traces.values())
     for row, steps in enumerate(traces.values()):
         begun, behind = 0.0, ""
@@ -199,7 +200,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     arrow(3.64, 2.3, 4.56, 2.3)
     arrow(6.4, top + 0.35, 6.4, top + 0.66)
     axes.set_xlim(-0.1, 12.3)
-    axes.set_ylim(-0.2, top + 1.6)
+    axes.set_ylim(-0.1, top + 1.42)
 
 
 def _rectangle(x: float, y: float, width: float, height: float, face: str, line: str) -> Any:
@@ -231,10 +232,10 @@ def mask(figure: Any, results: Results, words: Words) -> None:
         seen = visibility(slots.group, slots.group)[0]
         axes = figure.add_subplot(1, 3, index + 1)
         axes.imshow((~seen).numpy(), cmap="gray", vmin=-0.35, vmax=1.05)
-        names = ["S" if token < 0 else f"y{token}" for token in slots.token[0].tolist()]
+        names = ["S" if token < 0 else f"y{token + 1}" for token in slots.token[0].tolist()]
         axes.set_xticks(range(length), names, fontsize=9)
         axes.set_yticks(
-            range(length), [f"y{place}" for place in slots.position[0].tolist()], fontsize=9
+            range(length), [f"y{place + 1}" for place in slots.position[0].tolist()], fontsize=9
         )
         axes.set_xticks([edge - 0.5 for edge in range(1, length)], minor=True)
         axes.set_yticks([edge - 0.5 for edge in range(1, length)], minor=True)
@@ -377,6 +378,7 @@ def batches(figure: Any, results: Results, words: Words) -> None:
 def gains(figure: Any, results: Results, words: Words) -> None:
     """Draw the error of the model after each improvement."""
     axes = _axes(figure, words["errors"], "")
+    axes.grid(axis="y", visible=False)
     names = ("plain", "distillation", "start", "many", "adaptive", "exact")
     rows = [results.value(f"improvements.rows[{name}]") for name in names]
     values = [100 * row["phoneme_error_rate"] for row in rows]
@@ -547,10 +549,10 @@ def writing(figure: Any, results: Results, words: Words) -> None:
 
 
 DRAWINGS: dict[str, tuple[float, float, Callable[[Any, Results, Words], None]]] = {
-    "timeline": (7.4, 3.9, timeline),
+    "timeline": (7.4, 4.3, timeline),
     "places": (6.4, 4.2, places),
-    "architecture": (7.4, 5.6, architecture),
-    "mask": (7.4, 3.1, mask),
+    "architecture": (7.4, 5.3, architecture),
+    "mask": (7.4, 2.75, mask),
     "adaptive": (7.2, 4, adaptive),
     "stages": (6.8, 4.2, stages),
     "optimisation": (7.4, 6.4, optimisation),

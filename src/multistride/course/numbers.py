@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,28 @@ class Results:
         value = self.value(ways)
         return "–" if value is None else _formatted(value, form)
 
+    @cached_property
+    def _commits(self) -> dict[str, str]:
+        """Return the commits that recorded the files; none of a shallow clone or of changed files.
+
+        Files that `course run` wrote name their commit themselves.
+        """
+        if _said_by_git(self.recorded, "rev-parse", "--is-shallow-repository").strip() != "false":
+            return {}
+        commits: dict[str, str] = {}
+        commit = ""
+        history = ("log", "--format=@%h", "--name-only", "--relative", "--", ".")
+        for line in filter(None, _said_by_git(self.recorded, *history).splitlines()):
+            if line.startswith("@"):
+                commit = line[1:]
+            else:
+                commits.setdefault(line, commit)
+        for changed in _said_by_git(
+            self.recorded, "diff", "--name-only", "--relative", "HEAD", "--", "."
+        ).splitlines():
+            commits.pop(changed, None)
+        return commits
+
     def small(self, names: set[str]) -> bool:
         """Return whether one of these results comes from an experiment that was not run in full."""
         return any(
@@ -125,12 +149,24 @@ class Results:
                 if part
             )
         version = settings.get("multistride") or made.get("multistride")
+        commit = settings.get("commit") or self._commits.get(f"{name}.json")
         return {
             "command": str(settings.get("command") or "–"),
-            "commit": str(settings.get("commit") or (f"multistride {version}" if version else "–")),
+            "commit": str(commit or (f"multistride {version}" if version else "–")),
             "machine": machine or "–",
             "seed": str(settings.get("seed") or made.get("seed") or "–"),
         }
+
+
+def _said_by_git(directory: Path, *arguments: str) -> str:
+    """Return what git says of a directory; nothing where it has nothing to say."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout if not done.returncode else ""
 
 
 def _formatted(value: Any, form: str) -> str:

@@ -176,6 +176,12 @@ def has_own_results(output: Path) -> bool:
     return any(_manifest(place).get("own_results", False) for place in places)
 
 
+def pages_of(place: Path) -> tuple[str, ...]:
+    """Return the names of the chapters that a built course has."""
+    pages = [Path(name) for name in _manifest(place)["pages"]]
+    return tuple(page.stem for page in pages if page.suffix == ".md")
+
+
 def _manifest(place: Path) -> dict[str, Any]:
     path = place / MANIFEST
     try:
@@ -345,13 +351,17 @@ class _Builder:
         made: dict[str, list[str]] = {}
         for name in names:
             facts = self._results.provenance(name)
-            known = [f"`{facts['command']}`"] if facts["command"] != "–" else []
+            command = facts["command"]
+            if command == "–":
+                commands = self._shared["commands"].items()
+                command = next((by for start, by in commands if name.startswith(start)), "–")
+            known = [f"`{command}`"] if command != "–" else []
             for key in ("commit", "machine", "seed"):
                 if facts[key] != "–":
                     known.append(f"{words[key]} {facts[key]}")
-            made.setdefault(words["and"].join(known), []).append(f"`{name}.json`")
+            made.setdefault(words["and"].join(known), []).append(name)
         lines = [
-            f"- {words['list'].join(files)}" + (words["made"].format(by) if by else "")
+            f"- {words['list'].join(_folded(files))}" + (words["made"].format(by) if by else "")
             for by, files in made.items()
         ]
         return "\n".join(["", f"## {words['sources']}", "", *lines]) + "\n"
@@ -360,6 +370,8 @@ class _Builder:
         """Return a page as one HTML file without links to other hosts' scripts, fonts or styles."""
         body = self._markdown.render(text)
         body = re.sub(r'<img src="([a-z]+)\.svg" alt="([^"]*)" ?/?>', self._inlined, body)
+        body = re.sub(r"<td([^>]*)>((?:(?!</td>).)+)</td>", _sized, body)
+        body = re.sub(r"<(th|pre)\b.*?</\1>", _unbroken, body, flags=re.DOTALL)
         body = body.replace("<table>", '<div class="wide"><table>').replace(
             "</table>", "</table></div>"
         )
@@ -402,6 +414,34 @@ class _Builder:
             ways=ways,
             swipe=self._words["swipe"],
         )
+
+
+def _folded(names: list[str]) -> list[str]:
+    """Return names of files as code; many of one directory become one pattern."""
+    folders = [name.rpartition("/")[0] for name in names]
+    many = {folder for folder in folders if folder and folders.count(folder) > 3}
+    shown = (
+        f"`{folder}/*.json`" if folder in many else f"`{name}.json`"
+        for name, folder in zip(names, folders, strict=True)
+    )
+    return list(dict.fromkeys(shown))
+
+
+def _sized(cell: re.Match[str]) -> str:
+    """Mark a cell that holds a sentence: on a phone its column would be a few letters wide."""
+    style, content = cell.groups()
+    text = html.unescape(re.sub(r"<[^>]+>", "", content))
+    wide = sum(2 if ord(letter) > 0x2E80 else 1 for letter in text) > 64
+    return f"<td{' class=long' if wide else ''}{style}>{content}</td>"
+
+
+def _unbroken(part: re.Match[str]) -> str:
+    """Keep options (--profile) and short names (ROUGE-L) on one line."""
+    return re.sub(
+        r'(?<![\w<&;"=-])(--[\w-]+|[A-Za-z]{1,8}-\w{1,3})(?![\w-])',
+        r"<span class=word>\1</span>",
+        part.group(),
+    )
 
 
 def import_rc(font: str) -> None:

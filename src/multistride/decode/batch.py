@@ -28,7 +28,7 @@ from multistride.decode.plan import Plan, planned
 from multistride.decode.sample import sampler
 from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState
-from multistride.decode.step import M, StepModel
+from multistride.decode.step import M, ShowsStates, StepModel
 from multistride.decode.thrift import Counter, thrifty, timing, waiting
 from multistride.decode.walk import Permitted, most_probable, one_by_one
 from multistride.decode.writer import Writer
@@ -211,5 +211,8 @@ def _drafter(
 
     if plan.drafts == "masks":
         return Drafter(engine, len(state.running), plan.group_size, choose)
-    sources = Copied(plan.knowledge.phrases, plan.drafts == "both", plan.rules.prefix)
+    head = plan.knowledge.head if plan.drafts == "head" else None
+    if not isinstance(engine, ShowsStates):
+        head = None
+    sources = Copied(plan.knowledge.phrases, plan.drafts == "both", plan.rules.prefix, head)
     return PhraseDrafter(engine, state, plan.group_size, sources, choose)

@@ -19,15 +19,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multistride.decode.draft_head import DraftHead, Guessed
 from multistride.decode.exact import AlignedPicker, Drafter
 from multistride.decode.phrases import LONGEST, SHORTEST, PhraseTable
 from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
-from multistride.decode.step import M, StepModel
+from multistride.decode.step import M, ShowsStates, StepModel
+from multistride.decode.writer import Proposed
 
 SURE, LONG = 0.5, 3
 """Masks whose first draft is this probable give way only to phrases of the text so far that are
 this long."""
+
+LIKELY = 0.1
+"""Drafts of a head less likely to stand than this are not worth the slot that checks them."""
 
 
 class SoFar:
@@ -59,13 +64,14 @@ class SoFar:
 
 
 class Copied(NamedTuple):
-    """The sources of drafts beside the text so far: a table of phrases, masks, and the prefix that
-    every text begins with.
+    """The sources of drafts beside the text so far: a table of phrases, masks, a draft head, and
+    the prefix that every text begins with.
     """
 
     table: PhraseTable | None = None
     masks: bool = True
     prefix: Sequence[int] = ()
+    head: DraftHead | None = None
 
 
 class PhraseDrafter(Drafter[M]):
@@ -83,6 +89,9 @@ class PhraseDrafter(Drafter[M]):
     ) -> None:
         super().__init__(engine, len(state.running), group_size, choose, sources.masks)
         self._texts = [SoFar([*known, *sources.prefix]) for known in state.known()]
+        self._shown = engine if isinstance(engine, ShowsStates) else None
+        self._states: Float[Tensor, "R C D"] | None = None
+        self._head, self._guessed = sources.head, list[list[int]]()
         self._table, self._shortest = sources.table, SHORTEST if sources.masks else 1
         self._sure = torch.zeros(len(state.running), dtype=torch.bool)
         self._paused = False
@@ -95,9 +104,18 @@ class PhraseDrafter(Drafter[M]):
         if changed and not paused:
             self._look_up()
 
+    def pick(self, proposed: Proposed, memory: M) -> Picked:
+        """Pick what K=1 writes after the known tokens and after each draft."""
+        if self._head is None or self._shown is None:
+            return super().pick(proposed, memory)
+        self._logits, self._states = self._shown.step_with_states(proposed.slots, memory)
+        picked, self._kept = self.verify(self._logits)
+        return picked
+
     def renew(self, logits: Float[Tensor, "R N V"], picked: Picked, kept: Int[Tensor, "R"]) -> None:
         """Draft anew behind what was kept."""
         self._sure = torch.zeros(len(kept), dtype=torch.bool)
+        self.guess(picked, kept)
         super().renew(logits, picked, kept)
         self.follow(picked, kept)
 
@@ -108,6 +126,16 @@ class PhraseDrafter(Drafter[M]):
         ):
             text.extend(tokens[:count])
         self._look_up()
+
+    def guess(self, picked: Picked, kept: Int[Tensor, "R"]) -> None:
+        """Draft by the head, if there is one, from the states of the pass, for the next look-up."""
+        if self._head is None or self._states is None or self._paused or self.group_size == 1:
+            return
+        rows = torch.arange(len(kept))
+        columns = int(self.counts.max()) - self.counts + kept - 1
+        written = picked.tokens[rows, kept - 1]
+        guessed = self._head.guess(self._states[rows, columns], written, self.group_size - 1)
+        self._guessed = _likely(guessed)
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""
@@ -131,13 +159,21 @@ class PhraseDrafter(Drafter[M]):
             return
         most = self.group_size - 1
         tokens, counts = self.tokens.tolist(), self.counts.tolist()
+        guessed, self._guessed = self._guessed or [[]] * len(tokens), []
         for row, (text, sure) in enumerate(
             zip(self._texts, (self._sure & (self.counts > 0)).tolist(), strict=True)
         ):
             found = text.following(most, LONG if sure else SHORTEST)
+            found = found or guessed[row]
             if not found and not sure and self._table is not None:
                 found = self._table.following(text.tokens, most, self._shortest)
             if found:
                 tokens[row][: len(found)], counts[row] = found, len(found)
         self.tokens = torch.tensor(tokens, dtype=torch.long).reshape(self.tokens.shape)
         self.counts = torch.tensor(counts, dtype=torch.long)
+
+
+def _likely(guessed: Guessed) -> list[list[int]]:
+    """Return the drafts of every row as far as they are `LIKELY` to stand, all of them."""
+    counts = (guessed.probabilities.cumprod(1) >= LIKELY).sum(1).tolist()
+    return [row[:count] for row, count in zip(guessed.tokens.tolist(), counts, strict=True)]

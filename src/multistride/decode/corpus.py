@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from multistride.decode.batch import decode_batch
+from multistride.decode.batches import batches_by_length, padded
 from multistride.decode.beam import search_batch
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
@@ -30,9 +31,7 @@ def decode_corpus(
     plan = planned(requested, engine.config)
     decode = decode_batch if plan.options.beam == 1 else search_batch
     results: dict[int, Hypothesis] = {}
-    by_length = sorted(range(len(sources)), key=lambda index: (len(sources[index]), index))
-    for first in range(0, len(by_length), plan.options.batch_size):
-        rows = by_length[first : first + plan.options.batch_size]
+    for rows in batches_by_length(sources, plan.options.batch_size):
         batch = source_batch([sources[row] for row in rows], engine.config)
         results.update(zip(rows, decode(engine, *batch, plan), strict=True))
         progress(len(rows))
@@ -45,12 +44,6 @@ def source_batch(
     """Sources with EOS (prompts of a causal model without), padded on the right [B, S], and their
     lengths [B].
     """
-    end = [config.end_token] if config.encoder_layers else []
-    counts = [len(source) + len(end) for source in sources]
-    longest, pad = max(counts, default=0), config.pad_token
-    rows = [
-        [*source, *end, *[pad] * (longest - count)]
-        for source, count in zip(sources, counts, strict=True)
-    ]
-    padded = torch.tensor(rows, dtype=torch.long).view(len(rows), longest)
-    return padded, torch.tensor(counts, dtype=torch.long)
+    rows, counts = padded(sources, config)
+    tokens = torch.tensor(rows, dtype=torch.long).view(len(rows), max(counts, default=0))
+    return tokens, torch.tensor(counts, dtype=torch.long)

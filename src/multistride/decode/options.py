@@ -14,10 +14,13 @@ from multistride.model.config import Layout, TransformerConfig
 
 Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
-Drafts = Literal["masks", "text", "both"]
+Drafts = Literal["masks", "text", "both", "head"]
 
 RENAMED = {"max_length": "max_tokens", "min_length": "min_tokens"}
 """Old names of options that still work, and the present ones."""
+
+UNTRAINED: tuple[Drafts, ...] = ("text", "head")
+"""Sources of drafts beside the model, which need not be trained for the group size."""
 
 MOST_COPIED = 16
 """The largest group size where text is drafted by copying: no model was trained for it, the check
@@ -84,7 +87,8 @@ class DecodeOptions(BaseModel):
     drafts: Drafts | None = Field(
         None,
         description="exact: where drafts come from. masks: the model. text: what followed the same "
-        "tokens before. Default: both if the model has a table of phrases, else masks.",
+        "tokens before. head: text, and a draft head in the model's directory. Default: head if "
+        "there is one, both (masks and text) if there is a table of phrases, else masks.",
         json_schema_extra=DECODING,
     )
     temperature: float = Field(
@@ -244,7 +248,7 @@ class DecodeOptions(BaseModel):
         range.
         """
         self._check_drafts()
-        if self.drafts != "text":
+        if self.drafts not in UNTRAINED:
             untrained = ", or drafts text, which needs no training" if self.mode == "exact" else ""
             check_group_size(self.group_size, config, untrained)
         if self.mode != "exact":
@@ -287,11 +291,10 @@ class DecodeOptions(BaseModel):
                 "were not drawn are "
                 "checked at temperature 0 only: choose drafts masks, or temperature 0"
             )
-        if self.drafts == "text" and not 1 <= self.group_size <= MOST_COPIED:
+        if self.drafts in UNTRAINED and not 1 <= self.group_size <= MOST_COPIED:
             raise UsageError(
-                f"group size {self.group_size} was asked for; drafts of text are checked at most "
-                f"{MOST_COPIED} at a "
-                f"time: choose one from 1 to {MOST_COPIED}"
+                f"group size {self.group_size} was asked for; drafts of {self.drafts} are checked "
+                f"at most {MOST_COPIED} at a time: choose one from 1 to {MOST_COPIED}"
             )
 
     def _check_policy(self) -> None:

@@ -9,14 +9,13 @@ Shapes: R rows still running, K tokens in the group just picked, T most tokens o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.ending import EndingRule
-from multistride.decode.hypothesis import Group, Hypothesis
+from multistride.decode.hypothesis import Facts, Hypothesis, Running
 from multistride.decode.pick import Picked
 from multistride.groups import (
     Drafts,
@@ -32,15 +31,7 @@ PROMPT_SLOTS = 256
 """Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
 
 
-class _Facts(NamedTuple):
-    """Record of a group beside its tokens, kept by each step."""
-
-    group_size: int
-    milliseconds: float
-    reason: str
-
-
-class DecodeState:
+class DecodeState(Running):
     """The state of a batch. The loop asks it for slots and commits tokens to it; nobody else edits
     it.
     """
@@ -60,11 +51,8 @@ class DecodeState:
         step. `start_symbol` says whether a start symbol stands before the first token
         (`TransformerConfig.start_symbol`).
         """
-        self.hypotheses = [Hypothesis(row, limit) for row, limit in enumerate(limits)]
-        self.running = list(self.hypotheses)
-        self.step = 0
+        super().__init__(limits, rule)
         self._start = start_token
-        self._rule = rule
         given = (
             [list(prompt) for prompt in prompts] if prompts is not None else [[] for _ in limits]
         )
@@ -80,11 +68,6 @@ class DecodeState:
         self._even = (
             (longest, min(longest, 1)) if alike else None
         )  # border and unread where all rows have the same
-
-    @property
-    def done(self) -> bool:
-        """True once every sentence is over."""
-        return all(hypothesis.ending is not None for hypothesis in self.running)
 
     def known(self) -> list[list[int]]:
         """The tokens of every running row, its prompt included."""
@@ -175,30 +158,10 @@ class DecodeState:
             self.running, values, facts, strict=True
         ):
             self._append(
-                hypothesis, tokens[:count], scores[:count], _Facts(size, milliseconds, reason)
+                hypothesis, tokens[:count], scores[:count], Facts(size, milliseconds, reason)
             )
         self.step += 1
         self._group += 1
-        return running
-
-    def commit_even(
-        self,
-        tokens: list[list[int]],
-        scores: list[list[float]],
-        milliseconds: float,
-        reason: str,
-        group_size: int | None = None,
-    ) -> list[Hypothesis]:
-        """`commit` of whole groups where all rows stand alike and nobody asks for slots: the tokens
-        are not kept.
-
-        `group_size` is how many were proposed, if not all of them are given.
-        """
-        running = [hypothesis for hypothesis in self.running if hypothesis.ending is None]
-        facts = _Facts(group_size or (len(tokens[0]) if tokens else 0), milliseconds, reason)
-        for hypothesis, group, values in zip(self.running, tokens, scores, strict=True):
-            self._append(hypothesis, group, values, facts)
-        self.step += 1
         return running
 
     def begin(
@@ -216,29 +179,13 @@ class DecodeState:
         self._even = self._even and (self._even[0], unread)
         return running
 
-    def cancel(self, row: int) -> None:
-        """Stop sentence `row` before its next step; what it has is kept."""
-        if self.hypotheses[row].ending is None:
-            self.hypotheses[row].ending = "cancelled"
-
     def leave(self) -> Int[Tensor, "R"] | None:
         """Take the rows that are over out of the batch. Returns the places of those that stay, None
         if all do.
-
-        The last rows take the places of those that left, so that a memory has little to move.
         """
-        places = [
-            place for place, hypothesis in enumerate(self.running) if hypothesis.ending is None
-        ]
-        if len(places) == len(self.running):
+        if (places := self.leave_even()) is None:
             return None
-        further = (place for place in places if place >= len(places))
-        places = [
-            place if hypothesis.ending is None else next(further)
-            for place, hypothesis in enumerate(self.running[: len(places)])
-        ]
         stay = torch.tensor(places, dtype=torch.long)
-        self.running = [self.running[place] for place in places]
         self._known, self._border, self._unread = (
             self._known[stay],
             self._border[stay],
@@ -268,27 +215,6 @@ class DecodeState:
         self._border = torch.cat([self._border, other._border])
         self._unread = torch.cat([self._unread, other._unread])
         self._group, self._even = max(self._group, other._group), None
-
-    def _append(
-        self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], facts: _Facts
-    ) -> None:
-        if hypothesis.ending is not None:
-            return
-        # the whole text is put together only for those who read it: its length grows by the step
-        known = hypothesis.tokens if self._rule.reads_text else []
-        room = hypothesis.limit - hypothesis.count
-        count, hypothesis.ending = self._rule.ending(known, tokens, room)
-        hypothesis.count += count
-        hypothesis.groups.append(
-            Group(
-                self.step - hypothesis.began,
-                facts.group_size,
-                tuple(tokens[:count]),
-                tuple(scores[:count]),
-                facts.milliseconds,
-                facts.reason,
-            )
-        )
 
     def _write(self, tokens: Int[Tensor, "R K"], kept: Int[Tensor, "R"], counts: list[int]) -> None:
         """Put the kept tokens behind the known ones. What falls past the widest limit belongs to

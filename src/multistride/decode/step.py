@@ -4,7 +4,7 @@ An engine has two methods, `start` and `step`. It may have a third, `shortcut`, 
 back a faster loop of its own for some ways of decoding (`loop.Loop`); tests hold such a loop to the
 plain one. Prompts are read by its `read` if it has one: `step` without logits.
 
-Shapes: B sentences, S source tokens, N slots, V vocabulary.
+Shapes: B sentences, S source tokens, N slots, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -62,3 +62,13 @@ class StepModel(Protocol[M]):
 
     def step(self, slots: Slots, memory: M) -> Float[Tensor, "B N V"]:
         """Return the logits of new slots, which join the memory."""
+
+
+@runtime_checkable
+class ShowsStates(StepModel[M], Protocol[M]):
+    """An engine that also hands out last states, for draft heads."""
+
+    def step_with_states(
+        self, slots: Slots, memory: M
+    ) -> tuple[Float[Tensor, "B N V"], Float[Tensor, "B N D"]]:
+        """Return what `step` returns, and the states that the logits are made of."""

@@ -18,7 +18,7 @@ from multistride.data.vocabulary_files import load_vocabulary
 from multistride.decode.phrases import LONGEST, PADDING, PHRASES, SHORTEST
 from multistride.errors import DataError
 from multistride.files import replacing_file
-from multistride.model.weights import load_config
+from multistride.model.directory import load_config
 
 
 def phrases_of(

@@ -31,7 +31,7 @@ from multistride.files import (
     write_json,
 )
 from multistride.metrics.quality import measure_quality
-from multistride.model.weights import CONFIG, WEIGHTS, load_config
+from multistride.model.directory import CONFIG, WEIGHTS, load_config
 from multistride.parts import Chunk, PartsDirectory, chunks
 from multistride.progress import ProgressLine
 from multistride.untrusted import read_object

@@ -1,6 +1,6 @@
 """The reference engine: the modules of `model/`, run as they are.
 
-Shapes: B sentences, S source tokens, N slots, V vocabulary.
+Shapes: B sentences, S source tokens, N slots, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -57,6 +57,14 @@ class EagerStepModel:
     def step(self, slots: Slots, memory: DecoderCache) -> Float[Tensor, "B N V"]:
         """Return the logits of the new slots, which join the memory."""
         return self._project(self._hidden(slots, memory))
+
+    @torch.inference_mode()
+    def step_with_states(
+        self, slots: Slots, memory: DecoderCache
+    ) -> tuple[Float[Tensor, "B N V"], Float[Tensor, "B N D"]]:
+        """Return the logits of the new slots, which join the memory, and their last states."""
+        hidden = self._hidden(slots, memory)
+        return self._project(hidden), hidden
 
     @torch.inference_mode()
     def read(self, slots: Slots, memory: DecoderCache) -> None:

@@ -1,26 +1,19 @@
-"""The names of the engines, which are the values of `--engine`, and what every engine offers."""
+"""What every engine offers, and which one `auto` took."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 
 from multistride.decode.step import M, StepModel
+from multistride.engines.names import ENGINES, choice
 from multistride.errors import UsageError
 from multistride.model.transformer import Transformer
 
 logger = logging.getLogger(__name__)
-
-EngineName = Literal["eager", "int8", "int8-rows", "int4", "gpu", "auto"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-"""The names that `open_engine` takes."""
-
-WeightForm = Literal["int8", "int8-rows", "int4"]
-"""The forms of the weights of the engines on ONNX Runtime: 8 bits as suits
-the model, 8 bits with one scale for each row, and 4 bits. They are the names of these engines."""
 
 
 class Engine(StepModel[M], Protocol[M]):
@@ -57,7 +50,7 @@ _automatic: WeakSet[StepModel[Any]] = WeakSet()
 def chosen(engine: Engine[Any], why: str = "") -> Engine[Any]:
     """Return an engine that `auto` took, to be announced with its precision, or with `why`."""
     _automatic.add(engine)
-    _choices[engine] = f"engine: {engine.name}, {why or engine.precision}"
+    _choices[engine] = choice(engine.name, why or engine.precision)
     return engine
 
 

@@ -10,10 +10,12 @@ from multistride.data.vocab import Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
 from multistride.device import pick_device
 from multistride.engines.eager import EagerStepModel
-from multistride.engines.interface import Engine, EngineName, WeightForm, check_engine, chosen
+from multistride.engines.interface import Engine, check_engine, chosen
+from multistride.engines.names import EngineName, WeightForm
 from multistride.errors import MissingExtraError, UsageError
+from multistride.model.directory import is_export, load_config
 from multistride.model.transformer import Transformer
-from multistride.model.weights import is_export, load_config, load_model
+from multistride.model.weights import load_model
 
 
 def opened_model(
@@ -57,8 +59,9 @@ def open_export(directory: Path | str, name: EngineName) -> tuple[Engine[Any], V
     """
     if name not in ("int8", "auto") or not is_export(directory):
         return None
-    from multistride.engines.int8.engine import Int8StepModel, check_int8
+    from multistride.engines.int8.engine import Int8StepModel
     from multistride.engines.int8.export import read_int8
+    from multistride.engines.int8.support import check_int8
 
     check_int8()
     exported = read_int8(directory)
@@ -75,12 +78,8 @@ def _open_kept(
     if name == "eager" or name == "gpu" or pick_device(device).type != "cpu":
         return None
     config = load_config(directory)
-    from multistride.engines.int8.engine import (
-        Int8StepModel,
-        check_int8,
-        check_supported,
-        int8_graphs,
-    )
+    from multistride.engines.int8.engine import Int8StepModel, int8_graphs
+    from multistride.engines.int8.support import check_int8, check_supported
 
     try:
         check_int8()
@@ -96,7 +95,8 @@ def _open_kept(
 
 
 def _int8(model: Transformer, form: WeightForm = "int8") -> Engine[Any]:
-    from multistride.engines.int8.engine import check_int8, check_supported, quantise
+    from multistride.engines.int8.engine import quantise
+    from multistride.engines.int8.support import check_int8, check_supported
 
     check_int8()
     check_supported(model.config)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
+from multistride.cpu import cpu_name
 from multistride.decode.choosing.cost import StepCosts
 from multistride.decode.choosing.policy import fixed
 from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
-from multistride.device import cpu_name
+from multistride.engines.cache import cache_directory
 from multistride.errors import DataError, UserError
 from multistride.files import write_json
 from multistride.model.config import Layout
@@ -72,18 +71,6 @@ def cached_costs(
     with suppress(UserError, OSError):
         write_json(path, costs.model_dump(mode="json"))
     return costs
-
-
-def cache_directory() -> Path:
-    """Return the directory of measurements of this machine.
-
-    It is `$XDG_CACHE_HOME/multistride`, by default `~/.cache/multistride`. A user without a home
-    directory, as in many containers, has none: what is returned then cannot be written.
-    """
-    given, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")
-    if os.path.isabs(given):  # the standard has relative ones ignored
-        return Path(given) / "multistride"
-    return Path(home if os.path.isabs(home) else os.devnull) / ".cache" / "multistride"
 
 
 def _times(model: StepModel[M], layout: Layout, rows: int) -> dict[int, float]:

@@ -41,7 +41,7 @@ from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.metrics.calibration import calibration_error
 from multistride.model.config import Layout
-from multistride.model.weights import weights_digest
+from multistride.model.directory import weights_digest
 from multistride.text_model import TextModel
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from multistride.device import cpu_name
+from multistride.cpu import cpu_name
 from multistride.engines.interface import Engine
 from multistride.files import sha256
-from multistride.model.weights import load_provenance, weights_digest
+from multistride.model.directory import load_provenance, weights_digest
 from multistride.version import __version__
 
 

@@ -15,7 +15,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 from multistride.metrics.calibration import class_calibration_error, fitted_temperature, log_loss
-from multistride.model.weights import weights_digest
+from multistride.model.directory import weights_digest
 from multistride.tasks.classification.classifier import Classifier, ClassTemperature
 from multistride.tasks.classification.task import opened_classifier
 from multistride.tasks.record import read_records, solved

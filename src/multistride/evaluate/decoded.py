@@ -34,7 +34,7 @@ from multistride.metrics.repetition import (
     repetition_rate,
     self_bleu,
 )
-from multistride.model.weights import is_export
+from multistride.model.directory import is_export
 from multistride.report.result import Example, Kind, Output, Place
 from multistride.text_model import TextModel
 

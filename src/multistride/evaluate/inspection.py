@@ -7,7 +7,8 @@ from typing import Any
 
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
-from multistride.model.weights import WEIGHTS, load_model, load_provenance
+from multistride.model.directory import WEIGHTS, load_provenance
+from multistride.model.weights import load_model
 
 
 def inspect_model(directory: Path) -> dict[str, Any]:

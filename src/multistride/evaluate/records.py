@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
+from multistride.cpu import cpu_name
 from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
-from multistride.device import cpu_name
 from multistride.errors import DataError
 from multistride.evaluate.measure import Run
 from multistride.evaluate.request import Files
 from multistride.evaluate.ways import Way, settled
 from multistride.files import sha256
-from multistride.model.weights import load_provenance, weights_digest
+from multistride.model.directory import load_provenance, weights_digest
 from multistride.report.result import Example as Shown
 from multistride.report.result import Kind, Place
 from multistride.tasks.record import (

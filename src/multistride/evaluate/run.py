@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multistride.decode.options import DecodeOptions
-from multistride.engines.interface import EngineName
+from multistride.engines.names import EngineName
 from multistride.errors import UsageError
 from multistride.evaluate.decoded import Pairs, Prompts, Shared
 from multistride.evaluate.measure import measure

@@ -11,21 +11,20 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from multistride.config import first_problem
 from multistride.data.vocab import Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError, UserError
-from multistride.files import replacing_directory, sha256
+from multistride.files import replacing_directory
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import CONFIG, INT8_MANIFEST, PROVENANCE, WEIGHTS, load_config
 from multistride.model.transformer import Transformer
-from multistride.untrusted import read_json, read_object, tensor_shapes
+from multistride.untrusted import tensor_shapes
 from multistride.version import __version__
 
 LARGE = 100_000_000
@@ -33,13 +32,6 @@ LARGE = 100_000_000
 
 MOST_COMPUTED = 1 << 26
 """Numbers in the table of positions that a model without learned ones may compute."""
-
-CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
-CALIBRATION = "calibration.json"
-"""Written beside the others by `multistride calibrate`; a model loads without it."""
-
-TEMPERATURE = "temperature.json"
-"""The same for a classifier."""
 
 MODELING = Path("modeling_multistride.py")
 """What `auto_map` in config.json names; multistride itself never reads it."""
@@ -60,14 +52,6 @@ except ImportError as error:
 
 __all__ = ["MultistrideConfig", "MultistrideForCausalLM", "MultistrideForSeq2SeqLM"]
 '''
-
-_OF_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version")
-"""Keys of config.json that are not ours to read."""
-
-Stored = TypeVar("Stored", bound=BaseModel)
-
-INT8_MANIFEST = "int8.json"
-"""Marks a directory as an int8 export, which holds no float32 weights."""
 
 
 def save_model(
@@ -136,56 +120,6 @@ def write_modeling(directory: Path, config: TransformerConfig) -> None:
     """Write the few lines of Python that `auto_map` in `config.json` names."""
     if config.decoder_layers:
         (directory / MODELING).write_text(_MODELING_TEXT, encoding="utf-8", newline="\n")
-
-
-def is_export(directory: Path | str) -> bool:
-    """Return true for an int8 export without float32 weights."""
-    return (Path(directory) / INT8_MANIFEST).is_file() and not (Path(directory) / WEIGHTS).is_file()
-
-
-def weights_digest(directory: Path | str) -> str:
-    """Return the SHA-256 of a model's weights, of an export that of the weights it was made from.
-
-    So calibrations, parts and results name the same model whichever form of it was opened. Raises
-    `DataError` if there are no weights.
-    """
-    place = Path(directory)
-    try:
-        if not is_export(place) and not (place / WEIGHTS).is_file():
-            raise DataError(WEIGHTS)  # a pipe would be waited for
-        if is_export(place):
-            return str(read_object(place / INT8_MANIFEST)["source_weights_sha256"])
-        return sha256(place / WEIGHTS)
-    except (OSError, DataError, KeyError) as error:
-        raise DataError(
-            f"{directory} does not say which weights it has: copy the model, or export it again"
-        ) from error
-
-
-def load_config(directory: Path | str) -> TransformerConfig:
-    """Return the configuration of a model directory. Raises `DataError` if it has none."""
-    path = Path(directory) / CONFIG
-    if not path.is_file():
-        raise DataError(
-            f"{directory} is no model directory: it has no {CONFIG}: give one that `multistride "
-            "train` wrote"
-        )
-    try:
-        stored = read_json(path, "copy the model again")
-        if not isinstance(stored, dict) or stored.pop("model_type", None) != "multistride":
-            raise DataError(
-                f"{path} is not of a multistride model: its model_type is not 'multistride'"
-            )
-        for name in _OF_TRANSFORMERS:
-            stored.pop(name, None)
-        config = TransformerConfig.model_validate(stored)
-    except ValidationError as error:
-        raise DataError(
-            f"{path} is not a model configuration: {first_problem(error, TransformerConfig)}"
-        ) from error
-    if config.vocabulary_size == 0:
-        raise DataError(f"{path} does not say its vocabulary_size: copy the model again")
-    return config
 
 
 def load_model(
@@ -268,7 +202,7 @@ def _check_sizes(path: Path, config: TransformerConfig, shapes: dict[str, tuple[
                 f"{path} does not fit {CONFIG}: it has {len(numbers)} layers of the {stack}, "
                 f"{stack}_layers is {layers}: use the two files of one model"
             )
-    roles = {name: getattr(config, name) for name in ("start_token", "end_token")}
+    roles = {name: getattr(config, name) for name in ("pad_token", "start_token", "end_token")}
     if config.lookahead:
         roles["mask_token"] = config.mask_token
     for name, token in roles.items():
@@ -334,39 +268,6 @@ def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
                     f"{path} is damaged: {name} holds a value that is not a finite number: "
                     "copy the model again, or use an earlier checkpoint"
                 )
-
-
-def load_provenance(directory: Path | str) -> dict[str, Any]:
-    """Return the provenance of a model; empty if the file is missing."""
-    path = Path(directory) / PROVENANCE
-    try:
-        return read_object(path)
-    except DataError:
-        return {}
-
-
-def load_calibration(
-    directory: Path | str, kind: type[Stored], name: str = CALIBRATION
-) -> Stored | None:
-    """Return a measured calibration as `kind`; None if there is no such file.
-
-    Raises `DataError` if it is damaged, or was measured on other weights.
-    """
-    path = Path(directory) / name
-    if not path.exists():
-        return None
-    try:
-        stored = read_object(path)
-        calibration = kind.model_validate(stored)
-    except (DataError, ValidationError) as error:
-        raise DataError(
-            f"{path} is damaged: delete it, or run `multistride calibrate` again"
-        ) from error
-    if stored.get("model_sha256") != weights_digest(directory):
-        raise DataError(
-            f"{path} was measured on other weights: delete it, or run `multistride calibrate` again"
-        )
-    return calibration
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from multistride.data.detokenize import TextStream
-from multistride.decode.choosing.policy import AS_ASKED
+from multistride.decode.hypothesis import AS_ASKED
 from multistride.serve.errors import HttpProblem
 from multistride.serve.scheduler import Committed, Ticket
 from multistride.text_model import TextModel

@@ -14,7 +14,8 @@ from multistride.tasks.classification.task import open_classification
 from multistride.tasks.generation.task import generation
 from multistride.tasks.record import Open, Opened, Opening
 from multistride.tasks.translation.task import translation
-from multistride.text_model import TextModel, Translation
+from multistride.text_model import TextModel
+from multistride.translation import Translation
 from multistride.translator import Translator
 
 

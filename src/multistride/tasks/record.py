@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.decode.options import DecodeOptions
-from multistride.engines.interface import EngineName
+from multistride.engines.names import EngineName
 from multistride.errors import DataError, UsageError
 from multistride.untrusted import parse_json
 

@@ -23,7 +23,7 @@ from rapidfuzz.fuzz import ratio
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
 from multistride.errors import UsageError
-from multistride.text_model import Translation
+from multistride.translation import Translation
 from multistride.translator import Translator
 
 _END = re.compile(r"(?<=[.!?…。！？])(?:[\"'”“’‘»«)\]]*)(?:\s+|$)")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from multistride.errors import DataError, UsageError
 from multistride.files import refuse_foreign, refuse_inputs
+from multistride.model.directory import load_provenance
 from multistride.model.transformer import Transformer
-from multistride.model.weights import load_model, load_provenance, save_model
+from multistride.model.weights import load_model, save_model
 from multistride.rundir import RunDirectory
 
 

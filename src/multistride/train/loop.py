@@ -28,8 +28,9 @@ from multistride.device import is_out_of_memory, keep_few_kernels, pick_device, 
 from multistride.errors import Interrupted, UserError
 from multistride.files import write_json
 from multistride.model.adapters import freeze_all_but_drafting
+from multistride.model.directory import weights_digest
 from multistride.model.transformer import Transformer
-from multistride.model.weights import save_model, weights_digest
+from multistride.model.weights import save_model
 from multistride.rundir import Asked, RunDirectory
 from multistride.train.average import MovingAverage
 from multistride.train.card import model_card

@@ -87,6 +87,7 @@ def assert_equal_but_for_near_ties(model, source, expected, found):
         {"activation": "gelu"},
         {"tie_embeddings": False},
         {"positions": "learned"},
+        {"norm": "post", "activation": "silu", "output_bias": True, "never_written": (0, 1, 3)},
         {"encoder_layers": 1, "decoder_layers": 3, "heads": 4},
     ],
     ids=str,
@@ -200,6 +201,8 @@ def test_models_it_cannot_express():
     model.extra = nn.Linear(2, 2)
     with pytest.raises(UsageError, match=r"no place for extra\.bias .*eager"):
         CTranslate2Engine(model)
+    with pytest.raises(UsageError, match="no place for norm sandwich"):
+        CTranslate2Engine(decisive_model(norm="sandwich"))
     with pytest.raises(UsageError, match="no encoder"):
         CTranslate2Engine(decisive_model(encoder_layers=0))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import multistride
+from multistride.engines.cache import cache_directory
 from multistride.engines.int8 import kept
-from multistride.engines.timing import cache_directory
 from multistride.errors import DataError
 from multistride.model.weights import load_model
 from multistride.shipped import directory
@@ -60,7 +60,7 @@ def test_a_damaged_or_missing_graph_is_made_again(model):
     # Guards: words from broken weights, or an error nobody can do anything about.
     expected = tokens(multistride.load(model, engine="int8"))
     [entry] = entries(model)
-    for name in ("encoder.onnx", "decoder.onnx"):
+    for name in ("encoder.onnx", "decoder.onnx", "weights.bin"):
         content = bytearray((entry / name).read_bytes())
         content[len(content) // 2] ^= 1
         (entry / name).write_bytes(content)
@@ -70,6 +70,15 @@ def test_a_damaged_or_missing_graph_is_made_again(model):
     assert tokens(opened) == expected
     (entry / "int8.json").write_text("{")
     assert tokens(multistride.load(model, engine="int8")) == expected
+
+
+def test_graphs_share_their_weights(model):
+    # Guards: weights that are stored, and held in memory, once for each graph.
+    multistride.load(model, engine="int8")
+    [entry] = entries(model)
+    sizes = {path.name: path.stat().st_size for path in entry.iterdir()}
+    graphs = sum(size for name, size in sizes.items() if name.endswith(".onnx"))
+    assert graphs < sizes["weights.bin"] < (model / "model.safetensors").stat().st_size
 
 
 def test_other_weights_have_graphs_of_their_own(model):

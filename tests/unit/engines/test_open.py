@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from multistride import device
-from multistride.engines.int8 import engine as int8
-from multistride.engines.interface import ENGINES, announce
+from multistride import cpu, device
+from multistride.engines.int8 import support as int8
+from multistride.engines.interface import announce
+from multistride.engines.names import ENGINES
 from multistride.engines.open import open_engine
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
@@ -84,9 +85,9 @@ def test_a_cpu_that_overflows_is_refused(model, monkeypatch, caplog):
 )
 def test_which_cpus_multiply_int8(monkeypatch, machine, flags, expected):
     # Guards: an old x86 taken for a new one; ARM, which has no such flag, refused.
-    monkeypatch.setattr(device.platform, "machine", lambda: machine)
-    monkeypatch.setattr(device, "_cpu_info", lambda: flags)
-    assert device.multiplies_int8() is expected
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    monkeypatch.setattr(cpu, "_cpu_info", lambda: flags)
+    assert cpu.multiplies_int8() is expected
 
 
 def test_an_old_onnx_runtime_is_refused(model, monkeypatch):
@@ -103,7 +104,7 @@ def test_auto_takes_int8_where_it_runs(model, caplog):
     # Guards: an auto that says nothing, says it twice or before it decodes (then an error takes two
     # lines), or takes the slow engine.
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-    if not device.multiplies_int8():
+    if not cpu.multiplies_int8():
         pytest.skip("this CPU has no VNNI")
     caplog.set_level(logging.INFO)
     engine = open_engine(model, "auto")

@@ -19,8 +19,9 @@ from multistride.errors import DataError, UsageError
 from multistride.evaluate.request import EvaluationRequest
 from multistride.evaluate.run import evaluate
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import weights_digest
 from multistride.model.transformer import Transformer
-from multistride.model.weights import save_model, weights_digest
+from multistride.model.weights import save_model
 from multistride.report.reading import read_result
 
 TEXTS = ["a b c", "c b a b", "d e", ""]

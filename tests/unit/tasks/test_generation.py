@@ -15,7 +15,7 @@ from multistride.tasks import names
 from multistride.tasks.generation.task import GenerationTask
 from multistride.tasks.names import open_generation
 from multistride.tasks.record import Opening, RecordError, read_records, solved
-from multistride.text_model import Translation
+from multistride.translation import Translation
 
 RECORD = {
     "source": "dog field run",

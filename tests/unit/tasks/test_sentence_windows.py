@@ -15,7 +15,7 @@ from multistride.tasks.sentence_windows import (
     ends_sentence,
     same_lines,
 )
-from multistride.text_model import Translation
+from multistride.translation import Translation
 from multistride.translator import Translator
 
 

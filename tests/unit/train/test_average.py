@@ -5,7 +5,8 @@ import torch
 
 from multistride.data.vocab import train_vocabulary
 from multistride.errors import DataError, UsageError
-from multistride.model.weights import load_model, load_provenance, save_model
+from multistride.model.directory import load_provenance
+from multistride.model.weights import load_model, save_model
 from multistride.train.average import MovingAverage, average_models, newest_checkpoints
 
 

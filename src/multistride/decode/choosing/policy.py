@@ -17,13 +17,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
-from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.hypothesis import AS_ASKED, Hypothesis
 from multistride.decode.state import DecodeState
 
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
-
-AS_ASKED = "as asked for"
-"""Why a group has the size that was given."""
 
 SURE = 0.5
 """How probable a group must be, all tokens together, for the policy `phase` to write more in the

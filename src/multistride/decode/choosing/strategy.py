@@ -19,6 +19,7 @@ from multistride.decode.accept import (
 from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.choosing.policy import Policy, cost_model, fixed, phase
+from multistride.decode.draft_head import DraftHead
 from multistride.decode.options import DecodeOptions, Drafts
 from multistride.decode.phrases import PhraseTable
 from multistride.errors import UsageError
@@ -31,7 +32,8 @@ large groups."""
 
 @dataclass
 class Measured:
-    """Facts about a model beyond its weights: calibration, step costs, kept groups, phrases.
+    """Facts about a model beyond its weights: calibration, step costs, kept groups, phrases,
+    and a draft head.
 
     `statistics` grow while decoding goes on, so one object serves a whole corpus, or a whole
     session.
@@ -41,6 +43,7 @@ class Measured:
     costs: dict[Layout, StepCosts] = field(default_factory=dict)
     statistics: dict[tuple[Layout, float], KeptStatistics] = field(default_factory=dict)
     phrases: PhraseTable | None = None
+    head: DraftHead | None = None
 
 
 def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
@@ -56,12 +59,21 @@ def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
     return "lookahead" if changing and config.lookahead else "sat"
 
 
-def drafts_for(options: DecodeOptions, measured: Measured | None) -> Drafts:
-    """Return the source of drafts in exact mode; by default masks, and text if phrases are
-    known.
+def drafts_for(options: DecodeOptions, measured: Measured) -> Drafts:
+    """Return the source of drafts in exact mode; by default the best that the model has.
+
+    Raises `UsageError` where a draft head is requested and there is none.
     """
-    phrases = None if measured is None else measured.phrases
-    return options.drafts or ("masks" if phrases is None else "both")
+    if options.drafts == "head" and measured.head is None:
+        raise UsageError(
+            "drafts head was given, and the model's directory holds no draft head "
+            "(draft_head.safetensors): copy one there, or choose drafts text"
+        )
+    if options.drafts is not None:
+        return options.drafts
+    if measured.head is not None and options.temperature == 0:
+        return "head"
+    return "masks" if measured.phrases is None else "both"
 
 
 def acceptor_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Acceptor:

@@ -20,8 +20,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-SIZES = {8: 64, 4: 32}
-"""Weights of a block, by their number of bits."""
+from multistride.engines.names import SIZES
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """How much of the range of a block its 4-bit integers may cover: that with the least error is

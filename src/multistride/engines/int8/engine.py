@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -24,37 +25,25 @@ from multistride.decode.loop import Gathering, Loop
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
-from multistride.device import multiplies_int8
+from multistride.engines.int8.buffers import EncodedSource, GraphMaker, Step
+from multistride.engines.int8.even import EvenEngine
+from multistride.engines.int8.forms import block_bits
+from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
 from multistride.engines.int8.loops import Checked, Read, shortcut, writer
-from multistride.engines.int8.ranges import block_bits, by_row
-from multistride.engines.interface import WeightForm
-from multistride.errors import MissingExtraError, UsageError
+from multistride.engines.int8.memory import Int8Memory
+from multistride.engines.int8.support import check_int8, check_supported
+from multistride.engines.names import WeightForm
+from multistride.errors import UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
 
-try:
-    import onnxruntime
-
-    from multistride.engines.int8.blocks import SIZES
-    from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
+with suppress(ImportError):  # check_int8 says so
     from multistride.engines.int8.graphs import graphs_of
-    from multistride.engines.int8.memory import (
-        Array,
-        EncodedSource,
-        GraphMaker,
-        Int8Memory,
-        Networks,
-        Pool,
-        Sizes,
-        Step,
-    )
-except ImportError:  # check_int8 says so
-    onnxruntime = None
 
 
-class Int8StepModel:
+class Int8StepModel(EvenEngine):
     """A model with int8 weights in ONNX Runtime, on the CPU."""
 
     device = torch.device("cpu")
@@ -78,19 +67,11 @@ class Int8StepModel:
         integers without overflow.
         """
         check_int8()
-        self._config, self._weights = config, weights
-        self._head = markov
-        self._networks = Networks(graphs, torch.get_num_threads() if threads is None else threads)
-        sizes = config.decoder_layers, config.key_value_count, config.head_width
-        whole = Sizes(*sizes, config.hidden_size, rounded=not by_row(config, form))
-        self._pool, self._gathered = Pool(whole), GatheredPool(whole)
-        self.name: str = form
-        self.precision = _precision(config, form)
-
-    @property
-    def config(self) -> TransformerConfig:
-        """The sizes, special tokens and group sizes of the model."""
-        return self._config
+        super().__init__(
+            config, graphs, torch.get_num_threads() if threads is None else threads, form
+        )
+        self._weights, self._head, self._form = weights, markov, form
+        self._gathered = GatheredPool(self._pool.sizes)
 
     @cached_property
     def markov(self) -> MarkovHead | None:
@@ -117,16 +98,8 @@ class Int8StepModel:
         if source is None or lengths is None:
             assert not self.config.encoder_layers, "an encoder-decoder model needs a source"
             return Int8Memory(self._pool, None, EncodedSource({}))
-        return Int8Memory(self._pool, len(source), EncodedSource(self._encoded(source, lengths)))
-
-    def _encoded(self, source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]) -> dict[str, Array]:
-        """Return what `EncodedSource` holds of a batch of sources."""
-        real = (torch.arange(source.shape[1]) < lengths[:, None]).int().numpy()
-        sizes, (rows, length) = self._pool.sizes, real.shape
-        shape = rows, sizes.heads, length, sizes.width
-        encoded = {f"cross_{part}": np.empty(shape, np.float32) for part in sizes.parts}
-        self._networks["encoder"].fill({"source": source.numpy(), "real": real}, encoded)
-        return {"real": real, **encoded}
+        encoded = self.encoded(source.numpy(), lengths.numpy())
+        return Int8Memory(self._pool, len(source), EncodedSource(encoded))
 
     def gathering(self, plan: Plan) -> Gathering | None:
         """Return what begins a batch that others join at no cost; None where there is none.
@@ -135,15 +108,15 @@ class Int8StepModel:
         """
         if not (plan.greedy and plan.whole_groups and self.config.encoder_layers):
             return None
-        if plan.rules.prefix:
+        if plan.rules.prefix or self.config.by_distance:
             return None
-        size, chained = plan.group_size, self._head is not None and plan.group_size > 1
+        size, chained = plan.group_size, self._chains and plan.group_size > 1
 
         def begin(
             source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], state: DecodeState
         ) -> GatheredBatch:
             first = np.full((len(source), size), self.config.start_token, np.int64)
-            encoded = self._encoded(source, lengths)
+            encoded = self.encoded(source.numpy(), lengths.numpy())
             return GatheredBatch(self._networks, self._gathered, encoded, state, first, chained)
 
         return begin
@@ -174,34 +147,28 @@ class Int8StepModel:
         """
         return self._picked(self._stepped(slots, memory), size)
 
-    def step_even(
-        self, tokens: Int[np.ndarray, "B K"], memory: Int8Memory
-    ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
-        """The next group of every row, and its log-probabilities, from the last one."""
-        rows, size = tokens.shape
-        length = memory.grow_even(size)
-        step = memory.room(rows, length, size).step(rows, size, self._networks, memory.source)
-        step.token[:] = tokens
-        step.position[:] = np.arange(length, length + size)
-        step.reach.fill(size)
-        step(length, None)
-        chained = self._head is not None and size > 1
-        return step.pick(self._networks["chained" if chained else "greedy"], chained)()
-
     def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
         """Return the greedy tokens of every slot but the last `masks`, and the drafts of those."""
         step = self._stepped(slots, memory)
         clean = step.hidden.shape[1] - masks
         if clean == 1:  # all rows draft: one product for all slots
             tokens, log_probabilities = self._picked(step, 1 + masks)
-            return Checked(tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:])
+            states = self._states(step, clean)
+            return Checked(
+                tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:], states
+            )
 
         def draft(rows: Int[Tensor, "F"]) -> Int[Tensor, "F D"]:
-            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self._head is not None)[
-                0
-            ][:, 1:]
+            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self._chains)[0][:, 1:]
 
-        return Checked(*self._picked_of(step.hidden[:, :clean], chained=False), draft)
+        tokens, log_probabilities = self._picked_of(step.hidden[:, :clean], chained=False)
+        return Checked(tokens, log_probabilities, draft, self._states(step, clean))
+
+    def _states(self, step: Step, clean: int) -> Float[Tensor, "B C D"] | None:
+        """Return the last states of clean slots; None where they are rounded for the output."""
+        if not block_bits(self.config, self._form):
+            return None
+        return torch.from_numpy(step.hidden[:, :clean])
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
         """Return the greedy tokens behind each token of one sentence, and drafts by masks behind
@@ -224,9 +191,7 @@ class Int8StepModel:
             )
 
         def draft() -> list[int]:
-            return self._picked_of(step.hidden[:, count - 1 :], self._head is not None)[0][
-                0, 1:
-            ].tolist()
+            return self._picked_of(step.hidden[:, count - 1 :], self._chains)[0][0, 1:].tolist()
 
         tokens, log_probabilities = self._picked_of(step.hidden[:, :count], chained=False)
         return Read(tokens[0].tolist(), log_probabilities[0].tolist(), draft)
@@ -241,7 +206,7 @@ class Int8StepModel:
 
     def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""
-        chained = self._head is not None and size > 1
+        chained = self._chains and size > 1
         if size < step.hidden.shape[1]:
             return self._picked_of(step.hidden[:, -size:], chained)
         tokens, log_probabilities = step.pick(
@@ -274,13 +239,6 @@ def quantise(
     return Int8StepModel(model.config, markov, graphs, lambda: model, threads, form)
 
 
-def _precision(config: TransformerConfig, form: WeightForm) -> str:
-    """Return the precision of the weights and activations of a model, in words."""
-    bits = block_bits(config, form)
-    scales = f", a scale for every {SIZES[bits]}" if bits else ""
-    return f"int{bits or 8} weights, int8 activations{scales}"
-
-
 def _in_8_bits(head: MarkovHead) -> MarkovHead:
     """A head whose rows are what 8 bits and a scale for each row can hold."""
     rounded = copy.deepcopy(head)
@@ -299,83 +257,3 @@ def int8_graphs(model: Transformer, form: WeightForm = "int8") -> dict[str, Call
     check_int8()
     check_supported(model.config)
     return graphs_of(model.eval(), form)
-
-
-LARGEST = 2_000_000_000
-"""Most bytes of the weights of a graph, which a file of ONNX cannot exceed."""
-
-
-def check_supported(config: TransformerConfig) -> None:
-    """Raise `UsageError`, naming the reason, for a model that this engine cannot run."""
-    reason = None
-    if config.adapter is not None:
-        reason = f"adapters on mask slots (adapter.rank {config.adapter.rank})"
-    elif config.encoder_layers and config.key_value_count != config.heads:
-        reason = (
-            f"shared heads of keys beside an encoder (key_value_heads {config.key_value_heads})"
-        )
-    elif not config.decoder_layers:
-        reason = "a classifier without a decoder"
-    elif (others := _unsupported(config)) is not None:
-        reason = others
-    elif (size := _decoder_bytes(config)) > LARGEST:
-        reason = f"a decoder of {size / 1e9:.1f} GB (at most {LARGEST / 1e9:.0f})"
-    if reason is not None:
-        raise UsageError(
-            f"the engine int8 was asked for, but it has no place for {reason}: choose "
-            "--engine eager"
-        )
-
-
-def _unsupported(config: TransformerConfig) -> str | None:
-    """Return the first choice of the configuration that the graphs have no operators for."""
-    if config.norm == "sandwich":
-        return f"norm {config.norm}"
-    if config.positions == "relative":
-        return "positions relative"
-    for name, otherwise in (
-        ("attention_window", None),
-        ("attention_cap", None),
-        ("output_cap", None),
-    ):
-        if getattr(config, name) != otherwise:
-            return f"{name} {getattr(config, name)}"
-    return None
-
-
-def _decoder_bytes(config: TransformerConfig) -> int:
-    """Return about how many bytes the weights of the decoder graph take, embeddings included."""
-    queries = config.heads * config.head_width
-    keys = config.key_value_count * config.head_width
-    attention = config.hidden_size * 2 * (queries + keys)
-    widened = 3 if config.gated_feedforward else 2
-    layer = (2 if config.encoder_layers else 1) * attention
-    layer += widened * config.hidden_size * config.feedforward_size
-    return config.vocabulary_size * config.hidden_size + config.decoder_layers * layer
-
-
-OLDEST = (1, 25)
-"""The ONNX Runtime that first had `TensorScatter` on CPUs."""
-
-
-def check_int8() -> None:
-    """Raise `MissingExtraError` or `UsageError` unless the int8 engine can run here."""
-    if onnxruntime is None:
-        raise MissingExtraError(
-            "the engine int8 was asked for and ONNX Runtime is not installed: pip install "
-            "'multistride[int8]', "
-            "or choose --engine eager"
-        )
-    if not multiplies_int8():
-        raise UsageError(
-            "the engine int8 was asked for; it needs a CPU that multiplies 8-bit integers without "
-            "overflow (VNNI on "
-            "x86), and this one does not: choose --engine eager"
-        )
-    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
-        raise MissingExtraError(
-            f"the engine int8 was asked for; it needs ONNX Runtime {OLDEST[0]}.{OLDEST[1]} or "
-            "later, and "
-            f"{onnxruntime.__version__} is installed: pip install --upgrade 'multistride[int8]', "
-            "or choose --engine eager"
-        )

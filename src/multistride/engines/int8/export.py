@@ -17,19 +17,18 @@ from safetensors.torch import load_file, save_file
 
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
-from multistride.engines.int8.memory import GraphMaker
-from multistride.engines.int8.ranges import by_row
+from multistride.engines.int8.buffers import GraphMaker
+from multistride.engines.int8.entries import FORMAT, READ
+from multistride.engines.int8.forms import by_row
+from multistride.engines.int8.weight_file import WeightFile
 from multistride.errors import DataError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import CONFIG, INT8_MANIFEST, INT8_WEIGHTS, load_config
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
-from multistride.model.weights import CONFIG, INT8_MANIFEST, load_config
 from multistride.untrusted import inside, read_object
 from multistride.version import __version__
-
-FORMAT = 4
-"""Incremented when the graphs change so that an engine can no longer run older ones."""
 
 MARKOV = "markov.safetensors"
 
@@ -41,9 +40,12 @@ def write_int8(
 
     `weights` is the SHA-256 of the weights that the graphs were made of.
     """
-    names = [f"{name}.onnx" for name in graphs]
-    for name, make in zip(names, graphs.values(), strict=True):
-        (place / name).write_bytes(make())
+    names = [INT8_WEIGHTS]
+    with (place / INT8_WEIGHTS).open("wb") as file:
+        weight_file = WeightFile(file)
+        for name, make in graphs.items():
+            names.append(f"{name}.onnx")
+            (place / names[-1]).write_bytes(weight_file.lightened(make()))
     if model.markov is not None:
         tensors = {name: tensor.contiguous() for name, tensor in model.markov.state_dict().items()}
         save_file(tensors, place / MARKOV)
@@ -90,14 +92,14 @@ def _manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = read_object(path)
         version, files = manifest["format"], dict(manifest["files"])
-        if version == FORMAT and not {CONFIG, "decoder.onnx"} <= files.keys():
+        if version in READ and not {CONFIG, "decoder.onnx"} <= files.keys():
             raise ValueError("no hashes")
     except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is missing or damaged: export the model again") from error
-    if version != FORMAT:
+    if version not in READ:
         raise DataError(
             f"{directory} is an export of format {version}, and this version of multistride reads "
-            f"format {FORMAT}: "
+            f"formats {' and '.join(map(str, READ))}: "
             "export the model again"
         )
     for name, expected in files.items():

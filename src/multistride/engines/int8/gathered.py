@@ -20,10 +20,9 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from multistride.decode.choosing.policy import AS_ASKED
-from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.hypothesis import AS_ASKED, Hypothesis
 from multistride.decode.state import DecodeState
-from multistride.engines.int8.memory import (
+from multistride.engines.int8.buffers import (
     ROOM,
     Array,
     Buffers,
@@ -138,7 +137,7 @@ class GatheredPool:
 
 class GatheredBatch:
     """A batch of whole greedy groups (`decode.loop.JoinableBatch`): what it writes is what
-    `loops.decode_even` writes.
+    `decode.even.decode_even` writes.
     """
 
     ready = True

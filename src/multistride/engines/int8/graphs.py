@@ -19,17 +19,25 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Roundings
-from multistride.engines.interface import WeightForm
+from multistride.engines.names import WeightForm
 from multistride.model.attention import SelfAttention
 from multistride.model.config import TransformerConfig
-from multistride.model.layers import FeedForward, PositionEmbedding, Residual, RotaryPositions
+from multistride.model.distance import RelativeBias, RelativePositions
+from multistride.model.layers import (
+    FeedForward,
+    PositionEmbedding,
+    Residual,
+    RotaryPositions,
+    Rotation,
+    StartVectors,
+)
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 Sublayer = Callable[[Graph, Rows, Rounding], str]
@@ -78,21 +86,25 @@ def encoder_graph(model: Transformer, roundings: Roundings) -> ModelProto:
         "Gather", graph.add("Shape", source), graph.constant(np.array(1, np.int64)), axis=0
     )
     zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-    places, rotation = graph.add("Range", zero, length, one), None
+    places, rotation, bias = graph.add("Range", zero, length, one), None, ""
     if isinstance(model.position, RotaryPositions):
         every = graph.add("Expand", places, graph.add("Shape", source))
-        rotation = _Rotation(graph, model, every)
+        rotation = _Rotation(graph, model.position(_every(config)), every)
+    elif isinstance(model.source_position, RelativeBias):
+        query, key = (graph.shaped(places, 1, 1, *shape) for shape in ((-1, 1), (1, -1)))
+        bias = _learned(graph, model.source_position, graph.add("Sub", query, key))
     else:
         positions = model.source_position or model.position
         assert isinstance(positions, PositionEmbedding)
         hidden = graph.add("Add", hidden, graph.table(places, positions.table))
     hidden = graph.norm(hidden, model.source_embedding_norm, _ones(config))
     attention = Attention(graph, config, alone=hidden)
+    bias = attention.of_heads(graph, bias) if bias else ""
     for index, layer in enumerate(model.encoder):
         assert isinstance(layer, EncoderLayer)
         name = f"encoder.{index}"
         around = _SelfAttention(attention, layer, roundings.other(f"{name}.attention.output"))
-        around.real, around.rotation = real, rotation
+        around.real, around.bias, around.rotation = real, bias, rotation
         hidden = _residual(
             graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", around
         )
@@ -126,8 +138,9 @@ def decoder_graph(
     is 1 in a `single` graph and at least 2 in the other. Inputs: `token`, `position`, `reach`
     int64 [B, N]; `start` int64 [B]; `bias` float32 [1 or B, 1, N, C], added to the attention
     scores; with an encoder `real` int32 [B, S] and the outputs of the encoder, `cross_key0` ...;
-    `key0`, `value0`, `key1` ... float32 [B, H, C, E]. Outputs `new_key0`, `new_value0` ... are the
-    caches with the new slots; they are bound to the memory of the inputs, so nothing is copied.
+    `key0`, `value0`, `key1` ... float32 [B, H, C, E], and `place` float32 [B, 1, C, 1], the
+    positions, where attention depends on them. Outputs `new_key0`, `new_value0` ... are the caches
+    with the new slots; they are bound to the memory of the inputs, so nothing is copied.
     """
     config = model.config
     graph, slots = Graph("decoder"), 1 if single else "N"
@@ -139,7 +152,8 @@ def decoder_graph(
     real = graph.input("real", np.int32, ["B", "S"]) if config.encoder_layers else ""
     hidden, rotation = graph.embedding(token, model.target_embedding.weight, model.scale), None
     if isinstance(model.position, RotaryPositions):
-        rotation = _Rotation(graph, model, position)
+        rotation = _Rotation(graph, model.position(_every(config)), position)
+    if isinstance(model.position, StartVectors):
         hidden = graph.add("Add", hidden, _further_starts(graph, model.position, position, reach))
     else:
         assert isinstance(model.position, PositionEmbedding)
@@ -150,15 +164,17 @@ def decoder_graph(
     hidden = graph.norm(hidden, model.target_embedding_norm, _ones(config))
     alone = hidden if roundings.by_row else ""
     attention = SingleAttention(graph, config, real) if single else Attention(graph, config, alone)
-    bias = attention.of_heads(graph, bias)
+    sights = _sights(graph, model, bias, position, start)
+    biases = {sight: attention.of_heads(graph, sight) for sight in dict.fromkeys(sights)}
+    turned = _turned_in_windows(graph, model, position) or rotation
     shape = ("B", config.key_value_count, "C", config.head_width)
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
         name = f"decoder.{index}"
         around = _SelfAttention(attention, layer, roundings.other(f"{name}.attention.output"))
         caches = [graph.input(f"{kind}{index}", np.float32, shape) for kind in ("key", "value")]
-        around.bias, around.start, around.caches = bias, start, caches
-        around.rotation = rotation
+        around.bias, around.start, around.caches = biases[sights[index]], start, caches
+        around.rotation = turned if config.slides(index) else rotation
         before = hidden
         hidden = _residual(
             graph, hidden, layer.around_attention, roundings, f"{name}.attention.input", around
@@ -197,25 +213,73 @@ def _ones(config: TransformerConfig) -> NDArray[np.float32]:
     return np.ones(config.hidden_size, np.float32)
 
 
-def _further_starts(graph: Graph, positions: RotaryPositions, position: str, reach: str) -> str:
+def _further_starts(graph: Graph, positions: StartVectors, position: str, reach: str) -> str:
     """Return what is added to the embeddings of start symbols before the first."""
     one, zero = (graph.constant(np.array(value, np.int64)) for value in (1, 0))
     back = graph.add("Sub", graph.add("Sub", reach, position), one)
     return graph.table(graph.add("Max", back, zero), positions.further_start.weight)
 
 
+def _sights(graph: Graph, model: Transformer, bias: str, position: str, start: str) -> list[str]:
+    """Return what is added to the scores of each decoder layer: [A, 1 or H, N, C].
+
+    It is `bias`, unless attention depends on how far apart slots are (`model.distance`).
+    """
+    config = model.config
+    if not config.by_distance:
+        return [bias] * config.decoder_layers
+    own = graph.add("Cast", graph.shaped(position, 0, 1, -1, 1), to=TensorProto.FLOAT)
+    places = graph.input("place", np.float32, ["B", 1, "C", 1])
+    places = graph.add("TensorScatter", places, own, start, axis=2)
+    graph.output("new_place", places, np.float32, ["B", 1, "C", 1])
+    distance = graph.add("Sub", own, graph.add("Transpose", places, perm=[0, 1, 3, 2]))
+    if isinstance(model.position, RelativePositions):
+        whole = graph.add("Cast", distance, to=TensorProto.INT64)
+        learned = _learned(graph, model.position.bias, whole)
+        return [graph.add("Add", learned, bias)] * config.decoder_layers
+    near = graph.add(
+        "Less", distance, graph.constant(np.array(config.attention_window, np.float32))
+    )
+    within = graph.add("Where", near, bias, graph.constant(np.array(LOWEST, np.float32)))
+    return [within if config.slides(layer) else bias for layer in range(config.decoder_layers)]
+
+
+def _learned(graph: Graph, bias: RelativeBias, distance: str) -> str:
+    """Return the learned number of each head for int64 distances [A, 1, N, C]: [A, H, N, C].
+
+    A table holds those of all distances that the model tells apart.
+    """
+    furthest = bias.furthest
+    every = torch.arange(-furthest, furthest + 1)[None, None]
+    table = graph.constant(floats(bias(None, every)[0, :, 0].T))
+    ends = (graph.constant(np.array(end, np.int64)) for end in (furthest, -furthest))
+    row = graph.add("Max", graph.add("Min", distance, next(ends)), next(ends))
+    row = graph.add("Add", row, graph.constant(np.array(furthest, np.int64)))
+    rows = graph.add("Gather", table, graph.add("Squeeze", row, graph.constant(np.array([1]))))
+    return graph.add("Transpose", rows, perm=[0, 3, 1, 2])
+
+
+def _turned_in_windows(graph: Graph, model: Transformer, position: str) -> _Rotation | None:
+    """Return the rotation of layers with a sliding window, where they have one of their own."""
+    if model.config.window_rotary_base is None:
+        return None
+    assert isinstance(model.position, RotaryPositions)
+    return _Rotation(graph, model.position.within_window(_every(model.config)), position)
+
+
+def _every(config: TransformerConfig) -> Tensor:
+    """Return all positions that a slot may have [1, P]."""
+    return torch.arange(config.max_positions + config.max_group_size + 1)[None]
+
+
 class _Rotation:
     """Rotations of queries and keys by the `position` [B, N] of their slots."""
 
-    def __init__(self, graph: Graph, model: Transformer, position: str) -> None:
-        assert isinstance(model.position, RotaryPositions)
-        config = model.config
-        every = torch.arange(config.max_positions + config.max_group_size + 1)[None]
-        # Row p is the rotation of position p, as the model computes it.
-        self.cosine, self.sine = (
-            graph.constant(floats(part[0, 0])) for part in model.position(every)
-        )
-        last, first = (graph.constant(np.array(n, np.int64)) for n in (every.shape[1] - 1, 0))
+    def __init__(self, graph: Graph, every: Rotation, position: str) -> None:
+        """`every` are the rotations of all positions: row p is that of position p."""
+        self.cosine, self.sine = (graph.constant(floats(part[0, 0])) for part in every)
+        count = every[0].shape[2]
+        last, first = (graph.constant(np.array(n, np.int64)) for n in (count - 1, 0))
         self.row = graph.add("Max", graph.add("Min", position, last), first)
 
     def __call__(self, graph: Graph, rows: str, heads: int) -> str:
@@ -239,8 +303,9 @@ class Attention:
         """`alone` names rows [B, N, D] where N may be 1: a single query is then read twice."""
         self._config, self._wide, self._count = config, "", ""
         if alone:
-            two = graph.constant(np.array([1, 2, 1]))
-            self._wide = graph.add("Max", graph.add("Shape", alone), two)
+            count = graph.add("Shape", alone, start=0, end=2)
+            count = graph.add("Max", count, graph.constant(np.array([1, 2])))
+            self._wide = graph.add("Concat", count, graph.constant(np.array([1])), axis=0)
             self._count = graph.add("Shape", alone, start=1, end=2)
 
     @property
@@ -314,6 +379,8 @@ class Attention:
 
         What is masked gets the lowest score there is, so that it weighs nothing.
         """
+        if self._config.attention_cap is not None:
+            return self._capped(graph, query, pair, masks.bias, self._config.attention_cap)
         return graph.add(
             "MultiHeadAttention",
             query,
@@ -326,6 +393,21 @@ class Attention:
             mask_filter_value=LOWEST,
             scale=scale,
         )
+
+    def _capped(self, graph: Graph, query: str, pair: Sequence[str], bias: str, cap: float) -> str:
+        """Attend with scores between `-cap` and `cap`, as `model.attention.Capped` does.
+
+        The operators are those inside MultiHeadAttention, which has no place for a cap.
+        """
+        key, value = pair
+        share = 1 / (math.sqrt(self._config.head_width) * cap)
+        rows = self.heads(graph, query)
+        scores = graph.add("FusedMatMul", rows, key, domain=MICROSOFT, transB=1, alpha=share)
+        limit = graph.constant(np.array(cap, np.float32))
+        capped = graph.add("Mul", graph.add("Tanh", scores), limit)
+        weights = graph.add("Softmax", graph.add("Add", capped, bias), axis=-1)
+        mixed = graph.add("Transpose", graph.add("MatMul", weights, value), perm=[0, 2, 1, 3])
+        return graph.shaped(mixed, 0, 0, self._config.key_value_count * self._config.head_width)
 
 
 class SingleAttention(Attention):
@@ -389,7 +471,7 @@ class SingleAttention(Attention):
 
 
 class Masks(NamedTuple):
-    """Masks of attention: `real` int32 [B, C] and `bias` [1 or B, 1, N, C], either one or neither.
+    """Masks of attention: `real` int32 [B, C] and `bias` [1 or B, 1 or H, N, C], or neither.
 
     `real` is 0 for masked entries; `bias` is added to scores, the lowest number there is if masked.
     """
@@ -404,6 +486,9 @@ class OfSource(NamedTuple):
     real: str
     grid: float
 
+
+MICROSOFT = "com.microsoft"
+"""The domain of the operators that only ONNX Runtime has."""
 
 HALF = 0.5
 """A factor that is not 1, and by which float32 numbers are multiplied exactly."""
@@ -614,7 +699,12 @@ def _residual(
     rounding = roundings.normed(place, alike=around.before)
     if around.before:
         rows = graph.rounded(graph.norm(hidden, around.norm, rounding.shrink), rounding)
-        return graph.residual(hidden, sublayer(graph, rows, rounding))
+        output = sublayer(graph, rows, rounding)
+        if around.output_norm is not None:
+            output = graph.norm(
+                output, around.output_norm, np.ones(len(rounding.shrink), np.float32)
+            )
+        return graph.residual(hidden, output)
     if around.of_output:
         output = sublayer(graph, graph.rounded(hidden, rounding), rounding)
         return graph.residual(hidden, graph.norm(output, around.norm, rounding.shrink))

@@ -8,28 +8,25 @@ room for new ones.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from multistride.data.vocab import VOCABULARY_FILES
+from multistride.engines.int8.buffers import GraphMaker
+from multistride.engines.int8.entries import files_of, is_intact, mark_used, place_of
 from multistride.engines.int8.export import markov_of, write_int8
-from multistride.engines.int8.memory import GraphMaker
-from multistride.engines.interface import WeightForm
-from multistride.engines.timing import cache_directory
+from multistride.engines.names import WeightForm
 from multistride.errors import DataError, UserError
-from multistride.files import replacing_directory, sha256
+from multistride.files import replacing_directory
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import CONFIG, INT8_MANIFEST, INT8_WEIGHTS, weights_digest
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import Transformer
-from multistride.model.weights import CONFIG, INT8_MANIFEST, load_model, weights_digest
-from multistride.untrusted import read_object
+from multistride.model.weights import load_model
 
 MOST = 4 << 30
 """Bytes that all entries take together."""
@@ -56,7 +53,7 @@ def kept_graphs(
     """
     try:
         digest = weights_digest(directory)
-        place = cache_directory() / "int8" / _name(directory, digest, form)
+        place = place_of(directory, digest, form)
     except (DataError, OSError):  # a file is missing: reading the model says which
         model, _ = load_model(directory)
         return _held(model, build(model))
@@ -75,12 +72,9 @@ class _Entry(NamedTuple):
 
     def read(self, config: TransformerConfig) -> Kept | None:
         """Return what is kept; None if there is nothing, or it is damaged."""
-        try:
-            files = dict(read_object(self.place / INT8_MANIFEST)["files"])
-        except (DataError, KeyError, TypeError, ValueError):
+        if (files := files_of(self.place)) is None:
             return None
-        with suppress(OSError):
-            os.utime(self.place / INT8_MANIFEST)  # it was used now
+        mark_used(self.place)
         graphs = {
             Path(name).stem: partial(self.graph, name, digest)
             for name, digest in files.items()
@@ -102,9 +96,10 @@ class _Entry(NamedTuple):
 
     def graph(self, name: str, digest: str) -> Path | bytes:
         """Return a kept graph, or the graph made again if it was damaged or removed meanwhile."""
-        with suppress(OSError):
-            if sha256(self.place / name) == digest:
-                return self.place / name
+        weights = (files_of(self.place) or {}).get(INT8_WEIGHTS, "")
+        intact = is_intact(self.place / name, digest)
+        if intact and is_intact(self.place / INT8_WEIGHTS, weights):
+            return self.place / name
         return self.build(self.weights())[Path(name).stem]()
 
     def weights(self) -> Transformer:
@@ -120,23 +115,6 @@ def _held(model: Transformer, graphs: Mapping[str, GraphMaker]) -> Kept:
     """Return what is kept nowhere but in memory."""
     head = model.markov
     return Kept(graphs, None if head is None else lambda: head, lambda: model)
-
-
-def _name(directory: Path, digest: str, form: WeightForm) -> str:
-    """Return the name of a model's entry."""
-    files = [sha256(directory / name) for name in (CONFIG, *VOCABULARY_FILES)]
-    return hashlib.sha256(json.dumps([digest, form, *files, _code()]).encode()).hexdigest()[:32]
-
-
-@cache
-def _code() -> str:
-    """Return the hash of the code that decides what is in a graph: of the engine and the model."""
-    package = Path(__file__).parents[2]
-    sources = [*package.glob("engines/int8/*.py"), *package.glob("model/*.py")]
-    digest = hashlib.sha256()
-    for path in sorted([*sources, package / "groups.py"]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _make_room(newest: Path) -> None:

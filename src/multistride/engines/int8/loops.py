@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
 from multistride.decode.choosing.economy import Economy
-from multistride.decode.choosing.policy import AS_ASKED
 from multistride.decode.copying import Copied, PhraseDrafter
+from multistride.decode.even import EvenSteps, KeptRows, decode_even
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.loop import Loop, decode
 from multistride.decode.pick import Picked
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
-from multistride.decode.step import M
+from multistride.decode.step import Memory
 from multistride.decode.thrift import thrifty
 from multistride.decode.writer import Proposed, Writer
 from multistride.engines.quick import PickedGroups, PickingEngine
@@ -45,6 +44,8 @@ class Checked(NamedTuple):
     tokens: Int[Tensor, "B C"]
     log_probabilities: Float[Tensor, "B C"]
     draft: Callable[[Int[Tensor, "F"]], Int[Tensor, "F D"]]
+    states: Float[Tensor, "B C D"] | None = None
+    """The last states of the clean slots, where the engine has them as the model computes them."""
 
 
 class Read(NamedTuple):
@@ -55,19 +56,16 @@ class Read(NamedTuple):
     draft: Callable[[], list[int]]
 
 
+class EvenMemory(Memory, KeptRows, Protocol):
+    """A memory that may be stepped evenly."""
+
+
+M = TypeVar("M", bound=EvenMemory)
+
+
 @runtime_checkable
-class QuickEngine(PickingEngine[M], Protocol[M]):
+class QuickEngine(PickingEngine[M], EvenSteps[M], Protocol[M]):
     """An engine that picks, checks and drafts itself."""
-
-    def step_even(
-        self, tokens: Int[np.ndarray, "B K"], memory: M
-    ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
-        """Return the next group of every row and its log-probabilities, from the last one (start
-        symbols at first).
-
-        It is what `step_greedy` gives for the slots of SAT-K. All steps of a memory are of this
-        kind and one size.
-        """
 
     def step_checked(self, slots: Slots, memory: M, masks: int) -> Checked:
         """Pick in every slot but the last `masks`, from which drafts are made.
@@ -98,7 +96,9 @@ def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
         return None
     if plan.free and config.encoder_layers:
         if plan.whole_groups:
-            return lambda source, lengths, state: decode_even(engine, source, lengths, state, size)
+            return lambda source, lengths, state: decode_even(
+                engine, engine.start(source, lengths), state, size
+            )
         if plan.mode == "exact" and plan.drafts == "masks" and rows == 1 and _picks(engine, plan):
             return lambda source, lengths, state: decode_single(
                 engine, source, lengths, state, size, plan.economy
@@ -124,7 +124,8 @@ def writer(engine: QuickEngine[M], plan: Plan, state: DecodeState) -> Writer[M] 
         return PickedGroups(engine, plan.policy, plan.accept, plan.layout == "lookahead")
     if plan.drafts == "masks":
         return thrifty(QuickDrafter(engine, len(state.running), plan.group_size), plan.economy)
-    copied = Copied(plan.knowledge.phrases, False, plan.rules.prefix)
+    head = plan.knowledge.head if plan.drafts == "head" else None
+    copied = Copied(plan.knowledge.phrases, False, plan.rules.prefix, head)
     return thrifty(QuickPhraseDrafter(engine, state, plan.group_size, copied), plan.economy)
 
 
@@ -176,6 +177,7 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
     def pick(self, proposed: Proposed, memory: M) -> Picked:
         """Pick what K=1 writes after the known tokens and after each draft, without logits."""
         checked, columns = self._engine.step_checked(proposed.slots, memory, 0), self.columns()
+        self._states = checked.states
         return Picked(
             checked.tokens.gather(1, columns), checked.log_probabilities.gather(1, columns)
         )
@@ -184,31 +186,10 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
         """Return how many tokens stand; rejected drafts are forgotten, and new ones looked up."""
         kept = verified_prefix(picked.tokens, self.tokens, self.counts)
         memory.truncate(self.forgotten(kept))
+        self.guess(picked, kept)
         self.counts = torch.zeros_like(self.counts)
         self.follow(picked, kept)
         return kept
-
-
-def decode_even(
-    engine: QuickEngine[M],
-    source: Int[Tensor, "B S"] | None,
-    lengths: Int[Tensor, "B"] | None,
-    state: DecodeState,
-    group_size: int,
-) -> Iterator[list[Hypothesis]]:
-    """Write whole greedy groups until every sentence is over; after each step, yield the sentences
-    it wrote into.
-    """
-    memory = engine.start(source, lengths)
-    tokens = np.full((len(state.running), group_size), engine.config.start_token, np.int64)
-    while not state.done:
-        began = time.perf_counter()
-        tokens, log_probabilities = engine.step_even(tokens, memory)
-        milliseconds = 1000 * (time.perf_counter() - began)
-        yield state.commit_even(tokens.tolist(), log_probabilities.tolist(), milliseconds, AS_ASKED)
-        if (stay := state.leave()) is not None and not state.done:
-            memory.reorder(stay)
-            tokens = tokens[stay.numpy()]
 
 
 def decode_single(

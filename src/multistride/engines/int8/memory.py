@@ -1,359 +1,20 @@
-"""Memory of the int8 engine: arrays that ONNX Runtime reads and writes in place, bound once.
+"""Memory of the int8 engine: the slots of every row, and which of them a new slot sees.
 
-Keys and values are in buffers with room to grow; a step writes its own behind the existing ones,
-and nothing is copied. Buffers and their bindings outlive a batch: the next batch of the same size
-reuses them.
-
-Shapes: B sentences, S source tokens, N new slots, C slots there is room for, H heads, D = H E
-hidden size.
+Shapes: B sentences, N new slots, M slots of the longest row.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 from jaxtyping import Bool, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
+from multistride.engines.int8.buffers import EncodedSource, Networks, Pool, Step
+from multistride.engines.int8.even import EvenMemory
 from multistride.groups import PADDING_GROUP, Slots, drafting_visibility
-
-MASKED = float(torch.finfo(torch.float32).min)
-"""Added to the score of a slot that is not visible."""
-
-ROOM = 8
-"""Buffers have room for a multiple of this many slots. Unused room slows every attention."""
-
-SLOW_FUSIONS = ["SkipLayerNormFusion"]
-"""Fusions that ONNX Runtime must not apply: here the fused operator is slower than its parts."""
-
-PICKED = 64
-"""Maximum number of slots projected at once: the logits of more do not fit into a cache."""
-
-SPARE = 6
-"""Maximum number of buffers kept for later batches."""
-
-GraphMaker = Callable[[], bytes | Path]
-"""Builds a graph, as the bytes of an ONNX file, or names the file that holds it."""
-
-Array = NDArray[Any]
-
-
-def shared(array: Array) -> Any:
-    """Return an ONNX Runtime value that shares the memory of an array."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-
-
-class Network:
-    """One graph in ONNX Runtime: named input arrays to all outputs."""
-
-    def __init__(self, graph: bytes | Path, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors
-        content = graph if isinstance(graph, bytes) else str(graph)
-        self._session: Any = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
-        )
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    def __call__(self, inputs: dict[str, Array]) -> list[Array]:
-        """Compute all outputs, in the order in which the graph declares them."""
-        outputs: list[Array] = self._session.run(self._outputs, inputs)
-        return outputs
-
-    def fill(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
-        """Compute all outputs into the given arrays."""
-        given, written = (
-            {name: shared(array) for name, array in each.items()} for each in (inputs, outputs)
-        )
-        self.bound(given, written)()
-
-    def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
-        """Return the graph bound to the values that it reads and writes from now on."""
-        return Bound(self._session, inputs, outputs)
-
-
-class Bound:
-    """A graph and the memory it works on."""
-
-    def __init__(self, session: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        self._session, self._binding = session, session.io_binding()
-        for name, value in outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
-        self.read(inputs)
-
-    def read(self, inputs: dict[str, Any]) -> None:
-        """Read other values from now on."""
-        for name, value in inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
-
-    def __call__(self) -> None:
-        """Compute all outputs."""
-        self._session.run_with_iobinding(self._binding)
-
-
-class Networks:
-    """The graphs of a model by name, each built and opened in ONNX Runtime on first use."""
-
-    def __init__(self, graphs: Mapping[str, GraphMaker], threads: int) -> None:
-        self._graphs, self._threads = dict(graphs), threads
-        self._open: dict[str, Network] = {}
-
-    def __getitem__(self, name: str) -> Network:
-        if name not in self._open:
-            self._open[name] = Network(self._graphs.pop(name)(), self._threads)
-        return self._open[name]
-
-    def decoder(self, new: int) -> Network:
-        """Return the graph for steps of `new` slots; not all models have one of a single slot."""
-        single = new == 1 and ("single" in self._graphs or "single" in self._open)
-        return self["single" if single else "decoder"]
-
-
-class Sizes(NamedTuple):
-    """The sizes of a model's arrays."""
-
-    layers: int
-    heads: int
-    """Heads of keys and values."""
-    width: int
-    hidden: int
-    rounded: bool = True
-    """True if hidden states are in 8 bits when they leave the decoder."""
-
-    @property
-    def parts(self) -> list[str]:
-        """The names of the keys and values of all layers."""
-        return [f"{part}{index}" for index in range(self.layers) for part in ("key", "value")]
-
-
-class EncodedSource:
-    """The encoded source by the input names of the decoder graph; empty for a causal model.
-
-    Keys and values `cross_key0`, `cross_value0` ... are float32 [B, H, S, E]; `real` int32 [B, S]
-    is 0 for padding.
-    """
-
-    def __init__(self, arrays: dict[str, Array]) -> None:
-        self._arrays = arrays
-
-    @cached_property
-    def values(self) -> dict[str, Any]:
-        """The arrays as ONNX Runtime values."""
-        return {name: shared(array) for name, array in self._arrays.items()}
-
-    def reordered(self, rows: Int[np.ndarray, "R"]) -> EncodedSource:
-        """Return the given rows, in the given order, in the same memory if possible.
-
-        This object must not be used afterwards.
-        """
-        moved = gaps_filled(rows)
-        if moved is None:
-            return EncodedSource(
-                {name: array.take(rows, 0) for name, array in self._arrays.items()}
-            )
-        for array in self._arrays.values():
-            array[moved[0]] = array[moved[1]]
-        return EncodedSource({name: array[: len(rows)] for name, array in self._arrays.items()})
-
-    def joined(self, other: EncodedSource) -> EncodedSource:
-        """Return the rows of both, as wide as the longest source of either.
-
-        Neither object may be used afterwards.
-        """
-        if not self._arrays:
-            return self
-        pair = self._arrays, other._arrays
-        width = max(int(arrays["real"].sum(1).max()) for arrays in pair)
-        whole: dict[str, Array] = {}
-        for name, mine in self._arrays.items():
-            axis = 1 if name == "real" else 2
-            parts = [_fitted(array, axis, width) for array in (mine, other._arrays[name])]
-            whole[name] = np.concatenate(parts)
-        return EncodedSource(whole)
-
-
-def _fitted(array: Array, axis: int, width: int) -> Array:
-    """Return an array cut or padded with zeros at the end of one axis."""
-    fitted = array.take(range(min(width, array.shape[axis])), axis)
-    missing = [(0, width - fitted.shape[axis] if each == axis else 0) for each in range(array.ndim)]
-    return np.pad(fitted, missing)
-
-
-def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
-    """Return target and source indices of the copies that move the given rows to the front.
-
-    None if that takes more than filling gaps with later rows.
-    """
-    places = np.flatnonzero(rows != np.arange(len(rows)))
-    return (places, rows[places]) if (rows[places] >= len(rows)).all() else None
-
-
-class Buffers:
-    """Keys and values of up to `rows` sentences of `room` slots, and the steps bound to them."""
-
-    def __init__(self, sizes: Sizes, rows: int, room: int) -> None:
-        self.sizes, self.rows, self.room = sizes, rows, room
-        shape = rows, sizes.heads, room, sizes.width
-        self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
-        self._steps: dict[tuple[int, int], Step] = {}
-
-    def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:
-        """Return the step of `new` slots in each of the first rows, bound to a source."""
-        if (rows, new) not in self._steps:
-            self._steps[rows, new] = Step(self, rows, new, networks, source)
-        step = self._steps[rows, new]
-        step.turn_to(source)
-        return step
-
-
-class Step:
-    """The arrays of one step: fill them, run it, and read `hidden` uint8 [B, N, D]."""
-
-    def __init__(
-        self, buffers: Buffers, rows: int, new: int, networks: Networks, source: EncodedSource
-    ) -> None:
-        room, sizes = buffers.room, buffers.sizes
-        self.token, self.position, self.reach = (np.zeros((rows, new), np.int64) for _ in range(3))
-        self.start = np.zeros(rows, np.int64)
-        self.bias = np.zeros((1, 1, new, room), np.float32)
-        kind = np.uint8 if sizes.rounded else np.float32
-        self.hidden: Array = np.zeros((rows, new, sizes.hidden), kind)
-        self._picked: dict[bool, Picked] = {}
-        self._each: Array | None = None
-        read = {
-            name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")
-        }
-        self._bias = shared(self.bias)
-        self._source, self._alike = source, True
-        caches = {name: shared(array[:rows]) for name, array in buffers.arrays.items()}
-        written = {f"new_{name}": value for name, value in caches.items()}
-        self._run = networks.decoder(new).bound(
-            {**read, "bias": self._bias, **source.values, **caches},
-            {**written, "hidden": shared(self.hidden)},
-        )
-
-    def turn_to(self, source: EncodedSource) -> None:
-        """Read another source."""
-        if source is not self._source:
-            self._run.read(source.values)
-            self._source = source
-
-    def __call__(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int = 0) -> None:
-        """Write the new slots after `length` existing ones; they see `visible` slots (None: all).
-
-        The first `clean` new slots do not see the later new ones.
-        """
-        self.start.fill(length)
-        self._run_seeing(length, visible, clean)
-
-    def uneven(self, lengths: Int[np.ndarray, "B"]) -> None:
-        """Write the new slots of each row behind the `lengths` that it has; they see all of its."""
-        if self._each is None:
-            rows, (new, room) = len(self.start), self.bias.shape[2:]
-            self._each = np.empty((rows, 1, new, room), np.float32)
-            self._each_bound = shared(self._each)
-        new, room = self._each.shape[2:]
-        seen = np.arange(room) < lengths[:, None] + new
-        self._each[:, 0] = np.where(seen, np.float32(0), np.float32(MASKED))[:, None]
-        self.start[:] = lengths
-        self._run.read({"bias": self._each_bound})
-        self._alike = False
-        self._run()
-
-    def read(self, slots: Slots, placement: Placement) -> None:
-        """Write slots where `placement` puts them; hidden states keep the order of the slots."""
-        order = placement.order
-        for array, field in zip((self.token, self.position, self.reach), slots, strict=False):
-            array[:] = (field if order is None else field.gather(1, order)).numpy()
-        self.start[:] = placement.start.numpy()
-        self._run_seeing(int(self.start.max(initial=0)), placement.visible, 0)
-        if order is not None:
-            self.hidden[:] = np.take_along_axis(
-                self.hidden, order.argsort(dim=1)[:, :, None].numpy(), 1
-            )
-
-    def _run_seeing(self, length: int, visible: Bool[Tensor, "B N M"] | None, clean: int) -> None:
-        new, room = self.bias.shape[2:]
-        if visible is not None:
-            bias = np.full((len(self.start), 1, new, room), np.float32(MASKED))
-            bias[:, 0, :, : visible.shape[2]] = np.where(
-                visible.numpy(), np.float32(0), np.float32(MASKED)
-            )
-            self._run.read({"bias": shared(bias)})
-            self._alike = False
-        else:
-            self.bias[..., : length + new] = 0
-            self.bias[..., length + new :] = MASKED
-            for slot in range(clean):
-                self.bias[0, 0, slot, length + slot + 1 : length + new] = MASKED
-            if not self._alike:
-                self._run.read({"bias": self._bias})
-                self._alike = True
-        self._run()
-
-    def pick(self, network: Network, chained: bool) -> Picked:
-        """Return the tokens of all slots and their log-probabilities, computed by `network`."""
-        if chained not in self._picked:
-            self._picked[chained] = Picked(self.hidden, network, chained)
-        return self._picked[chained]
-
-
-class Picked:
-    """The most probable tokens of a step's slots, in arrays [B, N] that every run overwrites."""
-
-    def __init__(self, hidden: Array, network: Network, chained: bool) -> None:
-        self.tokens = np.zeros(hidden.shape[:2], np.int64)
-        self.log_probabilities = np.zeros(hidden.shape[:2], np.float32)
-        together = max(1, PICKED // hidden.shape[1])
-        parts = [slice(first, first + together) for first in range(0, len(hidden), together)]
-        self._runs = [self._run(network, hidden[part], part, chained) for part in parts]
-
-    def _run(self, network: Network, hidden: Array, part: slice, chained: bool) -> Bound:
-        rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
-        shape = rows.shape[:-1]
-        outputs = {
-            "tokens": shared(self.tokens[part].reshape(shape)),
-            "log_probabilities": shared(self.log_probabilities[part].reshape(shape)),
-        }
-        return network.bound({"hidden": shared(rows)}, outputs)
-
-    def __call__(self) -> tuple[Array, Array]:
-        """Pick the tokens; return copies of tokens and log-probabilities."""
-        for run in self._runs:
-            run()
-        return self.tokens.copy(), self.log_probabilities.copy()
-
-
-class Pool:
-    """Buffers that no batch uses at present."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        self.sizes, self._spare, self._lock = sizes, list[Buffers](), threading.Lock()
-
-    def take(self, rows: int, slots: int) -> Buffers:
-        """Return buffers for `rows` sentences, with room for at least `slots` slots."""
-        room = ROOM * max(1, -(-slots // ROOM))
-        with self._lock:
-            for place, each in enumerate(self._spare):
-                if (each.rows, each.room) == (rows, room):
-                    return self._spare.pop(place)
-        return Buffers(self.sizes, rows, room)
-
-    def give(self, buffers: Buffers) -> None:
-        """Take buffers back; the oldest are dropped beyond `SPARE`."""
-        with self._lock:
-            self._spare.append(buffers)
-            del self._spare[:-SPARE]
 
 
 class Placement(NamedTuple):
@@ -446,46 +107,25 @@ class PackedGroups:
             self._table, self._alike = self._table[:, :longest], shortest == longest
 
 
-class Int8Memory:
+class Int8Memory(EvenMemory):
     """Keys and values of the slots so far, and of the source."""
 
     def __init__(self, pool: Pool, rows: int | None, source: EncodedSource) -> None:
         """Create the memory; `rows` is None if the first step decides the number of sentences."""
-        self.source = source
+        super().__init__(pool, rows, source)
         self._groups = PackedGroups()
-        self._pool = pool
-        self._buffers = None if rows is None else pool.take(rows, 0)
-        self._rows = rows
-        self._even = 0
-
-    def __del__(self) -> None:
-        if self._buffers is not None:
-            self._pool.give(self._buffers)
 
     @property
     def length(self) -> int:
         """The number of slots of the longest row (M)."""
-        return self._even or self._groups.length
-
-    def grow_even(self, new: int) -> int:
-        """Add slots to rows that stay alike (negative: forget some); return the number before."""
-        self._even += new
-        return self._even - new
-
-    def room(self, rows: int, length: int, new: int) -> Buffers:
-        """Return the buffers, with room for `new` slots after `length` existing ones."""
-        if self._buffers is None:
-            self._buffers, self._rows = self._pool.take(rows, new), rows
-        if length + new > self._buffers.room:
-            self._move(self._buffers, slice(None, rows), rows, length, length + new)
-        return self._buffers
+        return super().length or self._groups.length
 
     def read(self, slots: Slots, networks: Networks) -> Step:
         """Add new slots to the memory, and return the step with their hidden states."""
         rows, new = slots.token.shape
         buffers = self.room(rows, self.length, new)
         step = buffers.step(rows, new, networks, self.source)
-        step.read(slots, self._groups.extend(slots.group))
+        _read(step, slots, self._groups.extend(slots.group))
         return step
 
     def truncate(self, counts: Int[Tensor, "B"]) -> None:
@@ -495,16 +135,7 @@ class Int8Memory:
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Keep the given rows, in the given order; a row may be dropped or repeated."""
         self._groups.reorder(rows)
-        kept = rows.numpy()
-        self.source = self.source.reordered(kept)
-        if self._buffers is None:
-            return
-        if (moved := gaps_filled(kept)) is None:
-            self._move(self._buffers, kept, len(kept), self.length, self.length)
-        else:
-            for array in self._buffers.arrays.values():
-                array[moved[0], :, : self.length] = array[moved[1], :, : self.length]
-        self._rows = len(kept)
+        self.keep(rows.numpy())
 
     def join(self, other: Int8Memory) -> None:
         """Put the rows of another memory behind its own. This one has made a step, the other need
@@ -527,8 +158,15 @@ class Int8Memory:
         self._pool.give(self._buffers)
         self._buffers, self._rows = whole, rows
 
-    def _move(self, old: Buffers, rows: Any, count: int, length: int, needed: int) -> None:
-        self._buffers = self._pool.take(count, needed)
-        for name, array in self._buffers.arrays.items():
-            array[:count, :, :length] = old.arrays[name][rows, :, :length]
-        self._pool.give(old)
+
+def _read(step: Step, slots: Slots, placement: Placement) -> None:
+    """Write slots where `placement` puts them; hidden states keep the order of the slots."""
+    order = placement.order
+    for array, field in zip((step.token, step.position, step.reach), slots, strict=False):
+        array[:] = (field if order is None else field.gather(1, order)).numpy()
+    visible = None if placement.visible is None else placement.visible.numpy()
+    step.after(placement.start.numpy(), visible)
+    if order is not None:
+        step.hidden[:] = np.take_along_axis(
+            step.hidden, order.argsort(dim=1)[:, :, None].numpy(), 1
+        )

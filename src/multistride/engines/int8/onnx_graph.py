@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from multistride.engines.int8.blocks import SIZES, Blocked, blocked
+from multistride.engines.int8.blocks import Blocked, blocked
+from multistride.engines.names import SIZES
 
 END = int(np.iinfo(np.int64).max)
 """The end of a dimension, for `Graph.part`."""

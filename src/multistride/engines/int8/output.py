@@ -44,6 +44,7 @@ def logits_graph(model: Transformer, final: Rounding) -> ModelProto:
     rows = final_rows(graph, final, ["R", config.hidden_size])
     bias = None if model.output_bias is None else floats(model.output_bias)
     logits = graph.product(rows, stored(_output(model), final), bias)
+    logits = logits if config.output_cap is None else _capped(graph, logits, config.output_cap)
     graph.output("logits", logits, np.float32, ["R", config.vocabulary_size])
     return graph.model()
 
@@ -60,7 +61,7 @@ def greedy_graph(model: Transformer, final: Rounding) -> ModelProto:
     rows = final_rows(graph, final, ["R", model.config.hidden_size])
     output = pickable_output(model, final)
     parts = [output.part(first, first + CHUNK) for first in range(0, len(output.bias), CHUNK)]
-    logits = [graph.product(rows, part.weight, part.bias) for part in parts]
+    logits = [_of_part(graph, rows, part, model.config.output_cap) for part in parts]
     token, certain = (
         chosen(graph, logits[0]) if len(parts) == 1 else _chosen_of_chunks(graph, logits)
     )
@@ -122,6 +123,20 @@ def pickable_output(model: Transformer, final: Rounding) -> PickableOutput:
     if isinstance(weight, Blocked):
         return PickableOutput(weight.padded(len(bias)), bias)
     return PickableOutput(padded(weight), bias)
+
+
+def _of_part(graph: Graph, rows: Rows, part: PickableOutput, cap: float | None) -> str:
+    """Return the logits of some columns; those of tokens that are never picked are the lowest."""
+    if cap is None:
+        return graph.product(rows, part.weight, part.bias)
+    capped = _capped(graph, graph.product(rows, part.weight), cap)
+    return graph.add("Add", capped, graph.constant(part.bias))
+
+
+def _capped(graph: Graph, logits: str, cap: float) -> str:
+    """Return logits between `-cap` and `cap` (Gemma 2)."""
+    limit = graph.constant(np.array(cap, np.float32))
+    return graph.add("Mul", graph.add("Tanh", graph.add("Div", logits, limit)), limit)
 
 
 def width(model: Transformer) -> int:

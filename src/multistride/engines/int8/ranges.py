@@ -26,8 +26,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from multistride.engines.int8.forms import block_bits, by_row
 from multistride.engines.int8.onnx_graph import Rounding
-from multistride.engines.interface import WeightForm
+from multistride.engines.names import WeightForm
+from multistride.errors import DataError
 from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
 from multistride.model.attention import CrossAttention
 from multistride.model.config import TransformerConfig
@@ -69,12 +71,18 @@ class Roundings:
     def __init__(self, model: Transformer, form: WeightForm = "int8") -> None:
         """Measure ranges on random sentences; `model` must be in evaluation mode.
 
-        Products in blocks (`block_bits`) need no ranges.
+        Products in blocks (`block_bits`) need no ranges. Raises `DataError` for a model that
+        overflows.
         """
         self._config = model.config
         self.by_row = by_row(model.config, form)
         self.block_bits = block_bits(model.config, form)
         self._largest, self._lengths = Observed({}, {}) if self.block_bits else observed(model)
+        if not all(np.isfinite(largest).all() for largest in self._largest.values()):
+            raise DataError(
+                "the model's activations are not finite numbers: its weights are damaged or far "
+                "too large: copy the model again"
+            )
 
     def normed(self, *places: str, alike: bool) -> Rounding:
         """Return the rounding of the output of a normalisation, for all linear layers that read it.
@@ -86,7 +94,9 @@ class Roundings:
             return _in_blocks(8 if FINAL in places else self.block_bits)
         largest = np.maximum.reduce([self._largest[place] for place in places])
         shrink = (
-            np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
+            np.sqrt(np.maximum(largest, max(0.01 * largest.max(), 1e-12)))
+            if alike
+            else np.ones_like(largest)
         )
         if self.by_row:
             return Rounding(1 / 127, shrink.astype(np.float32), by_row=True)
@@ -113,27 +123,6 @@ class Roundings:
 
 def _in_blocks(bits: int) -> Rounding:
     return Rounding(1.0, np.ones(1, np.float32), by_row=True, block_bits=bits)
-
-
-def by_row(config: TransformerConfig, form: WeightForm = "int8") -> bool:
-    """Return true if activations are rounded row by row: in models that were converted.
-
-    Some of their channels and tokens are hundreds of times as large as others, and what random
-    tokens show of them says little. So every row has a scale of its own, which takes a few more
-    passes over it, or several (`block_bits`).
-    """
-    return bool(config.extras) or block_bits(config, form) > 0
-
-
-def block_bits(config: TransformerConfig, form: WeightForm = "int8") -> int:
-    """Return the bits of weights that are multiplied in blocks; 0: one scale for each row.
-
-    Weights of 4 bits need blocks. Of 8 bits, converted causal models have them: they mostly write
-    one text at a time, where blocks are faster too.
-    """
-    if form == "int4":
-        return 4
-    return 8 if form == "int8" and config.extras and not config.encoder_layers else 0
 
 
 def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -> Rounding:

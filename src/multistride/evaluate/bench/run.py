@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic import Field
 
+from multistride.cpu import check_threads, cpu_name
 from multistride.decode.options import DecodeOptions
-from multistride.device import check_threads, cpu_name, device_name, pick_device
+from multistride.device import device_name, pick_device
 from multistride.engines.interface import check_engine
 from multistride.errors import UsageError
 from multistride.evaluate.bench.bandwidth import read_bandwidth
@@ -44,7 +45,7 @@ from multistride.evaluate.ways import settled
 from multistride.files import sha256
 from multistride.metrics.quality import check_tokenizer
 from multistride.model.config import TransformerConfig
-from multistride.model.weights import weights_digest
+from multistride.model.directory import weights_digest
 from multistride.report.result import OWN, Result, Row, crossings
 from multistride.translator import Translator
 from multistride.version import __version__

@@ -32,7 +32,8 @@ from multistride.tasks.answering.question import (
 )
 from multistride.tasks.answering.settings import AnswerSettings
 from multistride.tasks.record import Example, Opened, RecordError
-from multistride.text_model import TextModel, Translation
+from multistride.text_model import TextModel
+from multistride.translation import Translation
 
 MOST_TOKENS = 32
 """Tokens of an answer, the end included, unless told otherwise."""

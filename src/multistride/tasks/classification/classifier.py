@@ -21,8 +21,9 @@ from multistride.device import pick_device
 from multistride.errors import UsageError
 from multistride.model.classifier import aggregated, check_classes
 from multistride.model.config import ClassifierConfig
+from multistride.model.directory import TEMPERATURE, load_calibration
 from multistride.model.transformer import Transformer
-from multistride.model.weights import TEMPERATURE, load_calibration, load_model
+from multistride.model.weights import load_model
 from multistride.tasks.classification.documents import read_windows, tokens_of, windows_of
 
 

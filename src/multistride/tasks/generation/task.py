@@ -31,7 +31,8 @@ from multistride.tasks.record import (
     RecordError,
     text_field,
 )
-from multistride.text_model import TextModel, Translation
+from multistride.text_model import TextModel
+from multistride.translation import Translation
 
 MOST_TOKENS = 64
 """Tokens that a causal model writes at most, unless told otherwise."""

@@ -8,7 +8,7 @@ from multistride.baselines.ctranslate2 import CTranslate2Engine
 from multistride.decode.options import DecodeOptions
 from multistride.evaluate.bench.workers.loop import serve, written_at_one
 from multistride.evaluate.bench.workers.messages import Sentence, Setup
-from multistride.model.weights import load_config
+from multistride.model.directory import load_config
 
 
 class CTranslate2:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.decode.options import DecodeOptions
-from multistride.engines.interface import EngineName
+from multistride.engines.names import EngineName
 
 
 class _Message(BaseModel):

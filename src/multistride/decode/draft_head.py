@@ -1,0 +1,160 @@
+"""Draft heads: a small network that drafts from the last state of a causal model.
+
+The state that a model maps to its next token also says something of the tokens behind it. A head
+reads that state and the token just written, makes of both an estimate of the next state, picks the
+most probable token by it, and goes on from there: a few thousandths of the model's own work a
+draft. Exact mode checks drafts, so a head changes no text. It knows frequent tokens only; its
+weights have 8 bits. A model directory may hold one (`draft_head.safetensors`).
+
+Sources: heads that follow each other, Ankner et al. 2024 (arXiv 2402.05109); drafting from the last
+state, Li et al. 2024 (arXiv 2401.15077). Shapes: R rows, D hidden size, W width, V tokens the head
+knows, N drafts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import silu
+
+from multistride.errors import DataError
+
+DRAFT_HEAD = "draft_head.safetensors"
+"""The file of a model directory that holds its head."""
+
+Product = Callable[[Float[Tensor, "R I"]], Float[Tensor, "R O"]]
+
+
+class Guessed(NamedTuple):
+    """Drafts of every row, and the probability of each behind those before it."""
+
+    tokens: Int[Tensor, "R N"]
+    probabilities: Float[Tensor, "R N"]
+
+
+class DraftHead:
+    """Drafts from last states. Every table of weights is int8 with a scale for each row."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tokens = tensors["tokens"].long()
+        self._table, self._scale = tensors["table"], tensors["table.scale"][:, None]
+        self._bias = tensors["bias"]
+        self._gain, self._into, self._keep = (tensors[name] for name in ("gain", "into", "keep"))
+        self._widen = product(tensors["widen"], tensors["widen.scale"], tensors["widen.bias"])
+        self._narrow = product(tensors["narrow"], tensors["narrow.scale"], tensors["narrow.bias"])
+        self._output = product(self._table, tensors["table.scale"], self._bias)
+        self._index = torch.full((int(self._tokens.max()) + 2,), len(self._tokens))
+        self._index[self._tokens] = torch.arange(len(self._tokens))
+
+    @classmethod
+    def load(
+        cls, directory: Path | str, hidden_size: int, vocabulary_size: int
+    ) -> DraftHead | None:
+        """Return the head in a model directory, None if it has none.
+
+        Raises `DataError` if it is damaged or of a model of another size.
+        """
+        path = Path(directory) / DRAFT_HEAD
+        if not path.is_file():
+            return None
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path} is damaged: delete it, or copy it again") from error
+        if not _fits(tensors, hidden_size, vocabulary_size):
+            raise DataError(
+                f"{path} is no draft head of a model of width {hidden_size} with "
+                f"{vocabulary_size} tokens: delete it, or copy the one that was made for this model"
+            )
+        return cls(tensors)
+
+    @torch.inference_mode()
+    def guess(self, states: Float[Tensor, "R D"], written: Int[Tensor, "R"], count: int) -> Guessed:
+        """Return `count` drafts behind the tokens `written`, which were picked from `states`."""
+        state, tokens, shares = states.float(), [], []
+        index = self._index[written.clamp(max=len(self._index) - 1)]
+        for _ in range(count):
+            state = self._next(state, index)
+            share, index = self._output(state).softmax(1).max(1)
+            tokens.append(self._tokens[index])
+            shares.append(share)
+        return Guessed(torch.stack(tokens, 1), torch.stack(shares, 1))
+
+    def _next(self, state: Float[Tensor, "R D"], index: Int[Tensor, "R"]) -> Float[Tensor, "R D"]:
+        """Return the estimate of the state behind another token; index V: one it does not know."""
+        known = index.clamp(max=len(self._table) - 1)
+        read = self._table[known].float() * self._scale[known]
+        read = read * (index < len(self._table))[:, None]
+        normed = state * torch.rsqrt(state.square().mean(1, keepdim=True) + 1e-5) * self._gain
+        wide = silu(self._widen(torch.cat([normed, read * self._into], 1)))
+        return state * self._keep + self._narrow(wide)
+
+
+_TABLES = ("table", "widen", "narrow")
+_NUMBERS = ("bias", "gain", "into", "keep", "widen.bias", "narrow.bias")
+
+
+def _fits(tensors: dict[str, Tensor], hidden_size: int, vocabulary_size: int) -> bool:
+    """Return True if the tensors are those of a head for such a model."""
+    scales = tuple(f"{name}.scale" for name in _TABLES)
+    if set(tensors) != {"tokens", *_TABLES, *_NUMBERS, *scales}:
+        return False
+    tokens, width = tensors["tokens"], len(tensors["widen"])
+    shapes = {
+        "table": (len(tokens), hidden_size),
+        "widen": (width, 2 * hidden_size),
+        "narrow": (hidden_size, width),
+        "bias": (len(tokens),),
+        "widen.bias": (width,),
+        "narrow.bias": (hidden_size,),
+        **dict.fromkeys(("gain", "into", "keep"), (hidden_size,)),
+    }
+    shapes |= {f"{name}.scale": shapes[name][:1] for name in _TABLES}
+    kinds = {"tokens": torch.int32, **dict.fromkeys(_TABLES, torch.int8)}
+    return (
+        tokens.ndim == 1
+        and len(tokens) > 0
+        and 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary_size
+        and all(tuple(tensors[name].shape) == shape for name, shape in shapes.items())
+        and all(each.dtype == kinds.get(name, torch.float32) for name, each in tensors.items())
+    )
+
+
+def multiplies_8_bits() -> bool:
+    """Return True where PyTorch has products of 8-bit integers for this processor."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def product(
+    table: Int[Tensor, "O I"], scale: Float[Tensor, "O"], bias: Float[Tensor, "O"]
+) -> Product:
+    """Return the linear layer of int8 weights: in 8 bits where PyTorch multiplies such numbers."""
+    if multiplies_8_bits():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch recommends torchao, a package of its own
+            zeros = torch.zeros(len(table), dtype=torch.long)
+            rows = torch._make_per_channel_quantized_tensor(table, scale.double(), zeros, 0)
+            torch.backends.quantized.engine = "fbgemm"
+            packed = torch.ops.quantized.linear_prepack(rows, bias)
+
+        def multiply(rows: Float[Tensor, "R I"]) -> Float[Tensor, "R O"]:
+            output: Tensor = torch.ops.quantized.linear_dynamic(rows.contiguous(), packed)
+            return output
+
+        return multiply
+    weight = table.float() * scale[:, None]
+    return lambda rows: torch.nn.functional.linear(rows, weight, bias)
+
+
+def quantised(weight: Float[Tensor, "O I"]) -> tuple[Int[Tensor, "O I"], Float[Tensor, "O"]]:
+    """Return a table in 8 bits and the scale of every row."""
+    scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+    return (weight / scale[:, None]).round().to(torch.int8), scale

@@ -1,0 +1,85 @@
+"""What the int8 engine supports: machines, versions of ONNX Runtime, and models."""
+
+from __future__ import annotations
+
+from multistride.cpu import multiplies_int8
+from multistride.engines.int8.forms import block_bits
+from multistride.engines.names import SIZES, WeightForm
+from multistride.errors import MissingExtraError, UsageError
+from multistride.model.config import TransformerConfig
+
+try:
+    import onnxruntime
+except ImportError:  # check_int8 says so
+    onnxruntime = None
+
+
+def precision(config: TransformerConfig, form: WeightForm) -> str:
+    """Return the precision of the weights and activations of a model, in words."""
+    bits = block_bits(config, form)
+    scales = f", a scale for every {SIZES[bits]}" if bits else ""
+    return f"int{bits or 8} weights, int8 activations{scales}"
+
+
+LARGEST = 2_000_000_000
+"""Most bytes of the weights of a graph, which a file of ONNX cannot exceed."""
+
+
+def check_supported(config: TransformerConfig) -> None:
+    """Raise `UsageError`, naming the reason, for a model that this engine cannot run."""
+    reason = None
+    if config.adapter is not None:
+        reason = f"adapters on mask slots (adapter.rank {config.adapter.rank})"
+    elif config.encoder_layers and config.key_value_count != config.heads:
+        reason = (
+            f"shared heads of keys beside an encoder (key_value_heads {config.key_value_heads})"
+        )
+    elif not config.decoder_layers:
+        reason = "a classifier without a decoder"
+    elif config.output_cap is not None and (config.output_bias or config.markov_rank):
+        reason = f"a bias or a Markov head beside capped logits (output_cap {config.output_cap})"
+    elif (size := _decoder_bytes(config)) > LARGEST:
+        reason = f"a decoder of {size / 1e9:.1f} GB (at most {LARGEST / 1e9:.0f})"
+    if reason is not None:
+        raise UsageError(
+            f"the engine int8 was asked for, but it has no place for {reason}: choose "
+            "--engine eager"
+        )
+
+
+def _decoder_bytes(config: TransformerConfig) -> int:
+    """Return about how many bytes the weights of the decoder graph take, embeddings included."""
+    queries = config.heads * config.head_width
+    keys = config.key_value_count * config.head_width
+    attention = config.hidden_size * 2 * (queries + keys)
+    widened = 3 if config.gated_feedforward else 2
+    layer = (2 if config.encoder_layers else 1) * attention
+    layer += widened * config.hidden_size * config.feedforward_size
+    return config.vocabulary_size * config.hidden_size + config.decoder_layers * layer
+
+
+OLDEST = (1, 25)
+"""The ONNX Runtime that first had `TensorScatter` on CPUs."""
+
+
+def check_int8() -> None:
+    """Raise `MissingExtraError` or `UsageError` unless the int8 engine can run here."""
+    if onnxruntime is None:
+        raise MissingExtraError(
+            "the engine int8 was asked for and ONNX Runtime is not installed: pip install "
+            "'multistride[int8]', "
+            "or choose --engine eager"
+        )
+    if not multiplies_int8():
+        raise UsageError(
+            "the engine int8 was asked for; it needs a CPU that multiplies 8-bit integers without "
+            "overflow (VNNI on "
+            "x86), and this one does not: choose --engine eager"
+        )
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
+        raise MissingExtraError(
+            f"the engine int8 was asked for; it needs ONNX Runtime {OLDEST[0]}.{OLDEST[1]} or "
+            "later, and "
+            f"{onnxruntime.__version__} is installed: pip install --upgrade 'multistride[int8]', "
+            "or choose --engine eager"
+        )

@@ -1,0 +1,158 @@
+"""Lines of text through a model: n lines in, n results out, in order.
+
+`LineModel` is the base of all models that write text. Nothing here needs PyTorch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from multistride.data.detokenize import one_line, until
+from multistride.data.vocab import Vocabulary
+from multistride.decode.ending import Ending
+from multistride.decode.hypothesis import Group, Hypothesis
+from multistride.decode.options import DecodeOptions
+from multistride.model.config import TransformerConfig
+
+NOT_UTF8 = "it is not valid UTF-8"
+
+
+MOST_TEXT = 2 << 20
+"""Bytes of a line that is cut into tokens, which takes a hundred times as much memory."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The text that a model wrote for one input.
+
+    `tokens` are ids without EOS; `scores` the natural log-probability of every token written, EOS
+    included; `trace` what each step wrote; `ending` why it stopped (by a stop text: `text` is cut
+    before it, the tokens that hold it stay in `tokens`); `problem` why there is no text (then
+    `text` is empty), else None.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    trace: tuple[Group, ...] = ()
+    ending: Ending | None = None
+    problem: str | None = None
+
+
+def line_fault(line: bytes) -> str:
+    """Return why a line has no text."""
+    if len(line) > MOST_TEXT:
+        return f"it has {len(line):,} bytes, at most {MOST_TEXT:,} are read as one text: split it"
+    return NOT_UTF8
+
+
+def decoded_line(line: bytes) -> str | None:
+    """Return the text of a line of UTF-8 without its end; None if it is too long or not UTF-8."""
+    if len(line) > MOST_TEXT:
+        return None
+    try:
+        return line.rstrip(b"\r\n").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+class Planned(Protocol):
+    """A way of decoding whose options are known."""
+
+    @property
+    def options(self) -> DecodeOptions:
+        """The options it was made of."""
+
+
+P = TypeVar("P", bound=Planned)
+
+
+class LineModel(ABC, Generic[P]):
+    """A model that writes a text for a text, decoded as a plan says."""
+
+    shape: ClassVar[Any] = staticmethod(one_line)
+    """What is made of a decoded text."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    @property
+    @abstractmethod
+    def config(self) -> TransformerConfig:
+        """The model's sizes, special tokens and group sizes."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens that the model reads of each text, less a final EOS."""
+
+    @abstractmethod
+    def problem(self, tokens: Sequence[int]) -> str | None:
+        """Return why a text of these tokens cannot be decoded; None if it can."""
+
+    @abstractmethod
+    def is_blank(self, text: str) -> bool:
+        """Return True for a text whose result is blank, without decoding."""
+
+    @abstractmethod
+    def decoded(self, rows: Sequence[Sequence[int]], plan: P) -> list[Hypothesis]:
+        """Return what the model writes for the tokens of texts that can be decoded."""
+
+    def written(self, texts: Sequence[str], plan: P) -> list[Translation]:
+        """Return what the model writes for texts; the n-th result belongs to the n-th text.
+
+        A text that cannot be decoded has none, and says so in `problem`.
+        """
+        tokens = self.encode(texts)
+        results = [
+            self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)
+        ]
+        open_rows = [row for row, result in zip(tokens, results, strict=True) if result is None]
+        hypotheses = self.decoded(open_rows, plan)
+        decoded = iter(self._translations(hypotheses, plan.options.stop))
+        return [next(decoded) if result is None else result for result in results]
+
+    def translate_lines(
+        self, lines: Iterable[bytes], plan: P, buffer: int = 1024
+    ) -> Iterator[Translation]:
+        """Decode lines of UTF-8 as they come, `buffer` at a time: n lines in, n results, in order.
+
+        A line that is not UTF-8, or has more than `MOST_TEXT` bytes, has no text, and says so in
+        `problem`.
+        """
+        remaining = iter(lines)
+        while chunk := list(islice(remaining, buffer)):
+            texts = [decoded_line(line) for line in chunk]
+            decoded = iter(self.written([text for text in texts if text is not None], plan))
+            for line, text in zip(chunk, texts, strict=True):
+                yield Translation("", problem=line_fault(line)) if text is None else next(decoded)
+
+    def _without_decoding(self, text: str, tokens: Sequence[int]) -> Translation | None:
+        if self.is_blank(text):
+            return Translation("")
+        problem = self.problem(tokens)
+        return Translation("", problem=problem) if problem else None
+
+    def _translations(
+        self, hypotheses: Sequence[Hypothesis], stops: Sequence[str]
+    ) -> Iterator[Translation]:
+        texts = self.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
+        for text, hypothesis in zip(texts, hypotheses, strict=True):
+            yield Translation(
+                self.shape(until(text, stops)),
+                tuple(hypothesis.tokens),
+                tuple(hypothesis.log_probabilities),
+                tuple(hypothesis.groups),
+                hypothesis.ending,
+            )
+
+
+def too_long(tokens: Sequence[int], config: TransformerConfig) -> str | None:
+    """Return why a source of these tokens cannot be translated; None if it can."""
+    longest = config.max_positions - 1
+    if len(tokens) > longest:
+        return f"it has {len(tokens):,} tokens, at most {longest} are allowed: split it"
+    return None

@@ -1,0 +1,178 @@
+"""Draft heads: what they compute, which state they are given, and that no text changes."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import silu
+
+from multistride.decode import draft_head
+from multistride.decode.choosing.strategy import Measured
+from multistride.decode.corpus import decode_corpus
+from multistride.decode.draft_head import DRAFT_HEAD, DraftHead, Guessed, quantised
+from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
+from multistride.engines.eager import EagerStepModel
+from multistride.engines.int8.engine import quantise
+from multistride.errors import DataError, UsageError
+from multistride.groups import prompt_slots
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
+
+WIDTH, INNER, VOCABULARY = 32, 48, 40
+LLAMA = {
+    "norm_kind": "rms", "activation": "silu", "gated_feedforward": True,
+    "feedforward_bias": False, "attention_bias": "none", "key_value_heads": 2,
+    "start_symbol": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(4)
+    made = Transformer(
+        TransformerConfig(
+            vocabulary_size=VOCABULARY,
+            hidden_size=WIDTH,
+            feedforward_size=48,
+            heads=4,
+            encoder_layers=0,
+            decoder_layers=2,
+            positions="rotary",
+            max_positions=96,
+            dropout=0.0,
+            **LLAMA,
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(1.6)
+    return made
+
+
+def head_tensors(seed=1):
+    """The tensors of a random head that knows half of the tokens."""
+    torch.manual_seed(seed)
+    tokens = torch.randperm(VOCABULARY)[: VOCABULARY // 2].int()
+    tensors = {"tokens": tokens, "bias": torch.randn(len(tokens))}
+    shapes = {
+        "table": (len(tokens), WIDTH),
+        "widen": (INNER, 2 * WIDTH),
+        "narrow": (WIDTH, INNER),
+    }
+    for name, shape in shapes.items():
+        tensors[name], tensors[f"{name}.scale"] = quantised(torch.randn(shape) / 6)
+    tensors |= {name: torch.rand(WIDTH) for name in ("gain", "into", "keep", "narrow.bias")}
+    return tensors | {"widen.bias": torch.randn(INNER)}
+
+
+def prompts():
+    generator = torch.Generator().manual_seed(3)
+    return [
+        torch.randint(4, VOCABULARY, (length,), generator=generator).tolist()
+        for length in (1, 7, 4, 7, 12)
+    ]
+
+
+def test_drafts_are_those_of_the_formula_in_float32(monkeypatch):
+    # Guards: states and tokens that change places, scales of the wrong rows, a token it does not
+    # know read as another.
+    monkeypatch.setattr(draft_head, "multiplies_8_bits", lambda: False)
+    tensors = head_tensors()
+    states = torch.randn(6, WIDTH)
+    unknown = [token for token in range(VOCABULARY) if token not in tensors["tokens"].tolist()]
+    written = torch.tensor([*tensors["tokens"].tolist()[:4], unknown[0], VOCABULARY - 1])
+    guessed = DraftHead(tensors).guess(states, written, 3)
+    tables = {
+        name: tensors[name].float() * tensors[f"{name}.scale"][:, None]
+        for name in ("table", "widen", "narrow")
+    }
+    known = tensors["tokens"].tolist()
+    for row in range(6):
+        state, token = states[row], int(written[row])
+        for place in range(3):
+            read = tables["table"][known.index(token)] if token in known else torch.zeros(WIDTH)
+            normed = state / (state.square().mean() + 1e-5).sqrt() * tensors["gain"]
+            wide = tables["widen"] @ torch.cat([normed, read * tensors["into"]])
+            inner = tables["narrow"] @ silu(wide + tensors["widen.bias"])
+            state = state * tensors["keep"] + inner + tensors["narrow.bias"]
+            shares = (tables["table"] @ state + tensors["bias"]).softmax(0)
+            token = known[int(shares.argmax())]
+            assert int(guessed.tokens[row, place]) == token
+            torch.testing.assert_close(guessed.probabilities[row, place], shares.max())
+
+
+def test_8_bits_are_near_float32():
+    # Guards: weights packed with other scales, a bias that is left out.
+    table, scale = quantised(torch.randn(24, 16))
+    rows, bias = torch.randn(5, 16), torch.randn(24)
+    found = draft_head.product(table, scale, bias)(rows)
+    expected = torch.nn.functional.linear(rows, table.float() * scale[:, None], bias)
+    assert float((found - expected).abs().mean()) < 0.05
+
+
+class Watching(DraftHead):
+    """A head that drafts what K=1 writes now and then, and keeps the states that it was given."""
+
+    def __init__(self, texts):
+        self.texts, self.seen = texts, []
+
+    def guess(self, states, written, count):
+        self.seen += zip(written.tolist(), states.clone(), strict=True)
+        drafts = [self._after(token, count) for token in written.tolist()]
+        return Guessed(torch.tensor(drafts), torch.ones(len(written), count))
+
+    def _after(self, token, count):
+        for text in self.texts:
+            if token in text[:-1]:
+                index = text.index(token)
+                return (text[index + 1 : index + 1 + count] + [5] * count)[:count]
+        return [5] * count
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("kind", ["eager", "int8"])
+def test_the_state_is_that_of_the_last_token_kept_and_the_text_that_of_k1(model, kind, batch_size):
+    # Guards: states of rejected drafts or of other rows; drafts that change the text.
+    engine = EagerStepModel(model) if kind == "eager" else quantise(model, threads=1)
+    greedy = DecodeOptions.made(max_tokens=20, batch_size=batch_size)
+    expected = decode_corpus(engine, prompts(), greedy)
+    head = Watching([list(each.tokens) for each in expected])
+    options = greedy.model_copy(update={"group_size": 4, "mode": "exact", "drafts": "head"})
+    known = plan(options, model.config, knowledge=Measured(head=head))
+    found = decode_corpus(engine, prompts(), known)
+    assert [each.tokens for each in found] == [each.tokens for each in expected]
+    assert sum(each.steps for each in found) < sum(each.steps for each in expected)
+    wholes = [[*prompt, *text.tokens] for prompt, text in zip(prompts(), expected, strict=True)]
+    states = []
+    for whole in wholes:
+        tokens = torch.tensor([whole])
+        slots = prompt_slots(tokens, torch.tensor([len(whole)]), 1, False)
+        cache = model.start(None, None)
+        with torch.inference_mode():
+            hidden = model.decode(slots, cache.extend(slots.group), [], None, cache.layers)
+        states += zip(whole[1:], hidden[0], strict=False)
+    near = 1e-4 if kind == "eager" else 0.5
+    strange = [
+        token
+        for token, state in head.seen
+        if all((state - other).abs().max() > near for after, other in states if after == token)
+    ]
+    assert len(head.seen) > 25
+    assert len(strange) <= len(prompts()), "only the last pass of a text may write past its end"
+
+
+def test_a_head_is_the_default_and_must_be_there(model, tmp_path):
+    # Guards: a head that is loaded and not asked; one asked for and silently absent.
+    assert DraftHead.load(tmp_path, WIDTH, VOCABULARY) is None
+    save_file(head_tensors(), tmp_path / DRAFT_HEAD)
+    head = DraftHead.load(tmp_path, WIDTH, VOCABULARY)
+    options = DecodeOptions.made(group_size=4, mode="exact", drafts="head")
+    assert plan(options, model.config, knowledge=Measured(head=head)).drafts == "head"
+    with pytest.raises(UsageError, match="holds no draft head"):
+        plan(options, model.config)
+    for width, vocabulary in ((WIDTH + 1, VOCABULARY), (WIDTH, 3)):
+        with pytest.raises(DataError, match="is no draft head of a model of width"):
+            DraftHead.load(tmp_path, width, vocabulary)
+    (tmp_path / DRAFT_HEAD).write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="is damaged"):
+        DraftHead.load(tmp_path, WIDTH, VOCABULARY)
