@@ -32,7 +32,7 @@ from multistride.engines.interface import announce
 from multistride.errors import UserError
 from multistride.generator import Generator
 from multistride.model.config import TransformerConfig
-from multistride.model.weights import load_config
+from multistride.model.directory import load_config
 from multistride.serve.orders import PATIENCE, Capacity, Opened, Order, Report
 from multistride.serve.plans import Plans
 from multistride.serve.rounds import Rounds
