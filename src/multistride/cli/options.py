@@ -223,8 +223,11 @@ def group_size_or_auto(text: str) -> int | Literal["auto"]:
 
 
 def note_untrained(group_size: int, trained: Sequence[int], copied: bool = False) -> None:
-    """Log a note if the model was not trained for this group size (`copied` drafts need none)."""
-    if group_size not in trained and not copied:
+    """Log a note if the model can write groups of this size but was not trained for them.
+
+    `copied` drafts need no training.
+    """
+    if 1 <= group_size <= max(trained) and group_size not in trained and not copied:
         logger.info(
             f"note: this checkpoint was trained for K in {', '.join(map(str, trained))}, "
             f"not for {group_size}"

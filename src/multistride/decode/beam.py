@@ -39,7 +39,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multistride.decode.ending import Ending, EndingRule
-from multistride.decode.hypothesis import Group, Hypothesis
+from multistride.decode.hypothesis import Group, Hypothesis, check_scores
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
@@ -198,6 +198,7 @@ class BeamState:
         listed = tokens.shape[2]
         candidates = self._sums[:, :, None] + log_probabilities
         sums, chosen = leading(candidates.flatten(1), self.width)
+        check_scores(sums[sums.isnan()].tolist())
         sentences, parents = torch.arange(len(sums))[:, None], chosen // listed
         self._rows = self._rows[sentences, parents]
         self._tokens = _appended(

@@ -7,10 +7,12 @@ Rows are independent: each has its own limit, and leaves the batch when it is ov
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from multistride.decode.ending import Ending, EndingRule
+from multistride.errors import DataError
 
 AS_ASKED = "as asked for"
 """Why a group has the size that was given."""
@@ -35,6 +37,18 @@ class Group:
     def confidence(self) -> float:
         """Joint probability of the tokens under the model (0 to 1)."""
         return math.exp(min(0.0, sum(self.log_probabilities)))
+
+
+def check_scores(log_probabilities: Sequence[float]) -> None:
+    """Raise `DataError` for scores that are no numbers: the model overflowed, and what it wrote
+    means nothing.
+    """
+    total = sum(log_probabilities)
+    if total != total:  # NaN
+        raise DataError(
+            "the model wrote scores that are not numbers: its weights are damaged, or too "
+            "large for the precision it runs in: copy the model again, or run it in float32"
+        )
 
 
 @dataclass
@@ -143,6 +157,7 @@ class Running:
     ) -> None:
         if hypothesis.ending is not None:
             return
+        check_scores(scores)
         # the whole text is put together only for those who read it: its length grows by the step
         known = hypothesis.tokens if self._rule.reads_text else []
         room = hypothesis.limit - hypothesis.count

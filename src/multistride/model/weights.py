@@ -202,7 +202,7 @@ def _check_sizes(path: Path, config: TransformerConfig, shapes: dict[str, tuple[
                 f"{path} does not fit {CONFIG}: it has {len(numbers)} layers of the {stack}, "
                 f"{stack}_layers is {layers}: use the two files of one model"
             )
-    roles = {name: getattr(config, name) for name in ("start_token", "end_token")}
+    roles = {name: getattr(config, name) for name in ("pad_token", "start_token", "end_token")}
     if config.lookahead:
         roles["mask_token"] = config.mask_token
     for name, token in roles.items():

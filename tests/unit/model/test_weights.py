@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+import multistride
 from multistride.data.vocab import train_vocabulary
 from multistride.data.vocabulary_files import save_vocabulary
 from multistride.errors import DataError, UserError
@@ -328,9 +329,19 @@ def test_weights_of_another_type(saved, kind):
         load_model(saved)
 
 
-@pytest.mark.parametrize("role", ["start_token", "end_token"])
+@pytest.mark.parametrize("role", ["pad_token", "start_token", "end_token"])
 def test_special_tokens_are_in_the_vocabulary(saved, role):
     # Guards: an IndexError in the first sentence.
     change_config(saved, **{role: len(VOCABULARY)})
     with pytest.raises(DataError, match=f"{role} is {len(VOCABULARY)}"):
         load_model(saved)
+
+
+@pytest.mark.parametrize("choices", [{"engine": "eager"}, {"engine": "int8"}])
+@pytest.mark.parametrize("beam", [1, 2])
+def test_weights_that_overflow(saved, choices, beam):
+    # Guards: empty lines, "scores": NaN in JSON, and a traceback of the beam.
+    tensors = load_file(saved / "model.safetensors")
+    save_file({name: 1e30 * each for name, each in tensors.items()}, saved / "model.safetensors")
+    with pytest.raises(DataError, match=r"not (finite )?numbers[^\n]*\Z"):
+        multistride.load(saved, **choices).translate(["a b c"], beam=beam)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from multistride.engines.int8.forms import block_bits, by_row
 from multistride.engines.int8.onnx_graph import Rounding
 from multistride.engines.names import WeightForm
+from multistride.errors import DataError
 from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
 from multistride.model.attention import CrossAttention
 from multistride.model.config import TransformerConfig
@@ -70,12 +71,18 @@ class Roundings:
     def __init__(self, model: Transformer, form: WeightForm = "int8") -> None:
         """Measure ranges on random sentences; `model` must be in evaluation mode.
 
-        Products in blocks (`block_bits`) need no ranges.
+        Products in blocks (`block_bits`) need no ranges. Raises `DataError` for a model that
+        overflows.
         """
         self._config = model.config
         self.by_row = by_row(model.config, form)
         self.block_bits = block_bits(model.config, form)
         self._largest, self._lengths = Observed({}, {}) if self.block_bits else observed(model)
+        if not all(np.isfinite(largest).all() for largest in self._largest.values()):
+            raise DataError(
+                "the model's activations are not finite numbers: its weights are damaged or far "
+                "too large: copy the model again"
+            )
 
     def normed(self, *places: str, alike: bool) -> Rounding:
         """Return the rounding of the output of a normalisation, for all linear layers that read it.
@@ -86,7 +93,9 @@ class Roundings:
             return self._in_blocks(places[0])
         largest = np.maximum.reduce([self._largest[place] for place in places])
         shrink = (
-            np.sqrt(np.maximum(largest, 0.01 * largest.max())) if alike else np.ones_like(largest)
+            np.sqrt(np.maximum(largest, max(0.01 * largest.max(), 1e-12)))
+            if alike
+            else np.ones_like(largest)
         )
         if self.by_row:
             return Rounding(1 / 127, shrink.astype(np.float32), by_row=True)
