@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -48,6 +49,47 @@ def drained(server):
     assert "shutting down" in said[0]
     assert json.loads(said[1])["path"] == "/v1/translate"
     assert not [line for line in said if "Traceback" in line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="models have processes of their own on Linux")
+def test_a_killed_engine_is_said_and_a_killed_server_leaves_no_engine():
+    """Requests that wait for ever for a process that is gone, and a process that nobody ends."""
+    command = [*COMMAND, "--port", "0", "--group-size", "1", "--threads", "1"]
+    texts = ["I have never seen such a beautiful garden."] * 200
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        url = next(line for line in server.stderr if "serving" in line).split()[-1]
+        answers = []
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.post(url + "/v1/translate", json={"text": texts}))
+        )
+        asking.start()
+        while 'running{model="english-german"} 0.0' in httpx.get(url + "/metrics").text:
+            pass
+        os.kill(engine_of(server.pid), signal.SIGKILL)
+        asking.join()
+        assert answers[0].status_code == 500
+        assert "was killed (signal 9)" in next(line for line in server.stderr if "over" in line)
+        assert httpx.post(url + "/v1/translate", json={"text": "Hello."}).status_code == 503
+        assert "restart the server" in httpx.get(url + "/ready").text
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        next(line for line in server.stderr if "serving" in line)
+        engine = engine_of(server.pid)
+        os.kill(engine, signal.SIGTERM)  # as a service manager sends it to the whole group
+        server.kill()
+        server.stderr.read()  # which both hold open
+        assert not Path(f"/proc/{engine}/cmdline").exists() or not command_of(engine)
+
+
+def engine_of(pid):
+    """Return the process that decodes for a server."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return next(int(child) for child in children if b"serve" in command_of(child))
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @pytest.mark.parametrize(

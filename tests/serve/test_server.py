@@ -15,7 +15,7 @@ import multistride.serve.server as server_module
 from multistride.decode.choosing.auto import Offer
 from multistride.errors import UserError
 from multistride.serve.app import Limits
-from multistride.serve.scheduler import Capacity
+from multistride.serve.orders import Capacity
 from multistride.serve.server import bound
 
 LONG = {"model": "generator", "prompt": "The", "max_tokens": 90, "group_size": 1}
@@ -29,15 +29,20 @@ def until(condition, seconds=10):
         time.sleep(0.005)
 
 
-def slowed(scheduler, seconds):
-    """Make every pass of a scheduler take this long."""
-    advance = scheduler._advance
+def rounds_of(running, name="generator"):
+    """Return the rounds of a model, which run in a thread of this process."""
+    return running.served.models[name].scheduler._link.rounds
+
+
+def slowed(rounds, seconds):
+    """Make every pass take this long."""
+    advance = rounds._advance
 
     def slow(batch):
         time.sleep(seconds)
         advance(batch)
 
-    scheduler._advance = slow
+    rounds._advance = slow
 
 
 def test_state_routes(server):
@@ -220,7 +225,7 @@ def test_keys(models):
 def test_a_client_that_leaves_frees_its_row(models):
     with Running(models) as running:
         scheduler = running.served.models["generator"].scheduler
-        slowed(scheduler, 0.02)
+        slowed(rounds_of(running), 0.02)
         with httpx.stream(
             "POST", running.url + "/v1/completions", json={**LONG, "stream": True}
         ) as answer:
@@ -237,23 +242,24 @@ def test_auto_counts_what_rounds_take_beside_their_steps(models, monkeypatch):
     with Running(models) as running:
         model = running.served.models["generator"]
         offered = [Offer(1, 1.0, 1.0), Offer(4, 2.0, 4.0)]
-        monkeypatch.setattr(model, "_offered", lambda load, *choices: offered)
-        assert model._auto({"mode": "fast"}) == 1
-        scheduler = model.scheduler
-        scheduler.expected = lambda rows, plan: 0.0
-        slowed(scheduler, 0.01)
+        plans, scheduler, rounds = model.plans, model.scheduler, rounds_of(running)
+        monkeypatch.setattr(plans, "offers", lambda load, *choices: offered)
+        assert plans.size({"mode": "fast"}, 1, scheduler.overhead) == 1
+        monkeypatch.setattr(plans, "cost", lambda rows, plan: 0.0)
+        slowed(rounds, 0.01)
         assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 200
         assert scheduler.overhead > 5
-        assert model._auto({"mode": "fast"}) == 4
-        scheduler.expected = lambda rows, plan: None  # nothing is learned of unknown steps
-        before = scheduler.overhead
+        assert plans.size({"mode": "fast"}, 1, scheduler.overhead) == 4
+        monkeypatch.setattr(plans, "cost", lambda rows, plan: None)  # nothing is learned of these
         assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 200
-        assert scheduler.overhead == before
+        before = rounds.overhead  # the round that ended the first request is over by now
+        assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 200
+        assert rounds.overhead == before
 
 
 def test_a_full_queue_says_when_to_come_back(models):
     with Running(models, capacity=Capacity(batch_tokens=1, waiting=2)) as running:
-        slowed(running.served.models["generator"].scheduler, 0.02)
+        slowed(rounds_of(running), 0.02)
 
         async def crowd():
             async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
@@ -274,16 +280,16 @@ def test_a_full_queue_says_when_to_come_back(models):
 def test_a_poisoned_request_fails_alone(models, caplog):
     """One request whose decoding raises takes others with it."""
     with Running(models) as running:
-        scheduler = running.served.models["generator"].scheduler
-        begun, poison = scheduler._begun, models["generator"].encode(["Harold"])[0]
+        rounds = rounds_of(running)
+        begun, poison = rounds._begun, models["generator"].encode(["Harold"])[0]
 
-        def poisoned(tickets, alone):
-            if any(list(ticket.work.tokens) == poison for ticket in tickets):
+        def poisoned(jobs, alone):
+            if any(list(job.work.tokens) == poison for job in jobs):
                 raise ZeroDivisionError("poison")
-            return begun(tickets, alone)
+            return begun(jobs, alone)
 
-        scheduler._begun = poisoned
-        slowed(scheduler, 0.01)  # so that they arrive during a pass and begin together
+        rounds._begun = poisoned
+        slowed(rounds, 0.01)  # so that they arrive during a pass and begin together
 
         async def ask():
             async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
@@ -300,7 +306,7 @@ def test_a_poisoned_request_fails_alone(models, caplog):
 
 def test_draining_finishes_what_runs_and_refuses_what_comes(models):
     with Running(models) as running:
-        slowed(running.served.models["generator"].scheduler, 0.01)
+        slowed(rounds_of(running), 0.01)
         with httpx.stream(
             "POST", running.url + "/v1/completions", json={**LONG, "stream": True}
         ) as answer:
@@ -325,12 +331,11 @@ def test_a_port_in_use_is_one_line():
 def test_a_fault_of_the_loop_itself_is_no_silence(models, caplog):
     """A thread that died, behind a server that says it is ready and never answers."""
     with Running(models) as running:
-        scheduler = running.served.models["generator"].scheduler
 
         def broken():
             raise ZeroDivisionError("loop")
 
-        scheduler._join = broken
+        rounds_of(running)._join = broken
         answer = httpx.post(running.url + "/v1/completions", json=LONG, timeout=10)
         assert answer.status_code == 500
         ready = httpx.get(running.url + "/ready")

@@ -11,8 +11,9 @@ from multistride.generator import Generator
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.serve.app import Limits, application
-from multistride.serve.scheduler import Capacity
-from multistride.serve.served import Defaults, opened
+from multistride.serve.opening import opened
+from multistride.serve.orders import Capacity
+from multistride.serve.served import Defaults
 from multistride.serve.server import Server, bound
 from multistride.translator import Translator
 

@@ -132,6 +132,8 @@ class Site:
     serving: Serving
     defaults: tuple[Any, Any]
     key: str | None
+    apart: bool = True
+    """True if models may have processes of their own."""
 
     @property
     def host(self) -> str:
@@ -154,14 +156,22 @@ class Site:
 
     def server(self, started_with: Callable[[], None] = lambda: None) -> Server:
         """Open the models and return the server."""
+        from multistride.serve.apart import FORKS
         from multistride.serve.app import Limits, application
-        from multistride.serve.scheduler import Capacity
-        from multistride.serve.served import Defaults, opened
+        from multistride.serve.opening import opened, opened_apart
+        from multistride.serve.orders import Capacity
+        from multistride.serve.served import Defaults
         from multistride.serve.server import Server
+        from multistride.shipped import directory
 
-        models = {name: open_model(self.machine, path) for name, path in self.models.items()}
         capacity = Capacity(self.serving.max_batch_tokens, self.serving.max_waiting)
-        served = opened(models, Defaults(*self.defaults), capacity)
+        defaults = Defaults(*self.defaults)
+        if FORKS and self.apart:
+            places = {name: directory(path) for name, path in self.models.items()}
+            served = opened_apart(places, partial(open_model, self.machine), defaults, capacity)
+        else:
+            models = {name: open_model(self.machine, path) for name, path in self.models.items()}
+            served = opened(models, defaults, capacity)
         limits = Limits(self.serving.max_body, api_key=self.key)
         return Server(application(served, limits), served.drain, started_with)
 
@@ -176,7 +186,7 @@ class Site:
         if ray is not None:
             from multistride.serve import on_ray
 
-            on_ray.serve(self, names, replicas, ray)
+            on_ray.serve(replace(self, apart=False), names, replicas, ray)
         elif replicas > 1:
             level = logging.getLogger("multistride").level
             processes.serve(self, names, replicas, partial(log_to_stderr, level))

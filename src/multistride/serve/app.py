@@ -1,6 +1,6 @@
 """The application: routes, limits, keys, request ids and the page.
 
-Nothing here computes: models run in the threads of their schedulers, so the event loop always
+Nothing here computes: models run in threads or processes of their own, so the event loop always
 answers.
 """
 
@@ -89,7 +89,7 @@ def application(served: Served, limits: Limits) -> FastAPI:
 def _lifespan(served: Served) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        served.start()
+        await served.start()
         yield
         served.stop()
 

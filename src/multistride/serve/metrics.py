@@ -7,7 +7,6 @@ variable of prometheus_client), and each answers with the sums over all of them.
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,6 @@ DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Bounds of the histograms of times."""
-
-
-class Times(Histogram):
-    """A histogram that takes the same value of many texts at once: a step counts for every row."""
-
-    def observe_all(self, amount: float, count: int) -> None:
-        """Observe `amount` as often as `count` says."""
-        self._sum.inc(amount * count)
-        bound = bisect_left(self._upper_bounds, amount)
-        self._buckets[bound].inc(count)
 
 
 class Metrics:
@@ -51,8 +40,8 @@ class Metrics:
         def counter(name: str, text: str, labels: list[str] = model) -> Counter:
             return Counter(f"multistride_{name}", text, labels, registry=self.registry)
 
-        def seconds(name: str, text: str) -> Times:
-            return Times(
+        def seconds(name: str, text: str) -> Histogram:
+            return Histogram(
                 f"multistride_{name}_seconds", text, model, registry=self.registry, buckets=SECONDS
             )
 
@@ -73,7 +62,7 @@ class Metrics:
         self.requests = counter(
             "request_success", "Requests that ended, by the reason.", ["model", "finished_reason"]
         )
-        self.group_size = Times(
+        self.group_size = Histogram(
             "multistride_group_size",
             "Tokens proposed per row and step.",
             ["model", "mode"],
@@ -101,9 +90,9 @@ class ModelMetrics:
         every = {name: metric.labels(model) for name, metric in metrics.all.items()}
         self.running: Gauge = every["running"]
         self.waiting: Gauge = every["waiting"]
-        self.first: Times = every["first"]
-        self.between: Times = every["between"]
-        self.whole: Times = every["whole"]
+        self.first: Histogram = every["first"]
+        self.between: Histogram = every["between"]
+        self.whole: Histogram = every["whole"]
         self.prompt_tokens: Counter = every["prompt_tokens"]
         self.tokens: Counter = every["tokens"]
         self.steps: Counter = every["steps"]

@@ -205,7 +205,8 @@ class Asked:
                 for copy in range(self.body.n):
                     seed = self.choices.get("seed", 0) + copy
                     chosen = {**self.choices, "seed": seed} if seed else self.choices
-                    tickets.append(self.model.submit(tokens, chosen, name))
+                    whole = not self.body.stream
+                    tickets.append(self.model.submit(tokens, chosen, name, whole))
         except BaseException:
             _cancel(tickets)
             raise

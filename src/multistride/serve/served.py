@@ -6,32 +6,22 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from multistride.data.chat import rendered
 from multistride.data.vocab import Vocabulary
-from multistride.decode.choosing.auto import Offer, best, costly_layout, offers
-from multistride.decode.options import DecodeOptions, Mode
-from multistride.decode.plan import Plan, plan
-from multistride.engines.interface import announce
+from multistride.decode.options import Mode
 from multistride.errors import DataError, UsageError
-from multistride.model.config import Layout
 from multistride.serve.errors import HttpProblem
 from multistride.serve.metrics import Metrics
-from multistride.serve.scheduler import Capacity, Scheduler, Ticket, Work
+from multistride.serve.orders import Work
+from multistride.serve.plans import Plans
+from multistride.serve.scheduler import Scheduler, Ticket
 from multistride.text_model import TextModel
 
 logger = logging.getLogger(__name__)
-
-UNMEASURED = 4
-"""The group size of `auto` where nothing is known of the model, if it was trained for it."""
-
-PRICED = ("mode", "threshold", "drafts", "temperature")
-"""Choices that decide what a step costs and what it is worth."""
 
 LONG = 4096
 """Characters from which on a text is encoded off the event loop: a megabyte takes a second."""
@@ -49,22 +39,15 @@ class Defaults:
 
 
 class ServedModel:
-    """A model under its name, with the thread that decodes for it."""
+    """A model under its name, and the queue of its requests."""
 
     def __init__(
-        self,
-        name: str,
-        model: TextModel,
-        defaults: Defaults,
-        scheduler: Scheduler,
+        self, name: str, model: TextModel, plans: Plans, defaults: Defaults, scheduler: Scheduler
     ) -> None:
-        self.name, self.model, self.defaults = name, model, defaults
+        self.name, self.model, self.plans, self.defaults = name, model, plans, defaults
         self.scheduler = scheduler
         self.created = int(time.time())
-        self.languages = _languages(model.directory)
-        self._planned = lru_cache(maxsize=256)(self._plan)
-        self._offered = lru_cache(maxsize=1024)(self._offers)
-        self._priced = lru_cache(maxsize=4096)(self._price)
+        self.languages = _languages(self.model.directory)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -75,23 +58,6 @@ class ServedModel:
     def translates(self) -> bool:
         """True for a model with an encoder."""
         return not self.model.causal
-
-    def measure(self) -> None:
-        """Know what steps of the default mode cost, for `group_size: auto`.
-
-        It is measured once on a machine, and takes some seconds; other modes have a fixed size.
-        """
-        if self.model.measured.calibration is not None:
-            self.model.plan("auto", self.defaults.mode)
-            self.scheduler.expected = self._cost
-
-    def _cost(self, rows: int, plan: Plan) -> float | None:
-        """Return the milliseconds of a step alone; None if steps like it were not measured."""
-        return self._priced(rows, plan.group_size, costly_layout(plan.options, self.model.config))
-
-    def _price(self, rows: int, group_size: int, layout: Layout) -> float | None:
-        costs = self.model.measured.costs.get(layout)
-        return None if costs is None else costs.milliseconds(rows, group_size)
 
     def card(self) -> dict[str, Any]:
         """Return the model as OpenAI lists it, and what K it takes."""
@@ -160,8 +126,13 @@ class ServedModel:
             )
         return self._fitting(tokens)
 
-    def submit(self, tokens: list[int], choices: dict[str, Any], name: str) -> Ticket:
-        """Queue a request. Raises `UsageError` for choices that the model or mode does not take."""
+    def submit(
+        self, tokens: list[int], choices: dict[str, Any], name: str, whole: bool = False
+    ) -> Ticket:
+        """Queue a request; `whole` if nobody looks before its text is over.
+
+        Raises `UsageError` for choices that the model or mode does not take.
+        """
         chosen = {"group_size": self.defaults.group_size, "mode": self.defaults.mode, **choices}
         if chosen["mode"] == "fast" and "mode" not in choices and "threshold" in choices:
             chosen["mode"] = "adaptive"
@@ -173,50 +144,17 @@ class ServedModel:
             )
         most = chosen.pop("max_tokens", None)
         if chosen["group_size"] == "auto":
-            chosen["group_size"] = self._auto(chosen)
-        neutral, planned = self._planned(tuple(sorted(chosen.items())))
+            load, overhead = self.scheduler.load + 1, self.scheduler.overhead
+            chosen["group_size"] = self.plans.size(chosen, load, overhead)
+        fixed = tuple(sorted(chosen.items()))
+        neutral, planned = self.plans.of(fixed)
         limits = neutral if most is None else neutral.model_copy(update={"max_tokens": most})
         if most is not None:
             limits.checked(self.model.config)
         prefix = len(planned.rules.prefix)
         read = len(tokens) + self.translates  # a source ends in EOS
         limit = limits.limit(read, self.model.config, prefix)
-        return self.scheduler.submit(Work(tuple(tokens), planned, limit, seed, name))
-
-    def _plan(self, choices: tuple[tuple[str, Any], ...]) -> tuple[DecodeOptions, Plan]:
-        """Return the options of some choices, and their plan: one object for the same choices."""
-        options = DecodeOptions.made(**dict(choices))
-        knowledge = self.model.measured if options.mode != "fast" else None
-        return options, plan(options, self.model.config, self.vocabulary, knowledge)
-
-    def _auto(self, chosen: dict[str, Any]) -> int:
-        """Return the group size that is expected to be fastest at the present load.
-
-        A step costs what it was measured to cost alone, and what rounds of this server take beside:
-        under load that is most of it, and the same for every size, so larger groups are worth it.
-        """
-        load = self.scheduler.load + 1
-        offered = self._offered(load, *(chosen.get(name) for name in PRICED))
-        if not offered:
-            sizes = self.model.config.group_sizes
-            return UNMEASURED if UNMEASURED in sizes else max(sizes)
-        beside = load * self.scheduler.overhead
-        return best(
-            [each._replace(milliseconds=each.milliseconds + beside) for each in offered]
-        ).group_size
-
-    def _offers(self, load: int, *choices: Any) -> list[Offer]:
-        """Return the group sizes and what steps of them cost alone; none if that is not known."""
-        given = zip(PRICED, choices, strict=True)
-        chosen = {name: value for name, value in given if value is not None}
-        config, measured = self.model.config, self.model.measured
-        try:
-            options = DecodeOptions.made(
-                **chosen, group_size=max(config.group_sizes), batch_size=load
-            )
-            return offers(options, config, measured)
-        except (UsageError, KeyError):  # not calibrated, or nothing measured for this way
-            return []
+        return self.scheduler.submit(Work(0, tuple(tokens), fixed, limit, seed, name), whole)
 
     def _fitting(self, tokens: list[int]) -> list[int]:
         if problem := self.model.problem(tokens):
@@ -234,13 +172,13 @@ class Served:
     metrics: Metrics
     draining: bool = field(default=False, init=False)
 
-    def start(self) -> None:
-        """Start the threads; called on the event loop."""
+    async def start(self) -> None:
+        """Start decoding."""
         for model in self.models.values():
-            model.scheduler.start()
+            await model.scheduler.start()
 
     def stop(self) -> None:
-        """End the threads."""
+        """End decoding."""
         for model in self.models.values():
             model.scheduler.stop()
 
@@ -324,29 +262,6 @@ class Served:
             for model in self.models.values()
             if model.translates and len(model.languages) == 2
         ]
-
-
-def opened(models: Mapping[str, TextModel], defaults: Defaults, capacity: Capacity) -> Served:
-    """Return a server over opened models, by name; their threads are not started yet."""
-    metrics = Metrics()
-    served = Served({}, metrics)
-    for name, model in models.items():
-        scheduler = Scheduler(model.engine, name, capacity, metrics)
-        served.models[name] = ServedModel(name, model, defaults, scheduler)
-        _check(served.models[name])
-        if defaults.group_size == "auto":
-            served.models[name].measure()
-    for model in models.values():
-        announce(model.engine)
-    return served
-
-
-def _check(model: ServedModel) -> None:
-    """Raise `UsageError` for defaults that the model does not take."""
-    size = model.defaults.group_size
-    size = max(model.model.config.group_sizes) if size == "auto" else size
-    options = DecodeOptions.made(group_size=size, mode=model.defaults.mode)
-    plan(options, model.model.config, model.vocabulary, model.model.measured)
 
 
 def _languages(directory: Path | None) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ async def translated(
             if text.strip():
                 tokens = await model.encode(text)
                 usage.prompt += len(tokens)
-                tickets[index] = model.submit(tokens, choices, request.state.id)
+                tickets[index] = model.submit(tokens, choices, request.state.id, whole=True)
         stops = choices.get("stop", ())
         work = asyncio.ensure_future(
             asyncio.gather(*(whole(model.model, each, stops, usage) for each in tickets.values()))
