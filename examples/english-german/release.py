@@ -100,10 +100,11 @@ CONTINUED = """\
 An autoregressive teacher of 48 million parameters, trained on a GPU by
 `examples/english-german/run.sh`, translated the training text. The model is the one that shipped
 first (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
-those translations on one CPU core, in three stages ({stages} in
-`examples/english-german`)."""
+those translations on one CPU core, in four stages ({stages} in
+`examples/english-german`). In the last two a reference stands for its translation where both are
+near (`interpolate.py`); the weights are the mean of these two (`multistride average`)."""
 
-STAGES = ("continued.yaml", "longer.yaml", "settled.yaml")
+STAGES = ("continued.yaml", "longer.yaml", "interpolated.yaml", "settled.yaml")
 """The configurations of the stages on one CPU core, in order."""
 
 

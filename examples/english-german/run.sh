@@ -33,12 +33,13 @@ run multistride train "$here/teacher.yaml" --resume \
 run multistride distill --model "$directory/teacher/last" --beam "${BEAM:-1}" --batch-size 512 \
     --source "$text/train.en" --target "$text/train.de" --output "$text/train.distilled.de" \
     --validation-source "$text/validation.en" --validation-reference "$text/validation.de"
-run multistride prepare --output "$directory/distilled-data" --vocabulary "$directory/data" \
-    --train-source "$text/train.en" --train-target "$text/train.distilled.de" \
+run python "$here/interpolate.py" "$text/train.en" "$text/train.de" "$text/train.distilled.de" "$directory/interpolated"
+run multistride prepare --output "$directory/interpolated-data" --vocabulary "$directory/data" \
+    --train-source "$directory/interpolated/train.en" --train-target "$directory/interpolated/train.de" \
     --validation-source "$text/validation.en" --validation-target "$text/validation.de"
 # shellcheck disable=SC2086
 run multistride train "$here/many-k.yaml" --resume \
-    --set "data=$directory/distilled-data" --set "run=$directory/many-k" ${STUDENT:-}
+    --set "data=$directory/interpolated-data" --set "run=$directory/many-k" ${STUDENT:-}
 for name in tatoeba suttacentral; do
     run multistride evaluate --engine eager --model "$directory/many-k/last" --group-size 1,2,4,6,8 --threads 1 \
         --source "$text/test-$name.en" --reference "$text/test-$name.de" \
