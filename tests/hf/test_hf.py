@@ -375,7 +375,10 @@ def test_a_policy_chooses_every_step(translator):
             {"drafts": "text", "group_size": 2},
             "drafts text was given, and mode fast has none: choose mode exact",
         ),
-        ({"drafts": "words", "mode": "exact"}, "drafts: Input should be 'masks', 'text' or 'both'"),
+        (
+            {"drafts": "words", "mode": "exact"},
+            "drafts: Input should be 'masks', 'text', 'both' or 'head'",
+        ),
         ({"drafts": "text", "mode": "exact", "group_size": 17}, "checked at most 16 at a time"),
         (
             {"drafts": "both", "mode": "exact", "do_sample": True},
