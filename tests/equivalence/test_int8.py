@@ -2,6 +2,7 @@
 batch."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
@@ -141,40 +142,74 @@ class Both:
         real = slots.group != PADDING_GROUP
         assert off(found[real], expected[real]) < TOLERANCE
 
-    def each(self, verb, rows):
-        for memory in self.memories:
-            getattr(memory, verb)(rows)
+
+class Life:
+    """A memory led through steps, and what it must hold: every slot that was kept, row by row."""
+
+    def __init__(self, engine, source, lengths):
+        self.engine, self.source, self.lengths = engine, source, lengths
+        self.memory = engine.start(source, lengths)
+        self.kept = slots_at(torch.Generator(), len(source), 0, 0, 0)
+
+    def step(self, slots):
+        """Read the next slots; their logits are those of a fresh memory that reads all at once."""
+        found = self.engine.step(slots, self.memory)
+        self.kept = Slots._make(map(partial(torch.cat, dim=1), zip(self.kept, slots, strict=True)))
+        fresh = self.engine.start(self.source, self.lengths)
+        expected = self.engine.step(self.kept, fresh)[:, -slots.token.shape[1] :]
+        real = slots.group != PADDING_GROUP
+        torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=1e-4)
+
+    def truncate(self, counts):
+        """Forget the last slots of each row."""
+        self.memory.truncate(counts)
+        width = self.kept.group.shape[1]
+        gone = torch.arange(width) >= width - counts[:, None]
+        self.kept = self.kept._replace(group=self.kept.group.masked_fill(gone, PADDING_GROUP))
+
+    def reorder(self, rows):
+        """Go on with these rows."""
+        self.memory.reorder(rows)
+        self.kept = Slots._make(field[rows] for field in self.kept)
+        self.source, self.lengths = self.source[rows], self.lengths[rows]
 
 
 @settings(deadline=None, max_examples=12)
 @given(data=st.data())
 def test_any_life_of_the_memory(model, engine, data):
     # Guards: a cache that loses, doubles or mixes up slots when steps, truncations and reorderings
-    # follow each other.
+    # follow each other. Both engines are held against themselves: a random model can magnify what
+    # int8 rounds until its logits are half as far from float32 as they are long.
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     rows = data.draw(st.integers(1, 4))
     lengths = torch.randint(1, 8, (rows,), generator=generator)
     source = torch.randint(4, 40, (rows, int(lengths.max())), generator=generator)
-    both = Both(model, engine, source, lengths)
+    lives = [Life(each, source, lengths) for each in (EagerStepModel(model), engine)]
     cached = 0
     for group in range(data.draw(st.integers(1, 8))):
         width = data.draw(st.sampled_from((1, 2, 5)))
-        slots = slots_at(generator, rows, width, cached, group)
+        slots = slots_at(generator, rows, width, cached, 5 * group)
+        in_turn = data.draw(st.booleans())  # no slot sees a later one: some may be forgotten
+        if in_turn:
+            slots = slots._replace(group=slots.group + torch.arange(width))
         if (
             data.draw(st.booleans()) and width > 1
         ):  # padding on the left, as in a batch whose rows accept differently
             slots = slots._replace(
                 group=slots.group.index_fill(1, torch.tensor([0]), PADDING_GROUP)
             )
-        both.step(slots)
+        for life in lives:
+            life.step(slots)
         cached += width
-        if data.draw(st.booleans()):
+        if in_turn and data.draw(st.booleans()):
             counts = torch.tensor([data.draw(st.integers(0, width - 1)) for _ in range(rows)])
-            both.each("truncate", counts)
+            for life in lives:
+                life.truncate(counts)
             cached -= int(counts.min())
         if data.draw(st.booleans()):
             kept = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=5))
-            both.each("reorder", torch.tensor(kept))
+            for life in lives:
+                life.reorder(torch.tensor(kept))
             rows = len(kept)
 
 
