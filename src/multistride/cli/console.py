@@ -96,6 +96,13 @@ def hear_signals() -> None:
     for number in _stopping():
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
+    sys.unraisablehook = _unheard
+
+
+def _unheard(unraisable: sys.UnraisableHookArgs) -> None:
+    """Say nothing of a stop that a finaliser or a callback lost: it is raised again (`_stop`)."""
+    if not (_stopped_by and isinstance(unraisable.exc_value, KeyboardInterrupt)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _stopping() -> list[signal.Signals]:
