@@ -18,7 +18,7 @@ from multistride.model.config import TransformerConfig
 
 @runtime_checkable
 class KeptRows(Protocol):
-    """What an engine keeps of a batch whose rows have equally many slots."""
+    """Cached state of a batch whose rows have equally many slots."""
 
     def keep(self, rows: Int[np.ndarray, "R"]) -> None:
         """Keep the given rows, in the given order."""

@@ -1,4 +1,4 @@
-"""What every engine offers, and which one `auto` took."""
+"""The interface of every engine, and the record of which one `auto` took."""
 
 from __future__ import annotations
 

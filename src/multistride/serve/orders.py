@@ -1,4 +1,4 @@
-"""What the event loop and the rounds of a model say to each other.
+"""Messages between the event loop and the rounds of a model.
 
 They may be two threads of a process or two processes (`links.py`), so all of this can be pickled.
 """
@@ -92,7 +92,7 @@ class Report(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What is known of an engine once it is open: its name, and what its steps cost."""
+    """Facts of an engine once it is open: its name, and the costs of its steps."""
 
     engine: str
     costs: dict[Layout, StepCosts]
@@ -112,7 +112,7 @@ class Link(Protocol):
 
 
 class Mail(Protocol):
-    """The same way, as the rounds see it."""
+    """The link from the side of the rounds: orders come in, reports go out."""
 
     def orders(self, wait: bool) -> list[Order] | None:
         """Return the orders that have come, at least one if told to `wait`; None at the end."""

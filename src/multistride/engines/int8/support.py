@@ -1,4 +1,4 @@
-"""What the int8 engine supports: machines, versions of ONNX Runtime, and models."""
+"""Limits of the int8 engine: machines, versions of ONNX Runtime, and models."""
 
 from __future__ import annotations
 
