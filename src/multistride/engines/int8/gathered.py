@@ -27,6 +27,7 @@ from multistride.engines.int8.buffers import (
     EncodedSource,
     Networks,
     Sizes,
+    drop_oldest,
     gaps_filled,
 )
 
@@ -83,6 +84,11 @@ class GatheredBuffers(Buffers):
         self._steps = {}
         self._sources: dict[int, EncodedSource] = {}
 
+    @property
+    def size(self) -> int:
+        """The size of keys and values of slots and sources, in bytes."""
+        return self.slots.nbytes + self.cross.nbytes
+
     def source(self, rows: int) -> EncodedSource:
         """Return the encoded sources of the first rows."""
         if rows not in self._sources:
@@ -132,10 +138,10 @@ class GatheredPool:
         return GatheredBuffers(self.sizes, needed.rounded())
 
     def give(self, buffers: GatheredBuffers) -> None:
-        """Take arrays back; the oldest are dropped beyond `SPARE`."""
+        """Take arrays back; the oldest are dropped beyond `SPARE` and `SPARE_BYTES`."""
         with self._lock:
             self._spare.append(buffers)
-            del self._spare[:-SPARE]
+            drop_oldest(self._spare, SPARE)
 
 
 def alike(lengths: list[int]) -> Iterator[tuple[slice, int]]:
