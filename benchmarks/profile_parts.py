@@ -171,7 +171,7 @@ def main() -> None:
     log_to_stderr()
     check_threads(given.threads)
     set_threads(given.threads)
-    translator = Translator.load(given.model, "cpu", given.engine, logger.info)
+    translator = Translator.load(given.model, "cpu", given.engine)
     test_set = read_test_set(translator, given.source, None, None)
     sources = test_set.decodable()
     sources = [sources[place] for place in spread(len(sources), SENTENCES)]

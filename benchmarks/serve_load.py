@@ -2,13 +2,14 @@
 
     python benchmarks/serve_load.py throughput SOURCE.txt --output results/serve-throughput.json
     python benchmarks/serve_load.py streams SOURCE.txt --output results/serve-streams.json
-    python benchmarks/serve_load.py memory SOURCE.txt --output results/serve-memory.json
+    python benchmarks/serve_load.py memory SOURCE.txt --count 20000 --output serve-memory.json
 
 The server is a process of its own on a free port of this machine; the clients are coroutines of
 this process, so the two share its cores. `throughput` keeps 1, 8, 32 and 64 clients busy, who ask
 for one translation after the other, at every group size, in turns. `streams` opens 1,000 streams at
 once, of mixed modes, group sizes and lengths, and compares every answer with `translate` of the
-same text alone. `memory` sends 20,000 requests and looks at the server's size.
+same text alone. `memory` sends many requests, as `--count` says, and looks at the size of the
+server's processes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-import httpx
 
 import multistride
 from multistride.cpu import cpu_name
@@ -91,19 +90,8 @@ class Client:
 
     async def stream(self, body: dict[str, Any]) -> tuple[str, int, float, float]:
         """Return the text, the tokens, and the seconds to the first group and to the end."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
-        reader, writer = self._streams
-        data = json.dumps({**body, "stream": True}).encode()
-        head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: "
-            f"application/json\r\n"
-        )
         began, first, text, tokens = time.perf_counter(), 0.0, "", 0
-        writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise SystemExit(answer.decode())
+        reader, _ = await self._ask("/v1/completions", {**body, "stream": True})
         while size := int(await reader.readuntil(b"\r\n"), 16):
             chunk = await reader.readexactly(size + 2)
             for line in chunk.split(b"\n\n"):  # events that are ready together come together
@@ -116,6 +104,26 @@ class Client:
         await reader.readexactly(2)
         return text, tokens, first, time.perf_counter() - began
 
+    async def post(self, path: str, body: dict[str, Any]) -> bytes:
+        """Return the body of an answer that says how long it is."""
+        reader, head = await self._ask(path, body)
+        fields = (line.partition(b":") for line in head.lower().split(b"\r\n"))
+        size = next(int(value) for name, _, value in fields if name == b"content-length")
+        return await reader.readexactly(size)
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> tuple[asyncio.StreamReader, bytes]:
+        """Send a request; return what to read its answer from, and the head of that."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(answer.decode())
+        return reader, answer
+
     def close(self) -> None:
         """Close the connection."""
         if self._streams is not None:
@@ -123,9 +131,13 @@ class Client:
 
 
 async def busy(
-    url: str, texts: Sequence[str], clients: int, way: dict[str, Any], seconds: float
+    place: tuple[str, int], texts: Sequence[str], clients: int, way: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """Return throughput and latencies with so many clients that never rest."""
+    """Return throughput and latencies with so many clients that never rest.
+
+    `place` is the address of a server and its process, whose work is measured too.
+    """
+    url, pid = place
     done: list[tuple[str, int, float, float]] = []
     ends = time.perf_counter() + seconds
 
@@ -135,7 +147,7 @@ async def busy(
             done.append(await client.stream({"prompt": chance.choice(texts), **way}))
         client.close()
 
-    began = time.perf_counter()
+    began, work = time.perf_counter(), sum(_worked(pid))
     await asyncio.gather(*(one(number) for number in range(clients)))
     taken = time.perf_counter() - began
     return {
@@ -143,6 +155,7 @@ async def busy(
         "group_size": way.get("group_size", "auto"),
         "requests": len(done),
         "tokens_per_second": sum(each[1] for each in done) / taken,
+        "server_cpu_ms_per_request": 1000 * (sum(_worked(pid)) - work) / len(done),
         **_times("first", [each[2] for each in done]),
         **_times("whole", [each[3] for each in done]),
     }
@@ -158,26 +171,28 @@ def _times(name: str, seconds: Sequence[float]) -> dict[str, float]:
 
 def throughput(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     """Every number of clients at every group size, in turns."""
-    ways: dict[str, tuple[str, int | str]] = {}
+    ways: dict[str, tuple[tuple[str, int], int | str]] = {}
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     threads = ["--threads", str(options.threads)]
     with ExitStack() as servers:
         own = server([*_model(options), *threads, "--engine", options.engine])
-        url = servers.enter_context(own)[0]
-        ways |= {str(size): (url, size) for size in (1, 4, 8, "auto")}
+        place = servers.enter_context(own)
+        ways |= {str(size): (place, size) for size in (1, 4, 8, "auto")}
         if options.against:
             model = [options.model] if options.model else []
             other = server([*model, *threads], script="serve_ctranslate2.py")
-            ways["ctranslate2"] = servers.enter_context(other)[0], 1
+            ways["ctranslate2"] = servers.enter_context(other), 1
         if options.before:
             earlier = [*_model(options), *threads, "--engine", options.engine]
-            url = servers.enter_context(server(earlier, source=options.before))[0]
-            ways |= {f"before, {size}": (url, size) for size in (1, 4)}
+            place = servers.enter_context(server(earlier, source=options.before))
+            ways |= {f"before, {size}": (place, size) for size in (1, 4, 8)}
+        chosen = options.ways.split(";") if options.ways else list(ways)
         for turn in range(options.rounds + 1):
-            for clients in CLIENTS:
-                for name, (url, size) in ways.items():
+            for clients in options.clients:
+                for name in chosen:
+                    place, size = ways[name]
                     seconds = options.seconds if turn else 1.0
-                    row = asyncio.run(busy(url, texts, clients, {"group_size": size}, seconds))
+                    row = asyncio.run(busy(place, texts, clients, {"group_size": size}, seconds))
                     row["way"] = name
                     if turn:  # the first round warms up
                         rows.setdefault((clients, name), []).append(row)
@@ -253,40 +268,69 @@ with httpx.Client(base_url=sys.argv[1], timeout=60) as client:
 
 
 def memory(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
-    """Many requests, and the server's resident size while they pass."""
-    sizes: dict[int, float] = {}
+    """Many requests, and the memory of the server's processes while they pass."""
+    sizes: dict[int, list[float]] = {}
 
     async def ask(url: str, pid: int) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120) as client:
-            count = 0
+        count = 0
 
-            async def one(number: int) -> None:
-                nonlocal count
-                chance = random.Random(number)
-                while count < options.count:
-                    count += 1
-                    mine = count
-                    body = {"text": chance.choice(texts), **WAYS[mine % len(WAYS)]}
-                    (await client.post("/v1/translate", json=body)).raise_for_status()
-                    if mine % (options.count // 20) == 0:
-                        sizes[mine] = _resident(pid)
+        async def one(number: int) -> None:
+            nonlocal count
+            chance, client = random.Random(number), Client(url)
+            while count < options.count:
+                count += 1
+                mine = count
+                body = {"text": chance.choice(texts), **WAYS[mine % len(WAYS)]}
+                await client.post("/v1/translate", body)
+                if mine % max(1, options.count // 20) == 0:
+                    sizes[mine] = [round(each, 1) for each in _resident(pid)]
+            client.close()
 
-            await asyncio.gather(*(one(number) for number in range(32)))
+        await asyncio.gather(*(one(number) for number in range(32)))
 
+    began = time.perf_counter()
     with server(
         [*_model(options), "--threads", str(options.threads), "--engine", options.engine]
     ) as (url, pid):
         asyncio.run(ask(url, pid))
+    sums = {count: round(sum(each), 1) for count, each in sorted(sizes.items())}
+    settled = list(sums.values())[len(sums) // 10 :]
     return {
         "requests": options.count,
-        "resident_mb": {count: round(size, 1) for count, size in sorted(sizes.items())},
+        "seconds": round(time.perf_counter() - began),
+        "processes": len(next(iter(sizes.values()))),
+        "growth_mb_after_a_tenth": round(max(settled) - settled[0], 1),
+        "resident_mb": sums,
+        "resident_mb_by_process": dict(sorted(sizes.items())),
     }
 
 
-def _resident(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+def _resident(pid: int) -> list[float]:
+    """Return the megabytes of a server's processes; pages that they share count in parts."""
+    sizes = []
+    for each in _family(pid):
+        try:
+            text, name = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="utf-8"), "Pss:"
+        except OSError:  # not all systems show it: then shared pages count in every process
+            text, name = Path(f"/proc/{each}/status").read_text(encoding="utf-8"), "VmRSS:"
+        line = next(line for line in text.splitlines() if line.startswith(name))
+        sizes.append(int(line.split()[1]) / 1024)
+    return sizes
+
+
+def _worked(pid: int) -> list[float]:
+    """Return the seconds that a server's processes have computed."""
+    seconds = []
+    for each in _family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        seconds.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+    return seconds
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return [pid, *(each for child in children for each in _family(int(child)))]
 
 
 def _model(options: argparse.Namespace) -> list[str]:
@@ -299,7 +343,7 @@ def main() -> None:
     parser.add_argument("what", choices=("throughput", "streams", "memory"))
     parser.add_argument("source", type=Path, help="texts, one a line")
     parser.add_argument("--model", help="default: the model that ships")
-    parser.add_argument("--engine", default="eager")
+    parser.add_argument("--engine", default="int8")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="of one row in one round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -310,6 +354,10 @@ def main() -> None:
     parser.add_argument(
         "--before", type=Path, help="throughput: the src of an earlier checkout, measured too"
     )
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=CLIENTS, help="throughput: clients at once"
+    )
+    parser.add_argument("--ways", help="throughput: some ways only, such as '4;8;before, 4'")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     texts = [

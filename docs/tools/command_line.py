@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from multistride.cli import app
-from multistride.cli.help import PANELS
+from multistride.cli.help import PANELS, help_record
 
 _EXAMPLE = "Example: "
 
@@ -77,12 +77,12 @@ def _table(command: Any, context: Any) -> list[str]:
     """Return a table of the options of a command, panel by panel."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
+        record = help_record(parameter, context)
         if record is not None and "--help" not in parameter.opts:
-            panel = getattr(parameter, "rich_help_panel", None) or "Options"
-            panels.setdefault(panel, []).append(record)
-    order = [name for name in PANELS if name in panels]
-    order = [name for name in panels if name not in order] + order
+            panel, option, text = record
+            panels.setdefault(panel, []).append((option, text))
+    own = [name for name in panels if name not in PANELS]
+    order = [name for name in ("Arguments", *own, *PANELS[1:]) if name in panels]
     lines = ["| option | what it does |", "| :-- | :-- |"] if panels else []
     for name in order:
         if len(order) > 1:

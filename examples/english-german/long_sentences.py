@@ -3,7 +3,7 @@
 usage: long_sentences.py SUTTACENTRAL DIRECTORY [--updates 60] [--output FILE]
 
 The model that ships goes on learning from sentences of 15 to 40 words for a few updates, in several
-ways and with two seeds; the validation loss by K on other such sentences says which way helps.
+ways and with two seeds; validation loss and BLEU by K on other such sentences say which way helps.
 Every run is one `multistride train`; what is done is not done again, and the result holds the runs
 that have ended.
 """
@@ -93,7 +93,7 @@ def text_of(asked: argparse.Namespace, way: str) -> Path:
 
 
 def losses(asked: argparse.Namespace, way: str, seed: int, data: Path) -> dict[str, float]:
-    """Return the validation loss by K after one run."""
+    """Return validation loss and BLEU by K after one run."""
     run = asked.directory / f"{way.replace(' ', '-').replace('=', '')}-{seed}"
     updates = asked.updates
     groups = {f"groups.{name}": value for name, value in {**USUAL, **WAYS[way]}.items()}
@@ -112,9 +112,29 @@ def losses(asked: argparse.Namespace, way: str, seed: int, data: Path) -> dict[s
         ]
         multistride("train", str(config), "--resume", "--threads", "1", *choices)
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = [row for row in map(json.loads, lines) if row["kind"] == "validation"][-1]
-    found: dict[str, Any] = last
-    return {name: value for name, value in found.items() if isinstance(value, float)}
+    last: dict[str, Any] = [r for r in map(json.loads, lines) if r["kind"] == "validation"][-1]
+    found = {name: value for name, value in last.items() if isinstance(value, float)}
+    return {**found, **bleu(asked.directory, run, run / "best")}
+
+
+def bleu(directory: Path, run: Path, model: Path) -> dict[str, float]:
+    """Return BLEU by K of what a model writes for the held-out sentences."""
+    held_out = directory / "text-text" / "validation.tsv"
+    result = run / "evaluated.json"
+    if not result.is_file():
+        sides = zip(
+            *(line.split("\t") for line in held_out.read_text("utf-8").splitlines()), strict=True
+        )
+        for name, side in zip(("source", "reference"), sides, strict=True):
+            (run / name).write_text("".join(f"{text}\n" for text in side), encoding="utf-8")
+        multistride(
+            *("evaluate", "--model", str(model), "--engine", "eager", "--examples", "0"),
+            *("--source", str(run / "source"), "--reference", str(run / "reference")),
+            *("--group-size", "1,2,4,8", "--threads", "1", "--latency-sentences", "1"),
+            *("--output", str(result)),
+        )
+    rows = json.loads(result.read_text(encoding="utf-8"))["results"]
+    return {f"bleu_k{row['group_size']}": row["bleu"] for row in rows}
 
 
 def main() -> None:
@@ -128,6 +148,11 @@ def main() -> None:
     asked = parser.parse_args()
     results: list[dict[str, Any]] = []
     about = {"updates": asked.updates, "tokens_per_batch": 1024, "pairs": asked.pairs}
+    text_of(asked, "as it ships")
+    (asked.directory / "untrained").mkdir(exist_ok=True)
+    results.append(
+        {"way": "no more training", **bleu(asked.directory, asked.directory / "untrained", DEFAULT)}
+    )
     for way in WAYS:
         data = text_of(asked, way)
         for seed in SEEDS:

@@ -23,7 +23,7 @@ def read_config(path: Path | str, kind: type[Model], settings: Sequence[str] = (
         text = read_bytes(path, MOST_SETTINGS, "give a file of settings, as in configs/")
         tree = parse_yaml(text)
     except DataError as error:
-        raise UsageError(f"cannot read the configuration {error}") from error
+        raise UsageError(str(error)) from error
     except ValueError as error:
         raise UsageError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -46,7 +46,7 @@ def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -
     allowed.
     """
     problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"]) or "the whole"
+    key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         allowed = _fields_beside(kind, problem["loc"])
         return f"unknown key {key!r}" + (f"; known here: {', '.join(allowed)}" if allowed else "")
@@ -54,7 +54,8 @@ def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -
     shown = (
         "" if isinstance(given, dict) or problem["type"] == "missing" else f" (given: {given!r})"
     )
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+    message = problem["msg"].removeprefix("Value error, ") + shown
+    return f"{key}: {message}" if key else message
 
 
 def _fields_beside(kind: type[BaseModel] | None, location: tuple[int | str, ...]) -> list[str]:

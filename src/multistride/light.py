@@ -33,7 +33,7 @@ from multistride.engines.names import EngineName, WeightForm, choice
 from multistride.errors import UserError
 from multistride.model.config import TransformerConfig
 from multistride.model.directory import CONFIG, is_export, load_config, weights_digest
-from multistride.translation import LineModel, too_long
+from multistride.translation import SourceModel
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class LightPlan:
     options: DecodeOptions
 
 
-class LightTranslator(LineModel[LightPlan]):
+class LightTranslator(SourceModel[LightPlan]):
     """A translation model whose int8 graphs were kept by an earlier start, or exported."""
 
     def __init__(self, engine: EvenEngine, vocabulary: Vocabulary, automatic: bool) -> None:
@@ -95,18 +95,6 @@ class LightTranslator(LineModel[LightPlan]):
     def config(self) -> TransformerConfig:
         """The sizes, special tokens and group sizes of the model."""
         return self._engine.config
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the source tokens of each text, without EOS."""
-        return self.vocabulary.encode_source(list(texts))
-
-    def problem(self, tokens: Sequence[int]) -> str | None:
-        """Return why a source of these tokens cannot be translated; None if it can."""
-        return too_long(tokens, self.config)
-
-    def is_blank(self, text: str) -> bool:
-        """Return True for a text of blanks: its translation is blank."""
-        return not text.strip()
 
     def decoded(self, rows: Sequence[Sequence[int]], plan: LightPlan) -> list[Hypothesis]:
         """Return what the model writes for the tokens of texts that can be decoded."""

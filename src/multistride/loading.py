@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import overload
 
 from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.generator import Generator
 from multistride.shipped import directory as find_directory
 from multistride.translator import Translator
+
+
+@overload
+def load(path: None = None, device: str = "auto", engine: EngineName = "auto") -> Translator: ...
+
+
+@overload
+def load(
+    path: Path | str | None, device: str = "auto", engine: EngineName = "auto"
+) -> Translator | Generator: ...
 
 
 def load(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -225,10 +225,19 @@ def tokens_of(
     return [next(encoded) if isinstance(text, str) else list(text) for text in texts]
 
 
-def listed(texts: Sequence[str]) -> Sequence[str]:
-    """Return the texts. Raises `UsageError` for a bare string, which is a list of its letters."""
+def listed(texts: Iterable[str]) -> list[str]:
+    """Return the texts as a list.
+
+    Raises `UsageError` for a bare string, which is a list of its letters, and for what is no text.
+    """
     if isinstance(texts, str):
         raise UsageError(
             "one string was given, a list of texts is expected: write [text] instead of text"
         )
-    return texts
+    strings = list(texts)
+    for index, text in enumerate(strings):
+        if not isinstance(text, str):
+            raise UsageError(
+                f"text {index} is of type {type(text).__name__}: give a list of strings"
+            )
+    return strings

@@ -150,6 +150,22 @@ class LineModel(ABC, Generic[P]):
             )
 
 
+class SourceModel(LineModel[P]):
+    """A model with an encoder: a text is the source of a translation, one line of it."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the source tokens of each text, without EOS."""
+        return self.vocabulary.encode_source(list(texts))
+
+    def problem(self, tokens: Sequence[int]) -> str | None:
+        """Return why a source of these tokens cannot be translated; None if it can."""
+        return too_long(tokens, self.config)
+
+    def is_blank(self, text: str) -> bool:
+        """Return True for a text of blanks: its translation is blank."""
+        return not text.strip()
+
+
 def too_long(tokens: Sequence[int], config: TransformerConfig) -> str | None:
     """Return why a source of these tokens cannot be translated; None if it can."""
     longest = config.max_positions - 1

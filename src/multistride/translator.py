@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multistride.decode.options import Mode
+from multistride.decode.plan import Plan
 from multistride.decode.score import score_pairs
 from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
 from multistride.text_model import TextModel, listed, tokens_of
-from multistride.translation import Translation, too_long
+from multistride.translation import SourceModel, Translation
 
 
-class Translator(TextModel):
+class Translator(SourceModel[Plan], TextModel):
     """A model with an encoder, and its vocabulary. A translation is one line, as its source was."""
 
     @classmethod
@@ -75,15 +76,3 @@ class Translator(TextModel):
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit]
         scores = iter(score_pairs(self.engine.model, fitting, group_size))
         return [next(scores) if fit else None for fit in fits]
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the source tokens of each text, without EOS."""
-        return self.vocabulary.encode_source(list(texts))
-
-    def problem(self, tokens: Sequence[int]) -> str | None:
-        """Return why a source of these tokens cannot be translated; None if it can."""
-        return too_long(tokens, self.config)
-
-    def is_blank(self, text: str) -> bool:
-        """Return True for a text of blanks: its translation is blank."""
-        return not text.strip()

@@ -220,7 +220,8 @@ def parse_yaml(data: bytes | str) -> Any:
     except RecursionError:
         raise ValueError(f"nested deeper than {MOST_DEPTH}") from None
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        reason = str(error).replace('in "<unicode string>", ', "at ")
+        raise ValueError(" ".join(reason.split())) from None
     except (ValueError, OverflowError, TypeError, IndexError, AttributeError) as error:
         # what the library raises for numbers of 5,000 digits, unhashable keys and odd scalars
         raise ValueError("a value cannot be read: " + " ".join(str(error).split())[:100]) from None

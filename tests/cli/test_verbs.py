@@ -125,6 +125,8 @@ _PAIRS = ("--train-source", __file__, "--train-target", __file__)
         (["translate", "--model", "nowhere"], "no model of that name ships (there is "),
         (["translate", "--threads", "1", "--threads", "2"], "--threads was given 2 times"),
         (["translate", "--output", ""], "--output is empty, and takes a path"),
+        (["translate", "--output", "new/"], "--output is new/, a directory, and a file is written"),
+        (["evaluate", "--source", __file__, "--output", "new/"], "--output is new/, a directory"),
         (["train", ""], "config is empty, and takes a path"),
         (["translate", "--buffer", "9" * 30], "and takes numbers below 2^63"),
         (["translate", "--window", "9" * 30], "and takes numbers below 2^63"),

@@ -12,6 +12,7 @@ from multistride.decode.plan import plan
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.gpu.engine import GpuStepModel
 from multistride.engines.int8 import engine as int8
+from multistride.engines.int8.gathered import alike
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -168,6 +169,29 @@ def test_whole_groups_join_while_both_run():
     for _ in own:
         pass
     assert [(written.tokens, written.ending) for written in owners] == alone
+    # sources that the encoder reads in several calls, one of which is cancelled before the first
+    # step; the order of lengths does not matter
+    crowd, host = begun(engine, sources[:12], planned), begun(engine, sources[12:], planned)
+    owners = [*crowd.state.hypotheses[1:], *host.state.hypotheses]
+    crowd.state.cancel(0)
+    host.join(crowd)
+    for _ in host.passes(()):
+        pass
+    assert [(written.tokens, written.ending) for written in owners] == alone[1:]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pieces"),
+    [
+        ([5], [(0, 1, 5)]),
+        ([4, 5, 5, 6], [(0, 4, 6)]),
+        ([3] * 8 + [9], [(0, 8, 3), (8, 9, 9)]),
+        ([9, 9, 9, 2, 2], [(0, 4, 9), (4, 5, 2)]),
+    ],
+)
+def test_sources_of_like_length_are_encoded_together(lengths, pieces):
+    """A row in no piece or in two, a piece that is cut, more padding than another call costs."""
+    assert [(rows.start, rows.stop, width) for rows, width in alike(lengths)] == pieces
 
 
 def stop(new):

@@ -73,7 +73,7 @@ def test_values_and_defaults(path):
         ("name: a\ncount: many\n", "(given: 'many')"),
         ('name: a\ncount: "1\\n2"\n', "(given: '1\\n2')"),
         ("count: 3\n", "name: Field required"),
-        ("name: a\ncount: 13\n", "the whole: count is 13; choose another"),
+        ("name: a\ncount: 13\n", "count is 13; choose another"),
         ("name: a\ninner: 3\n", "inner: Input should be a valid dictionary"),
         ("", "holds no settings"),
         ("# a comment\n", "holds no settings"),
@@ -97,7 +97,7 @@ def test_one_line_for_what_is_wrong(path, text, expected):
 def test_files_that_cannot_be_read(path, tmp_path):
     # Guards: a traceback for a mistyped name, a directory or a file that is not text.
     for place in (path, tmp_path):
-        with pytest.raises(UsageError, match=r"cannot read the configuration [^\n]*\Z"):
+        with pytest.raises(UsageError, match=r"give a file of settings[^\n]*\Z"):
             read_config(place, Outer)
     path.write_bytes(b"name: \xff\n")
     with pytest.raises(UsageError, match=r"is not YAML[^\n]*\Z"):

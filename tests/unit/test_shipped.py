@@ -7,6 +7,7 @@ import pytest
 
 import multistride
 from multistride.data.pieces import GROUP_BAR, group_texts
+from multistride.errors import UserError
 from multistride.shipped import DEFAULT, directory, names
 
 SENTENCES = {
@@ -161,3 +162,11 @@ def test_provenance_names_no_machine():
     # Guards: paths of the machine that trained a model, in what ships.
     for name in names():
         assert "/root" not in (directory(name) / "provenance.json").read_text(encoding="utf-8")
+
+
+def test_texts_in_python(model):
+    # Guards: one string taken for a list of its letters, an iterator of texts, and a traceback.
+    assert [each.text for each in model.translate(iter(SENTENCES), group_size=1)]
+    for wrong, said in (("Hello.", r"\[text\]"), (["Hello.", None], "text 1 is of type None")):
+        with pytest.raises(UserError, match=said):
+            model.translate(wrong)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from multistride.cli.help import Verb, Verbs
+from multistride.cli.help import DIRECTORY, Verb, Verbs
 from multistride.cli.options import ThreadsOption
 from multistride.errors import DataError
 
@@ -41,7 +41,8 @@ ResultsOption = Annotated[
     Path, typer.Option(help="Directory of recorded results.", rich_help_panel="Input")
 ]
 OutputOption = Annotated[
-    Path, typer.Option(help="Directory of the course.", rich_help_panel="Output")
+    Path,
+    typer.Option(metavar=DIRECTORY, help="Directory of the course.", rich_help_panel="Output"),
 ]
 
 
@@ -128,12 +129,15 @@ def run(
         Profile, typer.Option(help="What is spent on it.", rich_help_panel="Input")
     ] = Profile.quick,
     output: Annotated[
-        Path, typer.Option(help="Directory of results.", rich_help_panel="Output")
+        Path,
+        typer.Option(metavar=DIRECTORY, help="Directory of results.", rich_help_panel="Output"),
     ] = Path("course/results"),
     work: Annotated[
         Path | None,
         typer.Option(
-            help="Directory of trainings (default: OUTPUT/work).", rich_help_panel="Output"
+            metavar=DIRECTORY,
+            help="Directory of trainings (default: OUTPUT/work).",
+            rich_help_panel="Output",
         ),
     ] = None,
     threads: ThreadsOption = None,

@@ -346,7 +346,7 @@ def phrases(
         ),
     ] = 4,
 ) -> None:
-    """Store which tokens most often followed each phrase, for exact mode to draft from.
+    """Build the table of phrases from which exact mode copies drafts.
 
     The table is written into the model directory. Nothing is trained and the text that exact mode
     writes stays the same; the closer the data is to that text, the more tokens a step writes.

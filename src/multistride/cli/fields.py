@@ -166,7 +166,7 @@ class _Group:
         first = error.errors()[0]
         name, *inner = map(str, first["loc"] or ("",))
         if name not in self.fields:
-            return problem.removeprefix("the whole: ")
+            return problem
         option = option_name(name, self.fields[name])
         if name in self.marker.several and first["type"] == "int_parsing":
             return f"{option} takes whole numbers such as 1,2,4 (given: {first['input']!r})"

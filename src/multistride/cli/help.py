@@ -7,6 +7,8 @@ are to be copied. So the sections are written here, as plain text.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,22 @@ from typer.core import TyperCommand, TyperGroup
 
 from multistride.errors import UsageError
 
-PANELS = ("Input", "Decoding", "Sampling", "Text rules", "Output", "Machine")
-"""The order of panels; others follow, and what has none comes first."""
+PANELS = ("Arguments", "Input", "Decoding", "Sampling", "Text rules", "Output", "Machine")
+"""The order of panels; those of one verb alone stand behind its arguments."""
+
+TYPES = {
+    "<str>": "<text>",
+    "<list[str]>": "<text>",
+    "<list[Path]>": "<path>",
+    "<int range>": "<int>",
+}
+"""What users are told instead of the types that typer shows."""
 
 _EXAMPLE = "Example: "
 
+
+DIRECTORY = "<directory>"
+"""Metavar of options for a directory to write; other paths of the panel Output are files."""
 
 LONE = {"--ray": "local"}
 """Values of options that may stand without one, which typer does not offer."""
@@ -41,6 +54,11 @@ class Verb(TyperCommand):
         check_values(order, given, ctx.params)
         return rest
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line, arguments in capitals, as everywhere else."""
+        plain = [re.sub(r"\{(\w+)\}", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
+        return [piece.upper() for piece in plain]
+
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the description without the examples."""
         paragraphs, _ = _split(self.help or "")
@@ -53,12 +71,13 @@ class Verb(TyperCommand):
         """Write arguments and options, panel by panel."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                panel = getattr(parameter, "rich_help_panel", None)
-                panels.setdefault(panel or "Options", []).append(record)
-        others = [name for name in panels if name not in PANELS]
-        for name in (*(p for p in PANELS if p in panels), *others):
+            if record := help_record(parameter, ctx):
+                panel, option, text = record
+                panels.setdefault(panel, []).append((option, text))
+        own = [name for name in panels if name not in (*PANELS, "Options")]
+        for name in ("Arguments", *own, *PANELS[1:], "Options"):
+            if name not in panels:
+                continue
             with formatter.section(name):
                 formatter.write_dl(panels[name], col_max=24)
 
@@ -70,11 +89,26 @@ class Verb(TyperCommand):
             formatter.write("".join(f"  {example}\n" for example in examples))
 
 
+def help_record(parameter: Any, context: Any) -> tuple[str, str, str] | None:
+    """Return the panel of a parameter, how it is given, and its help; None if it is hidden."""
+    record = parameter.get_help_record(context)
+    if record is None:
+        return None
+    name, text = record
+    for python, plain in TYPES.items():
+        name = name.replace(python, plain)
+    if parameter.param_type_name == "argument":
+        argument, space, kind = name.partition(" ")
+        return "Arguments", argument.upper() + space + kind, text
+    return getattr(parameter, "rich_help_panel", None) or "Options", name, text
+
+
 def check_values(order: Sequence[Any], given: Mapping[str, Any], parsed: Mapping[str, Any]) -> None:
     """Raise `UsageError` for what no option takes, and for an option that would not count.
 
     `order` has the parameters as often as they were given, `given` their texts, `parsed` their
-    values. Numbers must be finite and fit 64 bits, texts be UTF-8, paths not be empty.
+    values. Numbers must be finite and fit 64 bits, texts be UTF-8, paths not be empty, and files to
+    write not end in a slash, which a `Path` forgets.
     """
     for parameter in {id(each): each for each in order}.values():
         name = next((word for word in parameter.opts if word.startswith("--")), parameter.name)
@@ -84,6 +118,9 @@ def check_values(order: Sequence[Any], given: Mapping[str, Any], parsed: Mapping
         value = parsed.get(parameter.name)
         for each in value if isinstance(value, list | tuple) else [value]:
             _check_value(name, each, given.get(parameter.name) == "")
+        is_file = getattr(parameter, "rich_help_panel", "") == "Output" and isinstance(value, Path)
+        if is_file and parameter.metavar != DIRECTORY:
+            _check_file(name, str(given[parameter.name]))
 
 
 def _check_value(name: str, value: Any, empty: bool) -> None:
@@ -95,6 +132,11 @@ def _check_value(name: str, value: Any, empty: bool) -> None:
         raise UsageError(f"{name} is {value}, and takes finite numbers: give one")
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise UsageError(f"{name} has bytes that are no UTF-8: {ascii(value)[:80]}; give text")
+
+
+def _check_file(name: str, text: str) -> None:
+    if text.endswith(tuple(filter(None, ("/", os.sep, os.altsep)))):
+        raise UsageError(f"{name} is {text}, a directory, and a file is written: name a file in it")
 
 
 class Verbs(TyperGroup):

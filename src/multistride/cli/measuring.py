@@ -116,7 +116,7 @@ def bench(
     ] = None,
     outputs: Annotated[Outputs, Fields()],
 ) -> None:
-    """Measure speed against other programs, in turns.
+    """Compare speed with other programs, measured in turns.
 
     Every contender gets the same sentences in the same batches and decodes greedily until EOS. A
     ratio above 1 means that we are faster.
@@ -175,11 +175,10 @@ def calibrate(
     machine: Annotated[Machine, Fields(only=("device", "threads"))],
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how sure a model may be of its groups, and store that in its directory.
+    """Calibrate a model's confidence in its groups, and store the result in its directory.
 
-    Adaptive mode then uses corrected probabilities, and --group-size auto works. Of a classifier
-    one temperature for its probabilities is fitted. Shows the calibration error before and after,
-    on sentences that nothing was fitted on.
+    Adaptive mode then uses corrected probabilities, and --group-size auto works. For a classifier,
+    one temperature is fitted. Prints the calibration error before and after, on held-out sentences.
 
     Example: multistride calibrate --model RUN/best --source validation.en
     """

@@ -15,6 +15,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from multistride.cli.fields import option_of
+from multistride.cli.help import DIRECTORY
 from multistride.errors import DataError, UsageError
 from multistride.shipped import directory, names
 
@@ -208,7 +209,10 @@ ChatOption = Annotated[
     ),
 ]
 DirectoryOption = Annotated[
-    Path, typer.Option("--output", help="Directory to write.", rich_help_panel="Output")
+    Path,
+    typer.Option(
+        "--output", metavar=DIRECTORY, help="Directory to write.", rich_help_panel="Output"
+    ),
 ]
 
 

@@ -85,7 +85,6 @@ def inspect(
     model: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[MODEL]",
             callback=model_directory,
             help="Model directory, or the name of a model that ships (default: English to German).",
         ),

@@ -48,7 +48,7 @@ def classify(
     decoding: Annotated[DecodeOptions, Fields(only=("group_size", "batch_size"))],
     machine: Annotated[Machine, Fields(only=("device", "threads"))],
 ) -> None:
-    """Say to which class each document belongs, however long it is.
+    """Classify documents of any length.
 
     One line per document, in order: the class (--json: the probabilities of all). A document
     without an answer, an empty one too, becomes an empty line; stderr names it, and the exit code

@@ -191,5 +191,4 @@ def write_prepared(
         for file_name, array in arrays.items():
             np.save(directory / file_name, array, allow_pickle=False)
         write_json(directory / MANIFEST_FILE, manifest)
-    logger.info("wrote %s, data %s", output, manifest["data_hash"][:12])
     return manifest

@@ -12,7 +12,7 @@ from torch import Tensor
 from multistride.decode.chances import Chances, request_seed
 from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
-from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.hypothesis import Hypothesis, Running
 from multistride.decode.loop import (
     Batch,
     Gathering,
@@ -100,11 +100,11 @@ def begin_joinable(
 
     What it writes is what `begin_batch` writes; `joinable` says where that is possible.
     """
+    if (gather := gathering(engine, plan)) is not None:
+        return gather(source, lengths, Running(rows.limits, plan.ending))
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     encodes = plan.config.encoder_layers > 0
     state = new_state(plan, rows.limits, None if encodes else given)
-    if (gather := gathering(engine, plan)) is not None:
-        return gather(source, lengths, state)
     own: Writer[M] | None = None
     if (make := getattr(engine, "writer", None)) is not None:
         own = make(plan, state)

@@ -152,6 +152,19 @@ class Running:
         self.running = [self.running[place] for place in places]
         return places
 
+    def join_even(self, other: Running) -> None:
+        """Put the rows of another batch behind its own, and number rows anew.
+
+        Sentences that are over are dropped. `leave_even` was called for both; the other must not be
+        used afterwards.
+        """
+        for hypothesis in other.running:
+            hypothesis.began += self.step - other.step
+        self.running = [*self.running, *other.running]
+        self.hypotheses = list(self.running)
+        for row, hypothesis in enumerate(self.hypotheses):
+            hypothesis.row = row
+
     def _append(
         self, hypothesis: Hypothesis, tokens: list[int], scores: list[float], facts: Facts
     ) -> None:

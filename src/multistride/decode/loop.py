@@ -18,7 +18,7 @@ from torch import Tensor
 from multistride.decode.accept import Acceptor, accept_all
 from multistride.decode.chances import Chances
 from multistride.decode.choosing.policy import Policy
-from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.hypothesis import Hypothesis, Running
 from multistride.decode.markov import greedy_for
 from multistride.decode.pick import Picked, Picker, left_aligned
 from multistride.decode.prefix import read_prefix
@@ -37,9 +37,12 @@ that decode it."""
 class JoinableBatch(Protocol):
     """A batch that others of the same plan may join between two passes: `Batch`, or an engine's."""
 
-    state: DecodeState
     ready: bool
     """True if another batch may join it, or it another."""
+
+    @property
+    def state(self) -> Running:
+        """Return the texts of the batch."""
 
     def passes(self, prefix: tuple[int, ...]) -> Iterator[list[Hypothesis]]:
         """Write until every text is over; after each pass, yield the texts it wrote into."""
@@ -50,8 +53,8 @@ class JoinableBatch(Protocol):
         """
 
 
-Gathering = Callable[[Int[Tensor, "B S"], Int[Tensor, "B"], DecodeState], JoinableBatch]
-"""Sources with their lengths and the state of their batch, to a batch that others may join."""
+Gathering = Callable[[Int[Tensor, "B S"], Int[Tensor, "B"], Running], JoinableBatch]
+"""Sources with their lengths and the texts of their batch, to a batch that others may join."""
 
 
 class GroupWriter(Generic[M]):

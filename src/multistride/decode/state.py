@@ -194,17 +194,11 @@ class DecodeState(Running):
         return stay
 
     def join(self, other: DecodeState) -> None:
-        """Put the rows of another state behind its own. Sentences that are over are dropped, and
-        rows numbered anew.
+        """Put the rows of another state behind its own, as `join_even` does.
 
         `leave` was called for both; the other must not be used afterwards.
         """
-        for hypothesis in other.running:
-            hypothesis.began += self.step - other.step
-        self.running = [*self.running, *other.running]
-        self.hypotheses = list(self.running)
-        for row, hypothesis in enumerate(self.hypotheses):
-            hypothesis.row = row
+        self.join_even(other)
         width = max(self._known.shape[1], other._known.shape[1])
         self._known = torch.cat(
             [

@@ -33,6 +33,9 @@ LARGE = 100_000_000
 MOST_COMPUTED = 1 << 26
 """Numbers in the table of positions that a model without learned ones may compute."""
 
+EMBEDDINGS = ("source_embedding.weight", "target_embedding.weight")
+"""Tables of token vectors."""
+
 MODELING = Path("modeling_multistride.py")
 """What `auto_map` in config.json names; multistride itself never reads it."""
 
@@ -154,7 +157,7 @@ def load_model(
         raise DataError(
             f"{path} is truncated or corrupt ({error}): copy the model again"
         ) from error
-    _check_finite(path, tensors)
+    _check_values(path, tensors)
     for name, tensor in model.state_dict().items():
         if tensors[name].is_floating_point() != tensor.is_floating_point():
             raise DataError(
@@ -258,8 +261,12 @@ def _expect(
         )
 
 
-def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Refuse weights with a NaN or an infinity, which would make every output empty."""
+def _check_values(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse weights with a NaN or an infinity, and embeddings of zeros.
+
+    Both make every output empty. Zeros are what a download leaves that was cut off after its place
+    on the disk had been reserved; other matrices may begin as zeros.
+    """
     for name, tensor in tensors.items():
         if tensor.numel() and tensor.is_floating_point():
             lowest, highest = tensor.aminmax()
@@ -267,6 +274,11 @@ def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
                 raise DataError(
                     f"{path} is damaged: {name} holds a value that is not a finite number: "
                     "copy the model again, or use an earlier checkpoint"
+                )
+            if lowest == highest == 0 and name in EMBEDDINGS:
+                raise DataError(
+                    f"{path} is damaged: {name} holds only zeros: copy the model again, or use an "
+                    "earlier checkpoint"
                 )
 
 

@@ -72,7 +72,9 @@ def sentence_table(facts: Mapping[str, Any]) -> Cells:
             for row in islice(attention, len(group))
         ]
         rows.append([str(step), text, f"{100 * sure:.0f}", " ".join(looked)])
-    return Cells(["step", "wrote", "sure %", "looked most at"], [True, False, True, False], rows)
+    return Cells(
+        ["step", "wrote", "confidence %", "looked most at"], [True, False, True, False], rows
+    )
 
 
 def readable(piece: str) -> str:

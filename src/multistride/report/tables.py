@@ -366,7 +366,7 @@ def _part(name: str) -> Column:
 
 PLACE_MEASURES: tuple[tuple[str, str, str, str, float], ...] = (
     (
-        "right %",
+        "accuracy %",
         "Tokens equal to the reference's, which the model is given up to the group; higher is "
         "better.",
         "accuracy",
@@ -374,9 +374,9 @@ PLACE_MEASURES: tuple[tuple[str, str, str, str, float], ...] = (
         100,
     ),
     (
-        "sure %",
-        "Mean probability of the chosen token; it equals the share of right ones where the model "
-        "is calibrated.",
+        "confidence %",
+        "Mean probability of the chosen token; it equals the accuracy where the model is "
+        "calibrated.",
         "confidence",
         ".1f",
         100,
@@ -390,19 +390,19 @@ PLACE_MEASURES: tuple[tuple[str, str, str, str, float], ...] = (
     ),
     ("entropy", "Nats; how undecided the model is between tokens.", "entropy", ".2f", 1),
     (
-        "off by %",
-        "Expected calibration error: how far sure and right lie apart, over 15 bins of confidence; "
-        "0 is calibrated.",
+        "calibration error %",
+        "Expected calibration error: mean distance of confidence and accuracy over 15 bins of "
+        "confidence; 0 is calibrated.",
         "calibration_error",
         ".1f",
         100,
     ),
 )
-"""Heading, meaning, field, format and factor of each measure of a place."""
+"""Heading, meaning, field, format and factor of each measure of a position."""
 
 
 def places_table(result: Result) -> Cells:
-    """Return the table of places: a row per K and measure, a cell for each place of the group."""
+    """Return a row per K and measure, with a cell for each position in the group."""
     sizes = sorted({row.group_size for row in result.places})
     places = range(1, max((row.place for row in result.places), default=0) + 1)
     rows = []
@@ -415,10 +415,10 @@ def places_table(result: Result) -> Cells:
             cells = ["" if value is None else format(times * value, form) for value in found]
             rows.append([str(size), heading, *cells])
     return Cells(
-        ["K", "", *(f"place {place}" for place in places)],
+        ["K", "", *(f"position {place}" for place in places)],
         [True, False, *(True for _ in places)],
         rows,
-        title="By place in the group, given the reference before it",
+        title="By position in the group, given the reference before it",
         sections=len(PLACE_MEASURES),
     )
 
@@ -456,10 +456,13 @@ def class_tables(details: Mapping[str, Any]) -> list[Cells]:
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> Cells:
-    """Return the places of a `calibration.json`: how far off confidence is, before and after."""
-    truth = "K=1 of the model" if calibration["truth"] == "own-k1" else "a reference"
-    headings = ["layout", "K", "place", "right %", "sure %", "off by %"]
-    after = ["temp.", "shift", "then off by %", "tokens"]
+    """Return the calibration error of every position, before and after calibration.
+
+    "ECE" is the expected calibration error.
+    """
+    truth = "the model's own K=1" if calibration["truth"] == "own-k1" else "the reference"
+    headings = ["layout", "K", "position", "accuracy %", "confidence %", "ECE %"]
+    after = ["temp.", "shift", "ECE % after", "tokens"]
     rows: list[Sequence[str]] = [
         [
             row["layout"],
@@ -473,4 +476,6 @@ def calibration_table(calibration: Mapping[str, Any]) -> Cells:
         ]
         for row in calibration["places"]
     ]
-    return Cells([*headings, *after], [False, *[True] * 9], rows, title=f"Judged by {truth}")
+    return Cells(
+        [*headings, *after], [False, *[True] * 9], rows, title=f"Confidence, where {truth} is right"
+    )

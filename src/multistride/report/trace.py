@@ -41,7 +41,7 @@ def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
 
 def trace_table(entries: Sequence[Mapping[str, Any]]) -> Cells:
     """Return one row a step: what it proposed, kept and wrote, and why."""
-    headings = ["step", "K", "kept", "sure %", "wrote", "why so many were proposed"]
+    headings = ["step", "K", "kept", "confidence %", "wrote", "why so many were proposed"]
     headings.append("why no more were kept")
     texts = group_texts([entry["pieces"] for entry in entries])
     rows = [

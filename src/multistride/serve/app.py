@@ -210,7 +210,8 @@ class Door:
             if complete:  # what comes now is the end of the connection, in its own time
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), ends - time.monotonic())
+                async with asyncio.timeout(ends - time.monotonic()):  # no task, as `wait_for` has
+                    message = await receive()
             except TimeoutError as error:
                 raise _Refused(self._too_slow()) from error
             read += len(message.get("body", b""))

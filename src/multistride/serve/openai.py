@@ -39,6 +39,9 @@ HEADERS = (
 )
 """Of event streams: nobody in between may hold events back."""
 
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream that did not fail."""
+
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The whole answer, or with `stream` one event per committed group.",
@@ -282,8 +285,8 @@ def _last(asked: Asked, base: dict[str, Any]) -> bytes:
     """Return the events behind the last text: the usage, if it was asked for, and the end."""
     options = asked.body.stream_options
     if options is None or not options.include_usage:
-        return b"data: [DONE]\n\n"
-    return _event({**base, "choices": [], "usage": asked.usage.object()}) + b"data: [DONE]\n\n"
+        return DONE
+    return _event({**base, "choices": [], "usage": asked.usage.object()}) + DONE
 
 
 async def _merged(asked: Asked, tickets: list[Ticket]) -> AsyncIterator[tuple[int, list[Part]]]:
@@ -336,17 +339,19 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events as they come, the headers with the first of them."""
         watch = asyncio.create_task(self._watch(receive))
-        begun = False
+        begun = done = False
         try:
             async with aclosing(self._events) as every:
                 async for events in every:
                     if not begun:
                         await send(self._head())
                         begun = True
-                    await send({"type": "http.response.body", "body": events, "more_body": True})
+                    done = events.endswith(DONE)  # the last chunk ends the body: one packet fewer
+                    await send(_body(events, more=not done))
             if not begun:  # cancelled before the first event
                 await send(self._head())
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if not done:
+                await send(_body(b"", more=False))
         finally:
             watch.cancel()
             self._gone()
@@ -358,6 +363,10 @@ class EventStream(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         self._gone()
+
+
+def _body(content: bytes, more: bool) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": content, "more_body": more}
 
 
 def _event(data: dict[str, Any]) -> bytes:

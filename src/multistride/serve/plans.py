@@ -20,6 +20,10 @@ from multistride.serve.orders import Choices
 UNMEASURED = 4
 """The group size of `auto` where nothing is known of the model, if it was trained for it."""
 
+BETTER = 1.1
+"""`auto` changes to a group size that is expected to be so many times as fast: texts of one size
+share batches, so a change that gains less costs more."""
+
 PRICED = ("mode", "threshold", "drafts", "temperature")
 """Choices that decide what a step costs and what it is worth."""
 
@@ -52,6 +56,7 @@ class Plans:
         """Returns the options of some choices, and their plan: one object for the same choices.
         Raises `UsageError` for choices that the model or mode does not take."""
         self.offers = lru_cache(maxsize=1024)(self._offers)
+        self._chosen: dict[Mode, int] = {}
         self._priced = lru_cache(maxsize=4096)(self._price)
 
     def measure(self, mode: Mode) -> None:
@@ -73,14 +78,20 @@ class Plans:
         (`overhead` milliseconds a text): under load that is much of it, and the same for every
         size, so larger groups are worth it.
         """
-        offered = self.offers(load, *(chosen.get(name) for name in PRICED))
+        offered, mode = self.offers(load, *(chosen.get(name) for name in PRICED)), chosen["mode"]
         if not offered:
             sizes = self.model.config.group_sizes
             return UNMEASURED if UNMEASURED in sizes else max(sizes)
         beside = load * overhead
-        return best(
-            [each._replace(milliseconds=each.milliseconds + beside) for each in offered]
-        ).group_size
+        priced = {
+            each.group_size: each._replace(milliseconds=each.milliseconds + beside)
+            for each in offered
+        }
+        fastest, before = best([*priced.values()]), self._chosen.get(mode)
+        if before is not None and before in priced and BETTER * priced[before].rate > fastest.rate:
+            return before
+        self._chosen[mode] = fastest.group_size
+        return fastest.group_size
 
     def _plan(self, choices: Choices) -> tuple[DecodeOptions, Plan]:
         options = DecodeOptions.made(**dict(choices))

@@ -25,10 +25,9 @@ import torch
 
 from multistride.decode.batch import Rows, begin_batch, begin_joinable, gathering, joinable
 from multistride.decode.corpus import source_batch
-from multistride.decode.hypothesis import Group, Hypothesis
+from multistride.decode.hypothesis import Group, Hypothesis, Running
 from multistride.decode.loop import JoinableBatch
 from multistride.decode.plan import Plan
-from multistride.decode.state import DecodeState
 from multistride.decode.step import StepModel
 from multistride.serve.orders import Cancel, Capacity, Mail, Order, Report, Work, Written
 from multistride.serve.plans import Plans
@@ -66,7 +65,7 @@ class _Running:
     """A batch that is being decoded: its jobs, in the order of its rows."""
 
     jobs: list[_Job]
-    state: DecodeState
+    state: Running
     passes: Iterator[list[Hypothesis]]
     batch: JoinableBatch | None = None
     """Where others may join."""
@@ -201,6 +200,7 @@ class Rounds:
         """Begin a batch, one that no other joins if `alone`; of one that fails every request is
         tried alone.
         """
+        jobs = sorted(jobs, key=lambda job: len(job.work.tokens))  # like lengths: little padding
         try:
             self._running.append(self._begun(jobs, alone))
         except Exception as error:
@@ -218,7 +218,8 @@ class Rounds:
             alone = alone or all(batch.plan is not plan for batch in self._running)
             alone = alone or not joinable(self._engine, plan)
         if alone:
-            return _Running(jobs, *begin_batch(self._engine, *sources, plan, rows))
+            state, passes = begin_batch(self._engine, *sources, plan, rows)
+            return _Running(jobs, state, passes)
         begun = begin_joinable(self._engine, *sources, plan, rows)
         return _Running(jobs, begun.state, begun.passes(plan.rules.prefix), begun)
 

@@ -345,3 +345,14 @@ def test_weights_that_overflow(saved, choices, beam):
     save_file({name: 1e30 * each for name, each in tensors.items()}, saved / "model.safetensors")
     with pytest.raises(DataError, match=r"not (finite )?numbers[^\n]*\Z"):
         multistride.load(saved, **choices).translate(["a b c"], beam=beam)
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "only zeros"), (float("nan"), "not a finite")])
+def test_token_vectors_that_cannot_be(saved, value, said):
+    # Guards: empty translations and exit code 0 from a download that was cut off.
+    tensors = load_file(saved / "model.safetensors")
+    tensors["target_embedding.weight"].fill_(value)
+    save_file(tensors, saved / "model.safetensors")
+    message = refusal(saved)
+    assert "target_embedding.weight holds " in message
+    assert said in message

@@ -24,18 +24,18 @@ def result(translation):
 def test_a_column_for_each_place_and_none_beyond_the_group(result):
     # Guards: numbers of one place under another, and of one group size in the row of another.
     cells = places_table(result)
-    assert list(cells.headings) == ["K", "", "place 1", "place 2"]
+    assert list(cells.headings) == ["K", "", "position 1", "position 2"]
     assert cells.rows == [
-        ["1", "right %", "50.0", ""],
-        ["1", "sure %", "62.5", ""],
+        ["1", "accuracy %", "50.0", ""],
+        ["1", "confidence %", "62.5", ""],
         ["1", "cross-entropy", "1.50", ""],
         ["1", "entropy", "1.00", ""],
-        ["1", "off by %", "12.5", ""],
-        ["2", "right %", "40.0", "25.0"],
-        ["2", "sure %", "62.5", "62.5"],
+        ["1", "calibration error %", "12.5", ""],
+        ["2", "accuracy %", "40.0", "25.0"],
+        ["2", "confidence %", "62.5", "62.5"],
         ["2", "cross-entropy", "1.50", "1.50"],
         ["2", "entropy", "1.00", "1.00"],
-        ["2", "off by %", "12.5", "12.5"],
+        ["2", "calibration error %", "12.5", "12.5"],
     ]
 
 

@@ -93,9 +93,9 @@ def explained(offered: Sequence[Offer]) -> str:
     """Return one line that says which group size was chosen, and why."""
     chosen = best(offered)
     rates = ", ".join(
-        f"K={each.group_size} {each.tokens:.2f}/{each.milliseconds:.1f}" for each in offered
+        f"K={each.group_size} {each.tokens:.2f} in {each.milliseconds:.1f} ms" for each in offered
     )
-    return f"group size auto: K={chosen.group_size}, the most tokens a millisecond of {rates}"
+    return f"group size auto: K={chosen.group_size}; tokens per step of each text: {rates}"
 
 
 def costly_layout(options: DecodeOptions, config: TransformerConfig) -> Layout:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -49,6 +49,10 @@ SPARE = 6
 """Maximum number of buffers kept for later batches."""
 
 
+SPARE_BYTES = 16 * 2**20
+"""Maximum size of the buffers kept for later batches, unless there is only one."""
+
+
 GraphMaker = Callable[[], bytes | Path]
 """Builds a graph, as the bytes of an ONNX file, or names the file that holds it."""
 
@@ -61,11 +65,27 @@ def shared(array: Array) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
+@cache
+def share_arena() -> None:
+    """Let all graphs of the process take what they need while they run from one memory arena.
+
+    With an arena of its own, each keeps what its largest batch took. This arena grows by what is
+    asked for, where ONNX Runtime's own doubles.
+    """
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(memory, as_requested)
+
+
 class Network:
     """One graph in ONNX Runtime: named input arrays to all outputs."""
 
     def __init__(self, graph: bytes | Path, threads: int) -> None:
+        share_arena()
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
@@ -223,6 +243,11 @@ class Buffers:
             self.arrays["place"] = np.zeros((rows, 1, room, 1), np.float32)
         self._steps: dict[tuple[int, int], Step] = {}
 
+    @property
+    def size(self) -> int:
+        """The size of keys and values, in bytes."""
+        return sum(array.nbytes for array in self.arrays.values())
+
     def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:
         """Return the step of `new` slots in each of the first rows, bound to a source."""
         if (rows, new) not in self._steps:
@@ -347,6 +372,16 @@ class Picked:
         return self.tokens.copy(), self.log_probabilities.copy()
 
 
+B = TypeVar("B", bound=Buffers)
+
+
+def drop_oldest(spare: list[B], most: int) -> None:
+    """Drop the first of the spare buffers beyond `most` of them, and beyond `SPARE_BYTES`."""
+    del spare[:-most]
+    while len(spare) > 1 and sum(each.size for each in spare) > SPARE_BYTES:
+        del spare[0]
+
+
 class Pool:
     """Buffers that no batch uses at present."""
 
@@ -364,7 +399,7 @@ class Pool:
         return Buffers(self.sizes, rows, room)
 
     def give(self, buffers: Buffers) -> None:
-        """Take buffers back; the oldest are dropped beyond `SPARE`."""
+        """Take buffers back; the oldest are dropped beyond `SPARE` and `SPARE_BYTES`."""
         with self._lock:
             self._spare.append(buffers)
-            del self._spare[:-SPARE]
+            drop_oldest(self._spare, SPARE)

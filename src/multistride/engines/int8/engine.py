@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from multistride.decode.hypothesis import Running
 from multistride.decode.loop import Gathering, Loop
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
@@ -28,7 +29,7 @@ from multistride.decode.writer import Writer
 from multistride.engines.int8.buffers import EncodedSource, GraphMaker, Step
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import block_bits
-from multistride.engines.int8.gathered import GatheredBatch, GatheredPool
+from multistride.engines.int8.gathered import GatheredBatch, GatheredPool, alike
 from multistride.engines.int8.loops import Checked, Read, Rows, shortcut, writer
 from multistride.engines.int8.memory import Int8Memory
 from multistride.engines.int8.support import check_int8, check_supported
@@ -113,10 +114,14 @@ class Int8StepModel(EvenEngine):
         size, chained = plan.group_size, self._chains and plan.group_size > 1
 
         def begin(
-            source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], state: DecodeState
+            source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], state: Running
         ) -> GatheredBatch:
             first = np.full((len(source), size), self.config.start_token, np.int64)
-            encoded = self.encoded(source.numpy(), lengths.numpy())
+            tokens, counts = source.numpy(), lengths.numpy()
+            encoded = [
+                self.encoded(np.ascontiguousarray(tokens[rows, :width]), counts[rows])
+                for rows, width in alike(counts.tolist())
+            ]
             return GatheredBatch(self._networks, self._gathered, encoded, state, first, chained)
 
         return begin

@@ -18,10 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from torch import Tensor
 
-from multistride.decode.hypothesis import AS_ASKED, Hypothesis
-from multistride.decode.state import DecodeState
+from multistride.decode.hypothesis import AS_ASKED, Hypothesis, Running
 from multistride.engines.int8.buffers import (
     ROOM,
     Array,
@@ -29,6 +27,7 @@ from multistride.engines.int8.buffers import (
     EncodedSource,
     Networks,
     Sizes,
+    drop_oldest,
     gaps_filled,
 )
 
@@ -37,6 +36,9 @@ FEWEST = 8
 
 WIDTH = 4
 """Sources are padded to a multiple of this many tokens."""
+
+PADDING = 12
+"""Padding tokens that cost the encoder about as much as another call."""
 
 SPARE = 4
 """Maximum number of arrays kept for later batches."""
@@ -82,6 +84,11 @@ class GatheredBuffers(Buffers):
         self._steps = {}
         self._sources: dict[int, EncodedSource] = {}
 
+    @property
+    def size(self) -> int:
+        """The size of keys and values of slots and sources, in bytes."""
+        return self.slots.nbytes + self.cross.nbytes
+
     def source(self, rows: int) -> EncodedSource:
         """Return the encoded sources of the first rows."""
         if rows not in self._sources:
@@ -90,13 +97,15 @@ class GatheredBuffers(Buffers):
             self._sources[rows] = EncodedSource({"real": self.real[:rows], **arrays})
         return self._sources[rows]
 
-    def encode_into(self, first: int, encoded: dict[str, Array]) -> None:
+    def encode_into(self, first: int, encoded: list[dict[str, Array]]) -> None:
         """Put encoded sources, as `EncodedSource` holds them, into rows from `first` on."""
-        real = encoded["real"]
-        rows, width = slice(first, first + len(real)), min(real.shape[1], self.extent.width)
-        self.real[rows, :width], self.real[rows, width:] = real[:, :width], 0
-        for whole, part in zip(self.cross, self.sizes.parts, strict=True):
-            whole[rows, :, :width] = encoded[f"cross_{part}"][:, :, :width]
+        for piece in encoded:
+            real = piece["real"]
+            rows, width = slice(first, first + len(real)), min(real.shape[1], self.extent.width)
+            self.real[rows, :width], self.real[rows, width:] = real[:, :width], 0
+            for whole, part in zip(self.cross, self.sizes.parts, strict=True):
+                whole[rows, :, :width] = piece[f"cross_{part}"][:, :, :width]
+            first += len(real)
 
     def copy(self, first: int, other: GatheredBuffers, used: Extent) -> None:
         """Put the used part of other arrays into rows from `first` on."""
@@ -129,10 +138,24 @@ class GatheredPool:
         return GatheredBuffers(self.sizes, needed.rounded())
 
     def give(self, buffers: GatheredBuffers) -> None:
-        """Take arrays back; the oldest are dropped beyond `SPARE`."""
+        """Take arrays back; the oldest are dropped beyond `SPARE` and `SPARE_BYTES`."""
         with self._lock:
             self._spare.append(buffers)
-            del self._spare[:-SPARE]
+            drop_oldest(self._spare, SPARE)
+
+
+def alike(lengths: list[int]) -> Iterator[tuple[slice, int]]:
+    """Yield rows whose sources are to be encoded together, and the longest of each: rows next to
+    each other of like length, so that little of what is computed is padding.
+    """
+    first, longest, tokens = 0, 0, 0
+    for row, length in enumerate(lengths):
+        widest = max(longest, length)
+        if (row + 1 - first) * widest - tokens - length > PADDING:
+            yield slice(first, row), longest
+            first, widest, tokens = row, length, 0
+        longest, tokens = widest, tokens + length
+    yield slice(first, len(lengths)), longest
 
 
 class GatheredBatch:
@@ -147,12 +170,13 @@ class GatheredBatch:
         self,
         networks: Networks,
         pool: GatheredPool,
-        encoded: dict[str, Array],
-        state: DecodeState,
+        encoded: list[dict[str, Array]],
+        state: Running,
         first: Int[np.ndarray, "B K"],
         chained: bool,
     ) -> None:
-        """Take encoded sources, and the group before the first one of every row: start symbols.
+        """Take encoded sources, in pieces of some rows each, and the group before the first one of
+        every row: start symbols.
 
         `chained` says whether a token of a group is picked by the one before (`chain.py`).
         """
@@ -160,8 +184,8 @@ class GatheredBatch:
         self._networks, self._pool, self._chained = networks, pool, chained
         self._tokens, self._group_size = first, first.shape[1]
         self._lengths = np.zeros(len(first), np.int64)
-        self._widths = encoded["real"].sum(1)
-        self._encoded: dict[str, Array] | None = encoded
+        self._widths = np.concatenate([piece["real"].sum(1) for piece in encoded])
+        self._encoded = encoded
         self._buffers: GatheredBuffers | None = None
 
     def passes(self, prefix: tuple[int, ...] = ()) -> Iterator[list[Hypothesis]]:
@@ -188,13 +212,12 @@ class GatheredBatch:
         longest = int(lengths.max()) + self._group_size
         buffers = self._fitting(Extent(len(lengths), longest, int(widths.max())))
         if other._buffers is None:
-            assert other._encoded is not None
             buffers.encode_into(rows, other._encoded)
         else:
             buffers.copy(rows, other._buffers, used)
         self._lengths, self._widths = lengths, widths
         self._tokens = np.concatenate([self._tokens, other._tokens])
-        self.state.join(other.state)
+        self.state.join_even(other.state)
         other._release()
 
     @property
@@ -223,16 +246,15 @@ class GatheredBatch:
 
     def _leave(self) -> None:
         """Take the rows that are over out of the batch."""
-        stay: Int[Tensor, "R"] | None = self.state.leave()
+        stay = self.state.leave_even()
         if stay is None or self.state.done:
             return
-        kept = stay.numpy()
-        if self._buffers is not None:
-            moved = gaps_filled(kept)
-            assert moved is not None  # the last rows take the places of those that left
-            self._buffers.move(*moved, self._used)
-        elif self._encoded is not None:
-            self._encoded = {name: array[kept] for name, array in self._encoded.items()}
+        kept = np.array(stay)
+        moved = gaps_filled(kept)
+        assert moved is not None  # the last rows take the places of those that left
+        rows, longest, width = self._used
+        buffers = self._buffers or self._fitting(Extent(rows, longest + self._group_size, width))
+        buffers.move(*moved, self._used)
         self._tokens, self._lengths = self._tokens[kept], self._lengths[kept]
         self._widths = self._widths[kept]
 
@@ -245,9 +267,9 @@ class GatheredBatch:
         if buffers is not None:
             self._buffers.copy(0, buffers, self._used)
             self._pool.give(buffers)
-        elif self._encoded is not None:
+        else:
             self._buffers.encode_into(0, self._encoded)
-            self._encoded = None
+            self._encoded = []
         return self._buffers
 
     def _release(self) -> None:
