@@ -241,12 +241,9 @@ class Buffers:
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
         if sizes.placed:
             self.arrays["place"] = np.zeros((rows, 1, room, 1), np.float32)
+        self.size = sum(array.nbytes for array in self.arrays.values())
+        """In bytes."""
         self._steps: dict[tuple[int, int], Step] = {}
-
-    @property
-    def size(self) -> int:
-        """The size of keys and values, in bytes."""
-        return sum(array.nbytes for array in self.arrays.values())
 
     def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:
         """Return the step of `new` slots in each of the first rows, bound to a source."""
