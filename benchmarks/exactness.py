@@ -181,8 +181,8 @@ def main() -> None:
                 counts.append(rows)
                 same = {way: f"{row['identical']}/{row['sentences']}" for way, row in rows.items()}
                 print(name, same, flush=True)
-        rows = [total([part[json.dumps(way)] for part in counts], way) for way in ways]
-        files.append({"source": str(path), "source_sha256": hashes[str(path)], "rows": rows})
+        totals = [total([part[json.dumps(way)] for part in counts], way) for way in ways]
+        files.append({"source": str(path), "source_sha256": hashes[str(path)], "rows": totals})
     write_json(
         chosen.output,
         {"name": "exact mode against greedy K=1", "settings": settings, "files": files},

@@ -15,6 +15,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from multistride.decode.ending import EndingRule
 from multistride.decode.loop import GroupWriter, decode
 from multistride.decode.state import DecodeState
 from multistride.engines.interface import Engine
+from multistride.engines.names import EngineName
 from multistride.engines.open import open_engine
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -53,7 +56,7 @@ SHAPES = {
 }
 
 
-def ours(engine: Engine, source: torch.Tensor, group_size: int) -> None:
+def ours(engine: Engine[Any], source: torch.Tensor, group_size: int) -> None:
     """Write LENGTH tokens a sentence; no token is EOS."""
     rows = len(source)
     state = DecodeState([LENGTH] * rows, start_token=1, rule=EndingRule.at(-1))
@@ -71,7 +74,9 @@ def theirs(engine: CTranslate2Engine, source: torch.Tensor) -> None:
     assert all(len(each.hypotheses[0]) == LENGTH for each in found)
 
 
-def measure(shape: str, batch_size: int, names: list[str], seconds: float) -> dict[str, float]:
+def measure(
+    shape: str, batch_size: int, names: list[EngineName], seconds: float
+) -> dict[str, float]:
     """Milliseconds of processor time a sentence."""
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(**SHAPES[shape], group_sizes=GROUP_SIZES)).eval()
@@ -82,10 +87,10 @@ def measure(shape: str, batch_size: int, names: list[str], seconds: float) -> di
     for name in names:
         engine = open_engine(model, name)
         for size in GROUP_SIZES:
-            ways[f"{name} K={size}"] = lambda engine=engine, size=size: ours(engine, source, size)
+            ways[f"{name} K={size}"] = partial(ours, engine, source, size)
     times: dict[str, list[float]] = {way: [] for way in ways}
-    for way in ways.values():
-        way()
+    for run in ways.values():
+        run()
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(times["ctranslate2 int8"]) < 3:
         for way, run in ways.items():

@@ -104,7 +104,10 @@ def _fill_ends(model: Transformer, larger: Transformer) -> None:
     table = larger.target_embedding.weight
     table[:count] = _doubled(model.target_embedding.weight) / 2**0.5
     table[count:] = torch.cat([-ROW * signs, ROW * signs])
-    larger.position.table.copy_(_doubled(model.position.table))
+    sinusoids, wider = model.position.table, larger.position.table
+    assert isinstance(sinusoids, torch.Tensor)
+    assert isinstance(wider, torch.Tensor)
+    wider.copy_(_doubled(sinusoids))
     larger.reach.beyond_one.weight.copy_(_doubled(model.reach.beyond_one.weight))
     for norm, new in (
         (model.encoder_norm, larger.encoder_norm),

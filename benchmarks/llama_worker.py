@@ -24,7 +24,7 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         model.reset()  # nothing of the last prompt is reused
-        tokens = []
+        tokens: list[int] = []
         for token in model.generate(asked["tokens"], temp=0.0, repeat_penalty=1.0):
             if token == model.token_eos() or len(tokens) == asked["max_tokens"]:
                 break

@@ -82,19 +82,23 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows = []
     with tempfile.TemporaryDirectory() as place:
-        for name, kind in LLAMAS.items():
-            rows.append(small_causal(name, *kind, LLAMA_SIZES, Path(place) / name))
-        for name, kind in GEMMAS.items():
-            rows.append(small_causal(name, *kind, GEMMA_SIZES, Path(place) / name))
-        for name, kind in PARALLELS.items():
-            rows.append(small_causal(name, *kind, PARALLEL_SIZES, Path(place) / name))
-        for name, kind in LEARNED.items():
-            rows.append(small_causal(name, *kind, LEARNED_SIZES, Path(place) / name))
-        gpt2 = (transformers.GPT2LMHeadModel, transformers.GPT2Config, {"n_positions": 128})
-        rows.append(small_causal("gpt2", *gpt2, GPT2_SIZES, Path(place) / "gpt2"))
-        for name, translator in TRANSLATORS.items():
+        causal = (
+            (LLAMAS, LLAMA_SIZES),
+            (GEMMAS, GEMMA_SIZES),
+            (PARALLELS, PARALLEL_SIZES),
+            (LEARNED, LEARNED_SIZES),
+        )
+        for kinds, sizes in causal:
+            for name, (model, config, changes) in kinds.items():
+                rows.append(small_causal(name, model, config, changes, sizes, Path(place) / name))
+        model, config = transformers.GPT2LMHeadModel, transformers.GPT2Config
+        changes = {"n_positions": 128}
+        rows.append(small_causal("gpt2", model, config, changes, GPT2_SIZES, Path(place) / "gpt2"))
+        for name, (model, config, changes, template) in TRANSLATORS.items():
             sizes = {**TRANSLATOR_SIZES, "max_position_embeddings": 128}
-            rows.append(small_translator(name, *translator, sizes, Path(place) / name))
+            rows.append(
+                small_translator(name, model, config, changes, template, sizes, Path(place) / name)
+            )
         for name, (model, config, changes) in T5S.items():
             t5 = (model, config, changes, "$A </s>", T5_SIZES)
             rows.append(small_translator(name, *t5, Path(place) / name, T5_SPECIAL))

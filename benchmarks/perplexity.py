@@ -11,7 +11,7 @@ import argparse
 import logging
 import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -30,7 +30,7 @@ from multistride.version import __version__
 logger = logging.getLogger("multistride.benchmarks")
 
 
-def read(engine: StepModel, tokens: torch.Tensor) -> tuple[float, torch.Tensor]:
+def read(engine: StepModel[Any], tokens: torch.Tensor) -> tuple[float, torch.Tensor]:
     """The mean loss per token of windows [B, W], and the most probable token everywhere."""
     losses, best = [], []
     for window in tokens:

@@ -15,7 +15,9 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -58,6 +60,12 @@ def fbgemm_packed(weight: Tensor, bias: Tensor | None, engine: str) -> object:
     return torch.ops.quantized.linear_prepack(made, bias)
 
 
+def dynamic_product(packed: object, x: Tensor) -> Tensor:
+    """Torch's quantised product, whose activations have one scale."""
+    product: Tensor = torch.ops.quantized.linear_dynamic(x, packed)
+    return product
+
+
 def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
     """All of them for one weight."""
     integers, scale = quantised(weight)
@@ -75,9 +83,7 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
     }
     for engine in ("fbgemm", "x86", "onednn"):
         packed = fbgemm_packed(weight, bias, engine)
-        found[f"{engine} dynamic, per tensor"] = lambda x, packed=packed: (
-            torch.ops.quantized.linear_dynamic(x, packed)
-        )
+        found[f"{engine} dynamic, per tensor"] = partial(dynamic_product, packed)
     bare = fbgemm_packed(weight, None, "fbgemm")
     full = fbgemm_packed(weight, bias, "fbgemm")
     static = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
@@ -103,9 +109,10 @@ def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
 
     def onednn_fixed(x: Tensor) -> Tensor:
         whole = torch.add(torch.tensor(128.5), x, alpha=1 / STEP).clamp_(0, 255.5).to(torch.uint8)
-        return torch.ops.onednn.qlinear_pointwise(
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
             whole, STEP, 128, prepacked, scale, w_zeros, bias, 1.0, 0, torch.float32, "none", [], ""
         )
+        return product
 
     found["onednn qlinear, fixed scale"] = onednn_fixed
     transposed = integers.t().contiguous()
@@ -171,7 +178,9 @@ def onnx_runtime(
     return found
 
 
-def n_bits(weight: Tensor, bits: int, session: Callable, constant: Callable) -> Product:
+def n_bits(
+    weight: Tensor, bits: int, session: Callable[..., Product], constant: Callable[..., Any]
+) -> Product:
     """Weights in blocks of 32 with a scale each, computed in int8 (accuracy level 4), without
     bias.
     """
@@ -233,8 +242,12 @@ def main() -> None:
 
 
 def working(
-    products: dict[str, Product], rows: Tensor, exact: Callable, weight: Tensor, bias: Tensor
-) -> dict:
+    products: dict[str, Product],
+    rows: Tensor,
+    exact: Callable[..., Tensor],
+    weight: Tensor,
+    bias: Tensor,
+) -> dict[str, Product]:
     """Those that run here and compute what they should (four bits and a fixed scale are only near
     it).
     """

@@ -20,10 +20,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-import multistride
 from multistride.baselines.ctranslate2 import CTranslate2Engine
 from multistride.decode.options import DecodeOptions
 from multistride.serve.server import bound
+from multistride.translator import Translator
 
 LARGEST_BATCH = 64
 
@@ -31,7 +31,7 @@ LARGEST_BATCH = 64
 class Batches:
     """A thread that translates what waits, in batches."""
 
-    def __init__(self, model: multistride.Translator, threads: int) -> None:
+    def __init__(self, model: Translator, threads: int) -> None:
         self._model, self._limit = model, DecodeOptions()
         self._engine = CTranslate2Engine(model.engine.model, threads=threads)
         self._waiting: list[tuple[list[int], asyncio.Future[list[int]]]] = []
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, help="default: the model that ships")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    batches = Batches(multistride.load(options.model, engine="eager"), options.threads)
+    batches = Batches(Translator.load(options.model, engine="eager"), options.threads)
     with bound("127.0.0.1", 0) as listening:
         host, port = listening.getsockname()
         print(f"serving ctranslate2 on http://{host}:{port}", file=sys.stderr, flush=True)

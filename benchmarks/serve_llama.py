@@ -50,11 +50,11 @@ def llama(python: Path, model: Path) -> Iterator[str]:
     """Start llama-cpp-python's server; give its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [python, "-m", "llama_cpp.server", "--model", model, "--port", str(port)]
+    command = [str(python), "-m", "llama_cpp.server", "--model", str(model), "--port", str(port)]
     command += ["--n_threads", "1", "--n_threads_batch", "1", "--n_ctx", "2048"]
     command += ["--interrupt_requests", "false"]  # else a new request cuts off the one before
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet) as process:
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as process:
         try:
             while process.poll() is None:
                 try:

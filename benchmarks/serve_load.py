@@ -29,8 +29,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import multistride
 from multistride.cpu import cpu_name
+from multistride.translator import Translator
 from multistride.version import __version__
 
 CLIENTS = (1, 8, 32, 64)
@@ -218,7 +218,7 @@ def streams(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
         [*_model(options), "--threads", str(options.threads), "--engine", options.engine]
     ) as (url, _):
         answers, health = asyncio.run(_crowd(url, jobs))
-    model = multistride.load(options.model, engine=options.engine)
+    model = Translator.load(options.model, engine=options.engine)
     different = lost = 0
     for (text, way), answer in zip(jobs, answers, strict=True):
         [alone] = model.translate([text], **way)

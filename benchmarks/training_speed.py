@@ -22,6 +22,7 @@ import multistride.train.loss as loss_file
 from multistride.config import read_config
 from multistride.cpu import cpu_name
 from multistride.files import write_json
+from multistride.train.chunked import takes_chunks
 from multistride.train.config import RunConfig
 from multistride.train.loop import Trainer
 from multistride.train.monitor import Monitor
@@ -29,14 +30,15 @@ from multistride.train.monitor import Monitor
 WAYS = {
     "one part, loss in one piece": (10**9, lambda model: False),
     "parts of like length, loss in one piece": (model_file.PART_OVERHEAD, lambda model: False),
-    "parts of like length, loss in chunks": (model_file.PART_OVERHEAD, loss_file.takes_chunks),
+    "parts of like length, loss in chunks": (model_file.PART_OVERHEAD, takes_chunks),
 }
 """What a part costs, in slots, and which models have their loss in chunks."""
 
 
 def seconds_of(trainer: Trainer, way: str, updates: int) -> float:
     """Take `updates` updates from the same place in the data; returns their seconds."""
-    model_file.PART_OVERHEAD, loss_file.takes_chunks = WAYS[way]
+    model_file.PART_OVERHEAD, takes = WAYS[way]
+    setattr(loss_file, "takes_chunks", takes)  # noqa: B010  (a name that the module imports)
     trainer.progress.update = trainer.progress.batch = 0
     before = trainer.progress.seconds
     for _ in range(updates):

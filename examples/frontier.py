@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-import multistride
 from multistride.cpu import cpu_name
 from multistride.data.corpus import read_lines
 from multistride.decode.choosing.strategy import Measured
@@ -34,6 +33,7 @@ from multistride.report.plots import plot
 from multistride.report.reading import read_result
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator
+from multistride.version import __version__
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -99,7 +99,7 @@ def main() -> None:
 def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     """The result: settings and points."""
     torch.set_num_threads(chosen.threads)
-    translator = multistride.load(chosen.model, engine="eager")
+    translator = Translator.load(chosen.model, engine="eager")
     config = translator.config
     sources, references = (
         [line.decode() for line in read_lines(path)] for path in (chosen.source, chosen.reference)
@@ -127,7 +127,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
         "cpu": cpu_name(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "multistride": multistride.__version__,
+        "multistride": __version__,
     }
     if chosen.only and chosen.output.exists():
         before = json.loads(chosen.output.read_text())["points"]

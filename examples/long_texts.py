@@ -19,7 +19,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from memory import Endless, peak_bytes
@@ -90,7 +90,9 @@ def work_of(engine: Steps, length: int, way: Way) -> Callable[[], None]:
     return work
 
 
-def rows(engines: dict[str, Steps], ways: list[Way], length: int, rounds: int) -> Iterator[dict]:
+def rows(
+    engines: dict[str, Steps], ways: list[Way], length: int, rounds: int
+) -> Iterator[dict[str, Any]]:
     """One row for each way at this length."""
     works = [work_of(engines[way.kind], length, way) for way in ways]
     peaks = [peak_bytes(work) for work in works]
@@ -115,7 +117,7 @@ def rows(engines: dict[str, Steps], ways: list[Way], length: int, rounds: int) -
         }
 
 
-def shown(row: dict) -> str:
+def shown(row: dict[str, Any]) -> str:
     """A row of the table."""
     read = f"{row['kind']}, windows of {row['window']}" if row["window"] else row["kind"]
     times = (
@@ -166,7 +168,7 @@ def main() -> None:
         "torch": torch.__version__,
         "multistride": multistride.__version__,
     }
-    found: list[dict] = []
+    found: list[dict[str, Any]] = []
     for length in lengths:
         for row in rows(engines, ways, length, asked.rounds):
             found.append(row)

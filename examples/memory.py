@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-import multistride
 from multistride.decode.batch import begin_batch
 from multistride.decode.beam import search
 from multistride.decode.corpus import source_batch
@@ -22,6 +21,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import Slots
 from multistride.model.cache import DecoderCache
+from multistride.translator import Translator
 
 TEXT = (
     "I have never seen such a beautiful garden as the one behind the old house of my grandmother."
@@ -92,7 +92,7 @@ def weight_bytes(engine: Endless) -> int:
 
 
 def measure(
-    model: multistride.Translator, batch: int, length: int, ways: dict[str, dict[str, Any]]
+    model: Translator, batch: int, length: int, ways: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, int, float, float]]:
     """For each way: peak bytes, and their ratio to K=1 of the same batch and length without and
     with the weights.
@@ -123,6 +123,6 @@ if __name__ == "__main__":
         "--: | --: |"
     )
     for name, found, alone, together in measure(
-        multistride.load(asked.model, engine="eager"), asked.batch_size, asked.length, WAYS
+        Translator.load(asked.model, engine="eager"), asked.batch_size, asked.length, WAYS
     ):
         print(f"| {name} | {found / 1e6:.1f} | {alone:.2f} | {together:.2f} |", flush=True)

@@ -16,6 +16,7 @@ import random
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 TEST, VALIDATION = 12, 4
 CHOICES = 400
@@ -39,7 +40,7 @@ def main() -> None:
         write_choices(trivia, directory)
 
 
-def records_of(article: Mapping[str, object]) -> Iterable[dict[str, object]]:
+def records_of(article: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """The questions of one article."""
     for paragraph in article["paragraphs"]:
         for asked in paragraph["qas"]:

@@ -64,9 +64,11 @@ def write(model: Generator, prompts: list[list[int]], path: Path) -> None:
     """Write greedy answers to prompts of one length, with the state that each token came from."""
     network, config = model.engine.model, model.config
     memory, known = network.start(None, None), torch.tensor(prompts)
-    tokens, states, over = [], [], torch.zeros(len(prompts), dtype=torch.bool)
+    tokens: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
+    over = torch.zeros(len(prompts), dtype=torch.bool)
     barred = torch.zeros(config.vocabulary_size)
-    barred[list(config.never_written)] = -torch.inf
+    barred[list(config.never_written or ())] = -torch.inf
     new = known.shape[1]
     while len(tokens) < LONGEST and not bool(over.all()):
         wanted = torch.cat([known, known[:, :1]], 1)  # what stands last is not read but predicted
@@ -151,7 +153,8 @@ class Learner(nn.Module):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             wide = silu(self.widen(torch.cat([normed, read * self.into], -1)))
             narrow = self.narrow(wide)
-        return state * self.keep + narrow.float()
+        drafted: torch.Tensor = state * self.keep + narrow.float()
+        return drafted
 
     def learn(self, texts: Written, rows: Tensor) -> list[float]:
         """Add the gradients of some texts; return the cross-entropy of each draft in a row."""

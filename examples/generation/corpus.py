@@ -21,6 +21,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 SEED = 7
 
@@ -50,7 +51,7 @@ def commongen(path: Path) -> Iterator[tuple[str, str]]:
             yield concepts, sentence
 
 
-def records(path: Path) -> Iterator[dict]:
+def records(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file."""
     with lzma.open(path.with_name(path.name + ".jsonl.xz"), "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)

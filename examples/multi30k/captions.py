@@ -30,7 +30,7 @@ def _key(sentence: str) -> str:
 
 def main(commongen: Path, multi30k: Path, output: Path) -> None:
     """Write one sentence a line, each once."""
-    known = set()
+    known: set[str] = set()
     words: Counter[str] = Counter()
     for path in sorted(multi30k.glob("*.en.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:

@@ -40,7 +40,8 @@ def windows(document: list[tuple[str, str]], draws: random.Random) -> Iterator[t
     """The document once, in windows."""
     place = 0
     while place < len(document):
-        wanted, window = draws.randint(1, LONGEST), []
+        wanted = draws.randint(1, LONGEST)
+        window: list[tuple[str, str]] = []
         while place < len(document) and len(window) < wanted:
             window.append(document[place])
             place += 1

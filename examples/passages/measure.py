@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import lzma
 import time
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from sacrebleu.metrics import BLEU
@@ -48,17 +50,17 @@ class Joined(WindowTranslator):
 
     def __init__(self, translator: Translator, sentences: int, separator: str) -> None:
         super().__init__(translator, sentences, separator)
-        self.written: list[str] = []
+        self.kept: list[str] = []
 
-    def cut(self, text: str, window: list[str]) -> list[str] | None:
+    def cut(self, text: str, window: Sequence[str]) -> list[str] | None:
         """The same, and the text is kept."""
-        self.written.append(text)
+        self.kept.append(text)
         return super().cut(text, window)
 
 
 def measured(
     chosen: list[Document], ways: list[tuple[int, str, int]], translator: Translator
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One row for each way: window, separator, K."""
     passages = [Joined(translator, window, separator) for window, separator, _ in ways]
     lines: list[list[str]] = [[] for _ in ways]
@@ -68,14 +70,14 @@ def measured(
         for place in range(len(ways)):
             index = (place + turn) % len(ways)
             own, began = passages[index], time.perf_counter()
-            own.written.clear()
+            own.kept.clear()
             options = DecodeOptions(group_size=ways[index][2])
             results = own.translate_lines(
                 (source.encode() for source, _ in document), own.planned(options)
             )
             lines[index] += [result.text for result in results]
             seconds[index] += time.perf_counter() - began
-            whole[index].append(" ".join(own.written))
+            whole[index].append(" ".join(own.kept))
     references = [target for document in chosen for _, target in document]
     joined = [" ".join(target for _, target in document) for document in chosen]
     return [

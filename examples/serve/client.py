@@ -9,6 +9,7 @@ Fields that OpenAI's API does not have go into `extra_body`.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import openai
 
@@ -30,7 +31,8 @@ def main(url: str = "http://127.0.0.1:8000") -> None:
     try:
         client.completions.create(model=model, prompt=text, extra_body={"group_size": 99})
     except openai.BadRequestError as error:
-        print(f"refused: {error.body['message']}")
+        body: Any = error.body
+        print(f"refused: {body['message']}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ ROOM = 8
 """Buffers have room for a multiple of this many slots. Unused room slows every attention."""
 
 
+CAUSAL_ROOM = 32
+"""The same for causal models, whose texts are long: a move copies all slots of all layers."""
+
+
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Fusions that ONNX Runtime must not apply: here the fused operator is slower than its parts."""
 
@@ -157,6 +161,8 @@ class Sizes(NamedTuple):
     """True if hidden states are in 8 bits when they leave the decoder."""
     placed: bool = False
     """True if attention depends on how far apart slots are: their positions are kept as well."""
+    room: int = ROOM
+    """Buffers have room for a multiple of this many slots."""
 
     @property
     def parts(self) -> list[str]:
@@ -235,12 +241,9 @@ class Buffers:
         self.arrays = {name: np.zeros(shape, np.float32) for name in sizes.parts}
         if sizes.placed:
             self.arrays["place"] = np.zeros((rows, 1, room, 1), np.float32)
+        self.size = sum(array.nbytes for array in self.arrays.values())
+        """In bytes."""
         self._steps: dict[tuple[int, int], Step] = {}
-
-    @property
-    def size(self) -> int:
-        """The size of keys and values, in bytes."""
-        return sum(array.nbytes for array in self.arrays.values())
 
     def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:
         """Return the step of `new` slots in each of the first rows, bound to a source."""
@@ -384,7 +387,8 @@ class Pool:
 
     def take(self, rows: int, slots: int) -> Buffers:
         """Return buffers for `rows` sentences, with room for at least `slots` slots."""
-        room = ROOM * max(1, -(-slots // ROOM))
+        unit = self.sizes.room
+        room = unit * max(1, -(-slots // unit))
         with self._lock:
             for place, each in enumerate(self._spare):
                 if (each.rows, each.room) == (rows, room):

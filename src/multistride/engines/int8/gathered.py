@@ -81,13 +81,9 @@ class GatheredBuffers(Buffers):
         self.cross = np.zeros((*shape, extent.width, sizes.width), np.float32)
         self.real = np.zeros((extent.rows, extent.width), np.int32)
         self.arrays = dict(zip(sizes.parts, self.slots, strict=True))
+        self.size = self.slots.nbytes + self.cross.nbytes
         self._steps = {}
         self._sources: dict[int, EncodedSource] = {}
-
-    @property
-    def size(self) -> int:
-        """The size of keys and values of slots and sources, in bytes."""
-        return self.slots.nbytes + self.cross.nbytes
 
     def source(self, rows: int) -> EncodedSource:
         """Return the encoded sources of the first rows."""
