@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multistride.decode.batch import Rows, begin_batch, begin_joinable, decode_batch
+from multistride.decode.batch import Rows, begin_batch, begin_joinable, decode_batch, new_state
 from multistride.decode.choosing.economy import Economy
 from multistride.decode.corpus import decode_corpus, source_batch
 from multistride.decode.ending import EndingRule
@@ -23,7 +23,8 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import plan
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
-from multistride.engines.int8.loops import QuickDrafter, decode_single
+from multistride.engines.int8 import loops as int8_loops
+from multistride.engines.int8.loops import Drafting, QuickDrafter, decode_single
 from multistride.engines.quick import PickedGroups
 from multistride.groups import PADDING_GROUP, Drafts, Slots, draft_slots
 from multistride.model.config import TransformerConfig
@@ -475,13 +476,75 @@ def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_si
             DecodeState(limits, engine.config.start_token, EndingRule.at(engine.config.end_token))
             for _ in range(2)
         )
-        for wrote in decode_single(engine, source, lengths, single, group_size):
+        for wrote in decode_single(engine, source, lengths, single, Drafting(group_size)):
             assert wrote == single.hypotheses
         for _ in decode(engine, source, lengths, ordinary, QuickDrafter(engine, 1, group_size)):
             pass
         assert single.hypotheses == ordinary.hypotheses
         passes.add(single.hypotheses[0].steps)
     assert len(passes) > 2, "the sentences are too alike to prove anything"
+
+
+@pytest.mark.parametrize("way", ["K=1", "masks", "text"])
+@pytest.mark.parametrize("start_symbol", [True, False])
+def test_the_loop_for_one_prompt_is_the_ordinary_one(monkeypatch, way, start_symbol):
+    # Guards: a prompt read at other positions, a part of it twice or not at all; drafts copied from
+    # another place, or left in the cache; stop rules that a loop without tensors forgets.
+    monkeypatch.setattr(int8_loops, "PROMPT_SLOTS", 4)
+    torch.manual_seed(11)
+    sizes = {"hidden_size": 32, "feedforward_size": 48, "heads": 4, "decoder_layers": 2}
+    config = TransformerConfig(
+        vocabulary_size=12,
+        encoder_layers=0,
+        start_symbol=start_symbol,
+        group_sizes=(1, 4),
+        **sizes,
+    )
+    engine = int8.quantise(Transformer(config).eval(), threads=1)
+    choices = {} if way == "K=1" else {"group_size": 4, "mode": "exact", "drafts": way}
+    chosen = plan(DecodeOptions.made(**choices), config)
+    kept = set()
+    for length in (0, 1, 4, 5, 11):
+        prompt = [4 + (3 * place) % 7 for place in range(length)]
+        if not prompt and not start_symbol:
+            continue
+        ordinary, single = (new_state(chosen, [24], [prompt]) for _ in range(2))
+        for _ in decode(engine, None, None, ordinary, int8_loops.writer(engine, chosen, ordinary)):
+            pass
+        with monkeypatch.context() as patched:
+            patched.setattr(int8_loops, "decode", None)  # the ordinary loop
+            for _ in int8_loops.shortcut(engine, chosen, 1)(None, None, single):
+                pass
+        assert single.hypotheses == ordinary.hypotheses
+        kept |= {len(group.tokens) for group in single.hypotheses[0].groups}
+    assert way == "K=1" or len(kept) > 1, "no draft stands, which proves nothing"
+
+
+@pytest.mark.parametrize("start_symbol", [True, False])
+def test_the_loop_for_prompts_is_the_ordinary_one(monkeypatch, start_symbol):
+    # Guards: rows that are written behind the slots of others, or keep their keys when some leave.
+    torch.manual_seed(11)
+    sizes = {"hidden_size": 32, "feedforward_size": 48, "heads": 4, "decoder_layers": 2}
+    config = TransformerConfig(
+        vocabulary_size=12,
+        encoder_layers=0,
+        start_symbol=start_symbol,
+        group_sizes=(1, 4),
+        **sizes,
+    )
+    engine = int8.quantise(Transformer(config).eval(), threads=1)
+    chosen = plan(DecodeOptions(), config)
+    for lengths in ([1, 7, 3, 12], [5, 5, 5], [1, 1]):
+        prompts = [[4 + (3 * place) % 7 for place in range(length)] for length in lengths]
+        limits = [5 + 9 * row for row in range(len(prompts))]
+        ordinary, quick = (new_state(chosen, limits, prompts) for _ in range(2))
+        for _ in decode(engine, None, None, ordinary, int8_loops.writer(engine, chosen, ordinary)):
+            pass
+        with monkeypatch.context() as patched:
+            patched.setattr(int8_loops, "decode", None)  # the ordinary loop
+            for _ in int8_loops.shortcut(engine, chosen, len(prompts))(None, None, quick):
+                pass
+        assert quick.hypotheses == ordinary.hypotheses
 
 
 def test_logits_do_not_depend_on_the_batch(model, engine, sources):

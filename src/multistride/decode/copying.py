@@ -52,15 +52,17 @@ class SoFar:
             self.tokens.append(token)
 
     def following(self, most: int, shortest: int = SHORTEST) -> list[int]:
-        """Return `most` tokens that followed the longest final phrase where it last stood; [] if
-        none.
-        """
+        """Return `most` tokens that followed the longest final phrase where it last stood."""
+        return self.match(most, shortest)[1]
+
+    def match(self, most: int, shortest: int = SHORTEST) -> tuple[int, list[int]]:
+        """Return the length of that phrase and what followed it; 0 and [] if there is none."""
         for length in range(min(LONGEST, len(self.tokens)), shortest - 1, -1):
             place = self._behind.get(tuple(self.tokens[-length:]))
             if place is not None:
                 period = len(self.tokens) - place  # a copy that reaches its own end goes round
-                return [self.tokens[place + offset % period] for offset in range(most)]
-        return []
+                return length, [self.tokens[place + offset % period] for offset in range(most)]
+        return 0, []
 
 
 class Copied(NamedTuple):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from multistride.decode.choosing.economy import PASSES, Economy
+from multistride.decode.choosing.economy import LARGE_BATCHES, PASSES, Economy
 
 
 def run(economy, passes, cost, rows=1):
@@ -70,3 +70,18 @@ def test_a_pass_that_something_disturbed_decides_nothing(slow):
         tokens, milliseconds = {True: (2.5, 2.0), False: (1, 1.0)}[drafts]
         economy.seen(1, drafts, float(tokens), milliseconds + disturbed)
     assert economy.drafts(1)
+
+
+def test_trials_cost_large_batches_little(caplog):
+    # Guards: exact mode slower than K=1 in batches, because drafts are tried again and again.
+    caplog.set_level(logging.INFO)
+    economy, cost, time = Economy().batches, {True: (1.0, 3.0), False: (1.0, 1.0)}, 0.0
+    for _ in range(200):
+        drafts = economy.drafts(32)
+        economy.seen(32, drafts, *cost[drafts])
+        time += cost[drafts][1]
+    assert time < 1.05 * 200
+    begun, measured = caplog.messages
+    assert "batches of 32 are written without drafts" in begun
+    assert "3.00 times as long" in measured
+    assert LARGE_BATCHES.first > 20  # most corpora end before the first trial

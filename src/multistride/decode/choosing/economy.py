@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from multistride.decode.choosing.lengths import DraftLengths
+
 logger = logging.getLogger(__name__)
 
 LARGE = 8
@@ -39,6 +41,9 @@ class Pace(NamedTuple):
 
 
 PASSES, BATCHES = Pace(12, 2, 96, 6144), Pace(2, 0, 8, 512)
+
+LARGE_BATCHES = Pace(1, 0, 32, 512)
+"""Drafts lose much in large batches: a trial is short and late, so that it costs little."""
 
 
 class _Way:
@@ -94,7 +99,9 @@ class Economy:
         self._pace = pace
         self._sizes: dict[int, _Size] = {}
         self._lock = threading.Lock()
-        self._said: set[int] = set()
+        self._said: set[tuple[str, int]] = set()
+        self.lengths = DraftLengths()
+        """Numbers of drafts copied into a single text."""
 
     @cached_property
     def batches(self) -> Economy:
@@ -115,7 +122,7 @@ class Economy:
         with self._lock:
             size = self._size(rows)
             size.since += 1
-            if drafted != size.drafting or size.since <= self._pace.uncounted:
+            if drafted != size.drafting or size.since <= self._pace_of(rows).uncounted:
                 return
             size.ways[drafted].add(tokens, milliseconds)
             size.left -= 1
@@ -133,22 +140,32 @@ class Economy:
 
     def _decide(self, rows: int, size: _Size) -> None:
         """Judge a way that was tried, or try the other one again."""
-        other = size.ways[not size.drafting]
+        other, pace = size.ways[not size.drafting], self._pace_of(rows)
         if not size.trying or not other:  # it is time to try the other way
             size.ways[not size.drafting] = _Way()
-            self._turn(size, not size.drafting, self._pace.tried, trying=True)
+            self._turn(size, not size.drafting, pace.tried, trying=True)
             return
         pays = size.ways[True].cost < size.ways[False].cost
         lost = pays != size.drafting
-        size.wait = min(2 * size.wait, self._pace.longest) if lost else self._pace.first
-        if not pays and _bucket(rows) not in self._said:
-            self._said.add(_bucket(rows))
+        size.wait = min(2 * size.wait, pace.longest) if lost else pace.first
+        if not pays:
             slower = size.ways[True].cost / size.ways[False].cost
-            logger.info(
+            self._say(
+                "measured",
+                rows,
                 f"exact mode: no drafts for now in batches of {_bucket(rows)}, where a token takes "
-                f"{slower:.2f} times as long with them"
+                f"{slower:.2f} times as long with them",
             )
         self._turn(size, pays, size.wait, trying=False)
+
+    def _say(self, kind: str, rows: int, line: str) -> None:
+        """Log a line once for batches of about this size."""
+        if (kind, _bucket(rows)) not in self._said:
+            self._said.add((kind, _bucket(rows)))
+            logger.info(line)
+
+    def _pace_of(self, rows: int) -> Pace:
+        return LARGE_BATCHES if self._pace == BATCHES and rows >= LARGE else self._pace
 
     def _turn(self, size: _Size, drafting: bool, left: int, *, trying: bool) -> None:
         if drafting != size.drafting:
@@ -169,8 +186,16 @@ class Economy:
             unknown = loses == pays
             tried = unknown and bucket < LARGE
             drafting = pays if not unknown else tried
-            left = self._pace.tried if tried else self._pace.first
-            self._sizes[bucket] = _Size(drafting, tried, left, self._pace.first)
+            pace = self._pace_of(rows)
+            left = pace.tried if tried else pace.first
+            self._sizes[bucket] = _Size(drafting, tried, left, pace.first)
+            if not drafting and self._pace == BATCHES:
+                self._say(
+                    "begun",
+                    rows,
+                    f"exact mode: batches of {bucket} are written without drafts, which seldom pay "
+                    "there: the texts are the same",
+                )
         return self._sizes[bucket]
 
 

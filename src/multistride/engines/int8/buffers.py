@@ -33,6 +33,10 @@ ROOM = 8
 """Buffers have room for a multiple of this many slots. Unused room slows every attention."""
 
 
+CAUSAL_ROOM = 32
+"""The same for causal models, whose texts are long: a move copies all slots of all layers."""
+
+
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Fusions that ONNX Runtime must not apply: here the fused operator is slower than its parts."""
 
@@ -157,6 +161,8 @@ class Sizes(NamedTuple):
     """True if hidden states are in 8 bits when they leave the decoder."""
     placed: bool = False
     """True if attention depends on how far apart slots are: their positions are kept as well."""
+    room: int = ROOM
+    """Buffers have room for a multiple of this many slots."""
 
     @property
     def parts(self) -> list[str]:
@@ -381,7 +387,8 @@ class Pool:
 
     def take(self, rows: int, slots: int) -> Buffers:
         """Return buffers for `rows` sentences, with room for at least `slots` slots."""
-        room = ROOM * max(1, -(-slots // ROOM))
+        unit = self.sizes.room
+        room = unit * max(1, -(-slots // unit))
         with self._lock:
             for place, each in enumerate(self._spare):
                 if (each.rows, each.room) == (rows, room):

@@ -30,7 +30,7 @@ from multistride.engines.int8.buffers import EncodedSource, GraphMaker, Step
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.gathered import GatheredBatch, GatheredPool, alike
-from multistride.engines.int8.loops import Checked, Read, shortcut, writer
+from multistride.engines.int8.loops import Checked, Read, Rows, shortcut, writer
 from multistride.engines.int8.memory import Int8Memory
 from multistride.engines.int8.support import check_int8, check_supported
 from multistride.engines.names import WeightForm
@@ -179,16 +179,12 @@ class Int8StepModel(EvenEngine):
         """Return the greedy tokens behind each token of one sentence, and drafts by masks behind
         them.
         """
-        count = len(clean)
-        new = count + masks
-        length = memory.grow_even(new)
-        step = memory.room(1, length, new).step(1, new, self._networks, memory.source)
-        step.token[0] = [*clean, *[self.config.mask_token] * masks]
-        step.position[0] = np.arange(position, position + new)
-        step.reach[0] = [1] * count + list(range(2, masks + 2))
-        step(length, None, clean=count)
+        step, count = self._read_single(clean, position, masks, memory), len(clean)
+        if not masks:
+            found = step.pick(self._networks["greedy"], False)()
+            return Read(found[0][0].tolist(), found[1][0].tolist(), list)
         if count == 1:  # one product for all slots
-            tokens, log_probabilities = self._picked(step, new)
+            tokens, log_probabilities = self._picked(step, 1 + masks)
             return Read(
                 tokens[0, :1].tolist(),
                 log_probabilities[0, :1].tolist(),
@@ -200,6 +196,40 @@ class Int8StepModel(EvenEngine):
 
         tokens, log_probabilities = self._picked_of(step.hidden[:, :count], chained=False)
         return Read(tokens[0].tolist(), log_probabilities[0].tolist(), draft)
+
+    def read_single(self, clean: list[int], position: int, memory: Int8Memory) -> None:
+        """Let tokens of one prompt join the memory; the first slot predicts `position`."""
+        self._read_single(clean, position, 0, memory)
+
+    def _read_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Step:
+        count = len(clean)
+        new = count + masks
+        length = memory.grow_even(new)
+        step = memory.room(1, length, new).step(1, new, self._networks, memory.source)
+        step.token[0] = [*clean, *[self.config.mask_token] * masks]
+        step.position[0] = np.arange(position, position + new)
+        step.reach[0] = [1] * count + list(range(2, masks + 2))
+        step(length, None, clean=count)
+        return step
+
+    def step_uneven(
+        self, tokens: Int[np.ndarray, "R"], row: Rows, memory: Int8Memory
+    ) -> tuple[Int[np.ndarray, "R 1"], Float[np.ndarray, "R 1"]]:
+        """Return what K=1 writes behind the last `tokens` of rows, and its log-probabilities.
+
+        The prompts were read by `read`; all further steps of the memory are of this kind.
+        """
+        rows, longest = len(tokens), int(row.slots.max())
+        memory.hold(longest)
+        step = memory.room(rows, longest, 1).step(rows, 1, self._networks, memory.source)
+        step.token[:, 0], step.position[:, 0] = tokens, row.positions
+        step.reach.fill(1)
+        if int(row.slots.min()) == longest:
+            step(longest, None)
+        else:
+            step.uneven(row.slots)
+        memory.hold(longest + 1)
+        return step.pick(self._networks["greedy"], False)()
 
     def forget(self, count: int, memory: Int8Memory) -> None:
         """Forget the last slots of a memory that only `step_single` wrote into."""

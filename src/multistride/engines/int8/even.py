@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from multistride.engines.int8.buffers import (
+    CAUSAL_ROOM,
+    ROOM,
     Array,
     Buffers,
     EncodedSource,
@@ -51,6 +53,10 @@ class EvenMemory:
         """Add slots to rows that stay alike (negative: forget some); return the number before."""
         self._even += new
         return self._even - new
+
+    def hold(self, length: int) -> None:
+        """Count the slots of the longest row; rows may have fewer."""
+        self._even = length
 
     def room(self, rows: int, length: int, new: int) -> Buffers:
         """Return the buffers, with room for `new` slots after `length` existing ones."""
@@ -94,7 +100,8 @@ class EvenEngine:
         self._config, self._networks = config, Networks(graphs, threads)
         sizes = config.decoder_layers, config.key_value_count, config.head_width
         rounded = not by_row(config, form)
-        self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded, config.by_distance))
+        room = ROOM if config.encoder_layers else CAUSAL_ROOM
+        self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded, config.by_distance, room))
         self._chains = config.markov_rank > 0
         self.name: str = form
         self.precision = precision(config, form)

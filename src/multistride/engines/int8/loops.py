@@ -13,25 +13,28 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
 from multistride.decode.choosing.economy import Economy
-from multistride.decode.copying import Copied, PhraseDrafter
+from multistride.decode.copying import Copied, PhraseDrafter, SoFar
 from multistride.decode.even import EvenSteps, KeptRows, decode_even
 from multistride.decode.exact import Drafter
-from multistride.decode.hypothesis import Hypothesis
+from multistride.decode.hypothesis import AS_ASKED, Hypothesis
 from multistride.decode.loop import Loop, decode
+from multistride.decode.phrases import PhraseTable
 from multistride.decode.pick import Picked
 from multistride.decode.plan import Plan
-from multistride.decode.state import DecodeState
+from multistride.decode.state import PROMPT_SLOTS, DecodeState
 from multistride.decode.step import Memory
 from multistride.decode.thrift import thrifty
 from multistride.decode.writer import Proposed, Writer
 from multistride.engines.quick import PickedGroups, PickingEngine
 from multistride.groups import Slots
+from multistride.model.config import TransformerConfig
 
 
 class Checked(NamedTuple):
@@ -60,6 +63,21 @@ class EvenMemory(Memory, KeptRows, Protocol):
     """A memory that may be stepped evenly."""
 
 
+class Rows:
+    """Rows of different lengths: how many slots each has, and the position it predicts next."""
+
+    def __init__(self, slots: list[int], positions: list[int]) -> None:
+        self.slots, self.positions = np.array(slots), np.array(positions)
+
+    def grow(self) -> None:
+        """Count a slot that was added to each row."""
+        self.slots, self.positions = self.slots + 1, self.positions + 1
+
+    def keep(self, stay: Int[np.ndarray, "R"]) -> None:
+        """Keep the given rows."""
+        self.slots, self.positions = self.slots[stay], self.positions[stay]
+
+
 M = TypeVar("M", bound=EvenMemory)
 
 
@@ -83,8 +101,19 @@ class QuickEngine(PickingEngine[M], EvenSteps[M], Protocol[M]):
         are of this kind.
         """
 
+    def read_single(self, clean: list[int], position: int, memory: M) -> None:
+        """Read tokens of a prompt in clean slots, the first of which predicts `position`."""
+
     def forget(self, count: int, memory: M) -> None:
         """Forget the last `count` slots of such a memory."""
+
+    def read(self, slots: Slots, memory: M) -> None:
+        """Let slots join the memory; no logits are computed."""
+
+    def step_uneven(
+        self, tokens: Int[np.ndarray, "R"], row: Rows, memory: M
+    ) -> tuple[Int[np.ndarray, "R 1"], Float[np.ndarray, "R 1"]]:
+        """Return what K=1 writes behind the last `tokens` of rows, and its log-probabilities."""
 
 
 def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
@@ -94,15 +123,14 @@ def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
     config, size = engine.config, plan.group_size
     if not plan.greedy:
         return None
-    if plan.free and config.encoder_layers:
-        if plan.whole_groups:
-            return lambda source, lengths, state: decode_even(
-                engine, engine.start(source, lengths), state, size
-            )
-        if plan.mode == "exact" and plan.drafts == "masks" and rows == 1 and _picks(engine, plan):
-            return lambda source, lengths, state: decode_single(
-                engine, source, lengths, state, size, plan.economy
-            )
+    if plan.free and config.encoder_layers and plan.whole_groups:
+        return lambda source, lengths, state: decode_even(
+            engine, engine.start(source, lengths), state, size
+        )
+    if rows == 1 and (single := _single(engine, plan)) is not None:
+        return single
+    if plan.whole_groups and size == 1 and not (config.encoder_layers or plan.rules.prefix):
+        return lambda source, lengths, state: decode_prompts(engine, state)
     if not _picks(engine, plan):
         return None
 
@@ -192,35 +220,152 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
         return kept
 
 
+class Drafting(NamedTuple):
+    """How a single text is drafted: up to `group_size` tokens a pass, the first without a draft.
+
+    Drafts come from masks, or from the text so far and a `table` of phrases if `copied`.
+    """
+
+    group_size: int
+    copied: bool = False
+    table: PhraseTable | None = None
+    economy: Economy | None = None
+    reason: str = ""
+    """Recorded with every group: why it has its size."""
+
+
+def _single(engine: QuickEngine[M], plan: Plan) -> Loop | None:
+    """Return the loop for a single text; None where only loops with tensors will do."""
+    if plan.rules.prefix or not _picks(engine, plan):
+        return None
+    if plan.mode != "exact":
+        drafting = Drafting(1, reason=AS_ASKED)
+        if not (plan.whole_groups and plan.group_size == 1):
+            return None
+    elif plan.drafts == "head":
+        return None
+    else:
+        copied = plan.drafts == "text"
+        drafting = Drafting(plan.group_size, copied, plan.knowledge.phrases, plan.economy)
+    return lambda source, lengths, state: decode_single(engine, source, lengths, state, drafting)
+
+
 def decode_single(
     engine: QuickEngine[M],
     source: Int[Tensor, "1 S"] | None,
     lengths: Int[Tensor, "1"] | None,
     state: DecodeState,
-    group_size: int,
-    economy: Economy | None = None,
+    drafting: Drafting,
 ) -> Iterator[list[Hypothesis]]:
-    """Write what K=1 writes, up to `group_size` tokens a pass, until the sentence is over; yield it
-    after each.
+    """Write what K=1 writes until the text is over; yield it after each pass.
+
+    Passes that read a part of the prompt yield nothing.
     """
-    memory = engine.start(source, lengths)
-    last, drafts, written = engine.config.start_token, list[int](), 0
+    memory, [known] = engine.start(source, lengths), state.known()
+    for tokens, position in _prompt(known, engine.config):
+        engine.read_single(tokens, position, memory)
+        yield []
+    last, position = known[-1] if known else engine.config.start_token, len(known)
+    drafter = _Copies(known, drafting) if drafting.copied else _Masks(drafting)
     while not state.done:
         began = time.perf_counter()
-        drafting = economy is None or economy.drafts(1)
-        masks = group_size - 1 if drafting else 0
-        drafts = drafts if drafting else []
-        read = engine.step_single([last, *drafts], written, masks, memory)
+        drafts, masks = drafter.propose()
+        read = engine.step_single([last, *drafts], position, masks, memory)
         kept = 1 + _agreed(read.tokens, drafts)
         engine.forget(len(drafts) + 1 - kept + masks, memory)
-        drafts = read.draft() if kept == len(read.tokens) and masks else []
-        last, written = read.tokens[kept - 1], written + kept
-        milliseconds = 1000 * (time.perf_counter() - began)
-        if economy is not None:
-            economy.seen(1, drafting, float(kept), milliseconds)
+        last, position = read.tokens[kept - 1], position + kept
+        drafter.accept(read, kept, began)
         yield state.commit_even(
-            [read.tokens[:kept]], [read.log_probabilities[:kept]], milliseconds, "", group_size
+            [read.tokens[:kept]],
+            [read.log_probabilities[:kept]],
+            1000 * (time.perf_counter() - began),
+            drafting.reason,
+            drafting.group_size,
         )
+
+
+def decode_prompts(engine: QuickEngine[M], state: DecodeState) -> Iterator[list[Hypothesis]]:
+    """Write what K=1 writes behind the prompts of a causal model; yield the texts of each pass."""
+    memory, known, config = engine.start(None, None), state.known(), engine.config
+    for slots in state.prompt_slots():
+        engine.read(slots, memory)
+        yield []
+    rows = Rows(
+        [max(len(prompt) - (not config.start_symbol), 0) for prompt in known],
+        [len(prompt) for prompt in known],
+    )
+    tokens = np.array([prompt[-1] if prompt else config.start_token for prompt in known])
+    while not state.done:
+        began = time.perf_counter()
+        picked, log_probabilities = engine.step_uneven(tokens, rows, memory)
+        rows.grow()
+        tokens = picked[:, 0]
+        milliseconds = 1000 * (time.perf_counter() - began)
+        yield state.commit_even(picked.tolist(), log_probabilities.tolist(), milliseconds, AS_ASKED)
+        if (places := state.leave_even()) is not None and not state.done:
+            stay = np.array(places)
+            memory.keep(stay)
+            rows.keep(stay)
+            tokens = tokens[stay]
+
+
+def _prompt(known: list[int], config: TransformerConfig) -> Iterator[tuple[list[int], int]]:
+    """Yield the tokens that are read before the first step, and the position of each part.
+
+    The first step reads the last token of the prompt.
+    """
+    tokens = [*[config.start_token] * config.start_symbol, *known][:-1]
+    for first in range(0, len(tokens), PROMPT_SLOTS):
+        yield tokens[first : first + PROMPT_SLOTS], first + 1 - config.start_symbol
+
+
+class _Masks:
+    """Drafts of a single text by masks behind the last draft; none after a wrong one."""
+
+    def __init__(self, drafting: Drafting) -> None:
+        self._most, self._economy = drafting.group_size - 1, drafting.economy
+        self._drafts, self._drafting = list[int](), True
+
+    def propose(self) -> tuple[list[int], int]:
+        """Return the drafts to check and the number of masks behind them."""
+        self._drafting = self._economy is None or self._economy.drafts(1)
+        if not self._drafting:
+            self._drafts = []
+        return self._drafts, self._most if self._drafting else 0
+
+    def accept(self, read: Read, kept: int, began: float) -> None:
+        """Draft anew, if all drafts of a pass stand, and count what the pass cost."""
+        fresh = kept == len(read.tokens) and self._drafting and self._most
+        self._drafts = read.draft() if fresh else []
+        if self._economy is not None:
+            milliseconds = 1000 * (time.perf_counter() - began)
+            self._economy.seen(1, self._drafting, float(kept), milliseconds)
+
+
+class _Copies:
+    """Drafts of a single text from the text so far, else from the table of phrases."""
+
+    def __init__(self, known: list[int], drafting: Drafting) -> None:
+        self._text, self._most, self._table = SoFar(known), drafting.group_size - 1, drafting.table
+        self._lengths = None if drafting.economy is None else drafting.economy.lengths
+        self._source, self._count = 0, 0
+
+    def propose(self) -> tuple[list[int], int]:
+        """Return the drafts to check, and 0: there are no masks."""
+        self._source, drafts = self._text.match(self._most) if self._most else (0, [])
+        if not drafts and self._most and self._table is not None:
+            drafts = self._table.following(self._text.tokens, self._most)
+        if self._lengths is not None:
+            drafts = drafts[: self._lengths.count(self._source, len(drafts))]
+        self._count = len(drafts)
+        return drafts, 0
+
+    def accept(self, read: Read, kept: int, began: float) -> None:
+        """Add what stands to the text, and count what the pass brought and cost."""
+        self._text.extend(read.tokens[:kept])
+        if self._lengths is not None:
+            milliseconds = 1000 * (time.perf_counter() - began)
+            self._lengths.seen(self._source, self._count, kept - 1, milliseconds)
 
 
 def _agreed(tokens: list[int], drafts: list[int]) -> int:
