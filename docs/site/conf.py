@@ -14,6 +14,7 @@ project = "multistride"
 author = "the multistride authors"
 release = version = __version__
 language = "en"
+smartquotes = False  # it makes one dash of the two before an option
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_enable_extensions = ["attrs_block", "html_image"]
@@ -34,7 +35,8 @@ html_title = f"multistride {__version__}"
 html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_theme_options = {"top_of_page_buttons": []}
 # `</s>` and `│` make a plain lexer stumble, and some blocks show an error message on purpose.
 highlight_language = "text"

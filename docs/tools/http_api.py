@@ -78,6 +78,11 @@ def _resolved(part: Any, schema: Any) -> Any:
     return schema["components"]["schemas"][part["$ref"].rsplit("/", 1)[1]]
 
 
+def _plural(kind: str) -> str:
+    """Return the plural of a type: "integers", "lists of integers"."""
+    return kind.replace("list", "lists", 1) if kind.startswith("list") else kind + "s"
+
+
 def _type(field: Any) -> str:
     if "$ref" in field:
         return str(field["$ref"].rsplit("/", 1)[1])
@@ -89,7 +94,7 @@ def _type(field: Any) -> str:
     if "const" in field:
         return f"`{json.dumps(field['const'])}`"
     if field.get("type") == "array":
-        return f"list of {_type(field['items'])}s" if field.get("items") else "list"
+        return f"list of {_plural(_type(field['items']))}" if field.get("items") else "list"
     bounds = [
         f"{word} {int(field[key])}"
         for key, word in (("minimum", "from"), ("maximum", "to"))

@@ -4,7 +4,8 @@
 
 The pages are written for a reader of the repository, so their links lead to files of it. Here they
 are staged into a tree of their own: a link to another page leads to the page of the site, a link to
-a source or result file to a copy that can be downloaded, and a link to a directory becomes text.
+a source or result file to a copy that can be downloaded, a link to a directory to its first page,
+if it has pages, and else becomes text.
 `docs/index.md` decides what the menu holds. Sphinx then runs with warnings as errors.
 """
 
@@ -177,6 +178,8 @@ def relinked(text: str, path: str, page: str, known: dict[str, str], place: Path
         name, hash_sign, anchor = target.partition("#")
         resolved = _resolved(name, path)
         source = ROOT / resolved
+        if not name.endswith(".md") and (inside := _first_page(resolved, known)):
+            resolved = inside
         if resolved in known:
             return f"{mark}[{label}]({_relative(known[resolved], page)}{hash_sign}{anchor})"
         if source.is_dir():
@@ -188,6 +191,11 @@ def relinked(text: str, path: str, page: str, known: dict[str, str], place: Path
         parts += [_LINK.sub(changed, text[end : block.start()]), block.group()]
         end = block.end()
     return "".join([*parts, _LINK.sub(changed, text[end:])])
+
+
+def _first_page(directory: str, known: dict[str, str]) -> str | None:
+    """Return the first page in a directory of the repository; None if it has none."""
+    return min((path for path in known if path.startswith(f"{directory}/")), default=None)
 
 
 def _copied(path: str, place: Path) -> str:

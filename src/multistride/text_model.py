@@ -141,7 +141,7 @@ class TextModel(LineModel[Plan]):
         priced = options.policy == "cost-model"
         knowledge = self.measured if auto or priced or options.mode != "fast" else None
         if priced:
-            self._price(options)
+            self.price(options)
         chosen = plan(options, self.config, self.vocabulary, knowledge)
         if is_automatic(self.engine):
             chosen = chosen.thrifty()
@@ -149,12 +149,12 @@ class TextModel(LineModel[Plan]):
             self._plans[asked] = chosen
             return chosen
         check_auto(options, self.measured)
-        self._price(options)
+        self.price(options)
         offered = offers(options, self.config, self.measured)
         logger.info(explained(offered))
         return chosen.of_size(best(offered).group_size)
 
-    def _price(self, options: DecodeOptions) -> None:
+    def price(self, options: DecodeOptions) -> None:
         """Know what steps cost: measured on this machine once, and kept between processes."""
         layout = costly_layout(options, self.config)
         if layout not in self.measured.costs:

@@ -5,7 +5,7 @@ Everything here is pickled and sent to the workers, who import it there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from multistride.cli.chunks import Decode, Decoded, lines_work
 from multistride.cli.options import Cluster, Machine
-from multistride.cluster.spread import Spread
+from multistride.cluster.spread import Spread, Workers
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.device import set_threads
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # translate needs nothing of what measures
 
 
 @contextmanager
-def spread(cluster: Cluster, machine: Machine) -> Iterator[Spread | None]:
+def spread(cluster: Cluster, machine: Machine) -> Iterator[Workers | None]:
     """Yield what shares work among the workers of a cluster; None without an address.
 
     Raises `MissingExtraError` without the extra, `UserError` if no cluster answers.
@@ -80,7 +80,21 @@ def tokens_shared(
 ) -> Iterator[Shared | None]:
     """Yield what lets workers decode token sequences; None without a cluster."""
     with spread(cluster, machine) as shares:
-        yield None if shares is None else partial(shares, TokensWork(Recipe.of(machine, model)))
+        work = TokensWork(Recipe.of(machine, model))
+        yield None if shares is None else TokensShared(shares, shares.workers, work)
+
+
+@dataclass(frozen=True)
+class TokensShared:
+    """The workers that decode token sequences (`evaluate.decoded.Shared`)."""
+
+    spread: Spread
+    workers: int
+    work: TokensWork
+
+    def __call__(self, lots: Iterable[Lot]) -> Iterable[tuple[Lot, list[Hypothesis]]]:
+        """Yield every lot with its hypotheses, in order."""
+        return self.spread(self.work, lots)
 
 
 @dataclass(frozen=True)

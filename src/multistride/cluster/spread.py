@@ -22,6 +22,12 @@ class Spread(Protocol):
         """Yield every item with its result, in the order of the items."""
 
 
+class Workers(Spread, Protocol):
+    """Processes that share the work."""
+
+    workers: int
+
+
 def here(opening: Opening[I, O], items: Iterable[I]) -> Generator[tuple[I, O], None, None]:
     """Do the work in this process, one item after the other."""
     work = opening()

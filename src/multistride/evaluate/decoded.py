@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
 from multistride.decode.hypothesis import Hypothesis
@@ -42,8 +42,18 @@ logger = logging.getLogger(__name__)
 
 
 Lot = tuple[DecodeOptions, Sequence[list[int]]]
-Shared = Callable[[Iterable[Lot]], Iterable[tuple[Lot, list[Hypothesis]]]]
-"""Decodes lots of token sequences, each with its options; lets others do it."""
+
+
+class Shared(Protocol):
+    """Decodes lots of token sequences, each with its options; lets others do it."""
+
+    @property
+    def workers(self) -> int:
+        """Return how many there are."""
+
+    def __call__(self, lots: Iterable[Lot]) -> Iterable[tuple[Lot, list[Hypothesis]]]:
+        """Yield every lot with its hypotheses, in order."""
+
 
 LOT = 4
 """Batches of one lot."""
@@ -67,6 +77,13 @@ class _Decoded:
         self._directory, self._writer, self._files = directory, writer, files
         self.ways = [Way(writer.plan(**way.given()).options) for way in settled(ways)]
         self.inputs: Sequence[list[int]] = []
+
+    def share(self, shared: Shared | None) -> None:
+        """Let others decode; they open the model now, so that no row's time holds that."""
+        self.shared = shared
+        if shared is not None and self.inputs:
+            for _ in shared([(self.ways[0].options, self.inputs[:1])] * shared.workers):
+                pass
 
     def write(self, way: Way, inputs: Sequence[list[int]]) -> list[Hypothesis]:
         """Decode token sequences; the n-th hypothesis belongs to the n-th."""
@@ -169,6 +186,7 @@ class Pairs(_Decoded):
             "latency_sentences": timed,
             "latency_batch_size": 1,
             **machine_conditions(self._writer.engine),
+            **({"ray_workers": self.shared.workers} if self.shared is not None else {}),
         }
 
     def examples(self, runs: Sequence[Run[Hypothesis]]) -> list[Example]:
@@ -283,6 +301,7 @@ class Prompts(_Decoded):
             "latency_texts": timed,
             "latency_batch_size": 1,
             **machine_conditions(self._writer.engine),
+            **({"ray_workers": self.shared.workers} if self.shared is not None else {}),
         }
 
     def examples(self, runs: Sequence[Run[Hypothesis]]) -> list[Example]:

@@ -52,12 +52,12 @@ def evaluate(
         generator = Generator.load(place, device, engine)
         limited = [_limited(way) for way in ways]
         prompts = Prompts(place, generator, limited, request.files, request.chat)
-        prompts.shared = shared
+        prompts.share(shared)
         return measure(prompts, name, request.latency_sentences)
     check_tokenizer(request.tokenize)
     translator = Translator.load(place, device, engine)
     pairs = Pairs(place, translator, ways, request.files, request.kind, request.tokenize)
-    pairs.shared = shared
+    pairs.share(shared)
     return measure(pairs, name, request.latency_sentences)
 
 

@@ -166,6 +166,11 @@ class Door:
                 await problem.response()(scope, receive, answered)
                 return
             await self._app(scope, self._bounded(receive), answered)
+        except asyncio.CancelledError:
+            if not self._served.draining:
+                raise
+            if not status:  # the time to finish is over
+                await Draining().response()(scope, receive, answered)
         finally:
             facts = {
                 "id": name,

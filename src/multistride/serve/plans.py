@@ -6,7 +6,7 @@ Both sides of a link make them: the event loop to check a request, the rounds to
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from multistride.data.vocab import Vocabulary
 from multistride.decode.choosing.auto import Offer, best, costly_layout, offers
@@ -43,8 +43,8 @@ class Planned(Protocol):
     def measured(self) -> Measured:
         """Facts about the model."""
 
-    def plan(self, group_size: Literal["auto"], mode: Mode) -> Plan:
-        """Return how to decode, after steps were measured."""
+    def price(self, options: DecodeOptions) -> None:
+        """Know what steps cost."""
 
 
 class Plans:
@@ -65,7 +65,8 @@ class Plans:
         It is measured once on a machine, and takes some seconds; other modes have a fixed size.
         """
         if self.model.measured.calibration is not None:
-            self.model.plan("auto", mode)
+            largest = max(self.model.config.group_sizes)
+            self.model.price(DecodeOptions.made(group_size=largest, mode=mode))
 
     def cost(self, rows: int, plan: Plan) -> float | None:
         """Return the milliseconds of a step alone; None if steps like it were not measured."""

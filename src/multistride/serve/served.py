@@ -248,7 +248,7 @@ class Served:
             {
                 "code": code,
                 "name": LANGUAGES.get(code, code),
-                "targets": [target for source, target in self._pairs() if source == code],
+                "targets": sorted({target for source, target in self._pairs() if source == code}),
             }
             for code in codes
         ]

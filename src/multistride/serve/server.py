@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -31,6 +32,12 @@ ASGIApplication = Callable[..., Any]
 
 GRACE = 60
 """Seconds that running requests have to finish after SIGTERM."""
+
+REFUSING = 0.5
+"""Seconds in which a server with clients still answers new requests, with 503, after SIGTERM."""
+
+INTERRUPTED = 130
+"""Exit code after a second Ctrl-C."""
 
 HEADERS = 32 << 10
 """Bytes of the first line and headers of a request."""
@@ -139,6 +146,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._started_with()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what runs; whoever asks meanwhile is refused for a moment before ports close."""
+        if self.server_state.connections and not self.force_exit:
+            await asyncio.sleep(REFUSING)  # closing resets connections whose request is unread
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Hear signals while serving, and do not raise them again afterwards: exit code 0.
@@ -158,6 +171,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain; a second SIGINT ends at once."""
+        if self.should_exit and sig == signal.SIGINT:
+            logger.warning("stopped at once: running requests are cut off")
+            os._exit(INTERRUPTED)  # models in processes of their own see that this one is gone
         if not self.should_exit:
             logger.info("shutting down: running requests finish, new ones are refused")
         self._drain()

@@ -149,12 +149,19 @@ async def whole(model: TextModel, ticket: Ticket, stops: Sequence[str], usage: U
 
 async def until_gone(request: Any, work: asyncio.Future[Any]) -> Any:
     """Return the result of `work`; cancel it when the client of `request` goes away."""
+    work.add_done_callback(_seen)
     while not work.done():
         await asyncio.wait({work}, timeout=0.1)
         if not work.done() and await request.is_disconnected():
             work.cancel()
             raise HttpProblem(499, "the client closed the connection", code="cancelled")
     return work.result()
+
+
+def _seen(work: asyncio.Future[Any]) -> None:
+    """Look at the error of what nobody waits for any more: else asyncio reports it as lost."""
+    if not work.cancelled():
+        work.exception()
 
 
 _names = random.Random(os.urandom(32))
