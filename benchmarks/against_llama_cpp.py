@@ -6,7 +6,9 @@ All get the same token ids of chat prompts and decode greedily until EOS or `--m
 clock runs from ids to ids, prompts included. llama.cpp runs in a process of its own that waits
 while others decode; it decodes plainly, and with its own drafting by prompt lookup. Ours is K=1 and
 exact mode with drafts from text, each on the same engine; every text of exact mode is checked to be
-that of K=1. PYTHON is that of an environment with llama-cpp-python, built for this machine.
+that of K=1. In the end of a round all prompts are decoded in one batch, then 32, at K=1; their
+texts are checked to be those that prompts get alone. PYTHON is that of an environment with
+llama-cpp-python, built for this machine.
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ PROMPTS = (
     "Count from one to thirty in words.",
 )
 """Stories, explanations, lists, code, and texts that are copied in part."""
+
+TOGETHER = (8, 32)
+"""Prompts decoded in one batch; they are repeated to as many."""
 
 Contender = Callable[[list[int]], list[int]]
 
@@ -94,8 +99,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("gguf", type=Path)
     parser.add_argument("--llama-python", type=Path, required=True)
-    parser.add_argument("--engine", default="int8")
-    parser.add_argument("--group-size", type=int, default=4)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
@@ -117,10 +122,17 @@ def main() -> None:
         "llama.cpp, prompt lookup of 10": llama(*start, 10, given.max_tokens),
     }
     prompts = model.chatting().encode(PROMPTS)
-    seconds: dict[str, list[list[float]]] = {name: [] for name in contenders}
+    batches = {
+        f"K=1, {count} prompts together": (
+            [prompts[index % len(prompts)] for index in range(count)],
+            model.plan(batch_size=count, **most),
+        )
+        for count in TOGETHER
+    }
+    seconds: dict[str, list[list[float]]] = {name: [] for name in [*contenders, *batches]}
     texts: dict[str, list[list[int]]] = {}
     for turn in range(given.rounds + 1):
-        times: dict[str, list[float]] = {name: [] for name in contenders}
+        times: dict[str, list[float]] = {name: [] for name in seconds}
         for index, prompt in enumerate(prompts):
             names = list(contenders)
             first = (turn + index) % len(names)
@@ -129,6 +141,11 @@ def main() -> None:
                 tokens = contenders[name](prompt)
                 times[name].append(time.perf_counter() - began)
                 texts.setdefault(name, []).append(tokens)
+        for name, (batch, plan) in batches.items():
+            began = time.perf_counter()
+            written = model.decoded(batch, plan)
+            times[name] = [time.perf_counter() - began]
+            texts.setdefault(name, [hypothesis.tokens for hypothesis in written])
         if turn:  # the first round warms up
             for name, each in times.items():
                 seconds[name].append(each)
@@ -136,7 +153,14 @@ def main() -> None:
         logger.info(f"round {turn} of {given.rounds}")
     if texts["K=1"] != texts["exact, drafts from text"]:
         raise UserError("a text of exact mode is not that of K=1: please report this")
-    counts = {name: [len(text) for text in found[: len(prompts)]] for name, found in texts.items()}
+    for name, (batch, _) in batches.items():
+        alone = [texts["K=1"][index % len(prompts)] for index in range(len(batch))]
+        if texts[name] != alone:
+            raise UserError(f"{name}: a text is not the one written alone: please report this")
+    counts = {
+        name: [len(text) for text in (found if name in batches else found[: len(prompts)])]
+        for name, found in texts.items()
+    }
     speeds = {
         name: [sum(counts[name]) / sum(each) for each in rounds] for name, rounds in seconds.items()
     }
@@ -156,7 +180,7 @@ def main() -> None:
             ),
             "tokens_per_second_by_prompt": [
                 round(counts[name][index] / statistics.median(each[index] for each in rounds), 1)
-                for index in range(len(prompts))
+                for index in range(len(prompts) if name in contenders else 0)
             ],
         }
         for name, rounds in seconds.items()

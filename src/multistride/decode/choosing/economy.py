@@ -42,6 +42,9 @@ class Pace(NamedTuple):
 
 PASSES, BATCHES = Pace(12, 2, 96, 6144), Pace(2, 0, 8, 512)
 
+CLEARLY = 1.1
+"""A way whose tokens take this many times as long loses clearly, and is tried again later."""
+
 LARGE_BATCHES = Pace(1, 0, 32, 512)
 """Drafts lose much in large batches: a trial is short and late, so that it costs little."""
 
@@ -147,7 +150,12 @@ class Economy:
             return
         pays = size.ways[True].cost < size.ways[False].cost
         lost = pays != size.drafting
-        size.wait = min(2 * size.wait, pace.longest) if lost else pace.first
+        if not lost:
+            size.wait = pace.first
+        else:
+            costs = sorted(way.cost for way in size.ways.values())
+            longer = 4 if costs[1] > CLEARLY * costs[0] else 2
+            size.wait = min(longer * size.wait, pace.longest)
         if not pays:
             slower = size.ways[True].cost / size.ways[False].cost
             self._say(
