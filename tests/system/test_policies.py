@@ -33,6 +33,13 @@ def test_calibrate_writes_what_it_prints(work, multistride, calibrated, tmp_path
     assert "Judged by a reference" in judged
 
 
+def test_a_model_that_ships_keeps_its_calibration(work, multistride):
+    # Guards: a few lines of a user's in the place of what the package measured, for all its users.
+    files = ("--source", work / "validation.source")
+    done = multistride("calibrate", "--model", "english-german", *files, check=2)
+    assert b"english-german ships with the package" in done.stderr
+
+
 def test_auto_says_what_it_picked_and_why(work, multistride, calibrated):
     # Guards: a choice that is made silently, or one without measurements.
     command = ("translate", "--group-size", "auto", "--batch-size", 1)

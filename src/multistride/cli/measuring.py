@@ -185,7 +185,13 @@ def calibrate(
     from multistride.device import set_threads
     from multistride.evaluate.settle import settle
     from multistride.model.directory import CALIBRATION, TEMPERATURE, load_config
+    from multistride.shipped import is_shipped
 
+    if is_shipped(model):
+        raise UsageError(
+            f"--model {model.name} ships with the package, calibrated: to calibrate it for your "
+            f"texts, copy {model} and give the copy"
+        )
     classifier = load_config(model).classifier is not None
     if classifier and reference is not None:
         raise UsageError(

@@ -86,7 +86,7 @@ class ClassifierConfig(BaseModel):
     classes: tuple[str, ...] = Field(
         (), description="names of the classes; training takes them from the data"
     )
-    window: int = Field(256, ge=8, description="most tokens that are encoded together")
+    window: int = Field(128, ge=8, description="most tokens that are encoded together")
     overlap: int = Field(
         32, ge=0, description="tokens that a window shares with the one before it, at least"
     )
@@ -390,8 +390,8 @@ class TransformerConfig(BaseModel):
         pooled = self.classifier is not None and self.classifier.kind == "pooled"
         if pooled != (self.decoder_layers == 0):
             raise ValueError(
-                f"decoder_layers is {self.decoder_layers}; a pooled classifier has 0, every other "
-                "model 1 or more"
+                f"decoder_layers is {self.decoder_layers}; a pooled classifier has 0 (leave it out "
+                "beside `classifier: {kind: pooled}`), every other model 1 or more"
             )
         if self.classifier is None:
             return

@@ -28,3 +28,8 @@ def directory(name_or_path: Path | str | None) -> Path:
         return DEFAULT
     path = Path(name_or_path)
     return _HERE / path if not path.exists() and str(path) in names() else path
+
+
+def is_shipped(path: Path) -> bool:
+    """Return True for the directory of a model that ships, as its name gives it."""
+    return path.parent == _HERE

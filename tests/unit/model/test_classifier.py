@@ -57,6 +57,14 @@ def test_padding_takes_no_part(pool):
             torch.testing.assert_close(together[row], torch.cat(parts[pool]), atol=1e-5, rtol=1e-5)
 
 
+def test_a_pooled_classifier_needs_no_other_choice():
+    # Guards: a default window that the default number of positions refuses.
+    config = TransformerConfig(
+        vocabulary_size=64, decoder_layers=0, classifier=ClassifierConfig(kind="pooled")
+    )
+    assert config.classifier.window < config.max_positions
+
+
 def test_a_new_head_is_undecided():
     """First updates that only undo what chance has decided."""
     assert not classifier().classifier(torch.randn(3, 32), torch.tensor([0, 1, 1]), 2).any()
@@ -91,7 +99,8 @@ def test_impossible_classifiers_are_refused(changes, message):
         ({"decoder_layers": 1}, "decoder_layers is 1; a pooled classifier has 0"),
         (
             {"classifier": None},
-            "decoder_layers is 0; a pooled classifier has 0, every other model 1 or more",
+            r"decoder_layers is 0; a pooled classifier has 0 \(leave it out beside "
+            r"`classifier: \{kind: pooled\}`\), every other model 1 or more",
         ),
         ({"max_positions": 16}, "classifier.window is 16; it must be smaller than max_positions"),
         ({"encoder_layers": 0}, "a classifier needs encoder_layers of 1 or more"),
