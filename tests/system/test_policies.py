@@ -30,7 +30,7 @@ def test_calibrate_writes_what_it_prints(work, multistride, calibrated, tmp_path
     assert b"holds 3 sentences that fit the model, at least 10 are needed" in done.stderr
     files = ("--source", work / "validation.source", "--reference", work / "validation.target")
     judged = multistride("calibrate", "--model", model, *files, check=0).stdout.decode()
-    assert "Judged by a reference" in judged
+    assert "Confidence, judged by the reference" in judged
 
 
 def test_a_model_that_ships_keeps_its_calibration(work, multistride):

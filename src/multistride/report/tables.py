@@ -477,5 +477,5 @@ def calibration_table(calibration: Mapping[str, Any]) -> Cells:
         for row in calibration["places"]
     ]
     return Cells(
-        [*headings, *after], [False, *[True] * 9], rows, title=f"Confidence, where {truth} is right"
+        [*headings, *after], [False, *[True] * 9], rows, title=f"Confidence, judged by {truth}"
     )
