@@ -16,7 +16,7 @@ from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, listed, tokens_of
+from multistride.text_model import Pairs, TextModel, divided, listed, tokens_of
 from multistride.translation import Translation
 
 
@@ -82,17 +82,16 @@ class Generator(TextModel):
         talking = self.chatting(system) if chat else self
         return talking.written(listed(prompts), talking.plan(group_size, mode, **choices))
 
-    def score(
-        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
-    ) -> list[list[float] | None]:
+    def score(self, pairs: Pairs, group_size: int = 1) -> list[list[float] | None]:
         """Return the natural log-probability of every token of each text after its prompt, no EOS
         added. A text may also be tokens, as they were written.
 
         The n-th list belongs to the n-th pair; None where the context does not hold both. Raises
         `UsageError` for a group size the checkpoint cannot write.
         """
-        prompts = self.encode([prompt for prompt, _ in pairs])
-        texts = tokens_of([text for _, text in pairs], self.vocabulary.encode_continuation)
+        firsts, seconds = divided(pairs)
+        prompts = self.encode(firsts)
+        texts = tokens_of(seconds, self.vocabulary.encode_continuation)
         both = list(zip(prompts, texts, strict=True))
         fits = [len(prompt) + len(text) <= self.config.max_positions for prompt, text in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit and pair[1]]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from multistride.data.detokenize import TextStream
 from multistride.data.vocab import Vocabulary
@@ -36,6 +36,10 @@ from multistride.model.directory import load_calibration, weights_digest
 from multistride.translation import LineModel, decoded_line, line_fault
 
 logger = logging.getLogger(__name__)
+
+
+Pairs: TypeAlias = Sequence[tuple[str, str | Sequence[int]]]
+"""Sources or prompts, each with a text or its tokens."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,7 @@ class TextModel(LineModel[Plan]):
         return not self.config.encoder_layers
 
     @abstractmethod
-    def score(
-        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
-    ) -> list[list[float] | None]:
+    def score(self, pairs: Pairs, group_size: int = 1) -> list[list[float] | None]:
         """Return the natural log-probability of every token of each second text, given the first.
 
         The n-th list belongs to the n-th pair; None where a text is too long.
@@ -223,6 +225,14 @@ def tokens_of(
     """Return the tokens of texts; what is tokens already stays as it is."""
     encoded = iter(encode([text for text in texts if isinstance(text, str)]))
     return [next(encoded) if isinstance(text, str) else list(text) for text in texts]
+
+
+def divided(pairs: Pairs) -> tuple[list[str], list[str | Sequence[int]]]:
+    """Return the first texts and the second ones. Raises `UsageError` for what is no pair."""
+    for index, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2:
+            raise UsageError(f"pair {index} is no pair of texts: give (source, target) or the like")
+    return [first for first, _ in pairs], [second for _, second in pairs]
 
 
 def listed(texts: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import directory as find_directory
-from multistride.text_model import TextModel, listed, tokens_of
+from multistride.text_model import Pairs, TextModel, divided, listed, tokens_of
 from multistride.translation import SourceModel, Translation
 
 
@@ -59,9 +59,7 @@ class Translator(SourceModel[Plan], TextModel):
         """
         return self.written(listed(texts), self.plan(group_size, mode, **choices))
 
-    def score(
-        self, pairs: Sequence[tuple[str, str | Sequence[int]]], group_size: int = 1
-    ) -> list[list[float] | None]:
+    def score(self, pairs: Pairs, group_size: int = 1) -> list[list[float] | None]:
         """Return the natural log-probability of every token of each target, EOS included, given its
         source. A target may also be tokens, as `Translation.tokens` has them: a text that a model
         wrote may be cut into other tokens than it wrote.
@@ -69,8 +67,9 @@ class Translator(SourceModel[Plan], TextModel):
         The n-th list belongs to the n-th pair; None where a text is too long. Raises `UsageError`
         for a group size the checkpoint cannot write.
         """
-        sources = self.vocabulary.encode_source([source for source, _ in pairs])
-        targets = tokens_of([target for _, target in pairs], self.vocabulary.encode_target)
+        firsts, seconds = divided(pairs)
+        sources = self.vocabulary.encode_source(firsts)
+        targets = tokens_of(seconds, self.vocabulary.encode_target)
         both = list(zip(sources, targets, strict=True))
         fits = [not (self.problem(source) or self.problem(target)) for source, target in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit]

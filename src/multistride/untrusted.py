@@ -33,6 +33,9 @@ MOST_SETTINGS = MIB
 
 MOST_DEPTH = 64
 MOST_NUMBER = 1 << 64
+NO_LIMIT = int(1e30)
+"""The `model_max_length` that transformers writes for a tokenizer without one."""
+
 MOST_NODES = 100_000
 """Values in a YAML file."""
 
@@ -154,7 +157,7 @@ def _check(value: Any, strings: bool, most: int | None = None, finite: bool = Tr
             elif isinstance(entry, float):
                 if finite and not math.isfinite(entry):
                     raise ValueError("a number is not finite")
-            elif isinstance(entry, int) and abs(entry) >= MOST_NUMBER:
+            elif isinstance(entry, int) and abs(entry) >= MOST_NUMBER and entry != NO_LIMIT:
                 raise ValueError("a number has too many digits")
         count += len(below)
         if most is not None and count > most:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 import time
 
@@ -319,6 +320,39 @@ def test_draining_finishes_what_runs_and_refuses_what_comes(models):
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert json.loads(rest[-2][6:])["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def test_who_asks_while_the_server_shuts_down_is_answered(models):
+    """A connection that is reset because its request was not read yet."""
+    with Running(models) as running:
+        host, port = running.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as asking:
+            asking.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+            came = b""
+            while b'{"status":"ok"}' not in came:
+                came += asking.recv(4096)
+            running._server.handle_exit(signal.SIGTERM, None)
+            time.sleep(0.2)  # the server has seen it
+            asking.sendall(b"GET /v1/models HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert b" 503 " in asking.recv(4096)
+
+
+def test_a_second_ctrl_c_ends_the_server_at_once(monkeypatch, caplog):
+    """Tracebacks of all that ran, and exit code 0 though answers were cut off."""
+    ended, drained = [], []
+    monkeypatch.setattr(server_module.os, "_exit", ended.append)
+    server = server_module.Server(None, lambda: drained.append(1))
+    server.handle_exit(signal.SIGINT, None)
+    assert (ended, drained) == ([], [1])
+    server.handle_exit(signal.SIGINT, None)
+    assert ended == [130]
+    assert "cut off" in caplog.text
+
+
+def test_a_language_that_two_models_write_is_named_once(server, monkeypatch):
+    served = server.served
+    monkeypatch.setitem(served.models, "second", served.models["translator"])
+    assert served.languages()[0]["targets"] == ["de"]
 
 
 def test_a_port_in_use_is_one_line():

@@ -170,3 +170,5 @@ def test_texts_in_python(model):
     for wrong, said in (("Hello.", r"\[text\]"), (["Hello.", None], "text 1 is of type None")):
         with pytest.raises(UserError, match=said):
             model.translate(wrong)
+    with pytest.raises(UserError, match="pair 1 is no pair of texts"):
+        model.score([("Hello.", "Hallo."), "Hello."])

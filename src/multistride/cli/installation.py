@@ -134,7 +134,7 @@ def lines(facts: Facts) -> list[str]:
         shown.append(f"problem      {facts['problem']}: pip install torch")
     else:
         shown += [
-            f"PyTorch      {facts['torch']}, {facts['threads']} threads of {facts['cpus']} CPUs",
+            f"PyTorch      {facts['torch']}, threads: {facts['threads']}, CPUs: {facts['cpus']}",
             f"CPU          {facts['cpu']} ({', '.join(facts['cpu_features']) or 'no fast int8'})",
             f"GPU          {', '.join(facts['gpus']) or 'none'}",
             "engines",

@@ -221,6 +221,12 @@ def _packed(message: Any) -> bytes:
     return SIZE.pack(len(data)) + data
 
 
+def _warm(model: TextModel) -> None:
+    """Write a token with K=1 and with the largest K, so that the first request opens no graphs."""
+    for size in {1, max(model.config.group_sizes)}:
+        model.decoded([[model.config.end_token]], model.plan(size, max_tokens=1))
+
+
 def _live(
     mail: _Mail,
     name: str,
@@ -238,6 +244,7 @@ def _live(
         if mode is not None:
             plans.measure(mode)
         announce(model.engine)
+        _warm(model)
         mail.send(Opened(model.engine.name, model.measured.costs))
         Rounds(model.engine, plans, capacity, mail).run()
         code = 0
