@@ -30,7 +30,7 @@ from multistride.engines.int8.buffers import EncodedSource, GraphMaker, Step
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.gathered import GatheredBatch, GatheredPool, alike
-from multistride.engines.int8.loops import Checked, Read, Rows, shortcut, writer
+from multistride.engines.int8.loops import Checked, Read, UnevenRows, shortcut, writer
 from multistride.engines.int8.memory import Int8Memory
 from multistride.engines.int8.support import check_int8, check_supported
 from multistride.engines.names import WeightForm
@@ -213,21 +213,21 @@ class Int8StepModel(EvenEngine):
         return step
 
     def step_uneven(
-        self, tokens: Int[np.ndarray, "R"], row: Rows, memory: Int8Memory
+        self, tokens: Int[np.ndarray, "R"], rows: UnevenRows, memory: Int8Memory
     ) -> tuple[Int[np.ndarray, "R 1"], Float[np.ndarray, "R 1"]]:
         """Return what K=1 writes behind the last `tokens` of rows, and its log-probabilities.
 
         The prompts were read by `read`; all further steps of the memory are of this kind.
         """
-        rows, longest = len(tokens), int(row.slots.max())
+        count, longest = len(tokens), int(rows.slots.max())
         memory.hold(longest)
-        step = memory.room(rows, longest, 1).step(rows, 1, self._networks, memory.source)
-        step.token[:, 0], step.position[:, 0] = tokens, row.positions
+        step = memory.room(count, longest, 1).step(count, 1, self._networks, memory.source)
+        step.token[:, 0], step.position[:, 0] = tokens, rows.positions
         step.reach.fill(1)
-        if int(row.slots.min()) == longest:
+        if int(rows.slots.min()) == longest:
             step(longest, None)
         else:
-            step.uneven(row.slots)
+            step.uneven(rows.slots)
         memory.hold(longest + 1)
         return step.pick(self._networks["greedy"], False)()
 

@@ -63,7 +63,7 @@ class EvenMemory(Memory, KeptRows, Protocol):
     """A memory that may be stepped evenly."""
 
 
-class Rows:
+class UnevenRows:
     """Rows of different lengths: how many slots each has, and the position it predicts next."""
 
     def __init__(self, slots: list[int], positions: list[int]) -> None:
@@ -111,7 +111,7 @@ class QuickEngine(PickingEngine[M], EvenSteps[M], Protocol[M]):
         """Let slots join the memory; no logits are computed."""
 
     def step_uneven(
-        self, tokens: Int[np.ndarray, "R"], row: Rows, memory: M
+        self, tokens: Int[np.ndarray, "R"], rows: UnevenRows, memory: M
     ) -> tuple[Int[np.ndarray, "R 1"], Float[np.ndarray, "R 1"]]:
         """Return what K=1 writes behind the last `tokens` of rows, and its log-probabilities."""
 
@@ -290,7 +290,7 @@ def decode_prompts(engine: QuickEngine[M], state: DecodeState) -> Iterator[list[
     for slots in state.prompt_slots():
         engine.read(slots, memory)
         yield []
-    rows = Rows(
+    rows = UnevenRows(
         [max(len(prompt) - (not config.start_symbol), 0) for prompt in known],
         [len(prompt) for prompt in known],
     )
