@@ -26,6 +26,7 @@ from typing import Any
 from serve_load import server
 
 from multistride.cpu import cpu_name
+from multistride.errors import UserError
 from multistride.version import __version__
 
 TOKENS = 48
@@ -62,6 +63,8 @@ def llama(python: Path, model: Path) -> Iterator[str]:
                     break
                 except OSError:
                     time.sleep(0.2)
+            if process.poll() is not None:
+                raise UserError(f"{' '.join(command)} ended: run it by itself to see why")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

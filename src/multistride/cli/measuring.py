@@ -185,6 +185,21 @@ def calibrate(
     from multistride.device import set_threads
     from multistride.evaluate.settle import settle
     from multistride.model.directory import CALIBRATION, TEMPERATURE, load_config
+
+    classifier = load_config(model).classifier is not None
+    _check_calibrated(model, classifier, reference, group_size)
+    settle([model / (TEMPERATURE if classifier else CALIBRATION)])
+    set_threads(machine.threads)
+    if classifier:
+        _calibrate_classifier(model, source, group_size or 1, machine.device, as_json)
+    else:
+        _calibrate_groups(model, source, reference, machine.device, as_json)
+
+
+def _check_calibrated(
+    model: Path, classifier: bool, reference: Path | None, group_size: int | None
+) -> None:
+    """Raise `UsageError` for what is not calibrated, or not so."""
     from multistride.shipped import is_shipped
 
     if is_shipped(model):
@@ -192,7 +207,6 @@ def calibrate(
             f"--model {model.name} ships with the package, calibrated: to calibrate it for your "
             f"texts, copy {model} and give the copy"
         )
-    classifier = load_config(model).classifier is not None
     if classifier and reference is not None:
         raise UsageError(
             "--reference is not for classifiers, whose records have the label: leave it out"
@@ -202,12 +216,6 @@ def calibrate(
             "--group-size is for classifiers, other models are measured at all of theirs: "
             "leave it out"
         )
-    settle([model / (TEMPERATURE if classifier else CALIBRATION)])
-    set_threads(machine.threads)
-    if classifier:
-        _calibrate_classifier(model, source, group_size or 1, machine.device, as_json)
-    else:
-        _calibrate_groups(model, source, reference, machine.device, as_json)
 
 
 def _calibrate_groups(
