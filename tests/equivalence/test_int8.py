@@ -485,12 +485,7 @@ def test_the_loop_for_one_sentence_is_the_ordinary_one(engine, sources, group_si
     assert len(passes) > 2, "the sentences are too alike to prove anything"
 
 
-@pytest.mark.parametrize("way", ["K=1", "masks", "text"])
-@pytest.mark.parametrize("start_symbol", [True, False])
-def test_the_loop_for_one_prompt_is_the_ordinary_one(monkeypatch, way, start_symbol):
-    # Guards: a prompt read at other positions, a part of it twice or not at all; drafts copied from
-    # another place, or left in the cache; stop rules that a loop without tensors forgets.
-    monkeypatch.setattr(int8_loops, "PROMPT_SLOTS", 4)
+def causal_engine(start_symbol):
     torch.manual_seed(11)
     sizes = {"hidden_size": 32, "feedforward_size": 48, "heads": 4, "decoder_layers": 2}
     config = TransformerConfig(
@@ -500,9 +495,18 @@ def test_the_loop_for_one_prompt_is_the_ordinary_one(monkeypatch, way, start_sym
         group_sizes=(1, 4),
         **sizes,
     )
-    engine = int8.quantise(Transformer(config).eval(), threads=1)
+    return int8.quantise(Transformer(config).eval(), threads=1)
+
+
+@pytest.mark.parametrize("way", ["K=1", "masks", "text"])
+@pytest.mark.parametrize("start_symbol", [True, False])
+def test_the_loop_for_one_prompt_is_the_ordinary_one(monkeypatch, way, start_symbol):
+    # Guards: a prompt read at other positions, a part of it twice or not at all; drafts copied from
+    # another place, or left in the cache; stop rules that a loop without tensors forgets.
+    monkeypatch.setattr(int8_loops, "PROMPT_SLOTS", 4)
+    engine = causal_engine(start_symbol)
     choices = {} if way == "K=1" else {"group_size": 4, "mode": "exact", "drafts": way}
-    chosen = plan(DecodeOptions.made(**choices), config)
+    chosen = plan(DecodeOptions.made(**choices), engine.config)
     kept = set()
     for length in (0, 1, 4, 5, 11):
         prompt = [4 + (3 * place) % 7 for place in range(length)]
@@ -523,17 +527,8 @@ def test_the_loop_for_one_prompt_is_the_ordinary_one(monkeypatch, way, start_sym
 @pytest.mark.parametrize("start_symbol", [True, False])
 def test_the_loop_for_prompts_is_the_ordinary_one(monkeypatch, start_symbol):
     # Guards: rows that are written behind the slots of others, or keep their keys when some leave.
-    torch.manual_seed(11)
-    sizes = {"hidden_size": 32, "feedforward_size": 48, "heads": 4, "decoder_layers": 2}
-    config = TransformerConfig(
-        vocabulary_size=12,
-        encoder_layers=0,
-        start_symbol=start_symbol,
-        group_sizes=(1, 4),
-        **sizes,
-    )
-    engine = int8.quantise(Transformer(config).eval(), threads=1)
-    chosen = plan(DecodeOptions(), config)
+    engine = causal_engine(start_symbol)
+    chosen = plan(DecodeOptions(), engine.config)
     for lengths in ([1, 7, 3, 12], [5, 5, 5], [1, 1]):
         prompts = [[4 + (3 * place) % 7 for place in range(length)] for length in lengths]
         limits = [5 + 9 * row for row in range(len(prompts))]

@@ -144,6 +144,22 @@ def test_the_short_table_of_speeds_is_measured():
     assert len(lines) == 9
 
 
+def test_the_readme_gives_times_of_int8_that_were_measured():
+    # Guards: milliseconds and a loss that their result files no longer support.
+    rows = json.loads(text_of(ROOT / "results/tatoeba-english-german-int8.json"))["results"]
+    times = {row["group_size"]: f"{row['ms_per_sentence_p50']:.1f}" for row in rows}
+    assert f"takes {times[1]} ms at K=1 and {times[8]} at K=8" in text_of(ROOT / "README.md")
+    chinese = text_of(ROOT / "README.zh.md")
+    assert f"K=1 每句 {times[1]} 毫秒，K=8 每句 {times[8]} 毫秒" in chinese
+    small = json.loads(text_of(ROOT / "results/bench-small.json"))["results"]
+    ratios = [
+        (row["group_size"], row["ratio_to"]["ctranslate2-int8"] < 1)
+        for row in small
+        if row["batch_size"] == 32
+    ]
+    assert [size for size, slower in ratios if slower] == [1, 2, 4]
+
+
 def test_exact_mode_is_as_fast_as_the_page_says():
     # Guards: ratios of exact mode to K=1 that its result files no longer support.
     section = " ".join(text_of(ROOT / "docs/speed.md").partition("## In short")[2].split())

@@ -1,4 +1,4 @@
-"""How many copied drafts a pass checks: those that are worth the slots they are checked in.
+"""Choose the number of copied drafts that a pass checks: those that are worth their slots.
 
 A draft stands with a chance that is learnt while decoding goes on, for each kind of source: long
 phrases are right more often than short ones. A slot costs a part of a pass, which is measured as

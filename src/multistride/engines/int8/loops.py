@@ -221,7 +221,7 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
 
 
 class Drafting(NamedTuple):
-    """How a single text is drafted: up to `group_size` tokens a pass, the first without a draft.
+    """Choices for drafting a single text: up to `group_size` tokens a pass, the first not drafted.
 
     Drafts come from masks, or from the text so far and a `table` of phrases if `copied`.
     """
