@@ -632,24 +632,39 @@ class _FeedForward:
     """The feed-forward layer.
 
     Rounding to non-negative integers already cuts off negative activations, so ReLU needs no node.
+    Where rows are rounded one by one, its wide channels are equalised: the layer that widens is
+    divided, which passes through a gate and through ReLU.
     """
 
     def __init__(self, layer: FeedForward, roundings: Roundings, place: str) -> None:
-        self._layer = layer
-        self._cuts = isinstance(layer.activation, nn.ReLU) and not roundings.by_row
-        self._inner = roundings.other(place, positive=self._cuts)
+        self._layer, self._widen = layer, layer.widen
+        relu = isinstance(layer.activation, nn.ReLU)
+        self._cuts = relu and not roundings.by_row
+        if not roundings.by_row:
+            self._inner = roundings.other(place, positive=self._cuts)
+        else:
+            self._inner = roundings.widened(place, linear=relu or layer.gate is not None)
+            if not self._inner.block_bits:
+                self._widen = _divided(layer.widen, self._inner.shrink)
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
         layer = self._layer
         if layer.gate is not None:
-            both = graph.linear(rows, _side_by_side(layer.gate, layer.widen), rounding)
+            both = graph.linear(rows, _side_by_side(layer.gate, self._widen), rounding)
             gate, wide = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
             wide = graph.add("Mul", _activated(graph, gate, layer.activation), wide)
         else:
-            wide = graph.linear(rows, layer.widen, rounding)
+            wide = graph.linear(rows, self._widen, rounding)
             if not self._cuts:
                 wide = _activated(graph, wide, layer.activation)
         return graph.linear(graph.rounded(wide, self._inner), self._layer.narrow, self._inner)
+
+
+def _divided(layer: nn.Linear, divisors: NDArray[np.float32]) -> nn.Linear:
+    """Return the layer with each output divided."""
+    divisor = torch.from_numpy(divisors).to(layer.weight)
+    bias = None if layer.bias is None else layer.bias / divisor
+    return _linear(layer.weight / divisor[:, None], bias)
 
 
 def _side_by_side(first: nn.Linear, second: nn.Linear) -> nn.Linear:

@@ -9,7 +9,8 @@ Larger values are clipped.
 Where only linear layers read an activation, its channels are first equalised, at no cost: each is
 divided by the square root of its own range, and the weights that read it are multiplied by that
 (Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, equation 4, with the share 0.5 and activations
-only).
+only). The weights before it do the dividing: those of the normalisation, or, where rows are rounded
+one by one, those that widen in a feed-forward layer whose activation is gated or ReLU.
 
 Shapes: B sentences, S source tokens, T target tokens, N slots, D channels of an activation.
 """
@@ -92,14 +93,20 @@ class Roundings:
         if self.block_bits:
             return self._in_blocks(places[0])
         largest = np.maximum.reduce([self._largest[place] for place in places])
-        shrink = (
-            np.sqrt(np.maximum(largest, max(0.01 * largest.max(), 1e-12)))
-            if alike
-            else np.ones_like(largest)
-        )
+        shrink = _equaliser(largest) if alike else np.ones_like(largest)
         if self.by_row:
-            return Rounding(1 / 127, shrink.astype(np.float32), by_row=True)
+            return Rounding(1 / 127, shrink, by_row=True)
         return _rounding(float(ROOM_NORMED * (largest / shrink).max()), shrink)
+
+    def widened(self, place: str, *, linear: bool) -> Rounding:
+        """Return the rounding inside a feed-forward layer that is rounded row by row.
+
+        Its channels are equalised if the activation is `linear` in the output of the layer that
+        widens, whose weights then take up the divisors.
+        """
+        if self.block_bits or not linear:
+            return self.other(place)
+        return Rounding(1 / 127, _equaliser(self._largest[place]), by_row=True)
 
     def grid(self, place: str) -> Grid:
         """Return the grid of cross-attention; queries are divided by the root of the width."""
@@ -128,6 +135,12 @@ class Roundings:
         precise = place == FINAL or ".attention." in place
         bits = 8 if precise else self.block_bits
         return Rounding(1.0, np.ones(1, np.float32), by_row=True, block_bits=bits)
+
+
+def _equaliser(largest: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the divisors of channels with these maxima: their roots, none far below the others."""
+    floor = max(0.01 * float(largest.max()), 1e-12)
+    return np.sqrt(np.maximum(largest, floor)).astype(np.float32)
 
 
 def _rounding(end: float, shrink: NDArray[np.float32], positive: bool = False) -> Rounding:
