@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -231,6 +232,13 @@ class DecodeOptions(BaseModel):
             )
             renamed[name] = value
         return renamed
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Yield the group size, the mode, and what differs from the defaults: the rest is noise."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in ("group_size", "mode") or value != field.default:
+                yield name, value
 
     @classmethod
     def made(cls, **choices: Any) -> DecodeOptions:
