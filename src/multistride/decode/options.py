@@ -74,9 +74,9 @@ class DecodeOptions(BaseModel):
     )
     policy: PolicyName | None = Field(
         None,
-        description="How many tokens each step proposes, up to the group size: fixed and "
-        "confidence always as many, cost-model what is fastest on this machine, phase fewer where "
-        "the model is unsure, autoregressive one.",
+        description="How many tokens each step proposes. fixed, confidence: always the group "
+        "size. cost-model: what is fastest on this machine. phase: fewer where the model is "
+        "unsure. autoregressive: one.",
         json_schema_extra=DECODING,
     )
     layout: Layout | None = Field(
@@ -155,8 +155,8 @@ class DecodeOptions(BaseModel):
     max_tokens: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of tokens, EOS included. Default for translations: depends on "
-        "the length of the source; for continuations: as many as the context holds.",
+        description="Maximum number of tokens, EOS included. Default for translations: depends "
+        "on the length of the source.",
         json_schema_extra={**TEXT_RULES, "old": ["--max-length"]},
     )
     prefix: str = Field(
