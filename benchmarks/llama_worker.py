@@ -1,4 +1,4 @@
-"""A llama.cpp that `against_llama_cpp.py` asks for completions, a line of JSON for a line of JSON.
+"""Decode with llama.cpp for `causal_rivals.py`: a line of JSON answers each line of JSON.
 
     PYTHON benchmarks/llama_worker.py MODEL.gguf THREADS DRAFTED
 
@@ -22,14 +22,20 @@ def main() -> None:
         draft_model=drafts, logits_all=drafts is not None,
     )  # fmt: skip
     for line in sys.stdin:
-        asked = json.loads(line)
-        model.reset()  # nothing of the last prompt is reused
-        tokens: list[int] = []
-        for token in model.generate(asked["tokens"], temp=0.0, repeat_penalty=1.0):
-            if token == model.token_eos() or len(tokens) == asked["max_tokens"]:
-                break
-            tokens.append(token)
-        print(json.dumps({"tokens": tokens}), flush=True)
+        request = json.loads(line)
+        texts = [completion(model, prompt, request["max_tokens"]) for prompt in request["prompts"]]
+        print(json.dumps({"texts": texts}), flush=True)
+
+
+def completion(model: Llama, prompt: list[int], most: int) -> list[int]:
+    """Return the tokens that follow one prompt, up to EOS."""
+    model.reset()  # nothing of the last prompt is reused
+    tokens: list[int] = []
+    for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
+        if token == model.token_eos() or len(tokens) == most:
+            break
+        tokens.append(token)
+    return tokens
 
 
 if __name__ == "__main__":
