@@ -13,6 +13,7 @@ Written are DIRECTORY/train.en and train.de.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import sys
 from pathlib import Path
@@ -68,6 +69,11 @@ def main(source: str, reference: str, translation: str, directory: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("reference", metavar="REFERENCE")
+    parser.add_argument("translation", metavar="TRANSLATION")
+    parser.add_argument("directory", metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))
