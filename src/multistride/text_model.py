@@ -33,6 +33,7 @@ from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.directory import load_calibration, weights_digest
+from multistride.shipped import is_shipped
 from multistride.translation import LineModel, decoded_line, line_fault
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ class TextModel(LineModel[Plan]):
         self.engine = engine
         self.directory = directory
         self._plans: dict[tuple[DecodeOptions, frozenset[str]], Plan] = {}
+
+    def __repr__(self) -> str:
+        where = self.directory
+        name = where.name if where and is_shipped(where) else where or "of no directory"
+        return f"{type(self).__name__}({name}: {self.config.summary}, engine {self.engine.name})"
 
     @property
     def config(self) -> TransformerConfig:

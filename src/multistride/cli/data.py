@@ -66,12 +66,13 @@ class PrepareOptions(BaseModel):
     )
     max_tokens: int = Field(
         255,
-        description="Drop pairs with a side of more tokens.",
+        description="Drop pairs with more tokens than this on either side.",
         json_schema_extra=_PAIRS,
     )
     max_length_ratio: float = Field(
         4.0,
-        description="Drop pairs whose longer side has this many times the tokens of the other.",
+        description="Drop pairs with more than this many times as many tokens on one side as on "
+        "the other.",
         json_schema_extra=_PAIRS,
     )
     train_text: tuple[Path, ...] = Field(
@@ -86,22 +87,27 @@ class PrepareOptions(BaseModel):
         json_schema_extra=_TEXTS,
     )
     validation_written: tuple[Path, ...] = Field(
-        (), description="Such tokens for validation. Repeatable.", json_schema_extra=_TEXTS
+        (),
+        description="Tokens that a causal model wrote, for validation. Repeatable.",
+        json_schema_extra=_TEXTS,
     )
     documents: Literal["file", "paragraph", "line"] = Field(
-        "file", description="What a document is in a text file.", json_schema_extra=_TEXTS
+        "file",
+        description="What is one document: a whole text file, a paragraph or a line.",
+        json_schema_extra=_TEXTS,
     )
     field: str = Field(
         "text", description="Field of a .jsonl that holds the text.", json_schema_extra=_TEXTS
     )
     window: int = Field(
         256,
-        description="Tokens of a training window: the context of the model.",
+        description="Tokens per training window: at most the context of the model.",
         json_schema_extra=_TEXTS,
     )
     carry: int | None = Field(
         None,
-        description="Tokens that a window repeats of the one before (default: 1/8 of it).",
+        description="Tokens that a window repeats from the previous one (default: an eighth of "
+        "the window).",
         json_schema_extra=_TEXTS,
     )
     train_records: tuple[Path, ...] = Field(
@@ -126,7 +132,7 @@ class PrepareOptions(BaseModel):
     )
     vocabulary_kind: Literal["bpe", "words"] = Field(
         "bpe",
-        description="bpe (any text), or words (symbols between blanks).",
+        description="bpe (any text), or words (symbols separated by spaces).",
         json_schema_extra=_VOCABULARY,
     )
 
@@ -342,7 +348,10 @@ def phrases(
     longest: Annotated[
         int,
         typer.Option(
-            min=1, max=8, help="Tokens of the longest phrases.", rich_help_panel="Decoding"
+            min=1,
+            max=8,
+            help="Length of the longest phrases in tokens.",
+            rich_help_panel="Decoding",
         ),
     ] = 4,
 ) -> None:

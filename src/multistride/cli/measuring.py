@@ -152,7 +152,7 @@ def calibrate(
     source: Annotated[
         Path,
         typer.Option(
-            help="Source texts that the model was not trained on, one a line. Of a classifier: "
+            help="Source texts that the model was not trained on, one a line; for a classifier, "
             "records with a text and a label.",
             rich_help_panel="Input",
         ),
@@ -160,7 +160,7 @@ def calibrate(
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="What is right, line by line (default: what K=1 of the model writes).",
+            help="Reference texts, line by line (default: what the model writes at K=1).",
             rich_help_panel="Input",
         ),
     ] = None,
@@ -168,7 +168,7 @@ def calibrate(
         int | None,
         typer.Option(
             min=1,
-            help="Of a classifier that scores labels: tokens per step (default: 1).",
+            help="Tokens per step, for classifiers that score labels (default: 1).",
             rich_help_panel="Decoding",
         ),
     ] = None,

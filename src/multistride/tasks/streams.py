@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from multistride.data.corpus import read_lines
+from multistride.data.corpus import text_lines
 from multistride.data.detokenize import one_line
 from multistride.errors import DataError
 from multistride.tasks.record import Record, RecordError, Solved, read_records
@@ -89,9 +89,9 @@ def _line(each: Solved, file: str | None, as_json: bool) -> str:
 
 def _records_of(path: Path, field: str) -> Numbered:
     if layout(path) == ".jsonl":
-        yield from read_records(read_lines(path))
+        yield from read_records(text_lines(path))
     else:
-        yield 1, _document(b"\n".join(read_lines(path)), field, 1)
+        yield 1, _document(b"\n".join(text_lines(path)), field, 1)
 
 
 def _document(raw: bytes, field: str, line: int) -> Record | RecordError:

@@ -35,6 +35,14 @@ def test_a_file_that_cannot_be_read_is_one_bad_document(tmp_path):
     assert found[1] == {"file": str(tmp_path / "a.txt"), "body": "one\ntwo"}
 
 
+def test_an_empty_file_is_one_empty_document_or_no_record(tmp_path):
+    # Guards: an empty document refused as a file, where an empty line is named as such.
+    empty = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
+    for path in empty:
+        path.touch()
+    assert list(records_of_files(empty, "text")) == [(1, {"file": str(empty[0]), "text": ""})]
+
+
 def test_every_record_has_a_line(caplog):
     # Guards: output that is no longer aligned with its input, as text and as JSON.
     results = [Solved(1, {}, Answer("x\ny", {"p": 0.5})), Solved(2, problem=RecordError(2, "no"))]
