@@ -63,8 +63,8 @@ def drawing(width: float, height: float) -> Iterator[Any]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A name in a script DejaVu lacks costs a box in the picture, not a warning on the terminal.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # The SVG renderer measures text at 72 dots an inch: at another number labels would be placed
-        # by boxes of the wrong size, and overlap.
+        # The SVG renderer measures text at 72 dots an inch: at another number labels would be
+        # placed by boxes of the wrong size, and overlap.
         figure = Figure(figsize=(width, height), facecolor="white", dpi=72)
         FigureCanvasSVG(figure)
         yield figure
