@@ -1,8 +1,8 @@
-"""Write Chinese-English text: pairs of one tagged file, by default those whose licences allow a
-model to be shipped.
+"""Write Chinese-English text from one tagged file.
 
     python corpus.py DATA DIRECTORY [TAG ...]
 
+Without TAG the pairs are taken whose licences allow a model to be shipped.
 DATA holds `train.en-zh.tsv.xz` and `dev.en-zh.tsv.xz`, lines of tag, English and Chinese between
 tabs. Equal pairs are written once. Lines spread evenly over the dev file make the validation set,
 the others the test set; no training line has an English side that the dev file has.

@@ -1,5 +1,4 @@
-"""Write the training text of the English-German model that ships: only corpora whose licences allow
-it.
+"""Write the training text of the English-German model that ships, from freely licensed corpora.
 
     python corpus.py DATA DIRECTORY
 

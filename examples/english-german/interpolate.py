@@ -1,5 +1,4 @@
-"""Write the targets that the student learns from: references where they are near to the teacher's
-translation, the teacher's translation elsewhere.
+"""Write the student's targets: the teacher's translations, or references that are near to them.
 
     python interpolate.py SOURCE REFERENCE TRANSLATION DIRECTORY
 

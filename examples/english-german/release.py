@@ -1,5 +1,4 @@
-"""Make the model that ships from a trained one: weights in bfloat16, a card that tells what it is
-good for, notices.
+"""Make the model that ships from a trained one: weights in bfloat16, a model card, notices.
 
     python release.py MODEL RESULTS DATA OUTPUT
 

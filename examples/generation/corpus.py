@@ -1,5 +1,4 @@
-"""Write a corpus for text generation as text: what is read on one line, what is written about it on
-the other.
+"""Write a corpus for text generation as parallel text files: sources and targets, line by line.
 
     python corpus.py commongen|scitldr|dialogsum FOLDER DIRECTORY
 

@@ -1,5 +1,4 @@
-"""Write windows of consecutive sentences as pairs, for a model that is to translate several at a
-time.
+"""Write windows of consecutive sentences as pairs, for a model that translates several at a time.
 
     python corpus.py DATA DIRECTORY
 

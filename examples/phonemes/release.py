@@ -1,10 +1,10 @@
-"""Make the phoneme model that ships from a trained one: weights in bfloat16, a tokenizer that reads
-whole words, a card, the dictionary's notice.
+"""Make the phoneme model that ships from a trained one.
 
     python release.py MODEL RESULT COMPARISON NOTICE OUTPUT
 
-MODEL is a model directory, RESULT what `multistride evaluate` measured of it, COMPARISON what
-`against_g2p_en.py` wrote, NOTICE the LICENSE of CMUdict, OUTPUT the model directory to write.
+It gets weights in bfloat16, a tokenizer that reads whole words, a card, and the dictionary's
+notice. MODEL is a model directory, RESULT what `multistride evaluate` measured of it, COMPARISON
+what `against_g2p_en.py` wrote, NOTICE the LICENSE of CMUdict, OUTPUT the model directory to write.
 
 The trained tokenizer wants letters with blanks between them. The one that ships also takes words:
 "hello", "Hello" and "h e l l o" have the same tokens. Phonemes are read as before, so references
