@@ -7,6 +7,7 @@ is a token id that occurs in no prompt, and DRAFTED the number of tokens that ar
 last three tokens stood before; 0 for plain decoding.
 """
 
+import argparse
 import itertools
 import json
 import sys
@@ -21,15 +22,22 @@ REPEATED = 3
 
 def main() -> None:
     """Answer until stdin ends."""
-    path = sys.argv[1]
-    threads, padding, drafted = map(int, sys.argv[2:5])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("padding", type=int)
+    parser.add_argument("drafted", type=int)
+    given = parser.parse_args()
+    padding, drafted = given.padding, given.drafted
     # The builder sets padding = EOS, which chat prompts contain: that part would not be read.
-    options = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
+    options = {"intra_op_num_threads": given.threads, "inter_op_num_threads": 1}
     overlay = {"pad_token_id": padding, "decoder": {"session_options": options}}
-    config = genai.Config(path)
+    config = genai.Config(str(given.model))
     config.overlay(json.dumps({"model": overlay}))
     model = genai.Model(config)
-    written_config = json.loads(Path(path, "genai_config.json").read_text(encoding="utf-8"))
+    written_config = json.loads((given.model / "genai_config.json").read_text(encoding="utf-8"))
     end = written_config["model"]["eos_token_id"]
     ends = end if isinstance(end, list) else [end]
     for line in sys.stdin:

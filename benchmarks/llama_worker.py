@@ -6,6 +6,7 @@ Runs in an environment of its own, with llama-cpp-python built for this machine.
 number of tokens that its prompt-lookup decoding drafts; 0 for plain decoding.
 """
 
+import argparse
 import json
 import sys
 
@@ -15,10 +16,17 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 def main() -> None:
     """Answer until stdin ends."""
-    path, threads, drafted = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("threads", type=int)
+    parser.add_argument("drafted", type=int)
+    given = parser.parse_args()
+    drafted, threads = given.drafted, given.threads
     drafts = LlamaPromptLookupDecoding(num_pred_tokens=drafted) if drafted else None
     model = Llama(
-        path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False,
+        given.model, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False,
         draft_model=drafts, logits_all=drafts is not None,
     )  # fmt: skip
     for line in sys.stdin:
