@@ -19,6 +19,7 @@ from multistride.cli.options import (
     JsonOption,
     Machine,
     NeededModelOption,
+    model_directory,
 )
 from multistride.distill.config import DistillConfig
 from multistride.errors import UsageError
@@ -124,7 +125,7 @@ class PrepareOptions(BaseModel):
     )
     vocabulary: Path | None = Field(
         None,
-        description="Use the tokenizer of this model or data directory.",
+        description="Use the tokenizer of this model or data directory, or of a model that ships.",
         json_schema_extra=_VOCABULARY,
     )
     vocabulary_size: int = Field(
@@ -325,6 +326,7 @@ def distill(
     from multistride.device import set_threads
     from multistride.distill.run import distill as distill_corpus
 
+    config = config.model_copy(update={"model": model_directory(config.model)})
     threads = set_threads(machine.threads)
     with spread(cluster, machine) as shares:
         threads = threads if shares is None else machine.threads or 1

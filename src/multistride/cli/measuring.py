@@ -258,7 +258,7 @@ def _calibrate_classifier(
         print_json(measured.model_dump(mode="json"))
     else:
         before, after = 100 * measured.error_before, 100 * measured.error_after
-        logger.info(
-            f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % "
-            "after"
+        print(
+            f"temperature {measured.temperature:.2f}: calibration error {before:.1f} % before, "
+            f"{after:.1f} % after"
         )

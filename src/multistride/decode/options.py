@@ -459,8 +459,10 @@ def check_group_size(group_size: int, config: TransformerConfig, otherwise: str 
     tokens per step.
     """
     trained = ", ".join(str(size) for size in config.group_sizes)
-    if not 1 <= group_size <= max(config.group_sizes):
+    largest = max(config.group_sizes)
+    if not 1 <= group_size <= largest:
+        allowed = "1" if largest == 1 else f"one from 1 to {largest}"
         raise UsageError(
             f"group size {group_size} was asked for; this checkpoint was trained for {trained}: "
-            f"choose one from 1 to {max(config.group_sizes)}{otherwise}"
+            f"choose {allowed}{otherwise}"
         )
