@@ -114,7 +114,7 @@ def test_ctrl_c_while_the_parts_are_opened(corpus, teacher_directory, monkeypatc
 
     monkeypatch.setattr(parts_module, "write_json", interrupted)
     config = settings(corpus, teacher_directory)
-    with pytest.raises(Interrupted, match="goes on from here"):
+    with pytest.raises(Interrupted, match="the same command resumes"):
         distill(config)
     monkeypatch.undo()
     assert distill(config)["lines"] == 12
