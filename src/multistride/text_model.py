@@ -190,6 +190,8 @@ class TextModel(LineModel[Plan]):
         has no groups. Raises as they do, at once; `UsageError` also for a beam, whose best
         hypothesis is known only in the end; `DataError` for a text that is too long.
         """
+        if not isinstance(text, str):
+            raise UsageError(f"a text of type {type(text).__name__} was given: give one string")
         alone = {**choices, "batch_size": 1}
         return self.streamed(text, self.plan(group_size, mode, streaming=True, **alone))
 
@@ -250,6 +252,8 @@ def listed(texts: Iterable[str]) -> list[str]:
         raise UsageError(
             "one string was given, a list of texts is expected: write [text] instead of text"
         )
+    if not isinstance(texts, Iterable):
+        raise UsageError(f"{texts!r} was given, a list of texts is expected: write [text]")
     strings = list(texts)
     for index, text in enumerate(strings):
         if not isinstance(text, str):

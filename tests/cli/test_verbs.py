@@ -123,6 +123,11 @@ _PAIRS = ("--train-source", __file__, "--train-target", __file__)
         (["translate", "--window", "2", "--max-tokens", "9"], "a maximum length was given"),
         (["prepare", "--output", "x", "--train-text", "a", "--columns", "0,1"], "--columns was"),
         (["translate", "--model", "nowhere"], "no model of that name ships (there is "),
+        (["serve", "--model", "a=nowhere"], "no model of that name ships (there is "),
+        (
+            ["course", "build", "--profile", "huge"],
+            "'huge' is not one of 'tiny', 'quick', 'full' (see multistride course build --help)",
+        ),
         (["translate", "--threads", "1", "--threads", "2"], "--threads was given 2 times"),
         (["translate", "--output", ""], "--output is empty, and takes a path"),
         (["translate", "--output", "new/"], "--output is new/, a directory, and a file is written"),

@@ -186,7 +186,15 @@ def test_provenance_names_no_machine():
 def test_texts_in_python(model):
     # Guards: one string taken for a list of its letters, an iterator of texts, and a traceback.
     assert [each.text for each in model.translate(iter(SENTENCES), group_size=1)]
-    for wrong, said in (("Hello.", r"\[text\]"), (["Hello.", None], "text 1 is of type None")):
+    with pytest.raises(UserError, match="a text of type int was given: give one string"):
+        model.stream(5)
+    with pytest.raises(UserError, match=r"no model of that name ships \(there is english-german"):
+        multistride.load("english-germn")
+    for wrong, said in (
+        ("Hello.", r"\[text\]"),
+        (["Hello.", None], "text 1 is of type None"),
+        (None, r"None was given, a list of texts is expected"),
+    ):
         with pytest.raises(UserError, match=said):
             model.translate(wrong)
     with pytest.raises(UserError, match="pair 1 is no pair of texts"):

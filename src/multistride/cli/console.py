@@ -244,12 +244,13 @@ def leave(code: int) -> NoReturn:
 
 def _of_command_line(error: Any, app: typer.Typer) -> str:
     """Return what is wrong with the command line, with what was given and what is near."""
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
     cause = error.__cause__  # typer checks with pydantic, whose error keeps the value
-    if isinstance(cause, ValidationError):
+    if isinstance(cause, ValidationError) and repr(cause.errors()[0]["input"]) not in message:
         message += f", {cause.errors()[0]['input']!r} was given"
     context = getattr(error, "ctx", None)
-    verb = context.info_name if context is not None and context.parent is not None else None
+    path = [] if context is None else context.command_path.split()[1:]
+    verb = " ".join(path) or None
     option = getattr(error, "option_name", None)
     if option is not None and verb is not None and message.startswith("No such option"):
         root: Any = typer.main.get_command(app)

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from multistride.cli.fields import option_of
 from multistride.cli.help import DIRECTORY
-from multistride.errors import DataError, UsageError
-from multistride.shipped import directory, names
+from multistride.errors import UsageError
+from multistride.shipped import existing
 
 logger = logging.getLogger(__name__)
 
@@ -144,12 +144,7 @@ class Lines(BaseModel):
 
 def model_directory(value: Any) -> Path | None:
     """Return the directory that `--model` names: a path, or the name of a model that ships."""
-    if value is None or (path := directory(value)).exists():
-        return None if value is None else path
-    raise DataError(
-        f"{value} is no model directory, and no model of that name ships (there is "
-        f"{', '.join(names())}): check the path, or see `multistride models`"
-    )
+    return None if value is None else existing(value)
 
 
 ModelOption = Annotated[

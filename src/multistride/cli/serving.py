@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.cli.fields import Fields
 from multistride.cli.opening import open_model
-from multistride.cli.options import Machine, group_size_or_auto
+from multistride.cli.options import Machine, group_size_or_auto, model_directory
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
 
@@ -231,5 +231,5 @@ def _named(models: list[str]) -> dict[str, Path | None]:
             raise UsageError(
                 f"--model {text}: the name {name!r} is empty or taken: write NAME=DIRECTORY"
             )
-        found[name] = path
+        found[name] = model_directory(path)
     return found

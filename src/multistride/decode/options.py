@@ -208,7 +208,7 @@ class DecodeOptions(BaseModel):
     @classmethod
     def _not_empty(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         if "" in texts:
-            raise ValueError("an empty text stands everywhere: give at least one character")
+            raise ValueError("an empty text matches everywhere: give at least one character")
         for text in texts:
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise ValueError("a text has half of a character (a lone surrogate): remove it")

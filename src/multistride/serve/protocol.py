@@ -9,6 +9,7 @@ Source: OpenAI API reference, completions and chat completions; LibreTranslate A
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -35,7 +36,8 @@ def _only(*allowed: Any) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if value not in allowed:
-            names = " or ".join(repr(item) for item in allowed)
+            others = [item for index, item in enumerate(allowed) if item not in allowed[:index]]
+            names = " or ".join(map(json.dumps, others))
             raise ValueError(f"this server supports {names} only: leave it out")
         return value
 

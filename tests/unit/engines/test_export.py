@@ -66,6 +66,13 @@ def copy(exported, tmp_path):
     return tmp_path / "copy"
 
 
+def test_an_export_is_replaced_by_another(directory, copy):
+    # Guards: weights.bin taken for a file that somebody else put there.
+    (copy / "encoder.onnx").write_bytes(b"damaged")
+    export(directory, "int8", copy)
+    assert Translator.load(copy, "cpu", "int8").translate(TEXTS)
+
+
 @pytest.mark.parametrize("group_size", [1, 2, 4])
 def test_an_export_writes_what_the_model_does(directory, exported, group_size):
     # Guards: a graph, a Markov head or a tokenizer that is not that of the model.
