@@ -8,8 +8,8 @@ All contenders get the same token ids of chat prompts and decode greedily until 
 
 Alone, prompt after prompt: multistride at K=1 and in exact mode with drafts from text, llama.cpp
 and ONNX Runtime GenAI plainly and with their own drafts from the text. Then 8 and 32 prompts
-together in one batch: multistride at K=1 and ONNX Runtime GenAI. Every text of exact mode and of a
-batch of multistride is checked to be the text of K=1 alone.
+together in one batch: multistride at K=1, llama.cpp and ONNX Runtime GenAI. Every text of exact
+mode and of a batch of multistride is checked to be the text of K=1 alone.
 
 Each rival runs in a process of its own, which waits while others decode, with the Python of an
 environment that has llama-cpp-python (built for this machine) or onnxruntime-genai. DIR is what
@@ -63,7 +63,11 @@ TOGETHER = (8, 32)
 """Numbers of prompts decoded in one batch; the prompts are repeated to as many."""
 
 Tokens = list[int]
-Decoder = Callable[[list[Tokens]], list[Tokens]]
+Decoder = Callable[[list[Tokens], int], list[Tokens]]
+"""Takes the prompts of one batch and the greatest number of tokens to write for each."""
+
+WARM_UP = 4
+"""Tokens that are written before anything is timed: kernels are chosen, buffers allocated."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,12 @@ def ours(model: Generator, given: argparse.Namespace) -> list[Contender]:
     """Return the ways of multistride."""
 
     def decoder(**choices: Any) -> Decoder:
-        plan = model.plan(max_tokens=given.max_tokens, **choices)
+        plans = {
+            most: model.plan(max_tokens=most, **choices) for most in (WARM_UP, given.max_tokens)
+        }
 
-        def decode(prompts: list[Tokens]) -> list[Tokens]:
-            return [hypothesis.tokens for hypothesis in model.decoded(prompts, plan)]
+        def decode(prompts: list[Tokens], most: int) -> list[Tokens]:
+            return [hypothesis.tokens for hypothesis in model.decoded(prompts, plans[most])]
 
         return decode
 
@@ -122,7 +128,7 @@ def ours(model: Generator, given: argparse.Namespace) -> list[Contender]:
     ]
 
 
-def rival(python: Path, worker: str, arguments: list[str], most: int) -> Decoder:
+def rival(python: Path, worker: str, arguments: list[str]) -> Decoder:
     """Return a decoder in a process of its own, which runs a worker script of this folder."""
     command = [str(python), str(Path(__file__).with_name(worker)), *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -130,7 +136,7 @@ def rival(python: Path, worker: str, arguments: list[str], most: int) -> Decoder
     assert process.stdout is not None
     requests, answers = process.stdin, process.stdout
 
-    def decode(prompts: list[Tokens]) -> list[Tokens]:
+    def decode(prompts: list[Tokens], most: int) -> list[Tokens]:
         try:
             requests.write(json.dumps({"prompts": prompts, "max_tokens": most}) + "\n")
             requests.flush()
@@ -146,16 +152,20 @@ def rival(python: Path, worker: str, arguments: list[str], most: int) -> Decoder
 
 
 def llama_contenders(given: argparse.Namespace) -> list[Contender]:
-    """Return llama.cpp, plainly and with its drafts by prompt lookup."""
+    """Return llama.cpp: plain, with its drafts by prompt lookup, in batches."""
 
     def decoder(drafted: int) -> Decoder:
         arguments = [str(given.gguf), str(given.threads), str(drafted)]
-        return rival(given.llama_python, "llama_worker.py", arguments, given.max_tokens)
+        return rival(given.llama_python, "llama_worker.py", arguments)
 
+    plain = decoder(0)
     return [
-        Contender("llama.cpp", "llama_cpp", decoder(0)),
+        Contender("llama.cpp", "llama_cpp", plain),
         Contender("llama.cpp, prompt lookup of 2", "llama_cpp", decoder(2)),
-        Contender("llama.cpp, prompt lookup of 10", "llama_cpp", decoder(10)),
+        *(
+            Contender(f"llama.cpp, {count} prompts together", "llama_cpp", plain, count)
+            for count in TOGETHER
+        ),
     ]
 
 
@@ -166,7 +176,7 @@ def genai_contenders(given: argparse.Namespace, padding: int) -> list[Contender]
 
         def decoder(drafted: int, path: Path = path) -> Decoder:
             arguments = [str(path), str(given.threads), str(padding), str(drafted)]
-            return rival(given.genai_python, "genai_worker.py", arguments, given.max_tokens)
+            return rival(given.genai_python, "genai_worker.py", arguments)
 
         name, plain = f"GenAI {path.name}", decoder(0)
         contenders += [
@@ -181,13 +191,13 @@ def genai_contenders(given: argparse.Namespace, padding: int) -> list[Contender]
 
 
 def measure(
-    contenders: list[Contender], prompts: list[Tokens], rounds: int
+    contenders: list[Contender], prompts: list[Tokens], most: int, rounds: int
 ) -> dict[Contender, Timed]:
     """Return what each contender wrote and how long it took, in interleaved rounds."""
     timed = {contender: Timed([], []) for contender in contenders}
     alone = [contender for contender in contenders if contender.together == 1]
-    for contender in contenders:  # warm up: kernels are chosen, buffers allocated
-        contender.decode(contender.batches(prompts)[0])
+    for contender in contenders:
+        contender.decode(contender.batches(prompts)[0], WARM_UP)
     for turn in range(rounds):
         order = [
             (contender, batch)
@@ -202,7 +212,7 @@ def measure(
         texts: dict[Contender, list[Tokens]] = {contender: [] for contender in contenders}
         for contender, batch in order:
             began = time.perf_counter()
-            written = contender.decode(batch)
+            written = contender.decode(batch, most)
             seconds[contender].append(time.perf_counter() - began)
             texts[contender] += written
         for contender, one in timed.items():
@@ -237,10 +247,8 @@ def check(timed: dict[Contender, Timed], prompts: list[Tokens]) -> None:
                 )
 
 
-def row_of(
-    contender: Contender, timed: dict[Contender, Timed], better: dict[str, str]
-) -> dict[str, Any]:
-    """Return the row of one contender in the result file."""
+def row_of(contender: Contender, timed: dict[Contender, Timed]) -> dict[str, Any]:
+    """Return the row of one contender; its rivals are the faster ways for as many prompts."""
     one = timed[contender]
     by_name = {each.name: each_timed for each, each_timed in timed.items()}
 
@@ -252,10 +260,10 @@ def row_of(
         "tokens": sum(map(len, one.texts)),
         "tokens_per_second": round(one.speed(), 1),
         "spread": [round(min(one.speeds()), 1), round(max(one.speeds()), 1)],
-        "times_llama_cpp": times(better["llama_cpp"]),
     }
-    if "genai" in better:
-        row["times_genai"] = times(better[f"genai, {contender.together}"])
+    for program in ("llama_cpp", "genai"):
+        if other := fastest(timed, program, contender.together):
+            row[f"times_{program}"] = times(other)
     row["tokens_per_second_by_prompt"] = [
         round(len(text) / statistics.median(each[index] for each in one.seconds), 1)
         for index, text in enumerate(one.texts)
@@ -310,26 +318,20 @@ def main() -> None:
         *llama_contenders(given),
         *genai_contenders(given, padding),
     ]
-    timed = measure(contenders, prompts, given.rounds)
+    timed = measure(contenders, prompts, given.max_tokens, given.rounds)
     check(timed, prompts)
-    better = {
-        "llama_cpp": fastest(timed, "llama_cpp", 1),
-        "genai": fastest(timed, "genai", 1),
-        **{f"genai, {count}": fastest(timed, "genai", count) for count in (1, *TOGETHER)},
-    }
-    known = {key: name for key, name in better.items() if name}
-    results = {contender.name: row_of(contender, timed, known) for contender in contenders}
+    results = {contender.name: row_of(contender, timed) for contender in contenders}
     for name, row in results.items():
         logger.info(f"{name}: {row['tokens_per_second']} tokens/s")
     rivals = {
         "gguf": given.gguf.name,
         "gguf_sha256": sha256(given.gguf),
         "llama_cpp_python": version(given.llama_python, "llama_cpp"),
-        "better_llama_cpp": known["llama_cpp"],
+        "better_llama_cpp": fastest(timed, "llama_cpp", 1),
     }
     if given.genai_model:
         rivals["onnxruntime_genai"] = version(given.genai_python, "onnxruntime_genai")
-        rivals["better_genai"] = known["genai"]
+        rivals["better_genai"] = fastest(timed, "genai", 1)
     settings = {
         "prompts": len(prompts),
         "timed": len(prompts),
