@@ -23,6 +23,7 @@ from multistride.cli.options import (
 )
 from multistride.distill.config import DistillConfig
 from multistride.errors import UsageError
+from multistride.shipped import refuse_to_change
 from multistride.untrusted import layout
 
 logger = logging.getLogger(__name__)
@@ -238,11 +239,23 @@ def prepare(
         print_json(manifest)
 
 
+def _check_sides(split: str, sources: int, targets: int) -> None:
+    """Raise `UsageError` unless every source of a split has its target."""
+    if sources != targets:
+        raise UsageError(
+            f"--{split}-source was given {sources} times and --{split}-target {targets} times: "
+            "give the target of every source"
+        )
+
+
 def _prepare_pairs(options: PrepareOptions, output: Path) -> dict[str, Any]:
     from multistride.config import validate
     from multistride.data.prepare import prepare as prepare_data
     from multistride.data.prepare_pairs import PrepareConfig
 
+    _check_sides("train", len(options.train_source), len(options.train_target))
+    validated = options.validation_source is not None, options.validation_target is not None
+    _check_sides("validation", *map(int, validated))
     columns = two(options.columns, "--columns")
     names = two(options.fields or "source,target", "--fields")
 
@@ -368,5 +381,6 @@ def phrases(
     from multistride.decode.phrases import PHRASES
     from multistride.distill.phrases import store_phrases
 
+    refuse_to_change(model)
     rows = store_phrases(model, data, longest)
     logger.info(f"written: {model / PHRASES}, {rows:,} phrases")

@@ -22,6 +22,7 @@ from multistride.errors import DataError, UsageError
 from multistride.evaluate.bench.request import BenchOptions
 from multistride.evaluate.request import EvaluationRequest
 from multistride.report.outputs import Outputs
+from multistride.shipped import refuse_to_change
 
 if TYPE_CHECKING:
     from multistride.report.result import Result
@@ -200,13 +201,7 @@ def _check_calibrated(
     model: Path, classifier: bool, reference: Path | None, group_size: int | None
 ) -> None:
     """Raise `UsageError` for what is not calibrated, or not so."""
-    from multistride.shipped import is_shipped
-
-    if is_shipped(model):
-        raise UsageError(
-            f"--model {model.name} ships with the package, calibrated: to calibrate it for your "
-            f"texts, copy {model} and give the copy"
-        )
+    refuse_to_change(model)
     if classifier and reference is not None:
         raise UsageError(
             "--reference is not for classifiers, whose records have the label: leave it out"

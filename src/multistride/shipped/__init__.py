@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 
 _HERE = Path(__file__).parent
 
@@ -40,6 +40,15 @@ def existing(name_or_path: Path | str | None) -> Path:
         f"{name_or_path} is no model directory, and no model of that name ships (there is "
         f"{', '.join(names())}): check the path, or see `multistride models`"
     )
+
+
+def refuse_to_change(path: Path) -> None:
+    """Raise `UsageError` for the directory of a model that ships: all who use it share it."""
+    if is_shipped(path):
+        raise UsageError(
+            f"--model {path.name} ships with the package, and this would change it: copy {path} "
+            "and give the copy"
+        )
 
 
 def is_shipped(path: Path) -> bool:
