@@ -1,9 +1,9 @@
-"""Exact mode against K=1, as `--engine auto` decodes them: it should never be slower.
+"""Time exact mode against K=1 under `--engine auto`: it should never be slower.
 
     python benchmarks/exact_pays.py SOURCE [--model DIRECTORY] [--batch-sizes 1 8 32] --output FILE
 
-The lines of SOURCE are translated in chunks of 64 lines, or of a few batches, in turns by K=1 and
-by exact mode, which learns meanwhile where its drafts pay. Every text is checked to be that of K=1.
+K=1 and exact mode translate the lines of SOURCE in turns, in chunks of 64 lines or of a few
+batches; meanwhile exact mode learns where its drafts pay. Every text is checked to be that of K=1.
 """
 
 from __future__ import annotations

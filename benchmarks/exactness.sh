@@ -1,13 +1,18 @@
 #!/bin/sh
 # Exact mode against greedy K=1 on 20,000 held-out sentences, in batches of 1 and 32: results/exactness-int8.json,
-# exactness-eager.json, and exactness-int8-base.json (the first 2,000 sentences). The same command resumes where it was
-# stopped. About 25 minutes for int8 on a quiet machine, 90 for all.
-#
-#   benchmarks/exactness.sh DATA [MODEL]
-#
-# DATA holds tatoeba/ and suttacentral/ (benchmarks/held_out.py); MODEL is the one that ships if left out. The base model
-# is MODEL, grown (benchmarks/grow.py). BASE names it; ONLY=int8, eager or base runs one of the three.
+# exactness-eager.json, and exactness-int8-base.json (the first 2,000 sentences). The same command resumes.
 set -eu
+
+usage() {
+    cat <<END
+usage: exactness.sh DATA [MODEL]
+  DATA   a folder with tatoeba/ and suttacentral/ (see held_out.py)
+  MODEL  a model directory (default: the model that ships); the base model is MODEL, grown (see grow.py)
+By environment: BASE names the base model; ONLY=int8, eager or base runs one of the three.
+About 25 minutes for int8 on a quiet machine, 90 for all.
+END
+}
+case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"

@@ -1,12 +1,11 @@
-"""Random weights, forced length: what each engine costs a sentence, against CTranslate2 int8 from
-the same weights.
+"""Time each engine against CTranslate2 int8 with the same random weights, at a forced length.
 
     OMP_NUM_THREADS=1 python benchmarks/forced.py base --batch-size 1 8 32 --engine int8
 
-Every sentence has 31 source tokens and EOS, and writes 32, so that all engines do the same work.
-They take turns. The figure is the median of the processor time: other work on the machine disturbs
-it less than the clock on the wall, and on one thread of an idle machine both are the same. For real
-text use `multistride bench`.
+Every sentence has 31 source tokens and EOS, and 32 tokens are written, so all engines do the same
+work. They take turns. The figure is the median processor time, which other work on the machine
+disturbs less than wall-clock time; on one thread of an idle machine they are equal. For real text
+use `multistride bench`.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ SHAPES = {
 
 
 def ours(engine: Engine[Any], source: torch.Tensor, group_size: int) -> None:
-    """Write LENGTH tokens a sentence; no token is EOS."""
+    """Return a translator of ours that writes LENGTH tokens a sentence; no token is EOS."""
     rows = len(source)
     state = DecodeState([LENGTH] * rows, start_token=1, rule=EndingRule.at(-1))
     writer = GroupWriter(engine, fixed(group_size))
@@ -67,7 +66,7 @@ def ours(engine: Engine[Any], source: torch.Tensor, group_size: int) -> None:
 
 
 def theirs(engine: CTranslate2Engine, source: torch.Tensor) -> None:
-    """The same with CTranslate2, which wants pieces and adds no EOS."""
+    """Return CTranslate2 doing the same; it takes pieces and adds no EOS."""
     batch = [[str(token) for token in row] for row in source.tolist()]
     lengths = {"min_decoding_length": LENGTH, "max_decoding_length": LENGTH, "max_input_length": 0}
     found = engine._translator.translate_batch(batch, beam_size=1, return_scores=True, **lengths)
@@ -77,7 +76,7 @@ def theirs(engine: CTranslate2Engine, source: torch.Tensor) -> None:
 def measure(
     shape: str, batch_size: int, names: list[EngineName], seconds: float
 ) -> dict[str, float]:
-    """Milliseconds of processor time a sentence."""
+    """Return milliseconds of processor time per sentence."""
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(**SHAPES[shape], group_sizes=GROUP_SIZES)).eval()
     source = torch.randint(5, SHAPES[shape]["vocabulary_size"], (batch_size, LENGTH))

@@ -1,5 +1,4 @@
-"""Make a trained model larger without changing what it says: real outputs at the cost of a large
-model.
+"""Make a trained model larger without changing its outputs, to time a large model on real text.
 
     python benchmarks/grow.py MODEL OUTPUT [--layers 6] [--vocabulary-size 32000]
 
@@ -40,7 +39,7 @@ ROW = 0.25
 
 @torch.inference_mode()
 def grown(model: Transformer, layers: int = 6, vocabulary_size: int = 32_000) -> Transformer:
-    """A model twice as wide, `layers` deep on both sides, that writes what `model` writes.
+    """Return a model twice as wide and `layers` deep on both sides that writes what `model` does.
 
     Raises `UsageError` for a model that cannot be grown so.
     """
@@ -72,8 +71,9 @@ def grown(model: Transformer, layers: int = 6, vocabulary_size: int = 32_000) ->
 
 
 def _larger(config: TransformerConfig, layers: int, vocabulary_size: int) -> TransformerConfig:
-    """Twice the width with heads as wide as before; positions are learned, as sinusoids cannot be
-    written twice.
+    """Return the shape of twice the width, with heads as wide as before.
+
+    Positions are learned, as sinusoids cannot be written twice.
     """
     sizes = {
         "hidden_size": 2 * config.hidden_size,
@@ -88,7 +88,7 @@ def _larger(config: TransformerConfig, layers: int, vocabulary_size: int) -> Tra
 
 
 def _fill_ends(model: Transformer, larger: Transformer) -> None:
-    """Embeddings, the last normalisations, the Markov head.
+    """Fill embeddings, the last normalisations and the Markov head.
 
     Embeddings are multiplied by the root of the width, which has grown by the root of two; so they
     shrink by it, and the last normalisation does too, which makes the doubled sum of the logits
@@ -131,11 +131,11 @@ def _fill_ends(model: Transformer, larger: Transformer) -> None:
 
 
 def _twice(layer: nn.Module, adds: bool) -> dict[str, Tensor]:
-    """The weights of a layer of twice the width.
+    """Return the weights of a layer of twice the width.
 
-    Where it is not to add anything, what writes into the residual stream reads one half of the
-    units with the weights of the other, negated: both are equal, so their sum is zero, with weights
-    as large as in any other layer.
+    Where the layer must not add anything, what writes into the residual stream reads one half of
+    the units with the weights of the other, negated: both are equal, so their sum is zero, with
+    weights as large as in any other layer.
     """
     state = {}
     for name, tensor in layer.state_dict().items():
@@ -161,12 +161,12 @@ def _cancelling(tensor: Tensor) -> Tensor:
 
 
 def _doubled(tensor: Tensor) -> Tensor:
-    """The tensor twice, along its last dimension."""
+    """Return a tensor repeated once along its last dimension."""
     return torch.cat([tensor, tensor], dim=-1)
 
 
 def grown_vocabulary(vocabulary: Vocabulary, size: int) -> Vocabulary:
-    """The same tokens for every text, and entries that no text contains up to `size`."""
+    """Return a vocabulary that encodes as before, filled up to `size` with unused entries."""
     tree = json.loads(vocabulary._serialized())
     entries = tree["model"]["vocab"]
     entries.update({f"<unused{number}>": number for number in range(len(vocabulary), size)})

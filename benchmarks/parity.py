@@ -1,4 +1,4 @@
-"""Converted models against their originals: logits and greedy continuations, one line a layout.
+"""Compare converted models with their originals: logits and greedy text, one line a layout.
 
     python benchmarks/parity.py results/convert-parity.json [--smollm2 FILE.gguf] [--threads 1]
 
@@ -120,7 +120,7 @@ def main() -> None:
 def small_causal(
     name: str, model: Any, config: Any, changes: dict[str, Any], sizes: Any, place: Path
 ) -> dict[str, Any]:
-    """A small random causal model."""
+    """Return a small random causal model."""
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     size = originals.small_tokenizer(place / "theirs", **special)
     theirs = originals.randomised(model(config(vocab_size=size, **{**sizes, **changes})))
@@ -142,7 +142,7 @@ def small_translator(
     place: Path,
     special: dict[str, str] = SPECIAL,
 ) -> dict[str, Any]:
-    """A small random encoder-decoder, with positions for the longest text asked for."""
+    """Return a small random encoder-decoder with positions for the longest text requested."""
     size = originals.small_tokenizer(place / "theirs", template, **special)
     theirs = originals.randomised(model(config(vocab_size=size, **{**sizes, **changes})))
     if hasattr(theirs, "final_logits_bias"):
@@ -160,7 +160,7 @@ def small_translator(
 
 
 def smollm2(file: Path, place: Path) -> dict[str, Any]:
-    """The real one, as its chat template asks the questions."""
+    """Return SmolLM2, asked questions by its chat template."""
     began = time.perf_counter()
     convert(str(file), place)
     seconds = time.perf_counter() - began
@@ -187,9 +187,7 @@ def smollm2(file: Path, place: Path) -> dict[str, Any]:
 
 
 def survives(directory: Path) -> bool:
-    """Whether every weight is the same, bit for bit, after the way through transformers and
-    back.
-    """
+    """Return whether every weight survives the way through transformers and back, bit for bit."""
     causal = not load_config(directory).encoder_layers
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSeq2SeqLM
     again = directory.with_name(f"{directory.name}-again")
@@ -202,7 +200,7 @@ def survives(directory: Path) -> bool:
 
 
 def line(name: str, theirs: Any, compared: originals.Comparison, directory: Path) -> dict[str, Any]:
-    """What the table says of one layout."""
+    """Return the line of the table for one layout."""
     result = {
         "layout": name,
         "class": type(theirs).__name__,

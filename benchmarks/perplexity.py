@@ -1,8 +1,8 @@
-"""What 8 and 4 bits cost a causal model: its perplexity on a text, by these engines and by eager.
+"""Measure what 8 and 4 bits cost a causal model: its perplexity on a text, against eager.
 
     python benchmarks/perplexity.py MODEL TEXT [--windows 8] [--width 256] [--output FILE]
 
-The text is cut into windows of `width` tokens, which are read from their beginning in one pass.
+The text is cut into windows of `width` tokens; each is read in one pass, without what is before it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger("multistride.benchmarks")
 
 
 def read(engine: StepModel[Any], tokens: torch.Tensor) -> tuple[float, torch.Tensor]:
-    """The mean loss per token of windows [B, W], and the most probable token everywhere."""
+    """Return the mean loss per token of windows [B, W], and the most probable token everywhere."""
     losses, best = [], []
     for window in tokens:
         row = window[None]

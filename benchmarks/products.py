@@ -1,11 +1,10 @@
-"""One matrix product by every library call that could carry an int8 engine: microseconds by shape
-and rows.
+"""Time one matrix product by every library call that could carry an int8 engine.
 
     OMP_NUM_THREADS=1 python benchmarks/products.py [--json FILE]
 
-Every candidate computes float32 rows x weight + bias to float32, whatever happens in between. The
-candidates are timed in turns, many times; the figure is the 20th percentile, since other work on
-the machine can only slow a call.
+Prints microseconds by shape and number of rows. Every candidate computes float32 rows x weight +
+bias to float32, whatever happens in between. The candidates are timed in turns, many times; the
+figure is the 20th percentile, since other work on the machine can only slow a call.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ STEP = 0.05
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 weights with one scale for each output channel."""
+    """Return int8 weights with one scale for each output channel."""
     scale = weight.abs().amax(1).clamp(min=1e-8) / 127
     return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
 def fbgemm_packed(weight: Tensor, bias: Tensor | None, engine: str) -> object:
-    """Weights packed for torch's quantised operators."""
+    """Return weights packed for torch's quantised operators."""
     torch.backends.quantized.engine = engine
     integers, scale = quantised(weight)
     zeros = torch.zeros(len(scale), dtype=torch.long)
@@ -61,13 +60,13 @@ def fbgemm_packed(weight: Tensor, bias: Tensor | None, engine: str) -> object:
 
 
 def dynamic_product(packed: object, x: Tensor) -> Tensor:
-    """Torch's quantised product, whose activations have one scale."""
+    """Return torch's quantised product, whose activations have one scale."""
     product: Tensor = torch.ops.quantized.linear_dynamic(x, packed)
     return product
 
 
 def candidates(weight: Tensor, bias: Tensor) -> dict[str, Product]:
-    """All of them for one weight."""
+    """Return every candidate for one weight."""
     integers, scale = quantised(weight)
     packed_float = torch.ops.mkldnn._reorder_linear_weight(weight)
     brain, brain_bias = weight.bfloat16(), bias.bfloat16()
@@ -201,7 +200,7 @@ def n_bits(
 
 
 def timed(products: dict[str, Product], rows: Tensor, seconds: float) -> dict[str, float]:
-    """Microseconds a call, interleaved."""
+    """Return microseconds per call; the candidates take turns."""
     times: dict[str, list[float]] = {name: [] for name in products}
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(next(iter(times.values()))) < 8:

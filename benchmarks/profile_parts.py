@@ -1,12 +1,11 @@
-"""Where the time of decoding goes: the encoder, the decoder, choosing tokens, and the host between
-the steps.
+"""Measure where the time of decoding goes: encoder, decoder, choosing tokens, and the host.
 
     python benchmarks/profile_parts.py MODEL SOURCE [--engine int8] [--batch-size 1,8,32]
         [--group-size 1,4] [--output FILE]
 
-Every call of the engine is timed, and on the int8 engine every call of a network within it. What is
-left of the engine's calls are masks, arrays and the Markov head; what is left of all is the host:
-slots, committing, batches that shrink. Milliseconds per sentence, medians of rounds.
+Every call of the engine is timed, and on the int8 engine every call of a network within it. The
+rest of the engine's calls is masks, arrays and the Markov head; the rest of the whole is the host:
+slots, committing, batches that shrink. Figures are milliseconds per sentence, medians of rounds.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Clock:
         self._inside: set[str] = set()
 
     def around(self, kind: str, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, timed under `kind` and `name`."""
+        """Return a call that is timed under `kind` and `name`."""
 
         def timed(*arguments: Any) -> Any:
             if kind in self._inside:
@@ -63,7 +62,7 @@ class Clock:
         return timed
 
     def parts(self, whole: float) -> dict[str, float]:
-        """Seconds of parts that do not overlap and add up to `whole`, which is `all`."""
+        """Return seconds of parts that do not overlap; `all` is `whole`, their sum."""
         engine = {
             name: seconds for name, seconds in self.seconds.items() if name.startswith("engine")
         }
@@ -137,7 +136,7 @@ class WatchedBound:
 def profile(
     engine: Any, clock: Clock, sources: list[list[int]], batch_size: int, group_size: int
 ) -> dict[str, float]:
-    """Milliseconds per sentence of each part; `host` is what no engine call took."""
+    """Return milliseconds per sentence of each part; `host` is what no engine call took."""
     options = DecodeOptions(group_size=group_size, batch_size=batch_size)
     batches = [
         [sources[place] for place in rows]

@@ -1,12 +1,12 @@
-"""What 8 bits cost in quality, and whether they are exact: BLEU by engine and K, and how many
-sentences are the same.
+"""Measure the quality and the exactness of int8: BLEU by engine and K, and identical sentences.
 
     OMP_NUM_THREADS=1 python benchmarks/quality.py SOURCE REFERENCE [--model DIR] [--sentences 500]
 
-Sentences are taken evenly over the file. Three questions, each answered for every K: BLEU of int8
-beside float32; the share of sentences that are the same one at a time and in batches of 32 (int8);
-the share that exact mode writes as greedy K=1 of the same engine does (int8, one at a time and in
-batches).
+Sentences are taken evenly over the file. For every K:
+
+- BLEU of int8 beside float32;
+- the share of sentences that int8 writes alike one at a time and in batches of 32;
+- the share that exact mode writes as greedy K=1 does, by int8, one at a time and in batches.
 """
 
 from __future__ import annotations

@@ -1,14 +1,21 @@
 #!/bin/sh
-# All result files of docs/speed.md in one go, then its tables. About 20 minutes on a quiet two-core machine.
-#
-#   benchmarks/run.sh SOURCE REFERENCE [SMALL_MODEL]
-#
-# SOURCE and REFERENCE are text, line by line (English and German for the model that ships). The base model is the one
-# that ships, grown (benchmarks/grow.py); SMALL_MODEL is another model directory for the small rows, the one that ships
-# if left out. QUALITY_MODEL, QUALITY_SOURCE and QUALITY_REFERENCE (all of them or none) are a model and a test set on
-# which int8 is compared with float32, such as the Multi30k example. AGAINST_MODEL may name a deep-shallow autoregressive model for the base rows. SENTENCES, ROUNDS and
-# ENGINE change how long it takes and what is measured. Nothing else should run meanwhile.
+# All result files of docs/speed.md in one go, then its tables. Nothing else should run meanwhile.
 set -eu
+
+usage() {
+    cat <<END
+usage: run.sh SOURCE REFERENCE [SMALL_MODEL]
+  SOURCE, REFERENCE  text, line by line (English and German for the model that ships)
+  SMALL_MODEL        a model directory for the small rows (default: the model that ships)
+The base model is the one that ships, grown (benchmarks/grow.py).
+By environment: SENTENCES, ROUNDS, BATCHES and ENGINE change how long it takes and what is measured; BASE names the base
+model; AGAINST_MODEL names a deep-shallow autoregressive model for the base rows; QUALITY_MODEL, QUALITY_SOURCE and
+QUALITY_REFERENCE (all of them or none) are a model and a test set on which int8 is compared with float32.
+About 20 minutes on a quiet two-core machine.
+END
+}
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
+case ${2:-} in '') usage >&2; exit 2 ;; esac
 
 source=$1 reference=$2
 here=$(cd "$(dirname "$0")/.." && pwd)

@@ -1,9 +1,10 @@
-"""CTranslate2 int8 behind a server as simple as it can be: the other side of `serve_load.py`.
+"""Serve CTranslate2 int8 as simply as possible: the rival of `serve_load.py throughput --against`.
 
     python benchmarks/serve_ctranslate2.py [MODEL] --threads 1
 
-The same weights at K=1, the same web server and the same shape of events. What waits is translated
-in one batch, then the next; an answer is one event, since CTranslate2 hands out no part of a batch.
+It has the same weights at K=1, the same web server and the same shape of events. All waiting
+requests are translated in one batch, then the next; an answer is one event, since CTranslate2 hands
+out no part of a batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`multistride serve` and llama-cpp-python's server with the same SmolLM2, in turns.
+"""Compare `multistride serve` with llama-cpp-python's server, with the same SmolLM2, in turns.
 
     python benchmarks/serve_llama.py MODEL MODEL.gguf --python OTHER/bin/python \
         --output results/serve-smollm2.json

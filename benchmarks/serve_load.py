@@ -1,11 +1,11 @@
-"""Load on `multistride serve`: throughput, latency, and answers that are those of a request alone.
+"""Put load on `multistride serve`: throughput, latency, answers equal to a request alone, memory.
 
     python benchmarks/serve_load.py throughput SOURCE.txt --output results/serve-throughput.json
     python benchmarks/serve_load.py streams SOURCE.txt --output results/serve-streams.json
     python benchmarks/serve_load.py memory SOURCE.txt --count 20000 --output serve-memory.json
 
 The server is a process of its own on a free port of this machine; the clients are coroutines of
-this process, so the two share its cores. `throughput` keeps 1, 8, 32 and 64 clients busy, who ask
+this process, so they share its cores. `throughput` keeps 1, 8, 32 and 64 clients busy, who ask
 for one translation after the other, at every group size, in turns. `streams` opens 1,000 streams at
 once, of mixed modes, group sizes and lengths, and compares every answer with `translate` of the
 same text alone. `memory` sends many requests, as `--count` says, and looks at the size of the
@@ -170,7 +170,7 @@ def _times(name: str, seconds: Sequence[float]) -> dict[str, float]:
 
 
 def throughput(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
-    """Every number of clients at every group size, in turns."""
+    """Measure every number of clients at every group size, in turns."""
     ways: dict[str, tuple[tuple[str, int], int | str]] = {}
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     threads = ["--threads", str(options.threads)]
@@ -211,7 +211,7 @@ def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def streams(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
-    """Many streams at once, while somebody asks for /health; answers compared."""
+    """Open many streams at once while /health is asked; compare every answer."""
     chance = random.Random(5)
     jobs = [(chance.choice(texts), WAYS[number % len(WAYS)]) for number in range(options.count)]
     with server(
@@ -268,7 +268,7 @@ with httpx.Client(base_url=sys.argv[1], timeout=60) as client:
 
 
 def memory(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
-    """Many requests, and the memory of the server's processes while they pass."""
+    """Send many requests and measure the memory of the server's processes meanwhile."""
     sizes: dict[int, list[float]] = {}
 
     async def ask(url: str, pid: int) -> None:

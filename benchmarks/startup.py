@@ -1,5 +1,4 @@
-"""How long `multistride translate` takes from its start to the first translation, and how large it
-gets.
+"""Measure how soon `multistride translate` writes its first translation, and its peak memory.
 
     python benchmarks/startup.py [--engine eager,int8] [--runs 5] [--output FILE]
 
@@ -32,7 +31,7 @@ LINE = b"I have never seen such a beautiful garden.\n"
 
 
 def one_run(engine: str, group_size: int, threads: int) -> tuple[float, float]:
-    """Seconds to the end of the first translated line, and megabytes (2**20 bytes) at most."""
+    """Return seconds to the end of the first translated line, and peak megabytes (2**20 bytes)."""
     command = [
         sys.executable,
         "-m",

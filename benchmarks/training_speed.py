@@ -1,5 +1,4 @@
-"""How long an update of a training takes on this machine, and what each of two ways of doing less
-work gives.
+"""Time a training update on this machine, with and without two ways of doing less work.
 
     python benchmarks/training_speed.py CONFIG.yaml [--updates 12] [--rounds 3] [--output FILE]
 

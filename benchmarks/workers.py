@@ -1,11 +1,10 @@
-"""Two workers of one thread against one worker of two threads: sentences a second of real text, in
-batches.
+"""Compare two workers of one thread with one worker of two threads: sentences per second.
 
     python benchmarks/workers.py SOURCE [--model DIR] [--engine int8] [--group-size 4]
         [--sentences 512]
 
-Measured with the clock on the wall: nothing else may run. Every worker is a process that loads the
-model, warms up, waits for the others and translates its share.
+SOURCE is translated in batches. Nothing else may run: the measure is wall-clock time. Every worker
+is a process that loads the model, warms up, waits for the others and translates its share.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""An ablation: the same training with one technique left out (or put in) at a time, one result file
-each.
+"""Run an ablation: the same training with one technique left out or added at a time.
 
     python examples/ablation.py configs/many-k.yaml --source test.en --reference test.de \
         --output results/ablation --seeds 1,2 --set data=runs/multi30k/distilled-data \
         --set start_from=runs/multi30k/autoregressive/best --real-data runs/multi30k/data
 
-A name such as "only K=4" trains one group size alone with the same budget: what one checkpoint for
-every K costs. Finished trainings and measurements are kept: run it again after an interruption.
+Each training has a result file of its own. A name such as "only K=4" trains one group size alone
+with the same budget: what one checkpoint for every K costs. Finished trainings and measurements are
+kept: run it again after an interruption.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How much quality a step buys: every policy at every setting, against fixed group sizes.
+"""Measure quality against steps: every policy at every setting, and fixed group sizes.
 
     python frontier.py --source FILE --reference FILE --output RESULT.json [--picture FILE.svg]
         [--model DIRECTORY]
 
 Without `--model` the model that ships is measured. A point is one decoding of the whole file.
-`--latency N` times N sentences one by one as well, all ways in turn. `--only-picture` draws a
-result that is there.
+`--latency N` times N sentences one by one as well, all ways in turn. `--only-picture` draws an
+existing result.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Memory and time against length, 512 to 32,768 tokens: long sources, and long prompts of a causal
-model.
+"""Measure memory and time by length, 512 to 32,768 tokens: long sources, long causal prompts.
 
     python examples/long_texts.py RESULT [--model DIRECTORY] [--lengths 512,2048,...]
 

@@ -1,10 +1,9 @@
-"""Peak memory of every way of decoding against K=1 of the same batch and length, as one Markdown
-table.
+"""Measure the peak memory of every way of decoding against K=1 of the same batch and length.
 
-PyTorch's allocator is watched, so every tensor counts; the sentences are made to run to the same
-length. A beam of B is compared with B times as many sentences, sampling with sampling.
+Prints a Markdown table. PyTorch's allocator is watched, so every tensor counts; all sentences run
+to the same length. A beam of B is compared with B times as many sentences, sampling with sampling.
 
-Example: python examples/memory.py --batch-size 32 --length 40
+    python examples/memory.py --batch-size 32 --length 40
 """
 
 import argparse

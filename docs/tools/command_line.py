@@ -18,7 +18,8 @@ This page is generated from the command line itself (`python docs/tools/pages.py
 checks that it is up to date. `multistride VERB --help` prints the same in the terminal.
 
 Results go to stdout, everything else to stderr. Verbs that read lines write one line for each, in
-order; a line that fails becomes an empty line, stderr names it, and the exit code is 4.
+order; a line that fails becomes an empty line, stderr names it, and the exit code is 4. Empty input
+gives empty output and a warning, exit code 0; what is measured or trained on must hold something.
 
 | exit code | meaning |
 | --: | :-- |

@@ -1,6 +1,6 @@
-"""What is reached without a model: on questions about passages, and on questions with choices.
+"""Measure what is reached without a model on questions about passages, and with choices.
 
-usage: baselines.py TEST CHOICES_TEST CHOICES_TRAIN OUTPUT
+    python baselines.py TEST CHOICES_TEST CHOICES_TRAIN OUTPUT
 
 Chance is the mean of one over the number of choices; the most frequent answer is the choice that is
 right most often among the questions to learn from.
@@ -8,8 +8,8 @@ right most often among the questions to learn from.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +30,7 @@ WAYS = {
 Record = Mapping[str, Any]
 
 
-def main() -> None:
-    test, choices, learned, output = map(Path, sys.argv[1:5])
+def main(test: Path, choices: Path, learned: Path, output: Path) -> None:
     asked, chosen = records_of(test), records_of(choices)
     counted = Counter(record["answer"] for record in records_of(learned))
     passages = {name: taken(way, asked) for name, way in WAYS.items()}
@@ -74,4 +73,11 @@ def picked(rank: Callable[[str], float], records: Sequence[Record]) -> dict[str,
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("test", type=Path, metavar="TEST")
+    parser.add_argument("choices", type=Path, metavar="CHOICES_TEST")
+    parser.add_argument("learned", type=Path, metavar="CHOICES_TRAIN")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    main(**vars(parser.parse_args()))

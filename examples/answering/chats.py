@@ -1,7 +1,6 @@
-"""Records as what a chat model would have written: the tokens of a prompt and of its answer, one
-object a line.
+"""Write records as chats: the tokens of a prompt and of its answer, one object a line.
 
-usage: chats.py MODEL RECORDS OUTPUT [COPIES]
+    python chats.py MODEL RECORDS OUTPUT [COPIES]
 
 Each question is written COPIES times (1), every time with other sentences of its passage around the
 answer, so that a model learns to look for it and not where it stands. `multistride prepare
@@ -10,6 +9,7 @@ answer, so that a model learns to look for it and not where it stands. `multistr
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import sys
@@ -25,9 +25,7 @@ LONGEST = 110
 """Words of a window, about: longer ones cost time and say no more."""
 
 
-def main() -> None:
-    model, source, output = map(Path, sys.argv[1:4])
-    copies = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+def main(model: Path, source: Path, output: Path, copies: int) -> None:
     generator, chance = Generator.load(model).chatting(), random.Random(1)
     records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     with replacing_file(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -44,4 +42,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("source", type=Path, metavar="RECORDS")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    parser.add_argument("copies", type=int, nargs="?", default=1, metavar="COPIES", help="(1)")
+    main(**vars(parser.parse_args()))

@@ -1,6 +1,6 @@
-"""Questions with passages and questions with choices, as records: one JSON object a line.
+"""Write questions with passages and questions with choices as records: one JSON object a line.
 
-usage: corpus.py DATA DIRECTORY [LANGUAGE]
+    python corpus.py DATA DIRECTORY [LANGUAGE]
 
 Reads DATA/xquad/xquad.LANGUAGE.json.xz (SQuAD's format; en) and DATA/opentriviaqa/trivia.jsonl.xz.
 The articles of XQuAD are shuffled and divided whole: 12 to test, 4 to validate, the others to learn
@@ -10,6 +10,7 @@ drawn to test.
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import random
@@ -22,9 +23,7 @@ TEST, VALIDATION = 12, 4
 CHOICES = 400
 
 
-def main() -> None:
-    data, directory = Path(sys.argv[1]), Path(sys.argv[2])
-    language = sys.argv[3] if len(sys.argv) > 3 else "en"
+def main(data: Path, directory: Path, language: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with lzma.open(data / "xquad" / f"xquad.{language}.json.xz", "rt", encoding="utf-8") as file:
         articles = json.load(file)["data"]
@@ -75,4 +74,10 @@ def write(path: Path, records: Iterable[Mapping[str, object]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("language", nargs="?", default="en", metavar="LANGUAGE", help="(en)")
+    main(**vars(parser.parse_args()))

@@ -1,6 +1,6 @@
-"""How often BM25 finds the part of a meeting that a question is about.
+"""Measure how often BM25 finds the part of a meeting that a question is about.
 
-usage: meetings.py FILE.jsonl.xz OUTPUT [WORDS]
+    python meetings.py FILE.jsonl.xz OUTPUT [WORDS]
 
 FILE has QMSum's meetings, with the turns that each specific question is about. A transcript is cut
 into windows of WORDS words (200) that share half of them. Of the windows picked `hit` counts the
@@ -10,10 +10,10 @@ characters that are in one. To compare: the first windows, and windows drawn at 
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,7 @@ from multistride.version import __version__
 COUNTS = (1, 3, 5)
 
 
-def main() -> None:
-    source, output = Path(sys.argv[1]), Path(sys.argv[2])
-    words = int(sys.argv[3]) if len(sys.argv) > 3 else 200
+def main(source: Path, output: Path, words: int) -> None:
     with lzma.open(source, "rt", encoding="utf-8") as lines:
         meetings = [json.loads(line) for line in lines]
     chance = random.Random(1)
@@ -137,4 +135,10 @@ def mean(values: Iterator[float]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="FILE")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    parser.add_argument("words", type=int, nargs="?", default=200, metavar="WORDS", help="(200)")
+    main(**vars(parser.parse_args()))

@@ -1,6 +1,6 @@
-"""Pairs to learn answering from: a question with some sentences around its answer, and the answer.
+"""Write pairs to learn answering from: a question with sentences around its answer; the answer.
 
-usage: pairs.py RECORDS DATA OUTPUT [CLOZES]
+    python pairs.py RECORDS DATA OUTPUT [CLOZES]
 
 There are few questions, so each is written eight times with other sentences of its passage around
 the answer, and CLOZES (24000) questions are made of the addresses in DATA/sotu/sotu.jsonl.xz: a
@@ -11,6 +11,7 @@ look for words of the question and to copy what stands beside them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import random
@@ -34,9 +35,8 @@ WANTED = re.compile(rf"(?<=[a-z,] )(?:{NUMBER}|{NAME})(?=[\s,;.])")
 """What a cloze asks for: a number, or words with capital letters that do not begin the sentence."""
 
 
-def main() -> None:
-    source, data, output = map(Path, sys.argv[1:4])
-    clozes, chance = int(sys.argv[4]) if len(sys.argv) > 4 else 24000, random.Random(1)
+def main(source: Path, data: Path, output: Path, clozes: int) -> None:
+    chance = random.Random(1)
     records = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     with replacing_file(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for record in [*records * COPIES, *made(data / "sotu" / "sotu.jsonl.xz", clozes, chance)]:
@@ -81,4 +81,11 @@ def cloze(passage: str, chance: random.Random) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="RECORDS")
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    parser.add_argument("clozes", type=int, nargs="?", default=24000, metavar="CLOZES")
+    main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Sentences around an answer, to learn from."""
+"""Cut the sentences around an answer, to learn from."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Whose text, and how fast: a converted model that drafts, transformers' `generate`, and llama.cpp
-where it is there.
+"""Compare a converted model that drafts with transformers' `generate` and, if installed, llama.cpp.
 
-usage: against_transformers.py SOURCE ORIGINAL DRAFTING PROMPTS [--ways text:3,both:4] [--output
-FILE]
+    python against_transformers.py SOURCE ORIGINAL DRAFTING PROMPTS [--ways text:3,both:4]
+        [--output FILE]
 
 SOURCE is what was converted (a GGUF file or a directory of transformers), ORIGINAL the model
 directory `multistride convert` made of it, DRAFTING one that drafts it. Each prompt is a user's

@@ -1,6 +1,6 @@
-"""Austen's novels and the State of the Union addresses as training, validation and test documents.
+"""Write Austen's novels and the State of the Union addresses as documents to train and test on.
 
-usage: corpus.py DATA DIRECTORY
+    python corpus.py DATA DIRECTORY
 
 DATA holds `lm/austen.txt.xz` (six novels, one after the other) and `sotu/sotu.jsonl.xz` (one speech
 a line). A chapter and a speech is a document; lines that were broken for print are joined,
@@ -10,6 +10,7 @@ the test set the beginnings of paragraphs are prompts.
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import re
@@ -55,8 +56,7 @@ def prompts(texts: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def main() -> None:
-    data, directory = Path(sys.argv[1]), Path(sys.argv[2])
+def main(data: Path, directory: Path) -> None:
     texts = documents(data)
     directory.mkdir(parents=True, exist_ok=True)
     held_out = {*range(7, len(texts), 100), *range(13, len(texts), 20)}
@@ -78,4 +78,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

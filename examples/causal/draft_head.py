@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from multistride.decode.draft_head import DRAFT_HEAD, DraftHead, quantised
 from multistride.decode.phrases import PHRASES
 from multistride.device import keep_few_kernels, set_threads
 from multistride.distill.phrases import phrases_of
+from multistride.errors import UsageError, UserError
 from multistride.files import replacing_file
 from multistride.generator import Generator
 from multistride.groups import Slots, prompt_slots
@@ -266,13 +268,13 @@ def train(learner: Learner, texts: Written, updates: int, rate: float, checkpoin
 def parsed() -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("prompts", type=Path)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--texts", type=int, default=1280, help="answers to learn from")
-    parser.add_argument("--updates", type=int, default=600, help=f"of {TOGETHER} texts each")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens the head knows at most")
-    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("model", type=Path, help="directory of a converted chat model")
+    parser.add_argument("prompts", type=Path, help="some thousands of questions, one a line")
+    parser.add_argument("directory", type=Path, help="where answers and states are kept")
+    parser.add_argument("--texts", type=int, default=1280, help="maximum number of answers")
+    parser.add_argument("--updates", type=int, default=600, help=f"of {TOGETHER} answers each")
+    parser.add_argument("--tokens", type=int, default=4096, help="size of its vocabulary")
+    parser.add_argument("--width", type=int, default=1024, help="inner width of the head")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -291,7 +293,14 @@ def main() -> None:
     paths = []
     (asked.directory / "written").mkdir(parents=True, exist_ok=True)
     network = model.engine.model.bfloat16()
-    for number, rows in enumerate(chunks(prompts, asked.texts)):
+    batches = chunks(prompts, asked.texts)
+    if (count := sum(map(len, batches))) <= HELD_OUT:
+        raise UsageError(
+            f"{asked.prompts} has {len(prompts):,} prompts, and {count:,} of them have a length in "
+            f"tokens that at least {BATCH // 2} share; {HELD_OUT} such are held out: give some "
+            "thousands of questions"
+        )
+    for number, rows in enumerate(batches):
         paths.append(asked.directory / "written" / f"{number:03}.npz")
         if not paths[-1].is_file():
             write(model, rows, paths[-1])
@@ -315,4 +324,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"draft_head: {error}")

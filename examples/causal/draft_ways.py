@@ -1,6 +1,6 @@
 """Measure the sources of drafts of a chat model: tokens a pass, and time a token.
 
-usage: draft_ways.py MODEL PROMPTS [--ways text:3,text:4,head:3,head:4] [--output FILE]
+    python draft_ways.py MODEL PROMPTS [--ways text:3,text:4,head:3,head:4] [--output FILE]
 
 All prompts are answered in batches, which says how many tokens a pass writes and whether each text
 is that of K=1; the first `--timed` are answered alone, by all ways in turn. Times are those of the

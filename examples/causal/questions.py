@@ -1,6 +1,6 @@
-"""Questions as prompts: 100 for testing, 40 for validation, the others to learn from.
+"""Write questions as prompts: 100 for testing, 40 for validation, COUNT of the others to train.
 
-usage: questions.py FILE DIRECTORY COUNT
+    python questions.py FILE DIRECTORY COUNT
 
 FILE is a .jsonl.xz with a question in the field "question" of each line. No question is in two of
 the files.
@@ -8,6 +8,7 @@ the files.
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import random
@@ -17,8 +18,7 @@ from pathlib import Path
 TEST, VALIDATION = 100, 40
 
 
-def main() -> None:
-    source, directory, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def main(source: Path, directory: Path, count: int) -> None:
     with lzma.open(source, "rt", encoding="utf-8") as lines:
         asked = dict.fromkeys(" ".join(json.loads(line)["question"].split()) for line in lines)
     questions = [
@@ -42,4 +42,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="FILE")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("count", type=int, metavar="COUNT")
+    main(**vars(parser.parse_args()))

@@ -15,6 +15,7 @@ On one quiet CPU core with bfloat16: about 6 minutes to write the text, a second
 for the adapters, and 15 to measure.
 END
 }
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
 case ${2:-} in '') usage >&2; exit 2 ;; esac
 
 source=$1 questions=$2 directory=${3:-runs/smollm2}

@@ -1,8 +1,8 @@
-"""Write Chinese-English text: pairs of one tagged file, by default those whose licences allow a
-model to be shipped.
+"""Write Chinese-English text from one tagged file.
 
     python corpus.py DATA DIRECTORY [TAG ...]
 
+Without TAG the pairs are taken whose licences allow a model to be shipped.
 DATA holds `train.en-zh.tsv.xz` and `dev.en-zh.tsv.xz`, lines of tag, English and Chinese between
 tabs. Equal pairs are written once. Lines spread evenly over the dev file make the validation set,
 the others the test set; no training line has an English side that the dev file has.
@@ -10,8 +10,8 @@ the others the test set; no training line has an English side that the dev file 
 
 from __future__ import annotations
 
+import argparse
 import lzma
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +57,10 @@ def main(data: Path, directory: Path, tags: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), tuple(sys.argv[3:]) or FREE_TAGS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("tags", nargs="*", default=FREE_TAGS, metavar="TAG")
+    main(**vars(parser.parse_args()))

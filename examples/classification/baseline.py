@@ -1,12 +1,14 @@
-"""TF-IDF and logistic regression on the same records, measured by the same code as the
-Transformers.
+"""Measure TF-IDF with logistic regression by the same code and records as the Transformers.
 
-usage: baseline.py DIRECTORY RESULT.json DIRECTORY has train, validation and test.jsonl. The
-strength of the penalty (and whether pairs of words are counted too, with more than one number in
-GRAMS; it takes many times as long) is chosen on the validation split; the chosen one is trained
-again on both and answers the test split once. Needs scikit-learn (extra `tasks`).
+    python baseline.py DIRECTORY RESULT.json
+
+DIRECTORY has train, validation and test.jsonl. The strength of the penalty is chosen on the
+validation split, and with more than one number in GRAMS also whether pairs of words are counted,
+which takes many times as long. The chosen model is trained again on both splits and answers the
+test split once. Needs scikit-learn (extra `tasks`).
 """
 
+import argparse
 import json
 import sys
 import time
@@ -98,6 +100,9 @@ def main(directory: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("output", type=Path, metavar="RESULT")
+    main(**vars(parser.parse_args()))

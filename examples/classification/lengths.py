@@ -1,12 +1,13 @@
-"""How fast documents of 512 to 32,768 tokens are classified, and how much memory that takes.
+"""Measure the time and memory of classifying documents of 512 to 32,768 tokens.
 
-usage: lengths.py MODEL RECORDS.jsonl RESULT.json
+    python lengths.py MODEL RECORDS.jsonl RESULT.json
 
 Each length is measured in a process of its own, on one thread, under Linux: the CPU time of the
 median of three rounds after one that does not count, and the most memory the process ever held,
 beside that of a process which only loads the model.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -63,7 +64,8 @@ def document(classifier: Classifier, records: Path, length: int) -> str:
 def main(model: Path, records: Path, output: Path) -> None:
     rows = []
     for length in LENGTHS:
-        command = [sys.executable, __file__, str(model), str(records), "--length", str(length)]
+        paths = (str(model), str(records), str(output))
+        command = [sys.executable, __file__, *paths, "--length", str(length)]
         rows.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
         print(rows[-1], file=sys.stderr, flush=True)
     loaded = rows[0]["peak_megabytes"]
@@ -81,9 +83,15 @@ def main(model: Path, records: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 5 and sys.argv[3] == "--length":
-        print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4]))))
-    elif len(sys.argv) == 4:
-        main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("records", type=Path, metavar="RECORDS")
+    parser.add_argument("output", type=Path, metavar="RESULT")
+    parser.add_argument("--length", type=int, help=argparse.SUPPRESS)  # one measuring process
+    given = parser.parse_args()
+    if given.length:
+        print(json.dumps(measure(given.model, given.records, given.length)))
     else:
-        sys.exit(__doc__)
+        main(given.model, given.records, given.output)

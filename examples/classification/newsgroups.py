@@ -1,10 +1,12 @@
-"""20 Newsgroups (bydate) as records: headers removed, a validation split taken from the training
-documents.
+"""Write 20 Newsgroups (bydate) as records, without headers.
 
-usage: newsgroups.py DATA DIRECTORY DATA has train.jsonl.xz and test.jsonl.xz with `label` and
-`text`; DIRECTORY gets train, validation and test.jsonl.
+    python newsgroups.py DATA DIRECTORY
+
+DATA has train.jsonl.xz and test.jsonl.xz with `label` and `text`. DIRECTORY gets train, validation
+and test.jsonl; the validation split is taken from the training documents.
 """
 
+import argparse
 import json
 import lzma
 import random
@@ -49,6 +51,9 @@ def main(data: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

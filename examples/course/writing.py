@@ -1,6 +1,6 @@
 """Chapter 13 of the course: a semi-autoregressive model beside a GPT-2-style one of equal budget.
 
-usage: writing.py DATA DIRECTORY RESULT.json
+    python writing.py DATA DIRECTORY RESULT.json
 
 DATA holds `commongen/` (train, dev and test.tsv.xz). Three models learn to write a sentence from a
 few words: an autoregressive encoder-decoder, one that writes K = 1, 2, 4 tokens a step, and a
@@ -12,6 +12,7 @@ probable each text is: a judge of coherence. Stopped trainings resume.
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import math
@@ -268,6 +269,10 @@ def main(data: Path, directory: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("output", type=Path, metavar="RESULT")
+    main(**vars(parser.parse_args()))

@@ -7,7 +7,7 @@ STEM names a test set: STEM.en and STEM.de. Greedy, mode fast.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import multistride
@@ -44,7 +44,7 @@ def measure(model: multistride.Translator, stem: str) -> list[dict[str, float | 
     return rows
 
 
-def main(directory: str, output: str, *named: str) -> None:
+def main(directory: str, output: str, named: list[str]) -> None:
     """Measure each named test set and write all of them into one file."""
     model = multistride.load(directory, engine="eager")
     assert isinstance(model, multistride.Translator)
@@ -53,6 +53,10 @@ def main(directory: str, output: str, *named: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 4:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", metavar="MODEL")
+    parser.add_argument("output", metavar="OUTPUT")
+    parser.add_argument("named", nargs="+", metavar="NAME=STEM")
+    main(**vars(parser.parse_args()))

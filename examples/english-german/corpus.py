@@ -1,5 +1,4 @@
-"""Write the training text of the English-German model that ships: only corpora whose licences allow
-it.
+"""Write the training text of the English-German model that ships, from freely licensed corpora.
 
     python corpus.py DATA DIRECTORY
 
@@ -17,11 +16,11 @@ BSD-3) and `libreoffice/` (MPL-2.0). Written are `train`, `validation` and one t
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import lzma
 import random
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +123,9 @@ def main(data: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

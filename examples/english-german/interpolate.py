@@ -1,5 +1,4 @@
-"""Write the targets that the student learns from: references where they are near to the teacher's
-translation, the teacher's translation elsewhere.
+"""Write the student's targets: the teacher's translations, or references that are near to them.
 
     python interpolate.py SOURCE REFERENCE TRANSLATION DIRECTORY
 
@@ -13,6 +12,7 @@ Written are DIRECTORY/train.en and train.de.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import sys
 from pathlib import Path
@@ -68,6 +68,11 @@ def main(source: str, reference: str, translation: str, directory: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("reference", metavar="REFERENCE")
+    parser.add_argument("translation", metavar="TRANSLATION")
+    parser.add_argument("directory", metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

@@ -1,11 +1,11 @@
 """Compare ways to close the gap at K > 1 on long sentences, in a fixed and small budget.
 
-usage: long_sentences.py SUTTACENTRAL DIRECTORY [--updates 160] [--output FILE]
+    python long_sentences.py SUTTACENTRAL DIRECTORY [--updates 160] [--output FILE]
 
-The model that ships goes on learning from sentences of 15 to 40 words for a few updates, in several
-ways and with two seeds; validation loss and BLEU by K on other such sentences say which way helps.
-Every run is one `multistride train`; what is done is not done again, and the result holds the runs
-that have ended.
+The model that ships is trained for a few more updates on sentences of 15 to 40 words, in several
+ways and with two seeds. Validation loss and BLEU by K on other sentences of this length show which
+way helps. Every run is one `multistride train`. Finished runs are not repeated; the result holds
+the runs that have ended.
 """
 
 from __future__ import annotations

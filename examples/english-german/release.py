@@ -1,5 +1,4 @@
-"""Make the model that ships from a trained one: weights in bfloat16, a card that tells what it is
-good for, notices.
+"""Make the model that ships from a trained one: weights in bfloat16, a model card, notices.
 
     python release.py MODEL RESULTS DATA OUTPUT
 
@@ -11,8 +10,8 @@ on. OUTPUT is the model directory to write.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +183,11 @@ def main(directory: Path, results: Path, data: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, metavar="MODEL")
+    parser.add_argument("results", type=Path, metavar="RESULTS")
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    main(**vars(parser.parse_args()))

@@ -1,5 +1,4 @@
-"""Write a corpus for text generation as text: what is read on one line, what is written about it on
-the other.
+"""Write a corpus for text generation as parallel text files: sources and targets, line by line.
 
     python corpus.py commongen|scitldr|dialogsum FOLDER DIRECTORY
 
@@ -15,10 +14,10 @@ concepts means nothing, so a training set of them is there twice, the second tim
 
 from __future__ import annotations
 
+import argparse
 import json
 import lzma
 import random
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +128,10 @@ def main(name: str, folder: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in CORPORA:
-        sys.exit(__doc__)
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=sorted(CORPORA), metavar="NAME")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

@@ -20,15 +20,14 @@ data=$1
 commongen=$2
 directory=${3:-runs/multi30k-adapted}
 here=$(dirname "$0")
-shipped=$(python -c 'import multistride.shipped as shipped; print(shipped.DEFAULT)')
 test_set="--source $data/test_2016_flickr.en.gz --reference $data/test_2016_flickr.de.gz"
 
 run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
-run multistride prepare --output "$directory/data" --vocabulary "$shipped" \
+run multistride prepare --output "$directory/data" --vocabulary english-german \
     --train-source "$data/train.en.gz" --train-target "$data/train.de.gz" \
     --validation-source "$data/val.en.gz" --validation-target "$data/val.de.gz"
-run multistride train "$here/adapt-teacher.yaml" --resume --set "start_from=$shipped" \
+run multistride train "$here/adapt-teacher.yaml" --resume \
     --set "data=$directory/data" --set "run=$directory/teacher"
 run multistride distill --model "$directory/teacher/best" \
     --source "$data/train.en.gz" --target "$data/train.de.gz" --output "$directory/train.distilled.de" \

@@ -10,10 +10,10 @@ a word that the training text does not have twice: the teacher would not know ho
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import lzma
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -51,6 +51,10 @@ def main(commongen: Path, multi30k: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("commongen", type=Path, metavar="COMMONGEN")
+    parser.add_argument("multi30k", type=Path, metavar="MULTI30K")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    main(**vars(parser.parse_args()))

@@ -1,5 +1,4 @@
-"""Write windows of consecutive sentences as pairs, for a model that is to translate several at a
-time.
+"""Write windows of consecutive sentences as pairs, for a model that translates several at a time.
 
     python corpus.py DATA DIRECTORY
 
@@ -12,9 +11,9 @@ the dev part has too are left out.
 
 from __future__ import annotations
 
+import argparse
 import lzma
 import random
-import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -74,6 +73,9 @@ def main(data: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

@@ -1,5 +1,4 @@
-"""Sentences of a document translated alone against several in one context: BLEU by window and K, as
-one result file.
+"""Compare translating sentences of a document alone and several in one context: BLEU by window, K.
 
     python measure.py DATA RESULT
 

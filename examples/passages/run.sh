@@ -16,15 +16,14 @@ case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac
 data=$1
 directory=${2:-runs/passages}
 here=$(dirname "$0")
-shipped=$(python -c 'import multistride.shipped as shipped; print(shipped.DEFAULT)')
 
 run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
 run python "$here/corpus.py" "$data" "$directory/text"
-run multistride prepare --output "$directory/data" --vocabulary "$shipped" \
+run multistride prepare --output "$directory/data" --vocabulary english-german \
     --train-source "$directory/text/train.en" --train-target "$directory/text/train.de" \
     --validation-source "$directory/text/validation.en" --validation-target "$directory/text/validation.de"
-run multistride train "$here/adapt.yaml" --resume --set "start_from=$shipped" \
+run multistride train "$here/adapt.yaml" --resume \
     --set "data=$directory/data" --set "run=$directory/adapted"
 run python "$here/measure.py" "$data" "$directory/shipped.json"
 run python "$here/measure.py" "$data" "$directory/adapted.json" --model "$directory/adapted/best"

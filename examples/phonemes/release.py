@@ -1,10 +1,10 @@
-"""Make the phoneme model that ships from a trained one: weights in bfloat16, a tokenizer that reads
-whole words, a card, the dictionary's notice.
+"""Make the phoneme model that ships from a trained one.
 
     python release.py MODEL RESULT COMPARISON NOTICE OUTPUT
 
-MODEL is a model directory, RESULT what `multistride evaluate` measured of it, COMPARISON what
-`against_g2p_en.py` wrote, NOTICE the LICENSE of CMUdict, OUTPUT the model directory to write.
+It gets weights in bfloat16, a tokenizer that reads whole words, a card, and the dictionary's
+notice. MODEL is a model directory, RESULT what `multistride evaluate` measured of it, COMPARISON
+what `against_g2p_en.py` wrote, NOTICE the LICENSE of CMUdict, OUTPUT the model directory to write.
 
 The trained tokenizer wants letters with blanks between them. The one that ships also takes words:
 "hello", "Hello" and "h e l l o" have the same tokens. Phonemes are read as before, so references
@@ -13,9 +13,9 @@ can be scored.
 
 from __future__ import annotations
 
+import argparse
 import json
 import string
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,12 @@ def main(directory: Path, result: Path, comparison: Path, notice: Path, output: 
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 6:
-        sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, metavar="MODEL")
+    parser.add_argument("result", type=Path, metavar="RESULT")
+    parser.add_argument("comparison", type=Path, metavar="COMPARISON")
+    parser.add_argument("notice", type=Path, metavar="NOTICE")
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    main(**vars(parser.parse_args()))

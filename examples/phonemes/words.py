@@ -9,9 +9,9 @@ listed is taken; words with more than letters and apostrophes are left out.
 
 from __future__ import annotations
 
+import argparse
 import lzma
 import re
-import sys
 from pathlib import Path
 
 WORD = re.compile(r"[a-z'][a-z'.-]*")
@@ -35,6 +35,9 @@ def main(data: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    main(**vars(parser.parse_args()))

@@ -8,13 +8,13 @@ Fields that OpenAI's API does not have go into `extra_body`.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any
 
 import openai
 
 
-def main(url: str = "http://127.0.0.1:8000") -> None:
+def main(url: str) -> None:
     """Translate one text whole, then as a stream of groups; show an error."""
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
     model = client.models.list().data[0].id
@@ -36,4 +36,8 @@ def main(url: str = "http://127.0.0.1:8000") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000", metavar="URL")
+    main(parser.parse_args().url)

@@ -4,6 +4,7 @@
 #     multistride serve &
 #     examples/serve/client.sh [URL]
 set -eu
+case ${1:-} in -h | --help) echo 'usage: client.sh [URL]  (default: http://127.0.0.1:8000)'; exit 0 ;; esac
 url=${1:-http://127.0.0.1:8000}
 
 post() {

@@ -15,7 +15,7 @@ from multistride.engines.interface import Engine
 from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
-from multistride.shipped import directory as find_directory
+from multistride.shipped import existing
 from multistride.text_model import Pairs, TextModel, divided, listed, tokens_of
 from multistride.translation import Translation
 
@@ -46,7 +46,7 @@ class Generator(TextModel):
         """
         if directory is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
-        path = find_directory(directory)
+        path = existing(directory)
         opened = opened_model(path, device, engine)
         if opened[0].config.encoder_layers:
             raise UsageError(

@@ -8,7 +8,7 @@ from typing import overload
 from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.generator import Generator
-from multistride.shipped import directory as find_directory
+from multistride.shipped import existing
 from multistride.translator import Translator
 
 
@@ -30,7 +30,7 @@ def load(
     A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
     `Translator`. Raises as `Translator.load` does.
     """
-    directory = find_directory(path)
+    directory = existing(path)
     opened = opened_model(directory, device, engine)
     if opened[0].config.encoder_layers:
         return Translator(*opened, directory)

@@ -33,6 +33,7 @@ from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.directory import load_calibration, weights_digest
+from multistride.shipped import is_shipped
 from multistride.translation import LineModel, decoded_line, line_fault
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ class TextModel(LineModel[Plan]):
         self.engine = engine
         self.directory = directory
         self._plans: dict[tuple[DecodeOptions, frozenset[str]], Plan] = {}
+
+    def __repr__(self) -> str:
+        where = self.directory
+        name = where.name if where and is_shipped(where) else where or "of no directory"
+        return f"{type(self).__name__}({name}: {self.config.summary}, engine {self.engine.name})"
 
     @property
     def config(self) -> TransformerConfig:
@@ -184,6 +190,8 @@ class TextModel(LineModel[Plan]):
         has no groups. Raises as they do, at once; `UsageError` also for a beam, whose best
         hypothesis is known only in the end; `DataError` for a text that is too long.
         """
+        if not isinstance(text, str):
+            raise UsageError(f"a text of type {type(text).__name__} was given: give one string")
         alone = {**choices, "batch_size": 1}
         return self.streamed(text, self.plan(group_size, mode, streaming=True, **alone))
 
@@ -244,6 +252,8 @@ def listed(texts: Iterable[str]) -> list[str]:
         raise UsageError(
             "one string was given, a list of texts is expected: write [text] instead of text"
         )
+    if not isinstance(texts, Iterable):
+        raise UsageError(f"{texts!r} was given, a list of texts is expected: write [text]")
     strings = list(texts)
     for index, text in enumerate(strings):
         if not isinstance(text, str):

@@ -42,6 +42,12 @@ class Translation:
     ending: Ending | None = None
     problem: str | None = None
 
+    def __repr__(self) -> str:
+        if self.problem is not None:
+            return f"{type(self).__name__}(problem={self.problem!r})"
+        counts = f"{len(self.tokens)} tokens in {len(self.trace)} steps, ending={self.ending!r}"
+        return f"{type(self).__name__}({self.text!r}, {counts})"
+
 
 def line_fault(line: bytes) -> str:
     """Return why a line has no text."""
@@ -166,9 +172,13 @@ class SourceModel(LineModel[P]):
         return not text.strip()
 
 
-def too_long(tokens: Sequence[int], config: TransformerConfig) -> str | None:
+def too_long(
+    tokens: Sequence[int],
+    config: TransformerConfig,
+    advice: str = "split it, as translate --window 1 does at the ends of sentences",
+) -> str | None:
     """Return why a source of these tokens cannot be translated; None if it can."""
     longest = config.max_positions - 1
     if len(tokens) > longest:
-        return f"it has {len(tokens):,} tokens, at most {longest} are allowed: split it"
+        return f"it has {len(tokens):,} tokens, at most {longest} are allowed: {advice}"
     return None

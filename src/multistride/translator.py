@@ -12,7 +12,7 @@ from multistride.decode.score import score_pairs
 from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
-from multistride.shipped import directory as find_directory
+from multistride.shipped import existing
 from multistride.text_model import Pairs, TextModel, divided, listed, tokens_of
 from multistride.translation import SourceModel, Translation
 
@@ -33,7 +33,7 @@ class Translator(SourceModel[Plan], TextModel):
         device or engine and for a model that has no encoder, `MissingExtraError` for an engine that
         needs a library that is not installed.
         """
-        path = find_directory(directory)
+        path = existing(directory)
         opened = opened_model(path, device, engine)
         if not opened[0].config.encoder_layers:
             raise UsageError(

@@ -308,6 +308,10 @@ _FORMATS = {
     b"\x04\x22\x4d\x18": ("compressed with lz4", "unpack it with `lz4 -d`"),
     b"PK\x03\x04": ("a zip archive", "unpack it"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it"),
+    b"\x89PNG\r\n": ("a picture (PNG)", "give a text file"),
+    b"\xff\xd8\xff": ("a picture (JPEG)", "give a text file"),
+    b"%PDF-1.": ("a PDF document", "extract its text with `pdftotext`"),
+    b"SQLite format 3\0": ("an SQLite database", "export its columns as text or .jsonl"),
     b"PAR1\x15": ("a Parquet file", "export its columns as text or .jsonl"),
     b"ARROW1\0": ("an Arrow file", "export its columns as text or .jsonl"),
 }

@@ -123,6 +123,13 @@ _PAIRS = ("--train-source", __file__, "--train-target", __file__)
         (["translate", "--window", "2", "--max-tokens", "9"], "a maximum length was given"),
         (["prepare", "--output", "x", "--train-text", "a", "--columns", "0,1"], "--columns was"),
         (["translate", "--model", "nowhere"], "no model of that name ships (there is "),
+        (["phrases", "--model", "english-german", "--data", "x"], "and this would change it: copy"),
+        (["calibrate", "--model", "english-german", "--source", __file__], "and this would change"),
+        (["serve", "--model", "a=nowhere"], "no model of that name ships (there is "),
+        (
+            ["course", "build", "--profile", "huge"],
+            "'huge' is not one of 'tiny', 'quick', 'full' (see multistride course build --help)",
+        ),
         (["translate", "--threads", "1", "--threads", "2"], "--threads was given 2 times"),
         (["translate", "--output", ""], "--output is empty, and takes a path"),
         (["translate", "--output", "new/"], "--output is new/, a directory, and a file is written"),
@@ -137,6 +144,14 @@ _PAIRS = ("--train-source", __file__, "--train-target", __file__)
         (["prepare", "--output", "-", *_PAIRS], "- is no name of a file"),
         (["prepare", "--output", "x", *_PAIRS, "--columns", "0,1"], "--columns was given"),
         (["prepare", "--output", "x", *_PAIRS, "--fields", "a,b"], "--fields was given"),
+        (
+            ["prepare", "--output", "x", *_PAIRS, "--train-source", __file__],
+            "--train-source was given 2 times and --train-target 1 times: give the target",
+        ),
+        (
+            ["prepare", "--output", "x", *_PAIRS, "--validation-target", __file__],
+            "--validation-source was given 0 times and --validation-target 1 times",
+        ),
         (
             ["prepare", "--output", "x", *_PAIRS, "--vocabulary", "v", "--vocabulary-size", "9"],
             "--vocabulary-size was given, and the vocabulary is that of v: leave one of them out",

@@ -133,6 +133,7 @@ def test_models_are_listed(client):
         ({"prompt": "a " * 5000}, 400, "cannot be decoded"),
         ({"prompt": [1, 100_000]}, 400, "token 100000 was given"),
         ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
+        ({"presence_penalty": 1}, 400, "this server supports 0 or null only"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(client, asked, status, said):

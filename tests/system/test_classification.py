@@ -171,10 +171,10 @@ def test_files_are_documents(multistride, work, tmp_path):
     )
     done = multistride(*command, cwd=tmp_path, check=4)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [answer.get("file") for answer in answers] == ["a.txt", None, "b.jsonl", None]
+    assert [answer.get("file") for answer in answers] == ["a.txt", "none.txt", "b.jsonl", "b.jsonl"]
     assert [answer["answer"] is None for answer in answers] == [False, True, False, True]
     assert "none.txt does not exist" in done.stderr.decode()
-    assert "b.jsonl: it is a JSON list" in done.stderr.decode()
+    assert "b.jsonl: line 2: it is a JSON list" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_ctrl_c_says_how_to_go_on(work, source, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors.decode()
-    assert b"goes on" in errors
+    assert b"the same command resumes" in errors
     assert b"Traceback" not in errors
     assert not (tmp_path / "output").exists()
 

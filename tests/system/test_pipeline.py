@@ -1,5 +1,6 @@
 """The main job, end to end, as its user runs it."""
 
+import gzip
 import json
 import os
 import signal
@@ -77,6 +78,27 @@ def test_translate_empty_input(work, multistride):
         multistride("translate", "--model", work / "many/best", text="\n\n", check=0).stdout
         == b"\n\n"
     )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_empty_file_is_read_as_empty_stdin_is(work, tmp_path, multistride, packed):
+    # Guards: exit code 4 for an empty file where empty stdin was fine; n lines in, n lines out.
+    empty, output = tmp_path / ("none.gz" if packed else "none"), tmp_path / "output"
+    empty.write_bytes(gzip.compress(b"") if packed else b"")
+    model = ("--model", work / "many/best")
+    for further in ((), ("--output", output), ("--stream",), ("--window", 2, "--output", output)):
+        done = multistride("translate", *model, "--input", empty, *further, check=0)
+        assert (done.stdout, output.exists()) == (b"", "--output" in further)
+        assert f"{empty} is empty: nothing was written" in done.stderr.decode()
+        if output.exists():
+            assert output.read_bytes() == b""
+            output.unlink()
+    scored = multistride("score", *model, "--source", empty, "--target", empty, check=0)
+    assert scored.stdout == b""
+    lines = tmp_path / "lines"
+    lines.write_text("a\n")
+    refused = multistride("score", *model, "--source", empty, "--target", lines, check=4)
+    assert "has 0 lines and" in refused.stderr.decode()
 
 
 def test_trace_and_json_show_the_groups(work, multistride):

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from multistride.decode.options import DecodeOptions
+from multistride.errors import DataError
 from multistride.evaluate.request import EvaluationRequest
 from multistride.evaluate.run import evaluate_task
 from multistride.tasks import names
+from multistride.tasks.record import Answer
+from multistride.tasks.translation.task import TranslationTask
 
 pytestmark = pytest.mark.system
 
@@ -38,3 +41,14 @@ def test_the_example_is_a_task(work, tmp_path, monkeypatch, caplog):
     assert (result.conditions["records"], result.conditions["failed"]) == (2, 1)
     assert [row.group_size for row in result.rows] == [1, 2]
     assert all(0 <= row.metrics["exact"] <= 1 for row in result.rows)
+
+
+def test_the_table_names_the_fields_that_translation_reads():
+    # Guards: a page that says `reference` where the task wants `target`.
+    [fields] = re.findall(r"^\| `translation` \| (.*?) \|", PAGE, re.MULTILINE)
+    record = dict.fromkeys(re.findall(r"`(\w+)`", fields), "a b")
+    task = TranslationTask()
+    assert task.example(record, 1).target == "a b"
+    assert task.metrics([Answer("a b")], [record])["chrf"] == 100.0
+    with pytest.raises(DataError, match="a record has source and no 'target'"):
+        task.metrics([Answer("a b")], [{"source": "a b"}])

@@ -7,6 +7,7 @@ import pytest
 
 import multistride
 from multistride.data.pieces import GROUP_BAR, group_texts
+from multistride.decode.options import DecodeOptions
 from multistride.errors import UserError
 from multistride.shipped import DEFAULT, directory, names
 
@@ -21,6 +22,24 @@ SENTENCES = {
 @pytest.fixture(scope="module")
 def model():
     return multistride.load()
+
+
+def test_objects_show_themselves_in_one_line(model):
+    # Guards: an address in memory, or pages of settings, where someone looks at what he has.
+    shape = "4 encoder + 4 decoder layers of width 256, 8,000 tokens, K=1,2,4,6,8"
+    assert repr(model) == f"Translator(english-german: {shape}, engine {model.engine.name})"
+    assert repr(model.vocabulary) == "Vocabulary(8,000 tokens)"
+    plan = model.plan(4, "adaptive", threshold=0.25)
+    options = "DecodeOptions(group_size=4, mode='adaptive', threshold=0.25)"
+    assert repr(plan) == f"Plan(options={options}, layout='lookahead', drafts='masks')"
+    assert eval(options, {"DecodeOptions": DecodeOptions}) == plan.options
+    short, long = model.translate(["Where is the station?", "a " * 300], 4)
+    steps = len(short.trace)
+    assert repr(short) == (
+        f"Translation('Wo ist der Bahnhof?', {len(short.tokens)} tokens in {steps} steps, "
+        "ending='end')"
+    )
+    assert repr(long) == f"Translation(problem={long.problem!r})"
 
 
 def test_the_card_names_licences_and_attribution():
@@ -167,7 +186,15 @@ def test_provenance_names_no_machine():
 def test_texts_in_python(model):
     # Guards: one string taken for a list of its letters, an iterator of texts, and a traceback.
     assert [each.text for each in model.translate(iter(SENTENCES), group_size=1)]
-    for wrong, said in (("Hello.", r"\[text\]"), (["Hello.", None], "text 1 is of type None")):
+    with pytest.raises(UserError, match="a text of type int was given: give one string"):
+        model.stream(5)
+    with pytest.raises(UserError, match=r"no model of that name ships \(there is english-german"):
+        multistride.load("english-germn")
+    for wrong, said in (
+        ("Hello.", r"\[text\]"),
+        (["Hello.", None], "text 1 is of type None"),
+        (None, r"None was given, a list of texts is expected"),
+    ):
         with pytest.raises(UserError, match=said):
             model.translate(wrong)
     with pytest.raises(UserError, match="pair 1 is no pair of texts"):

@@ -203,6 +203,9 @@ def test_a_stream_without_line_ends_is_not_read_whole(monkeypatch):
         (b"\x28\xb5\x2f\xfd\x04\x00", "zstd"),
         (b"PK\x03\x04\x14\x00", "zip"),
         (b"PAR1\x15\x04", "Parquet"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "PNG"),
+        (b"\xff\xd8\xff\xe0\0", "JPEG"),
+        (b"%PDF-1.7\n", "PDF"),
         (b"\0" * 257 + b"ustar\0", "tar"),
         ("the cat\na dog\n".encode("utf-16"), "UTF-16"),
     ],
@@ -215,7 +218,9 @@ def test_files_that_are_no_text_say_what_they_are(tmp_path, data, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe\n", b"PK\n", b"BZh\n", b"PAR1 is a name\n"])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe\n", b"\xff\xd8\n", b"PK\n", b"BZh\n", b"PAR1 is a name\n"]
+)
 def test_lines_that_only_begin_alike_are_lines(tmp_path, data):
     (tmp_path / "x").write_bytes(data)
     assert list(read_lines(tmp_path / "x")) == [data]

@@ -23,6 +23,5 @@ def check_expressible(
     others = [extra for extra in config.extras if not extra.startswith(tuple(also))]
     if others:
         raise UsageError(
-            f"{what} has no place for {others[0]} of this model: "
-            "use the model as it is, with --engine eager"
+            f"{what} has no place for {others[0]} of this model: use the model as it is"
         )

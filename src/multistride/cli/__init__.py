@@ -74,7 +74,7 @@ def _options(
         bool, typer.Option("--quiet", help="Print warnings and errors only on stderr.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Print more on stderr, for finding faults.")
+        bool, typer.Option("--verbose", help="Print more on stderr, for debugging.")
     ] = False,
 ) -> None:
     log_to_stderr(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)

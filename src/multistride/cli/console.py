@@ -21,17 +21,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
 from pydantic import ValidationError
 
-from multistride.data.corpus import read_lines
+from multistride.data.corpus import text_lines
 from multistride.errors import DataError, Interrupted, UsageError, UserError
 from multistride.files import Journal, compressing, is_stream, journal, replacing_file
 from multistride.untrusted import bounded_lines
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _COMMAND_LINE_ERROR: Any = typer.BadParameter.__mro__[2]
 """What typer raises for anything wrong with the command line; its home has moved between versions
@@ -242,12 +244,13 @@ def leave(code: int) -> NoReturn:
 
 def _of_command_line(error: Any, app: typer.Typer) -> str:
     """Return what is wrong with the command line, with what was given and what is near."""
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
     cause = error.__cause__  # typer checks with pydantic, whose error keeps the value
-    if isinstance(cause, ValidationError):
+    if isinstance(cause, ValidationError) and repr(cause.errors()[0]["input"]) not in message:
         message += f", {cause.errors()[0]['input']!r} was given"
     context = getattr(error, "ctx", None)
-    verb = context.info_name if context is not None and context.parent is not None else None
+    path = [] if context is None else context.command_path.split()[1:]
+    verb = " ".join(path) or None
     option = getattr(error, "option_name", None)
     if option is not None and verb is not None and message.startswith("No such option"):
         root: Any = typer.main.get_command(app)
@@ -333,7 +336,17 @@ def reading(path: Path | None) -> Iterator[Iterable[bytes]]:
     """
     if path is None and sys.stdin is None:
         raise UsageError("standard input is closed: give --input FILE, or lines to read")
-    yield _standard_input() if path is None else read_lines(path)
+    yield noting_none(text_lines(path), path) if path else noting_none(_standard_input())
+
+
+def noting_none(lines: Iterable[T], path: Path | None = None) -> Iterator[T]:
+    """Yield what comes of a file or of stdin; warn if that is nothing, which is no mistake."""
+    empty = True
+    for line in lines:
+        empty = False
+        yield line
+    if empty:
+        logger.warning(f"{path or 'standard input'} is empty: nothing was written")
 
 
 def _standard_input() -> Iterator[bytes]:

@@ -126,7 +126,7 @@ def check(output: OutputOption = Path("course"), results: ResultsOption = Path("
 def run(
     name: Annotated[str, typer.Argument(help="Experiment, or `all`.")],
     profile: Annotated[
-        Profile, typer.Option(help="What is spent on it.", rich_help_panel="Input")
+        Profile, typer.Option(help="Size of the experiment.", rich_help_panel="Input")
     ] = Profile.quick,
     output: Annotated[
         Path,
@@ -136,7 +136,7 @@ def run(
         Path | None,
         typer.Option(
             metavar=DIRECTORY,
-            help="Directory of trainings (default: OUTPUT/work).",
+            help="Directory for training runs (default: OUTPUT/work).",
             rich_help_panel="Output",
         ),
     ] = None,

@@ -19,9 +19,11 @@ from multistride.cli.options import (
     JsonOption,
     Machine,
     NeededModelOption,
+    model_directory,
 )
 from multistride.distill.config import DistillConfig
 from multistride.errors import UsageError
+from multistride.shipped import refuse_to_change
 from multistride.untrusted import layout
 
 logger = logging.getLogger(__name__)
@@ -66,12 +68,13 @@ class PrepareOptions(BaseModel):
     )
     max_tokens: int = Field(
         255,
-        description="Drop pairs with a side of more tokens.",
+        description="Drop pairs with more tokens than this on either side.",
         json_schema_extra=_PAIRS,
     )
     max_length_ratio: float = Field(
         4.0,
-        description="Drop pairs whose longer side has this many times the tokens of the other.",
+        description="Drop pairs with more than this many times as many tokens on one side as on "
+        "the other.",
         json_schema_extra=_PAIRS,
     )
     train_text: tuple[Path, ...] = Field(
@@ -86,22 +89,27 @@ class PrepareOptions(BaseModel):
         json_schema_extra=_TEXTS,
     )
     validation_written: tuple[Path, ...] = Field(
-        (), description="Such tokens for validation. Repeatable.", json_schema_extra=_TEXTS
+        (),
+        description="Tokens that a causal model wrote, for validation. Repeatable.",
+        json_schema_extra=_TEXTS,
     )
     documents: Literal["file", "paragraph", "line"] = Field(
-        "file", description="What a document is in a text file.", json_schema_extra=_TEXTS
+        "file",
+        description="What is one document: a whole text file, a paragraph or a line.",
+        json_schema_extra=_TEXTS,
     )
     field: str = Field(
         "text", description="Field of a .jsonl that holds the text.", json_schema_extra=_TEXTS
     )
     window: int = Field(
         256,
-        description="Tokens of a training window: the context of the model.",
+        description="Tokens per training window: at most the context of the model.",
         json_schema_extra=_TEXTS,
     )
     carry: int | None = Field(
         None,
-        description="Tokens that a window repeats of the one before (default: 1/8 of it).",
+        description="Tokens that a window repeats from the previous one (default: an eighth of "
+        "the window).",
         json_schema_extra=_TEXTS,
     )
     train_records: tuple[Path, ...] = Field(
@@ -118,7 +126,7 @@ class PrepareOptions(BaseModel):
     )
     vocabulary: Path | None = Field(
         None,
-        description="Use the tokenizer of this model or data directory.",
+        description="Use the tokenizer of this model or data directory, or of a model that ships.",
         json_schema_extra=_VOCABULARY,
     )
     vocabulary_size: int = Field(
@@ -126,7 +134,7 @@ class PrepareOptions(BaseModel):
     )
     vocabulary_kind: Literal["bpe", "words"] = Field(
         "bpe",
-        description="bpe (any text), or words (symbols between blanks).",
+        description="bpe (any text), or words (symbols separated by spaces).",
         json_schema_extra=_VOCABULARY,
     )
 
@@ -231,11 +239,23 @@ def prepare(
         print_json(manifest)
 
 
+def _check_sides(split: str, sources: int, targets: int) -> None:
+    """Raise `UsageError` unless every source of a split has its target."""
+    if sources != targets:
+        raise UsageError(
+            f"--{split}-source was given {sources} times and --{split}-target {targets} times: "
+            "give the target of every source"
+        )
+
+
 def _prepare_pairs(options: PrepareOptions, output: Path) -> dict[str, Any]:
     from multistride.config import validate
     from multistride.data.prepare import prepare as prepare_data
     from multistride.data.prepare_pairs import PrepareConfig
 
+    _check_sides("train", len(options.train_source), len(options.train_target))
+    validated = options.validation_source is not None, options.validation_target is not None
+    _check_sides("validation", *map(int, validated))
     columns = two(options.columns, "--columns")
     names = two(options.fields or "source,target", "--fields")
 
@@ -319,6 +339,7 @@ def distill(
     from multistride.device import set_threads
     from multistride.distill.run import distill as distill_corpus
 
+    config = config.model_copy(update={"model": model_directory(config.model)})
     threads = set_threads(machine.threads)
     with spread(cluster, machine) as shares:
         threads = threads if shares is None else machine.threads or 1
@@ -342,7 +363,10 @@ def phrases(
     longest: Annotated[
         int,
         typer.Option(
-            min=1, max=8, help="Tokens of the longest phrases.", rich_help_panel="Decoding"
+            min=1,
+            max=8,
+            help="Length of the longest phrases in tokens.",
+            rich_help_panel="Decoding",
         ),
     ] = 4,
 ) -> None:
@@ -357,5 +381,6 @@ def phrases(
     from multistride.decode.phrases import PHRASES
     from multistride.distill.phrases import store_phrases
 
+    refuse_to_change(model)
     rows = store_phrases(model, data, longest)
     logger.info(f"written: {model / PHRASES}, {rows:,} phrases")

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from multistride.cli.console import noting_none
 from multistride.cli.options import LineFormat
 from multistride.data.corpus import Record, Unreadable, read_parallel
 from multistride.data.detokenize import one_line
@@ -172,7 +173,8 @@ def score_stream(
     empty line (an object with `problem`), and its number is logged. Return how many there were.
     """
     failed = 0
-    for first, records in _numbered(read_parallel(source, target)):
+    aligned = noting_none(read_parallel(source, target, may_be_empty=True), source)
+    for first, records in _numbered(aligned):
         size = len(translator.vocabulary) if by_tokens else None
         readable = [_to_score(record, size) for record in records]
         pairs = [pair for pair in readable if not isinstance(pair, Unreadable)]

@@ -22,6 +22,7 @@ from multistride.errors import DataError, UsageError
 from multistride.evaluate.bench.request import BenchOptions
 from multistride.evaluate.request import EvaluationRequest
 from multistride.report.outputs import Outputs
+from multistride.shipped import refuse_to_change
 
 if TYPE_CHECKING:
     from multistride.report.result import Result
@@ -152,7 +153,7 @@ def calibrate(
     source: Annotated[
         Path,
         typer.Option(
-            help="Source texts that the model was not trained on, one a line. Of a classifier: "
+            help="Source texts that the model was not trained on, one a line; for a classifier, "
             "records with a text and a label.",
             rich_help_panel="Input",
         ),
@@ -160,7 +161,7 @@ def calibrate(
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="What is right, line by line (default: what K=1 of the model writes).",
+            help="Reference texts, line by line (default: what the model writes at K=1).",
             rich_help_panel="Input",
         ),
     ] = None,
@@ -168,7 +169,7 @@ def calibrate(
         int | None,
         typer.Option(
             min=1,
-            help="Of a classifier that scores labels: tokens per step (default: 1).",
+            help="Tokens per step, for classifiers that score labels (default: 1).",
             rich_help_panel="Decoding",
         ),
     ] = None,
@@ -200,13 +201,7 @@ def _check_calibrated(
     model: Path, classifier: bool, reference: Path | None, group_size: int | None
 ) -> None:
     """Raise `UsageError` for what is not calibrated, or not so."""
-    from multistride.shipped import is_shipped
-
-    if is_shipped(model):
-        raise UsageError(
-            f"--model {model.name} ships with the package, calibrated: to calibrate it for your "
-            f"texts, copy {model} and give the copy"
-        )
+    refuse_to_change(model)
     if classifier and reference is not None:
         raise UsageError(
             "--reference is not for classifiers, whose records have the label: leave it out"
@@ -258,7 +253,7 @@ def _calibrate_classifier(
         print_json(measured.model_dump(mode="json"))
     else:
         before, after = 100 * measured.error_before, 100 * measured.error_after
-        logger.info(
-            f"temperature {measured.temperature:.2f}: off by {before:.1f} % before, {after:.1f} % "
-            "after"
+        print(
+            f"temperature {measured.temperature:.2f}: calibration error {before:.1f} % before, "
+            f"{after:.1f} % after"
         )

@@ -29,21 +29,22 @@ def convert(
         bool,
         typer.Option(
             "--download",
-            help="Fetch a name from the hub; without it only the cache is searched.",
+            help="Download the model from the hub; without this option only the local cache is "
+            "searched.",
             rich_help_panel="Input",
         ),
     ] = False,
     source_language: Annotated[
         str | None,
         typer.Option(
-            help="Language of the sources, where the tokenizer has a code for it (NLLB: eng_Latn).",
+            help="Source language, for tokenizers with language codes (NLLB: eng_Latn).",
             rich_help_panel="Input",
         ),
     ] = None,
     target_language: Annotated[
         str | None,
         typer.Option(
-            help="Language to write, whose code every target begins with (NLLB: fra_Latn).",
+            help="Target language, whose code begins every target (NLLB: fra_Latn).",
             rich_help_panel="Input",
         ),
     ] = None,

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from multistride.cli.fields import option_of
 from multistride.cli.help import DIRECTORY
-from multistride.errors import DataError, UsageError
-from multistride.shipped import directory, names
+from multistride.errors import UsageError
+from multistride.shipped import existing
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,15 @@ class Cluster(BaseModel):
 
     ray: str | None = Field(
         None,
-        description="Share the work among Ray workers (extra [ray]). local: processes of this "
-        "machine, also without a value; auto or HOST:PORT: the cluster that this machine is in.",
+        description="Share the work among Ray workers (extra [ray]). Without a value or with "
+        "local: processes on this machine. auto or HOST:PORT: the Ray cluster that this machine "
+        "belongs to.",
         json_schema_extra={"panel": "Machine"},
     )
     workers: int | None = Field(
         None,
         ge=1,
-        description="With --ray: number of workers (default: one for each --threads cores, or "
-        "for each GPU).",
+        description="With --ray: number of workers (default: one per --threads cores, or per GPU).",
         json_schema_extra={"panel": "Machine"},
     )
 
@@ -99,7 +99,7 @@ class Lines(BaseModel):
     )
     show_groups: bool = Field(
         False,
-        description="Write text with a bar between the groups of tokens that one step wrote.",
+        description="Write a bar between the groups of tokens, one group per step.",
         json_schema_extra={"panel": "Output"},
     )
     stream: bool = Field(
@@ -109,7 +109,7 @@ class Lines(BaseModel):
     )
     as_json: bool = Field(
         False,
-        description="Write one JSON object per line: text, tokens, scores, groups.",
+        description="Write one JSON object per line, with scores and details, instead of text.",
         json_schema_extra={"panel": "Output", "option": "--json"},
     )
     trace: Path | None = Field(
@@ -144,12 +144,7 @@ class Lines(BaseModel):
 
 def model_directory(value: Any) -> Path | None:
     """Return the directory that `--model` names: a path, or the name of a model that ships."""
-    if value is None or (path := directory(value)).exists():
-        return None if value is None else path
-    raise DataError(
-        f"{value} is no model directory, and no model of that name ships (there is "
-        f"{', '.join(names())}): check the path, or see `multistride models`"
-    )
+    return None if value is None else existing(value)
 
 
 ModelOption = Annotated[

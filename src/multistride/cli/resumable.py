@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 from multistride.cli.chunks import Decode, Decoded, lines_work
+from multistride.cli.console import noting_none
 from multistride.cli.lines import EMPTY_LINE, line_of
 from multistride.cli.options import LineFormat, Lines
 from multistride.cluster.spread import here
 from multistride.cpu import cpu_name
-from multistride.data.corpus import read_lines
+from multistride.data.corpus import text_lines
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES
@@ -92,7 +93,7 @@ def translate_file(
         raise UsageError(f"{output} is also read: name another output")
     if output.is_dir():
         raise UsageError(f"{output} is a directory, the output is a file: name another output")
-    sizes = list(_part_sizes(translator, request))
+    sizes = list(noting_none(_part_sizes(translator, request), source))
     parts = PartsDirectory(output)
     try:
         with parts.opened(_plan(translator, request, sum(sizes))):
@@ -110,7 +111,7 @@ def translate_file(
 
 def _part_sizes(translator: TextModel, request: FileRequest) -> Iterator[int]:
     """Yield how many lines each part has."""
-    lines = read_lines(request.source)
+    lines = text_lines(request.source)
     if isinstance(translator, WindowTranslator):
         for windows in translator.whole_windows(lines, request.chunk):
             yield sum(map(len, windows))
@@ -121,7 +122,7 @@ def _part_sizes(translator: TextModel, request: FileRequest) -> Iterator[int]:
 
 def _chunks(request: FileRequest, sizes: list[int]) -> Iterator[Chunk]:
     """Yield the source in chunks of these sizes; a last one has what was appended meanwhile."""
-    lines, first = read_lines(request.source), 1
+    lines, first = text_lines(request.source), 1
     for number, size in enumerate(sizes):
         yield Chunk(number, first, list(islice(lines, size)))
         first += size

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from multistride.cli.fields import Fields
 from multistride.cli.opening import open_model
-from multistride.cli.options import Machine, group_size_or_auto
+from multistride.cli.options import Machine, group_size_or_auto, model_directory
 from multistride.decode.options import DecodeOptions
 from multistride.errors import MissingExtraError, UsageError
 
@@ -32,7 +32,7 @@ class Serving(BaseModel):
 
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on; 0.0.0.0 for all of this machine.",
+        description="Address to listen on; 0.0.0.0: all addresses of this machine.",
         json_schema_extra={"panel": "Server"},
     )
     port: int = Field(
@@ -45,38 +45,39 @@ class Serving(BaseModel):
     replicas: int = Field(
         1,
         ge=1,
-        description="Number of processes behind the port, each with models and threads of its own; "
-        "with --ray of actors, at most one for each --threads cores of the cluster.",
+        description="Number of server processes behind the port, each with its own models and "
+        "threads; with --ray, at most one per --threads cores of the cluster.",
         json_schema_extra={"panel": "Server"},
     )
     ray: str | None = Field(
         None,
-        description="Run replicas on Ray (extra [ray]). local: on this machine, also without a "
-        "value; auto or HOST:PORT: on the machines of that cluster, all at the same port.",
+        description="Run the replicas on Ray (extra [ray]). Without a value or with local: on "
+        "this machine. auto or HOST:PORT: on the machines of the Ray cluster that this one belongs "
+        "to, all at the same port.",
         json_schema_extra={"panel": "Server"},
     )
     max_batch_tokens: int = Field(
         512,
         ge=1,
-        description="Most tokens that one round of passes proposes: texts x group size.",
+        description="Maximum number of tokens proposed per round: texts x group size.",
         json_schema_extra={"panel": "Limits"},
     )
     max_waiting: int = Field(
         2048,
         ge=1,
-        description="Most requests that wait; more are answered with 429.",
+        description="Maximum number of waiting requests; any further one gets status 429.",
         json_schema_extra={"panel": "Limits"},
     )
     max_body: int = Field(
         1 << 20,
         ge=1024,
-        description="Largest body of a request in bytes.",
+        description="Maximum size of a request body in bytes.",
         json_schema_extra={"panel": "Limits"},
     )
     api_key: str | None = Field(
         None,
-        description="Ask this key of every client (Authorization: Bearer KEY). Better given as the "
-        "environment variable MULTISTRIDE_API_KEY, which no list of processes shows.",
+        description="Require this key from every client (Authorization: Bearer KEY). Prefer the "
+        "environment variable MULTISTRIDE_API_KEY: options are visible in the process list.",
         json_schema_extra={"panel": "Server"},
     )
 
@@ -86,8 +87,9 @@ def serve(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Directory or name of a model; NAME=DIRECTORY gives it another name. Repeatable; "
-            "the first is the default. Without: the model that ships.",
+            help="Model directory, or name of a model that ships; NAME=DIRECTORY serves it under "
+            "another name. Repeatable; requests that name no model get the first. Default: "
+            "English to German.",
             rich_help_panel="Input",
         ),
     ] = None,
@@ -95,7 +97,7 @@ def serve(
     group_size: Annotated[
         str,
         typer.Option(
-            help="Tokens per step of requests that do not say; auto: chosen at the present load.",
+            help="Tokens per step of requests that set none; auto chooses by the current load.",
             metavar="<N|auto>",
             rich_help_panel="Decoding",
         ),
@@ -229,5 +231,5 @@ def _named(models: list[str]) -> dict[str, Path | None]:
             raise UsageError(
                 f"--model {text}: the name {name!r} is empty or taken: write NAME=DIRECTORY"
             )
-        found[name] = path
+        found[name] = model_directory(path)
     return found

@@ -153,5 +153,7 @@ def _inspect_model(model: Path | None, as_json: bool) -> None:
         print_json(facts)
         return
     for key, value in facts.items():
+        if value is None:
+            continue
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         print(f"{key.replace('_', ' '):20} {shown}")

@@ -24,24 +24,28 @@ def classify(
     model: NeededModelOption,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Documents: a file each, or .jsonl (default: lines of stdin)."),
+        typer.Argument(
+            help="Files to classify: a .jsonl has one document per line, any other "
+            "file is one document. Default: one document per line of stdin."
+        ),
     ] = None,
     lines: Annotated[Lines, Fields(only=("source", "output", "as_json"))],
     records: Annotated[
         bool,
         typer.Option(
             "--records",
-            help="Read the lines as JSON objects that hold a text.",
+            help="Read each line as a JSON object with a text.",
             rich_help_panel="Input",
         ),
     ] = False,
     field: Annotated[
-        str, typer.Option(help="Their field that holds it.", rich_help_panel="Input")
+        str,
+        typer.Option(help="Field of a JSON object that holds the text.", rich_help_panel="Input"),
     ] = "text",
     classes: Annotated[
         Path | None,
         typer.Option(
-            help="Refuse to run unless these are the model's classes, one a line.",
+            help="File with one class a line: refuse to run unless they are the model's classes.",
             rich_help_panel="Input",
         ),
     ] = None,
@@ -50,9 +54,9 @@ def classify(
 ) -> None:
     """Classify documents of any length.
 
-    One line per document, in order: the class (--json: the probabilities of all). A document
-    without an answer, an empty one too, becomes an empty line; stderr names it, and the exit code
-    is 4.
+    One line per document, in order: its class (--json: the probability of every class). A document
+    without an answer, such as an empty one, becomes an empty line; stderr names it, and the exit
+    code is 4.
 
     Example: multistride classify --model RUN/best --json < documents.txt
     """
@@ -113,9 +117,9 @@ def answer(
     """Answer questions about passages, or choose one of several answers.
 
     Each line of stdin is a JSON object with a "question", and a "passage" or "choices" (a list of
-    texts) or both. One line per question, in order (--json: with its score, where it stands, how
-    probable each choice is). A question without an answer becomes an empty line; stderr names it,
-    and the exit code is 4.
+    texts) or both. One line per question, in order (--json adds scores, the position in the
+    passage, and the probability of each choice). A question without an answer becomes an empty
+    line; stderr names it, and the exit code is 4.
 
     Example: echo '{"question": "Who ran?", "passage": "Two dogs ran."}' | multistride answer
     --model RUN/best

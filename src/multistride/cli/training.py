@@ -27,7 +27,11 @@ def train(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run if it was begun.", rich_help_panel="Input"),
+        typer.Option(
+            "--resume",
+            help="Resume the run from its last checkpoint, if there is one.",
+            rich_help_panel="Input",
+        ),
     ] = False,
     threads: ThreadsOption = None,
 ) -> None:

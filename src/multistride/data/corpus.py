@@ -38,31 +38,42 @@ BROKEN_RECORD = "broken record"
 Record: TypeAlias = Pair | Unreadable
 
 
-def read_lines(path: Path | str) -> Iterator[bytes]:
-    r"""Yield the lines of a file as bytes, without their "\n" or "\r\n" and without a byte order
-    mark.
+def text_lines(path: Path | str) -> Iterator[bytes]:
+    r"""Yield the lines of a file as bytes, without "\n" or "\r\n" or a byte order mark.
 
     Names ending in .gz and .xz are decompressed. A line too long to be text is cut and marked: see
-    `untrusted.read_lines`.
-    Raises `DataError` when the file is missing, empty, cut short or corrupt.
+    `untrusted.read_lines`. An empty file has no lines.
+    Raises `DataError` when the file is missing, cut short or corrupt.
+    """
+    mark = BOM_UTF8
+    for line in untrusted.read_lines(path):
+        yield line.removeprefix(mark).removesuffix(b"\n").removesuffix(b"\r")
+        mark = b""
+
+
+def read_lines(path: Path | str) -> Iterator[bytes]:
+    """Yield the lines of a file as `text_lines` does, of what needs at least one: test sets, data.
+
+    Raises `DataError` as `text_lines` does, and when the file is empty.
     """
     empty = True
-    for line in untrusted.read_lines(path):
-        if empty:
-            line = line.removeprefix(BOM_UTF8)
-            empty = False
-        yield line.removesuffix(b"\n").removesuffix(b"\r")
+    for line in text_lines(path):
+        empty = False
+        yield line
     if empty:
         raise DataError(f"{path} is empty: give a file with one text a line")
 
 
-def read_parallel(source_path: Path | str, target_path: Path | str) -> Iterator[Record]:
-    """Line n of one file with line n of the other.
+def read_parallel(
+    source_path: Path | str, target_path: Path | str, may_be_empty: bool = False
+) -> Iterator[Record]:
+    """Yield line n of one file with line n of the other.
 
     Raises `DataError` when the files differ in their number of lines (known only at the end),
-    and for what `read_lines` refuses.
+    and for what `read_lines` refuses (an empty file not if it `may_be_empty`).
     """
-    sources, targets = read_lines(source_path), read_lines(target_path)
+    read = text_lines if may_be_empty else read_lines
+    sources, targets = read(source_path), read(target_path)
     for count, (source, target) in enumerate(zip_longest(sources, targets)):
         if source is None or target is None:
             rest = 1 + sum(1 for _ in (targets if source is None else sources))

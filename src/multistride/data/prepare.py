@@ -38,6 +38,7 @@ from multistride.files import (
     sha256,
     write_json,
 )
+from multistride.shipped import directory as find_directory
 from multistride.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def prepare(config: PreparationConfig) -> dict[str, Any]:
 
 def _vocabulary(config: PreparationConfig, reader: Reader) -> Vocabulary:
     if config.vocabulary_from is not None:
-        vocabulary = load_vocabulary(config.vocabulary_from)
+        vocabulary = load_vocabulary(find_directory(config.vocabulary_from))
         logger.info("vocabulary: %d tokens from %s", len(vocabulary), config.vocabulary_from)
         return vocabulary
     vocabulary = train_vocabulary(reader.texts(), config.vocabulary_size, config.vocabulary_kind)

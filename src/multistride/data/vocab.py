@@ -82,6 +82,9 @@ class Vocabulary:
             token: added.content for token, added in tokenizer.get_added_tokens_decoder().items()
         }
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} tokens)"
+
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 

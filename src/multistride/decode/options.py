@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -73,9 +74,9 @@ class DecodeOptions(BaseModel):
     )
     policy: PolicyName | None = Field(
         None,
-        description="How many tokens each step proposes, up to the group size: fixed and "
-        "confidence always as many, cost-model what is fastest on this machine, phase fewer where "
-        "the model is unsure, autoregressive one.",
+        description="How many tokens each step proposes. fixed, confidence: always the group "
+        "size. cost-model: what is fastest on this machine. phase: fewer where the model is "
+        "unsure. autoregressive: one.",
         json_schema_extra=DECODING,
     )
     layout: Layout | None = Field(
@@ -154,8 +155,8 @@ class DecodeOptions(BaseModel):
     max_tokens: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of tokens, EOS included. Default for translations: depends on "
-        "the length of the source; for continuations: as many as the context holds.",
+        description="Maximum number of tokens, EOS included. Default for translations: depends "
+        "on the length of the source.",
         json_schema_extra={**TEXT_RULES, "old": ["--max-length"]},
     )
     prefix: str = Field(
@@ -207,7 +208,7 @@ class DecodeOptions(BaseModel):
     @classmethod
     def _not_empty(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         if "" in texts:
-            raise ValueError("an empty text stands everywhere: give at least one character")
+            raise ValueError("an empty text matches everywhere: give at least one character")
         for text in texts:
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise ValueError("a text has half of a character (a lone surrogate): remove it")
@@ -231,6 +232,13 @@ class DecodeOptions(BaseModel):
             )
             renamed[name] = value
         return renamed
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Yield the group size, the mode, and what differs from the defaults: the rest is noise."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in ("group_size", "mode") or value != field.default:
+                yield name, value
 
     @classmethod
     def made(cls, **choices: Any) -> DecodeOptions:
@@ -451,8 +459,10 @@ def check_group_size(group_size: int, config: TransformerConfig, otherwise: str 
     tokens per step.
     """
     trained = ", ".join(str(size) for size in config.group_sizes)
-    if not 1 <= group_size <= max(config.group_sizes):
+    largest = max(config.group_sizes)
+    if not 1 <= group_size <= largest:
+        allowed = "1" if largest == 1 else f"one from 1 to {largest}"
         raise UsageError(
             f"group size {group_size} was asked for; this checkpoint was trained for {trained}: "
-            f"choose one from 1 to {max(config.group_sizes)}{otherwise}"
+            f"choose {allowed}{otherwise}"
         )

@@ -39,16 +39,16 @@ class Plan:
     """
 
     options: DecodeOptions
-    config: TransformerConfig
-    rules: Constraints
+    config: TransformerConfig = field(repr=False)
+    rules: Constraints = field(repr=False)
     layout: Layout
     drafts: Drafts
-    policy: Policy
-    accept: Acceptor
-    knowledge: Measured = field(default_factory=Measured)
-    own_policy: bool = False
+    policy: Policy = field(repr=False)
+    accept: Acceptor = field(repr=False)
+    knowledge: Measured = field(default_factory=Measured, repr=False)
+    own_policy: bool = field(default=False, repr=False)
     """True if `policy` is a function of the caller's own, of which options know nothing."""
-    economy: Economy | None = None
+    economy: Economy | None = field(default=None, repr=False)
     """Says where exact mode drafts at all; None: everywhere."""
 
     @property

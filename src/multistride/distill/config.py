@@ -25,7 +25,7 @@ class DistillConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     model: Path = Field(
-        description="Model directory of the teacher, for example RUN/best.",
+        description="The teacher: a model directory such as RUN/best, or a model that ships.",
         json_schema_extra=INPUT,
     )
     source: Path = Field(

@@ -132,7 +132,7 @@ def distill(
             parts.discard()
     except KeyboardInterrupt as error:
         raise Interrupted(
-            "stopped; nothing that is done is lost: the same command goes on from here"
+            "stopped; nothing that is done is lost: the same command resumes"
         ) from error
     return manifest
 

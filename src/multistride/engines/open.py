@@ -120,9 +120,8 @@ def _check_plain(model: Transformer, name: str) -> None:
     """Raise `UsageError` for a model with features that only converted models have."""
     if model.config.extras:
         raise UsageError(
-            f"the engine {name} was asked for, but it has no place for {model.config.extras[0]} of "
-            "this model: "
-            "choose --engine eager"
+            f"the engine {name} has no place for {model.config.extras[0]} of this model: choose "
+            "--engine eager"
         )
 
 
@@ -131,5 +130,6 @@ def _fastest(model: Transformer) -> Engine[Any]:
     try:
         engine = _gpu(model) if on_gpu else _int8(model)
     except (MissingExtraError, UsageError) as error:
-        return chosen(EagerStepModel(model), f"because {error}")
+        reason = str(error).removesuffix(": choose --engine eager")
+        return chosen(EagerStepModel(model), f"because {reason}")
     return chosen(engine)

@@ -5,23 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from multistride.files import sha256
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.model.config import TransformerConfig
-from multistride.model.directory import WEIGHTS, load_provenance
+from multistride.model.directory import (
+    INT8_WEIGHTS,
+    WEIGHTS,
+    is_export,
+    load_config,
+    load_provenance,
+    weights_digest,
+)
 from multistride.model.weights import load_model
 
 
 def inspect_model(directory: Path) -> dict[str, Any]:
-    """Return sizes, group sizes and origin of a model. Raises `DataError` if it is incomplete."""
-    model, vocabulary = load_model(directory)
-    config, provenance = model.config, load_provenance(directory)
-    weights = directory / WEIGHTS
+    """Return sizes, group sizes and origin of a model. Raises `DataError` if it is incomplete.
+
+    An int8 export has no weights in float32 whose number could be given; its `weights_sha256` is
+    that of the weights it was made from.
+    """
+    config, provenance = load_config(directory), load_provenance(directory)
+    exported = is_export(directory)
+    if exported:
+        parameters, vocabulary = None, load_vocabulary(directory)
+        weights = [*directory.glob("*.onnx"), *directory.glob(INT8_WEIGHTS)]
+    else:
+        model, vocabulary = load_model(directory)
+        parameters, weights = (
+            sum(each.numel() for each in model.parameters()),
+            [directory / WEIGHTS],
+        )
     training = provenance.get("config") or {}
     original = provenance.get("converted_from")
     return {
         "directory": str(directory),
-        "kind": _kind(config),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "kind": f"{_kind(config)}, exported to int8" if exported else _kind(config),
+        "parameters": parameters,
         "layers": f"{config.encoder_layers} encoder, {config.decoder_layers} decoder",
         "hidden_size": config.hidden_size,
         "feedforward_size": config.feedforward_size,
@@ -34,8 +53,8 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         "classes": list(config.classifier.classes) if config.classifier else None,
         "group_sizes": list(config.group_sizes),
         "trained_to_draft": config.lookahead,
-        "weights_megabytes": round(weights.stat().st_size / 1e6, 1),
-        "weights_sha256": sha256(weights),
+        "weights_megabytes": round(sum(each.stat().st_size for each in weights) / 1e6, 1),
+        "weights_sha256": weights_digest(directory),
         "made_with": f"multistride {provenance.get('multistride', 'unknown')}",
         "started_from": f"{original['source']} ({original['model_type']})"
         if original

@@ -52,16 +52,16 @@ class EvaluationRequest(BaseModel):
     )
     reference: Path | None = Field(
         None,
-        description="Reference texts, line by line. --kind generation can do without.",
+        description="Reference texts, line by line; optional with --kind generation.",
         json_schema_extra=_INPUT,
     )
     limit: int | None = Field(
-        None, ge=1, description="Use the first lines only.", json_schema_extra=_INPUT
+        None, ge=1, description="Use this many lines from the top only.", json_schema_extra=_INPUT
     )
     kind: Kind = Field(
         "translation",
-        description="What is measured. translation or phonemes: a model that translates, with the "
-        "figures of that kind. generation: a causal model.",
+        description="What to measure: translation or phonemes (of an encoder-decoder model), or "
+        "generation (of a causal model).",
         json_schema_extra=_MEASURING,
     )
     task: str | None = Field(
@@ -89,7 +89,7 @@ class EvaluationRequest(BaseModel):
     latency_sentences: int = Field(
         100,
         ge=1,
-        description="Number of inputs that are timed alone, in turns.",
+        description="Number of inputs that are timed one at a time.",
         json_schema_extra=_MEASURING,
     )
     name: str | None = Field(

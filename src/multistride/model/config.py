@@ -431,6 +431,15 @@ class TransformerConfig(BaseModel):
         )
 
     @property
+    def summary(self) -> str:
+        """Layers, width, vocabulary and group sizes in one line."""
+        sides = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
+        layers = " + ".join(f"{count} {side}" for side, count in sides.items() if count)
+        sizes = ",".join(map(str, self.group_sizes))
+        shape = f"{layers} layers of width {self.hidden_size}"
+        return f"{shape}, {self.vocabulary_size:,} tokens, K={sizes}"
+
+    @property
     def unpicked(self) -> tuple[int, ...]:
         """The tokens that are never picked. Tokens that end a text are not among them."""
         if self.never_written is not None:

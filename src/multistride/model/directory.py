@@ -66,10 +66,9 @@ def load_config(directory: Path | str) -> TransformerConfig:
     """Return the configuration of a model directory. Raises `DataError` if it has none."""
     path = Path(directory) / CONFIG
     if not path.is_file():
-        raise DataError(
-            f"{directory} is no model directory: it has no {CONFIG}: give one that `multistride "
-            "train` wrote"
-        )
+        best = Path(directory) / "best"
+        advice = f"give {best}" if (best / CONFIG).is_file() else "give one that has"
+        raise DataError(f"{directory} is no model directory: it has no {CONFIG}: {advice}")
     try:
         stored = read_json(path, "copy the model again")
         if not isinstance(stored, dict) or stored.pop("model_type", None) != "multistride":

@@ -89,13 +89,26 @@ def crossing_lines(result: Result) -> list[str]:
     for name in dict.fromkeys(crossing.baseline for crossing in result.crossings):
         for engine, mode in dict.fromkeys((row.engine, row.mode) for row in result.rows):
             here = [
-                f"K={each.group_size} "
-                + (f"at batch {each.batch_size}" if each.batch_size else "nowhere measured")
+                each
                 for each in result.crossings
                 if (each.baseline, each.engine, each.mode) == (name, engine, mode)
             ]
-            lines.append(f"Slower than {name} ({engine}, {mode}): {', '.join(here)}.")
+            slower = [
+                f"K={each.group_size} at batch {each.batch_size}"
+                for each in here
+                if each.batch_size
+            ]
+            never = [f"K={each.group_size}" for each in here if not each.batch_size]
+            parts = [", ".join(slower)] if slower else []
+            if never:
+                parts.append(f"at no batch size for {_listed(never)}")
+            lines.append(f"Slower than {name} ({engine}, {mode}): {'; '.join(parts)}.")
     return lines
+
+
+def _listed(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def benchmark_markdown(result: Result) -> str:

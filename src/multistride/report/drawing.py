@@ -63,7 +63,9 @@ def drawing(width: float, height: float) -> Iterator[Any]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A name in a script DejaVu lacks costs a box in the picture, not a warning on the terminal.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(width, height), facecolor="white")
+        # The SVG renderer measures text at 72 dots an inch: at another number labels would be
+        # placed by boxes of the wrong size, and overlap.
+        figure = Figure(figsize=(width, height), facecolor="white", dpi=72)
         FigureCanvasSVG(figure)
         yield figure
 
@@ -77,6 +79,7 @@ def svg_text(figure: Any) -> str:
 
 
 PICTURES = (".svg", ".png")
+_PNG_DPI = 100
 
 
 def check_picture(destination: Path) -> None:
@@ -95,6 +98,7 @@ def save(figure: Any, destination: Path) -> None:
         if destination.suffix.lower() == ".svg":
             temporary.write_text(svg_text(figure), encoding="utf-8")
         else:
+            figure.set_dpi(_PNG_DPI)
             FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
 
 

@@ -265,12 +265,14 @@ def _dress(axes: Any, batch_size: int, times: Sequence[float], first: bool) -> N
     axes.grid(color=GRID, linewidth=0.8)
     tidy(axes)
     _plain_ticks(axes, times)
-    axes.margins(x=0.12, y=0.16)
+    axes.margins(x=0.22, y=0.2)  # room for labels beside the outermost points
+    axes.autoscale_view()  # now: labels are placed where the points will stand
 
 
 def _label_panel(axes: Any, lines: Sequence[Sequence[Point]], rows: Sequence[Row]) -> None:
+    """Write K beside our points, where it covers no line and no point, a baseline's included."""
     places = axes.transData.transform([(row.ms_per_sentence, row.bleu) for row in rows])
-    taken = [_box(x, y, 12) for x, y in places]
+    taken = [*_covered(axes, lines), *(_box(x, y, 12) for x, y in places)]
     for index, line in enumerate(lines):
         for x, y, text in line:
             label = axes.annotate(

@@ -9,6 +9,7 @@ Source: OpenAI API reference, completions and chat completions; LibreTranslate A
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -27,7 +28,7 @@ MOST_STOPS = 16
 LONGEST_STOP = 1000
 """Most characters of a stop text."""
 
-NEUTRAL = "Not supported: accepted at its neutral value alone."
+NEUTRAL = "Not supported: only the neutral value is accepted."
 
 
 def _only(*allowed: Any) -> BeforeValidator:
@@ -35,7 +36,8 @@ def _only(*allowed: Any) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if value not in allowed:
-            names = " or ".join(repr(item) for item in allowed)
+            others = [item for index, item in enumerate(allowed) if item not in allowed[:index]]
+            names = " or ".join(map(json.dumps, others))
             raise ValueError(f"this server supports {names} only: leave it out")
         return value
 
@@ -60,20 +62,30 @@ class Decoding(BaseModel):
 
     model: str | None = Field(None, description="Name of a served model; default: the first.")
     group_size: int | Literal["auto"] | None = Field(
-        None, description="Tokens per step (K); auto: chosen at the present load."
+        None, description="Tokens per step (K); auto chooses by the current load."
     )
     mode: Mode | None = Field(None, description="fast, adaptive or exact.")
     threshold: float | None = Field(
         None, description="adaptive: keep tokens while their joint probability is at least this."
     )
-    drafts: Drafts | None = Field(None, description="exact: what writes the drafts.")
+    drafts: Drafts | None = Field(None, description="exact: where drafts come from.")
     temperature: float | None = Field(None, description="Sampling temperature; 0 is greedy.")
-    top_k: int | None = Field(None, description="Sample from the K most probable tokens.")
-    top_p: float | None = Field(None, description="Sample from the most probable mass.")
-    min_p: float | None = Field(None, description="Sample from tokens this probable, relatively.")
-    seed: int | None = Field(None, ge=0, description="The same request with the same seed repeats.")
+    top_k: int | None = Field(
+        None, description="Sample from this many most probable tokens (0: all)."
+    )
+    top_p: float | None = Field(
+        None,
+        description="Sample from the most probable tokens whose joint probability reaches this.",
+    )
+    min_p: float | None = Field(
+        None,
+        description="Sample from tokens at least this probable, relative to the most probable one.",
+    )
+    seed: int | None = Field(
+        None, ge=0, description="Random seed. The same request and seed give the same text."
+    )
     stop: str | list[str] | None = Field(
-        None, description="One text or several that end the output; cut off."
+        None, description="One or several texts; the output ends before the first of them."
     )
 
     @field_validator("stop")
@@ -117,7 +129,7 @@ class Streaming(Decoding):
         "group", description="One event per group, or one per token."
     )
     n: int = Field(1, ge=1, le=MOST_CHOICES, description="Completions per prompt.")
-    user: str | None = Field(None, description="Accepted and not used.")
+    user: str | None = Field(None, description="Accepted for compatibility, without effect.")
     presence_penalty: Annotated[float, _only(0, 0.0, None)] | None = Field(
         None, description=NEUTRAL
     )
@@ -133,9 +145,9 @@ class CompletionRequest(Streaming):
     """The body of `POST /v1/completions`."""
 
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
-        description="Text or tokens; of a translation model the text to translate."
+        description="Text or tokens; for a translation model, the text to translate."
     )
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens written.")
+    max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens.")
     logprobs: int | None = Field(None, ge=0, le=1, description="1: log-probabilities of tokens.")
     echo: Annotated[bool, _only(False)] = Field(False, description=NEUTRAL)
     suffix: Annotated[str | None, _only(None)] = Field(None, description=NEUTRAL)
@@ -192,14 +204,16 @@ class ChatRequest(Streaming):
     messages: list[ChatMessage] = Field(
         min_length=1, description="The turns of the conversation: `role` and `content`."
     )
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens written.")
-    max_completion_tokens: int | None = Field(None, ge=1, description="As max_tokens.")
+    max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="Another name for max_tokens."
+    )
     logprobs: bool = Field(False, description="Send the log-probability of every token.")
     top_logprobs: Annotated[int | None, _only(None, 0)] = Field(None, description=NEUTRAL)
     tools: Annotated[list[Any] | None, _only(None, [])] = Field(None, description=NEUTRAL)
     tool_choice: Annotated[Any, _only(None, "none")] = Field(None, description=NEUTRAL)
     response_format: Annotated[Any, _only(None, {"type": "text"})] = Field(
-        None, description='Not used: `{"type": "text"}` only.'
+        None, description='Not supported: only `{"type": "text"}` is accepted.'
     )
 
 
@@ -207,7 +221,9 @@ class TranslateRequest(Decoding):
     """The body of `POST /v1/translate`."""
 
     text: str | list[str] = Field(description="One text or several.")
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens of a translation.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Maximum number of tokens per translation."
+    )
     prefix: str | None = Field(None, description="Text that every translation begins with.")
 
     @field_validator("text")

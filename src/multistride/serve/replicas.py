@@ -112,7 +112,7 @@ def _watch(replicas: list[Replica], hire: Callable[[], Replica], stopped: thread
                     f"{len(deaths)} replicas ended within {WITHIN:g} s (the last: {reason}): see "
                     "the lines above; with too little memory, lower --replicas"
                 )
-            logger.warning(f"a replica ended ({reason}): another is started")
+            logger.warning(f"a replica ended ({reason}): starting another")
             replica.kill()
             replicas[index] = hire()
 

@@ -279,7 +279,7 @@ class Rounds:
         """Try every request of a failed batch alone; give up one that fails alone."""
         if len(jobs) > 1:
             logger.warning(
-                "a batch of %d requests failed; each is tried alone: %s", len(jobs), error
+                "a batch of %d requests failed; retrying each alone: %s", len(jobs), error
             )
             for job in jobs:
                 self._begin([job], alone=True)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from multistride.errors import DataError, UsageError
+
 _HERE = Path(__file__).parent
 
 DEFAULT = _HERE / "english-german"
@@ -28,6 +30,25 @@ def directory(name_or_path: Path | str | None) -> Path:
         return DEFAULT
     path = Path(name_or_path)
     return _HERE / path if not path.exists() and str(path) in names() else path
+
+
+def existing(name_or_path: Path | str | None) -> Path:
+    """Return what `directory` does. Raises `DataError` with the names if nothing is there."""
+    if (path := directory(name_or_path)).exists():
+        return path
+    raise DataError(
+        f"{name_or_path} is no model directory, and no model of that name ships (there is "
+        f"{', '.join(names())}): check the path, or see `multistride models`"
+    )
+
+
+def refuse_to_change(path: Path) -> None:
+    """Raise `UsageError` for the directory of a model that ships: all who use it share it."""
+    if is_shipped(path):
+        raise UsageError(
+            f"--model {path.name} ships with the package, and this would change it: copy {path} "
+            "and give the copy"
+        )
 
 
 def is_shipped(path: Path) -> bool:

@@ -39,6 +39,14 @@ class RecordError(DataError):
         self.line, self.problem = line, problem
 
 
+class FileError(RecordError):
+    """A line of a file in which there is no record; `problem` names both."""
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        super().__init__(line, problem)
+        self.file, self.args = file, (problem,)
+
+
 @dataclass(frozen=True)
 class Example:
     """One record as texts: what the model reads and, where it is known, what it is to write."""

@@ -17,14 +17,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
+from typing import TypeAlias
 
 from rapidfuzz.fuzz import ratio
 
+from multistride.data.corpus import Unreadable
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
 from multistride.errors import UsageError
-from multistride.translation import Translation
+from multistride.translation import Translation, decoded_line, line_fault, too_long
 from multistride.translator import Translator
+
+Line: TypeAlias = str | Unreadable
 
 _END = re.compile(r"(?<=[.!?…。！？])(?:[\"'”“’‘»«)\]]*)(?:\s+|$)")
 """Where a sentence may end: after its last mark and the quotes and brackets that close behind
@@ -103,6 +107,10 @@ class WindowTranslator(Translator):
             )
         return super().planned(options, streaming=streaming, auto=auto)
 
+    def problem(self, tokens: Sequence[int]) -> str | None:
+        """Return why a sentence of these tokens cannot be translated; None if it can."""
+        return too_long(tokens, self.config, "split it")
+
     def translate_lines(
         self, lines: Iterable[bytes], plan: Plan, buffer: int = 1024
     ) -> Iterator[Translation]:
@@ -114,15 +122,17 @@ class WindowTranslator(Translator):
         for windows in self.whole_windows(lines, buffer):
             written = iter(self._of_windows(_readable(windows), plan))
             for text in chain.from_iterable(windows):
-                unreadable = Translation("", problem="it is not valid UTF-8")
-                yield unreadable if text is None else next(written)
+                if isinstance(text, Unreadable):
+                    yield Translation("", problem=text.reason)
+                else:
+                    yield next(written)
 
-    def whole_windows(self, lines: Iterable[bytes], size: int) -> Iterator[list[list[str | None]]]:
+    def whole_windows(self, lines: Iterable[bytes], size: int) -> Iterator[list[list[Line]]]:
         """Yield the windows of `lines`, so many at once that they hold `size` lines or more.
 
-        A line that is not UTF-8 is None, in a window of its own.
+        A line that has no text is `Unreadable`, in a window of its own.
         """
-        windows: list[list[str | None]] = []
+        windows: list[list[Line]] = []
         count = 0
         for window in self._windows(map(_decoded, lines)):
             windows.append(window)
@@ -157,7 +167,7 @@ class WindowTranslator(Translator):
             results += _shared(result, cut) if cut is not None and certain else single
         return results
 
-    def _windows(self, texts: Iterable[str | None]) -> Iterator[list[str | None]]:
+    def _windows(self, texts: Iterable[Line]) -> Iterator[list[Line]]:
         """Yield consecutive lines that are translated together, as soon as a window is complete.
 
         A window has as many lines as allowed and as the context holds; a blank or unreadable line
@@ -165,13 +175,14 @@ class WindowTranslator(Translator):
         """
         window: list[str] = []
         for text in texts:
-            if window and not (text and text.strip() and self._joins(window, text)):
+            joinable = text if isinstance(text, str) and text.strip() else None
+            if window and (joinable is None or not self._joins(window, joinable)):
                 yield [*window]
                 window = []
-            if text is None or not text.strip():
+            if joinable is None:
                 yield [text]
                 continue
-            window.append(text)
+            window.append(joinable)
             if len(window) == self.sentences or not self._may_go_on(window[-1]):
                 yield [*window]
                 window = []
@@ -266,16 +277,15 @@ def _sentences(text: str) -> list[str]:
     return [part for part in _parts(text) if part]
 
 
-def _readable(windows: Iterable[list[str | None]]) -> list[list[str]]:
+def _readable(windows: Iterable[list[Line]]) -> list[list[str]]:
     """Return the windows without those that are not text."""
-    return [[line for line in window if line is not None] for window in windows if window != [None]]
+    texts = ([line for line in window if isinstance(line, str)] for window in windows)
+    return [window for window in texts if window]
 
 
-def _decoded(line: bytes) -> str | None:
-    try:
-        return line.rstrip(b"\r\n").decode("utf-8")
-    except UnicodeDecodeError:
-        return None
+def _decoded(line: bytes) -> Line:
+    text = decoded_line(line)
+    return Unreadable(line_fault(line)) if text is None else text
 
 
 def _joined(parts: list[Translation]) -> Translation:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from multistride.data.corpus import read_lines
+from multistride.data.corpus import text_lines
 from multistride.data.detokenize import one_line
 from multistride.errors import DataError
-from multistride.tasks.record import Record, RecordError, Solved, read_records
+from multistride.tasks.record import FileError, Record, RecordError, Solved, read_records
 from multistride.untrusted import layout
 
 logger = logging.getLogger(__name__)
@@ -42,18 +42,18 @@ def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
 def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
     """Yield the records of .jsonl files, and any other file as one document (line 1).
 
-    .gz and .xz are decompressed. A file that cannot be read is a `RecordError`. Records say in
+    .gz and .xz are decompressed. What cannot be read is a `FileError`. Records say in
     `file` where they come from.
     """
     for path in paths:
         try:
             for line, record in _records_of(path, field):
                 if isinstance(record, RecordError):
-                    yield line, RecordError(line, f"{path}: {record.problem}")
+                    yield line, FileError(str(path), line, f"{path}: {record}")
                 else:
                     yield line, {FILE: str(path), **record}
         except DataError as error:
-            yield 1, RecordError(1, str(error))
+            yield 1, FileError(str(path), 1, str(error))
 
 
 def write_answers(results: Iterable[Solved], output: TextIO, as_json: bool) -> int:
@@ -64,10 +64,12 @@ def write_answers(results: Iterable[Solved], output: TextIO, as_json: bool) -> i
     """
     failed = 0
     for each in results:
-        file = (each.record or {}).get(FILE)
+        unread = each.problem if isinstance(each.problem, FileError) else None
+        file = unread.file if unread else (each.record or {}).get(FILE)
         if each.problem is not None:
             failed += 1
-            logger.warning(f"{file}: {each.problem}" if file else str(each.problem))
+            named = file is None or unread is not None
+            logger.warning(str(each.problem) if named else f"{file}: {each.problem}")
         output.write(_line(each, file, as_json) + "\n")
     output.flush()
     return failed
@@ -89,9 +91,9 @@ def _line(each: Solved, file: str | None, as_json: bool) -> str:
 
 def _records_of(path: Path, field: str) -> Numbered:
     if layout(path) == ".jsonl":
-        yield from read_records(read_lines(path))
+        yield from read_records(text_lines(path))
     else:
-        yield 1, _document(b"\n".join(read_lines(path)), field, 1)
+        yield 1, _document(b"\n".join(text_lines(path)), field, 1)
 
 
 def _document(raw: bytes, field: str, line: int) -> Record | RecordError:

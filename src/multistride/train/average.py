@@ -120,6 +120,8 @@ def newest_checkpoints(run: Path, count: int) -> list[Path]:
     """The newest `count` checkpoints of a run directory, oldest first. Raises `DataError` if there
     are fewer.
     """
+    if not run.is_dir():
+        raise DataError(f"{run} is no directory: give the run directory of `multistride train`")
     found = RunDirectory(run).by_age()
     if len(found) < count:
         raise DataError(

@@ -188,7 +188,7 @@ class RunConfig(BaseModel):
     data: Path = Field(description="directory that `multistride prepare` wrote")
     run: Path = Field(description="directory for checkpoints and metrics")
     start_from: Path | None = Field(
-        None, description="model directory whose weights (all of them) are the start"
+        None, description="model directory, or model that ships, whose weights are the start"
     )
     model: TransformerConfig | None = Field(
         None, description="left out with start_from: that model's own"

@@ -32,6 +32,7 @@ from multistride.model.directory import weights_digest
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
 from multistride.rundir import Asked, RunDirectory
+from multistride.shipped import directory
 from multistride.train.average import MovingAverage
 from multistride.train.card import model_card
 from multistride.train.checkpoint import Progress, Sums, load_state, save_state
@@ -190,7 +191,7 @@ class Trainer:
         decides = {
             "data_hash": self.data.data_hash,
             "vocabulary": self.data.vocabulary.digest(),
-            "start_from": None if start is None else weights_digest(start),
+            "start_from": None if start is None else weights_digest(directory(start)),
         }
         changeable = AFTER_NOT_FINITE if (self.run.path / NOT_FINITE).is_file() else ()
         return Asked(self.config.model_dump(mode="json"), decides, changeable, _with_new_fields)

@@ -12,6 +12,7 @@ from multistride.model.classifier import check_classes
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model
+from multistride.shipped import directory
 from multistride.train.config import RunConfig
 
 
@@ -28,7 +29,7 @@ def first_model(
         shape = classifying(config.model or TransformerConfig(), config, classes)
         _check_kind(shape, config, causal)
         return Transformer(_completed(shape, config, vocabulary))
-    start, known = load_model(config.start_from)
+    start, known = load_model(directory(config.start_from))
     _check_kind(start.config, config, causal)
     if known.digest() != vocabulary.digest():
         raise DataError(

@@ -9,9 +9,10 @@ from multistride.data.batch import PreparedData
 from multistride.data.prepare import prepare
 from multistride.data.prepare_pairs import CleaningConfig, CorpusFiles, PrepareConfig
 from multistride.data.vocab import train_vocabulary
-from multistride.data.vocabulary_files import save_vocabulary
+from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
+from multistride.shipped import DEFAULT
 
 
 def corpus(directory, name, pairs):
@@ -155,6 +156,13 @@ def test_vocabulary_is_reused(tmp_path):
     assert [data.vocabulary.decode(split.target(row)) for row in range(len(split))] == [
         target for _, target in pairs
     ]
+
+
+def test_the_vocabulary_of_a_model_that_ships_is_named(tmp_path):
+    # Guards: data for a model of the package that can only be prepared by knowing where it lies.
+    prepare(config(tmp_path, vocabulary_from="english-german"))
+    prepared = PreparedData.load(tmp_path / "out").vocabulary
+    assert prepared.digest() == load_vocabulary(DEFAULT).digest()
 
 
 # Guards: an empty data directory, or an error that does not say where the pairs went.

@@ -186,7 +186,7 @@ def test_drafts_that_cannot_be_are_refused():
         with pytest.raises(UsageError, match=message):
             DecodeOptions.made(drafts="text", **choices).checked(config)
     with pytest.raises(
-        UsageError, match="trained for 1: choose one from 1 to 1, or drafts text, which needs no tr"
+        UsageError, match="trained for 1: choose 1, or drafts text, which needs no tr"
     ):
         DecodeOptions.made(drafts="both", mode="exact", group_size=4).checked(config)
 

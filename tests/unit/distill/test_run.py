@@ -96,7 +96,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, teacher_directory, st
     distill(whole)
     config = settings(corpus, teacher_directory)
     undo = stopping(1, KeyboardInterrupt())
-    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+    with pytest.raises(Interrupted, match="the same command resumes") as caught:
         distill(config)
     assert caught.value.exit_code == 130
     assert not config.output.exists()
@@ -114,7 +114,7 @@ def test_ctrl_c_while_the_parts_are_opened(corpus, teacher_directory, monkeypatc
 
     monkeypatch.setattr(parts_module, "write_json", interrupted)
     config = settings(corpus, teacher_directory)
-    with pytest.raises(Interrupted, match="goes on from here"):
+    with pytest.raises(Interrupted, match="the same command resumes"):
         distill(config)
     monkeypatch.undo()
     assert distill(config)["lines"] == 12

@@ -12,6 +12,7 @@ from multistride.cli import app
 from multistride.data.vocab import Vocabulary, train_vocabulary
 from multistride.decode.choosing.calibration import Calibration
 from multistride.errors import DataError, UsageError
+from multistride.evaluate.inspection import inspect_model
 from multistride.files import sha256
 from multistride.model.config import ClassifierConfig, TransformerConfig
 from multistride.model.directory import WEIGHTS, load_config, weights_digest
@@ -64,6 +65,23 @@ def exported(directory):
 def copy(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "copy")
     return tmp_path / "copy"
+
+
+def test_an_export_is_inspected_as_its_model_is(directory, exported):
+    # Guards: a refusal that advises an engine, which `inspect` has not.
+    model, export = inspect_model(directory), inspect_model(exported)
+    assert (export["kind"], export["parameters"]) == ("encoder-decoder, exported to int8", None)
+    assert export["weights_megabytes"] > 0
+    different = ("directory", "kind", "parameters", "weights_megabytes")
+    for key in model.keys() - set(different):
+        assert export[key] == model[key], key
+
+
+def test_an_export_is_replaced_by_another(directory, copy):
+    # Guards: weights.bin taken for a file that somebody else put there.
+    (copy / "encoder.onnx").write_bytes(b"damaged")
+    export(directory, "int8", copy)
+    assert Translator.load(copy, "cpu", "int8").translate(TEXTS)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 4])

@@ -72,6 +72,16 @@ def test_a_damaged_or_missing_graph_is_made_again(model):
     assert tokens(multistride.load(model, engine="int8")) == expected
 
 
+def test_an_entry_that_cannot_be_read_is_made_anew(model, monkeypatch):
+    # Guards: every start as slow as the first, since the old entry was taken for somebody's files.
+    expected = tokens(multistride.load(model, engine="int8"))
+    [entry] = entries(model)
+    (entry / "int8.json").write_text('{"format": 1}')
+    assert tokens(multistride.load(model, engine="int8")) == expected
+    monkeypatch.setattr(kept, "load_model", refuse)
+    assert tokens(multistride.load(model, engine="int8")) == expected
+
+
 def test_graphs_share_their_weights(model):
     # Guards: weights that are stored, and held in memory, once for each graph.
     multistride.load(model, engine="int8")

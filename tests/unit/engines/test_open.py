@@ -59,6 +59,21 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(model, monkeypa
     )
 
 
+def test_auto_says_what_int8_has_no_place_for(caplog):
+    # Guards: "int8 was asked for" where nobody did, and advice to choose what was chosen.
+    adapted = TransformerConfig(
+        vocabulary_size=20, hidden_size=16, heads=2, encoder_layers=0, adapter={"layers": 1}
+    )
+    with pytest.raises(UsageError, match=r"\): choose --engine eager$"):
+        open_engine(Transformer(adapted), "int8")
+    caplog.set_level(logging.INFO)
+    announce(open_engine(Transformer(adapted), "auto"))
+    assert caplog.messages == [
+        "engine: eager, because the engine int8 has no place for adapters on mask slots "
+        "(adapter.rank 64)"
+    ]
+
+
 def test_a_cpu_that_overflows_is_refused(model, monkeypatch, caplog):
     # Guards: products of 8-bit integers that saturate in silence on older CPUs.
     monkeypatch.setattr(int8, "onnxruntime", object())

@@ -1,6 +1,7 @@
 """The picture: always the same for the same result, well-formed, and safe to put into a page."""
 
 import itertools
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -9,7 +10,8 @@ from matplotlib.figure import Figure
 
 from multistride.errors import MissingExtraError
 from multistride.report import drawing
-from multistride.report.plots import caption, plot
+from multistride.report.plots import caption, draw_benchmark, plot
+from multistride.report.reading import read_result
 from multistride.report.result import Result
 
 
@@ -80,6 +82,23 @@ def test_labels_do_not_overlap(monkeypatch, translation, times, fall):
     assert set(labels) == {"K=1", "K=2", "K=4", "K=8"}
     for one, other in itertools.combinations(labels.values(), 2):
         assert not one.overlaps(other)
+
+
+@pytest.mark.parametrize("name", ["bench-base", "bench-small", "bench-modes"])
+def test_labels_of_a_benchmark_cover_no_label_and_no_line(name):
+    # guards: "K=4" over "K=8" and over lines, because boxes were measured at another resolution
+    # than the picture has, and before the axes had their limits
+    result = read_result(Path(__file__).parents[3] / f"results/{name}.json")
+    with drawing.drawing(11.4, 4.6) as figure:
+        draw_benchmark(figure, result)
+        drawing.svg_text(figure)
+        for axes in figure.axes:
+            boxes = [text.get_window_extent() for text in axes.texts]
+            for one, other in itertools.combinations(boxes, 2):
+                assert not one.overlaps(other)
+            for line in axes.lines:
+                drawn = line.get_transform().transform_path(line.get_path())
+                assert not any(drawn.intersects_bbox(box, filled=False) for box in boxes)
 
 
 def test_single_row(translation):

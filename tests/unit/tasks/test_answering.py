@@ -14,7 +14,7 @@ from multistride.errors import DataError, UsageError
 from multistride.generator import Generator
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
-from multistride.tasks.answering.answerer import AnswerSettings, answering
+from multistride.tasks.answering.answerer import AnswerSettings, answering, whole_words
 from multistride.tasks.answering.question import (
     CHAT,
     ENCODER,
@@ -158,6 +158,21 @@ def test_answers_are_whole_words_of_the_passage_in_every_way(kind, way):
         assert any(passage[place:].startswith(each.answer.text) for place in places[:-1])
         assert any(passage[:place].endswith(each.answer.text) for place in places[1:])
         assert passage[each.answer.facts["start"] :].startswith(each.answer.text)
+
+
+def test_an_answer_that_reached_its_limit_ends_with_a_whole_word():
+    # Guards: half a word at the end of an answer that is too long.
+    assert whole_words("along with defe", "Go along with defensive ends.") == "along with"
+    assert whole_words("along with defensive", "Go along with defensive ends.") == (
+        "along with defensive"
+    )
+    assert whole_words("defe", "Go along with defensive ends.") == "defe"
+    for kind in (Translator, Generator):
+        for tokens in range(1, 9):
+            for each in answered(tiny(kind), [QUESTION] * 2, max_tokens=tokens):
+                passage, text = plain(QUESTION["passage"]), each.answer.text
+                ends = [passage[:place].endswith(text) for place in borders(passage)[1:]]
+                assert any(ends) or " " not in text
 
 
 def test_answers_copied_ahead_are_those_of_k1():

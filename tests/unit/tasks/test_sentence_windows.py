@@ -15,7 +15,7 @@ from multistride.tasks.sentence_windows import (
     ends_sentence,
     same_lines,
 )
-from multistride.translation import Translation
+from multistride.translation import MOST_TEXT, Translation
 from multistride.translator import Translator
 
 
@@ -84,7 +84,7 @@ def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
         len(each.scores) for each in translator.translate(pieces, group_size=4)
     )
     [short] = translator.translate([page], group_size=4)
-    assert short.problem is not None
+    assert short.problem.endswith("split it, as translate --window 1 does at the ends of sentences")
 
 
 def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator):
@@ -92,6 +92,21 @@ def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator)
     [result] = WindowTranslator(translator, 2).translate([f"A man sings. {endless}dog."])
     assert result.text == ""
     assert result.problem.startswith("one of its sentences: it has ")
+    assert result.problem.endswith(" are allowed: split it")
+
+
+def test_a_line_without_text_is_named_as_it_is_without_windows(translator):
+    # Guards: the tokens of megabytes, which take gigabytes, where one text was never so long.
+    lines = [b"A man sings.", b"A man. " * (MOST_TEXT // 7 + 1), b"\xff", b"Two cats."]
+    plan = translator.plan(4)
+    results = list(WindowTranslator(translator, 2).translate_lines(lines, plan))
+    assert results == list(translator.translate_lines(lines, plan))
+    assert [result.problem and result.problem[:18] for result in results] == [
+        None,
+        "it has 2,097,158 b",
+        "it is not valid UT",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,50 @@ def test_a_file_that_cannot_be_read_is_one_bad_document(tmp_path):
     found = [
         record for _, record in records_of_files([tmp_path / "no.txt", tmp_path / "a.txt"], "body")
     ]
-    assert "does not exist" in str(found[0])
+    assert str(found[0]) == f"{tmp_path / 'no.txt'} does not exist: check the path"
     assert found[1] == {"file": str(tmp_path / "a.txt"), "body": "one\ntwo"}
+
+
+def test_a_file_without_an_answer_keeps_its_name(tmp_path, caplog):
+    # Guards: an empty line among lines that begin with their file.
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\nno\n')
+    (tmp_path / "z.txt").write_bytes(b"a\0b")
+    paths = [tmp_path / name for name in ("no.txt", "b.jsonl", "z.txt")]
+    records = [
+        Solved(line, problem=record)
+        if isinstance(record, RecordError)
+        else Solved(line, record, Answer("x"))
+        for line, record in records_of_files(paths, "text")
+    ]
+    text, objects = io.StringIO(), io.StringIO()
+    assert write_answers(records, text, False) == 3
+    assert text.getvalue().splitlines() == [
+        f"{tmp_path}/no.txt\t",
+        f"{tmp_path}/b.jsonl\tx",
+        f"{tmp_path}/b.jsonl\t",
+        f"{tmp_path}/z.txt\t",
+    ]
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}/no.txt does not exist: check the path",
+        f"{tmp_path}/b.jsonl: line 2: it is not JSON; a record is one JSON object a line",
+        f"{tmp_path}/z.txt: line 1: it holds a zero byte, so it is no text; give text in UTF-8",
+    ]
+    write_answers(records, objects, True)
+    lines = [json.loads(line) for line in objects.getvalue().splitlines()]
+    assert [(line["file"], line["line"]) for line in lines] == [
+        (str(paths[0]), 1),
+        (str(paths[1]), 1),
+        (str(paths[1]), 2),
+        (str(paths[2]), 1),
+    ]
+
+
+def test_an_empty_file_is_one_empty_document_or_no_record(tmp_path):
+    # Guards: an empty document refused as a file, where an empty line is named as such.
+    empty = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
+    for path in empty:
+        path.touch()
+    assert list(records_of_files(empty, "text")) == [(1, {"file": str(empty[0]), "text": ""})]
 
 
 def test_every_record_has_a_line(caplog):

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from multistride.data.vocab import train_vocabulary
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.model.weights import load_model, save_model
+from multistride.shipped import DEFAULT
 from multistride.train.config import GroupsConfig, RunConfig
 from multistride.train.warmstart import first_model
 
@@ -85,3 +87,12 @@ def test_sizes_that_the_data_decides_are_not_silently_others(tmp_path, vocabular
     config = RunConfig(data=tmp_path, run=tmp_path, model=shape, groups=GroupsConfig())
     with pytest.raises(UsageError, match=r"vocabulary_size is 5, and the data makes it 1\d"):
         first_model(config, vocabulary)
+
+
+def test_a_model_that_ships_is_started_from_by_its_name(tmp_path):
+    # Guards: a recipe that only runs beside the source, where the package's models lie.
+    names = {"start_from": "english-german", "groups": GroupsConfig(sizes={1: 1.0})}
+    config = RunConfig(data=tmp_path / "data", run=tmp_path / "run", **names)
+    model = first_model(config, load_vocabulary(DEFAULT))
+    [shipped, _] = load_model(DEFAULT)
+    assert torch.equal(model.target_embedding.weight, shipped.target_embedding.weight)

@@ -41,10 +41,7 @@ def check_supported(config: TransformerConfig) -> None:
     elif (size := _decoder_bytes(config)) > LARGEST:
         reason = f"a decoder of {size / 1e9:.1f} GB (at most {LARGEST / 1e9:.0f})"
     if reason is not None:
-        raise UsageError(
-            f"the engine int8 was asked for, but it has no place for {reason}: choose "
-            "--engine eager"
-        )
+        raise UsageError(f"the engine int8 has no place for {reason}: choose --engine eager")
 
 
 def _decoder_bytes(config: TransformerConfig) -> int:

@@ -25,7 +25,7 @@ class BenchOptions(BaseModel):
     source: Path = Field(description="Source texts, one a line.", json_schema_extra=_INPUT)
     reference: Path | None = Field(
         None,
-        description="Their translations, for BLEU beside the speed.",
+        description="Reference translations, to show BLEU beside the speed.",
         json_schema_extra=_INPUT,
     )
     batch_sizes: tuple[Size, ...] = Field(
@@ -62,13 +62,13 @@ class BenchOptions(BaseModel):
     sentences: int = Field(
         100,
         ge=1,
-        description="Number of lines that are timed, spread over the file.",
+        description="Number of lines to time, taken evenly from the whole file.",
         json_schema_extra=_MEASURING,
     )
     rounds: int = Field(
         3,
         ge=1,
-        description="Times that each contender decodes each sentence; medians are taken.",
+        description="How often each contender decodes each sentence; the median counts.",
         json_schema_extra=_MEASURING,
     )
     tokenize: str = Field(

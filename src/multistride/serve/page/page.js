@@ -32,7 +32,7 @@ const TEXTS = {
     speed: "播放速度", real: "实时", slow5: "放慢 5 倍", slow20: "放慢 20 倍",
     key: "API 密钥", race: "与 K=1 同场比赛", run: "运行", stop: "停止",
     keys: "Ctrl+Enter 运行，Esc 停止。", metrics: "监控指标",
-    step: "第", proposed: "提出", kept: "保留", rejected: "拒绝",
+    step: "第", proposed: "提议", kept: "保留", rejected: "拒绝",
     confidence: "置信度", counts: (s, t) => `${s} 步 · ${t} 个词元 · 每步 ${(t / Math.max(s, 1)).toFixed(2)} 个`,
     strip: "每一步保留（彩色）与拒绝（灰色）的词元数", end: "文本结束",
     measuring: (t) => `正在测量：${t} 个词元`,

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from multistride.decode.options import DecodeOptions
-from multistride.decode.spans import spans
+from multistride.decode.spans import borders, spans
 from multistride.tasks.answering.passages import retrieved, windows, word_count
 from multistride.tasks.answering.question import (
     CHAT,
@@ -186,6 +186,8 @@ class Answerer:
 
     def _found(self, question: Question, reading: _Reading, written: Translation) -> Found:
         text = self.wording.read(written.text)
+        if self._spans is not None and written.ending == "limit":
+            text = whole_words(text, reading.window)
         start = plain(question.passage or "").find(text) if text else -1
         facts = {
             "score": round(_total(written), 4),
@@ -202,6 +204,19 @@ def answering(model: TextModel, settings: AnswerSettings, name: str = "answering
     answerer = Answerer(model, settings)
     task = AnsweringTask(answerer.wording, name)
     return Opened(task, answerer.solve, answerer.settle, model.engine.name)
+
+
+def whole_words(text: str, passage: str) -> str:
+    """Return a span of a passage without a last word that was cut in the middle.
+
+    A text that has no whole word, or does not begin a word of the passage, stays as it is.
+    """
+    places = borders(passage)
+    start = next((place for place in places if passage.startswith(text, place)), None)
+    if start is None:
+        return text
+    end = max(place for place in places if place <= start + len(text))
+    return passage[start:end].rstrip() or text
 
 
 def _total(written: Translation) -> float:

@@ -22,8 +22,8 @@ class AnswerSettings(BaseModel):
     window: int | None = Field(
         None,
         ge=8,
-        description="Cut a long passage into windows of this many words (default: what the model "
-        "can read).",
+        description="Cut a long passage into windows of this many words (default: as many as the "
+        "model can read).",
         json_schema_extra={"panel": "Input"},
     )
     windows: int = Field(

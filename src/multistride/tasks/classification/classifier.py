@@ -61,6 +61,10 @@ class Classifier:
     batch_size: int = 32
     measured: ClassTemperature | None = None
 
+    def __repr__(self) -> str:
+        kind = f"{self.shape.kind}, {len(self.shape.classes)} classes"
+        return f"{type(self).__name__}({kind}: {self.model.config.summary})"
+
     @classmethod
     def load(
         cls,

@@ -37,9 +37,11 @@ class TranslationTask:
 
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
         """Return BLEU and chrF against `target`. Raises `DataError` where a record has none."""
-        if not all("target" in record for record in records):
+        bare = next((record for record in records if "target" not in record), None)
+        if bare is not None:
             raise DataError(
-                "a record has no 'target', and quality is measured against it: add the translations"
+                f"a record has {', '.join(bare)} and no 'target', against which quality is "
+                "measured: add the translation, or name its field so"
             )
         quality = measure_quality(
             [answer.text for answer in answers], [record["target"] for record in records]
