@@ -58,7 +58,7 @@ _OF_MODELS = (
     *("config.json", "generation_config.json", "README.md", "provenance.json", "int8.json"),
     *("model.safetensors", "markov.safetensors", "*.onnx", "model.bin", "*vocabulary.json"),
     *("calibration.json", "temperature.json", "phrases.npy", "training.pt"),
-    *("draft_head.safetensors", "weights.bin"),
+    *("draft_head.safetensors", "weights.bin", "native.bin"),
     *("modeling_multistride.py", "configuration_multistride.py", "LICENSE*"),
 )
 _OF_DATA = (

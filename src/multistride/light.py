@@ -28,11 +28,13 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines.int8.entries import checked_graphs, mark_used, place_of
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import by_row
+from multistride.engines.int8.native.library import wanted
+from multistride.engines.int8.native.networks import NATIVE, supported
 from multistride.engines.int8.support import check_int8, check_supported
 from multistride.engines.names import EngineName, WeightForm, choice
 from multistride.errors import UserError
 from multistride.model.config import TransformerConfig
-from multistride.model.directory import CONFIG, is_export, load_config, weights_digest
+from multistride.model.directory import CONFIG, INT8_NATIVE, is_export, load_config, weights_digest
 from multistride.translation import SourceModel
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,8 @@ class LightTranslator(SourceModel[LightPlan]):
                 return None
             needed = _needed(config, form, group_size)
             if is_export(directory):
+                if needed == (NATIVE,) and not (directory / INT8_NATIVE).is_file():
+                    needed = _graphs(config, form, group_size)  # an earlier version wrote it
                 graphs = checked_graphs(directory, needed, (CONFIG, *VOCABULARY_FILES))
             else:
                 place = place_of(directory, weights_digest(directory), form)
@@ -142,6 +146,12 @@ def _may_have_gpu() -> bool:
 
 
 def _needed(config: TransformerConfig, form: WeightForm, group_size: int) -> tuple[str, ...]:
+    """Return the names of what writes groups of a size."""
+    native = form == "int8" and supported(config) and wanted()
+    return (NATIVE,) if native else _graphs(config, form, group_size)
+
+
+def _graphs(config: TransformerConfig, form: WeightForm, group_size: int) -> tuple[str, ...]:
     """Return the names of the graphs that write groups of a size."""
     decoder = "single" if group_size == 1 and not by_row(config, form) else "decoder"
     picked = "chained" if config.markov_rank and group_size > 1 else "greedy"

@@ -8,6 +8,7 @@ from typing import Any
 from multistride.data.vocabulary_files import load_vocabulary
 from multistride.model.config import TransformerConfig
 from multistride.model.directory import (
+    INT8_NATIVE,
     INT8_WEIGHTS,
     WEIGHTS,
     is_export,
@@ -28,7 +29,8 @@ def inspect_model(directory: Path) -> dict[str, Any]:
     exported = is_export(directory)
     if exported:
         parameters, vocabulary = None, load_vocabulary(directory)
-        weights = [*directory.glob("*.onnx"), *directory.glob(INT8_WEIGHTS)]
+        names = "*.onnx", INT8_WEIGHTS, INT8_NATIVE
+        weights = [path for name in names for path in directory.glob(name)]
     else:
         model, vocabulary = load_model(directory)
         parameters, weights = (

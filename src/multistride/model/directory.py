@@ -37,6 +37,9 @@ INT8_MANIFEST = "int8.json"
 INT8_WEIGHTS = "weights.bin"
 """The large constants of its graphs."""
 
+INT8_NATIVE = "native.bin"
+"""Its weights as the native kernels read them."""
+
 
 def is_export(directory: Path | str) -> bool:
     """Return true for an int8 export without float32 weights."""

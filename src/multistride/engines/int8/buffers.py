@@ -30,11 +30,12 @@ MASKED = float(np.finfo(np.float32).min)
 
 
 ROOM = 8
-"""Buffers have room for a multiple of this many slots. Unused room slows every attention."""
+"""Buffers have room for a multiple of this many slots. Unused room slows attention in a graph."""
 
 
-CAUSAL_ROOM = 32
-"""The same for causal models, whose texts are long: a move copies all slots of all layers."""
+LARGE_ROOM = 32
+"""The same for causal models, whose texts are long, and for native kernels, which do not read unused
+room: a move copies all slots of all layers."""
 
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]

@@ -17,10 +17,11 @@ from pathlib import Path
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.cache import cache_directory
 from multistride.engines.int8.buffers import GraphMaker
+from multistride.engines.int8.native.networks import NATIVE
 from multistride.engines.names import WeightForm
 from multistride.errors import DataError
 from multistride.files import sha256
-from multistride.model.directory import CONFIG, INT8_MANIFEST, INT8_WEIGHTS
+from multistride.model.directory import CONFIG, INT8_MANIFEST, INT8_NATIVE, INT8_WEIGHTS
 from multistride.untrusted import read_object
 
 FORMAT, READ = 5, (4, 5)
@@ -34,6 +35,20 @@ def place_of(directory: Path, digest: str, form: WeightForm) -> Path:
     Raises `OSError` where a file of the model is missing.
     """
     return cache_directory() / "int8" / _name(directory, digest, form)
+
+
+def file_of(name: str) -> str:
+    """Return the file of a graph, or of the weights of the native kernels."""
+    return INT8_NATIVE if name == NATIVE else f"{name}.onnx"
+
+
+def graphs_in(files: Iterable[str]) -> dict[str, str]:
+    """Return the files of graphs, and of the weights of the native kernels, by name."""
+    return {
+        NATIVE if file == INT8_NATIVE else Path(file).stem: file
+        for file in files
+        if file == INT8_NATIVE or file.endswith(".onnx")
+    }
 
 
 def files_of(place: Path) -> dict[str, str] | None:
@@ -62,7 +77,7 @@ def checked_graphs(
     So must the files `beside` them.
     """
     files = files_of(place) or {}
-    paths = {name: place / f"{name}.onnx" for name in names}
+    paths = {name: place / file_of(name) for name in names}
     for name in (*(path.name for path in paths.values()), INT8_WEIGHTS, *beside):
         if not is_intact(place / name, files.get(name, "")):
             return None
@@ -93,7 +108,7 @@ def _name(directory: Path, digest: str, form: WeightForm) -> str:
 def _code() -> str:
     """Return the hash of the code that decides what is in a graph: of the engine and the model."""
     package = Path(__file__).parents[2]
-    sources = [*package.glob("engines/int8/*.py"), *package.glob("model/*.py")]
+    sources = [*package.glob("engines/int8/**/*.py"), *package.glob("model/*.py")]
     digest = hashlib.sha256()
     for path in sorted([*sources, package / "groups.py"]):
         digest.update(path.read_bytes())

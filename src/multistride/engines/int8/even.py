@@ -12,18 +12,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from multistride.engines.int8.buffers import (
-    CAUSAL_ROOM,
+    LARGE_ROOM,
     ROOM,
     Array,
     Buffers,
     EncodedSource,
     GraphMaker,
-    Networks,
     Pool,
     Sizes,
     gaps_filled,
 )
 from multistride.engines.int8.forms import by_row
+from multistride.engines.int8.native.networks import NativeNetworks, networks_of
 from multistride.engines.int8.support import precision
 from multistride.engines.names import WeightForm
 from multistride.model.config import TransformerConfig
@@ -97,14 +97,15 @@ class EvenEngine:
         form: WeightForm = "int8",
     ) -> None:
         """Take graphs as `graphs_of` makes them, with weights in this `form`."""
-        self._config, self._networks = config, Networks(graphs, threads)
+        self._config, self._networks = config, networks_of(graphs, threads, config)
+        native = isinstance(self._networks, NativeNetworks)
         sizes = config.decoder_layers, config.key_value_count, config.head_width
         rounded = not by_row(config, form)
-        room = ROOM if config.encoder_layers else CAUSAL_ROOM
+        room = ROOM if config.encoder_layers and not native else LARGE_ROOM
         self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded, config.by_distance, room))
         self._chains = config.markov_rank > 0
         self.name: str = form
-        self.precision = precision(config, form)
+        self.precision = precision(config, form) + (", native kernels" if native else "")
 
     @property
     def config(self) -> TransformerConfig:

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from multistride.data.vocab import VOCABULARY_FILES, Vocabulary
 from multistride.data.vocabulary_files import load_vocabulary
 from multistride.engines.int8.buffers import GraphMaker
-from multistride.engines.int8.entries import FORMAT, READ
+from multistride.engines.int8.entries import FORMAT, READ, file_of, graphs_in
 from multistride.engines.int8.forms import by_row
+from multistride.engines.int8.native.networks import NATIVE
 from multistride.engines.int8.weight_file import WeightFile
 from multistride.errors import DataError
 from multistride.files import sha256
@@ -44,8 +45,9 @@ def write_int8(
     with (place / INT8_WEIGHTS).open("wb") as file:
         weight_file = WeightFile(file)
         for name, make in graphs.items():
-            names.append(f"{name}.onnx")
-            (place / names[-1]).write_bytes(weight_file.lightened(make()))
+            names.append(file_of(name))
+            content = make() if name == NATIVE else weight_file.lightened(make())
+            (place / names[-1]).write_bytes(content)
     if model.markov is not None:
         tensors = {name: tensor.contiguous() for name, tensor in model.markov.state_dict().items()}
         save_file(tensors, place / MARKOV)
@@ -81,7 +83,7 @@ def read_int8(directory: Path | str) -> Exported:
     if not by_row(config) and "single.onnx" not in names:
         raise DataError(f"{directory / INT8_MANIFEST} is damaged: export the model again")
     graphs: dict[str, GraphMaker] = {
-        Path(name).stem: partial(Path, directory / name) for name in names if name.endswith(".onnx")
+        name: partial(Path, directory / file) for name, file in graphs_in(names).items()
     }
     return Exported(config, markov_of(directory, config), graphs, load_vocabulary(directory))
 

@@ -23,6 +23,8 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
+from multistride.engines.int8.native.networks import NATIVE, supported
+from multistride.engines.int8.native.program import packed, written
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Roundings
@@ -47,6 +49,7 @@ Sublayer = Callable[[Graph, Rows, Rounding], str]
 def graphs_of(model: Transformer, form: WeightForm = "int8") -> dict[str, Callable[[], bytes]]:
     """Return the builders of all graphs of a model with weights in this form, by name.
 
+    With them is that of the weights of the native kernels, if those can run the model.
     The model must not change before the last graph is built.
     """
     roundings = Roundings(model, form)
@@ -62,7 +65,12 @@ def graphs_of(model: Transformer, form: WeightForm = "int8") -> dict[str, Callab
         makers["encoder"] = partial(encoder_graph, model, roundings)
     if model.markov is not None:
         makers["chained"] = partial(chained_graph, model, final)
-    return {name: partial(_bytes_of, make) for name, make in makers.items()}
+    graphs: dict[str, Callable[[], bytes]] = {
+        name: partial(_bytes_of, make) for name, make in makers.items()
+    }
+    if supported(model.config) and not roundings.by_row:
+        graphs[NATIVE] = lambda: written(packed(model, roundings, final))
+    return graphs
 
 
 def _bytes_of(make: Callable[[], ModelProto]) -> bytes:

@@ -17,7 +17,14 @@ from typing import NamedTuple
 
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.int8.buffers import GraphMaker
-from multistride.engines.int8.entries import files_of, is_intact, mark_used, place_of
+from multistride.engines.int8.entries import (
+    file_of,
+    files_of,
+    graphs_in,
+    is_intact,
+    mark_used,
+    place_of,
+)
 from multistride.engines.int8.export import markov_of, write_int8
 from multistride.engines.names import WeightForm
 from multistride.errors import DataError, UserError
@@ -76,9 +83,7 @@ class _Entry(NamedTuple):
             return None
         mark_used(self.place)
         graphs = {
-            Path(name).stem: partial(self.graph, name, digest)
-            for name, digest in files.items()
-            if name.endswith(".onnx")
+            name: partial(self.graph, name, files[file]) for name, file in graphs_in(files).items()
         }
         return Kept(graphs, markov_of(self.place, config), self.weights)
 
@@ -97,10 +102,10 @@ class _Entry(NamedTuple):
     def graph(self, name: str, digest: str) -> Path | bytes:
         """Return a kept graph, or the graph made again if it was damaged or removed meanwhile."""
         weights = (files_of(self.place) or {}).get(INT8_WEIGHTS, "")
-        intact = is_intact(self.place / name, digest)
-        if intact and is_intact(self.place / INT8_WEIGHTS, weights):
-            return self.place / name
-        return self.build(self.weights())[Path(name).stem]()
+        path = self.place / file_of(name)
+        if is_intact(path, digest) and is_intact(self.place / INT8_WEIGHTS, weights):
+            return path
+        return self.build(self.weights())[name]()
 
     def weights(self) -> Transformer:
         """Return the weights in float32. Raises `DataError` if they are others by now."""

@@ -1,0 +1,166 @@
+"""The weights of a decoder and of the choice of its tokens as the native kernels read them.
+
+They are those of the graphs (`graphs.py`, `output.py`, `chain.py`), in the order in which
+`kernels.c` multiplies: panels of 64 outputs, in each the inputs by fours. What a zero point of the
+inputs adds to every sum of an output is known beforehand and joins its bias.
+
+Shapes: O outputs and I inputs of a matrix, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int8
+from numpy.typing import NDArray
+from torch import nn
+
+from multistride.engines.int8.blocks import Blocked
+from multistride.engines.int8.native.library import ALIGNED, PANEL
+from multistride.engines.int8.onnx_graph import Quantised, Rounding, floats, padded, quantised
+from multistride.engines.int8.output import pickable_output
+from multistride.engines.int8.ranges import Roundings
+from multistride.model.layers import PositionEmbedding
+from multistride.model.markov import MarkovHead
+from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def packed(model: Transformer, roundings: Roundings, final: Rounding) -> Arrays:
+    """Return all arrays of a model by name, for `native.network`."""
+    arrays = {
+        **_named("encoder", _encoder(model, roundings)),
+        **_named("decoder", _decoder(model, roundings, final)),
+    }
+    output = pickable_output(model, final)
+    assert not isinstance(output.weight, Blocked)
+    arrays |= _named("picked", _matrix(output.weight, final, output.bias))
+    if model.markov is not None:
+        arrays |= _named("markov", _markov(model.markov))
+    return arrays
+
+
+def _named(name: str, arrays: Arrays) -> Arrays:
+    return {f"{name}.{each}": array for each, array in arrays.items()}
+
+
+def _encoder(model: Transformer, roundings: Roundings) -> Arrays:
+    table = model.target_embedding if model.config.tie_embeddings else model.source_embedding
+    arrays = _tables(table, model.source_position or model.position, model.scale)
+    for index, layer in enumerate(model.encoder):
+        assert isinstance(layer, EncoderLayer)
+        arrays |= _named(f"layer{index}", _layer(layer, roundings, f"encoder.{index}"))
+    readers = [f"decoder.{index}.cross.key_value" for index in range(len(model.decoder))]
+    rounding = roundings.normed(*readers, alike=True)
+    arrays |= _named("final", _norm(model.encoder_norm, rounding))
+    for index, layer in enumerate(model.decoder):
+        assert isinstance(layer, DecoderLayer)
+        arrays |= _named(f"pair{index}", _linear(layer.cross.key_value, rounding))
+    return arrays
+
+
+def _decoder(model: Transformer, roundings: Roundings, final: Rounding) -> Arrays:
+    beyond_one = floats(model.reach.beyond_one.weight)
+    arrays = _tables(model.target_embedding, model.position, model.scale)
+    arrays["reaches"] = np.concatenate([np.zeros_like(beyond_one[:1]), beyond_one])
+    for index, layer in enumerate(model.decoder):
+        assert isinstance(layer, DecoderLayer)
+        name = f"decoder.{index}"
+        cross = roundings.normed(f"{name}.cross.query", alike=True)
+        crossed = roundings.other(f"{name}.cross.output")
+        parts = {
+            **_layer(layer, roundings, name),
+            **_named("cross_norm", _norm(layer.around_cross.norm, cross)),
+            **_named("query", _linear(layer.cross.query, cross)),
+            **_named("cross_output", _linear(layer.cross.output, crossed)),
+            "cross_unit": np.array([1 / crossed.step], np.float32),
+        }
+        arrays |= _named(f"layer{index}", parts)
+    return arrays | _named("final", _norm(model.decoder_norm, final))
+
+
+def _tables(embedding: nn.Embedding, positions: nn.Module, factor: float) -> Arrays:
+    assert isinstance(positions, PositionEmbedding)
+    rows = quantised(embedding.weight)
+    return {
+        "embedding": np.ascontiguousarray(rows.integers.T),
+        "embedding_scale": rows.scale * np.float32(factor),
+        "positions": floats(positions.table),
+    }
+
+
+def _layer(layer: EncoderLayer | DecoderLayer, roundings: Roundings, name: str) -> Arrays:
+    """Return what layers of encoder and decoder have in common."""
+    attention = roundings.normed(f"{name}.attention.input", alike=True)
+    widen = roundings.normed(f"{name}.feedforward.widen", alike=True)
+    attended = roundings.other(f"{name}.attention.output")
+    cut = roundings.other(f"{name}.feedforward.narrow", positive=True)
+    forward = layer.feedforward
+    return {
+        **_named("attention_norm", _norm(layer.around_attention.norm, attention)),
+        **_named("input", _linear(layer.attention.input, attention)),
+        **_named("output", _linear(layer.attention.output, attended)),
+        **_named("feedforward_norm", _norm(layer.around_feedforward.norm, widen)),
+        **_named("widen", _linear(forward.widen, widen, unit=cut.step)),
+        **_named("narrow", _linear(forward.narrow, cut)),
+        "attention_unit": np.array([1 / attended.step], np.float32),
+    }
+
+
+def _norm(layer: nn.Module, rounding: Rounding) -> Arrays:
+    """Return a normalisation whose output is in the integers of `rounding`."""
+    assert isinstance(layer, nn.LayerNorm)
+    parts = (layer.weight, layer.bias)
+    weight, bias = (floats(each) / rounding.shrink / np.float32(rounding.step) for each in parts)
+    epsilon = np.array([layer.eps], np.float32)
+    return {"weight": weight, "bias": bias - np.float32(rounding.lowest), "epsilon": epsilon}
+
+
+def _linear(layer: nn.Linear, rounding: Rounding, unit: float = 1.0) -> Arrays:
+    """Return a linear layer whose inputs are rounded by `rounding`, its outputs in `unit`s."""
+    return _matrix(quantised(layer.weight, rounding.shrink), rounding, floats(layer.bias), unit)
+
+
+def _matrix(
+    weight: Quantised, rounding: Rounding, bias: Float[np.ndarray, "O"], unit: float = 1.0
+) -> Arrays:
+    scale = weight.scale * np.float32(rounding.step)
+    sums = weight.integers.sum(0, dtype=np.int32).astype(np.float32)
+    offset = bias + (rounding.lowest * scale) * sums
+    parts = scale / np.float32(unit), offset / np.float32(unit)
+    return {"weights": _in_panels(weight.integers), "scale": parts[0], "offset": parts[1]}
+
+
+def _in_panels(integers: Int8[np.ndarray, "I O"]) -> Int8[np.ndarray, "P F 64 4"]:
+    """Return integers in panels of 64 outputs, in each the inputs by fours."""
+    inputs, outputs = integers.shape
+    parts = integers.reshape(inputs // 4, 4, outputs // PANEL, PANEL)
+    return np.ascontiguousarray(parts.transpose(2, 0, 3, 1))
+
+
+def _markov(head: MarkovHead) -> Arrays:
+    previous, following = quantised(head.previous.weight), padded(quantised(head.following))
+    none = np.zeros(len(following.scale), np.float32)
+    rows = Rounding(1.0, np.ones(len(following.integers), np.float32))
+    stored = (previous.integers.T.astype(np.int16) + 128).astype(np.uint8)
+    return {
+        "previous": stored,
+        "previous_scale": previous.scale,
+        **_named("following", _matrix(following, rows, none)),
+    }
+
+
+def written(arrays: Arrays) -> bytes:
+    """Return arrays as a file that `read` maps: a JSON header of its length, then the data."""
+    entries, parts, place = dict[str, Any](), list[bytes](), 0
+    for name, array in arrays.items():
+        content = np.ascontiguousarray(array).tobytes()
+        entries[name] = [array.dtype.name, list(array.shape), place]
+        parts += [content, bytes(-len(content) % ALIGNED)]
+        place += len(content) + -len(content) % ALIGNED
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-(8 + len(header)) % ALIGNED)
+    return len(header).to_bytes(8, "little") + header + b"".join(parts)
