@@ -35,6 +35,30 @@ def tiny_model(encoder_layers=1, texts=SENTENCES, **shape):
     return model, vocabulary
 
 
+def small_model(norm="pre", rank=0, **sizes):
+    """Return the model of the fixture, with other sizes and perhaps a Markov head."""
+    torch.manual_seed(3)
+    usual = {"hidden_size": 32, "feedforward_size": 64, "heads": 4}
+    config = TransformerConfig(
+        vocabulary_size=40,
+        **{**usual, **sizes},
+        markov_rank=rank,
+        encoder_layers=2,
+        decoder_layers=2,
+        norm=norm,
+        positions="learned" if norm == "post" else "sinusoidal",
+        max_positions=64,
+        max_group_size=8,
+        group_sizes=(1, 2, 3, 4, 8),
+    )
+    transformer = Transformer(config).eval()
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.mul_(1.5)
+        transformer.reach.beyond_one.weight[1:].normal_(std=0.5)
+    return transformer
+
+
 class Plain:
     """An engine without its shortcut: all that is left is the plain loop."""
 

@@ -1,0 +1,191 @@
+"""The native kernels say what the graphs say, and compute what they are to compute."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+from tiny_models import small_model
+
+from multistride.engines.int8 import engine as int8
+from multistride.engines.int8.buffers import MASKED
+from multistride.engines.int8.native import library
+from multistride.engines.int8.native.network import Native, NativePicker, read
+from multistride.engines.int8.native.program import packed, written
+from multistride.engines.int8.onnx_graph import Quantised, Rounding, quantised
+from multistride.engines.int8.ranges import FINAL, Roundings
+from multistride.errors import UsageError
+
+pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+
+SHAPES = {
+    "heads of 16": {"hidden_size": 64, "heads": 4},
+    "heads of 48": {"hidden_size": 192, "heads": 4},
+    "heads of 80": {"hidden_size": 320, "heads": 4},
+    "heads of 128": {"hidden_size": 128, "heads": 1},
+}
+
+
+def made(markov_rank=0, **sizes):
+    return small_model(**{"hidden_size": 64, "feedforward_size": 128, **sizes}, rank=markov_rank)
+
+
+def weights_of(model):
+    roundings = Roundings(model)
+    final = roundings.normed(FINAL, alike=True)
+    config = model.config
+    content = written(packed(model, roundings, final))
+    return Native(content, (config.encoder_layers, config.decoder_layers), config.heads)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("new", [1, 3])
+def test_a_pass_is_that_of_the_graphs(monkeypatch, shape, new):
+    # Guards: parts of heads that are not whole vectors, sources and caches of more than 16 entries,
+    # padding, slots that are not seen; integers may differ by rounding, and seldom do.
+    model = made(**SHAPES[shape])
+    native = int8.quantise(model, threads=1)
+    assert native.precision.endswith("native kernels")
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")
+    graphs = int8.quantise(model, threads=1)
+    assert not graphs.precision.endswith("native kernels")
+    generator = np.random.default_rng(1)
+    source = generator.integers(5, 40, (3, 21))
+    lengths = np.array([21, 3, 17])
+    hidden = []
+    for engine in (native, graphs):
+        memory, drawn, length = engine.begun(source, lengths), np.random.default_rng(2), 0
+        for _ in range(20):
+            memory.grow_even(new)
+            step = memory.room(3, length, new).step(3, new, engine._networks, memory.source)
+            step.token[:] = drawn.integers(4, 40, (3, new))
+            step.position[:], step.reach[:] = np.arange(length, length + new), new
+            step(length, None)
+            length += new
+        hidden.append(step.hidden.astype(int))
+    apart = np.abs(hidden[0] - hidden[1])
+    assert apart.mean() < 1.5
+    assert np.corrcoef(hidden[0].ravel(), hidden[1].ravel())[0, 1] > 0.99
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 999))
+def test_tokens_are_those_of_the_integers(sentences, size, seed):
+    # The right values: logits as exact sums of integers, tokens one after the other.
+    model = HEADED
+    roundings = Roundings(model)
+    final = roundings.normed(FINAL, alike=True)
+    generator = np.random.default_rng(seed)
+    hidden = generator.integers(0, 256, (sentences, size, 64)).astype(np.uint8)
+    found, certain = NativePicker(weights_of(model), True, 1)({"hidden": hidden})
+    logits = exactly(quantised(model.target_embedding.weight, final.shrink), final, hidden)
+    logits[:, :, list(model.config.unpicked)] = -np.inf
+    previous = quantised(model.markov.previous.weight)
+    following = quantised(model.markov.following)
+    for row in range(sentences):
+        for slot in range(size):
+            these = logits[row, slot]
+            if slot:
+                before = found[row, slot - 1]
+                vector = previous.integers[:, before].astype(float) * previous.scale[before]
+                these = these + vector @ following.integers.astype(float) * following.scale
+            assert these[found[row, slot]] == pytest.approx(these.max(), abs=1e-4)
+            expected = these[found[row, slot]] - np.logaddexp.reduce(these)
+            assert certain[row, slot] == pytest.approx(expected, abs=2e-4)
+
+
+def exactly(weight: Quantised, rounding: Rounding, integers):
+    """Return the outputs of a linear layer without bias, in float64."""
+    sums = (integers.astype(int) + rounding.lowest) @ weight.integers.astype(int)
+    return sums * (np.float64(rounding.step) * weight.scale)
+
+
+HEADED = made(markov_rank=8)
+with torch.no_grad():
+    HEADED.markov.following.normal_(std=0.5)
+
+
+def test_tokens_do_not_depend_on_their_neighbours():
+    hidden = np.random.default_rng(3).integers(0, 256, (37, 4, 64)).astype(np.uint8)
+    for chained in (False, True):
+        picker = NativePicker(weights_of(HEADED), chained, 1)
+        together = picker({"hidden": hidden if chained else hidden.reshape(-1, 64)})
+        for row in range(len(hidden)):
+            one = hidden[row : row + 1]
+            alone = picker({"hidden": one if chained else one.reshape(-1, 64)})
+            for whole, part in zip(together, alone, strict=True):
+                parts = whole.reshape(len(hidden), -1)
+                assert parts[row].tobytes() == part.tobytes()
+
+
+def test_of_equal_logits_the_lowest_token_wins():
+    model = made()
+    with torch.no_grad():
+        model.target_embedding.weight[6:] = model.target_embedding.weight[5]
+    weights = weights_of(model)
+    hidden = np.random.default_rng(5).integers(0, 256, (400, 64)).astype(np.uint8)
+    tokens, _ = NativePicker(weights, False, 1)({"hidden": hidden})
+    assert set(tokens) <= set(range(6))
+    assert 5 in tokens
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    # Large enough to be shared among threads: 2^24 products for each.
+    torch.manual_seed(1)
+    model = made(markov_rank=8, hidden_size=128, feedforward_size=512)
+    source = np.random.default_rng(4).integers(5, 40, (97, 9))
+    lengths = np.random.default_rng(5).integers(1, 10, 97)
+    found = []
+    for threads in (1, 3):
+        engine = int8.quantise(model, threads=threads)
+        memory = engine.begun(source, lengths)
+        tokens = np.full((97, 4), model.config.start_token)
+        groups = []
+        for _ in range(3):
+            tokens, certain = engine.step_even(tokens, memory)
+            groups += [tokens.tobytes(), certain.tobytes()]
+        found.append(groups)
+    assert found[0] == found[1]
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path):
+    arrays = packed(made(), Roundings(made()), Roundings(made()).normed(FINAL, alike=True))
+    place = tmp_path / "native.bin"
+    place.write_bytes(written(arrays))
+    for kept in (read(place), read(place.read_bytes())):
+        assert kept.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert np.array_equal(kept[name], array)
+            assert kept[name].ctypes.data % library.ALIGNED == 0
+
+
+def test_the_choice_of_kernels(monkeypatch):
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "fast")
+    with pytest.raises(UsageError, match="'fast'; allowed are auto, native, onnxruntime"):
+        int8.quantise(made(), threads=1)
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "native")
+    monkeypatch.setattr(library, "missing", lambda: "this CPU has no AVX-512 VNNI")
+    with pytest.raises(UsageError, match="is native, and this CPU has no AVX-512 VNNI"):
+        int8.quantise(made(), threads=1)
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "auto")
+    assert "native" not in int8.quantise(made(), threads=1).precision
+
+
+def test_a_slot_that_sees_nothing_but_itself():
+    # Guards: masks between visible slots, as drafts have them.
+    engine = int8.quantise(made(), threads=1)
+    memory = engine.begun(np.array([[5, 6, 2]]), np.array([3]))
+    step = memory.room(1, 0, 5).step(1, 5, engine._networks, memory.source)
+    step.token[:], step.position[:], step.reach[:] = [5, 6, 7, 8, 9], 4, 1
+    visible = np.eye(5, dtype=bool)[None]
+    step(0, visible)
+    apart = step.hidden.copy()
+    for slot in range(5):
+        memory = engine.begun(np.array([[5, 6, 2]]), np.array([3]))
+        one = memory.room(1, 0, 1).step(1, 1, engine._networks, memory.source)
+        one.token[:], one.position[:], one.reach[:] = 5 + slot, 4, 1
+        one(0, None)
+        assert np.abs(one.hidden[0, 0].astype(int) - apart[0, slot]).max() <= 1
+    assert -np.finfo(np.float32).max == MASKED
