@@ -13,10 +13,10 @@ from multistride.engines.int8 import engine as int8
 from multistride.engines.int8.buffers import MASKED
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.network import Native, NativePicker, read
-from multistride.engines.int8.native.program import packed, written
+from multistride.engines.int8.native.program import content_of, packed
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, quantised
 from multistride.engines.int8.ranges import FINAL, Roundings
-from multistride.errors import UsageError
+from multistride.errors import DataError, UsageError
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
 
@@ -35,9 +35,7 @@ def made(markov_rank=0, **sizes):
 def weights_of(model):
     roundings = Roundings(model)
     final = roundings.normed(FINAL, alike=True)
-    config = model.config
-    content = written(packed(model, roundings, final))
-    return Native(content, (config.encoder_layers, config.decoder_layers), config.heads)
+    return Native(content_of(packed(model, roundings, final)), model.config)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -153,12 +151,37 @@ def test_any_number_of_threads_gives_the_same_bits():
 def test_a_file_is_read_as_it_was_written(tmp_path):
     arrays = packed(made(), Roundings(made()), Roundings(made()).normed(FINAL, alike=True))
     place = tmp_path / "native.bin"
-    place.write_bytes(written(arrays))
+    place.write_bytes(content_of(arrays))
     for kept in (read(place), read(place.read_bytes())):
         assert kept.keys() == arrays.keys()
         for name, array in arrays.items():
             assert np.array_equal(kept[name], array)
             assert kept[name].ctypes.data % library.ALIGNED == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda arrays: arrays.pop("encoder.pair1.offset"),
+        lambda arrays: arrays.update({"picked.scale": arrays["picked.scale"][:-1]}),
+        lambda arrays: arrays.update({"decoder.positions": arrays["decoder.positions"][:0]}),
+        lambda arrays: arrays.update({"further": arrays["picked.scale"]}),
+    ],
+)
+def test_weights_of_other_sizes_are_refused(damage):
+    # Guards: kernels that read past the end of an array.
+    model = made()
+    roundings = Roundings(model)
+    arrays = packed(model, roundings, roundings.normed(FINAL, alike=True))
+    damage(arrays)
+    with pytest.raises(DataError, match="is damaged or of another model"):
+        Native(content_of(arrays), model.config)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, bytes(64), content_of({})[:-1] + b"}"])
+def test_other_files_are_refused(content):
+    with pytest.raises(DataError, match="is damaged or of another model"):
+        Native(content, made().config)
 
 
 def test_the_choice_of_kernels(monkeypatch):

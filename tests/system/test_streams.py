@@ -284,4 +284,5 @@ def test_json_on_stdout_is_the_only_thing_there(shell):
     done = shell("$m doctor --json")
     facts = json.loads(done.stdout)
     assert facts["engines"]["eager"] is None
+    assert facts["int8_kernels"].startswith(("native", "ONNX Runtime: "))
     assert done.returncode == 0

@@ -49,7 +49,21 @@ def _torch() -> Facts:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "engines": engines(),
+        "int8_kernels": int8_kernels(),
     }
+
+
+def int8_kernels() -> str:
+    """Return what the int8 engine computes models trained here with, and why."""
+    from multistride.engines.int8.native.library import CHOICE, missing, wanted
+
+    try:
+        native = wanted()
+    except UserError as error:
+        return str(error)
+    if native:
+        return "native (AVX-512 VNNI)"
+    return f"ONNX Runtime: {missing() or f'{CHOICE} says so'}"
 
 
 def engines() -> dict[str, str | None]:
@@ -139,6 +153,7 @@ def lines(facts: Facts) -> list[str]:
             f"GPU          {', '.join(facts['gpus']) or 'none'}",
             "engines",
             *(f"  {name:10} {why or 'runs here'}" for name, why in facts["engines"].items()),
+            f"int8 kernels {facts['int8_kernels']}",
         ]
     shown.append("extras")
     for name, extra in facts["extras"].items():

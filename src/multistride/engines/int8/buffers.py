@@ -34,8 +34,8 @@ ROOM = 8
 
 
 LARGE_ROOM = 32
-"""The same for causal models, whose texts are long, and for native kernels, which do not read unused
-room: a move copies all slots of all layers."""
+"""The same for causal models, whose texts are long, and for native kernels, which do not read what
+is unused: a move copies all slots of all layers."""
 
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]

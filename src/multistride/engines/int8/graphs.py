@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
 from multistride.engines.int8.native.networks import NATIVE, supported
-from multistride.engines.int8.native.program import packed, written
+from multistride.engines.int8.native.program import content_of, packed
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Roundings
@@ -69,7 +69,7 @@ def graphs_of(model: Transformer, form: WeightForm = "int8") -> dict[str, Callab
         name: partial(_bytes_of, make) for name, make in makers.items()
     }
     if supported(model.config) and not roundings.by_row:
-        graphs[NATIVE] = lambda: written(packed(model, roundings, final))
+        graphs[NATIVE] = lambda: content_of(packed(model, roundings, final))
     return graphs
 
 

@@ -66,7 +66,8 @@ typedef struct {
     Norm final_norm;
     const Layer *layers;
     const Matrix *pairs; /* of an encoder: keys and values for each layer of the decoder */
-    int32_t layer_count, pair_count, hidden, widened, heads, position_count, reach_count;
+    int32_t layer_count, pair_count, hidden, widened, heads;
+    int32_t token_count, position_count, reach_count;
 } Network;
 
 /* Arrays of one pass, as the graphs read and write them. */
@@ -378,13 +379,18 @@ static Scratch scratch_of(const Network *network, const Pass *pass) {
     return scratch;
 }
 
+/* Return the nearest index of a table of `count` rows. */
+static int64_t within(int64_t index, int64_t count) {
+    return index < 0 ? 0 : index < count ? index : count - 1;
+}
+
 TARGET static void embedded(const Network *network, const Pass *pass, float *hidden) {
     int32_t width = network->hidden;
     size_t first = (size_t)pass->first * pass->slots, end = first + (size_t)pass->rows * pass->slots;
     for (size_t row = first; row < end; row++, hidden += width) {
-        int64_t token = pass->token[row];
+        int64_t token = within(pass->token[row], network->token_count);
         int64_t position = pass->position ? pass->position[row] : (int64_t)(row % pass->slots);
-        if (position >= network->position_count) position = network->position_count - 1;
+        position = within(position, network->position_count);
         const int8_t *entry = network->embedding + (size_t)token * width;
         const float *place = network->positions + (size_t)position * width;
         __m512 scale = _mm512_set1_ps(network->embedding_scale[token]);
@@ -394,8 +400,7 @@ TARGET static void embedded(const Network *network, const Pass *pass, float *hid
             _mm512_store_ps(hidden + part, _mm512_add_ps(value, _mm512_load_ps(place + part)));
         }
         if (!network->reaches) continue;
-        int64_t reach = pass->reach[row];
-        if (reach >= network->reach_count) reach = network->reach_count - 1;
+        int64_t reach = within(pass->reach[row], network->reach_count);
         const float *further = network->reaches + (size_t)reach * width;
         for (int32_t part = 0; part < width; part += 16)
             _mm512_store_ps(hidden + part, _mm512_add_ps(_mm512_load_ps(hidden + part),

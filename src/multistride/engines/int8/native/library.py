@@ -50,7 +50,7 @@ Layer = _structure(
 TABLES = "embedding", "embedding_scale", "positions", "reaches"
 SIZES = (
     *("layer_count", "pair_count", "hidden", "widened", "heads"),
-    *("position_count", "reach_count"),
+    *("token_count", "position_count", "reach_count"),
 )
 Network = _structure(
     "Network",
@@ -105,7 +105,8 @@ def wanted() -> bool:
     """
     choice = os.environ.get(CHOICE) or "auto"
     if choice not in CHOICES:
-        raise UsageError(f"{CHOICE} is {choice!r}; allowed are {', '.join(CHOICES)}")
+        allowed = ", ".join(CHOICES)
+        raise UsageError(f"{CHOICE} is {choice!r}; allowed are {allowed}: set one of them")
     reason = missing()
     if choice == "native" and reason is not None:
         raise UsageError(f"{CHOICE} is native, and {reason}: set it to auto")

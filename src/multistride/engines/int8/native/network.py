@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import mmap
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +21,35 @@ from numpy.typing import NDArray
 
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.library import ALIGNED
+from multistride.errors import DataError
+from multistride.model.config import TransformerConfig
+from multistride.model.directory import INT8_NATIVE
 
 Array = NDArray[Any]
 
 
+DAMAGED = f"{INT8_NATIVE} is damaged or of another model: export the model again"
+
+
 def read(content: bytes | Path) -> dict[str, Array]:
-    """Return the arrays that `program.written` wrote; those of a file are mapped."""
+    """Return the arrays that `program.content_of` wrote; those of a file are mapped.
+
+    Raises `DataError` for anything else.
+    """
     if isinstance(content, Path):
         with content.open("rb") as file:
             memory: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     else:
         memory = aligned(len(content))
         memory[:] = np.frombuffer(content, np.uint8)
-    first = 8 + int.from_bytes(bytes(memory[:8]), "little")
-    arrays = {}
-    for name, (kind, shape, place) in json.loads(bytes(memory[8:first])).items():
-        count = int(np.prod(shape))
-        arrays[name] = np.frombuffer(memory, kind, count, first + place).reshape(shape)
+    try:
+        first = 8 + int.from_bytes(bytes(memory[:8]), "little")
+        arrays = {}
+        for name, (kind, shape, place) in json.loads(bytes(memory[8:first])).items():
+            count = math.prod(shape)
+            arrays[name] = np.frombuffer(memory, kind, count, first + place).reshape(shape)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{DAMAGED} ({error})") from error
     return arrays
 
 
@@ -49,15 +63,20 @@ def aligned(count: int) -> NDArray[np.uint8]:
 class Native:
     """The weights of one model, and the structures by which the kernels find them."""
 
-    def __init__(self, content: bytes | Path, layers: tuple[int, int], heads: int) -> None:
-        """Take weights as `program.written` wrote them, and the layers of encoder and decoder."""
+    def __init__(self, content: bytes | Path, config: TransformerConfig) -> None:
+        """Take weights as `program.content_of` wrote them.
+
+        Raises `DataError` for arrays of other sizes than `config` says: kernels trust them.
+        """
         self._arrays = read(content)
+        _check(self._arrays, config)
         self.kernels = library.kernels()
         self._tables: list[Any] = []
-        encoder = self._layers("encoder", layers[0]), self._pairs(layers[1])
-        decoder = self._layers("decoder", layers[1]), None
-        self.encoder = self._network("encoder", *encoder, heads)
-        self.decoder = self._network("decoder", *decoder, heads)
+        layers, pairs = config.decoder_layers, self._pairs(config.decoder_layers)
+        encoder = self._layers("encoder", config.encoder_layers), pairs
+        self.encoder = self._network("encoder", *encoder, config.heads)
+        decoder = self._layers("decoder", layers), None
+        self.decoder = self._network("decoder", *decoder, config.heads)
         self.picker = library.Picker(output=self._matrix("picked"))
         if "markov.previous" in self._arrays:
             self.picker.previous = self._place("markov.previous")
@@ -78,6 +97,7 @@ class Native:
             hidden=part[f"{name}.embedding"].shape[1],
             widened=part[f"{name}.layer0.widen.scale"].size,
             heads=heads,
+            token_count=len(part[f"{name}.embedding"]),
             position_count=len(part[f"{name}.positions"]),
             reach_count=0 if reaches is None else len(reaches),
         )
@@ -115,6 +135,62 @@ class Native:
     def _pairs(self, count: int) -> Any:
         matrices = (self._matrix(f"encoder.pair{index}") for index in range(count))
         return (library.Matrix * count)(*matrices)
+
+
+def _check(arrays: dict[str, Array], config: TransformerConfig) -> None:
+    """Raise `DataError` unless there are all arrays of a model, each of its size."""
+    found = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
+    tables = [name for name in found if name.endswith((".positions", ".reaches"))]
+    wide = all(
+        kind == "float32" and len(shape) == 2 and shape[0] and shape[1] == config.hidden_size
+        for kind, shape in (found.pop(name) for name in tables)
+    )
+    expected = dict(_sizes(config))
+    if found != expected or len(tables) != 3 or not wide:
+        raise DataError(DAMAGED)
+
+
+Size = tuple[str, tuple[str, tuple[int, ...]]]
+"""The name of an array, its kind and its shape."""
+
+
+def _sizes(config: TransformerConfig) -> Iterator[Size]:
+    """Yield every array of a model but the tables of positions and reaches."""
+    hidden, widened = config.hidden_size, config.feedforward_size
+    for network, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        yield f"{network}.embedding", ("int8", (config.vocabulary_size, hidden))
+        yield f"{network}.embedding_scale", ("float32", (config.vocabulary_size,))
+        yield from _norm(f"{network}.final", hidden)
+        cross = network == "decoder"
+        for name in (f"{network}.layer{index}" for index in range(layers)):
+            for norm in ("attention_norm", "feedforward_norm", *["cross_norm"] * cross):
+                yield from _norm(f"{name}.{norm}", hidden)
+            yield from _matrix(f"{name}.input", hidden, 3 * hidden)
+            for matrix in ("output", *["query", "cross_output"] * cross):
+                yield from _matrix(f"{name}.{matrix}", hidden, hidden)
+            yield from _matrix(f"{name}.widen", hidden, widened)
+            yield from _matrix(f"{name}.narrow", widened, hidden)
+            for unit in ("attention_unit", *["cross_unit"] * cross):
+                yield f"{name}.{unit}", ("float32", (1,))
+    for index in range(config.decoder_layers):
+        yield from _matrix(f"encoder.pair{index}", hidden, 2 * hidden)
+    outputs = -(-config.vocabulary_size // library.PANEL) * library.PANEL
+    yield from _matrix("picked", hidden, outputs)
+    if config.markov_rank:
+        yield "markov.previous", ("uint8", (config.vocabulary_size, config.markov_rank))
+        yield "markov.previous_scale", ("float32", (config.vocabulary_size,))
+        yield from _matrix("markov.following", config.markov_rank, outputs)
+
+
+def _norm(name: str, width: int) -> Iterator[Size]:
+    yield from ((f"{name}.{part}", ("float32", (width,))) for part in ("weight", "bias"))
+    yield f"{name}.epsilon", ("float32", (1,))
+
+
+def _matrix(name: str, inputs: int, outputs: int) -> Iterator[Size]:
+    panels = outputs // library.PANEL
+    yield f"{name}.weights", ("int8", (panels, inputs // 4, library.PANEL, 4))
+    yield from ((f"{name}.{part}", ("float32", (outputs,))) for part in ("scale", "offset"))
 
 
 class NativePass:

@@ -56,8 +56,7 @@ class NativeNetworks(Networks):
 
     @cached_property
     def _native(self) -> Native:
-        layers = self._config.encoder_layers, self._config.decoder_layers
-        return Native(self._make(), layers, self._config.heads)
+        return Native(self._make(), self._config)
 
     def __getitem__(self, name: str) -> Any:
         """Return a native part, or else a graph."""

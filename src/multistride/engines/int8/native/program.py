@@ -153,7 +153,7 @@ def _markov(head: MarkovHead) -> Arrays:
     }
 
 
-def written(arrays: Arrays) -> bytes:
+def content_of(arrays: Arrays) -> bytes:
     """Return arrays as a file that `read` maps: a JSON header of its length, then the data."""
     entries, parts, place = dict[str, Any](), list[bytes](), 0
     for name, array in arrays.items():
