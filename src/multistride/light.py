@@ -147,7 +147,7 @@ def _may_have_gpu() -> bool:
 
 def _needed(config: TransformerConfig, form: WeightForm, group_size: int) -> tuple[str, ...]:
     """Return the names of what writes groups of a size."""
-    native = form == "int8" and supported(config) and wanted()
+    native = supported(config, form) and wanted()
     return (NATIVE,) if native else _graphs(config, form, group_size)
 
 

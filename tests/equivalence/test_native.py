@@ -12,8 +12,10 @@ from tiny_models import small_model
 from multistride.engines.int8 import engine as int8
 from multistride.engines.int8.buffers import MASKED
 from multistride.engines.int8.native import library
-from multistride.engines.int8.native.network import Native, NativePicker, read
-from multistride.engines.int8.native.program import content_of, packed
+from multistride.engines.int8.native.pack_translation import packed_translation
+from multistride.engines.int8.native.passes import NativePicker
+from multistride.engines.int8.native.stored import content_of, read
+from multistride.engines.int8.native.translation import NativeTranslation
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, quantised
 from multistride.engines.int8.ranges import FINAL, Roundings
 from multistride.errors import DataError, UsageError
@@ -35,7 +37,8 @@ def made(markov_rank=0, **sizes):
 def weights_of(model):
     roundings = Roundings(model)
     final = roundings.normed(FINAL, alike=True)
-    return Native(content_of(packed(model, roundings, final)), model.config)
+    content = content_of(packed_translation(model, roundings, final))
+    return NativeTranslation(content, model.config).works["greedy"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -149,7 +152,9 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
-    arrays = packed(made(), Roundings(made()), Roundings(made()).normed(FINAL, alike=True))
+    arrays = packed_translation(
+        made(), Roundings(made()), Roundings(made()).normed(FINAL, alike=True)
+    )
     place = tmp_path / "native.bin"
     place.write_bytes(content_of(arrays))
     for kept in (read(place), read(place.read_bytes())):
@@ -172,16 +177,16 @@ def test_weights_of_other_sizes_are_refused(damage):
     # Guards: kernels that read past the end of an array.
     model = made()
     roundings = Roundings(model)
-    arrays = packed(model, roundings, roundings.normed(FINAL, alike=True))
+    arrays = packed_translation(model, roundings, roundings.normed(FINAL, alike=True))
     damage(arrays)
     with pytest.raises(DataError, match="is damaged or of another model"):
-        Native(content_of(arrays), model.config)
+        NativeTranslation(content_of(arrays), model.config)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, bytes(64), content_of({})[:-1] + b"}"])
 def test_other_files_are_refused(content):
     with pytest.raises(DataError, match="is damaged or of another model"):
-        Native(content, made().config)
+        NativeTranslation(content, made().config)
 
 
 def test_the_choice_of_kernels(monkeypatch):

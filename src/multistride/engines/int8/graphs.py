@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
 from multistride.engines.int8.native.networks import NATIVE, supported
-from multistride.engines.int8.native.program import content_of, packed
+from multistride.engines.int8.native.pack_causal import packed_causal
+from multistride.engines.int8.native.pack_translation import packed_translation
+from multistride.engines.int8.native.stored import content_of
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
 from multistride.engines.int8.output import LOWEST, greedy_graph, logits_graph
 from multistride.engines.int8.ranges import FINAL, Roundings
@@ -68,9 +70,15 @@ def graphs_of(model: Transformer, form: WeightForm = "int8") -> dict[str, Callab
     graphs: dict[str, Callable[[], bytes]] = {
         name: partial(_bytes_of, make) for name, make in makers.items()
     }
-    if supported(model.config) and not roundings.by_row:
-        graphs[NATIVE] = lambda: content_of(packed(model, roundings, final))
+    if supported(model.config, form):
+        graphs[NATIVE] = partial(_native, model, roundings, final)
     return graphs
+
+
+def _native(model: Transformer, roundings: Roundings, final: Rounding) -> bytes:
+    if model.config.encoder_layers:
+        return content_of(packed_translation(model, roundings, final))
+    return content_of(packed_causal(model, final))
 
 
 def _bytes_of(make: Callable[[], ModelProto]) -> bytes:

@@ -1,4 +1,4 @@
-"""The compiled kernels (`kernels.c`), their structures, and whether they are to run."""
+"""The compiled kernels (C files beside this one), their structures, and whether they are to run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ where they can run), `native` or `onnxruntime`."""
 CHOICES = "auto", "native", "onnxruntime"
 
 PANEL = 64
-"""Outputs that are multiplied together (`kernels.c`)."""
+"""Outputs that are multiplied together (`kernels.h`)."""
 
 ALIGNED = 64
 """Bytes: arrays begin at multiples of as many, as vectors of the CPU do."""
@@ -60,9 +60,36 @@ Network = _structure(
     ("pairs", POINTER),
     *((name, INT) for name in SIZES),
 )
+Blocked = _structure(
+    "Blocked",
+    *((name, POINTER) for name in ("weights", "scale", "bias")),
+    ("inputs", INT),
+    ("outputs", INT),
+)
+CAUSAL_NORMS = "attention_norm", "feedforward_norm", "query_norm", "key_norm"
+CAUSAL_MATRICES = "input", "output", "widen", "narrow"
+CausalLayer = _structure(
+    "CausalLayer",
+    *((name, POINTER) for name in CAUSAL_NORMS),
+    *((name, Blocked) for name in CAUSAL_MATRICES),
+)
+CAUSAL_TABLES = (
+    *("embedding", "embedding_scale", "starts", "reaches"),
+    *("cosine", "sine", "final_norm"),
+)
+CAUSAL_SIZES = (
+    *("layer_count", "hidden", "widened", "heads", "groups", "width"),
+    *("token_count", "position_count", "start_count", "reach_count"),
+)
+Causal = _structure(
+    "Causal",
+    *((name, POINTER) for name in (*CAUSAL_TABLES, "layers")),
+    ("epsilon", ctypes.c_float),
+    *((name, INT) for name in CAUSAL_SIZES),
+)
 READ = "token", "position", "reach", "start", "bias", "real"
 CACHES = "keys", "values", "cross_keys", "cross_values"
-EXTENTS = "rows", "slots", "room", "source", "bias_rows", "first"
+EXTENTS = "rows", "slots", "room", "source", "bias_rows"
 Pass = _structure(
     "Pass",
     *((name, POINTER) for name in (*READ, *CACHES, "hidden", "scratch")),
@@ -89,7 +116,11 @@ def kernels() -> Any:
     signatures = {
         "ms_scratch": (ctypes.c_size_t, [POINTER, POINTER, INT]),
         "ms_run": (None, [POINTER, POINTER, INT]),
-        "ms_pick_scratch": (ctypes.c_size_t, [POINTER, INT, INT, INT]),
+        "ms_pick_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
+        "ms_causal_scratch": (ctypes.c_size_t, [POINTER, POINTER, INT]),
+        "ms_causal_run": (None, [POINTER, POINTER, INT]),
+        "ms_causal_pick_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
+        "ms_causal_pick": (None, [POINTER, POINTER, INT, INT, POINTER, POINTER, POINTER, INT]),
         "ms_pick": (None, [POINTER, POINTER, INT, INT, POINTER, POINTER, POINTER, INT]),
     }
     for name, (result, arguments) in signatures.items():

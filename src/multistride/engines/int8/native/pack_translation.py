@@ -1,24 +1,21 @@
-"""The weights of a decoder and of the choice of its tokens as the native kernels read them.
+"""The weights of a translation model as the native kernels read them.
 
 They are those of the graphs (`graphs.py`, `output.py`, `chain.py`), in the order in which
-`kernels.c` multiplies: panels of 64 outputs, in each the inputs by fours. What a zero point of the
-inputs adds to every sum of an output is known beforehand and joins its bias.
+`translation.c` multiplies: panels of 64 outputs, in each the inputs by fours. What a zero point of
+the inputs adds to every sum of an output is known beforehand and joins its bias.
 
 Shapes: O outputs and I inputs of a matrix, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float, Int8
-from numpy.typing import NDArray
 from torch import nn
 
 from multistride.engines.int8.blocks import Blocked
-from multistride.engines.int8.native.library import ALIGNED, PANEL
+from multistride.engines.int8.native.library import PANEL
+from multistride.engines.int8.native.stored import Arrays
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, floats, padded, quantised
 from multistride.engines.int8.output import pickable_output
 from multistride.engines.int8.ranges import Roundings
@@ -26,11 +23,9 @@ from multistride.model.layers import PositionEmbedding
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
-Arrays = dict[str, NDArray[Any]]
 
-
-def packed(model: Transformer, roundings: Roundings, final: Rounding) -> Arrays:
-    """Return all arrays of a model by name, for `native.network`."""
+def packed_translation(model: Transformer, roundings: Roundings, final: Rounding) -> Arrays:
+    """Return all arrays of a model by name, for `native.translation`."""
     arrays = {
         **_named("encoder", _encoder(model, roundings)),
         **_named("decoder", _decoder(model, roundings, final)),
@@ -151,16 +146,3 @@ def _markov(head: MarkovHead) -> Arrays:
         "previous_scale": previous.scale,
         **_named("following", _matrix(following, rows, none)),
     }
-
-
-def content_of(arrays: Arrays) -> bytes:
-    """Return arrays as a file that `read` maps: a JSON header of its length, then the data."""
-    entries, parts, place = dict[str, Any](), list[bytes](), 0
-    for name, array in arrays.items():
-        content = np.ascontiguousarray(array).tobytes()
-        entries[name] = [array.dtype.name, list(array.shape), place]
-        parts += [content, bytes(-len(content) % ALIGNED)]
-        place += len(content) + -len(content) % ALIGNED
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-(8 + len(header)) % ALIGNED)
-    return len(header).to_bytes(8, "little") + header + b"".join(parts)

@@ -1,0 +1,22 @@
+/* The module holds nothing: `library.py` calls the functions of the other files by ctypes. */
+
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include "kernels.h"
+
+/* Return 1 where the kernels were compiled and the CPU has the instructions that they use. */
+int ms_supported(void) {
+#if KERNELS
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+#else
+    return 0;
+#endif
+}
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "kernels", 0, -1, 0, 0, 0, 0, 0};
+
+PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&module); }

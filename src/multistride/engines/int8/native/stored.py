@@ -1,0 +1,66 @@
+"""The file of a model's weights as the native kernels read them: written once, then mapped."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistride.engines.int8.native.library import ALIGNED
+from multistride.errors import DataError
+from multistride.model.directory import INT8_NATIVE
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+Size = tuple[str, tuple[str, tuple[int, ...]]]
+"""The name of an array, its kind and its shape."""
+
+DAMAGED = f"{INT8_NATIVE} is damaged or of another model: export the model again"
+
+
+def content_of(arrays: Arrays) -> bytes:
+    """Return arrays as a file that `read` maps: a JSON header of its length, then the data."""
+    entries, parts, place = dict[str, Any](), list[bytes](), 0
+    for name, array in arrays.items():
+        content = np.ascontiguousarray(array).tobytes()
+        entries[name] = [array.dtype.name, list(array.shape), place]
+        parts += [content, bytes(-len(content) % ALIGNED)]
+        place += len(content) + -len(content) % ALIGNED
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-(8 + len(header)) % ALIGNED)
+    return len(header).to_bytes(8, "little") + header + b"".join(parts)
+
+
+def read(content: bytes | Path) -> Arrays:
+    """Return the arrays that `content_of` wrote; those of a file are mapped.
+
+    Raises `DataError` for anything else.
+    """
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            memory: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    else:
+        memory = aligned(len(content))
+        memory[:] = np.frombuffer(content, np.uint8)
+    try:
+        first = 8 + int.from_bytes(bytes(memory[:8]), "little")
+        arrays = {}
+        for name, (kind, shape, place) in json.loads(bytes(memory[8:first])).items():
+            count = math.prod(shape)
+            arrays[name] = np.frombuffer(memory, kind, count, first + place).reshape(shape)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{DAMAGED} ({error})") from error
+    return arrays
+
+
+def aligned(count: int) -> NDArray[np.uint8]:
+    """Return so many bytes of memory that begin where vectors do."""
+    memory = np.empty(count + ALIGNED, np.uint8)
+    first = -memory.ctypes.data % ALIGNED
+    return memory[first : first + count]

@@ -1,0 +1,495 @@
+/* Translation models: a pass of the encoder or decoder, and the choice of tokens, with int8 weights.
+
+   What `graphs.py`, `output.py` and `chain.py` build as graphs is computed here by products of
+   unsigned 8-bit activations, whose scale belongs to their place in the model, and signed 8-bit
+   weights with one scale for each output (VNNI: four products and their sum in a 32-bit lane). */
+
+#include "kernels.h"
+
+/* Weights: [O / 64][I / 4][64][4]. An output is the integer sum times its `scale` plus its
+   `offset`, which holds the bias and what the zero point of the inputs adds. */
+typedef struct {
+    const int8_t *weights;
+    const float *scale;
+    const float *offset;
+    int32_t inputs;
+    int32_t outputs;
+} Matrix;
+
+/* Layer normalisation; where its output is rounded, weight and bias are those of the integers. */
+typedef struct {
+    const float *weight;
+    const float *bias;
+    float epsilon;
+} Norm;
+
+/* A layer; `query` and `cross_output` are those of a decoder. */
+typedef struct {
+    Norm attention_norm, cross_norm, feedforward_norm;
+    Matrix input, output, query, cross_output, widen, narrow;
+    float attention_unit; /* integers per unit of what attention returns */
+    float cross_unit;
+} Layer;
+
+typedef struct {
+    const int8_t *embedding; /* [V, D] */
+    const float *embedding_scale;
+    const float *positions; /* [P, D] */
+    const float *reaches;   /* [K, D], of a decoder */
+    Norm final_norm;
+    const Layer *layers;
+    const Matrix *pairs; /* of an encoder: keys and values for each layer of the decoder */
+    int32_t layer_count, pair_count, hidden, widened, heads;
+    int32_t token_count, position_count, reach_count;
+} Network;
+
+typedef struct {
+    Matrix output;
+    const uint8_t *previous; /* [V, M] of the Markov head, if there is one */
+    const float *previous_scale;
+    Matrix following;
+} Picker;
+
+#if KERNELS
+
+#define ROWS 4 /* rows that are multiplied together: more do not fit into the registers */
+
+/* Sums of up to ROWS rows and one panel, for a number of rows that is known when compiling. */
+INLINE void multiplied(const uint8_t *rows, size_t stride, int count, const int8_t *weights,
+                       int32_t inputs, __m512i sums[ROWS][4]) {
+    for (int row = 0; row < count; row++)
+        for (int part = 0; part < 4; part++) sums[row][part] = _mm512_setzero_si512();
+    for (int32_t input = 0; input < inputs; input += 4, weights += 4 * PANEL) {
+        __m512i column[4];
+        for (int part = 0; part < 4; part++) column[part] = _mm512_load_si512(weights + 64 * part);
+        for (int row = 0; row < count; row++) {
+            int32_t four;
+            memcpy(&four, rows + row * stride + input, 4);
+            __m512i entry = _mm512_set1_epi32(four);
+            for (int part = 0; part < 4; part++)
+                sums[row][part] = _mm512_dpbusd_epi32(sums[row][part], entry, column[part]);
+        }
+    }
+}
+
+INLINE __m512 scaled(__m512i sum, const Matrix *matrix, int32_t output) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(matrix->scale + output),
+                           _mm512_load_ps(matrix->offset + output));
+}
+
+typedef enum { STORED, ADDED, ROUNDED } Use;
+
+INLINE void used(Use use, const Matrix *matrix, int32_t first, int count, __m512i sums[ROWS][4],
+                 void *to, size_t width) {
+    for (int row = 0; row < count; row++)
+        for (int part = 0; part < 4; part++) {
+            int32_t output = first + 16 * part;
+            __m512 value = scaled(sums[row][part], matrix, output);
+            if (use == ROUNDED) { /* what is negative becomes zero */
+                _mm_store_si128((__m128i *)((uint8_t *)to + row * width + output),
+                                in_8_bits(value));
+            } else {
+                float *place = (float *)to + row * width + output;
+                if (use == ADDED) value = _mm512_add_ps(value, _mm512_load_ps(place));
+                _mm512_store_ps(place, value);
+            }
+        }
+}
+
+#define OF_ROWS(count, call) \
+    switch (count) {         \
+    case 1: call(1); break;  \
+    case 2: call(2); break;  \
+    case 3: call(3); break;  \
+    default: call(4);        \
+    }
+
+/* Multiply rows [R, I] to [R, O]; this thread takes its part of the pairs of panel and rows. */
+INLINE void product(Use use, const Matrix *matrix, const uint8_t *rows, int32_t count, void *to,
+                    const Team *team, int32_t me) {
+    size_t entry = use == ROUNDED ? 1 : sizeof(float);
+    int32_t blocks = (count + ROWS - 1) / ROWS;
+    Range range = part_of(team, me, (int64_t)(matrix->outputs / PANEL) * blocks);
+    for (int32_t index = range.first; index < range.end; index++) {
+        int32_t first = index / blocks * PANEL, row = index % blocks * ROWS;
+        const int8_t *weights = matrix->weights + (size_t)first * matrix->inputs;
+        const uint8_t *some = rows + (size_t)row * matrix->inputs;
+        void *place = (char *)to + (size_t)row * matrix->outputs * entry;
+        __m512i sums[ROWS][4];
+#define PART(number)                                                         \
+    multiplied(some, matrix->inputs, number, weights, matrix->inputs, sums); \
+    used(use, matrix, first, number, sums, place, matrix->outputs)
+        OF_ROWS(count - row, PART)
+#undef PART
+    }
+    meet(team);
+}
+
+TARGET static void stored(const Matrix *matrix, const uint8_t *rows, int32_t count, float *to,
+                          const Team *team, int32_t me) {
+    product(STORED, matrix, rows, count, to, team, me);
+}
+
+TARGET static void added(const Matrix *matrix, const uint8_t *rows, int32_t count, float *to,
+                         const Team *team, int32_t me) {
+    product(ADDED, matrix, rows, count, to, team, me);
+}
+
+TARGET static void cut(const Matrix *matrix, const uint8_t *rows, int32_t count, uint8_t *to,
+                       const Team *team, int32_t me) {
+    product(ROUNDED, matrix, rows, count, to, team, me);
+}
+
+TARGET static void normed(const Norm *norm, const float *rows, int32_t count, int32_t width,
+                          uint8_t *to, const Team *team, int32_t me) {
+    Range range = part_of(team, me, count);
+    for (int32_t index = range.first; index < range.end; index++) {
+        const float *row = rows + (size_t)index * width;
+        __m512 sum = _mm512_setzero_ps(), square = _mm512_setzero_ps();
+        for (int32_t place = 0; place < width; place += 16)
+            sum = _mm512_add_ps(sum, _mm512_load_ps(row + place));
+        __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
+        for (int32_t place = 0; place < width; place += 16) {
+            __m512 off = _mm512_sub_ps(_mm512_load_ps(row + place), mean);
+            square = _mm512_fmadd_ps(off, off, square);
+        }
+        float variance = _mm512_reduce_add_ps(square) / (float)width;
+        __m512 factor = _mm512_set1_ps(1.0f / sqrtf(variance + norm->epsilon));
+        for (int32_t place = 0; place < width; place += 16) {
+            __m512 off = _mm512_mul_ps(_mm512_sub_ps(_mm512_load_ps(row + place), mean), factor);
+            __m512 value = _mm512_fmadd_ps(off, _mm512_load_ps(norm->weight + place),
+                                           _mm512_load_ps(norm->bias + place));
+            _mm_store_si128((__m128i *)(to + (size_t)index * width + place), in_8_bits(value));
+        }
+    }
+    meet(team);
+}
+
+static size_t widest(const Network *network) {
+    return network->widened > network->hidden ? network->widened : network->hidden;
+}
+
+/* Scratch memory of a pass. */
+typedef struct {
+    float *hidden;           /* [R, D] */
+    float *parts;            /* [R, 3 D] */
+    uint8_t *rows, *widened; /* [R, D or the feed-forward width] */
+    float *scores;           /* [threads, C or S up to whole vectors] */
+    float *keys, *values;    /* [B, H, S, E], of an encoder */
+    size_t bytes, each;      /* `each`: entries of `scores` for one thread */
+} Scratch;
+
+static Scratch scratch_of(const Network *network, const Pass *pass, int32_t threads) {
+    size_t count = (size_t)pass->rows * pass->slots, hidden = network->hidden;
+    size_t longest = pass->room > pass->source ? pass->room : pass->source;
+    size_t pairs = network->pair_count ? 4 * count * hidden : 0;
+    char *memory = (char *)aligned((size_t)pass->scratch);
+    Scratch scratch;
+    scratch.bytes = 0;
+    scratch.each = aligned(longest + 16);
+    scratch.hidden = taken(memory, &scratch.bytes, 4 * count * hidden);
+    scratch.parts = taken(memory, &scratch.bytes, 4 * count * 3 * hidden);
+    scratch.rows = taken(memory, &scratch.bytes, count * widest(network));
+    scratch.widened = taken(memory, &scratch.bytes, count * widest(network));
+    scratch.scores = taken(memory, &scratch.bytes, 4 * scratch.each * threads);
+    scratch.keys = taken(memory, &scratch.bytes, pairs);
+    scratch.values = taken(memory, &scratch.bytes, pairs);
+    return scratch;
+}
+
+TARGET static void embedded(const Network *network, const Pass *pass, float *hidden,
+                            const Team *team, int32_t me) {
+    int32_t width = network->hidden;
+    Range range = part_of(team, me, (int64_t)pass->rows * pass->slots);
+    for (int32_t row = range.first; row < range.end; row++) {
+        float *to = hidden + (size_t)row * width;
+        int64_t token = within(pass->token[row], network->token_count);
+        int64_t position = pass->position ? pass->position[row] : row % pass->slots;
+        position = within(position, network->position_count);
+        const int8_t *entry = network->embedding + (size_t)token * width;
+        const float *place = network->positions + (size_t)position * width;
+        __m512 scale = _mm512_set1_ps(network->embedding_scale[token]);
+        for (int32_t part = 0; part < width; part += 16) {
+            __m512i whole = _mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)(entry + part)));
+            __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale);
+            _mm512_store_ps(to + part, _mm512_add_ps(value, _mm512_load_ps(place + part)));
+        }
+        if (!network->reaches) continue;
+        int64_t reach = within(pass->reach[row], network->reach_count);
+        const float *further = network->reaches + (size_t)reach * width;
+        for (int32_t part = 0; part < width; part += 16)
+            _mm512_store_ps(to + part, _mm512_add_ps(_mm512_load_ps(to + part),
+                                                     _mm512_load_ps(further + part)));
+    }
+    meet(team);
+}
+
+/* Self-attention, added to its input; keys and values join those in `keys` and `values`. */
+TARGET static void attended_self(const Network *network, const Layer *layer,
+                                 const Scratch *scratch, Attention over, const int64_t *start,
+                                 float *keys, float *values, const Team *team, int32_t me) {
+    int32_t count = over.rows * over.slots, width = network->hidden;
+    Mixed to = {scratch->rows, 0, layer->attention_unit};
+    normed(&layer->attention_norm, scratch->hidden, count, width, scratch->rows, team, me);
+    stored(&layer->input, scratch->rows, count, scratch->parts, team, me);
+    kept(&over, team, me, scratch->parts + width, start, keys, values);
+    meet(team);
+    over.keys = keys;
+    over.values = values;
+    attended(&over, team, me, scratch->scores + me * scratch->each, &to);
+    meet(team);
+    added(&layer->output, scratch->rows, count, scratch->hidden, team, me);
+}
+
+/* The feed-forward layer, added to its input. */
+TARGET static void forward(const Layer *layer, const Scratch *scratch, int32_t count, int32_t width,
+                           const Team *team, int32_t me) {
+    normed(&layer->feedforward_norm, scratch->hidden, count, width, scratch->rows, team, me);
+    cut(&layer->widen, scratch->rows, count, scratch->widened, team, me);
+    added(&layer->narrow, scratch->widened, count, scratch->hidden, team, me);
+}
+
+static Attention attention_of(const Network *network, const Pass *pass, const Scratch *scratch) {
+    Attention over = {0};
+    over.queries = scratch->parts;
+    over.rows = pass->rows;
+    over.slots = pass->slots;
+    over.heads = over.groups = network->heads;
+    over.width = network->hidden / network->heads;
+    return over;
+}
+
+/* Compute the states of new slots, whose keys and values join the others. */
+TARGET static void decoded(const Team *team, int32_t me) {
+    const Network *network = team->weights;
+    const Pass *pass = team->arrays;
+    int32_t count = pass->rows * pass->slots, width = network->hidden;
+    Scratch scratch = scratch_of(network, pass, team->threads);
+    Attention text = attention_of(network, pass, &scratch), source = text;
+    text.bias = pass->bias;
+    text.bias_rows = pass->bias_rows;
+    text.most = pass->room;
+    text.stride = 3 * width;
+    source.real = pass->real;
+    source.most = pass->source;
+    source.stride = width;
+    embedded(network, pass, scratch.hidden, team, me);
+    for (int32_t index = 0; index < network->layer_count; index++) {
+        const Layer *layer = network->layers + index;
+        Mixed to = {scratch.rows, 0, layer->cross_unit};
+        attended_self(network, layer, &scratch, text, pass->start, pass->keys[index],
+                      pass->values[index], team, me);
+        normed(&layer->cross_norm, scratch.hidden, count, width, scratch.rows, team, me);
+        stored(&layer->query, scratch.rows, count, scratch.parts, team, me);
+        source.keys = pass->cross_keys[index];
+        source.values = pass->cross_values[index];
+        attended(&source, team, me, scratch.scores + me * scratch.each, &to);
+        meet(team);
+        added(&layer->cross_output, scratch.rows, count, scratch.hidden, team, me);
+        forward(layer, &scratch, count, width, team, me);
+    }
+    normed(&network->final_norm, scratch.hidden, count, width, pass->hidden, team, me);
+}
+
+/* Compute the keys and values of sources for every layer of the decoder. */
+TARGET static void encoded(const Team *team, int32_t me) {
+    const Network *network = team->weights;
+    const Pass *pass = team->arrays;
+    int32_t count = pass->rows * pass->slots, width = network->hidden;
+    Scratch scratch = scratch_of(network, pass, team->threads);
+    Attention source = attention_of(network, pass, &scratch);
+    source.real = pass->real;
+    source.most = pass->source;
+    source.stride = 3 * width;
+    embedded(network, pass, scratch.hidden, team, me);
+    for (int32_t index = 0; index < network->layer_count; index++) {
+        const Layer *layer = network->layers + index;
+        attended_self(network, layer, &scratch, source, 0, scratch.keys, scratch.values, team, me);
+        forward(layer, &scratch, count, width, team, me);
+    }
+    normed(&network->final_norm, scratch.hidden, count, width, scratch.rows, team, me);
+    source.stride = 2 * width;
+    for (int32_t index = 0; index < network->pair_count; index++) {
+        stored(network->pairs + index, scratch.rows, count, scratch.parts, team, me);
+        kept(&source, team, me, scratch.parts, 0, pass->cross_keys[index],
+             pass->cross_values[index]);
+        meet(team);
+    }
+}
+
+static size_t picking_bytes(const Picker *picker, int32_t sentences, int32_t size) {
+    size_t chunks = chunks_of(picker->output.outputs);
+    size_t bytes = 64 + aligned(sentences * chunks * sizeof(Best));
+    if (size > 1)
+        bytes += aligned(4 * (size_t)sentences * size * picker->output.outputs) +
+                 aligned((size_t)sentences * picker->following.inputs) +
+                 aligned(4 * (size_t)sentences);
+    return bytes;
+}
+
+/* What is picked from: `hidden` [B, K, D]. */
+typedef struct {
+    const uint8_t *hidden;
+    int64_t *tokens;
+    float *log_probabilities;
+    void *scratch;
+    int32_t sentences, size;
+} Picking;
+
+/* Return the part of the pairs of chunk and rows that a thread searches, row by row. */
+typedef struct {
+    int32_t first, end, row, count;
+} Stripe;
+
+static Stripe stripe_of(int32_t index, int32_t rows, int32_t outputs) {
+    int32_t blocks = (rows + ROWS - 1) / ROWS, first = index / blocks * CHUNK;
+    int32_t row = index % blocks * ROWS, left = rows - row;
+    Stripe stripe = {first, first + CHUNK < outputs ? first + CHUNK : outputs, row,
+                     left < ROWS ? left : ROWS};
+    return stripe;
+}
+
+static int64_t stripes(int32_t rows, int32_t outputs) {
+    return (int64_t)((rows + ROWS - 1) / ROWS) * chunks_of(outputs);
+}
+
+INLINE void searched_rows(const Matrix *matrix, int32_t first, int count, __m512i sums[ROWS][4],
+                          Best *best) {
+    for (int row = 0; row < count; row++) {
+        __m512 logits[4];
+        for (int part = 0; part < 4; part++)
+            logits[part] = scaled(sums[row][part], matrix, first + 16 * part);
+        searched(best + row, logits, first);
+    }
+}
+
+/* Pick the most probable token of each row of `hidden` [R, D]. */
+TARGET static void greedy(const Team *team, int32_t me) {
+    const Picker *picker = team->weights;
+    const Picking *picking = team->arrays;
+    const Matrix *output = &picker->output;
+    int32_t rows = picking->sentences, inputs = output->inputs, chunks = chunks_of(output->outputs);
+    Best *bests = (Best *)aligned((size_t)picking->scratch); /* [R, chunks] */
+    Range range = part_of(team, me, stripes(rows, output->outputs));
+    for (int32_t index = range.first; index < range.end; index++) {
+        Stripe stripe = stripe_of(index, rows, output->outputs);
+        Best best[ROWS];
+        for (int32_t row = 0; row < ROWS; row++) best[row] = begun();
+        const uint8_t *some = picking->hidden + (size_t)stripe.row * inputs;
+        for (int32_t first = stripe.first; first < stripe.end; first += PANEL) {
+            const int8_t *weights = output->weights + (size_t)first * inputs;
+            __m512i sums[ROWS][4];
+#define PART(number)                                          \
+    multiplied(some, inputs, number, weights, inputs, sums);  \
+    searched_rows(output, first, number, sums, best)
+            OF_ROWS(stripe.count, PART)
+#undef PART
+        }
+        for (int32_t row = 0; row < stripe.count; row++)
+            bests[(size_t)(stripe.row + row) * chunks + stripe.first / CHUNK] = best[row];
+    }
+    meet(team);
+    range = part_of(team, me, rows);
+    for (int32_t row = range.first; row < range.end; row++)
+        finished(bests + (size_t)row * chunks, chunks, picking->tokens + row,
+                 picking->log_probabilities + row);
+}
+
+INLINE void corrected(const Matrix *following, int32_t first, int count, __m512i sums[ROWS][4],
+                      const float *factors, const float *plain, size_t stride, Best *best) {
+    for (int row = 0; row < count; row++) {
+        __m512 logits[4], factor = _mm512_set1_ps(factors[row]);
+        for (int part = 0; part < 4; part++) {
+            int32_t output = first + 16 * part;
+            logits[part] = _mm512_fmadd_ps(factor, scaled(sums[row][part], following, output),
+                                           _mm512_load_ps(plain + row * stride + output));
+        }
+        searched(best + row, logits, first);
+    }
+}
+
+/* Pick the tokens of groups of `hidden` [B, K, D]: each after the first given the one before. */
+TARGET static void chained(const Team *team, int32_t me) {
+    const Picker *picker = team->weights;
+    const Picking *picking = team->arrays;
+    const Matrix *output = &picker->output, *following = &picker->following;
+    int32_t sentences = picking->sentences, size = picking->size, rank = following->inputs;
+    int32_t chunks = chunks_of(output->outputs);
+    size_t width = output->outputs, stride = size * width, bytes = 0;
+    char *memory = (char *)aligned((size_t)picking->scratch);
+    Best *bests = taken(memory, &bytes, (size_t)sentences * chunks * sizeof(Best));
+    float *logits = taken(memory, &bytes, 4 * (size_t)sentences * stride);
+    uint8_t *before = taken(memory, &bytes, (size_t)sentences * rank);
+    float *factors = taken(memory, &bytes, 4 * (size_t)sentences);
+    stored(output, picking->hidden, sentences * size, logits, team, me);
+    for (int32_t slot = 0; slot < size; slot++, logits += width) {
+        int64_t *tokens = picking->tokens + slot;
+        Range range = part_of(team, me, slot ? sentences : 0);
+        for (int32_t row = range.first; row < range.end; row++) {
+            int64_t token = tokens[(size_t)row * size - 1];
+            memcpy(before + (size_t)row * rank, picker->previous + token * rank, rank);
+            factors[row] = picker->previous_scale[token];
+        }
+        meet(team);
+        range = part_of(team, me, stripes(sentences, output->outputs));
+        for (int32_t index = range.first; index < range.end; index++) {
+            Stripe stripe = stripe_of(index, sentences, output->outputs);
+            Best best[ROWS];
+            for (int32_t row = 0; row < ROWS; row++) best[row] = begun();
+            const float *plain = logits + stripe.row * stride;
+            const uint8_t *some = before + (size_t)stripe.row * rank;
+            for (int32_t first = stripe.first; first < stripe.end; first += PANEL) {
+                for (int32_t row = 0; slot == 0 && row < stripe.count; row++) {
+                    __m512 all[4];
+                    for (int part = 0; part < 4; part++)
+                        all[part] = _mm512_load_ps(plain + row * stride + first + 16 * part);
+                    searched(best + row, all, first);
+                }
+                if (slot == 0) continue;
+                const int8_t *weights = following->weights + (size_t)first * rank;
+                __m512i sums[ROWS][4];
+#define PART(number)                                      \
+    multiplied(some, rank, number, weights, rank, sums);  \
+    corrected(following, first, number, sums, factors + stripe.row, plain, stride, best)
+                OF_ROWS(stripe.count, PART)
+#undef PART
+            }
+            for (int32_t row = 0; row < stripe.count; row++)
+                bests[(size_t)(stripe.row + row) * chunks + stripe.first / CHUNK] = best[row];
+        }
+        meet(team);
+        range = part_of(team, me, sentences);
+        for (int32_t row = range.first; row < range.end; row++)
+            finished(bests + (size_t)row * chunks, chunks, tokens + (size_t)row * size,
+                     picking->log_probabilities + (size_t)row * size + slot);
+        meet(team);
+    }
+}
+
+/* Return the bytes of scratch memory that a pass needs. */
+size_t ms_scratch(const Network *network, const Pass *pass, int32_t threads) {
+    return 64 + scratch_of(network, pass, threads < MOST_THREADS ? threads : MOST_THREADS).bytes;
+}
+
+/* Run a pass of a decoder, or of an encoder, in up to `threads` threads. */
+void ms_run(const Network *network, const Pass *pass, int32_t threads) {
+    double hidden = network->hidden, layer = hidden * (6 * hidden + 2.0 * network->widened);
+    together(network->pair_count ? encoded : decoded, network, pass, threads,
+             layer * network->layer_count * pass->rows * pass->slots);
+}
+
+/* Return the bytes of scratch memory that picking needs. */
+size_t ms_pick_scratch(const Picker *picker, int32_t sentences, int32_t size) {
+    return picking_bytes(picker, sentences, size);
+}
+
+/* Pick tokens and their log-probabilities [B, K] in `hidden` [B, K, D]: each by itself if K is 1,
+   else each after the first given the one before; in up to `threads` threads. */
+void ms_pick(const Picker *picker, const uint8_t *hidden, int32_t sentences, int32_t size,
+             int64_t *tokens, float *log_probabilities, void *scratch, int32_t threads) {
+    Picking picking = {hidden, tokens, log_probabilities, scratch, sentences, size};
+    double matrix = (double)picker->output.inputs * picker->output.outputs;
+    together(size > 1 ? chained : greedy, picker, &picking, threads, matrix * sentences * size);
+}
+
+#endif
