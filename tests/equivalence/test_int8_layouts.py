@@ -22,6 +22,8 @@ SIZES = {"vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 48, "deco
 CAUSAL = {"encoder_layers": 0, "start_symbol": False, "max_positions": 96, "never_written": ()}
 ROTARY = {"norm_kind": "rms", "positions": "rotary", "activation": "silu"}
 BARE = {"feedforward_bias": False, "gated_feedforward": True, "scale_embeddings": False}
+NATIVE = {"hidden_size": 64, "feedforward_size": 128, "heads": 8, "key_value_heads": 2}
+NATIVE |= {"head_size": 16}
 LAYOUTS = {
     "llama": CAUSAL | ROTARY | BARE | {"heads": 6, "key_value_heads": 2, "head_size": 8}
     | {"attention_bias": "none", "norm_epsilon": 1e-3, "rotary_base": 500.0},
@@ -30,6 +32,11 @@ LAYOUTS = {
     | {"attention_bias": "none", "head_size": 16},
     "qwen3": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "head_size": 16}
     | {"attention_bias": "input", "query_key_norm": True, "tie_embeddings": False},
+    "llama, native": CAUSAL | ROTARY | BARE | NATIVE | {"attention_bias": "none"},
+    "qwen2, native": CAUSAL | ROTARY | BARE | NATIVE | {"attention_bias": "input"}
+    | {"key_value_heads": 4, "rotary_base": 500.0},
+    "qwen3, native": CAUSAL | ROTARY | BARE | NATIVE | {"attention_bias": "input"}
+    | {"query_key_norm": True, "tie_embeddings": False, "feedforward_bias": True},
     "olmo2": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "norm": "output"}
     | {"attention_bias": "none", "query_key_norm": True, "query_key_norm_over": "all"},
     "gpt-neox": CAUSAL | {"heads": 4, "positions": "rotary", "activation": "gelu"}
@@ -66,7 +73,7 @@ LAYOUTS = {
 def moved(name, **further):
     """A model of a layout with every parameter moved, so that no bias or norm hides a mistake."""
     torch.manual_seed(5)
-    config = TransformerConfig(**SIZES, **LAYOUTS[name], group_sizes=(1, 4), **further)
+    config = TransformerConfig(**{**SIZES, **LAYOUTS[name]}, group_sizes=(1, 4), **further)
     model = Transformer(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -89,6 +96,7 @@ def in_float32(monkeypatch):
         found = self.add("MatMul", rows.integers, self.constant(weight.integers))
         return found if bias is None else self.add("Add", found, self.constant(bias))
 
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")
     monkeypatch.setattr(onnx_graph, "quantised", unrounded)
     monkeypatch.setattr(onnx_graph, "blocked", lambda weight, bits: unrounded(weight))
     monkeypatch.setattr(Graph, "rounded", lambda self, rows, rounding: Rows(rows, "", ""))

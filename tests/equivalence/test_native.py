@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 from tiny_models import small_model
 
+from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8 import engine as int8
+from multistride.engines.int8.blocks import blocked
 from multistride.engines.int8.buffers import MASKED
 from multistride.engines.int8.native import library
+from multistride.engines.int8.native.causal import NativeCausal
+from multistride.engines.int8.native.pack_causal import packed_causal
 from multistride.engines.int8.native.pack_translation import packed_translation
 from multistride.engines.int8.native.passes import NativePicker
 from multistride.engines.int8.native.stored import content_of, read
@@ -19,6 +23,9 @@ from multistride.engines.int8.native.translation import NativeTranslation
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, quantised
 from multistride.engines.int8.ranges import FINAL, Roundings
 from multistride.errors import DataError, UsageError
+from multistride.groups import Slots
+from multistride.model.config import TransformerConfig
+from multistride.model.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
 
@@ -187,6 +194,109 @@ def test_weights_of_other_sizes_are_refused(damage):
 def test_other_files_are_refused(content):
     with pytest.raises(DataError, match="is damaged or of another model"):
         NativeTranslation(content, made().config)
+
+
+def llama(**choices):
+    torch.manual_seed(8)
+    sizes = {"hidden_size": 64, "feedforward_size": 192, "heads": 4, "key_value_heads": 2}
+    kinds = {"norm_kind": "rms", "positions": "rotary", "activation": "silu"}
+    others = {"gated_feedforward": True, "attention_bias": "input", "start_symbol": False}
+    shape = {"vocabulary_size": 90, "encoder_layers": 0, "decoder_layers": 2, "group_sizes": (1, 4)}
+    settings = {**sizes, **kinds, **others, **shape, "head_size": 16, "max_positions": 64}
+    model = Transformer(TransformerConfig(**{**settings, **choices})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        model.reach.beyond_one.weight[0] = 0
+        model.position.further_start.weight[0] = 0
+    return model
+
+
+def final_of(model):
+    return Roundings(model).normed(FINAL, alike=True)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 9), st.integers(0, 999))
+def test_causal_tokens_are_those_of_the_integers(rows, seed):
+    # The right values: every block of 64 rounded by its largest entry, exact sums of integers.
+    model = LLAMA
+    hidden = np.random.default_rng(seed).normal(size=(rows, 64)).astype(np.float32)
+    native = NativeCausal(content_of(packed_causal(model, final_of(model))), model.config)
+    tokens, certain = NativePicker(native.works["greedy"], False, 1)({"hidden": hidden})
+    scale = np.abs(hidden).max(1, keepdims=True) / np.float32(127)
+    weight = blocked(model.target_embedding.weight, 8)
+    integers = weight.packed[:, 0].astype(int) - 128
+    logits = (np.rint(hidden / scale).astype(int) @ integers.T) * (scale * weight.scale[:, 0])
+    logits[:, list(model.config.unpicked)] = -np.inf
+    for row in range(rows):
+        best = logits[row, tokens[row]]
+        assert best == pytest.approx(logits[row].max(), rel=1e-2)
+        assert certain[row] == pytest.approx(best - np.logaddexp.reduce(logits[row]), abs=2e-2)
+
+
+LLAMA = llama()
+
+
+@pytest.mark.parametrize("choices", [{}, {"query_key_norm": True, "head_size": 80}])
+def test_a_causal_pass_is_that_of_the_graphs(monkeypatch, choices):
+    model = llama(**choices)
+    native = int8.quantise(model, threads=1)
+    assert native.precision.endswith("native kernels")
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")
+    graphs = int8.quantise(model, threads=1)
+    tokens = torch.randint(4, 90, (3, 40), generator=torch.Generator().manual_seed(3))
+    found = []
+    for engine in (EagerStepModel(model), graphs, native):
+        memory, logits = engine.start(None, None), []
+        for first, end in ((0, 19), (19, 20), (20, 37), (37, 40)):
+            position = torch.arange(first + 1, end + 1).expand(3, end - first)
+            part = tokens[:, first:end]
+            slots = Slots(part, position, torch.ones_like(part), position.contiguous())
+            logits.append(engine.step(slots, memory))
+        found.append(torch.cat(logits, 1))
+    of_graphs, of_native = ((each - found[0]).abs().mean() for each in found[1:])
+    assert of_native < 1.1 * of_graphs
+    assert of_native < 0.05 * found[0].abs().mean()
+
+
+def test_causal_rows_do_not_depend_on_their_neighbours():
+    # Bit for bit: alone and in a batch, slot by slot and all at once, in one thread and in three.
+    engines = [int8.quantise(LLAMA, threads=threads) for threads in (1, 3)]
+    tokens = torch.randint(4, 90, (97, 12), generator=torch.Generator().manual_seed(3))
+
+    def states(engine, rows, ends):
+        memory, found = engine.start(None, None), []
+        for first, end in zip((0, *ends), ends, strict=False):
+            part = tokens[rows, first:end]
+            position = torch.arange(first + 1, end + 1).expand(part.shape).contiguous()
+            slots = Slots(part, position, torch.ones_like(part), position)
+            found.append(memory.read(slots, engine._networks).hidden.copy())
+        return np.concatenate(found, 1)
+
+    whole = states(engines[0], slice(None), [12])
+    assert states(engines[1], slice(None), [12]).tobytes() == whole.tobytes()
+    assert states(engines[0], slice(None), range(1, 13)).tobytes() == whole.tobytes()
+    for row in (0, 5, 96):
+        alone = states(engines[0], slice(row, row + 1), [3, 4, 12])
+        assert alone[0].tobytes() == whole[row].tobytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda arrays: arrays.pop("layer1.input.bias"),
+        lambda arrays: arrays.pop("picked.bias"),
+        lambda arrays: arrays.update({"sine": arrays["sine"][:-1]}),
+        lambda arrays: arrays.update({"starts": arrays["starts"][:0]}),
+        lambda arrays: arrays.update({"layer0.widen.scale": arrays["layer0.narrow.scale"]}),
+    ],
+)
+def test_causal_weights_of_other_sizes_are_refused(damage):
+    arrays = packed_causal(LLAMA, final_of(LLAMA))
+    damage(arrays)
+    with pytest.raises(DataError, match="is damaged or of another model"):
+        NativeCausal(content_of(arrays), LLAMA.config)
 
 
 def test_the_choice_of_kernels(monkeypatch):

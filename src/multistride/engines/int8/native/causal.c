@@ -45,8 +45,6 @@ typedef struct {
     int32_t *offset;
 } Rows;
 
-#define ROWS 2 /* rows that are multiplied together: more do not fit into the registers */
-
 INLINE void rounded_block(const float *from, int8_t *to, float *scale, int32_t *offset) {
     __m512 parts[4], most = _mm512_setzero_ps();
     for (int part = 0; part < 4; part++) {
@@ -114,6 +112,13 @@ INLINE void multiplied(const Rows *rows, size_t row, int count, const Blocked *m
     }
 }
 
+INLINE void multiplied_some(const Rows *rows, size_t row, int count, const Blocked *matrix,
+                            int32_t panel, __m512 values[ROWS][4]) {
+#define PART(number) multiplied(rows, row, number, matrix, panel, values)
+    OF_ROWS(count, PART)
+#undef PART
+}
+
 /* Multiply rows to [R, O], which is overwritten or added to. */
 INLINE void product(const Blocked *matrix, const Rows *rows, int32_t count, float *to, int adds,
                     const Team *team, int32_t me) {
@@ -123,10 +128,7 @@ INLINE void product(const Blocked *matrix, const Rows *rows, int32_t count, floa
         int32_t panel = index / groups, row = index % groups * ROWS;
         int32_t some = count - row < ROWS ? count - row : ROWS;
         __m512 values[ROWS][4];
-        if (some == ROWS)
-            multiplied(rows, row, ROWS, matrix, panel, values);
-        else
-            multiplied(rows, row, 1, matrix, panel, values);
+        multiplied_some(rows, row, some, matrix, panel, values);
         for (int32_t each = 0; each < some; each++)
             for (int part = 0; part < 4; part++) {
                 float *place = to + (size_t)(row + each) * matrix->outputs + panel * PANEL + 16 * part;
@@ -380,10 +382,7 @@ TARGET static void greedy(const Team *team, int32_t me) {
         for (int32_t each = 0; each < ROWS; each++) best[each] = begun();
         for (int32_t first = chunk * CHUNK; first < end; first += PANEL) {
             __m512 values[ROWS][4];
-            if (some == ROWS)
-                multiplied(&integers, row, ROWS, output, first / PANEL, values);
-            else
-                multiplied(&integers, row, 1, output, first / PANEL, values);
+            multiplied_some(&integers, row, some, output, first / PANEL, values);
             for (int32_t each = 0; each < some; each++) searched(best + each, values[each], first);
         }
         for (int32_t each = 0; each < some; each++)

@@ -72,16 +72,12 @@ class NativeCausal:
         counts = {
             name: found.get(name, ("", (0,)))[1][0] for name in ("cosine", "starts", "reaches")
         }
-        expected = dict(_sizes(config, counts))
-        biases = {name for name in expected if name.endswith(".bias")} - found.keys()
-        if found != {name: expected[name] for name in expected if name not in biases}:
-            raise DataError(DAMAGED)
-        if not all(counts.values()) or "picked.bias" in biases:
+        if found != dict(_sizes(config, counts)) or not all(counts.values()):
             raise DataError(DAMAGED)
 
 
 def _sizes(config: TransformerConfig, counts: dict[str, int]) -> Iterator[Size]:
-    """Yield every array of a model, with all biases that it may have."""
+    """Yield every array of a model; `counts` are the rows of its tables."""
     hidden, widened, width = config.hidden_size, config.feedforward_size, config.head_width
     queries, keys = config.heads * width, config.key_value_count * width
     yield "embedding", ("int8", (config.vocabulary_size, hidden))
@@ -95,17 +91,18 @@ def _sizes(config: TransformerConfig, counts: dict[str, int]) -> Iterator[Size]:
         if config.query_key_norm:
             for norm in ("query_norm", "key_norm"):
                 yield f"{name}.{norm}", ("float32", (width,))
-        yield from _matrix(f"{name}.input", hidden, queries + 2 * keys)
-        yield from _matrix(f"{name}.output", queries, hidden)
-        yield from _matrix(f"{name}.widen", hidden, 2 * widened)
-        yield from _matrix(f"{name}.narrow", widened, hidden)
-    yield from _matrix(
-        "picked", hidden, -(-config.vocabulary_size // library.PANEL) * library.PANEL
-    )
+        bias, forward = config.attention_bias, config.feedforward_bias
+        yield from _matrix(f"{name}.input", hidden, queries + 2 * keys, bias != "none")
+        yield from _matrix(f"{name}.output", queries, hidden, bias == "all")
+        yield from _matrix(f"{name}.widen", hidden, 2 * widened, forward)
+        yield from _matrix(f"{name}.narrow", widened, hidden, forward)
+    outputs = -(-config.vocabulary_size // library.PANEL) * library.PANEL
+    yield from _matrix("picked", hidden, outputs, True)
 
 
-def _matrix(name: str, inputs: int, outputs: int) -> Iterator[Size]:
+def _matrix(name: str, inputs: int, outputs: int, bias: bool) -> Iterator[Size]:
     panels, blocks = outputs // library.PANEL, inputs // BLOCK
     yield f"{name}.weights", ("uint8", (panels, blocks, BLOCK // 4, library.PANEL, 4))
     yield f"{name}.scale", ("float32", (panels, blocks, library.PANEL))
-    yield f"{name}.bias", ("float32", (outputs,))
+    if bias:
+        yield f"{name}.bias", ("float32", (outputs,))

@@ -96,8 +96,8 @@ static void *joined(void *argument) {
     return 0;
 }
 
-/* Run a function in this thread and in others that live as long as it takes. Return threads are
-   worth their start from 2^24 products each. */
+/* Run a function in this thread and in others, which live as long as it takes. A thread is worth its
+   start from 2^24 products on. */
 static void together(void (*run)(const Team *, int32_t), const void *weights, const void *arrays,
                      int32_t threads, double products) {
     atomic_int arrived = 0, turn = 0, ready = 0;
@@ -155,6 +155,19 @@ INLINE __m128i in_8_bits(__m512 value) { /* 0 to 255 */
     return _mm512_cvtusepi32_epi8(
         _mm512_max_epi32(_mm512_cvtps_epi32(value), _mm512_setzero_si512()));
 }
+
+/* ---- Rows ---- */
+
+#define ROWS 4 /* rows that are multiplied together: more do not fit into the registers */
+
+/* Do something with a number of rows that is known when compiling; all from ROWS on are ROWS. */
+#define OF_ROWS(count, call) \
+    switch (count) {         \
+    case 1: call(1); break;  \
+    case 2: call(2); break;  \
+    case 3: call(3); break;  \
+    default: call(4);        \
+    }
 
 /* ---- Attention ---- */
 

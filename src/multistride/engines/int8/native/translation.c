@@ -52,8 +52,6 @@ typedef struct {
 
 #if KERNELS
 
-#define ROWS 4 /* rows that are multiplied together: more do not fit into the registers */
-
 /* Sums of up to ROWS rows and one panel, for a number of rows that is known when compiling. */
 INLINE void multiplied(const uint8_t *rows, size_t stride, int count, const int8_t *weights,
                        int32_t inputs, __m512i sums[ROWS][4]) {
@@ -95,14 +93,6 @@ INLINE void used(Use use, const Matrix *matrix, int32_t first, int count, __m512
             }
         }
 }
-
-#define OF_ROWS(count, call) \
-    switch (count) {         \
-    case 1: call(1); break;  \
-    case 2: call(2); break;  \
-    case 3: call(3); break;  \
-    default: call(4);        \
-    }
 
 /* Multiply rows [R, I] to [R, O]; this thread takes its part of the pairs of panel and rows. */
 INLINE void product(Use use, const Matrix *matrix, const uint8_t *rows, int32_t count, void *to,
