@@ -23,7 +23,7 @@ from multistride.engines.int8.native.translation import NativeTranslation
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, quantised
 from multistride.engines.int8.ranges import FINAL, Roundings
 from multistride.errors import DataError, UsageError
-from multistride.groups import Slots
+from multistride.groups import PADDING_GROUP, Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -309,6 +309,21 @@ def test_the_choice_of_kernels(monkeypatch):
         int8.quantise(made(), threads=1)
     monkeypatch.setenv("MULTISTRIDE_KERNELS", "auto")
     assert "native" not in int8.quantise(made(), threads=1).precision
+
+
+def test_padding_that_sees_nothing_leaves_no_trace():
+    # Guards: weights that sum to zero, whose quotients are no numbers and spread through the cache.
+    for engine in (int8.quantise(made(), threads=1), int8.quantise(LLAMA, threads=1)):
+        translates = engine.config.encoder_layers > 0
+        start = (np.array([[5, 6, 2]]), np.array([3])) if translates else (None, None)
+        source = [None if each is None else torch.from_numpy(each) for each in start]
+        memory = engine.start(*source)
+        slots = Slots(
+            *(torch.tensor([row]) for row in ([5, 6], [0, 1], [1, 1], [PADDING_GROUP, 0]))
+        )
+        logits = engine.step(slots, memory)
+        alone = engine.step(Slots(*(each[:, 1:] for each in slots)), engine.start(*source))
+        assert torch.equal(logits[:, 1:], alone)
 
 
 def test_a_slot_that_sees_nothing_but_itself():

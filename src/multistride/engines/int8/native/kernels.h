@@ -210,7 +210,8 @@ INLINE void softmax(float *scores, int32_t whole) {
         _mm512_store_ps(scores + place, weight);
         sum = _mm512_add_ps(sum, weight);
     }
-    __m512 factor = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
+    float total = _mm512_reduce_add_ps(sum); /* none where padding sees nothing */
+    __m512 factor = _mm512_set1_ps(total > 0 ? 1.0f / total : 0.0f);
     for (int32_t place = 0; place < whole; place += 16)
         _mm512_store_ps(scores + place, _mm512_mul_ps(_mm512_load_ps(scores + place), factor));
 }

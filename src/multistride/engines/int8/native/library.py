@@ -111,8 +111,8 @@ def kernels() -> Any:
     if found is None or found.origin is None:
         return None
     library = ctypes.CDLL(found.origin)
-    if not library.ms_supported():
-        return None
+    if not hasattr(library, "ms_supported") or not library.ms_supported():
+        return None  # other compilers build a module without kernels
     signatures = {
         "ms_scratch": (ctypes.c_size_t, [POINTER, POINTER, INT]),
         "ms_run": (None, [POINTER, POINTER, INT]),
