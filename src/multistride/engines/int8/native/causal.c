@@ -309,7 +309,7 @@ TARGET static void decoded(const Team *team, int32_t me) {
     Attention over = {0};
     over.queries = scratch.parts;
     over.stride = stride;
-    over.rows = pass->rows;
+    over.count = count;
     over.slots = pass->slots;
     over.heads = network->heads;
     over.groups = network->groups;

@@ -249,14 +249,14 @@ INLINE void mixed(const float *weights, const float *values, int32_t count, int3
     }
 }
 
-/* What attention reads: queries `stride` entries after each other, keys and values
+/* What attention reads: `count` queries, `stride` entries after each other, keys and values
    [B, G, most, E], and which of them may be seen: entries of `bias` [1 or B, N, most] that are not
-   MASKED, or `real` ones [B, most]. */
+   MASKED, or `real` ones [B, most]. The queries are those of all slots [B, N], or of `places`. */
 typedef struct {
     const float *queries, *keys, *values, *bias;
-    const int32_t *real;
+    const int32_t *real, *places;
     size_t stride;
-    int32_t rows, slots, heads, groups, width, most, bias_rows;
+    int32_t count, slots, heads, groups, width, most, bias_rows;
 } Attention;
 
 /* Attend with every head of every slot, of which this thread takes its part. */
@@ -264,10 +264,11 @@ INLINE void attended(const Attention *over, const Team *team, int32_t me, float 
                      const Mixed *to) {
     int32_t width = over->width, most = over->most, shared = over->heads / over->groups;
     __m512 factor = _mm512_set1_ps(1.0f / sqrtf((float)width));
-    Range range = part_of(team, me, (int64_t)over->rows * over->slots * over->heads);
+    Range range = part_of(team, me, (int64_t)over->count * over->heads);
     for (int32_t index = range.first; index < range.end; index++) {
         int32_t head = index % over->heads, query = index / over->heads;
-        size_t row = query / over->slots, slot = query % over->slots;
+        int32_t where = over->places ? over->places[query] : query;
+        size_t row = where / over->slots, slot = where % over->slots;
         const float *seen = 0;
         const int32_t *real = 0;
         int32_t count = most;
@@ -288,7 +289,7 @@ INLINE void attended(const Attention *over, const Team *team, int32_t me, float 
             else
                 visible = _mm512_mask_test_epi32_mask(
                     there, _mm512_maskz_loadu_epi32(there, real + place), _mm512_set1_epi32(-1));
-            __m512 products = dots(over->queries + query * over->stride + (size_t)head * width,
+            __m512 products = dots(over->queries + (size_t)query * over->stride + (size_t)head * width,
                                    over->keys + first + (size_t)place * width, left, width);
             _mm512_store_ps(scores + place, _mm512_mask_mul_ps(_mm512_set1_ps(MASKED), visible,
                                                                products, factor));
@@ -303,10 +304,11 @@ INLINE void attended(const Attention *over, const Team *team, int32_t me, float 
 INLINE void kept(const Attention *of, const Team *team, int32_t me, const float *from,
                  const int64_t *start, float *keys, float *values) {
     size_t groups = of->groups, width = of->width;
-    Range range = part_of(team, me, (int64_t)of->rows * of->slots);
+    Range range = part_of(team, me, of->count);
     for (int32_t index = range.first; index < range.end; index++) {
-        size_t row = index / of->slots;
-        size_t place = (start ? (size_t)start[row] : 0) + index % of->slots;
+        int32_t where = of->places ? of->places[index] : index;
+        size_t row = where / of->slots;
+        size_t place = (start ? (size_t)start[row] : 0) + where % of->slots;
         const float *key = from + index * of->stride, *value = key + groups * width;
         for (size_t group = 0; group < groups; group++, key += width, value += width) {
             size_t entry = ((row * groups + group) * of->most + place) * width;

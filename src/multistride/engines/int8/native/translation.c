@@ -166,6 +166,7 @@ typedef struct {
     uint8_t *rows, *widened; /* [R, D or the feed-forward width] */
     float *scores;           /* [threads, C or S up to whole vectors] */
     float *keys, *values;    /* [B, H, S, E], of an encoder */
+    int32_t *places;         /* [R]: the tokens of the sources among their padding */
     size_t bytes, each;      /* `each`: entries of `scores` for one thread */
 } Scratch;
 
@@ -184,15 +185,18 @@ static Scratch scratch_of(const Network *network, const Pass *pass, int32_t thre
     scratch.scores = taken(memory, &scratch.bytes, 4 * scratch.each * threads);
     scratch.keys = taken(memory, &scratch.bytes, pairs);
     scratch.values = taken(memory, &scratch.bytes, pairs);
+    scratch.places = taken(memory, &scratch.bytes, pairs ? 4 * count : 0);
     return scratch;
 }
 
-TARGET static void embedded(const Network *network, const Pass *pass, float *hidden,
-                            const Team *team, int32_t me) {
+/* Embed all tokens, or those at `count` places. */
+TARGET static void embedded(const Network *network, const Pass *pass, const int32_t *places,
+                            int32_t count, float *hidden, const Team *team, int32_t me) {
     int32_t width = network->hidden;
-    Range range = part_of(team, me, (int64_t)pass->rows * pass->slots);
-    for (int32_t row = range.first; row < range.end; row++) {
-        float *to = hidden + (size_t)row * width;
+    Range range = part_of(team, me, count);
+    for (int32_t index = range.first; index < range.end; index++) {
+        int32_t row = places ? places[index] : index;
+        float *to = hidden + (size_t)index * width;
         int64_t token = within(pass->token[row], network->token_count);
         int64_t position = pass->position ? pass->position[row] : row % pass->slots;
         position = within(position, network->position_count);
@@ -218,7 +222,7 @@ TARGET static void embedded(const Network *network, const Pass *pass, float *hid
 TARGET static void attended_self(const Network *network, const Layer *layer,
                                  const Scratch *scratch, Attention over, const int64_t *start,
                                  float *keys, float *values, const Team *team, int32_t me) {
-    int32_t count = over.rows * over.slots, width = network->hidden;
+    int32_t count = over.count, width = network->hidden;
     Mixed to = {scratch->rows, 0, layer->attention_unit};
     normed(&layer->attention_norm, scratch->hidden, count, width, scratch->rows, team, me);
     stored(&layer->input, scratch->rows, count, scratch->parts, team, me);
@@ -242,7 +246,7 @@ TARGET static void forward(const Layer *layer, const Scratch *scratch, int32_t c
 static Attention attention_of(const Network *network, const Pass *pass, const Scratch *scratch) {
     Attention over = {0};
     over.queries = scratch->parts;
-    over.rows = pass->rows;
+    over.count = pass->rows * pass->slots;
     over.slots = pass->slots;
     over.heads = over.groups = network->heads;
     over.width = network->hidden / network->heads;
@@ -263,7 +267,7 @@ TARGET static void decoded(const Team *team, int32_t me) {
     source.real = pass->real;
     source.most = pass->source;
     source.stride = width;
-    embedded(network, pass, scratch.hidden, team, me);
+    embedded(network, pass, 0, count, scratch.hidden, team, me);
     for (int32_t index = 0; index < network->layer_count; index++) {
         const Layer *layer = network->layers + index;
         Mixed to = {scratch.rows, 0, layer->cross_unit};
@@ -281,17 +285,24 @@ TARGET static void decoded(const Team *team, int32_t me) {
     normed(&network->final_norm, scratch.hidden, count, width, pass->hidden, team, me);
 }
 
-/* Compute the keys and values of sources for every layer of the decoder. */
+/* Compute the keys and values of sources for every layer of the decoder; those of padding, which
+   nothing reads, are left as they are. */
 TARGET static void encoded(const Team *team, int32_t me) {
     const Network *network = team->weights;
     const Pass *pass = team->arrays;
-    int32_t count = pass->rows * pass->slots, width = network->hidden;
+    int32_t count = 0, all = pass->rows * pass->slots, width = network->hidden;
     Scratch scratch = scratch_of(network, pass, team->threads);
     Attention source = attention_of(network, pass, &scratch);
+    for (int32_t place = 0; place < all; place++) count += pass->real[place] != 0;
+    for (int32_t place = 0, next = 0; me == 0 && place < all; place++)
+        if (pass->real[place]) scratch.places[next++] = place;
+    meet(team);
+    source.places = scratch.places;
+    source.count = count;
     source.real = pass->real;
     source.most = pass->source;
     source.stride = 3 * width;
-    embedded(network, pass, scratch.hidden, team, me);
+    embedded(network, pass, scratch.places, count, scratch.hidden, team, me);
     for (int32_t index = 0; index < network->layer_count; index++) {
         const Layer *layer = network->layers + index;
         attended_self(network, layer, &scratch, source, 0, scratch.keys, scratch.values, team, me);
