@@ -152,12 +152,8 @@ def test_the_readme_gives_times_of_int8_that_were_measured():
     chinese = text_of(ROOT / "README.zh.md")
     assert f"K=1 每句 {times[1]} 毫秒，K=8 每句 {times[8]} 毫秒" in chinese
     small = json.loads(text_of(ROOT / "results/bench-small.json"))["results"]
-    ratios = [
-        (row["group_size"], row["ratio_to"]["ctranslate2-int8"] < 1)
-        for row in small
-        if row["batch_size"] == 32
-    ]
-    assert [size for size, slower in ratios if slower] == [1, 2, 4]
+    times = [row["ms_per_sentence"] for row in small if row["batch_size"] == 32]
+    assert max(times) < 1.1 * min(times), "the README says that all K take the same time"
 
 
 def test_exact_mode_is_as_fast_as_the_page_says():
