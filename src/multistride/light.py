@@ -28,8 +28,8 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines.int8.entries import checked_graphs, mark_used, place_of
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import by_row
-from multistride.engines.int8.native.library import wanted
-from multistride.engines.int8.native.networks import NATIVE, supported
+from multistride.engines.int8.native.library import NATIVE, wanted
+from multistride.engines.int8.native.networks import supported
 from multistride.engines.int8.support import check_int8, check_supported
 from multistride.engines.names import EngineName, WeightForm, choice
 from multistride.errors import UserError

@@ -17,7 +17,7 @@ from pathlib import Path
 from multistride.data.vocab import VOCABULARY_FILES
 from multistride.engines.cache import cache_directory
 from multistride.engines.int8.buffers import GraphMaker
-from multistride.engines.int8.native.networks import NATIVE
+from multistride.engines.int8.native.library import NATIVE
 from multistride.engines.names import WeightForm
 from multistride.errors import DataError
 from multistride.files import sha256

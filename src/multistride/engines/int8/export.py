@@ -20,7 +20,7 @@ from multistride.data.vocabulary_files import load_vocabulary
 from multistride.engines.int8.buffers import GraphMaker
 from multistride.engines.int8.entries import FORMAT, READ, file_of, graphs_in
 from multistride.engines.int8.forms import by_row
-from multistride.engines.int8.native.networks import NATIVE
+from multistride.engines.int8.native.library import NATIVE
 from multistride.engines.int8.weight_file import WeightFile
 from multistride.errors import DataError
 from multistride.files import sha256

@@ -23,7 +23,8 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
-from multistride.engines.int8.native.networks import NATIVE, supported
+from multistride.engines.int8.native.library import NATIVE
+from multistride.engines.int8.native.networks import supported
 from multistride.engines.int8.native.pack_causal import packed_causal
 from multistride.engines.int8.native.pack_translation import packed_translation
 from multistride.engines.int8.native.stored import content_of

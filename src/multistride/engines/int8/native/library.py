@@ -18,6 +18,9 @@ where they can run), `native` or `onnxruntime`."""
 
 CHOICES = "auto", "native", "onnxruntime"
 
+NATIVE = "native"
+"""The name of the weights of the native kernels among the graphs of a model."""
+
 PANEL = 64
 """Outputs that are multiplied together (`kernels.h`)."""
 

@@ -19,7 +19,7 @@ from multistride.engines.int8.native.stored import Array, aligned
 
 
 class Work(NamedTuple):
-    """What the kernels compute: their function, that for its scratch memory, and its weights."""
+    """A computation of the kernels: its function, that for its scratch memory, its weights."""
 
     run: Callable[..., None]
     scratch: Callable[..., int]
