@@ -77,6 +77,11 @@ class PrepareOptions(BaseModel):
         "the other.",
         json_schema_extra=_PAIRS,
     )
+    keep_duplicates: bool = Field(
+        False,
+        description="Keep a pair as often as it occurs, for pairs that are to weigh more.",
+        json_schema_extra=_PAIRS,
+    )
     train_text: tuple[Path, ...] = Field(
         (), description="Text files, or .jsonl. Repeatable.", json_schema_extra=_TEXTS
     )
@@ -276,6 +281,7 @@ def _prepare_pairs(options: PrepareOptions, output: Path) -> dict[str, Any]:
         "cleaning": {
             "max_tokens": options.max_tokens,
             "max_length_ratio": options.max_length_ratio,
+            "drop_duplicates": not options.keep_duplicates,
         },
         "train": training or [corpus(None, None, None)],
         "validation": [corpus(*validation)] if any(validation) else [],

@@ -4,7 +4,9 @@ import logging
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from multistride.cli import app
 from multistride.data.batch import PreparedData
 from multistride.data.prepare import prepare
 from multistride.data.prepare_pairs import CleaningConfig, CorpusFiles, PrepareConfig
@@ -111,6 +113,23 @@ def test_length_ratio_has_a_grace(tmp_path, ratio, grace, kept):
 
 
 # Guards: duplicates found by joining the sides without a border.
+def test_duplicates_are_kept_where_they_are_to_weigh_more(tmp_path):
+    # Guards: an option that the command line shows and the preparation does not see.
+    for side in ("en", "de"):
+        (tmp_path / side).write_text("one two\none two\nthree\n")
+    given = ["--train-source", tmp_path / "en", "--train-target", tmp_path / "de"]
+    kept = {}
+    for option in ([], ["--keep-duplicates"]):
+        output = tmp_path / f"data{len(option)}"
+        words = ["--vocabulary-kind", "words", "--vocabulary-size", "20"]
+        command = ["prepare", *given, *words, *option, "--output", output]
+        result = CliRunner().invoke(app, list(map(str, command)))
+        assert result.exit_code == 0, result.output
+        manifest = json.loads((output / "prepare.json").read_text())
+        kept[bool(option)] = manifest["splits"]["train"]["kept"]
+    assert kept == {False: 2, True: 3}
+
+
 def test_duplicates_compare_both_sides(tmp_path):
     manifest = prepare(config(tmp_path, train=[("ab", "c"), ("a", "bc"), ("ab", "c")]))
     assert manifest["splits"]["train"]["kept"] == 2
