@@ -14,7 +14,9 @@ help:
 	@echo "make format  rewrite the sources the way lint wants them"
 	@echo "make clean   remove the environment and the demo's files"
 
-$(INSTALLED): pyproject.toml constraints.txt src/multistride/version.py
+KERNELS := $(wildcard src/multistride/engines/int8/native/*.[ch])
+
+$(INSTALLED): pyproject.toml constraints.txt src/multistride/version.py $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $(PYTHON) is too old: multistride needs Python 3.11 or newer (make PYTHON=python3.12 ...)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
