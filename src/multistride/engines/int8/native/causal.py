@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multistride.engines.int8.native import library
-from multistride.engines.int8.native.passes import Work
+from multistride.engines.int8.native.library import Work
 from multistride.engines.int8.native.stored import DAMAGED, Size, read
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from multistride.errors import UsageError
 
@@ -105,6 +106,18 @@ Picker = _structure(
     ("previous_scale", POINTER),
     ("following", Matrix),
 )
+
+
+class Work(NamedTuple):
+    """A computation of the kernels: its function, that for its scratch memory, its weights."""
+
+    run: Callable[..., None]
+    scratch: Callable[..., int]
+    weights: Any
+    """A structure of this module."""
+    owner: object
+    """Keeps the memory that the structure points to."""
+    layers: int = 0
 
 
 @cache

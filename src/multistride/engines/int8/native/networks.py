@@ -9,8 +9,8 @@ from typing import Any
 from multistride.engines.int8.buffers import GraphMaker, Networks
 from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.native.causal import BLOCK, NativeCausal
-from multistride.engines.int8.native.library import NATIVE, PANEL, wanted
-from multistride.engines.int8.native.passes import NativePass, NativePicker, Work
+from multistride.engines.int8.native.library import NATIVE, PANEL, Work, wanted
+from multistride.engines.int8.native.passes import NativePass, NativePicker
 from multistride.engines.int8.native.translation import NativeTranslation
 from multistride.engines.names import WeightForm
 from multistride.model.config import TransformerConfig

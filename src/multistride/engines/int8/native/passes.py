@@ -8,26 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from multistride.engines.int8.native import library
+from multistride.engines.int8.native.library import Work
 from multistride.engines.int8.native.stored import Array, aligned
-
-
-class Work(NamedTuple):
-    """A computation of the kernels: its function, that for its scratch memory, its weights."""
-
-    run: Callable[..., None]
-    scratch: Callable[..., int]
-    weights: Any
-    """A structure of `library`."""
-    owner: object
-    """Keeps the memory that the structure points to."""
-    layers: int = 0
 
 
 class NativePass:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from multistride.engines.int8.native.library import ALIGNED
 from multistride.errors import DataError
-from multistride.model.directory import INT8_NATIVE
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -21,7 +20,7 @@ Arrays = dict[str, Array]
 Size = tuple[str, tuple[str, tuple[int, ...]]]
 """The name of an array, its kind and its shape."""
 
-DAMAGED = f"{INT8_NATIVE} is damaged or of another model: export the model again"
+DAMAGED = "native.bin is damaged or of another model: export the model again"
 
 
 def content_of(arrays: Arrays) -> bytes:

@@ -337,7 +337,7 @@ typedef struct {
     int32_t sentences, size;
 } Picking;
 
-/* Return the part of the pairs of chunk and rows that a thread searches, row by row. */
+/* Up to ROWS rows and a chunk of the outputs, which one thread searches. */
 typedef struct {
     int32_t first, end, row, count;
 } Stripe;
