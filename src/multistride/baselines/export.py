@@ -91,8 +91,9 @@ echo "Where is the station?" |
 8-bit weights with a scale for each output, 8-bit activations with a scale for each place in the
 model. The `.onnx` files run in ONNX Runtime (1.25 or later) without PyTorch: `encoder` makes keys
 and values of a source, `decoder` one step's hidden states, `logits`, `greedy` and `chained` what
-follows from them; their large weights lie in `weights.bin`. `int8.json` names the weights they were
-made of and the hash of every file.
+follows from them; their large weights lie in `weights.bin`. `native.bin`, if it is there, holds
+the weights once more for the kernels of multistride itself. `int8.json` names the weights they
+were made of and the hash of every file.
 """
 
 _CTRANSLATE2_NOTE = """\
