@@ -16,6 +16,7 @@ from multistride.model.transformer import Transformer
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from multistride.engines.int8 import engine as int8
 from multistride.engines.int8 import onnx_graph
+from multistride.engines.int8.native import library
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rows, floats
 
 SIZES = {"vocabulary_size": 40, "hidden_size": 32, "feedforward_size": 48, "decoder_layers": 2}
@@ -68,6 +69,26 @@ LAYOUTS = {
     | {"attention_bias": "none", "activation": "gelu-tanh", "encoder_layers": 2}
     | {"relative_buckets": 8, "relative_furthest": 10, "max_positions": 96},
 }  # fmt: skip
+
+
+WIDE = {"hidden_size": 64, "feedforward_size": 128, "head_size": 16}
+"""Sizes that the native kernels take."""
+
+
+def widened(name):
+    """A layout in sizes of the native kernels; shared heads of keys stay shared."""
+    layout = LAYOUTS[name] | WIDE | {"heads": 8}
+    if layout.get("key_value_heads"):
+        layout |= {"key_value_heads": 2}
+    if layout.get("rotary_frequencies"):
+        layout |= {"rotary_frequencies": (1.0, 0.3, 0.1, 0.03, *(0.0,) * 4)}
+    return layout
+
+
+LAYOUTS |= {f"{name}, wide": widened(name) for name in LAYOUTS if "native" not in name}
+
+
+NATIVE_LAYOUTS = [name for name in LAYOUTS if name.endswith((", wide", ", native"))]
 
 
 def moved(name, **further):
@@ -146,6 +167,28 @@ def test_rounded_logits_are_near_the_reference(name):
     model = moved(name)
     for expected, found in both(model, int8.quantise(model, threads=1)):
         assert float((found - expected).abs().mean() / expected.abs().mean()) < 0.1
+
+
+@pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+@pytest.mark.parametrize("form", ["int8", "int8-rows"])
+@pytest.mark.parametrize("name", NATIVE_LAYOUTS)
+def test_native_logits_are_those_of_the_graphs(monkeypatch, name, form):
+    # Guards: a layout that the kernels compute a little otherwise, which rounding would hide.
+    model = moved(name)
+    native = int8.quantise(model, 1, form)
+    assert native.precision.endswith("native kernels")
+    of_native = [found for _, found in both(model, native)]
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")
+    graphs = int8.quantise(model, 1, form)
+    assert not graphs.precision.endswith("native kernels")
+    rounding, own, apart = 0.0, 0.0, 0.0
+    for (expected, found), other in zip(both(model, graphs), of_native, strict=True):
+        rounding += float((found - expected).abs().mean())
+        own += float((other - expected).abs().mean())
+        apart += float((found - other).abs().mean())
+    assert own < 1.2 * rounding
+    if form == "int8-rows" or model.config.encoder_layers:  # ONNX Runtime's blocks round otherwise
+        assert apart < 0.5 * rounding
 
 
 @pytest.mark.parametrize(("form", "most"), [("int8-rows", 0.1), ("int4", 0.3)])

@@ -14,8 +14,8 @@ from multistride.engines.int8 import engine as int8
 from multistride.engines.int8.blocks import blocked
 from multistride.engines.int8.buffers import MASKED
 from multistride.engines.int8.native import library
-from multistride.engines.int8.native.causal import NativeCausal
-from multistride.engines.int8.native.pack_causal import packed_causal
+from multistride.engines.int8.native.converted import NativeConverted
+from multistride.engines.int8.native.pack_converted import packed_converted
 from multistride.engines.int8.native.pack_translation import packed_translation
 from multistride.engines.int8.native.passes import NativePicker
 from multistride.engines.int8.native.stored import content_of, read
@@ -45,7 +45,8 @@ def weights_of(model):
     roundings = Roundings(model)
     final = roundings.normed(FINAL, alike=True)
     content = content_of(packed_translation(model, roundings, final))
-    return NativeTranslation(content, model.config).works["greedy"]
+    works = NativeTranslation(content, model.config).works
+    return works["greedy"], works.get("chain")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -87,7 +88,7 @@ def test_tokens_are_those_of_the_integers(sentences, size, seed):
     final = roundings.normed(FINAL, alike=True)
     generator = np.random.default_rng(seed)
     hidden = generator.integers(0, 256, (sentences, size, 64)).astype(np.uint8)
-    found, certain = NativePicker(weights_of(model), True, 1)({"hidden": hidden})
+    found, certain = NativePicker(*weights_of(model), 1)({"hidden": hidden})
     logits = exactly(quantised(model.target_embedding.weight, final.shrink), final, hidden)
     logits[:, :, list(model.config.unpicked)] = -np.inf
     previous = quantised(model.markov.previous.weight)
@@ -118,7 +119,8 @@ with torch.no_grad():
 def test_tokens_do_not_depend_on_their_neighbours():
     hidden = np.random.default_rng(3).integers(0, 256, (37, 4, 64)).astype(np.uint8)
     for chained in (False, True):
-        picker = NativePicker(weights_of(HEADED), chained, 1)
+        pick, chain = weights_of(HEADED)
+        picker = NativePicker(pick, chain if chained else None, 1)
         together = picker({"hidden": hidden if chained else hidden.reshape(-1, 64)})
         for row in range(len(hidden)):
             one = hidden[row : row + 1]
@@ -132,9 +134,9 @@ def test_of_equal_logits_the_lowest_token_wins():
     model = made()
     with torch.no_grad():
         model.target_embedding.weight[6:] = model.target_embedding.weight[5]
-    weights = weights_of(model)
+    pick, _ = weights_of(model)
     hidden = np.random.default_rng(5).integers(0, 256, (400, 64)).astype(np.uint8)
-    tokens, _ = NativePicker(weights, False, 1)({"hidden": hidden})
+    tokens, _ = NativePicker(pick, None, 1)({"hidden": hidden})
     assert set(tokens) <= set(range(6))
     assert 5 in tokens
 
@@ -212,8 +214,10 @@ def llama(**choices):
     return model
 
 
-def final_of(model):
-    return Roundings(model).normed(FINAL, alike=True)
+def converted(model, form="int8"):
+    roundings = Roundings(model, form)
+    final = roundings.normed(FINAL, alike=model.config.norm != "post")
+    return packed_converted(model, roundings, final)
 
 
 @settings(deadline=None, max_examples=20)
@@ -222,8 +226,8 @@ def test_causal_tokens_are_those_of_the_integers(rows, seed):
     # The right values: every block of 64 rounded by its largest entry, exact sums of integers.
     model = LLAMA
     hidden = np.random.default_rng(seed).normal(size=(rows, 64)).astype(np.float32)
-    native = NativeCausal(content_of(packed_causal(model, final_of(model))), model.config)
-    tokens, certain = NativePicker(native.works["greedy"], False, 1)({"hidden": hidden})
+    native = NativeConverted(content_of(converted(model)), model.config, "int8")
+    tokens, certain = NativePicker(native.works["greedy"], None, 1)({"hidden": hidden})
     scale = np.abs(hidden).max(1, keepdims=True) / np.float32(127)
     weight = blocked(model.target_embedding.weight, 8)
     integers = weight.packed[:, 0].astype(int) - 128
@@ -285,18 +289,20 @@ def test_causal_rows_do_not_depend_on_their_neighbours():
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda arrays: arrays.pop("layer1.input.bias"),
+        lambda arrays: arrays.pop("decoder.layer1.input.bias"),
         lambda arrays: arrays.pop("picked.bias"),
-        lambda arrays: arrays.update({"sine": arrays["sine"][:-1]}),
-        lambda arrays: arrays.update({"starts": arrays["starts"][:0]}),
-        lambda arrays: arrays.update({"layer0.widen.scale": arrays["layer0.narrow.scale"]}),
+        lambda arrays: arrays.update({"decoder.sine": arrays["decoder.sine"][:-1]}),
+        lambda arrays: arrays.update({"decoder.starts": arrays["decoder.starts"][:0]}),
+        lambda arrays: arrays.update(
+            {"decoder.layer0.widen.scale": arrays["decoder.layer0.narrow.scale"]}
+        ),
     ],
 )
 def test_causal_weights_of_other_sizes_are_refused(damage):
-    arrays = packed_causal(LLAMA, final_of(LLAMA))
+    arrays = converted(LLAMA)
     damage(arrays)
     with pytest.raises(DataError, match="is damaged or of another model"):
-        NativeCausal(content_of(arrays), LLAMA.config)
+        NativeConverted(content_of(arrays), LLAMA.config, "int8")
 
 
 def test_the_choice_of_kernels(monkeypatch):

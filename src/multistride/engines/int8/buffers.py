@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 try:
@@ -132,6 +132,18 @@ class Bound:
         self._session.run_with_iobinding(self._binding)
 
 
+class CheckedSlots(NamedTuple):
+    """What a pass says of clean slots, and the drafts of those behind them.
+
+    Drafts are chained from the token of the last clean slot; those of some rows are computed when
+    `draft` is called with them, before the next pass.
+    """
+
+    tokens: Int[np.ndarray, "B C"]
+    log_probabilities: Float[np.ndarray, "B C"]
+    draft: Callable[[Int[np.ndarray, "F"]], Int[np.ndarray, "F D"]]
+
+
 class Networks:
     """The graphs of a model by name, each built and opened in ONNX Runtime on first use."""
 
@@ -148,6 +160,29 @@ class Networks:
         """Return the graph for steps of `new` slots; not all models have one of a single slot."""
         single = new == 1 and ("single" in self._graphs or "single" in self._open)
         return self["single" if single else "decoder"]
+
+    def picked(self, hidden: Array, chained: bool) -> tuple[Array, Array]:
+        """Return the tokens of slots [B, N, D] and their log-probabilities [B, N].
+
+        Each is picked by itself, or `chained` by the one before.
+        """
+        rows = np.ascontiguousarray(hidden if chained else hidden.reshape(-1, hidden.shape[2]))
+        found = self["chained" if chained else "greedy"]({"hidden": rows})
+        tokens, log_probabilities = (each.reshape(hidden.shape[:2]) for each in found)
+        return tokens, log_probabilities
+
+    def check(self, hidden: Array, clean: int, chained: bool) -> CheckedSlots:
+        """Pick in the first `clean` slots of `hidden` [B, N, D] each by itself, and draft in the
+        others, `chained` or not, when drafts are asked for.
+        """
+        if clean == 1:  # all rows draft: one product for all slots
+            tokens, certain = self.picked(hidden, chained and hidden.shape[1] > 1)
+            return CheckedSlots(tokens[:, :1], certain[:, :1], lambda rows: tokens[rows, 1:])
+
+        def draft(rows: Array) -> Array:
+            return self.picked(hidden[rows, clean - 1 :], chained)[0][:, 1:]
+
+        return CheckedSlots(*self.picked(hidden[:, :clean], False), draft)
 
 
 class Sizes(NamedTuple):

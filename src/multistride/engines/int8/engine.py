@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.hypothesis import Running
@@ -154,26 +154,23 @@ class Int8StepModel(EvenEngine):
 
     def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
         """Return the greedy tokens of every slot but the last `masks`, and the drafts of those."""
-        step = self._stepped(slots, memory)
-        clean = step.hidden.shape[1] - masks
-        if clean == 1:  # all rows draft: one product for all slots
-            tokens, log_probabilities = self._picked(step, 1 + masks)
-            states = self._states(step, clean)
-            return Checked(
-                tokens[:, :1], log_probabilities[:, :1], lambda rows: tokens[rows, 1:], states
-            )
+        hidden = self._stepped(slots, memory).hidden
+        clean = hidden.shape[1] - masks
+        tokens, log_probabilities, drafted = self._networks.check(hidden, clean, self._chains)
 
         def draft(rows: Int[Tensor, "F"]) -> Int[Tensor, "F D"]:
-            return self._picked_of(step.hidden[rows.numpy(), clean - 1 :], self._chains)[0][:, 1:]
+            return torch.from_numpy(drafted(rows.numpy()))
 
-        tokens, log_probabilities = self._picked_of(step.hidden[:, :clean], chained=False)
-        return Checked(tokens, log_probabilities, draft, self._states(step, clean))
+        picked = torch.from_numpy(tokens), torch.from_numpy(log_probabilities)
+        return Checked(*picked, draft, self._states(hidden, clean))
 
-    def _states(self, step: Step, clean: int) -> Float[Tensor, "B C D"] | None:
+    def _states(
+        self, hidden: Float[np.ndarray, "B N D"], clean: int
+    ) -> Float[Tensor, "B C D"] | None:
         """Return the last states of clean slots; None where they are rounded for the output."""
         if not block_bits(self.config, self._form):
             return None
-        return torch.from_numpy(step.hidden[:, :clean])
+        return torch.from_numpy(hidden[:, :clean])
 
     def step_single(self, clean: list[int], position: int, masks: int, memory: Int8Memory) -> Read:
         """Return the greedy tokens behind each token of one sentence, and drafts by masks behind
@@ -183,19 +180,13 @@ class Int8StepModel(EvenEngine):
         if not masks:
             found = step.pick(self._networks["greedy"], False)()
             return Read(found[0][0].tolist(), found[1][0].tolist(), list)
-        if count == 1:  # one product for all slots
-            tokens, log_probabilities = self._picked(step, 1 + masks)
-            return Read(
-                tokens[0, :1].tolist(),
-                log_probabilities[0, :1].tolist(),
-                lambda: tokens[0, 1:].tolist(),
-            )
+        tokens, certain, drafted = self._networks.check(step.hidden, count, self._chains)
 
         def draft() -> list[int]:
-            return self._picked_of(step.hidden[:, count - 1 :], self._chains)[0][0, 1:].tolist()
+            tokens: list[int] = drafted(np.zeros(1, np.int64))[0].tolist()
+            return tokens
 
-        tokens, log_probabilities = self._picked_of(step.hidden[:, :count], chained=False)
-        return Read(tokens[0].tolist(), log_probabilities[0].tolist(), draft)
+        return Read(tokens[0].tolist(), certain[0].tolist(), draft)
 
     def read_single(self, clean: list[int], position: int, memory: Int8Memory) -> None:
         """Let tokens of one prompt join the memory; the first slot predicts `position`."""
@@ -243,22 +234,11 @@ class Int8StepModel(EvenEngine):
         """The tokens of the last `size` slots of a step."""
         chained = self._chains and size > 1
         if size < step.hidden.shape[1]:
-            return self._picked_of(step.hidden[:, -size:], chained)
-        tokens, log_probabilities = step.pick(
-            self._networks["chained" if chained else "greedy"], chained
-        )()
-        return torch.from_numpy(tokens), torch.from_numpy(log_probabilities)
-
-    def _picked_of(
-        self, hidden: Shaped[np.ndarray, "B N D"], chained: bool
-    ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"]]:
-        """The tokens of slots, alone or each by the one before."""
-        rows = np.ascontiguousarray(hidden if chained else hidden.reshape(-1, hidden.shape[2]))
-        found = self._networks["chained" if chained else "greedy"]({"hidden": rows})
-        tokens, log_probabilities = (
-            torch.from_numpy(each).view(hidden.shape[:2]) for each in found
-        )
-        return tokens, log_probabilities
+            found = self._networks.picked(step.hidden[:, -size:], chained)
+        else:
+            network = self._networks["chained" if chained else "greedy"]
+            found = step.pick(network, chained)()
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 def quantise(

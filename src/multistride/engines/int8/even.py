@@ -97,7 +97,7 @@ class EvenEngine:
         form: WeightForm = "int8",
     ) -> None:
         """Take graphs as `graphs_of` makes them, with weights in this `form`."""
-        self._config, self._networks = config, networks_of(graphs, threads, config)
+        self._config, self._networks = config, networks_of(graphs, threads, config, form)
         native = isinstance(self._networks, NativeNetworks)
         sizes = config.decoder_layers, config.key_value_count, config.head_width
         rounded = not by_row(config, form)

@@ -23,9 +23,10 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from multistride.engines.int8.chain import chained_graph
+from multistride.engines.int8.linears import divided, linear_of, side_by_side
 from multistride.engines.int8.native.library import NATIVE
 from multistride.engines.int8.native.networks import supported
-from multistride.engines.int8.native.pack_causal import packed_causal
+from multistride.engines.int8.native.pack_converted import packed_converted
 from multistride.engines.int8.native.pack_translation import packed_translation
 from multistride.engines.int8.native.stored import content_of
 from multistride.engines.int8.onnx_graph import Graph, Quantised, Rounding, Rows, floats, quantised
@@ -77,9 +78,8 @@ def graphs_of(model: Transformer, form: WeightForm = "int8") -> dict[str, Callab
 
 
 def _native(model: Transformer, roundings: Roundings, final: Rounding) -> bytes:
-    if model.config.encoder_layers:
-        return content_of(packed_translation(model, roundings, final))
-    return content_of(packed_causal(model, final))
+    packed = packed_converted if roundings.by_row else packed_translation
+    return content_of(packed(model, roundings, final))
 
 
 def _bytes_of(make: Callable[[], ModelProto]) -> bytes:
@@ -592,7 +592,7 @@ def _input_by_group(layer: SelfAttention, groups: int) -> nn.Linear:
     weight, bias = layer.input.weight, layer.input.bias
     others = torch.arange(layer.sizes[0], sum(layer.sizes))
     order = torch.cat([_query_order(layer, groups), others])
-    return _linear(weight[order], None if bias is None else bias[order])
+    return linear_of(weight[order], None if bias is None else bias[order])
 
 
 def _query_order(layer: SelfAttention, groups: int) -> Tensor:
@@ -604,16 +604,7 @@ def _query_order(layer: SelfAttention, groups: int) -> Tensor:
 def _output_by_group(layer: nn.Linear, groups: int, width: int) -> nn.Linear:
     """Return the output layer that reads heads in the order of `_input_by_group`."""
     order = torch.arange(layer.in_features).view(groups, -1, width).transpose(0, 1).flatten()
-    return _linear(layer.weight[:, order], layer.bias)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Return a layer of these weights."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer
+    return linear_of(layer.weight[:, order], layer.bias)
 
 
 class _CrossAttention:
@@ -662,12 +653,12 @@ class _FeedForward:
         else:
             self._inner = roundings.widened(place, linear=relu or layer.gate is not None)
             if not self._inner.block_bits:
-                self._widen = _divided(layer.widen, self._inner.shrink)
+                self._widen = divided(layer.widen, self._inner.shrink)
 
     def __call__(self, graph: Graph, rows: Rows, rounding: Rounding) -> str:
         layer = self._layer
         if layer.gate is not None:
-            both = graph.linear(rows, _side_by_side(layer.gate, self._widen), rounding)
+            both = graph.linear(rows, side_by_side(layer.gate, self._widen), rounding)
             gate, wide = graph.many("Split", both, outputs=2, axis=-1, num_outputs=2)
             wide = graph.add("Mul", _activated(graph, gate, layer.activation), wide)
         else:
@@ -675,19 +666,6 @@ class _FeedForward:
             if not self._cuts:
                 wide = _activated(graph, wide, layer.activation)
         return graph.linear(graph.rounded(wide, self._inner), self._layer.narrow, self._inner)
-
-
-def _divided(layer: nn.Linear, divisors: NDArray[np.float32]) -> nn.Linear:
-    """Return the layer with each output divided."""
-    divisor = torch.from_numpy(divisors).to(layer.weight)
-    bias = None if layer.bias is None else layer.bias / divisor
-    return _linear(layer.weight / divisor[:, None], bias)
-
-
-def _side_by_side(first: nn.Linear, second: nn.Linear) -> nn.Linear:
-    """Return one layer with the outputs of both, one after the other."""
-    bias = None if first.bias is None else torch.cat([first.bias, second.bias])
-    return _linear(torch.cat([first.weight, second.weight]), bias)
 
 
 def _activated(graph: Graph, rows: str, activation: nn.Module) -> str:

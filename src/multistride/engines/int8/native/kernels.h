@@ -1,5 +1,4 @@
-/* What the kernels of all models share: vectors, attention, the search for the most probable token,
-   and threads that compute one pass together.
+/* What the kernels of all models share: vectors, attention, and threads that compute one pass together.
 
    A row gets the same bits whatever is computed beside it, and in however many threads: sums of
    integers are exact, and every other sum is taken in an order that depends on nothing but the row.
@@ -36,6 +35,7 @@ typedef struct {
     const int64_t *token, *position, *reach, *start; /* [B, N], `start` [B] */
     const float *bias;                               /* [1 or B, 1, N, C] */
     const int32_t *real;                             /* [B, S] */
+    float *place; /* [B, C]: positions of slots, where attention depends on distances */
     float *const *keys, *const *values;              /* [B, G, C, E] of each layer */
     float *const *cross_keys, *const *cross_values;  /* [B, H, S, E] of each layer */
     void *hidden;                                    /* [B, N, D], uint8 or float32 */
@@ -151,6 +151,14 @@ INLINE __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(y, whole);
 }
 
+/* Return cap tanh(x / cap). */
+INLINE __m512 capped(__m512 x, float cap) {
+    __m512 two = _mm512_set1_ps(2.0f), top = _mm512_set1_ps(cap);
+    __m512 above = exponential(_mm512_mul_ps(x, _mm512_set1_ps(2.0f / cap)));
+    __m512 below = _mm512_div_ps(two, _mm512_add_ps(above, _mm512_set1_ps(1.0f)));
+    return _mm512_fnmadd_ps(below, top, top);
+}
+
 INLINE __m128i in_8_bits(__m512 value) { /* 0 to 255 */
     return _mm512_cvtusepi32_epi8(
         _mm512_max_epi32(_mm512_cvtps_epi32(value), _mm512_setzero_si512()));
@@ -251,13 +259,43 @@ INLINE void mixed(const float *weights, const float *values, int32_t count, int3
 
 /* What attention reads: `count` queries, `stride` entries after each other, keys and values
    [B, G, most, E], and which of them may be seen: entries of `bias` [1 or B, N, most] that are not
-   MASKED, or `real` ones [B, most]. The queries are those of all slots [B, N], or of `places`. */
+   MASKED, or `real` ones [B, most]. The queries are those of all slots [B, N], or of `places`.
+
+   Distances are those of the `position` [B, N] of a query from the `place` [B, most] of a key; none:
+   of their indices. A query sees keys less than `window` back (0: all); what stands in the table
+   `distances` [H, 2 F + 1], from -F to F, is added to scores; these lie below `cap` (0: anywhere). */
 typedef struct {
     const float *queries, *keys, *values, *bias;
     const int32_t *real, *places;
+    const int64_t *position;
+    const float *place, *distances;
     size_t stride;
-    int32_t count, slots, heads, groups, width, most, bias_rows;
+    float cap;
+    int32_t count, slots, heads, groups, width, most, bias_rows, window, furthest;
 } Attention;
+
+/* Return scores with what their distances change; what is too far back is no more `visible`. */
+INLINE __m512 at_distances(const Attention *over, __m512 scores, int32_t where, int32_t head,
+                           int32_t first, __mmask16 there, __mmask16 *visible) {
+    size_t row = where / over->slots;
+    __m512 own = _mm512_set1_ps(over->position ? (float)over->position[where]
+                                               : (float)(where % over->slots));
+    __m512 others = over->place
+                        ? _mm512_maskz_loadu_ps(there, over->place + row * over->most + first)
+                        : _mm512_cvtepi32_ps(_mm512_add_epi32(
+                              _mm512_set1_epi32(first),
+                              _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+    __m512 distance = _mm512_sub_ps(own, others);
+    if (over->window)
+        *visible = _mm512_mask_cmp_ps_mask(*visible, distance, _mm512_set1_ps((float)over->window),
+                                           _CMP_LT_OQ);
+    if (!over->distances) return scores;
+    __m512i most = _mm512_set1_epi32(over->furthest), index = _mm512_cvtps_epi32(distance);
+    index = _mm512_add_epi32(_mm512_max_epi32(_mm512_min_epi32(index, most),
+                                              _mm512_sub_epi32(_mm512_setzero_si512(), most)), most);
+    const float *table = over->distances + (size_t)head * (2 * over->furthest + 1);
+    return _mm512_add_ps(scores, _mm512_i32gather_ps(index, table, 4));
+}
 
 /* Attend with every head of every slot, of which this thread takes its part. */
 INLINE void attended(const Attention *over, const Team *team, int32_t me, float *scores,
@@ -291,8 +329,12 @@ INLINE void attended(const Attention *over, const Team *team, int32_t me, float 
                     there, _mm512_maskz_loadu_epi32(there, real + place), _mm512_set1_epi32(-1));
             __m512 products = dots(over->queries + (size_t)query * over->stride + (size_t)head * width,
                                    over->keys + first + (size_t)place * width, left, width);
-            _mm512_store_ps(scores + place, _mm512_mask_mul_ps(_mm512_set1_ps(MASKED), visible,
-                                                               products, factor));
+            products = _mm512_mul_ps(products, factor);
+            if (over->cap > 0) products = capped(products, over->cap);
+            if (over->window || over->distances)
+                products = at_distances(over, products, where, head, place, there, &visible);
+            _mm512_store_ps(scores + place,
+                            _mm512_mask_mov_ps(_mm512_set1_ps(MASKED), visible, products));
         }
         softmax(scores, (count + 15) & ~15);
         mixed(scores, over->values + first, count, width, to, (size_t)index * width);
@@ -318,63 +360,6 @@ INLINE void kept(const Attention *of, const Team *team, int32_t me, const float 
             }
         }
     }
-}
-
-/* ---- The most probable token ---- */
-
-/* The largest logit so far, the token it belongs to, and the sum of exponentials below it. */
-typedef struct {
-    __m512 sum;
-    float most;
-    int32_t token;
-} Best;
-
-INLINE Best begun(void) {
-    Best best = {_mm512_setzero_ps(), -INFINITY, 0};
-    return best;
-}
-
-INLINE void searched(Best *best, const __m512 logits[4], int32_t first) {
-    __m512 most = _mm512_max_ps(_mm512_max_ps(logits[0], logits[1]),
-                                _mm512_max_ps(logits[2], logits[3]));
-    float largest = _mm512_reduce_max_ps(most);
-    if (largest > best->most) {
-        __m512 every = _mm512_set1_ps(largest);
-        uint64_t where = 0;
-        for (int part = 3; part >= 0; part--)
-            where = where << 16 | _mm512_cmp_ps_mask(logits[part], every, _CMP_EQ_OQ);
-        best->sum = _mm512_mul_ps(best->sum, exponential(_mm512_set1_ps(best->most - largest)));
-        best->most = largest;
-        best->token = first + __builtin_ctzll(where);
-    }
-    __m512 top = _mm512_set1_ps(best->most);
-    for (int part = 0; part < 4; part++) { /* what is far below adds nothing */
-        __mmask16 near = _mm512_cmp_ps_mask(logits[part], _mm512_sub_ps(top, _mm512_set1_ps(30)),
-                                            _CMP_GT_OQ);
-        if (near)
-            best->sum = _mm512_add_ps(
-                best->sum, _mm512_maskz_mov_ps(near, exponential(_mm512_sub_ps(logits[part], top))));
-    }
-}
-
-#define CHUNK 4096 /* outputs that are searched by one thread; a multiple of PANEL */
-
-static inline int32_t chunks_of(int32_t outputs) { return (outputs + CHUNK - 1) / CHUNK; }
-
-/* Choose among the best of `count` chunks. */
-INLINE void finished(const Best *chunks, int32_t count, int64_t *token, float *log_probability) {
-    Best best = chunks[0];
-    for (int32_t index = 1; index < count; index++) {
-        const Best *other = chunks + index;
-        float top = other->most > best.most ? other->most : best.most;
-        __m512 less = exponential(_mm512_set1_ps(best.most - top));
-        __m512 other_less = exponential(_mm512_set1_ps(other->most - top));
-        best.sum = _mm512_fmadd_ps(other->sum, other_less, _mm512_mul_ps(best.sum, less));
-        if (other->most > best.most) best.token = other->token;
-        best.most = top;
-    }
-    *token = best.token;
-    *log_probability = -logf(_mm512_reduce_add_ps(best.sum));
 }
 
 #endif

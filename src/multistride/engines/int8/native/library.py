@@ -9,7 +9,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
+
 from multistride.errors import UsageError
+
+Arrays = dict[str, NDArray[Any]]
 
 POINTER, INT = ctypes.c_void_p, ctypes.c_int32
 
@@ -24,6 +28,9 @@ NATIVE = "native"
 
 PANEL = 64
 """Outputs that are multiplied together (`kernels.h`)."""
+
+VECTOR = 16
+"""Numbers that are computed together: heads are so wide or a multiple of it."""
 
 ALIGNED = 64
 """Bytes: arrays begin at multiples of as many, as vectors of the CPU do."""
@@ -64,34 +71,44 @@ Network = _structure(
     ("pairs", POINTER),
     *((name, INT) for name in SIZES),
 )
-Blocked = _structure(
-    "Blocked",
+Linear = _structure(
+    "Linear",
     *((name, POINTER) for name in ("weights", "scale", "bias")),
     ("inputs", INT),
     ("outputs", INT),
 )
-CAUSAL_NORMS = "attention_norm", "feedforward_norm", "query_norm", "key_norm"
-CAUSAL_MATRICES = "input", "output", "widen", "narrow"
-CausalLayer = _structure(
-    "CausalLayer",
-    *((name, POINTER) for name in CAUSAL_NORMS),
-    *((name, Blocked) for name in CAUSAL_MATRICES),
+Around = _structure("Around", ("weight", POINTER), ("bias", POINTER))
+PLACES = "before", "of_output", "after"
+Norms = _structure("Norms", *((place, Around) for place in PLACES))
+SUBLAYERS = "attention", "cross", "forward"
+HEAD_NORMS = "query_norm", "key_norm"
+ConvertedLayer = _structure(
+    "ConvertedLayer",
+    *((name, Norms) for name in SUBLAYERS),
+    *((name, Around) for name in HEAD_NORMS),
+    *((name, Linear) for name in MATRICES),
+    ("slides", INT),
 )
-CAUSAL_TABLES = (
-    *("embedding", "embedding_scale", "starts", "reaches"),
-    *("cosine", "sine", "final_norm"),
+ROTATIONS = "cosine", "sine", "sliding_cosine", "sliding_sine"
+CONVERTED_TABLES = (
+    *("embedding", "embedding_scale", "positions", "starts", "reaches"),
+    *(*ROTATIONS, "distances"),
 )
-CAUSAL_SIZES = (
-    *("layer_count", "hidden", "widened", "heads", "groups", "width"),
-    *("token_count", "position_count", "start_count", "reach_count"),
+ACTIVATIONS = "relu", "gelu", "gelu-tanh", "silu"
+CONVERTED_SIZES = (
+    *("layer_count", "pair_count", "hidden", "widened", "heads", "groups", "width"),
+    *("token_count", "position_count", "start_count", "reach_count", "rotation_count"),
+    *("block", "activation", "gated", "parallel", "all_heads", "window", "furthest"),
 )
-Causal = _structure(
-    "Causal",
-    *((name, POINTER) for name in (*CAUSAL_TABLES, "layers")),
-    ("epsilon", ctypes.c_float),
-    *((name, INT) for name in CAUSAL_SIZES),
+Converted = _structure(
+    "Converted",
+    *((name, POINTER) for name in CONVERTED_TABLES),
+    *((name, Around) for name in ("embedding_norm", "final_norm")),
+    *((name, POINTER) for name in ("layers", "pairs")),
+    *((name, ctypes.c_float) for name in ("epsilon", "cap")),
+    *((name, INT) for name in CONVERTED_SIZES),
 )
-READ = "token", "position", "reach", "start", "bias", "real"
+READ = "token", "position", "reach", "start", "bias", "real", "place"
 CACHES = "keys", "values", "cross_keys", "cross_values"
 EXTENTS = "rows", "slots", "room", "source", "bias_rows"
 Pass = _structure(
@@ -99,12 +116,25 @@ Pass = _structure(
     *((name, POINTER) for name in (*READ, *CACHES, "hidden", "scratch")),
     *((name, INT) for name in EXTENTS),
 )
-Picker = _structure(
-    "Picker",
-    ("output", Matrix),
-    ("previous", POINTER),
-    ("previous_scale", POINTER),
+Markov = _structure(
+    "Markov",
+    *((name, POINTER) for name in ("previous", "previous_scale")),
     ("following", Matrix),
+)
+Picker = _structure("Picker", ("output", Matrix), ("markov", Markov))
+ConvertedPicker = _structure(
+    "ConvertedPicker",
+    ("output", Linear),
+    ("markov", Markov),
+    ("barred", POINTER),
+    ("cap", ctypes.c_float),
+    ("block", INT),
+)
+WRITTEN = "tokens", "log_probabilities", "logits"
+Picking = _structure(
+    "Picking",
+    *((name, POINTER) for name in ("hidden", *WRITTEN, "scratch")),
+    *((name, INT) for name in ("sentences", "slots", "clean")),
 )
 
 
@@ -120,6 +150,35 @@ class Work(NamedTuple):
     layers: int = 0
 
 
+def works_of(
+    kind: str, networks: dict[str, Any], picker: Any, owner: object, layers: int
+) -> dict[str, Work]:
+    """Return what the kernels compute for a model, by the names of the graphs that do so too.
+
+    `kind` begins the names of their functions; `picker` chooses tokens.
+    """
+    library = kernels()
+    run, scratch = (getattr(library, f"ms_{kind}{name}") for name in ("run", "scratch"))
+    pick, room = (getattr(library, f"ms_{kind}{name}") for name in ("pick", "pick_scratch"))
+    works = {name: Work(run, scratch, network, owner, layers) for name, network in networks.items()}
+    works["greedy"] = Work(pick, room, picker, owner)
+    if picker.markov.previous:
+        works["chain"] = Work(library.ms_chain, library.ms_chain_scratch, picker.markov, owner)
+    return works
+
+
+def markov_of(arrays: Arrays) -> Any:
+    """Return the structure of a Markov head whose arrays `pack_translation` made."""
+
+    def place(name: str) -> int:
+        return int(arrays[f"markov.{name}"].ctypes.data)
+
+    parts = (place(f"following.{part}") for part in ("weights", "scale", "offset"))
+    panels, fours, outputs, _ = arrays["markov.following.weights"].shape
+    matrix = Matrix(*parts, 4 * fours, panels * outputs)
+    return Markov(place("previous"), place("previous_scale"), matrix)
+
+
 @cache
 def kernels() -> Any:
     """Return the compiled kernels; None where they were not built, or the CPU cannot run them."""
@@ -129,15 +188,18 @@ def kernels() -> Any:
     library = ctypes.CDLL(found.origin)
     if not hasattr(library, "ms_supported") or not library.ms_supported():
         return None  # other compilers build a module without kernels
+    run = None, [POINTER, POINTER, INT]
     signatures = {
-        "ms_scratch": (ctypes.c_size_t, [POINTER, POINTER, INT]),
-        "ms_run": (None, [POINTER, POINTER, INT]),
-        "ms_pick_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
-        "ms_causal_scratch": (ctypes.c_size_t, [POINTER, POINTER, INT]),
-        "ms_causal_run": (None, [POINTER, POINTER, INT]),
-        "ms_causal_pick_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
-        "ms_causal_pick": (None, [POINTER, POINTER, INT, INT, POINTER, POINTER, POINTER, INT]),
-        "ms_pick": (None, [POINTER, POINTER, INT, INT, POINTER, POINTER, POINTER, INT]),
+        "ms_run": run,
+        "ms_scratch": (ctypes.c_size_t, run[1]),
+        "ms_converted_run": run,
+        "ms_converted_scratch": (ctypes.c_size_t, run[1]),
+        "ms_pick": run,
+        "ms_pick_scratch": (ctypes.c_size_t, [POINTER, INT]),
+        "ms_converted_pick": run,
+        "ms_converted_pick_scratch": (ctypes.c_size_t, [POINTER, INT]),
+        "ms_chain": run,
+        "ms_chain_scratch": (ctypes.c_size_t, [POINTER, INT]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

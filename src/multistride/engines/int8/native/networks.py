@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from multistride.engines.int8.buffers import GraphMaker, Networks
-from multistride.engines.int8.forms import block_bits
-from multistride.engines.int8.native.causal import BLOCK, NativeCausal
-from multistride.engines.int8.native.library import NATIVE, PANEL, Work, wanted
+from multistride.engines.int8.buffers import Array, CheckedSlots, GraphMaker, Networks
+from multistride.engines.int8.forms import block_bits, by_row
+from multistride.engines.int8.native.converted import NativeConverted
+from multistride.engines.int8.native.library import NATIVE, PANEL, VECTOR, Work, wanted
 from multistride.engines.int8.native.passes import NativePass, NativePicker
 from multistride.engines.int8.native.translation import NativeTranslation
 from multistride.engines.names import WeightForm
@@ -17,51 +17,38 @@ from multistride.model.config import TransformerConfig
 
 
 def supported(config: TransformerConfig, form: WeightForm) -> bool:
-    """Return True for models that the kernels can run: translation models trained here, and
-    converted causal ones of Llama's layout with weights in blocks of 8 bits.
-    """
-    if form != "int8" or config.adapter is not None or not config.decoder_layers:
+    """Return True for models whose sizes the kernels can compute, with weights of 8 bits."""
+    if config.adapter is not None or not config.decoder_layers:
         return False
-    if config.encoder_layers:
+    if not by_row(config, form):
         return _is_our_translation(config)
-    return block_bits(config, form) == 8 and _is_llama(config)
+    width = config.head_width
+    queries, keys = config.heads * width, config.key_value_count * width
+    ends = config.hidden_size, config.feedforward_size, queries, 2 * keys
+    return (
+        block_bits(config, form) in (0, 8)
+        and all(end % PANEL == 0 for end in ends)
+        and width % VECTOR == 0
+        and config.markov_rank % 4 == 0
+        and not (config.query_key_norm_over == "all" and keys % VECTOR)
+    )
 
 
 def _is_our_translation(config: TransformerConfig) -> bool:
     return (
-        not config.extras
+        config.encoder_layers > 0
         and config.norm == "pre"
         and config.activation == "relu"
         and config.positions in ("sinusoidal", "learned")
         and config.hidden_size % PANEL == 0
         and config.feedforward_size % PANEL == 0
-        and config.head_width % 16 == 0
+        and config.head_width % VECTOR == 0
         and config.markov_rank % 4 == 0
     )
 
 
-def _is_llama(config: TransformerConfig) -> bool:
-    width = config.head_width
-    ends = config.hidden_size, config.feedforward_size, config.heads * width
-    keys = 2 * config.key_value_count * width
-    return (
-        (config.norm, config.norm_kind) == ("pre", "rms")
-        and (config.activation, config.gated_feedforward) == ("silu", True)
-        and config.positions == "rotary"
-        and not config.by_distance
-        and not config.parallel_sublayers
-        and not config.embedding_norm
-        and config.window_rotary_base is None
-        and config.attention_cap is None
-        and config.output_cap is None
-        and not (config.query_key_norm and config.query_key_norm_over == "all")
-        and all(end % BLOCK == 0 for end in (*ends, keys))
-        and width % 16 == 0
-    )
-
-
 def networks_of(
-    graphs: Mapping[str, GraphMaker], threads: int, config: TransformerConfig
+    graphs: Mapping[str, GraphMaker], threads: int, config: TransformerConfig, form: WeightForm
 ) -> Networks:
     """Return the networks of a model: native ones, if its graphs hold their weights and they can
     run here.
@@ -69,24 +56,29 @@ def networks_of(
     Raises `UsageError` for a choice of kernels that cannot be met.
     """
     if wanted() and NATIVE in graphs:
-        return NativeNetworks(graphs, threads, config)
+        return NativeNetworks(graphs, threads, config, form)
     return Networks(graphs, threads)
 
 
 class NativeNetworks(Networks):
-    """Native passes and choice of tokens; logits, and what kernels lack, are computed by graphs."""
+    """Native passes and choice of tokens; logits are computed by graphs."""
 
     def __init__(
-        self, graphs: Mapping[str, GraphMaker], threads: int, config: TransformerConfig
+        self,
+        graphs: Mapping[str, GraphMaker],
+        threads: int,
+        config: TransformerConfig,
+        form: WeightForm,
     ) -> None:
         super().__init__({name: graphs[name] for name in graphs if name != NATIVE}, threads)
-        self._make, self._config = graphs[NATIVE], config
+        self._make, self._config, self._form = graphs[NATIVE], config, form
         self._parts: dict[str, Any] = {}
 
     @cached_property
     def _works(self) -> dict[str, Work]:
-        kind = NativeTranslation if self._config.encoder_layers else NativeCausal
-        return kind(self._make(), self._config).works
+        if by_row(self._config, self._form):
+            return NativeConverted(self._make(), self._config, self._form).works
+        return NativeTranslation(self._make(), self._config).works
 
     def __getitem__(self, name: str) -> Any:
         """Return a native part, or else a graph."""
@@ -95,12 +87,23 @@ class NativeNetworks(Networks):
         return self._parts[name]
 
     def _part(self, name: str) -> Any:
+        if name in ("greedy", "chained"):
+            chain = self._works["chain"] if name == "chained" else None
+            return NativePicker(self._works["greedy"], chain, self._threads)
         if (work := self._works.get(name)) is None:
             return super().__getitem__(name)
-        if name in ("greedy", "chained"):
-            return NativePicker(work, name == "chained", self._threads)
         return NativePass(work, self._threads)
 
     def decoder(self, new: int) -> Any:
         """Return the decoder, which computes any number of slots."""
         return self["decoder"]
+
+    def check(self, hidden: Array, clean: int, chained: bool) -> CheckedSlots:
+        """Pick in clean slots and draft in the others, in one product for a single sentence.
+
+        In a batch not all rows want drafts: theirs are computed when they are known.
+        """
+        if len(hidden) > 1:
+            return super().check(hidden, clean, chained)
+        picker: NativePicker = self["chained" if chained else "greedy"]
+        return picker.check(hidden, clean)

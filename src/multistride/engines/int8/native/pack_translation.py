@@ -14,8 +14,8 @@ from jaxtyping import Float, Int8
 from torch import nn
 
 from multistride.engines.int8.blocks import Blocked
-from multistride.engines.int8.native.library import PANEL
-from multistride.engines.int8.native.stored import Arrays
+from multistride.engines.int8.native.library import PANEL, Arrays
+from multistride.engines.int8.native.stored import named
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, floats, padded, quantised
 from multistride.engines.int8.output import pickable_output
 from multistride.engines.int8.ranges import Roundings
@@ -27,19 +27,15 @@ from multistride.model.transformer import DecoderLayer, EncoderLayer, Transforme
 def packed_translation(model: Transformer, roundings: Roundings, final: Rounding) -> Arrays:
     """Return all arrays of a model by name, for `native.translation`."""
     arrays = {
-        **_named("encoder", _encoder(model, roundings)),
-        **_named("decoder", _decoder(model, roundings, final)),
+        **named("encoder", _encoder(model, roundings)),
+        **named("decoder", _decoder(model, roundings, final)),
     }
     output = pickable_output(model, final)
     assert not isinstance(output.weight, Blocked)
-    arrays |= _named("picked", _matrix(output.weight, final, output.bias))
+    arrays |= named("picked", _matrix(output.weight, final, output.bias))
     if model.markov is not None:
-        arrays |= _named("markov", _markov(model.markov))
+        arrays |= named("markov", packed_markov(model.markov))
     return arrays
-
-
-def _named(name: str, arrays: Arrays) -> Arrays:
-    return {f"{name}.{each}": array for each, array in arrays.items()}
 
 
 def _encoder(model: Transformer, roundings: Roundings) -> Arrays:
@@ -47,13 +43,13 @@ def _encoder(model: Transformer, roundings: Roundings) -> Arrays:
     arrays = _tables(table, model.source_position or model.position, model.scale)
     for index, layer in enumerate(model.encoder):
         assert isinstance(layer, EncoderLayer)
-        arrays |= _named(f"layer{index}", _layer(layer, roundings, f"encoder.{index}"))
+        arrays |= named(f"layer{index}", _layer(layer, roundings, f"encoder.{index}"))
     readers = [f"decoder.{index}.cross.key_value" for index in range(len(model.decoder))]
     rounding = roundings.normed(*readers, alike=True)
-    arrays |= _named("final", _norm(model.encoder_norm, rounding))
+    arrays |= named("final", _norm(model.encoder_norm, rounding))
     for index, layer in enumerate(model.decoder):
         assert isinstance(layer, DecoderLayer)
-        arrays |= _named(f"pair{index}", _linear(layer.cross.key_value, rounding))
+        arrays |= named(f"pair{index}", _linear(layer.cross.key_value, rounding))
     return arrays
 
 
@@ -68,13 +64,13 @@ def _decoder(model: Transformer, roundings: Roundings, final: Rounding) -> Array
         crossed = roundings.other(f"{name}.cross.output")
         parts = {
             **_layer(layer, roundings, name),
-            **_named("cross_norm", _norm(layer.around_cross.norm, cross)),
-            **_named("query", _linear(layer.cross.query, cross)),
-            **_named("cross_output", _linear(layer.cross.output, crossed)),
+            **named("cross_norm", _norm(layer.around_cross.norm, cross)),
+            **named("query", _linear(layer.cross.query, cross)),
+            **named("cross_output", _linear(layer.cross.output, crossed)),
             "cross_unit": np.array([1 / crossed.step], np.float32),
         }
-        arrays |= _named(f"layer{index}", parts)
-    return arrays | _named("final", _norm(model.decoder_norm, final))
+        arrays |= named(f"layer{index}", parts)
+    return arrays | named("final", _norm(model.decoder_norm, final))
 
 
 def _tables(embedding: nn.Embedding, positions: nn.Module, factor: float) -> Arrays:
@@ -95,12 +91,12 @@ def _layer(layer: EncoderLayer | DecoderLayer, roundings: Roundings, name: str) 
     cut = roundings.other(f"{name}.feedforward.narrow", positive=True)
     forward = layer.feedforward
     return {
-        **_named("attention_norm", _norm(layer.around_attention.norm, attention)),
-        **_named("input", _linear(layer.attention.input, attention)),
-        **_named("output", _linear(layer.attention.output, attended)),
-        **_named("feedforward_norm", _norm(layer.around_feedforward.norm, widen)),
-        **_named("widen", _linear(forward.widen, widen, unit=cut.step)),
-        **_named("narrow", _linear(forward.narrow, cut)),
+        **named("attention_norm", _norm(layer.around_attention.norm, attention)),
+        **named("input", _linear(layer.attention.input, attention)),
+        **named("output", _linear(layer.attention.output, attended)),
+        **named("feedforward_norm", _norm(layer.around_feedforward.norm, widen)),
+        **named("widen", _linear(forward.widen, widen, unit=cut.step)),
+        **named("narrow", _linear(forward.narrow, cut)),
         "attention_unit": np.array([1 / attended.step], np.float32),
     }
 
@@ -136,7 +132,8 @@ def _in_panels(integers: Int8[np.ndarray, "I O"]) -> Int8[np.ndarray, "P F 64 4"
     return np.ascontiguousarray(parts.transpose(2, 0, 3, 1))
 
 
-def _markov(head: MarkovHead) -> Arrays:
+def packed_markov(head: MarkovHead) -> Arrays:
+    """Return the arrays of a Markov head."""
     previous, following = quantised(head.previous.weight), padded(quantised(head.following))
     none = np.zeros(len(following.scale), np.float32)
     rows = Rounding(1.0, np.ones(len(following.integers), np.float32))
@@ -144,5 +141,5 @@ def _markov(head: MarkovHead) -> Arrays:
     return {
         "previous": stored,
         "previous_scale": previous.scale,
-        **_named("following", _matrix(following, rows, none)),
+        **named("following", _matrix(following, rows, none)),
     }

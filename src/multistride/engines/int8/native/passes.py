@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from multistride.engines.int8.buffers import CheckedSlots
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.library import Work
 from multistride.engines.int8.native.stored import Array, aligned
@@ -98,10 +100,12 @@ class BoundPass:
 
 
 class NativePicker:
-    """The choice of tokens: each by itself, or chained in groups."""
+    """The choice of tokens: each by itself, or chained in groups by a Markov head."""
 
-    def __init__(self, work: Work, chained: bool, threads: int) -> None:
-        self._work, self._chained, self._threads = work, chained, threads
+    def __init__(self, pick: Work, chain: Work | None, threads: int) -> None:
+        """`chain` is None if every token is picked by itself."""
+        self._pick, self._chain, self._threads = pick, chain, threads
+        self._width = pick.weights.output.outputs
 
     def __call__(self, inputs: dict[str, Array]) -> list[Array]:
         """Return tokens and log-probabilities."""
@@ -114,31 +118,67 @@ class NativePicker:
 
     def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> BoundPick:
         """Return the choice, bound to the values that it reads and writes from now on."""
-        values = inputs["hidden"], outputs["tokens"], outputs["log_probabilities"]
-        return BoundPick(self._work, self._chained, self._threads, *values)
+        rows, size = [*outputs["tokens"].shape(), 1][:2]
+        if self._chain is None:
+            rows, size = rows * size, 1
+        logits = _Value(np.empty((rows, size - 1, self._width), np.float32))
+        written = outputs["tokens"], outputs["log_probabilities"], logits
+        picking = Picking((inputs["hidden"], *written), rows, size, 1)
+        works = [each for each in (self._pick, self._chain) if each is not None]
+        return BoundPick(works if size > 1 else works[:1], picking, self._threads)
+
+    def check(self, hidden: Array, clean: int) -> CheckedSlots:
+        """Pick in the first `clean` slots of `hidden` [B, N, D], and draft in the others.
+
+        All are projected together; drafts are chained when they are asked for.
+        """
+        rows, slots, _ = hidden.shape
+        chain = self._chain if slots > clean else None
+        known = clean if chain else slots
+        tokens, certain = np.zeros((rows, slots), np.int64), np.zeros((rows, slots), np.float32)
+        logits = np.empty((rows, slots - known, self._width), np.float32)
+        arrays = (np.ascontiguousarray(hidden), tokens, certain, logits)
+        picking = Picking([_Value(each) for each in arrays], rows, slots, known)
+        BoundPick([self._pick], picking, self._threads)()
+
+        def draft(wanted: Array) -> Array:
+            if chain is None:
+                return tokens[wanted, clean:]
+            group, own = tokens[wanted, clean - 1 :], logits[wanted]
+            arrays = (own, group, np.empty(group.shape, np.float32), own)
+            picking = Picking([_Value(each) for each in arrays], len(group), group.shape[1], 1)
+            BoundPick([chain], picking, self._threads)()
+            return group[:, 1:]
+
+        return CheckedSlots(tokens[:, :clean], certain[:, :clean], draft)
+
+
+class Picking(NamedTuple):
+    """What tokens are picked from, and where they are written to (`choice.h`)."""
+
+    values: Sequence[Any]
+    """Hidden states, tokens, log-probabilities and logits."""
+    sentences: int
+    slots: int
+    clean: int
 
 
 class BoundPick:
     """A choice of tokens and the memory it works on."""
 
-    def __init__(
-        self,
-        work: Work,
-        chained: bool,
-        threads: int,
-        hidden: Any,
-        tokens: Any,
-        log_probabilities: Any,
-    ) -> None:
-        *shape, _ = hidden.shape()
-        size = shape[1] if chained else 1
-        rows = int(np.prod(shape)) // size
-        picker = ctypes.addressof(work.weights)
-        scratch = aligned(work.scratch(picker, rows, size))
-        self._kept = work, hidden, tokens, log_probabilities, scratch
-        written = tokens.data_ptr(), log_probabilities.data_ptr(), scratch.ctypes.data
-        self._run = partial(work.run, picker, hidden.data_ptr(), rows, size, *written, threads)
+    def __init__(self, works: Sequence[Work], picking: Picking, threads: int) -> None:
+        """Run `works` one after the other on the same values."""
+        rows = picking.sentences * picking.slots
+        scratch = aligned(max(work.scratch(ctypes.addressof(work.weights), rows) for work in works))
+        places = (value.data_ptr() for value in picking.values)
+        given = library.Picking(*places, scratch.ctypes.data, *picking[1:])
+        self._kept = works, picking, scratch, given
+        self._runs = [
+            partial(work.run, ctypes.addressof(work.weights), ctypes.addressof(given), threads)
+            for work in works
+        ]
 
     def __call__(self) -> None:
         """Compute all outputs."""
-        self._run()
+        for run in self._runs:
+            run()

@@ -5,22 +5,44 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multistride.engines.int8.native.library import ALIGNED
+from multistride.engines.int8.native.library import ALIGNED, PANEL, Arrays
 from multistride.errors import DataError
+from multistride.model.config import TransformerConfig
 
 Array = NDArray[Any]
-Arrays = dict[str, Array]
 
 Size = tuple[str, tuple[str, tuple[int, ...]]]
 """The name of an array, its kind and its shape."""
 
 DAMAGED = "native.bin is damaged or of another model: export the model again"
+
+
+def matrix_sizes(name: str, inputs: int, outputs: int) -> Iterator[Size]:
+    """Yield the arrays of a matrix with one scale for each output."""
+    panels = outputs // PANEL
+    yield f"{name}.weights", ("int8", (panels, inputs // 4, PANEL, 4))
+    yield from ((f"{name}.{part}", ("float32", (outputs,))) for part in ("scale", "offset"))
+
+
+def markov_sizes(config: TransformerConfig) -> Iterator[Size]:
+    """Yield the arrays of a Markov head, if the model has one."""
+    if config.markov_rank:
+        outputs = -(-config.vocabulary_size // PANEL) * PANEL
+        yield "markov.previous", ("uint8", (config.vocabulary_size, config.markov_rank))
+        yield "markov.previous_scale", ("float32", (config.vocabulary_size,))
+        yield from matrix_sizes("markov.following", config.markov_rank, outputs)
+
+
+def named(name: str, arrays: Arrays) -> Arrays:
+    """Return arrays with a name before the own one of each."""
+    return {f"{name}.{each}": array for each, array in arrays.items()}
 
 
 def content_of(arrays: Arrays) -> bytes:

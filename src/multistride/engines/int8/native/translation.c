@@ -4,17 +4,7 @@
    unsigned 8-bit activations, whose scale belongs to their place in the model, and signed 8-bit
    weights with one scale for each output (VNNI: four products and their sum in a 32-bit lane). */
 
-#include "kernels.h"
-
-/* Weights: [O / 64][I / 4][64][4]. An output is the integer sum times its `scale` plus its
-   `offset`, which holds the bias and what the zero point of the inputs adds. */
-typedef struct {
-    const int8_t *weights;
-    const float *scale;
-    const float *offset;
-    int32_t inputs;
-    int32_t outputs;
-} Matrix;
+#include "choice.h"
 
 /* Layer normalisation; where its output is rounded, weight and bias are those of the integers. */
 typedef struct {
@@ -45,35 +35,10 @@ typedef struct {
 
 typedef struct {
     Matrix output;
-    const uint8_t *previous; /* [V, M] of the Markov head, if there is one */
-    const float *previous_scale;
-    Matrix following;
+    Markov markov;
 } Picker;
 
 #if KERNELS
-
-/* Sums of up to ROWS rows and one panel, for a number of rows that is known when compiling. */
-INLINE void multiplied(const uint8_t *rows, size_t stride, int count, const int8_t *weights,
-                       int32_t inputs, __m512i sums[ROWS][4]) {
-    for (int row = 0; row < count; row++)
-        for (int part = 0; part < 4; part++) sums[row][part] = _mm512_setzero_si512();
-    for (int32_t input = 0; input < inputs; input += 4, weights += 4 * PANEL) {
-        __m512i column[4];
-        for (int part = 0; part < 4; part++) column[part] = _mm512_load_si512(weights + 64 * part);
-        for (int row = 0; row < count; row++) {
-            int32_t four;
-            memcpy(&four, rows + row * stride + input, 4);
-            __m512i entry = _mm512_set1_epi32(four);
-            for (int part = 0; part < 4; part++)
-                sums[row][part] = _mm512_dpbusd_epi32(sums[row][part], entry, column[part]);
-        }
-    }
-}
-
-INLINE __m512 scaled(__m512i sum, const Matrix *matrix, int32_t output) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(matrix->scale + output),
-                           _mm512_load_ps(matrix->offset + output));
-}
 
 typedef enum { STORED, ADDED, ROUNDED } Use;
 
@@ -318,153 +283,25 @@ TARGET static void encoded(const Team *team, int32_t me) {
     }
 }
 
-static size_t picking_bytes(const Picker *picker, int32_t sentences, int32_t size) {
-    size_t chunks = chunks_of(picker->output.outputs);
-    size_t bytes = 64 + aligned(sentences * chunks * sizeof(Best));
-    if (size > 1)
-        bytes += aligned(4 * (size_t)sentences * size * picker->output.outputs) +
-                 aligned((size_t)sentences * picker->following.inputs) +
-                 aligned(4 * (size_t)sentences);
-    return bytes;
-}
-
-/* What is picked from: `hidden` [B, K, D]. */
-typedef struct {
-    const uint8_t *hidden;
-    int64_t *tokens;
-    float *log_probabilities;
-    void *scratch;
-    int32_t sentences, size;
-} Picking;
-
-/* Up to ROWS rows and a chunk of the outputs, which one thread searches. */
-typedef struct {
-    int32_t first, end, row, count;
-} Stripe;
-
-static Stripe stripe_of(int32_t index, int32_t rows, int32_t outputs) {
-    int32_t blocks = (rows + ROWS - 1) / ROWS, first = index / blocks * CHUNK;
-    int32_t row = index % blocks * ROWS, left = rows - row;
-    Stripe stripe = {first, first + CHUNK < outputs ? first + CHUNK : outputs, row,
-                     left < ROWS ? left : ROWS};
-    return stripe;
-}
-
-static int64_t stripes(int32_t rows, int32_t outputs) {
-    return (int64_t)((rows + ROWS - 1) / ROWS) * chunks_of(outputs);
-}
-
-INLINE void searched_rows(const Matrix *matrix, int32_t first, int count, __m512i sums[ROWS][4],
-                          Best *best) {
-    for (int row = 0; row < count; row++) {
-        __m512 logits[4];
+INLINE void outputs_of(const void *rows, int32_t row, int32_t count, const void *matrix,
+                       int32_t panel, __m512 values[ROWS][4]) {
+    const Matrix *output = matrix;
+    const uint8_t *some = (const uint8_t *)rows + (size_t)row * output->inputs;
+    const int8_t *weights = output->weights + (size_t)panel * PANEL * output->inputs;
+    __m512i sums[ROWS][4];
+#define PART(number) multiplied(some, output->inputs, number, weights, output->inputs, sums)
+    OF_ROWS(count, PART)
+#undef PART
+    for (int32_t each = 0; each < count; each++)
         for (int part = 0; part < 4; part++)
-            logits[part] = scaled(sums[row][part], matrix, first + 16 * part);
-        searched(best + row, logits, first);
-    }
+            values[each][part] = scaled(sums[each][part], output, panel * PANEL + 16 * part);
 }
 
-/* Pick the most probable token of each row of `hidden` [R, D]. */
-TARGET static void greedy(const Team *team, int32_t me) {
-    const Picker *picker = team->weights;
+TARGET static void picked_of(const Team *team, int32_t me) {
+    const Matrix *output = team->weights;
     const Picking *picking = team->arrays;
-    const Matrix *output = &picker->output;
-    int32_t rows = picking->sentences, inputs = output->inputs, chunks = chunks_of(output->outputs);
-    Best *bests = (Best *)aligned((size_t)picking->scratch); /* [R, chunks] */
-    Range range = part_of(team, me, stripes(rows, output->outputs));
-    for (int32_t index = range.first; index < range.end; index++) {
-        Stripe stripe = stripe_of(index, rows, output->outputs);
-        Best best[ROWS];
-        for (int32_t row = 0; row < ROWS; row++) best[row] = begun();
-        const uint8_t *some = picking->hidden + (size_t)stripe.row * inputs;
-        for (int32_t first = stripe.first; first < stripe.end; first += PANEL) {
-            const int8_t *weights = output->weights + (size_t)first * inputs;
-            __m512i sums[ROWS][4];
-#define PART(number)                                          \
-    multiplied(some, inputs, number, weights, inputs, sums);  \
-    searched_rows(output, first, number, sums, best)
-            OF_ROWS(stripe.count, PART)
-#undef PART
-        }
-        for (int32_t row = 0; row < stripe.count; row++)
-            bests[(size_t)(stripe.row + row) * chunks + stripe.first / CHUNK] = best[row];
-    }
-    meet(team);
-    range = part_of(team, me, rows);
-    for (int32_t row = range.first; row < range.end; row++)
-        finished(bests + (size_t)row * chunks, chunks, picking->tokens + row,
-                 picking->log_probabilities + row);
-}
-
-INLINE void corrected(const Matrix *following, int32_t first, int count, __m512i sums[ROWS][4],
-                      const float *factors, const float *plain, size_t stride, Best *best) {
-    for (int row = 0; row < count; row++) {
-        __m512 logits[4], factor = _mm512_set1_ps(factors[row]);
-        for (int part = 0; part < 4; part++) {
-            int32_t output = first + 16 * part;
-            logits[part] = _mm512_fmadd_ps(factor, scaled(sums[row][part], following, output),
-                                           _mm512_load_ps(plain + row * stride + output));
-        }
-        searched(best + row, logits, first);
-    }
-}
-
-/* Pick the tokens of groups of `hidden` [B, K, D]: each after the first given the one before. */
-TARGET static void chained(const Team *team, int32_t me) {
-    const Picker *picker = team->weights;
-    const Picking *picking = team->arrays;
-    const Matrix *output = &picker->output, *following = &picker->following;
-    int32_t sentences = picking->sentences, size = picking->size, rank = following->inputs;
-    int32_t chunks = chunks_of(output->outputs);
-    size_t width = output->outputs, stride = size * width, bytes = 0;
-    char *memory = (char *)aligned((size_t)picking->scratch);
-    Best *bests = taken(memory, &bytes, (size_t)sentences * chunks * sizeof(Best));
-    float *logits = taken(memory, &bytes, 4 * (size_t)sentences * stride);
-    uint8_t *before = taken(memory, &bytes, (size_t)sentences * rank);
-    float *factors = taken(memory, &bytes, 4 * (size_t)sentences);
-    stored(output, picking->hidden, sentences * size, logits, team, me);
-    for (int32_t slot = 0; slot < size; slot++, logits += width) {
-        int64_t *tokens = picking->tokens + slot;
-        Range range = part_of(team, me, slot ? sentences : 0);
-        for (int32_t row = range.first; row < range.end; row++) {
-            int64_t token = tokens[(size_t)row * size - 1];
-            memcpy(before + (size_t)row * rank, picker->previous + token * rank, rank);
-            factors[row] = picker->previous_scale[token];
-        }
-        meet(team);
-        range = part_of(team, me, stripes(sentences, output->outputs));
-        for (int32_t index = range.first; index < range.end; index++) {
-            Stripe stripe = stripe_of(index, sentences, output->outputs);
-            Best best[ROWS];
-            for (int32_t row = 0; row < ROWS; row++) best[row] = begun();
-            const float *plain = logits + stripe.row * stride;
-            const uint8_t *some = before + (size_t)stripe.row * rank;
-            for (int32_t first = stripe.first; first < stripe.end; first += PANEL) {
-                for (int32_t row = 0; slot == 0 && row < stripe.count; row++) {
-                    __m512 all[4];
-                    for (int part = 0; part < 4; part++)
-                        all[part] = _mm512_load_ps(plain + row * stride + first + 16 * part);
-                    searched(best + row, all, first);
-                }
-                if (slot == 0) continue;
-                const int8_t *weights = following->weights + (size_t)first * rank;
-                __m512i sums[ROWS][4];
-#define PART(number)                                      \
-    multiplied(some, rank, number, weights, rank, sums);  \
-    corrected(following, first, number, sums, factors + stripe.row, plain, stride, best)
-                OF_ROWS(stripe.count, PART)
-#undef PART
-            }
-            for (int32_t row = 0; row < stripe.count; row++)
-                bests[(size_t)(stripe.row + row) * chunks + stripe.first / CHUNK] = best[row];
-        }
-        meet(team);
-        range = part_of(team, me, sentences);
-        for (int32_t row = range.first; row < range.end; row++)
-            finished(bests + (size_t)row * chunks, chunks, tokens + (size_t)row * size,
-                     picking->log_probabilities + (size_t)row * size + slot);
-        meet(team);
-    }
+    Best *bests = (Best *)aligned((size_t)picking->scratch);
+    picked(picking, outputs_of, picking->hidden, output, output->outputs, bests, team, me);
 }
 
 /* Return the bytes of scratch memory that a pass needs. */
@@ -480,17 +317,15 @@ void ms_run(const Network *network, const Pass *pass, int32_t threads) {
 }
 
 /* Return the bytes of scratch memory that picking needs. */
-size_t ms_pick_scratch(const Picker *picker, int32_t sentences, int32_t size) {
-    return picking_bytes(picker, sentences, size);
+size_t ms_pick_scratch(const Picker *picker, int32_t rows) {
+    return 64 + (size_t)rows * chunks_of(picker->output.outputs) * sizeof(Best);
 }
 
-/* Pick tokens and their log-probabilities [B, K] in `hidden` [B, K, D]: each by itself if K is 1,
-   else each after the first given the one before; in up to `threads` threads. */
-void ms_pick(const Picker *picker, const uint8_t *hidden, int32_t sentences, int32_t size,
-             int64_t *tokens, float *log_probabilities, void *scratch, int32_t threads) {
-    Picking picking = {hidden, tokens, log_probabilities, scratch, sentences, size};
+/* Pick tokens of slots (`Picking`), in up to `threads` threads. */
+void ms_pick(const Picker *picker, const Picking *picking, int32_t threads) {
     double matrix = (double)picker->output.inputs * picker->output.outputs;
-    together(size > 1 ? chained : greedy, picker, &picking, threads, matrix * sentences * size);
+    together(picked_of, &picker->output, picking, threads,
+             matrix * picking->sentences * picking->slots);
 }
 
 #endif

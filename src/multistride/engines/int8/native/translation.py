@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from multistride.engines.int8.native import library
-from multistride.engines.int8.native.library import Work
-from multistride.engines.int8.native.stored import DAMAGED, Arrays, Size, read
+from multistride.engines.int8.native.library import PANEL, Arrays, Work, works_of
+from multistride.engines.int8.native.stored import (
+    DAMAGED,
+    Size,
+    markov_sizes,
+    matrix_sizes,
+    read,
+)
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
@@ -25,23 +31,16 @@ class NativeTranslation:
         self._arrays = read(content)
         _check(self._arrays, config)
         self._tables: list[Any] = []
-        kernels, layers = library.kernels(), config.decoder_layers
+        layers = config.decoder_layers
         of_encoder = self._layers("encoder", config.encoder_layers), self._pairs(layers)
         of_decoder = self._layers("decoder", layers), None
         networks = {
             "encoder": self._network("encoder", *of_encoder, config.heads),
             "decoder": self._network("decoder", *of_decoder, config.heads),
         }
-        picker = library.Picker(output=self._matrix("picked"))
-        if "markov.previous" in self._arrays:
-            picker.previous = self._place("markov.previous")
-            picker.previous_scale = self._place("markov.previous_scale")
-            picker.following = self._matrix("markov.following")
-        picked = Work(kernels.ms_pick, kernels.ms_pick_scratch, picker, self)
-        self.works = {
-            name: Work(kernels.ms_run, kernels.ms_scratch, network, self, layers)
-            for name, network in networks.items()
-        } | {"greedy": picked, "chained": picked}
+        head = library.markov_of(self._arrays) if config.markov_rank else library.Markov()
+        picker = library.Picker(output=self._matrix("picked"), markov=head)
+        self.works: dict[str, Work] = works_of("", networks, picker, self, layers)
         """What the kernels compute in place of graphs, by the names of those."""
 
     def _network(self, name: str, layers: Any, pairs: Any, heads: int) -> Any:
@@ -122,29 +121,20 @@ def _sizes(config: TransformerConfig) -> Iterator[Size]:
         for name in (f"{network}.layer{index}" for index in range(layers)):
             for norm in ("attention_norm", "feedforward_norm", *["cross_norm"] * cross):
                 yield from _norm(f"{name}.{norm}", hidden)
-            yield from _matrix(f"{name}.input", hidden, 3 * hidden)
+            yield from matrix_sizes(f"{name}.input", hidden, 3 * hidden)
             for matrix in ("output", *["query", "cross_output"] * cross):
-                yield from _matrix(f"{name}.{matrix}", hidden, hidden)
-            yield from _matrix(f"{name}.widen", hidden, widened)
-            yield from _matrix(f"{name}.narrow", widened, hidden)
+                yield from matrix_sizes(f"{name}.{matrix}", hidden, hidden)
+            yield from matrix_sizes(f"{name}.widen", hidden, widened)
+            yield from matrix_sizes(f"{name}.narrow", widened, hidden)
             for unit in ("attention_unit", *["cross_unit"] * cross):
                 yield f"{name}.{unit}", ("float32", (1,))
     for index in range(config.decoder_layers):
-        yield from _matrix(f"encoder.pair{index}", hidden, 2 * hidden)
-    outputs = -(-config.vocabulary_size // library.PANEL) * library.PANEL
-    yield from _matrix("picked", hidden, outputs)
-    if config.markov_rank:
-        yield "markov.previous", ("uint8", (config.vocabulary_size, config.markov_rank))
-        yield "markov.previous_scale", ("float32", (config.vocabulary_size,))
-        yield from _matrix("markov.following", config.markov_rank, outputs)
+        yield from matrix_sizes(f"encoder.pair{index}", hidden, 2 * hidden)
+    outputs = -(-config.vocabulary_size // PANEL) * PANEL
+    yield from matrix_sizes("picked", hidden, outputs)
+    yield from markov_sizes(config)
 
 
 def _norm(name: str, width: int) -> Iterator[Size]:
     yield from ((f"{name}.{part}", ("float32", (width,))) for part in ("weight", "bias"))
     yield f"{name}.epsilon", ("float32", (1,))
-
-
-def _matrix(name: str, inputs: int, outputs: int) -> Iterator[Size]:
-    panels = outputs // library.PANEL
-    yield f"{name}.weights", ("int8", (panels, inputs // 4, library.PANEL, 4))
-    yield from ((f"{name}.{part}", ("float32", (outputs,))) for part in ("scale", "offset"))

@@ -1,0 +1,178 @@
+/* The choice of tokens from the states of slots: each the most probable one by itself (`picked`), or
+   chained by a Markov head (`choice.c`).
+
+   Shapes: B sentences, N slots of each, R = B N rows, V vocabulary, W the same up to whole panels,
+   M rank of the Markov head. */
+
+#ifndef CHOICE_H
+#define CHOICE_H
+
+#include "kernels.h"
+
+/* Weights: [O / 64][I / 4][64][4]. An output is the integer sum times its `scale` plus its
+   `offset`, which holds the bias and what the zero point of the inputs adds. */
+typedef struct {
+    const int8_t *weights;
+    const float *scale;
+    const float *offset;
+    int32_t inputs;
+    int32_t outputs;
+} Matrix;
+
+/* The head that corrects logits by the token before. */
+typedef struct {
+    const uint8_t *previous; /* [V, M], 128 is zero; none where a model has no head */
+    const float *previous_scale;
+    Matrix following;
+} Markov;
+
+/* What is picked from, and where to. Tokens and their log-probabilities [B, N] are those of the first
+   `clean` slots of each sentence, each by itself; `logits` [B, N - clean, W] are those of the slots
+   after them, for `ms_chain`. */
+typedef struct {
+    const void *hidden; /* [B, N, D] */
+    int64_t *tokens;
+    float *log_probabilities;
+    float *logits;
+    void *scratch;
+    int32_t sentences, slots, clean;
+} Picking;
+
+#if KERNELS
+
+/* The largest logit so far, the token it belongs to, and the sum of exponentials below it. */
+typedef struct {
+    __m512 sum;
+    float most;
+    int32_t token;
+} Best;
+
+INLINE Best begun(void) {
+    Best best = {_mm512_setzero_ps(), -INFINITY, 0};
+    return best;
+}
+
+INLINE void searched(Best *best, const __m512 logits[4], int32_t first) {
+    __m512 most = _mm512_max_ps(_mm512_max_ps(logits[0], logits[1]),
+                                _mm512_max_ps(logits[2], logits[3]));
+    float largest = _mm512_reduce_max_ps(most);
+    if (largest > best->most) {
+        __m512 every = _mm512_set1_ps(largest);
+        uint64_t where = 0;
+        for (int part = 3; part >= 0; part--)
+            where = where << 16 | _mm512_cmp_ps_mask(logits[part], every, _CMP_EQ_OQ);
+        best->sum = _mm512_mul_ps(best->sum, exponential(_mm512_set1_ps(best->most - largest)));
+        best->most = largest;
+        best->token = first + __builtin_ctzll(where);
+    }
+    __m512 top = _mm512_set1_ps(best->most);
+    for (int part = 0; part < 4; part++) { /* what is far below adds nothing */
+        __mmask16 near = _mm512_cmp_ps_mask(logits[part], _mm512_sub_ps(top, _mm512_set1_ps(30)),
+                                            _CMP_GT_OQ);
+        if (near)
+            best->sum = _mm512_add_ps(
+                best->sum, _mm512_maskz_mov_ps(near, exponential(_mm512_sub_ps(logits[part], top))));
+    }
+}
+
+#define CHUNK 4096 /* outputs that are searched by one thread; a multiple of PANEL */
+
+static inline int32_t chunks_of(int32_t outputs) { return (outputs + CHUNK - 1) / CHUNK; }
+
+/* Choose among the best of `count` chunks. */
+INLINE void finished(const Best *chunks, int32_t count, int64_t *token, float *log_probability) {
+    Best best = chunks[0];
+    for (int32_t index = 1; index < count; index++) {
+        const Best *other = chunks + index;
+        float top = other->most > best.most ? other->most : best.most;
+        __m512 less = exponential(_mm512_set1_ps(best.most - top));
+        __m512 other_less = exponential(_mm512_set1_ps(other->most - top));
+        best.sum = _mm512_fmadd_ps(other->sum, other_less, _mm512_mul_ps(best.sum, less));
+        if (other->most > best.most) best.token = other->token;
+        best.most = top;
+    }
+    *token = best.token;
+    *log_probability = -logf(_mm512_reduce_add_ps(best.sum));
+}
+
+/* Up to ROWS rows and a chunk of the outputs, which one thread searches. */
+typedef struct {
+    int32_t first, end, row, count;
+} Stripe;
+
+static Stripe stripe_of(int32_t index, int32_t rows, int32_t outputs) {
+    int32_t blocks = (rows + ROWS - 1) / ROWS, first = index / blocks * CHUNK;
+    int32_t row = index % blocks * ROWS, left = rows - row;
+    Stripe stripe = {first, first + CHUNK < outputs ? first + CHUNK : outputs, row,
+                     left < ROWS ? left : ROWS};
+    return stripe;
+}
+
+static int64_t stripes(int32_t rows, int32_t outputs) {
+    return (int64_t)((rows + ROWS - 1) / ROWS) * chunks_of(outputs);
+}
+
+/* Sums of up to ROWS rows and one panel, for a number of rows that is known when compiling. */
+INLINE void multiplied(const uint8_t *rows, size_t stride, int count, const int8_t *weights,
+                       int32_t inputs, __m512i sums[ROWS][4]) {
+    for (int row = 0; row < count; row++)
+        for (int part = 0; part < 4; part++) sums[row][part] = _mm512_setzero_si512();
+    for (int32_t input = 0; input < inputs; input += 4, weights += 4 * PANEL) {
+        __m512i column[4];
+        for (int part = 0; part < 4; part++) column[part] = _mm512_load_si512(weights + 64 * part);
+        for (int row = 0; row < count; row++) {
+            int32_t four;
+            memcpy(&four, rows + row * stride + input, 4);
+            __m512i entry = _mm512_set1_epi32(four);
+            for (int part = 0; part < 4; part++)
+                sums[row][part] = _mm512_dpbusd_epi32(sums[row][part], entry, column[part]);
+        }
+    }
+}
+
+INLINE __m512 scaled(__m512i sum, const Matrix *matrix, int32_t output) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(matrix->scale + output),
+                           _mm512_load_ps(matrix->offset + output));
+}
+
+/* Compute the outputs of `count` rows and one panel; `rows` and `matrix` are those of a kind of model. */
+typedef void (*Outputs)(const void *rows, int32_t row, int32_t count, const void *matrix,
+                        int32_t panel, __m512 values[ROWS][4]);
+
+/* Pick tokens by their logits, of which there are `outputs`. */
+INLINE void picked(const Picking *picking, Outputs outputs_of, const void *rows, const void *matrix,
+                   int32_t outputs, Best *bests, const Team *team, int32_t me) {
+    int32_t slots = picking->slots, clean = picking->clean, count = picking->sentences * slots;
+    int32_t chunks = chunks_of(outputs);
+    Range range = part_of(team, me, stripes(count, outputs));
+    for (int32_t index = range.first; index < range.end; index++) {
+        Stripe stripe = stripe_of(index, count, outputs);
+        Best best[ROWS];
+        for (int32_t each = 0; each < ROWS; each++) best[each] = begun();
+        for (int32_t first = stripe.first; first < stripe.end; first += PANEL) {
+            __m512 values[ROWS][4];
+            outputs_of(rows, stripe.row, stripe.count, matrix, first / PANEL, values);
+            for (int32_t each = 0; each < stripe.count; each++) {
+                int32_t row = stripe.row + each, slot = row % slots;
+                size_t place = (size_t)(row / slots) * (slots - clean) + slot - clean;
+                if (slot < clean)
+                    searched(best + each, values[each], first);
+                else for (int part = 0; part < 4; part++)
+                    _mm512_storeu_ps(picking->logits + place * outputs + first + 16 * part,
+                                     values[each][part]);
+            }
+        }
+        for (int32_t each = 0; each < stripe.count; each++)
+            bests[(size_t)(stripe.row + each) * chunks + stripe.first / CHUNK] = best[each];
+    }
+    meet(team);
+    range = part_of(team, me, count);
+    for (int32_t row = range.first; row < range.end; row++)
+        if (row % slots < clean)
+            finished(bests + (size_t)row * chunks, chunks, picking->tokens + row,
+                     picking->log_probabilities + row);
+    meet(team);
+}
+
+#endif
+#endif
