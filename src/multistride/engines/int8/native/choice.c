@@ -4,19 +4,6 @@
 
 #if KERNELS
 
-INLINE void corrected(const Matrix *following, int32_t first, int count, __m512i sums[ROWS][4],
-                      const float *factors, const float *plain, size_t stride, Best *best) {
-    for (int row = 0; row < count; row++) {
-        __m512 logits[4], factor = _mm512_set1_ps(factors[row]);
-        for (int part = 0; part < 4; part++) {
-            int32_t output = first + 16 * part;
-            logits[part] = _mm512_fmadd_ps(factor, scaled(sums[row][part], following, output),
-                                           _mm512_loadu_ps(plain + row * stride + output));
-        }
-        searched(best + row, logits, first);
-    }
-}
-
 /* Scratch memory: the best of every chunk [B, chunks], and of the tokens before
    their rows in the table [B, M] and the scales of those [B]. */
 typedef struct {
@@ -58,19 +45,23 @@ TARGET static void chained(const Team *team, int32_t me) {
         range = part_of(team, me, stripes(sentences, width));
         for (int32_t index = range.first; index < range.end; index++) {
             Stripe stripe = stripe_of(index, sentences, width);
-            Best best[ROWS];
-            for (int32_t row = 0; row < ROWS; row++) best[row] = begun();
-            const float *plain = logits + stripe.row * stride;
-            const uint8_t *some = links.before + (size_t)stripe.row * rank;
-            for (int32_t first = stripe.first; first < stripe.end; first += PANEL) {
-                const int8_t *weights = following->weights + (size_t)first * rank;
-                __m512i sums[ROWS][4];
-#define PART(number)                                      \
-    multiplied(some, rank, number, weights, rank, sums);  \
-    corrected(following, first, number, sums, links.factors + stripe.row, plain, stride, best)
-                OF_ROWS(stripe.count, PART)
-#undef PART
-            }
+            Best best[STRIPE];
+            for (int32_t row = 0; row < stripe.count; row++) best[row] = begun();
+            for (int32_t first = stripe.first; first < stripe.end; first += PANEL)
+                for (int32_t next = 0; next < stripe.count; next += ROWS) {
+                    int32_t left = stripe.count - next, row = stripe.row + next;
+                    const uint8_t *some = links.before + (size_t)row * rank;
+                    __m512 values[ROWS][4];
+                    scaled_rows(some, left < ROWS ? left : ROWS, following, first / PANEL, values);
+                    for (int32_t each = 0; each < left && each < ROWS; each++, row++) {
+                        __m512 factor = _mm512_set1_ps(links.factors[row]);
+                        const float *plain = logits + row * stride + first;
+                        for (int part = 0; part < 4; part++)
+                            values[each][part] = _mm512_fmadd_ps(
+                                factor, values[each][part], _mm512_loadu_ps(plain + 16 * part));
+                        searched(best + next + each, values[each], first);
+                    }
+                }
             for (int32_t row = 0; row < stripe.count; row++)
                 links.bests[(size_t)(stripe.row + row) * chunks + stripe.first / CHUNK] = best[row];
         }
@@ -89,7 +80,7 @@ size_t ms_chain_scratch(const Markov *markov, int32_t sentences) {
 }
 
 /* Pick the tokens of groups [B, N] after the first, which are given: each by its `logits`
-   [B, N - 1, W] and the token before; in up to `threads` threads. `hidden` and `clean` are not read. */
+   [B, N - 1, W] and the token before; in up to `threads` threads. Nothing else is read. */
 void ms_chain(const Markov *markov, const Picking *picking, int32_t threads) {
     double matrix = (double)markov->following.inputs * markov->following.outputs;
     together(chained, markov, picking, threads, matrix * picking->sentences * picking->slots);

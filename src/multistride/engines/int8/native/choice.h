@@ -75,7 +75,8 @@ INLINE void searched(Best *best, const __m512 logits[4], int32_t first) {
     }
 }
 
-#define CHUNK 4096 /* outputs that are searched by one thread; a multiple of PANEL */
+#define CHUNK 1024 /* outputs that are searched by one thread; a multiple of PANEL */
+#define STRIPE (4 * ROWS) /* rows that are searched together: they read a panel of weights once */
 
 static inline int32_t chunks_of(int32_t outputs) { return (outputs + CHUNK - 1) / CHUNK; }
 
@@ -95,37 +96,38 @@ INLINE void finished(const Best *chunks, int32_t count, int64_t *token, float *l
     *log_probability = -logf(_mm512_reduce_add_ps(best.sum));
 }
 
-/* Up to ROWS rows and a chunk of the outputs, which one thread searches. */
+/* A chunk of the outputs, and up to STRIPE rows. */
 typedef struct {
     int32_t first, end, row, count;
 } Stripe;
 
 static Stripe stripe_of(int32_t index, int32_t rows, int32_t outputs) {
-    int32_t blocks = (rows + ROWS - 1) / ROWS, first = index / blocks * CHUNK;
-    int32_t row = index % blocks * ROWS, left = rows - row;
+    int32_t blocks = (rows + STRIPE - 1) / STRIPE, first = index / blocks * CHUNK;
+    int32_t row = index % blocks * STRIPE, left = rows - row;
     Stripe stripe = {first, first + CHUNK < outputs ? first + CHUNK : outputs, row,
-                     left < ROWS ? left : ROWS};
+                     left < STRIPE ? left : STRIPE};
     return stripe;
 }
 
 static int64_t stripes(int32_t rows, int32_t outputs) {
-    return (int64_t)((rows + ROWS - 1) / ROWS) * chunks_of(outputs);
+    return (int64_t)((rows + STRIPE - 1) / STRIPE) * chunks_of(outputs);
 }
 
 /* Sums of up to ROWS rows and one panel, for a number of rows that is known when compiling. */
 INLINE void multiplied(const uint8_t *rows, size_t stride, int count, const int8_t *weights,
                        int32_t inputs, __m512i sums[ROWS][4]) {
-    for (int row = 0; row < count; row++)
-        for (int part = 0; part < 4; part++) sums[row][part] = _mm512_setzero_si512();
+    UNROLLED for (int row = 0; row < count; row++)
+        UNROLLED for (int part = 0; part < 4; part++) sums[row][part] = _mm512_setzero_si512();
     for (int32_t input = 0; input < inputs; input += 4, weights += 4 * PANEL) {
         __m512i column[4];
-        for (int part = 0; part < 4; part++) column[part] = _mm512_load_si512(weights + 64 * part);
-        for (int row = 0; row < count; row++) {
+        UNROLLED for (int part = 0; part < 4; part++)
+            column[part] = _mm512_load_si512(weights + 64 * part);
+        UNROLLED for (int row = 0; row < count; row++) {
             int32_t four;
             memcpy(&four, rows + row * stride + input, 4);
             __m512i entry = _mm512_set1_epi32(four);
-            for (int part = 0; part < 4; part++)
-                sums[row][part] = _mm512_dpbusd_epi32(sums[row][part], entry, column[part]);
+            UNROLLED for (int part = 0; part < 4; part++)
+                MULTIPLY(sums[row][part], entry, column[part]);
         }
     }
 }
@@ -135,7 +137,24 @@ INLINE __m512 scaled(__m512i sum, const Matrix *matrix, int32_t output) {
                            _mm512_load_ps(matrix->offset + output));
 }
 
-/* Compute the outputs of `count` rows and one panel; `rows` and `matrix` are those of a kind of model. */
+/* The outputs of up to ROWS rows and one panel. Among other vectors, or indexed by a number that is
+   not known when compiling, the sums would not stay in registers, which halves the speed. */
+TARGET __attribute__((noinline, unused)) static void
+scaled_rows(const uint8_t *rows, int32_t count, const Matrix *matrix, int32_t panel,
+            __m512 values[ROWS][4]) {
+    size_t inputs = matrix->inputs;
+    const int8_t *weights = matrix->weights + (size_t)panel * PANEL * inputs;
+    __m512i sums[ROWS][4];
+#define PART(number)                                                 \
+    multiplied(rows, inputs, number, weights, matrix->inputs, sums); \
+    UNROLLED for (int row = 0; row < number; row++)                  \
+        UNROLLED for (int part = 0; part < 4; part++)                \
+            values[row][part] = scaled(sums[row][part], matrix, panel * PANEL + 16 * part)
+    OF_ROWS(count, PART)
+#undef PART
+}
+
+/* Compute the outputs of `count` rows and one panel, with the `matrix` of a kind of model. */
 typedef void (*Outputs)(const void *rows, int32_t row, int32_t count, const void *matrix,
                         int32_t panel, __m512 values[ROWS][4]);
 
@@ -147,21 +166,22 @@ INLINE void picked(const Picking *picking, Outputs outputs_of, const void *rows,
     Range range = part_of(team, me, stripes(count, outputs));
     for (int32_t index = range.first; index < range.end; index++) {
         Stripe stripe = stripe_of(index, count, outputs);
-        Best best[ROWS];
-        for (int32_t each = 0; each < ROWS; each++) best[each] = begun();
-        for (int32_t first = stripe.first; first < stripe.end; first += PANEL) {
-            __m512 values[ROWS][4];
-            outputs_of(rows, stripe.row, stripe.count, matrix, first / PANEL, values);
-            for (int32_t each = 0; each < stripe.count; each++) {
-                int32_t row = stripe.row + each, slot = row % slots;
-                size_t place = (size_t)(row / slots) * (slots - clean) + slot - clean;
-                if (slot < clean)
-                    searched(best + each, values[each], first);
-                else for (int part = 0; part < 4; part++)
-                    _mm512_storeu_ps(picking->logits + place * outputs + first + 16 * part,
-                                     values[each][part]);
+        Best best[STRIPE];
+        for (int32_t each = 0; each < stripe.count; each++) best[each] = begun();
+        for (int32_t first = stripe.first; first < stripe.end; first += PANEL)
+            for (int32_t next = 0; next < stripe.count; next += ROWS) {
+                int32_t left = stripe.count - next, row = stripe.row + next;
+                __m512 values[ROWS][4];
+                outputs_of(rows, row, left < ROWS ? left : ROWS, matrix, first / PANEL, values);
+                for (int32_t each = 0; each < left && each < ROWS; each++, row++) {
+                    size_t place = (size_t)(row / slots) * (slots - clean) + row % slots - clean;
+                    if (row % slots < clean)
+                        searched(best + next + each, values[each], first);
+                    else for (int part = 0; part < 4; part++)
+                        _mm512_storeu_ps(picking->logits + place * outputs + first + 16 * part,
+                                         values[each][part]);
+                }
             }
-        }
         for (int32_t each = 0; each < stripe.count; each++)
             bests[(size_t)(stripe.row + each) * chunks + stripe.first / CHUNK] = best[each];
     }

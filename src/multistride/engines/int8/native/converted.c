@@ -44,7 +44,7 @@ typedef struct {
     const float *starts;        /* [K, D]: added to start symbols before the first, or none */
     const float *reaches;       /* [K, D], of a decoder */
     const float *cosine, *sine; /* [P, E / 2], or none */
-    const float *sliding_cosine, *sliding_sine; /* of layers with the window, if they have their own */
+    const float *sliding_cosine, *sliding_sine; /* of layers with the window, if these have any */
     const float *distances;                     /* [H, 2 F + 1] (`Attention`), or none */
     Around embedding_norm, final_norm;
     const ConvertedLayer *layers;
@@ -112,34 +112,34 @@ INLINE void multiplied_rows(const Rows *rows, size_t row, int count, const Linea
     size_t inputs = matrix->inputs, blocks = inputs / size;
     const uint8_t *weights = matrix->weights + (size_t)panel * PANEL * inputs;
     const float *scale = matrix->scale + (size_t)panel * PANEL * blocks;
-    for (int each = 0; each < count; each++)
-        for (int part = 0; part < 4; part++)
+    UNROLLED for (int each = 0; each < count; each++)
+        UNROLLED for (int part = 0; part < 4; part++)
             values[each][part] = matrix->bias
                                      ? _mm512_loadu_ps(matrix->bias + panel * PANEL + 16 * part)
                                      : _mm512_setzero_ps();
     for (size_t block = 0; block < blocks; block++, scale += PANEL) {
         __m512i sums[ROWS][4];
         const int8_t *entries[ROWS];
-        for (int each = 0; each < count; each++) {
+        UNROLLED for (int each = 0; each < count; each++) {
             entries[each] = rows->integers + (row + each) * inputs + block * size;
-            for (int part = 0; part < 4; part++)
+            UNROLLED for (int part = 0; part < 4; part++)
                 sums[each][part] = _mm512_set1_epi32(rows->offset[(row + each) * blocks + block]);
         }
         for (int32_t input = 0; input < size; input += 4, weights += 4 * PANEL) {
             __m512i column[4];
-            for (int part = 0; part < 4; part++)
+            UNROLLED for (int part = 0; part < 4; part++)
                 column[part] = _mm512_load_si512(weights + 64 * part);
-            for (int each = 0; each < count; each++) {
+            UNROLLED for (int each = 0; each < count; each++) {
                 int32_t four;
                 memcpy(&four, entries[each] + input, 4);
                 __m512i entry = _mm512_set1_epi32(four);
-                for (int part = 0; part < 4; part++)
-                    sums[each][part] = _mm512_dpbusd_epi32(sums[each][part], column[part], entry);
+                UNROLLED for (int part = 0; part < 4; part++)
+                    MULTIPLY(sums[each][part], column[part], entry);
             }
         }
-        for (int each = 0; each < count; each++) {
+        UNROLLED for (int each = 0; each < count; each++) {
             __m512 factor = _mm512_set1_ps(rows->scale[(row + each) * blocks + block]);
-            for (int part = 0; part < 4; part++)
+            UNROLLED for (int part = 0; part < 4; part++)
                 values[each][part] = _mm512_fmadd_ps(
                     _mm512_cvtepi32_ps(sums[each][part]),
                     _mm512_mul_ps(factor, _mm512_load_ps(scale + 16 * part)), values[each][part]);
@@ -172,7 +172,8 @@ INLINE void product(const Linear *matrix, const Rows *rows, int32_t count, float
         multiplied_some(rows, row, some, matrix, panel, values);
         for (int32_t each = 0; each < some; each++)
             for (int part = 0; part < 4; part++) {
-                float *place = to + (size_t)(row + each) * matrix->outputs + panel * PANEL + 16 * part;
+                size_t output = (size_t)panel * PANEL + 16 * part;
+                float *place = to + (size_t)(row + each) * matrix->outputs + output;
                 __m512 value = values[each][part];
                 if (adds) value = _mm512_add_ps(value, _mm512_load_ps(place));
                 _mm512_store_ps(place, value);
@@ -581,7 +582,8 @@ TARGET static void encoded(const Team *team, int32_t me) {
     embedded(network, pass, scratch.places, count, scratch.hidden, team, me);
     for (int32_t index = 0; index < network->layer_count; index++) {
         const ConvertedLayer *layer = network->layers + index;
-        attended_self(network, layer, pass, &scratch, source, scratch.keys, scratch.values, team, me);
+        attended_self(network, layer, pass, &scratch, source, scratch.keys, scratch.values, team,
+                      me);
         forward(network, layer, &scratch, count, team, me);
     }
     entered(network, &network->final_norm, &scratch, count, team, me);
@@ -596,8 +598,8 @@ TARGET static void encoded(const Team *team, int32_t me) {
 
 /* ---- The choice of tokens ---- */
 
-INLINE void outputs_of(const void *rows, int32_t row, int32_t count, const void *matrix,
-                       int32_t panel, __m512 values[ROWS][4]) {
+TARGET static void outputs_of(const void *rows, int32_t row, int32_t count, const void *matrix,
+                              int32_t panel, __m512 values[ROWS][4]) {
     const ConvertedPicker *picker = matrix;
     multiplied_some(rows, row, count, &picker->output, panel, values);
     if (picker->cap == 0) return;

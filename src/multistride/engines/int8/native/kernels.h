@@ -1,4 +1,4 @@
-/* What the kernels of all models share: vectors, attention, and threads that compute one pass together.
+/* What the kernels of all models share: vectors, attention, and threads that compute one pass.
 
    A row gets the same bits whatever is computed beside it, and in however many threads: sums of
    integers are exact, and every other sum is taken in an order that depends on nothing but the row.
@@ -166,15 +166,26 @@ INLINE __m128i in_8_bits(__m512 value) { /* 0 to 255 */
 
 /* ---- Rows ---- */
 
-#define ROWS 4 /* rows that are multiplied together: more do not fit into the registers */
+/* Add four products of unsigned with signed bytes to each sum. Written as an intrinsic, GCC copies
+   every sum from register to register. */
+#define MULTIPLY(sum, bytes, signed_bytes) \
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(signed_bytes))
 
-/* Do something with a number of rows that is known when compiling; all from ROWS on are ROWS. */
+/* A loop over rows or parts whose sums are to stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
+
+#define ROWS 7 /* rows that are multiplied together: more do not fit into the registers */
+
+/* Do something with a number of rows that is known when compiling. */
 #define OF_ROWS(count, call) \
     switch (count) {         \
     case 1: call(1); break;  \
     case 2: call(2); break;  \
     case 3: call(3); break;  \
-    default: call(4);        \
+    case 4: call(4); break;  \
+    case 5: call(5); break;  \
+    case 6: call(6); break;  \
+    default: call(7);        \
     }
 
 /* ---- Attention ---- */
@@ -280,19 +291,17 @@ INLINE __m512 at_distances(const Attention *over, __m512 scores, int32_t where, 
     size_t row = where / over->slots;
     __m512 own = _mm512_set1_ps(over->position ? (float)over->position[where]
                                                : (float)(where % over->slots));
-    __m512 others = over->place
-                        ? _mm512_maskz_loadu_ps(there, over->place + row * over->most + first)
-                        : _mm512_cvtepi32_ps(_mm512_add_epi32(
-                              _mm512_set1_epi32(first),
-                              _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+    __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512 others = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_set1_epi32(first), lanes));
+    if (over->place) others = _mm512_maskz_loadu_ps(there, over->place + row * over->most + first);
     __m512 distance = _mm512_sub_ps(own, others);
     if (over->window)
         *visible = _mm512_mask_cmp_ps_mask(*visible, distance, _mm512_set1_ps((float)over->window),
                                            _CMP_LT_OQ);
     if (!over->distances) return scores;
     __m512i most = _mm512_set1_epi32(over->furthest), index = _mm512_cvtps_epi32(distance);
-    index = _mm512_add_epi32(_mm512_max_epi32(_mm512_min_epi32(index, most),
-                                              _mm512_sub_epi32(_mm512_setzero_si512(), most)), most);
+    index = _mm512_add_epi32(_mm512_min_epi32(index, most), most);
+    index = _mm512_max_epi32(index, _mm512_setzero_si512());
     const float *table = over->distances + (size_t)head * (2 * over->furthest + 1);
     return _mm512_add_ps(scores, _mm512_i32gather_ps(index, table, 4));
 }

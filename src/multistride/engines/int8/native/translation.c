@@ -44,8 +44,8 @@ typedef enum { STORED, ADDED, ROUNDED } Use;
 
 INLINE void used(Use use, const Matrix *matrix, int32_t first, int count, __m512i sums[ROWS][4],
                  void *to, size_t width) {
-    for (int row = 0; row < count; row++)
-        for (int part = 0; part < 4; part++) {
+    UNROLLED for (int row = 0; row < count; row++)
+        UNROLLED for (int part = 0; part < 4; part++) {
             int32_t output = first + 16 * part;
             __m512 value = scaled(sums[row][part], matrix, output);
             if (use == ROUNDED) { /* what is negative becomes zero */
@@ -286,15 +286,7 @@ TARGET static void encoded(const Team *team, int32_t me) {
 INLINE void outputs_of(const void *rows, int32_t row, int32_t count, const void *matrix,
                        int32_t panel, __m512 values[ROWS][4]) {
     const Matrix *output = matrix;
-    const uint8_t *some = (const uint8_t *)rows + (size_t)row * output->inputs;
-    const int8_t *weights = output->weights + (size_t)panel * PANEL * output->inputs;
-    __m512i sums[ROWS][4];
-#define PART(number) multiplied(some, output->inputs, number, weights, output->inputs, sums)
-    OF_ROWS(count, PART)
-#undef PART
-    for (int32_t each = 0; each < count; each++)
-        for (int part = 0; part < 4; part++)
-            values[each][part] = scaled(sums[each][part], output, panel * PANEL + 16 * part);
+    scaled_rows((const uint8_t *)rows + (size_t)row * output->inputs, count, output, panel, values);
 }
 
 TARGET static void picked_of(const Team *team, int32_t me) {
