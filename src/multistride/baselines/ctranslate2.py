@@ -182,13 +182,14 @@ def check_installed() -> None:
         )
 
 
-def save_ctranslate2(model: Transformer, place: Path) -> None:
-    """Write `model` into the directory `place`, in float32; whoever loads it chooses the precision.
+def save_ctranslate2(model: Transformer, place: Path, precision: str | None = None) -> None:
+    """Write `model` into the directory `place`, in float32 or another `precision` of CTranslate2.
 
-    Raises `MissingExtraError` without CTranslate2 and `UsageError` for a model it cannot express.
+    Whoever loads it may choose another precision. Raises `MissingExtraError` without CTranslate2
+    and `UsageError` for a model it cannot express.
     """
     check_installed()
-    _specification(model).save(str(place))
+    _specification(model, precision).save(str(place))
 
 
 def installed_version() -> str | None:
@@ -242,7 +243,7 @@ class _Weights:
         return sorted(name for name in names if not name.startswith(_ONLY_IN_GROUPS))
 
 
-def _specification(model: Transformer) -> Any:
+def _specification(model: Transformer, precision: str | None) -> Any:
     """Return the model as CTranslate2 has it. Raises `UsageError` if it has no place for it."""
     config, weights = model.config, _Weights(model)
     check_expressible(config, "CTranslate2", encoder=True, also=_OF_MARIAN)
@@ -272,7 +273,7 @@ def _specification(model: Transformer) -> Any:
         )
     _name_tokens(specification, config)
     specification.validate()
-    specification.optimize()
+    specification.optimize(precision)
     return specification
 
 
