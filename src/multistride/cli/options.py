@@ -34,7 +34,7 @@ class Machine(BaseModel):
     engine: EngineName = Field(
         "auto",
         description="Inference engine: eager (PyTorch, float32: the reference), int8 (CPU), "
-        "int8-rows (CPU: converted causal models in batches), int4 (CPU, 4-bit weights), gpu "
+        "int8-rows (CPU: a scale for each row of converted causal models), int4 (CPU, 4-bit weights), gpu "
         "(CUDA), or auto, the fastest that runs here. `multistride doctor` lists them.",
         json_schema_extra={"panel": "Machine"},
     )
