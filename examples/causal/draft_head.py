@@ -33,6 +33,7 @@ from multistride.decode.draft_head import DRAFT_HEAD, DraftHead, quantised
 from multistride.decode.phrases import PHRASES
 from multistride.device import keep_few_kernels, set_threads
 from multistride.distill.phrases import phrases_of
+from multistride.engines.int8.engine import Int8StepModel
 from multistride.errors import UsageError, UserError
 from multistride.files import replacing_file
 from multistride.generator import Generator
@@ -40,7 +41,7 @@ from multistride.groups import Slots, prompt_slots
 
 logger = logging.getLogger(__name__)
 
-LONGEST, BATCH, HELD_OUT = 64, 256, 128
+LONGEST, BATCH, HELD_OUT = 64, 128, 128
 """Tokens of an answer, prompts written together, and texts that nothing is learnt from."""
 
 TOGETHER, DEPTH, DECAY = 16, 2, 0.8
@@ -63,26 +64,29 @@ def chunks(prompts: list[list[int]], texts: int) -> list[list[list[int]]]:
 
 @torch.inference_mode()
 def write(model: Generator, prompts: list[list[int]], path: Path) -> None:
-    """Write greedy answers to prompts of one length, with the state that each token came from."""
-    network, config = model.engine.model, model.config
-    memory, known = network.start(None, None), torch.tensor(prompts)
+    """Write greedy answers to prompts of one length, with the state that each token came from.
+
+    The int8 engine writes: its states are those that the head will draft from.
+    """
+    engine, config = model.engine, model.config
+    assert isinstance(engine, Int8StepModel)
+    known, memory = torch.tensor(prompts), engine.start(None, None)
+    lengths = torch.full((len(known),), known.shape[1])
+    slots = prompt_slots(known, lengths, config.start_token, config.start_symbol)
+    engine.read(slots, memory)
     tokens: list[torch.Tensor] = []
     states: list[torch.Tensor] = []
     over = torch.zeros(len(prompts), dtype=torch.bool)
-    barred = torch.zeros(config.vocabulary_size)
-    barred[list(config.never_written or ())] = -torch.inf
-    new = known.shape[1]
     while len(tokens) < LONGEST and not bool(over.all()):
         wanted = torch.cat([known, known[:, :1]], 1)  # what stands last is not read but predicted
-        lengths = torch.full((len(known),), wanted.shape[1])
-        slots = prompt_slots(wanted, lengths, config.start_token, config.start_symbol)
-        slots = Slots(*(field[:, -new:] for field in slots))
-        hidden = network.decode(slots, memory.extend(slots.group), [], None, memory.layers)[:, -1]
-        picked = (network.project(hidden).float() + barred).argmax(1)
+        slots = prompt_slots(wanted, lengths + 1, config.start_token, config.start_symbol)
+        checked = engine.step_checked(Slots(*(field[:, -1:] for field in slots)), memory, 0)
+        assert checked.states is not None
+        picked, lengths = checked.tokens[:, -1], lengths + 1
         over |= torch.isin(picked, torch.tensor(config.ends))
-        known, new = torch.cat([known, picked[:, None]], 1), 1
+        known = torch.cat([known, picked[:, None]], 1)
         tokens.append(picked)
-        states.append(hidden.bfloat16())
+        states.append(checked.states[:, -1].bfloat16())
     with replacing_file(path) as place, open(place, "wb") as file:
         np.savez(
             file,
@@ -287,12 +291,11 @@ def main() -> None:
     set_threads(asked.threads)
     keep_few_kernels()
     torch.manual_seed(0)
-    model = Generator.load(asked.model, engine="eager")
+    model = Generator.load(asked.model, engine="int8")
     table = model.engine.model.target_embedding.weight.detach().clone()
     prompts = model.chatting().encode(asked.prompts.read_text(encoding="utf-8").splitlines())
     paths = []
     (asked.directory / "written").mkdir(parents=True, exist_ok=True)
-    network = model.engine.model.bfloat16()
     batches = chunks(prompts, asked.texts)
     if (count := sum(map(len, batches))) <= HELD_OUT:
         raise UsageError(
@@ -306,7 +309,7 @@ def main() -> None:
             write(model, rows, paths[-1])
             logger.info(f"written: {paths[-1]}, {len(rows)} texts")
     ends = model.config.ends
-    del network, model
+    del model
     texts = Written.read(paths, ends)
     learner = Learner(table, texts.frequent(asked.tokens), asked.width)
     train(learner, texts, asked.updates, asked.learning_rate, asked.directory / "head.pt")

@@ -3,6 +3,7 @@ where a GPU is."""
 
 import pytest
 import torch
+from layouts import LAYOUTS, both, moved
 
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
@@ -84,6 +85,17 @@ def test_markov_head_on_the_host(markov_model, sources, choices):
     # Guards: the first token of a group corrected, candidates in another order than on the CPU.
     expected = decoded(EagerStepModel(markov_model), sources, **choices)
     assert_same(expected, decoded(GpuStepModel(markov_model), sources, **choices))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)], ids=["float32", "bfloat16"]
+)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_static_memory_holds_every_layout(name, dtype, most):
+    # Guards: heads of keys that are fewer, positions that distances need, angles in 8 bits.
+    model = moved(name)
+    for expected, found in both(model, GpuStepModel(model, dtype)):
+        assert float((found - expected).abs().mean() / expected.abs().mean()) < most
 
 
 def test_several_batches_at_once(model, sources):

@@ -34,8 +34,9 @@ class Machine(BaseModel):
     engine: EngineName = Field(
         "auto",
         description="Inference engine: eager (PyTorch, float32: the reference), int8 (CPU), "
-        "int8-rows (CPU: a scale for each row of converted causal models), int4 (CPU, 4-bit weights), gpu "
-        "(CUDA), or auto, the fastest that runs here. `multistride doctor` lists them.",
+        "int8-rows (CPU: a scale for each row of converted causal models), int4 (CPU, 4-bit "
+        "weights), gpu (CUDA), or auto, the fastest that runs here. `multistride doctor` lists "
+        "them.",
         json_schema_extra={"panel": "Machine"},
     )
     device: str = Field(

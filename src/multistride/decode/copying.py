@@ -137,7 +137,7 @@ class PhraseDrafter(Drafter[M]):
         columns = int(self.counts.max()) - self.counts + kept - 1
         written = picked.tokens[rows, kept - 1]
         guessed = self._head.guess(self._states[rows, columns], written, self.group_size - 1)
-        self._guessed = _likely(guessed)
+        self._guessed = likely(guessed)
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""
@@ -175,7 +175,7 @@ class PhraseDrafter(Drafter[M]):
         self.counts = torch.tensor(counts, dtype=torch.long)
 
 
-def _likely(guessed: Guessed) -> list[list[int]]:
+def likely(guessed: Guessed) -> list[list[int]]:
     """Return the drafts of every row as far as they are `LIKELY` to stand, all of them."""
     counts = (guessed.probabilities.cumprod(1) >= LIKELY).sum(1).tolist()
     return [row[:count] for row, count in zip(guessed.tokens.tolist(), counts, strict=True)]

@@ -112,17 +112,12 @@ def _gpu(model: Transformer) -> Engine[Any]:
     from multistride.engines.gpu.engine import GpuStepModel, check_gpu
 
     check_gpu(model)
-    _check_plain(model, "gpu")
-    return GpuStepModel(model)
-
-
-def _check_plain(model: Transformer, name: str) -> None:
-    """Raise `UsageError` for a model with features that only converted models have."""
-    if model.config.extras:
+    if model.config.adapter is not None:
         raise UsageError(
-            f"the engine {name} has no place for {model.config.extras[0]} of this model: choose "
-            "--engine eager"
+            f"the engine gpu has no place for adapters on mask slots (adapter.rank "
+            f"{model.config.adapter.rank}): choose --engine eager"
         )
+    return GpuStepModel(model)
 
 
 def _fastest(model: Transformer) -> Engine[Any]:

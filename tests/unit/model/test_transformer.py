@@ -20,7 +20,8 @@ from multistride.groups import (
     teacher_forced,
 )
 from multistride.model import transformer
-from multistride.model.config import TransformerConfig
+from multistride.model.config import RotaryScaling, TransformerConfig
+from multistride.model.layers import RotaryPositions
 from multistride.model.transformer import Transformer
 
 START, END = 1, 2
@@ -422,3 +423,20 @@ def test_positions_past_the_table_do_not_fail():
         assert len(table) == 24 + 8
         found = model.position(torch.tensor([[0, 31, 32, 900]]))[0]
         assert torch.equal(found, table[[0, 31, 31, 31]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_angles_are_float32_in_half_precision(dtype):
+    # Guards: positions that turn by another angle as soon as a model is stored in 16 bits.
+    scaling = RotaryScaling(
+        factor=8.0, low_frequency=1.0, high_frequency=4.0, original_positions=64
+    )
+    config = small(positions="rotary", rotary_scaling=scaling, window_rotary_base=500.0)
+    config = config.model_copy(update={"attention_window": 4, "rotary_factor": 1.2})
+    position, positions = torch.tensor([[1, 77, 1000, 30_000]]), RotaryPositions(config)
+    expected = [*positions(position), *positions.within_window(position)]
+    positions = positions.to(dtype)
+    assert positions.further_start.weight.dtype == dtype
+    found = [*positions(position), *positions.within_window(position)]
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one, other)

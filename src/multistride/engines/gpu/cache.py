@@ -6,7 +6,7 @@ ones is never seen. When rows leave, slots arrive or a batch ends, the contents 
 another size, or stay.
 
 Shapes: B rows of the bucket, R real rows, M slots of the bucket, N new slots, S source tokens of
-the bucket, H heads, E width of a head.
+the bucket, H heads of keys and values, E width of a head.
 """
 
 from __future__ import annotations
@@ -71,13 +71,18 @@ class Arena:
         self, config: TransformerConfig, size: Size, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.size = size
-        width = config.hidden_size // config.heads
+        heads, width = config.key_value_count, config.head_width
 
         def array(length: int) -> Tensor:
-            return torch.zeros(size.rows, config.heads, length, width, device=device, dtype=dtype)
+            return torch.zeros(size.rows, heads, length, width, device=device, dtype=dtype)
+
+        def places() -> Tensor:  # positions need float32: bfloat16 counts to 256
+            return torch.zeros(size.rows, 1, size.slots, 1, device=device)
 
         layers = range(config.decoder_layers)
         self.past = [(array(size.slots), array(size.slots)) for _ in layers]
+        if config.by_distance:
+            self.past.append((places(), places()))
         self.source = (
             [(array(size.source), array(size.source)) for _ in layers]
             if config.encoder_layers

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from multistride.decode.hypothesis import Running
@@ -165,7 +165,7 @@ class Int8StepModel(EvenEngine):
         return Checked(*picked, draft, self._states(hidden, clean))
 
     def _states(
-        self, hidden: Float[np.ndarray, "B N D"], clean: int
+        self, hidden: Shaped[np.ndarray, "B N D"], clean: int
     ) -> Float[Tensor, "B C D"] | None:
         """Return the last states of clean slots; None where they are rounded for the output."""
         if not block_bits(self.config, self._form):
@@ -177,16 +177,18 @@ class Int8StepModel(EvenEngine):
         them.
         """
         step, count = self._read_single(clean, position, masks, memory), len(clean)
+        shown = self._states(step.hidden, count)
+        states = None if shown is None else shown[0]
         if not masks:
             found = step.pick(self._networks["greedy"], False)()
-            return Read(found[0][0].tolist(), found[1][0].tolist(), list)
+            return Read(found[0][0].tolist(), found[1][0].tolist(), list, states)
         tokens, certain, drafted = self._networks.check(step.hidden, count, self._chains)
 
         def draft() -> list[int]:
             tokens: list[int] = drafted(np.zeros(1, np.int64))[0].tolist()
             return tokens
 
-        return Read(tokens[0].tolist(), certain[0].tolist(), draft)
+        return Read(tokens[0].tolist(), certain[0].tolist(), draft, states)
 
     def read_single(self, clean: list[int], position: int, memory: Int8Memory) -> None:
         """Let tokens of one prompt join the memory; the first slot predicts `position`."""

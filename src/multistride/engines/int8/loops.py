@@ -20,7 +20,8 @@ from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
 from multistride.decode.choosing.economy import Economy
-from multistride.decode.copying import Copied, PhraseDrafter, SoFar
+from multistride.decode.copying import Copied, PhraseDrafter, SoFar, likely
+from multistride.decode.draft_head import DraftHead
 from multistride.decode.even import EvenSteps, KeptRows, decode_even
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import AS_ASKED, Hypothesis
@@ -57,6 +58,7 @@ class Read(NamedTuple):
     tokens: list[int]
     log_probabilities: list[float]
     draft: Callable[[], list[int]]
+    states: Float[Tensor, "C D"] | None = None
 
 
 class EvenMemory(Memory, KeptRows, Protocol):
@@ -223,12 +225,14 @@ class QuickPhraseDrafter(PhraseDrafter[M]):
 class Drafting(NamedTuple):
     """Choices for drafting a single text: up to `group_size` tokens a pass, the first not drafted.
 
-    Drafts come from masks, or from the text so far and a `table` of phrases if `copied`.
+    Drafts come from masks, or if `copied` from the text so far, the `head` and a `table` of
+    phrases.
     """
 
     group_size: int
     copied: bool = False
     table: PhraseTable | None = None
+    head: DraftHead | None = None
     economy: Economy | None = None
     reason: str = ""
     """Recorded with every group: why it has its size."""
@@ -242,11 +246,10 @@ def _single(engine: QuickEngine[M], plan: Plan) -> Loop | None:
         drafting = Drafting(1, reason=AS_ASKED)
         if not (plan.whole_groups and plan.group_size == 1):
             return None
-    elif plan.drafts == "head":
-        return None
     else:
-        copied = plan.drafts == "text"
-        drafting = Drafting(plan.group_size, copied, plan.knowledge.phrases, plan.economy)
+        head = plan.knowledge.head if plan.drafts == "head" else None
+        sources = plan.drafts != "masks", plan.knowledge.phrases, head
+        drafting = Drafting(plan.group_size, *sources, plan.economy)
     return lambda source, lengths, state: decode_single(engine, source, lengths, state, drafting)
 
 
@@ -342,17 +345,25 @@ class _Masks:
             self._economy.seen(1, self._drafting, float(kept), milliseconds)
 
 
+HEAD = -1
+"""The kind of source that a draft head is (`DraftLengths`); others are lengths of phrases."""
+
+
 class _Copies:
-    """Drafts of a single text from the text so far, else from the table of phrases."""
+    """Drafts of a single text from the text so far, else by the head, else from the table."""
 
     def __init__(self, known: list[int], drafting: Drafting) -> None:
         self._text, self._most, self._table = SoFar(known), drafting.group_size - 1, drafting.table
         self._lengths = None if drafting.economy is None else drafting.economy.lengths
+        self._head = drafting.head
+        self._state: Float[Tensor, "1 D"] | None = None
         self._source, self._count = 0, 0
 
     def propose(self) -> tuple[list[int], int]:
         """Return the drafts to check, and 0: there are no masks."""
         self._source, drafts = self._text.match(self._most) if self._most else (0, [])
+        if not drafts and self._most and (drafts := self._guessed()):
+            self._source = HEAD
         if not drafts and self._most and self._table is not None:
             drafts = self._table.following(self._text.tokens, self._most)
         if self._lengths is not None:
@@ -360,9 +371,17 @@ class _Copies:
         self._count = len(drafts)
         return drafts, 0
 
+    def _guessed(self) -> list[int]:
+        """Return the drafts of the head behind the last token."""
+        if self._head is None or self._state is None:
+            return []
+        written = torch.tensor([self._text.tokens[-1]])
+        return likely(self._head.guess(self._state, written, self._most))[0]
+
     def accept(self, read: Read, kept: int, began: float) -> None:
         """Add what stands to the text, and count what the pass brought and cost."""
         self._text.extend(read.tokens[:kept])
+        self._state = None if read.states is None else read.states[kept - 1 : kept]
         if self._lengths is not None:
             milliseconds = 1000 * (time.perf_counter() - began)
             self._lengths.seen(self._source, self._count, kept - 1, milliseconds)
