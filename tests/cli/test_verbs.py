@@ -208,7 +208,7 @@ def test_models_that_ship_are_listed_and_can_be_named():
 
 def test_doctor_says_why_an_engine_does_not_run_here(monkeypatch):
     # Guards: a doctor that fails where something is missing, which is when it is called.
-    monkeypatch.setattr(support, "onnxruntime", None)
+    monkeypatch.setattr(support, "installed", lambda: False)
     monkeypatch.setattr(installation, "_version", lambda package, least: None)
     shown = page("doctor")
     assert "ONNX Runtime is not installed: pip install 'multistride[int8]'" in shown

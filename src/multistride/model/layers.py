@@ -125,7 +125,7 @@ class RotaryPositions(StartVectors):
         bfloat16 has 8 bits: the angle of position 1,000 would be wrong by several radians.
         """
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        moved = super()._apply(fn, recurse)
+        moved: Self = super()._apply(fn, recurse)
         for name, buffer in kept.items():
             now = self._buffers[name]
             assert now is not None

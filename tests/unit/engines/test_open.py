@@ -1,13 +1,17 @@
 """Engines by name."""
 
 import logging
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from multistride import cpu, device
+from multistride.engines.int8 import runtime
 from multistride.engines.int8 import support as int8
+from multistride.engines.int8.native import library
 from multistride.engines.interface import announce
 from multistride.engines.names import ENGINES
 from multistride.engines.open import open_engine
@@ -45,7 +49,7 @@ def test_eager_says_what_it_is(model):
 
 def test_an_engine_that_is_not_installed_is_named_with_its_extra(model, monkeypatch, caplog):
     # Guards: a traceback out of an import, or an engine that is silently another one.
-    monkeypatch.setattr(int8, "onnxruntime", None)
+    monkeypatch.setattr(int8, "installed", lambda: False)
     with pytest.raises(MissingExtraError, match=r"pip install 'multistride\[int8\]'") as caught:
         open_engine(model, "int8")
     assert caught.value.exit_code == 3
@@ -76,7 +80,7 @@ def test_auto_says_what_int8_has_no_place_for(caplog):
 
 def test_a_cpu_that_overflows_is_refused(model, monkeypatch, caplog):
     # Guards: products of 8-bit integers that saturate in silence on older CPUs.
-    monkeypatch.setattr(int8, "onnxruntime", object())
+    monkeypatch.setattr(int8, "installed", lambda: True)
     monkeypatch.setattr(int8, "multiplies_int8", lambda: False)
     with pytest.raises(
         UsageError, match="needs a CPU that multiplies 8-bit integers without overflow"
@@ -107,12 +111,36 @@ def test_which_cpus_multiply_int8(monkeypatch, machine, flags, expected):
 
 def test_an_old_onnx_runtime_is_refused(model, monkeypatch):
     # Guards: a graph that an old library cannot read, and its message of many lines.
-    monkeypatch.setattr(int8, "onnxruntime", SimpleNamespace(__version__="1.24.1"))
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.24.1"))
+    monkeypatch.setattr(int8, "installed", lambda: True)
     monkeypatch.setattr(int8, "multiplies_int8", lambda: True)
+    runtime.onnxruntime.cache_clear()
     with pytest.raises(
         MissingExtraError, match=r"needs ONNX Runtime 1.25 or later, and 1.24.1 is installed"
     ):
         open_engine(model, "int8")
+
+
+def test_native_kernels_do_without_onnx_runtime():
+    # Guards: a tenth of a second and 20 MB at every start.
+    pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+    if library.missing() is not None:
+        pytest.skip(str(library.missing()))
+    command = [sys.executable, "-X", "importtime", "-m", "multistride", "translate"]
+    for _ in range(2):  # the first start may make what the second one reads
+        ended = subprocess.run(
+            [*command, "--engine", "int8"],
+            input="Hello.\n",
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+    assert ended.stdout.strip()
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "numpy" in imported
+    assert not {"onnxruntime", "torch"} & imported
 
 
 def test_auto_takes_int8_where_it_runs(model, caplog):

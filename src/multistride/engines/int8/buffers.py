@@ -20,10 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-try:
-    import onnxruntime
-except ImportError:  # check_int8 says so
-    onnxruntime = None
+from multistride.engines.int8.runtime import onnxruntime
 
 MASKED = float(np.finfo(np.float32).min)
 """Added to the score of a slot that is not visible."""
@@ -61,9 +58,31 @@ GraphMaker = Callable[[], bytes | Path]
 Array = NDArray[Any]
 
 
-def shared(array: Array) -> Any:
-    """Return an ONNX Runtime value that shares the memory of an array."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+class View:
+    """An array as networks see it: they read and write its memory in place."""
+
+    def __init__(self, array: Array) -> None:
+        """Take an array whose entries follow each other in memory."""
+        assert array.flags.c_contiguous
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the array."""
+        return self._array.shape
+
+    @property
+    def address(self) -> int:
+        """The place of the first entry."""
+        return int(self._array.ctypes.data)
+
+    @cached_property
+    def in_onnxruntime(self) -> Any:
+        """The same memory as a value of ONNX Runtime."""
+        return onnxruntime().OrtValue.ortvalue_from_numpy(self._array)
+
+
+Views = dict[str, View]
 
 
 @cache
@@ -73,11 +92,12 @@ def share_arena() -> None:
     With an arena of its own, each keeps what its largest batch took. This arena grows by what is
     asked for, where ONNX Runtime's own doubles.
     """
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    library = onnxruntime()
+    memory = library.OrtMemoryInfo(
+        "Cpu", library.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, library.OrtMemType.DEFAULT
     )
-    as_requested = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
-    onnxruntime.create_and_register_allocator(memory, as_requested)
+    as_requested = library.OrtArenaCfg({"arena_extend_strategy": 1})
+    library.create_and_register_allocator(memory, as_requested)
 
 
 class Network:
@@ -85,13 +105,14 @@ class Network:
 
     def __init__(self, graph: bytes | Path, threads: int) -> None:
         share_arena()
-        options = onnxruntime.SessionOptions()
+        library = onnxruntime()
+        options = library.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
         content = graph if isinstance(graph, bytes) else str(graph)
-        self._session: Any = onnxruntime.InferenceSession(
+        self._session: Any = library.InferenceSession(
             content, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
         )
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -104,11 +125,11 @@ class Network:
     def fill(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
         """Compute all outputs into the given arrays."""
         given, written = (
-            {name: shared(array) for name, array in each.items()} for each in (inputs, outputs)
+            {name: View(array) for name, array in each.items()} for each in (inputs, outputs)
         )
         self.bound(given, written)()
 
-    def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Bound:
+    def bound(self, inputs: Views, outputs: Views) -> Bound:
         """Return the graph bound to the values that it reads and writes from now on."""
         return Bound(self._session, inputs, outputs)
 
@@ -116,16 +137,16 @@ class Network:
 class Bound:
     """A graph and the memory it works on."""
 
-    def __init__(self, session: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    def __init__(self, session: Any, inputs: Views, outputs: Views) -> None:
         self._session, self._binding = session, session.io_binding()
         for name, value in outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
+            self._binding.bind_ortvalue_output(name, value.in_onnxruntime)
         self.read(inputs)
 
-    def read(self, inputs: dict[str, Any]) -> None:
+    def read(self, inputs: Views) -> None:
         """Read other values from now on."""
         for name, value in inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
+            self._binding.bind_ortvalue_input(name, value.in_onnxruntime)
 
     def __call__(self) -> None:
         """Compute all outputs."""
@@ -217,9 +238,9 @@ class EncodedSource:
         self._arrays = arrays
 
     @cached_property
-    def values(self) -> dict[str, Any]:
-        """The arrays as ONNX Runtime values."""
-        return {name: shared(array) for name, array in self._arrays.items()}
+    def values(self) -> Views:
+        """The arrays as networks see them."""
+        return {name: View(array) for name, array in self._arrays.items()}
 
     def reordered(self, rows: Int[np.ndarray, "R"]) -> EncodedSource:
         """Return the given rows, in the given order, in the same memory if possible.
@@ -304,16 +325,14 @@ class Step:
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), kind)
         self._picked: dict[bool, Picked] = {}
         self._each: Array | None = None
-        read = {
-            name: shared(getattr(self, name)) for name in ("token", "position", "reach", "start")
-        }
-        self._bias = shared(self.bias)
+        read = {name: View(getattr(self, name)) for name in ("token", "position", "reach", "start")}
+        self._bias = View(self.bias)
         self._source, self._alike = source, True
-        caches = {name: shared(array[:rows]) for name, array in buffers.arrays.items()}
+        caches = {name: View(array[:rows]) for name, array in buffers.arrays.items()}
         written = {f"new_{name}": value for name, value in caches.items()}
         self._run = networks.decoder(new).bound(
             {**read, "bias": self._bias, **source.values, **caches},
-            {**written, "hidden": shared(self.hidden)},
+            {**written, "hidden": View(self.hidden)},
         )
 
     def turn_to(self, source: EncodedSource) -> None:
@@ -337,7 +356,7 @@ class Step:
         if self._each is None:
             rows, (new, room) = len(self.start), self.bias.shape[2:]
             self._each = np.empty((rows, 1, new, room), np.float32)
-            self._each_bound = shared(self._each)
+            self._each_bound = View(self._each)
         new, room = self._each.shape[2:]
         seen = np.arange(room) < lengths[:, None] + new
         self._each[:, 0] = np.where(seen, np.float32(0), np.float32(MASKED))[:, None]
@@ -360,7 +379,7 @@ class Step:
         if visible is not None:
             bias = np.full((len(self.start), 1, new, room), np.float32(MASKED))
             bias[:, 0, :, : visible.shape[2]] = np.where(visible, np.float32(0), np.float32(MASKED))
-            self._run.read({"bias": shared(bias)})
+            self._run.read({"bias": View(bias)})
             self._alike = False
         else:
             self.bias[..., : length + new] = 0
@@ -393,10 +412,10 @@ class Picked:
         rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
         shape = rows.shape[:-1]
         outputs = {
-            "tokens": shared(self.tokens[part].reshape(shape)),
-            "log_probabilities": shared(self.log_probabilities[part].reshape(shape)),
+            "tokens": View(self.tokens[part].reshape(shape)),
+            "log_probabilities": View(self.log_probabilities[part].reshape(shape)),
         }
-        return network.bound({"hidden": shared(rows)}, outputs)
+        return network.bound({"hidden": View(rows)}, outputs)
 
     def __call__(self) -> tuple[Array, Array]:
         """Pick the tokens; return copies of tokens and log-probabilities."""

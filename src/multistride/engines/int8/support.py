@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from multistride.cpu import multiplies_int8
 from multistride.engines.int8.forms import block_bits
+from multistride.engines.int8.native.library import wanted
+from multistride.engines.int8.runtime import installed, onnxruntime
 from multistride.engines.names import SIZES, WeightForm
 from multistride.errors import MissingExtraError, UsageError
 from multistride.model.config import TransformerConfig
-
-try:
-    import onnxruntime
-except ImportError:  # check_int8 says so
-    onnxruntime = None
 
 
 def precision(config: TransformerConfig, form: WeightForm) -> str:
@@ -55,13 +52,9 @@ def _decoder_bytes(config: TransformerConfig) -> int:
     return config.vocabulary_size * config.hidden_size + config.decoder_layers * layer
 
 
-OLDEST = (1, 25)
-"""The ONNX Runtime that first had `TensorScatter` on CPUs."""
-
-
 def check_int8() -> None:
     """Raise `MissingExtraError` or `UsageError` unless the int8 engine can run here."""
-    if onnxruntime is None:
+    if not installed():
         raise MissingExtraError(
             "the engine int8 was asked for and ONNX Runtime is not installed: pip install "
             "'multistride[int8]', "
@@ -73,10 +66,5 @@ def check_int8() -> None:
             "overflow (VNNI on "
             "x86), and this one does not: choose --engine eager"
         )
-    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
-        raise MissingExtraError(
-            f"the engine int8 was asked for; it needs ONNX Runtime {OLDEST[0]}.{OLDEST[1]} or "
-            "later, and "
-            f"{onnxruntime.__version__} is installed: pip install --upgrade 'multistride[int8]', "
-            "or choose --engine eager"
-        )
+    if not wanted():
+        onnxruntime()

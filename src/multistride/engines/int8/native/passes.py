@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from multistride.engines.int8.buffers import CheckedSlots
+from multistride.engines.int8.buffers import CheckedSlots, View, Views
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.library import Work
 from multistride.engines.int8.native.stored import Array, aligned
@@ -26,23 +26,14 @@ class NativePass:
     def __init__(self, work: Work, threads: int) -> None:
         self._work, self._threads = work, threads
 
-    def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> BoundPass:
+    def bound(self, inputs: Views, outputs: Views) -> BoundPass:
         """Return a pass, bound to the values that it reads and writes from now on."""
         return BoundPass(self._work, self._threads, inputs, outputs)
 
     def fill(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
         """Compute all outputs into the given arrays."""
-        values = ({name: _Value(each) for name, each in part.items()} for part in (inputs, outputs))
+        values = ({name: View(each) for name, each in part.items()} for part in (inputs, outputs))
         self.bound(*values)()
-
-
-class _Value:
-    """An array, seen as the kernels see the values of ONNX Runtime."""
-
-    def __init__(self, array: Array) -> None:
-        assert array.flags.c_contiguous
-        self._array = array
-        self.shape, self.data_ptr = partial(tuple, array.shape), lambda: array.ctypes.data
 
 
 NAMES = {"source": "token"}
@@ -54,41 +45,39 @@ CACHE = re.compile(r"(cross_)?(key|value)([0-9]+)")
 class BoundPass:
     """A pass and the memory it works on."""
 
-    def __init__(
-        self, work: Work, threads: int, inputs: dict[str, Any], outputs: dict[str, Any]
-    ) -> None:
+    def __init__(self, work: Work, threads: int, inputs: Views, outputs: Views) -> None:
         self._work, self._kept = work, dict[str, Any]()
-        rows, slots = inputs["token" if "token" in inputs else "source"].shape()
+        rows, slots = inputs["token" if "token" in inputs else "source"].shape
         self._pass = library.Pass(rows=rows, slots=slots)
         self._caches = {name: (ctypes.c_void_p * work.layers)() for name in library.CACHES}
         for name, table in self._caches.items():
             setattr(self._pass, name, ctypes.addressof(table))
         if "hidden" in outputs:
             self._kept["hidden"] = outputs["hidden"]
-            self._pass.hidden = outputs["hidden"].data_ptr()
+            self._pass.hidden = outputs["hidden"].address
         self._given = ctypes.addressof(work.weights), ctypes.addressof(self._pass), threads
         self._longest = -1
         self.read({**inputs, **outputs})
 
-    def read(self, values: dict[str, Any]) -> None:
+    def read(self, values: Views) -> None:
         """Read other values from now on."""
         each = self._pass
         for name, value in values.items():
             name = NAMES.get(name, name)
             if name in library.READ:
-                setattr(each, name, value.data_ptr())
+                setattr(each, name, value.address)
             elif (found := CACHE.fullmatch(name)) is not None:
                 table = self._caches[f"{found[1] or ''}{found[2]}s"]
-                table[int(found[3])] = value.data_ptr()
+                table[int(found[3])] = value.address
                 if name == "key0":
-                    each.room = value.shape()[2]
+                    each.room = value.shape[2]
             else:
                 continue
             self._kept[name] = value
             if name == "bias":
-                each.bias_rows = value.shape()[0]
+                each.bias_rows = value.shape[0]
             elif name == "real":
-                each.source = value.shape()[1]
+                each.source = value.shape[1]
         if (longest := max(each.room, each.source)) > self._longest:
             self._longest = longest
             self._scratch = aligned(self._work.scratch(*self._given))
@@ -112,16 +101,16 @@ class NativePicker:
         hidden = np.ascontiguousarray(inputs["hidden"])
         shape = hidden.shape[:-1]
         tokens, certain = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-        outputs = {"tokens": _Value(tokens), "log_probabilities": _Value(certain)}
-        self.bound({"hidden": _Value(hidden)}, outputs)()
+        outputs = {"tokens": View(tokens), "log_probabilities": View(certain)}
+        self.bound({"hidden": View(hidden)}, outputs)()
         return [tokens, certain]
 
-    def bound(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> BoundPick:
+    def bound(self, inputs: Views, outputs: Views) -> BoundPick:
         """Return the choice, bound to the values that it reads and writes from now on."""
-        rows, size = [*outputs["tokens"].shape(), 1][:2]
+        rows, size = [*outputs["tokens"].shape, 1][:2]
         if self._chain is None:
             rows, size = rows * size, 1
-        logits = _Value(np.empty((rows, size - 1, self._width), np.float32))
+        logits = View(np.empty((rows, size - 1, self._width), np.float32))
         written = outputs["tokens"], outputs["log_probabilities"], logits
         picking = Picking((inputs["hidden"], *written), rows, size, 1)
         works = [each for each in (self._pick, self._chain) if each is not None]
@@ -138,7 +127,7 @@ class NativePicker:
         tokens, certain = np.zeros((rows, slots), np.int64), np.zeros((rows, slots), np.float32)
         logits = np.empty((rows, slots - known, self._width), np.float32)
         arrays = (np.ascontiguousarray(hidden), tokens, certain, logits)
-        picking = Picking([_Value(each) for each in arrays], rows, slots, known)
+        picking = Picking([View(each) for each in arrays], rows, slots, known)
         BoundPick([self._pick], picking, self._threads)()
 
         def draft(wanted: Array) -> Array:
@@ -146,7 +135,7 @@ class NativePicker:
                 return tokens[wanted, clean:]
             group, own = tokens[wanted, clean - 1 :], logits[wanted]
             arrays = (own, group, np.empty(group.shape, np.float32), own)
-            picking = Picking([_Value(each) for each in arrays], len(group), group.shape[1], 1)
+            picking = Picking([View(each) for each in arrays], len(group), group.shape[1], 1)
             BoundPick([chain], picking, self._threads)()
             return group[:, 1:]
 
@@ -156,7 +145,7 @@ class NativePicker:
 class Picking(NamedTuple):
     """What tokens are picked from, and where they are written to (`choice.h`)."""
 
-    values: Sequence[Any]
+    values: Sequence[View]
     """Hidden states, tokens, log-probabilities and logits."""
     sentences: int
     slots: int
@@ -170,7 +159,7 @@ class BoundPick:
         """Run `works` one after the other on the same values."""
         rows = picking.sentences * picking.slots
         scratch = aligned(max(work.scratch(ctypes.addressof(work.weights), rows) for work in works))
-        places = (value.data_ptr() for value in picking.values)
+        places = (value.address for value in picking.values)
         given = library.Picking(*places, scratch.ctypes.data, *picking[1:])
         self._kept = works, picking, scratch, given
         self._runs = [
