@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -119,13 +118,13 @@ class RotaryPositions(StartVectors):
             sliding = frequencies(config.window_rotary_base, config.head_width)
             self.register_buffer("sliding", sliding, persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move to another device or type as all modules do, but compute angles in float32.
 
         bfloat16 has 8 bits: the angle of position 1,000 would be wrong by several radians.
         """
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        moved: Self = super()._apply(fn, recurse)
+        moved: nn.Module = super()._apply(fn, recurse)
         for name, buffer in kept.items():
             now = self._buffers[name]
             assert now is not None

@@ -431,8 +431,8 @@ def test_angles_are_float32_in_half_precision(dtype):
     scaling = RotaryScaling(
         factor=8.0, low_frequency=1.0, high_frequency=4.0, original_positions=64
     )
-    config = small(positions="rotary", rotary_scaling=scaling, window_rotary_base=500.0)
-    config = config.model_copy(update={"attention_window": 4, "rotary_factor": 1.2})
+    window = {"attention_window": 4, "window_rotary_base": 500.0, "rotary_factor": 1.2}
+    config = small(encoder_layers=0, positions="rotary", rotary_scaling=scaling, **window)
     position, positions = torch.tensor([[1, 77, 1000, 30_000]]), RotaryPositions(config)
     expected = [*positions(position), *positions.within_window(position)]
     positions = positions.to(dtype)
