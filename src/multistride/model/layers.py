@@ -121,7 +121,7 @@ class RotaryPositions(StartVectors):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move to another device or type as all modules do, but compute angles in float32.
 
-        bfloat16 has 8 bits: the angle of position 1,000 would be wrong by several radians.
+        bfloat16 has 8 bits: angles at position 1,000 would be wrong by up to 0.4 radians.
         """
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         moved: nn.Module = super()._apply(fn, recurse)
