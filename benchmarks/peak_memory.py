@@ -105,7 +105,8 @@ def main() -> None:
     for size in given.batch_sizes:
         megabytes = measured(given.model, lines, size, given.runs)
         times = megabytes["multistride"] / megabytes["ctranslate2"]
-        results.append({"batch_size": size, **megabytes, "times_ctranslate2": round(times, 2)})
+        metrics = {"batch_size": size, **megabytes, "times_ctranslate2": round(times, 2)}
+        results.append({"name": f"batches of {size}", "metrics": metrics})
         logger.info(str(results[-1]))
     settings = {
         "lines": len(lines),
@@ -116,7 +117,8 @@ def main() -> None:
         "ctranslate2": installed_version(),
         "cpu": cpu_name(),
     }
-    write_json(given.output, {"settings": settings, "results": results})
+    record = {"name": "Peak memory, megabytes", "kind": "other", "settings": settings}
+    write_json(given.output, {**record, "results": results})
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_a_source_is_reordered(data):
     for _ in range(3):
         kept = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=6))
         rows, source = rows[kept], source.reordered(np.array(kept))
-    found = {name: value.numpy() for name, value in source.values.items()}
+    found = {name: value.array for name, value in source.values.items()}
     assert found["cross_key0"][:, 0, 0, 0].tolist() == rows.tolist()
     assert found["cross_value0"][:, 0, 0, 0].tolist() == (-rows).tolist()
     assert found["real"].tolist() == real[rows].astype(int).tolist()

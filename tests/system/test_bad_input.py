@@ -139,7 +139,8 @@ def test_closed_pipe(work):
     )
     shell = f"yes 'a g m' | head -3000 | {translate} | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, check=False)
-    assert done.stderr == b""
+    told = [line for line in done.stderr.splitlines() if not line.endswith(b" lines done")]
+    assert told == [], "on a busy machine it says how far it is"
     assert len(done.stdout.splitlines()) == 1
 
 

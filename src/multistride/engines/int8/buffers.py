@@ -64,22 +64,22 @@ class View:
     def __init__(self, array: Array) -> None:
         """Take an array whose entries follow each other in memory."""
         assert array.flags.c_contiguous
-        self._array = array
+        self.array = array
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes of the array."""
-        return self._array.shape
+        return self.array.shape
 
     @property
     def address(self) -> int:
         """The place of the first entry."""
-        return int(self._array.ctypes.data)
+        return int(self.array.ctypes.data)
 
     @cached_property
     def in_onnxruntime(self) -> Any:
         """The same memory as a value of ONNX Runtime."""
-        return onnxruntime().OrtValue.ortvalue_from_numpy(self._array)
+        return onnxruntime().OrtValue.ortvalue_from_numpy(self.array)
 
 
 Views = dict[str, View]

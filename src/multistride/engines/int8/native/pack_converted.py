@@ -14,7 +14,7 @@ from torch import nn
 from multistride.engines.int8.blocks import Blocked
 from multistride.engines.int8.linears import divided, side_by_side
 from multistride.engines.int8.native.library import PANEL, Arrays
-from multistride.engines.int8.native.pack_translation import packed_markov
+from multistride.engines.int8.native.pack_matrix import packed_markov
 from multistride.engines.int8.native.stored import named
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, floats, quantised, stored
 from multistride.engines.int8.output import pickable_output

@@ -1,8 +1,7 @@
 """The weights of a translation model as the native kernels read them.
 
 They are those of the graphs (`graphs.py`, `output.py`, `chain.py`), in the order in which
-`translation.c` multiplies: panels of 64 outputs, in each the inputs by fours. What a zero point of
-the inputs adds to every sum of an output is known beforehand and joins its bias.
+`translation.c` multiplies (`pack_matrix.py`).
 
 Shapes: O outputs and I inputs of a matrix, D hidden size, V vocabulary.
 """
@@ -10,17 +9,16 @@ Shapes: O outputs and I inputs of a matrix, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int8
 from torch import nn
 
 from multistride.engines.int8.blocks import Blocked
-from multistride.engines.int8.native.library import PANEL, Arrays
+from multistride.engines.int8.native.library import Arrays
+from multistride.engines.int8.native.pack_matrix import matrix_arrays, packed_markov
 from multistride.engines.int8.native.stored import named
-from multistride.engines.int8.onnx_graph import Quantised, Rounding, floats, padded, quantised
+from multistride.engines.int8.onnx_graph import Rounding, floats, quantised
 from multistride.engines.int8.output import pickable_output
 from multistride.engines.int8.ranges import Roundings
 from multistride.model.layers import PositionEmbedding
-from multistride.model.markov import MarkovHead
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 
 
@@ -32,7 +30,7 @@ def packed_translation(model: Transformer, roundings: Roundings, final: Rounding
     }
     output = pickable_output(model, final)
     assert not isinstance(output.weight, Blocked)
-    arrays |= named("picked", _matrix(output.weight, final, output.bias))
+    arrays |= named("picked", matrix_arrays(output.weight, final, output.bias))
     if model.markov is not None:
         arrays |= named("markov", packed_markov(model.markov))
     return arrays
@@ -112,34 +110,6 @@ def _norm(layer: nn.Module, rounding: Rounding) -> Arrays:
 
 def _linear(layer: nn.Linear, rounding: Rounding, unit: float = 1.0) -> Arrays:
     """Return a linear layer whose inputs are rounded by `rounding`, its outputs in `unit`s."""
-    return _matrix(quantised(layer.weight, rounding.shrink), rounding, floats(layer.bias), unit)
-
-
-def _matrix(
-    weight: Quantised, rounding: Rounding, bias: Float[np.ndarray, "O"], unit: float = 1.0
-) -> Arrays:
-    scale = weight.scale * np.float32(rounding.step)
-    sums = weight.integers.sum(0, dtype=np.int32).astype(np.float32)
-    offset = bias + (rounding.lowest * scale) * sums
-    parts = scale / np.float32(unit), offset / np.float32(unit)
-    return {"weights": _in_panels(weight.integers), "scale": parts[0], "offset": parts[1]}
-
-
-def _in_panels(integers: Int8[np.ndarray, "I O"]) -> Int8[np.ndarray, "P F 64 4"]:
-    """Return integers in panels of 64 outputs, in each the inputs by fours."""
-    inputs, outputs = integers.shape
-    parts = integers.reshape(inputs // 4, 4, outputs // PANEL, PANEL)
-    return np.ascontiguousarray(parts.transpose(2, 0, 3, 1))
-
-
-def packed_markov(head: MarkovHead) -> Arrays:
-    """Return the arrays of a Markov head."""
-    previous, following = quantised(head.previous.weight), padded(quantised(head.following))
-    none = np.zeros(len(following.scale), np.float32)
-    rows = Rounding(1.0, np.ones(len(following.integers), np.float32))
-    stored = (previous.integers.T.astype(np.int16) + 128).astype(np.uint8)
-    return {
-        "previous": stored,
-        "previous_scale": previous.scale,
-        **named("following", _matrix(following, rows, none)),
-    }
+    return matrix_arrays(
+        quantised(layer.weight, rounding.shrink), rounding, floats(layer.bias), unit
+    )
