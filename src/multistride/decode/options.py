@@ -89,7 +89,8 @@ class DecodeOptions(BaseModel):
         None,
         description="exact: where drafts come from. masks: the model. text: what followed the same "
         "tokens before. head: text, and a draft head in the model's directory. Default: head if "
-        "there is one, both (masks and text) if there is a table of phrases, else masks.",
+        "there is one; with a table of phrases both (masks and text), or text where masks were not "
+        "trained; else masks.",
         json_schema_extra=DECODING,
     )
     temperature: float = Field(

@@ -23,7 +23,7 @@ from multistride.decode.choosing.strategy import (
 )
 from multistride.decode.constraints import Constraints, check_prompted, constraints_of
 from multistride.decode.ending import EndingRule
-from multistride.decode.options import DecodeOptions, Drafts, Mode
+from multistride.decode.options import UNTRAINED, DecodeOptions, Drafts, Mode
 from multistride.decode.spans import Allowing
 from multistride.errors import UsageError
 from multistride.model.config import Layout, TransformerConfig
@@ -146,8 +146,11 @@ def plan(
     Rules about text need the `vocabulary`. Raises `UsageError` for options that the model or their
     mode does not take, or for a policy that needs what `knowledge` does not hold.
     """
-    options.checked(config)
-    known = knowledge or Measured()
+    known, asked = knowledge or Measured(), options
+    if options.mode == "exact" and options.drafts is None:
+        drafts = drafts_for(options, config, known)
+        asked = options.model_copy(update={"drafts": drafts}) if drafts in UNTRAINED else options
+    asked.checked(config)
     rules = constraints_of(options, config, vocabulary)
     _check_picked(options, rules.permitted is not None)
     if not config.encoder_layers:
@@ -157,7 +160,7 @@ def plan(
         config,
         rules,
         layout_for(options, config),
-        drafts_for(options, known),
+        drafts_for(options, config, known),
         policy_for(options, config, known),
         acceptor_for(options, config, known),
         known,

@@ -10,7 +10,9 @@ from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.draft_head import DRAFT_HEAD, DraftHead, Guessed, quantised
 from multistride.decode.options import DecodeOptions
+from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import plan
+from multistride.distill.phrases import phrases_of
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
 from multistride.errors import DataError, UsageError
@@ -170,6 +172,17 @@ def test_a_head_is_the_default_and_must_be_there(model, tmp_path):
     assert plan(options, model.config, knowledge=Measured(head=head)).drafts == "head"
     with pytest.raises(UsageError, match="holds no draft head"):
         plan(options, model.config)
+    asked = DecodeOptions.made(group_size=4, mode="exact")
+    table = PhraseTable(phrases_of([([5, 6, 7, 8], 1)]))
+    assert plan(asked, model.config, knowledge=Measured(head=head, phrases=table)).drafts == "head"
+    assert plan(asked, model.config, knowledge=Measured(phrases=table)).drafts == "text"
+    trained = model.config.model_copy(update={"group_sizes": (1, 4), "lookahead": True})
+    assert plan(asked, trained, knowledge=Measured(phrases=table)).drafts == "both"
+    with pytest.raises(UsageError, match="was trained for 1: choose 1, or drafts text"):
+        plan(asked, model.config)
+    many = DecodeOptions.made(group_size=17, mode="exact")
+    with pytest.raises(UsageError, match="at most 16 at a time"):
+        plan(many, model.config, knowledge=Measured(head=head))
     for width, vocabulary in ((WIDTH + 1, VOCABULARY), (WIDTH, 3)):
         with pytest.raises(DataError, match="is no draft head of a model of width"):
             DraftHead.load(tmp_path, width, vocabulary)

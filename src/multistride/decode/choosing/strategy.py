@@ -59,10 +59,11 @@ def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
     return "lookahead" if changing and config.lookahead else "sat"
 
 
-def drafts_for(options: DecodeOptions, measured: Measured) -> Drafts:
+def drafts_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Drafts:
     """Return the source of drafts in exact mode; by default the best that the model has.
 
-    Raises `UsageError` where a draft head is requested and there is none.
+    Masks say nothing where the model was not trained for groups of the size that is asked. Raises
+    `UsageError` where a draft head is requested and there is none.
     """
     if options.drafts == "head" and measured.head is None:
         raise UsageError(
@@ -73,7 +74,10 @@ def drafts_for(options: DecodeOptions, measured: Measured) -> Drafts:
         return options.drafts
     if measured.head is not None and options.temperature == 0:
         return "head"
-    return "masks" if measured.phrases is None else "both"
+    if measured.phrases is None:
+        return "masks"
+    untrained = options.group_size > max(config.group_sizes) and options.temperature == 0
+    return "text" if untrained else "both"
 
 
 def acceptor_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Acceptor:
