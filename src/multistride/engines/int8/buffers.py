@@ -78,7 +78,7 @@ class View:
 
     @cached_property
     def in_onnxruntime(self) -> Any:
-        """The same memory as a value of ONNX Runtime."""
+        """Return the same memory as a value of ONNX Runtime."""
         return onnxruntime().OrtValue.ortvalue_from_numpy(self.array)
 
 
@@ -154,7 +154,7 @@ class Bound:
 
 
 class CheckedSlots(NamedTuple):
-    """What a pass says of clean slots, and the drafts of those behind them.
+    """Tokens of the clean slots of a pass, and the drafts of those behind them.
 
     Drafts are chained from the token of the last clean slot; those of some rows are computed when
     `draft` is called with them, before the next pass.

@@ -143,7 +143,7 @@ class NativePicker:
 
 
 class Picking(NamedTuple):
-    """What tokens are picked from, and where they are written to (`choice.h`)."""
+    """Arrays that tokens are picked from and written to (`choice.h`)."""
 
     values: Sequence[View]
     """Hidden states, tokens, log-probabilities and logits."""
