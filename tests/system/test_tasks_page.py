@@ -51,4 +51,4 @@ def test_the_table_names_the_fields_that_translation_reads():
     assert task.example(record, 1).target == "a b"
     assert task.metrics([Answer("a b")], [record])["chrf"] == 100.0
     with pytest.raises(DataError, match="a record has source and no 'target'"):
-        task.metrics([Answer("a b")], [{"source": "a b"}])
+        task.refuse([{"source": "a b"}])

@@ -45,8 +45,9 @@ class Records:
     """A task over a file of records, one JSON object a line.
 
     The model is opened once, and so is the teacher. A record without an answer is logged with its
-    line number and counted in `failed`. Raises `DataError` if no record can be read, `UsageError`
-    for options that the task does not take, and what opening the task raises.
+    line number and counted in `failed`. Raises `DataError` if no record can be read or one lacks
+    what answers are measured against, `UsageError` for options that the task does not take, and
+    what opening the task raises.
     """
 
     kind: Kind = "task"
@@ -79,6 +80,7 @@ class Records:
         if not self.inputs:
             first = f"; {self._problems[0]}" if self._problems else ""
             raise DataError(f"{files.source}: no record can be read{first}: check the file")
+        opened.refuse(self._records.values())
 
     def _take(self, line: int, record: Record | RecordError) -> None:
         try:

@@ -92,6 +92,8 @@ class Opened(Generic[Output]):
 
     `settle` checks a way before anything runs and returns what is decoded with; `details` are what
     a result file has beside the figures; `teacher` is the same task with another model behind it.
+    `refuse` raises `DataError` for a record that lacks what answers are measured against, before
+    anything is decoded to be measured.
     """
 
     task: Task[Output]
@@ -100,6 +102,7 @@ class Opened(Generic[Output]):
     engine: str = "eager"
     details: Details = lambda answers, records: {}
     teacher: Opened[Output] | None = None
+    refuse: Callable[[Iterable[Record]], None] = lambda records: None
 
 
 class Opening(BaseModel):

@@ -8,6 +8,7 @@ import pytest
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
+from multistride.evaluate.records import Records
 from multistride.evaluate.request import EvaluationRequest
 from multistride.evaluate.run import evaluate_task
 from multistride.report.result import Result
@@ -53,6 +54,17 @@ def test_rows_are_compared_with_k1_and_the_teacher(records, caplog):
     assert result.written()["records"] == 3, "scripts read it on the top"
     models = [row["model"] for row in result.written()["results"]]
     assert models == ["teacher", "own", "own", "own"], "scripts tell rows by it"
+
+
+def test_a_record_that_cannot_be_measured_is_refused_before_anything_is_decoded(
+    tmp_path, monkeypatch
+):
+    # Guards: minutes of decoding, and then an error about a field that was missing all along.
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"source": "Yes.", "target": "Ja."}\n{"source": "No."}\n')
+    monkeypatch.setattr(Records, "write", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match="a record has source and no 'target'"):
+        measured(path, task="translation")
 
 
 def test_each_model_is_opened_once(records, monkeypatch):

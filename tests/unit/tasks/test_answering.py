@@ -141,7 +141,7 @@ def test_figures_are_over_the_records_they_are_about():
     }
     assert figures == {**by_passage, "accuracy": 1.0}
     with pytest.raises(DataError, match="neither 'answers' nor 'answer'"):
-        AnsweringTask(ENCODER).metrics([Answer("x")], [{"question": "Who?", "passage": "x"}])
+        AnsweringTask(ENCODER).refuse([{"question": "Who?", "passage": "x"}])
 
 
 @pytest.mark.parametrize("kind", [Translator, Generator])

@@ -65,5 +65,5 @@ def test_records_that_are_no_documents_or_have_a_new_label():
         task.example({"text": "x", "label": "d"}, 7)
     with pytest.raises(RecordError, match="line 2: the field 'text' is blank"):
         task.example({"text": " \n"}, 2)
-    with pytest.raises(DataError, match="a record has no 'label'"):
-        task.metrics([], [{"text": "x"}])
+    with pytest.raises(DataError, match="a record has text and no 'label'"):
+        task.refuse([{"text": "x", "label": "a"}, {"text": "x"}])

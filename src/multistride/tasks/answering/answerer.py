@@ -203,7 +203,7 @@ def answering(model: TextModel, settings: AnswerSettings, name: str = "answering
     """Return the task with a model behind it."""
     answerer = Answerer(model, settings)
     task = AnsweringTask(answerer.wording, name)
-    return Opened(task, answerer.solve, answerer.settle, model.engine.name)
+    return Opened(task, answerer.solve, answerer.settle, model.engine.name, refuse=task.refuse)
 
 
 def whole_words(text: str, passage: str) -> str:

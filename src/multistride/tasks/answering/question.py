@@ -8,7 +8,7 @@ which is the answer, or both. To be measured it has `answers` (texts that are ri
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,14 +116,17 @@ class AnsweringTask:
         """Return the answer with what is known of it."""
         return Answer(output.text, output.facts)
 
-    def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """Return the figures of the records. Raises `DataError` for one without an answer."""
-        both = list(zip(answers, records, strict=True))
+    def refuse(self, records: Iterable[Record]) -> None:
+        """Raise `DataError` for a record without an answer."""
         if any(not right_answers(record) for record in records):
             raise DataError(
                 "a record has neither 'answers' nor 'answer', which answers are measured against: "
                 "add them"
             )
+
+    def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
+        """Return the figures of the records."""
+        both = list(zip(answers, records, strict=True))
         chosen = [(answer, record) for answer, record in both if record.get("choices")]
         taken = [(answer, record) for answer, record in both if not record.get("choices")]
         figures: dict[str, float] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,15 @@ class ClassificationTask:
         best = self.classes[int(np.argmax(output))]
         return Answer(best, {"probability": shares[best], "probabilities": shares})
 
+    def refuse(self, records: Iterable[Record]) -> None:
+        """Raise `DataError` for a record without a label."""
+        bare = next((record for record in records if self._label not in record), None)
+        if bare is not None:
+            raise DataError(
+                f"a record has {', '.join(bare)} and no {self._label!r}, which answers are "
+                "measured against: add the labels"
+            )
+
     def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
         """Return accuracy, macro F1, log-loss and calibration error of labelled records."""
         return class_metrics(self._probabilities(answers), self._labels(records), self.classes)
@@ -71,11 +80,6 @@ class ClassificationTask:
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.classes))
 
     def _labels(self, records: Sequence[Record]) -> list[str]:
-        if not all(self._label in record for record in records):
-            raise DataError(
-                f"a record has no {self._label!r}, and answers are measured against it: add the "
-                "labels"
-            )
         return [record[self._label].strip() for record in records]
 
 
@@ -110,4 +114,4 @@ def opened_classifier(
         texts = [example.source for example in examples]
         return list(chosen.log_probabilities(texts).tolist())
 
-    return Opened(task, solve, settle, details=task.details)
+    return Opened(task, solve, settle, details=task.details, refuse=task.refuse)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError
@@ -35,14 +35,17 @@ class TranslationTask:
         """Return the translation."""
         return Answer(output)
 
-    def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
-        """Return BLEU and chrF against `target`. Raises `DataError` where a record has none."""
+    def refuse(self, records: Iterable[Record]) -> None:
+        """Raise `DataError` for a record without `target`."""
         bare = next((record for record in records if "target" not in record), None)
         if bare is not None:
             raise DataError(
                 f"a record has {', '.join(bare)} and no 'target', against which quality is "
                 "measured: add the translation, or name its field so"
             )
+
+    def metrics(self, answers: Sequence[Answer], records: Sequence[Record]) -> dict[str, float]:
+        """Return BLEU and chrF against `target`."""
         quality = measure_quality(
             [answer.text for answer in answers], [record["target"] for record in records]
         )
@@ -63,4 +66,5 @@ def translation(translator: TextModel) -> Opened[str]:
             for example, result in zip(examples, written, strict=True)
         ]
 
-    return Opened(TranslationTask(), solve, settle, translator.engine.name)
+    task = TranslationTask()
+    return Opened(task, solve, settle, translator.engine.name, refuse=task.refuse)
