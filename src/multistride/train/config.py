@@ -119,6 +119,10 @@ class TrainingConfig(BaseModel):
     decay_share: float = Field(
         0.2, gt=0, le=1, description="wsd: share of all updates in which the rate falls"
     )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: orthogonal steps for the matrices of layers, AdamW for the rest",
+    )
     adam_betas: tuple[Beta, Beta] = Field((0.9, 0.98))
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW), on matrices only")
     clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
@@ -177,6 +181,11 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 "sharding full and moving_average exclude each other: average checkpoints instead"
             )
+        if self.sharding == "full" and self.optimizer == "muon":
+            raise ValueError(
+                "sharding full and optimizer muon exclude each other, as a step needs whole "
+                "matrices: leave out one"
+            )
         return self
 
 
@@ -212,4 +221,9 @@ class RunConfig(BaseModel):
             )
         if self.adapter is not None and self.start_from is None:
             raise ValueError("adapter is added to a trained model: name it in start_from")
+        if self.adapter is not None and self.training.optimizer == "muon":
+            raise ValueError(
+                "optimizer muon is for the matrices of layers, which an adapter leaves as they "
+                "are: leave it out"
+            )
         return self

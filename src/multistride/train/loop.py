@@ -49,7 +49,7 @@ from multistride.train.kinds import (
 )
 from multistride.train.layouts import LayoutDrawer, TrainingPass
 from multistride.train.monitor import Monitor
-from multistride.train.optimizer import adamw, clip_gradients
+from multistride.train.optimizer import build_optimizer, clip_gradients
 from multistride.train.schedule import learning_rate
 from multistride.train.sharding import divide, whole
 from multistride.train.trunk import TrunkStates
@@ -380,11 +380,11 @@ class Trainer:
         trained = objective(self.model, self.settings, self.settings.r_drop)
         if not self.sharded:
             prepared, optimizer = self.accelerator.prepare(
-                trained, adamw(self.model, self.settings)
+                trained, build_optimizer(self.model, self.settings)
             )
             return prepared, optimizer
         divide(trained.to(self.device), self.device, self.accelerator.num_processes)
-        return self.accelerator.prepare_model(trained, evaluation_mode=True), adamw(
+        return self.accelerator.prepare_model(trained, evaluation_mode=True), build_optimizer(
             self.model, self.settings
         )
 
