@@ -7,7 +7,10 @@ one nearest to the teacher's translation is taken, so that every source keeps a 
 Kim and Rush (2016, section 3.3, sequence-level interpolation), with the reference itself in the
 place of a hypothesis of the beam: a reference that says the same in nearly the same words is as
 easy to predict as the translation and free of the teacher's mistakes; one that is free stays out.
-Written are DIRECTORY/train.en and train.de.
+With `--weigh`, a source of three references and more gets the one in their middle, what people say
+often weighs more (a pair is written once for each reference, four times at most, and once more if
+it is a short sentence), and references may be less near. Written are DIRECTORY/train.en and
+train.de.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ NEAR_SHORT = 0.3
 """The same for a source of few words: labels and exclamations, where a teacher guesses most."""
 
 FEW_WORDS = 3
+WEIGHED_NEAR, WEIGHED_FEW_WORDS = 0.5, 5
+"""In place of `NEAR` and `FEW_WORDS` with `--weigh`."""
+
+SEVERAL, MOST_COPIES = 3, 4
 ORDERS = (1, 2, 3, 4, 5)
 
 
@@ -42,7 +49,28 @@ def similarity(first: str, second: str) -> float:
     return sum(scores) / len(scores)
 
 
-def main(source: str, reference: str, translation: str, directory: str) -> None:
+def targets(
+    source: str, references: list[str], translation: str, weigh: bool
+) -> tuple[str | None, int]:
+    """Return the reference to learn from (None: learn from the translation), and how often its
+    pair is written.
+    """
+    different = list(dict.fromkeys(references))
+    few = WEIGHED_FEW_WORDS if weigh else FEW_WORDS
+    short = len(source.split()) <= few
+    copies = min(len(different), MOST_COPIES) if weigh else 1
+    if weigh and short and source.endswith((".", "!", "?")):
+        copies += 1
+    if weigh and len(different) >= SEVERAL:
+        known = [*different, translation]
+        return max(different, key=lambda each: sum(similarity(each, one) for one in known)), copies
+    rated = [(similarity(each, translation), each) for each in different]
+    score, nearest = max(rated, key=lambda pair: pair[0])
+    near = NEAR_SHORT if short else WEIGHED_NEAR if weigh else NEAR
+    return nearest if score >= near else None, copies
+
+
+def main(source: str, reference: str, translation: str, directory: str, weigh: bool) -> None:
     """Write the targets and say on standard error how many are references."""
     texts = [
         Path(path).read_text(encoding="utf-8").split("\n")[:-1]
@@ -53,18 +81,16 @@ def main(source: str, reference: str, translation: str, directory: str) -> None:
     for one_source, one_reference, one_translation in zip(*texts, strict=True):
         references.setdefault(one_source, []).append(one_reference)
         translations.setdefault(one_source, one_translation)
-    targets = []
+    pairs = []
     taken = 0
     for text, translated in translations.items():
-        rated = [(similarity(each, translated), each) for each in references[text]]
-        score, nearest = max(rated, key=lambda pair: pair[0])
-        near = NEAR_SHORT if len(text.split()) <= FEW_WORDS else NEAR
-        targets.append(nearest if score >= near else translated)
-        taken += score >= near
+        chosen, copies = targets(text, references[text], translated, weigh)
+        taken += chosen is not None
+        pairs += [(text, translated if chosen is None else chosen)] * copies
     Path(directory).mkdir(parents=True, exist_ok=True)
-    for name, lines in (("train.en", translations), ("train.de", targets)):
+    for name, lines in zip(("train.en", "train.de"), zip(*pairs, strict=True), strict=True):
         (Path(directory) / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    print(f"{taken:,} of {len(targets):,} targets are references", file=sys.stderr)
+    print(f"{taken:,} of {len(translations):,} targets are references", file=sys.stderr)
 
 
 if __name__ == "__main__":
@@ -75,4 +101,5 @@ if __name__ == "__main__":
     parser.add_argument("reference", metavar="REFERENCE")
     parser.add_argument("translation", metavar="TRANSLATION")
     parser.add_argument("directory", metavar="DIRECTORY")
+    parser.add_argument("--weigh", action="store_true", help="write some pairs several times")
     main(**vars(parser.parse_args()))

@@ -33,10 +33,12 @@ def reference(model, sources):
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24])
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
-def test_exact_equals_autoregressive(model, sources, reference, group_size, batch_size):
-    # Guards: a draft accepted that K=1 would not have written, keys of a wrong draft left in the
-    # cache.
-    found = decoded(EagerStepModel(model), sources, batch_size, group_size=group_size, mode="exact")
+@pytest.mark.parametrize("drafts", ["masks", "all-masks"])
+def test_exact_equals_autoregressive(model, sources, reference, drafts, group_size, batch_size):
+    # Guards: a draft accepted that K=1 would not have written, keys of a wrong draft or of a mask
+    # left in the cache.
+    choices = {"group_size": group_size, "mode": "exact", "drafts": drafts}
+    found = decoded(EagerStepModel(model), sources, batch_size, **choices)
     for one, other in zip(found, reference, strict=True):
         assert (one.tokens, one.ending) == (other.tokens, other.ending)
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
@@ -55,6 +57,25 @@ def test_drafts_from_text_change_nothing(model, sources, drafts, choices):
     assert [(each.tokens, each.ending) for each in found] == [
         (each.tokens, each.ending) for each in expected
     ]
+
+
+@pytest.mark.parametrize("group_size", [2, 4, 8])
+def test_masks_behind_every_draft_leave_no_pass_without_drafts(
+    model, sources, group_size, monkeypatch
+):
+    # Guards: drafts taken from the masks of another slot than the last that was kept.
+    engine, choices = EagerStepModel(model), {"group_size": group_size, "mode": "exact"}
+    last = decoded(engine, sources, drafts="masks", **choices)
+    counts, propose = [], Drafter.propose
+
+    def watched(drafter, state):
+        counts.append(drafter.counts.tolist())
+        return propose(drafter, state)
+
+    monkeypatch.setattr(Drafter, "propose", watched)
+    every = decoded(engine, sources, drafts="all-masks", **choices)
+    assert {count for row in counts[1:] for count in row} == {group_size - 1}
+    assert sum(each.steps for each in every) < sum(each.steps for each in last)
 
 
 class Fickle(Economy):
@@ -94,7 +115,7 @@ def fickle(engine, sources, batch_size, **choices):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24])
-@pytest.mark.parametrize("drafts", ["masks", "text", "both"])
+@pytest.mark.parametrize("drafts", ["masks", "all-masks", "text", "both"])
 def test_drafting_now_and_then_changes_nothing(model, sources, reference, drafts, batch_size):
     # Guards: masks or drafts that stay in the cache when drafting pauses, copies of a text that
     # went on meanwhile.

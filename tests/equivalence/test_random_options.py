@@ -36,7 +36,7 @@ OPTIONS = {
     "threshold": st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     "layout": st.sampled_from(["sat", "lookahead"]),
     "policy": st.sampled_from(["fixed", "confidence", "phase", "autoregressive"]),
-    "drafts": st.sampled_from(["masks", "text", "both"]),
+    "drafts": st.sampled_from(["masks", "all-masks", "text", "both"]),
     "beam": st.integers(1, 3),
     "group_beam": st.integers(1, 4),
     "length_penalty": st.sampled_from([0.0, 0.6, 1.5]),

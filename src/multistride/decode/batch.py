@@ -22,7 +22,7 @@ from multistride.decode.loop import (
     decode,
 )
 from multistride.decode.markov import distribution, searched
-from multistride.decode.options import DecodeOptions
+from multistride.decode.options import DRAWN, DecodeOptions
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
 from multistride.decode.sample import sampler
@@ -209,8 +209,9 @@ def _drafter(
         def choose(logits: Float[Tensor, "R N V"], columns: Int[Tensor, "R C"]) -> Picked:
             return walk(logits, most_probable, columns)
 
-    if plan.drafts == "masks":
-        return Drafter(engine, len(state.running), plan.group_size, choose)
+    if plan.drafts in DRAWN:
+        everywhere = plan.drafts == "all-masks"
+        return Drafter(engine, len(state.running), plan.group_size, choose, everywhere=everywhere)
     head = plan.knowledge.head if plan.drafts == "head" else None
     if not isinstance(engine, ShowsStates):
         head = None

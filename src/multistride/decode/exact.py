@@ -4,8 +4,8 @@ replaces.
 Every pass reads the drafts of the last one in autoregressive (clean) slots, which says which of
 them greedy K=1 would have written, and drafts the next ones with masks behind them (the lookahead
 layout). Where all drafts were right the new ones can be used; where one was wrong the pass after it
-only drafts. In a model whose masks cost little (those of adapters) every clean slot is drafted
-from, so that no pass is without drafts. Clean slots see no mask, so the cache is the autoregressive
+only drafts. Where masks cost little (those of adapters), or passes cost more than slots
+(`all-masks`), every clean slot is drafted from, so that no pass is without drafts. Clean slots see no mask, so the cache is the autoregressive
 one, and what is written is what K=1 writes, up to rounding.
 
 A `Drafter` decides what is drafted and what of it stands; with sampling it is
@@ -61,11 +61,12 @@ class Drafter(Generic[M]):
         group_size: int,
         choose: AlignedPicker | None = None,
         masks: bool = True,
+        everywhere: bool = False,
     ) -> None:
         self.engine, self.group_size = engine, group_size
         self._most_masks = group_size - 1 if masks else 0
         self.masks = self._most_masks  # behind a slot that is drafted from
-        self.everywhere = engine.config.adapter is not None
+        self.everywhere = everywhere or engine.config.adapter is not None
         self.tokens = torch.zeros(rows, max(group_size - 1, 1), dtype=torch.long)
         self.counts = torch.zeros(rows, dtype=torch.long)
         self._choose = choose or greedy_at(engine.config)

@@ -15,13 +15,16 @@ from multistride.model.config import Layout, TransformerConfig
 
 Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
-Drafts = Literal["masks", "text", "both", "head"]
+Drafts = Literal["masks", "all-masks", "text", "both", "head"]
 
 RENAMED = {"max_length": "max_tokens", "min_length": "min_tokens"}
 """Old names of options that still work, and the present ones."""
 
 UNTRAINED: tuple[Drafts, ...] = ("text", "head")
 """Sources of drafts beside the model, which need not be trained for the group size."""
+
+DRAWN: tuple[Drafts, ...] = ("masks", "all-masks")
+"""Sources that give probabilities, so that drafts can be drawn and checked at any temperature."""
 
 MOST_COPIED = 16
 """The largest group size where text is drafted by copying: no model was trained for it, the check
@@ -87,8 +90,9 @@ class DecodeOptions(BaseModel):
     )
     drafts: Drafts | None = Field(
         None,
-        description="exact: where drafts come from. masks: the model. text: what followed the same "
-        "tokens before. head: text, and a draft head in the model's directory. Default: head if "
+        description="exact: where drafts come from. masks: the model, behind the last draft. all-masks: "
+        "behind every draft, for fewer passes of more slots. text: what followed the same tokens "
+        "before. head: text, and a draft head in the model's directory. Default: head if "
         "there is one; with a table of phrases both (masks and text), or text where masks were not "
         "trained; else masks.",
         json_schema_extra=DECODING,
@@ -294,7 +298,7 @@ class DecodeOptions(BaseModel):
                 f"drafts {self.drafts} was given, and mode {self.mode} has none: choose mode "
                 "exact, or leave it out"
             )
-        if self.drafts != "masks" and self.temperature > 0:
+        if self.drafts not in DRAWN and self.temperature > 0:
             raise UsageError(
                 f"drafts {self.drafts} was given with temperature {self.temperature}; drafts that "
                 "were not drawn are "

@@ -40,7 +40,8 @@ class SpeculativeDrafter(Drafter[M]):
         seeds: list[int],
         permitted: Permitted | None = None,
     ) -> None:
-        super().__init__(engine, len(state.running), options.group_size)
+        everywhere = options.drafts == "all-masks"
+        super().__init__(engine, len(state.running), options.group_size, everywhere=everywhere)
         self._options = options
         self._chances = Chances(seeds, state)
         self._walk = one_by_one(distribution(engine.config, None), permitted, state)

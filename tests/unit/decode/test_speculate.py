@@ -120,6 +120,8 @@ def chi_square_is_plausible(counts, expected):
         (3, 2, {"temperature": 0.6, "top_k": 3}),
         (3, 0, {"temperature": 1.5, "top_p": 0.7}),
         (3, 2, {"temperature": 1.0, "min_p": 0.3}),
+        (3, 2, {"temperature": 1.0, "drafts": "all-masks"}),
+        (4, 0, {"temperature": 0.8, "top_k": 3, "drafts": "all-masks"}),
         (3, 0, {"temperature": 1.0, "min_tokens": 2, "no_repeat_ngram": 1}),
         (1, 0, {"temperature": 1.0}),
     ],
@@ -151,13 +153,15 @@ def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, mark
         assert max(kept) > 1, "no draft ever stood, so nothing was shown"
 
 
+@pytest.mark.parametrize("drafts", ["masks", "all-masks"])
 @pytest.mark.parametrize("markov_rank", [0, 2])
-def test_neighbours_change_no_sample_and_scores_are_those_of_k1(markov_rank):
+def test_neighbours_change_no_sample_and_scores_are_those_of_k1(markov_rank, drafts):
     # Guards: chances shared between rows, a row's drafts left with another, log-probabilities of
     # the drafts.
     model = tiny(markov_rank, vocabulary_size=20)
     sources = [[4 + (row * 7 + place) % 16 for place in range(1 + row % 5)] for row in range(9)]
-    options = DecodeOptions.made(group_size=4, mode="exact", temperature=1.0, limit_extra=6, seed=5)
+    choices = {"group_size": 4, "mode": "exact", "drafts": drafts, "temperature": 1.0}
+    options = DecodeOptions.made(limit_extra=6, seed=5, **choices)
     together = decode_corpus(EagerStepModel(model), sources, options)
     alone = decode_corpus(
         EagerStepModel(model), sources, options.model_copy(update={"batch_size": 1})

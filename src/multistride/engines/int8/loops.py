@@ -163,7 +163,11 @@ def _picks(engine: QuickEngine[M], plan: Plan) -> bool:
     """True if the engine picks itself: the most probable tokens, and drafts of one kind."""
     if plan.mode != "exact":
         return plan.greedy
-    return plan.greedy and plan.drafts != "both" and engine.config.adapter is None
+    return (
+        plan.greedy
+        and plan.drafts not in ("all-masks", "both")
+        and engine.config.adapter is None
+    )
 
 
 class QuickDrafter(Drafter[M]):
