@@ -4,9 +4,9 @@ replaces.
 Every pass reads the drafts of the last one in autoregressive (clean) slots, which says which of
 them greedy K=1 would have written, and drafts the next ones with masks behind them (the lookahead
 layout). Where all drafts were right the new ones can be used; where one was wrong the pass after it
-only drafts. Where masks cost little (those of adapters), or passes cost more than slots
-(`all-masks`), every clean slot is drafted from, so that no pass is without drafts. Clean slots see no mask, so the cache is the autoregressive
-one, and what is written is what K=1 writes, up to rounding.
+only drafts. With `all-masks`, and in a model whose masks cost little (those of adapters), every
+clean slot is drafted from, so that no pass is without drafts. Clean slots see no mask, so the cache
+is the autoregressive one, and what is written is what K=1 writes, up to rounding.
 
 A `Drafter` decides what is drafted and what of it stands; with sampling it is
 `speculate.SpeculativeDrafter`.

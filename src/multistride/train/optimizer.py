@@ -49,7 +49,8 @@ class Muon(torch.optim.AdamW):
     Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon) with the scale of Liu et al.
     2025, arXiv 2502.16982, equation 4, so that AdamW's learning rates serve. `parts` says for each
     weight of a group of which heights the matrices are that lie in it one above the other: queries,
-    keys and values are three.
+    keys and values are three. `torch.optim.Muon`, the oracle of the tests, takes each weight for
+    one matrix, steps one by one, and has no place for other weights.
     """
 
     def step(self, closure: Any = None) -> Any:
@@ -111,8 +112,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: TrainingConfig)
 
 
 def matrices_of_layers(model: nn.Module) -> dict[int, tuple[int, ...]]:
-    """Return the matrices inside the layers of encoder and decoder, by the `id` of the
-    weights, with the heights of the matrices that lie in one above the other.
+    """Return the weights of the layers of encoder and decoder that Muon is for, by `id`: the
+    heights of the matrices that lie in each, one above the other.
     """
     parts: dict[int, tuple[int, ...]] = {}
     for layer in model.modules():

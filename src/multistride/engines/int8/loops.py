@@ -164,9 +164,7 @@ def _picks(engine: QuickEngine[M], plan: Plan) -> bool:
     if plan.mode != "exact":
         return plan.greedy
     return (
-        plan.greedy
-        and plan.drafts not in ("all-masks", "both")
-        and engine.config.adapter is None
+        plan.greedy and plan.drafts not in ("all-masks", "both") and engine.config.adapter is None
     )
 
 
