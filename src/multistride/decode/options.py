@@ -93,8 +93,8 @@ class DecodeOptions(BaseModel):
         description="exact: where drafts come from. masks: the model, behind the last draft. "
         "all-masks: behind every draft, for fewer passes of more slots. text: what followed the "
         "same tokens before. head: text, and a draft head in the model's directory. Default: head "
-        "if there is one; with a table of phrases both (masks and text), or text where masks were not "
-        "trained; else masks.",
+        "if there is one; with a table of phrases both (masks and text), or text where masks were "
+        "not trained; else masks.",
         json_schema_extra=DECODING,
     )
     temperature: float = Field(
