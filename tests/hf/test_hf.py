@@ -377,7 +377,7 @@ def test_a_policy_chooses_every_step(translator):
         ),
         (
             {"drafts": "words", "mode": "exact"},
-            "drafts: Input should be 'masks', 'text', 'both' or 'head'",
+            "drafts: Input should be 'masks', 'all-masks', 'text', 'both' or 'head'",
         ),
         ({"drafts": "text", "mode": "exact", "group_size": 17}, "checked at most 16 at a time"),
         (
