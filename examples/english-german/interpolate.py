@@ -9,8 +9,11 @@ place of a hypothesis of the beam: a reference that says the same in nearly the 
 easy to predict as the translation and free of the teacher's mistakes; one that is free stays out.
 With `--weigh`, a source of three references and more gets the one in their middle, what people say
 often weighs more (a pair is written once for each reference, four times at most, and once more if
-it is a short sentence), and references may be less near. Written are DIRECTORY/train.en and
-train.de.
+it is a short sentence), and references may be less near. With `--correct`, every source gets the
+reference nearest to its translation, unless even that has hardly anything in common with it: then
+the pair is left out, as the two are probably not parallel. It weighs what people say often more
+still. Use it where the translations are a small model's own, which are wrong where they are far
+from every reference. Written are DIRECTORY/train.en and train.de.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ WEIGHED_NEAR, WEIGHED_FEW_WORDS = 0.5, 5
 """In place of `NEAR` and `FEW_WORDS` with `--weigh`."""
 
 SEVERAL, MOST_COPIES = 3, 4
+PARALLEL, PARALLEL_SHORT = 0.2, 0.1
+"""Similarity from which a pair is taken as parallel with `--correct`; the second for few words."""
+
 ORDERS = (1, 2, 3, 4, 5)
 
 
@@ -70,7 +76,21 @@ def targets(
     return nearest if score >= near else None, copies
 
 
-def main(source: str, reference: str, translation: str, directory: str, weigh: bool) -> None:
+def corrected(source: str, references: list[str], translation: str) -> tuple[str | None, int]:
+    """Return the reference to learn from (None: the pair is left out), and its copies."""
+    different = list(dict.fromkeys(references))
+    short = len(source.split()) <= WEIGHED_FEW_WORDS
+    copies = min(len(different), MOST_COPIES)
+    if short and source.endswith((".", "!", "?")):
+        copies = max(2, copies**2)
+    rated = [(similarity(each, translation), each) for each in different]
+    score, nearest = max(rated, key=lambda pair: pair[0])
+    return nearest if score >= (PARALLEL_SHORT if short else PARALLEL) else None, copies
+
+
+def main(
+    source: str, reference: str, translation: str, directory: str, weigh: bool, correct: bool
+) -> None:
     """Write the targets and say on standard error how many are references."""
     texts = [
         Path(path).read_text(encoding="utf-8").split("\n")[:-1]
@@ -84,8 +104,13 @@ def main(source: str, reference: str, translation: str, directory: str, weigh: b
     pairs = []
     taken = 0
     for text, translated in translations.items():
-        chosen, copies = targets(text, references[text], translated, weigh)
+        if correct:
+            chosen, copies = corrected(text, references[text], translated)
+        else:
+            chosen, copies = targets(text, references[text], translated, weigh)
         taken += chosen is not None
+        if correct and chosen is None:
+            continue
         pairs += [(text, translated if chosen is None else chosen)] * copies
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name, lines in zip(("train.en", "train.de"), zip(*pairs, strict=True), strict=True):
@@ -102,4 +127,7 @@ if __name__ == "__main__":
     parser.add_argument("translation", metavar="TRANSLATION")
     parser.add_argument("directory", metavar="DIRECTORY")
     parser.add_argument("--weigh", action="store_true", help="write some pairs several times")
+    parser.add_argument(
+        "--correct", action="store_true", help="learn from references only, and weigh them"
+    )
     main(**vars(parser.parse_args()))

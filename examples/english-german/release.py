@@ -99,11 +99,19 @@ CONTINUED = """\
 An autoregressive teacher of 48 million parameters, trained on a GPU by
 `examples/english-german/run.sh`, translated the training text. The model is the one that shipped
 first (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
-those translations on one CPU core, in four stages ({stages} in
-`examples/english-german`). In the last two a reference stands for its translation where both are
-near (`interpolate.py`); the weights are the mean of these two (`multistride average`)."""
+those translations on one CPU core, in six stages ({stages} in `examples/english-german`). From the
+third on a reference stands for its translation where both are near (`interpolate.py`); in the last
+two what people say often weighs more, and the translations are the model's own. The weights are the
+mean of ten checkpoints of two seeds of the last (`multistride average`)."""
 
-STAGES = ("continued.yaml", "longer.yaml", "interpolated.yaml", "settled.yaml")
+STAGES = (
+    "continued.yaml",
+    "longer.yaml",
+    "interpolated.yaml",
+    "settled.yaml",
+    "weighed.yaml",
+    "muon.yaml",
+)
 """The configurations of the stages on one CPU core, in order."""
 
 
@@ -173,6 +181,12 @@ def main(directory: Path, results: Path, data: Path, output: Path) -> None:
             place = Path(provenance["config"][entry])
             kept = place.parts[-2:] if place.name in ("best", "last") else place.parts[-1:]
             provenance["config"][entry] = "/".join(["runs/english-german", *kept])
+
+    if "average_of" in provenance:
+        provenance["average_of"] = [
+            "/".join(["runs/english-german", *Path(entry).parts[-3:]])
+            for entry in provenance["average_of"]
+        ]
 
     def add_notices(place: Path) -> None:
         for notice in sorted((data / "permissive-ui-strings").glob("LICENSE*")):

@@ -17,6 +17,8 @@ from multistride.cli import app
 
 pytestmark = pytest.mark.system
 COMMAND = [sys.executable, "-m", "multistride", "serve"]
+TEXTS = ["I have never seen such a beautiful garden."] * 256
+"""As many as a request may hold, so that it is seen while it runs."""
 
 
 def test_sigterm_finishes_what_runs_and_exits_with_0():
@@ -30,21 +32,16 @@ def drained(server):
     line = next(line for line in server.stderr if "serving" in line)
     url = line.split()[-1]
     answers = []
-    body = {"text": ["I have never seen such a beautiful garden."] * 40, "mode": "exact"}
+    body = {"text": TEXTS, "mode": "exact"}
     asking = threading.Thread(
         target=lambda: answers.append(httpx.post(url + "/v1/translate", json=body, timeout=60))
     )
     asking.start()
-    while '"english-german"} 0.0' in next(
-        line
-        for line in httpx.get(url + "/metrics").text.splitlines()
-        if line.startswith("multistride_num_requests_running")
-    ):
-        pass
+    until_it_runs(url, asking)
     server.send_signal(signal.SIGTERM)
     asking.join()
     assert server.wait(timeout=60) == 0
-    assert len(answers[0].json()["translations"]) == 40
+    assert len(answers[0].json()["translations"]) == len(TEXTS)
     said = server.stderr.read().splitlines()
     assert "shutting down" in said[0]
     assert json.loads(said[1])["path"] == "/v1/translate"
@@ -55,16 +52,14 @@ def drained(server):
 def test_a_killed_engine_is_said_and_a_killed_server_leaves_no_engine():
     """Requests that wait for ever for a process that is gone, and a process that nobody ends."""
     command = [*COMMAND, "--port", "0", "--group-size", "1", "--threads", "1"]
-    texts = ["I have never seen such a beautiful garden."] * 200
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         url = next(line for line in server.stderr if "serving" in line).split()[-1]
         answers = []
         asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(url + "/v1/translate", json={"text": texts}))
+            target=lambda: answers.append(httpx.post(url + "/v1/translate", json={"text": TEXTS}))
         )
         asking.start()
-        while 'running{model="english-german"} 0.0' in httpx.get(url + "/metrics").text:
-            pass
+        until_it_runs(url, asking)
         os.kill(engine_of(server.pid), signal.SIGKILL)
         asking.join()
         assert answers[0].status_code == 500
@@ -80,6 +75,14 @@ def test_a_killed_engine_is_said_and_a_killed_server_leaves_no_engine():
         server.kill()
         server.stderr.read()  # which both hold open
         assert not Path(f"/proc/{engine}/cmdline").exists() or not command_of(engine)
+
+
+def until_it_runs(url, asking):
+    """Wait until the server decodes for the thread that asks."""
+    idle = 'multistride_num_requests_running{model="english-german"} 0.0'
+    with httpx.Client(base_url=url) as client:
+        while idle in client.get("/metrics").text:
+            assert asking.is_alive(), "it was answered before it was seen"
 
 
 def engine_of(pid):

@@ -330,7 +330,8 @@ def test_who_asks_while_the_server_shuts_down_is_answered(models):
             asking.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
             came = b""
             while b'{"status":"ok"}' not in came:
-                came += asking.recv(4096)
+                came += (part := asking.recv(4096))
+                assert part, "the server closed the connection"
             running._server.handle_exit(signal.SIGTERM, None)
             time.sleep(0.2)  # the server has seen it
             asking.sendall(b"GET /v1/models HTTP/1.1\r\nHost: here\r\n\r\n")
