@@ -415,7 +415,7 @@ def places_table(result: Result) -> Cells:
             cells = ["" if value is None else format(times * value, form) for value in found]
             rows.append([str(size), heading, *cells])
     return Cells(
-        ["K", "", *(f"position {place}" for place in places)],
+        ["K", "at position", *map(str, places)],
         [True, False, *(True for _ in places)],
         rows,
         title="By position in the group, given the reference before it",
@@ -461,7 +461,7 @@ def calibration_table(calibration: Mapping[str, Any]) -> Cells:
     "ECE" is the expected calibration error.
     """
     truth = "the model's own K=1" if calibration["truth"] == "own-k1" else "the reference"
-    headings = ["layout", "K", "position", "accuracy %", "confidence %", "ECE %"]
+    headings = ["layout", "K", "pos.", "accuracy %", "confidence %", "ECE %"]
     after = ["temp.", "shift", "ECE % after", "tokens"]
     rows: list[Sequence[str]] = [
         [

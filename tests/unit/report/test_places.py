@@ -24,7 +24,7 @@ def result(translation):
 def test_a_column_for_each_place_and_none_beyond_the_group(result):
     # Guards: numbers of one place under another, and of one group size in the row of another.
     cells = places_table(result)
-    assert list(cells.headings) == ["K", "", "position 1", "position 2"]
+    assert list(cells.headings) == ["K", "at position", "1", "2"]
     assert cells.rows == [
         ["1", "accuracy %", "50.0", ""],
         ["1", "confidence %", "62.5", ""],
