@@ -16,6 +16,7 @@ from multistride.data.vocab import Vocabulary
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.options import DecodeOptions
+from multistride.errors import UsageError
 from multistride.model.config import TransformerConfig
 
 NOT_UTF8 = "it is not valid UTF-8"
@@ -47,6 +48,39 @@ class Translation:
             return f"{type(self).__name__}(problem={self.problem!r})"
         counts = f"{len(self.tokens)} tokens in {len(self.trace)} steps, ending={self.ending!r}"
         return f"{type(self).__name__}({self.text!r}, {counts})"
+
+
+def refuse_single(options: DecodeOptions, streaming: bool, what: str) -> None:
+    """Raise `UsageError` if options of single sentences were chosen for `what`."""
+    for_one = {
+        "--stream": streaming,
+        "a prefix": bool(options.prefix),
+        "a stop text": bool(options.stop),
+        "a minimum length": bool(options.min_tokens),
+        "a maximum length": options.max_tokens is not None,
+    }
+    given = next((name for name, used in for_one.items() if used), None)
+    if given is not None:
+        raise UsageError(
+            f"{given} was given, which is for single sentences, and {what} were asked for: "
+            "leave one of them out"
+        )
+
+
+def joined_sentences(parts: list[Translation]) -> Translation:
+    """Return the sentences of one text as one. A text of which one has no translation has none."""
+    if len(parts) == 1:
+        return parts[0]
+    for part in parts:
+        if part.problem:
+            return Translation("", problem=f"one of its sentences: {part.problem}")
+    return Translation(
+        " ".join(part.text for part in parts),
+        tuple(token for part in parts for token in part.tokens),
+        tuple(score for part in parts for score in part.scores),
+        tuple(group for part in parts for group in part.trace),
+        next((part.ending for part in parts if part.ending == "limit"), parts[-1].ending),
+    )
 
 
 def line_fault(line: bytes) -> str:
@@ -175,7 +209,7 @@ class SourceModel(LineModel[P]):
 def too_long(
     tokens: Sequence[int],
     config: TransformerConfig,
-    advice: str = "split it, as translate --window 1 does at the ends of sentences",
+    advice: str = "split it, as translate --sentences does",
 ) -> str | None:
     """Return why a source of these tokens cannot be translated; None if it can."""
     longest = config.max_positions - 1

@@ -159,6 +159,15 @@ def test_libretranslate_client(server, models):
     assert httpx.post(server.url + "/detect", json={"q": "a"}).status_code == 400
 
 
+def test_libretranslate_keeps_lines_and_translates_sentence_by_sentence(server, models):
+    """Paragraphs that run together, and sentences that a model of single ones leaves out."""
+    [battle, he, they] = models["translator"].translate(["The battle.", "He ruled.", "They"], 2)
+    text = "The battle. He ruled.\n\n They\n"
+    body = {"q": [text, "", "They"], "source": "en", "target": "de"}
+    done = httpx.post(server.url + "/translate", json=body).json()["translatedText"]
+    assert done == [f"{battle.text} {he.text}\n\n{they.text}\n", "", they.text]
+
+
 def test_translate_route_has_tokens_and_steps(server, models):
     sources = ["The battle", "", "William then ruled"]
     expected = models["translator"].translate(sources, 4, "exact")

@@ -252,6 +252,35 @@ def test_inspect(work, multistride):
     assert facts["updates"] in (30, 60)
 
 
+def test_sentences_of_a_line_are_translated_alone(multistride, tmp_path):
+    lines = "The dog runs. A man sings.\n\nA man sings.\n"
+    both, blank, man = (
+        multistride("translate", "--sentences", "--group-size", 4, text=lines, check=0)
+        .stdout.decode()
+        .splitlines()
+    )
+    assert (blank, both.endswith(f" {man}")) == ("", True)
+    (tmp_path / "source").write_text(lines)
+    files = ("--input", tmp_path / "source", "--output", tmp_path / "output")
+    multistride("translate", "--sentences", "--group-size", 4, *files, check=0)
+    assert (tmp_path / "output").read_text().splitlines() == [both, blank, man]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--window", 2], "--sentences and --window were given: leave one of them out"),
+        (["--json"], "--sentences writes plain lines: leave --show-groups, --stream, --json"),
+        (["--stop", "."], "a stop text was given, which is for single sentences"),
+        (["--ray"], "--sentences"),
+    ],
+)
+def test_what_does_not_go_with_sentences_is_refused(multistride, options, said):
+    done = multistride("translate", "--sentences", *options, text="A man sings.\n", check=2)
+    assert said in done.stderr.decode()
+    assert done.stdout == b""
+
+
 def test_interrupt_and_resume_equal_an_uninterrupted_run(work, multistride, tmp_path):
     # Guards: work lost at Ctrl-C, and a resumed run that takes another path.
     config = work / "autoregressive.yaml"

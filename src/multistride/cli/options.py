@@ -76,6 +76,46 @@ class Cluster(BaseModel):
             raise UsageError(f"{option} is for one process: leave --ray or {option} out")
 
 
+class Units(BaseModel):
+    """Units of translation: a line, its sentences, or several lines of a document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    sentences: bool = Field(
+        False,
+        description="Translate every sentence of a line alone and join the translations, for lines "
+        "of several sentences and a model that was trained on single ones.",
+        json_schema_extra={"panel": "Input"},
+    )
+    window: int | None = Field(
+        None,
+        ge=1,
+        description="Translate this many consecutive lines of a document together, so that they "
+        "see each other. Blank lines separate documents; lines too long for the model are cut.",
+        json_schema_extra={"panel": "Input"},
+    )
+
+    def checked(self, lines: Lines, cluster: Cluster) -> bool:
+        """Return whether lines are translated as they are.
+
+        Raises `UsageError` for what does not go with sentences or windows.
+        """
+        given = [
+            name for name, on in (("--sentences", self.sentences), ("--window", self.window)) if on
+        ]
+        if not given:
+            return True
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} were given: leave one of them out")
+        [name] = given
+        if lines.form != "text" or lines.trace:
+            raise UsageError(
+                f"{name} writes plain lines: leave --show-groups, --stream, --json and --trace out"
+            )
+        cluster.refuse(name)
+        return False
+
+
 class Lines(BaseModel):
     """The source of lines, and the destination and format of their results."""
 

@@ -34,6 +34,7 @@ from multistride.model.directory import CALIBRATION, CONFIG, weights_digest
 from multistride.parts import Chunk, PartsDirectory
 from multistride.progress import ProgressLine
 from multistride.tasks.sentence_windows import WindowTranslator
+from multistride.tasks.sentences import SentenceTranslator
 from multistride.text_model import TextModel
 from multistride.version import __version__
 
@@ -46,7 +47,7 @@ FORMAT = 1
 class FileRequest:
     """A file to translate; `model` is the directory that the translator was read from.
 
-    A part has `chunk` lines, and some more where that would cut a window of `window` sentences.
+    A part has `chunk` lines, and some more where that would cut a window of lines.
     """
 
     model: Path
@@ -55,17 +56,14 @@ class FileRequest:
     options: DecodeOptions
     form: LineFormat
     chunk: int
-    window: int | None = None
 
     @classmethod
-    def of(
-        cls, lines: Lines, model: Path, options: DecodeOptions, window: int | None
-    ) -> FileRequest:
+    def of(cls, lines: Lines, model: Path, options: DecodeOptions) -> FileRequest:
         """Return the request that the options of the command line make."""
         assert lines.source is not None
         assert lines.output is not None
         chunk = lines.buffer or 1024
-        return cls(model, lines.source, lines.output, options, lines.form, chunk, window)
+        return cls(model, lines.source, lines.output, options, lines.form, chunk)
 
 
 def is_resumable(lines: Lines) -> bool:
@@ -143,9 +141,16 @@ def _plan(translator: TextModel, request: FileRequest, lines: int) -> dict[str, 
         **_computing(translator, request.model),
         "form": request.form,
         "chunk": request.chunk,
-        **({} if request.window is None else {"window": request.window}),
+        **_units(translator),
         **request.options.model_dump(mode="json"),
     }
+
+
+def _units(translator: TextModel) -> dict[str, Any]:
+    """Return what is translated at once, where that is not a line."""
+    if isinstance(translator, WindowTranslator):
+        return {"window": translator.sentences}
+    return {"sentences": True} if isinstance(translator, SentenceTranslator) else {}
 
 
 def _computing(translator: TextModel, model: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from multistride.cli.options import (
     ModelOption,
     NeededModelOption,
     SourceOption,
+    Units,
     group_size_or_auto,
     note_untrained,
 )
@@ -49,15 +50,7 @@ def translate(
     decoding: Annotated[DecodeOptions, Fields(without=_NOT_OFFERED)],
     machine: Annotated[Machine, Fields()],
     cluster: Annotated[Cluster, Fields()],
-    window: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Translate this many consecutive lines of a document together, so that they see "
-            "each other. Blank lines separate documents; lines too long for the model are cut.",
-            rich_help_panel="Input",
-        ),
-    ] = None,
+    units: Annotated[Units, Fields()],
 ) -> None:
     """Translate stdin to stdout: n lines in, n lines out, in order.
 
@@ -69,22 +62,11 @@ def translate(
     Example: multistride translate --input book.en --output book.de --group-size auto
     """
     failed = None
-    if window is None:
+    if units.checked(lines, cluster):
         failed = translated_light(model, lines, group_size, decoding, machine, cluster)
-    else:
-        _check_window(lines, cluster)
     if failed is None:
-        failed = _translated(model, lines, group_size, decoding, machine, cluster, window)
+        failed = _translated(model, lines, group_size, decoding, machine, cluster, units)
     _complete(failed, "lines could not be translated")
-
-
-def _check_window(lines: Lines, cluster: Cluster) -> None:
-    """Raise `UsageError` for what does not go with windows of lines."""
-    if lines.form != "text" or lines.trace:
-        raise UsageError(
-            "--window writes plain lines: leave --show-groups, --stream, --json and --trace out"
-        )
-    cluster.refuse("--window")
 
 
 def _translated(
@@ -94,16 +76,20 @@ def _translated(
     decoding: DecodeOptions,
     machine: Machine,
     cluster: Cluster,
-    window: int | None,
+    units: Units,
 ) -> int:
     """Translate lines in any way there is; return how many failed."""
     with uncollected():
         from multistride.cli.sharing import lines_shared
         from multistride.tasks.sentence_windows import WindowTranslator
+        from multistride.tasks.sentences import SentenceTranslator
         from multistride.translator import Translator
 
         translator: Translator = _opened(Translator, model, machine, lines, cluster)
-    translator = translator if window is None else WindowTranslator(translator, window)
+    if units.sentences:
+        translator = SentenceTranslator(translator)
+    elif units.window is not None:
+        translator = WindowTranslator(translator, units.window)
     plan = _settled(translator, group_size, decoding, lines)
     shared = lines_shared(cluster, machine, model, plan.options)
     failed = _written(translator, model, plan, lines, shared)
@@ -234,12 +220,10 @@ def _written(
     """Translate lines, resumably if they go from a file to a file; return how many failed."""
     from multistride.cli.resumable import FileRequest, is_resumable, translate_file
     from multistride.shipped import DEFAULT
-    from multistride.tasks.sentence_windows import WindowTranslator
 
     if not is_resumable(lines):
         return _write(translator, plan, lines, shared)
-    window = translator.sentences if isinstance(translator, WindowTranslator) else None
-    request = FileRequest.of(lines, model or DEFAULT, plan.options, window)
+    request = FileRequest.of(lines, model or DEFAULT, plan.options)
     with shared as decode:
         return translate_file(translator, request, decode)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
+from multistride.data.sentences import split_sentences
 from multistride.serve.errors import DOCUMENTED, HttpProblem, WrongKey
 from multistride.serve.protocol import LibreTranslateRequest, TranslateRequest
 from multistride.serve.served import Served, ServedModel
@@ -109,7 +111,7 @@ def router(served: Served) -> APIRouter:
         "/translate", tags=["LibreTranslate"], responses=REFUSED, openapi_extra=LIBRETRANSLATE_BODY
     )
     async def libretranslate(request: Request) -> Any:
-        """Translate as LibreTranslate does; JSON or a form."""
+        """Translate as LibreTranslate does, sentence by sentence; JSON or a form."""
         try:
             body = LibreTranslateRequest.model_validate(await _fields(request))
         except ValidationError as error:
@@ -121,10 +123,13 @@ def router(served: Served) -> APIRouter:
             _check_key(request, body.api_key)
             model = served.for_languages(body.source, body.target)
             texts = [body.q] if isinstance(body.q, str) else body.q
-            answers = await translated(request, model, texts, {}, Usage())
+            pages = [[split_sentences(line) for line in text.split("\n")] for text in texts]
+            sentences = [each for page in pages for line in page for each in line]
+            answers = await translated(request, model, sentences, {}, Usage())
         except HttpProblem as problem:
             return _refused(problem.status, problem.message, problem.headers)
-        written = [answer.text for answer in answers]
+        done = (answer.text for answer in answers)
+        written = ["\n".join(" ".join(islice(done, len(line))) for line in page) for page in pages]
         return {"translatedText": written[0] if isinstance(body.q, str) else written}
 
     @routes.get("/languages", tags=["LibreTranslate"])

@@ -16,31 +16,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from typing import TypeAlias
 
 from rapidfuzz.fuzz import ratio
 
 from multistride.data.corpus import Unreadable
+from multistride.data.sentences import ends_sentence, split_sentences
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
 from multistride.errors import UsageError
-from multistride.translation import Translation, decoded_line, line_fault, too_long
+from multistride.translation import (
+    Translation,
+    decoded_line,
+    joined_sentences,
+    line_fault,
+    refuse_single,
+    too_long,
+)
 from multistride.translator import Translator
 
 Line: TypeAlias = str | Unreadable
-
-_END = re.compile(r"(?<=[.!?…。！？])(?:[\"'”“’‘»«)\]]*)(?:\s+|$)")
-"""Where a sentence may end: after its last mark and the quotes and brackets that close behind
-it."""
-
-_ABBREVIATED = re.compile(
-    r"(?:^|[\s(\"“„'.])(?:\w|\d{1,2}|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Nr|vs|etc|al|approx|dept|est|fig"
-    r"|Inc|Ltd|Co|Hr|Fr|Str|bzw|usw|ca|evtl|ggf|inkl|vgl|Abs|Art|Bd|Tel)\.$",
-    re.IGNORECASE,
-)
-"""A period that need not end a sentence: after one letter (I.D., z. B.), an ordinal (19.), or one
-of the usual abbreviations. Left together by mistake, two sentences only cost their window."""
 
 _LENGTH_SLACK, _LENGTH_SHARE = 10, 0.5
 """A line of a window may be this many characters, or this share, longer or shorter than alone."""
@@ -92,19 +88,7 @@ class WindowTranslator(Translator):
 
         Raises `UsageError` for options of single sentences, and as the base does.
         """
-        for_one = {
-            "--stream": streaming,
-            "a prefix": bool(options.prefix),
-            "a stop text": bool(options.stop),
-            "a minimum length": bool(options.min_tokens),
-            "a maximum length": options.max_tokens is not None,
-        }
-        given = next((name for name, used in for_one.items() if used), None)
-        if given is not None:
-            raise UsageError(
-                f"{given} was given, which is for single sentences, and windows of "
-                f"{self.sentences} were asked for: leave one of them out"
-            )
+        refuse_single(options, streaming, f"windows of {self.sentences}")
         return super().planned(options, streaming=streaming, auto=auto)
 
     def problem(self, tokens: Sequence[int]) -> str | None:
@@ -151,7 +135,7 @@ class WindowTranslator(Translator):
         pieces = [self._pieces(window) for window in windows]
         flat = [piece for each in pieces for piece in each]
         translated = iter(super().written(flat, plan))
-        whole = [_joined(list(islice(translated, len(each)))) for each in pieces]
+        whole = [joined_sentences(list(islice(translated, len(each)))) for each in pieces]
         lines = [line for window in windows if len(window) > 1 for line in window]
         alone = iter(super().written(lines, plan))
         results: list[Translation] = []
@@ -206,7 +190,7 @@ class WindowTranslator(Translator):
             return [joined]
         pieces: list[str] = []
         count = 0
-        for sentence in _sentences(joined):
+        for sentence in split_sentences(joined):
             if pieces and count < self.sentences and self._fits(f"{pieces[-1]} {sentence}"):
                 pieces[-1], count = f"{pieces[-1]} {sentence}", count + 1
             else:
@@ -223,8 +207,8 @@ class WindowTranslator(Translator):
         if self.separator.strip():
             parts = [part.strip() for part in text.split(self.separator.strip())]
             return parts if len(parts) == len(window) and all(parts) else None
-        counts = [len(_sentences(line)) for line in window]
-        sentences = _sentences(text)
+        counts = [len(split_sentences(line)) for line in window]
+        sentences = split_sentences(text)
         if len(sentences) != sum(counts):
             return None
         remaining = iter(sentences)
@@ -254,29 +238,6 @@ def _marks(text: str) -> set[str]:
     return {word.casefold() for word in _WORD.findall(text)} | set(_CJK_PAIR.findall(text))
 
 
-def ends_sentence(line: str) -> bool:
-    """Return whether a line ends where a sentence does, so that its end can be found again."""
-    return not _parts(line)[-1]
-
-
-def _parts(text: str) -> list[str]:
-    """Return a text cut behind every end of a sentence; the last part, after it, may be empty."""
-    ends = [match.end() for match in _END.finditer(text) if _is_end(text, match)]
-    places = [0, *ends, len(text)]
-    return [text[first:last].strip() for first, last in pairwise(places)]
-
-
-def _is_end(text: str, match: re.Match[str]) -> bool:
-    pause = text[: match.start()].endswith(("...", "…"))
-    if pause and text[match.end() : match.end() + 1].islower():
-        return False
-    return not _ABBREVIATED.search(text, 0, match.start())
-
-
-def _sentences(text: str) -> list[str]:
-    return [part for part in _parts(text) if part]
-
-
 def _readable(windows: Iterable[list[Line]]) -> list[list[str]]:
     """Return the windows without those that are not text."""
     texts = ([line for line in window if isinstance(line, str)] for window in windows)
@@ -286,22 +247,6 @@ def _readable(windows: Iterable[list[Line]]) -> list[list[str]]:
 def _decoded(line: bytes) -> Line:
     text = decoded_line(line)
     return Unreadable(line_fault(line)) if text is None else text
-
-
-def _joined(parts: list[Translation]) -> Translation:
-    """Return the parts of one line as one. A line of which a part has no translation has none."""
-    if len(parts) == 1:
-        return parts[0]
-    for part in parts:
-        if part.problem:
-            return Translation("", problem=f"one of its sentences: {part.problem}")
-    return Translation(
-        " ".join(part.text for part in parts),
-        tuple(token for part in parts for token in part.tokens),
-        tuple(score for part in parts for score in part.scores),
-        tuple(group for part in parts for group in part.trace),
-        parts[-1].ending,
-    )
 
 
 def _shared(whole: Translation, cut: Sequence[str]) -> Iterator[Translation]:

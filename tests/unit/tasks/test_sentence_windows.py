@@ -11,8 +11,6 @@ from multistride.shipped import DEFAULT
 from multistride.tasks.sentence_windows import (
     Counts,
     WindowTranslator,
-    _parts,
-    ends_sentence,
     same_lines,
 )
 from multistride.translation import MOST_TEXT, Translation
@@ -84,7 +82,7 @@ def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
         len(each.scores) for each in translator.translate(pieces, group_size=4)
     )
     [short] = translator.translate([page], group_size=4)
-    assert short.problem.endswith("split it, as translate --window 1 does at the ends of sentences")
+    assert short.problem.endswith("split it, as translate --sentences does")
 
 
 def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator):
@@ -174,33 +172,6 @@ def test_what_is_for_single_sentences_is_refused(translator):
         passages.planned(DecodeOptions(), streaming=True)
     with pytest.raises(UsageError, match="windows of 0 sentences were asked for: choose 1 or more"):
         WindowTranslator(translator, 0)
-
-
-def test_parts_show_whether_a_text_ends_with_its_sentence():
-    assert _parts("One. Two") == ["One.", "Two"]
-    assert _parts("One. “Two.”") == ["One.", "“Two.”", ""]
-    assert ends_sentence("One. “Two.”")
-    assert not ends_sentence("One. Two,")
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("I forgot my I.D. card.", ["I forgot my I.D. card.", ""]),
-        (
-            "Er kam im 19. Jahrhundert. Dann ging er.",
-            ["Er kam im 19. Jahrhundert.", "Dann ging er.", ""],
-        ),
-        ("z. B. Hunde. Und Katzen.", ["z. B. Hunde.", "Und Katzen.", ""]),
-        ("Dr. No came at 5 p.m. and left.", ["Dr. No came at 5 p.m. and left.", ""]),
-        ("It was in 1990. He left.", ["It was in 1990.", "He left.", ""]),
-        ("Wait... what? No.", ["Wait... what?", "No.", ""]),
-        ("He lives in the U.S.", ["He lives in the U.S."]),
-    ],
-)
-def test_abbreviations_and_ordinals_do_not_end_sentences(text, parts):
-    # Guards: "19." and "I.D." taken for ends, so that two wrong counts agree.
-    assert _parts(text) == parts
 
 
 @pytest.mark.parametrize(
