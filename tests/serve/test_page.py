@@ -5,6 +5,7 @@ import shutil
 import pytest
 from tiny_server import Running
 
+from multistride.data.sentences import split_sentences
 from multistride.serve.app import Limits
 
 selenium = pytest.importorskip("selenium")
@@ -70,6 +71,35 @@ def test_a_race_shows_groups_and_both_texts(browser, server, models):
     assert "K=4" in get(browser, "verdict").text
     problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not problems
+
+
+SENTENCES = [
+    "One. Two!  Three",
+    "Dr. No came at 5 p.m. and left. Bye.",
+    '"Why?" asked Tom. "Yes." Good',
+    "Wait... what? 2.13 is out.",
+    "他来了。你呢？我走了",
+    "no mark",
+]
+
+
+def test_a_text_is_asked_for_sentence_by_sentence(browser, server, models):
+    # Guards: another cut than the library's, lines that run together, steps that start again.
+    opened(browser, server.url)
+    found = [browser.execute_script("return sentencesOf(arguments[0])", each) for each in SENTENCES]
+    assert [[one for one, _ in each] for each in found] == [*map(split_sentences, SENTENCES)]
+    lines = "The battle. He ruled.\n\n They"
+    browser.execute_script("arguments[0].value = arguments[1]", get(browser, "input"), lines)
+    get(browser, "run").click()
+    wait(browser, lambda: get(browser, "verdict").text)
+    alone = models["translator"].translate(["The battle.", "He ruled.", "They"], 4)
+    assert texts(browser)[0] == f"{alone[0].text} {alone[1].text}\n{alone[2].text}"
+    tips = [
+        node.get_attribute("data-tip")
+        for node in browser.find_elements(By.CSS_SELECTOR, "#lane-groups .group")
+    ]
+    assert len(tips) == sum(len(each.trace) for each in alone)
+    assert tips[-1].startswith(f"step {len(tips)} ")
 
 
 def test_the_language_changes_and_stays(browser, server):

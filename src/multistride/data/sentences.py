@@ -35,8 +35,9 @@ def _parts(text: str) -> list[str]:
 
 
 def _is_end(text: str, match: re.Match[str]) -> bool:
+    quoted = bool(match[0].strip())
     pause = text[: match.start()].endswith(("...", "…"))
-    if pause and text[match.end() : match.end() + 1].islower():
+    if (quoted or pause) and text[match.end() : match.end() + 1].islower():
         return False
     return not _ABBREVIATED.search(text, 0, match.start())
 
@@ -44,7 +45,8 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text, in order, without the blanks between them.
 
-    An end is a full stop, question or exclamation mark before a blank, an ellipsis before a blank
-    and no small letter, or a full-width mark; not the period of an abbreviation or an ordinal.
+    An end is a full stop, question or exclamation mark before a blank, or a full-width mark; not
+    the period of an abbreviation or an ordinal, nor an ellipsis or a closing quote before a small
+    letter ("Why?" asked Tom.).
     """
     return [part for part in _parts(text) if part]

@@ -39,6 +39,7 @@ def test_abbreviations_and_ordinals_do_not_end_sentences(text, parts):
     [
         ("One. Two! Three?", ["One.", "Two!", "Three?"]),
         ("“One.” “Two.” Three", ["“One.”", "“Two.”", "Three"]),
+        ('"Why?" asked Tom. "So."', ['"Why?" asked Tom.', '"So."']),
         ("hello. how are you?", ["hello.", "how are you?"]),
         ("well ... no. Wait … Yes", ["well ... no.", "Wait …", "Yes"]),
         ("他来了。你呢？我走了", ["他来了。", "你呢？", "我走了"]),

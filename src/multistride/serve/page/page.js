@@ -177,8 +177,56 @@ function pause(milliseconds, signal) {
   });
 }
 
-// Server-sent events of one request, each with the milliseconds since it was sent.
+// Sentences end where data/sentences.py says.
+const END = /(?<=[.!?…])["'”“’‘»«)\]]*(?=\s|$)|(?<=[。！？])[”’」』）】]*|(?=\n)/gu;
+const SHORT = /(?:^|[\s("“„'.])(?:[\p{L}\d]|\d\d|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Nr|vs|etc|approx|Inc|Ltd|Co|Hr|Fr|Str|bzw|usw|ca|evtl|ggf|inkl|vgl|Abs|Art|Bd|Tel)\.$/iu;
+
+function ends(content, match) {
+  const head = content.slice(0, match.index);
+  const quoted = /["'”“’‘»«)\]]/.test(match[0]);
+  const small = /^\s+\p{Ll}/u.test(content.slice(match.index + match[0].length));
+  return content[match.index] === "\n" || !(SHORT.test(head) || (small && (quoted || /(\.\.\.|…)$/.test(head))));
+}
+
+// The sentences of a text, each with what stands before it: a blank, or the end of a line.
+function sentencesOf(content) {
+  const found = [];
+  let from = 0;
+  const places = [...content.matchAll(END)].filter((match) => ends(content, match))
+    .map((match) => match.index + match[0].length);
+  for (const to of [...places, content.length]) {
+    const part = content.slice(from, to);
+    if (!part.trim()) continue;
+    found.push([part.trim(), /^\s*\n/.test(part) ? "\n" : " "]);
+    from = to;
+  }
+  return found;
+}
+
+// A translation model is trained on single sentences: those of a text are asked for in turn.
 async function* ask(body, chat, signal) {
+  if (causal()) { yield* stream(body, chat, signal); return; }
+  let before = 0;
+  let steps = 0;
+  for (const [prompt, blank] of sentencesOf(body.prompt)) {
+    let last = 0;
+    let count = 0;
+    for await (const [event, milliseconds] of stream({ ...body, prompt }, chat, signal)) {
+      if (event.multistride) {
+        if (count === 0 && steps) event.choices[0].text = blank + event.choices[0].text;
+        event.multistride.step += steps;
+        count += 1;
+      }
+      last = milliseconds;
+      yield [event, before + milliseconds];
+    }
+    before += last;
+    steps += count;
+  }
+}
+
+// Server-sent events of one request, each with the milliseconds since it was sent.
+async function* stream(body, chat, signal) {
   const sent = performance.now();
   const response = await fetch(chat ? "v1/chat/completions" : "v1/completions", {
     method: "POST", signal, headers: headers(), body: JSON.stringify(body),
