@@ -166,6 +166,10 @@ def test_libretranslate_keeps_lines_and_translates_sentence_by_sentence(server, 
     body = {"q": [text, "", "They"], "source": "en", "target": "de"}
     done = httpx.post(server.url + "/translate", json=body).json()["translatedText"]
     assert done == [f"{battle.text} {he.text}\n\n{they.text}\n", "", they.text]
+    for given in (["They"] * 257, "They. " * 1025):
+        refused = httpx.post(server.url + "/translate", json={**body, "q": given})
+        assert refused.status_code == 413
+        assert "at most 256 texts and 1,024 sentences" in refused.json()["error"]
 
 
 def test_translate_route_has_tokens_and_steps(server, models):

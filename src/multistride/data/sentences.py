@@ -21,6 +21,9 @@ _ABBREVIATED = re.compile(
 of the usual abbreviations. Two sentences that are left together by mistake cost less than one that
 is torn apart."""
 
+_LOOKED_BACK = 16
+"""Characters before an end that are looked at: more than any abbreviation has."""
+
 
 def ends_sentence(line: str) -> bool:
     """Return whether a line ends where a sentence does, so that its end can be found again."""
@@ -36,10 +39,11 @@ def _parts(text: str) -> list[str]:
 
 def _is_end(text: str, match: re.Match[str]) -> bool:
     quoted = bool(match[0].strip())
-    pause = text[: match.start()].endswith(("...", "…"))
+    head = text[max(match.start() - _LOOKED_BACK, 0) : match.start()]
+    pause = head.endswith(("...", "…"))
     if (quoted or pause) and text[match.end() : match.end() + 1].islower():
         return False
-    return not _ABBREVIATED.search(text, 0, match.start())
+    return not _ABBREVIATED.search(head)
 
 
 def split_sentences(text: str) -> list[str]:

@@ -22,6 +22,9 @@ MOST_CHOICES = 16
 MOST_TEXTS = 256
 """Most texts in one request."""
 
+MOST_SENTENCES = 1024
+"""Most sentences in one request of LibreTranslate's route, which translates them one by one."""
+
 MOST_STOPS = 16
 """Most stop texts in one request; OpenAI allows 4."""
 

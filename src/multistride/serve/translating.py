@@ -17,7 +17,12 @@ from pydantic import ValidationError
 
 from multistride.data.sentences import split_sentences
 from multistride.serve.errors import DOCUMENTED, HttpProblem, WrongKey
-from multistride.serve.protocol import LibreTranslateRequest, TranslateRequest
+from multistride.serve.protocol import (
+    MOST_SENTENCES,
+    MOST_TEXTS,
+    LibreTranslateRequest,
+    TranslateRequest,
+)
 from multistride.serve.served import Served, ServedModel
 from multistride.serve.writing import Answer, Usage, until_gone, whole
 
@@ -123,8 +128,15 @@ def router(served: Served) -> APIRouter:
             _check_key(request, body.api_key)
             model = served.for_languages(body.source, body.target)
             texts = [body.q] if isinstance(body.q, str) else body.q
-            pages = [[split_sentences(line) for line in text.split("\n")] for text in texts]
+            pages = await asyncio.to_thread(_pages, texts)
             sentences = [each for page in pages for line in page for each in line]
+            if len(texts) > MOST_TEXTS or len(sentences) > MOST_SENTENCES:
+                raise HttpProblem(
+                    413,
+                    f"{len(texts):,} texts with {len(sentences):,} sentences were given: at most "
+                    f"{MOST_TEXTS} texts and {MOST_SENTENCES:,} sentences may be, send several "
+                    "requests",
+                )
             answers = await translated(request, model, sentences, {}, Usage())
         except HttpProblem as problem:
             return _refused(problem.status, problem.message, problem.headers)
@@ -143,6 +155,11 @@ def router(served: Served) -> APIRouter:
         return _refused(400, "language detection is not supported: name the source language")
 
     return routes
+
+
+def _pages(texts: list[str]) -> list[list[list[str]]]:
+    """Return the sentences of each line of each text."""
+    return [[split_sentences(line) for line in text.split("\n")] for text in texts]
 
 
 def _check_key(request: Request, given: str | None) -> None:
