@@ -209,7 +209,7 @@ class SourceModel(LineModel[P]):
 def too_long(
     tokens: Sequence[int],
     config: TransformerConfig,
-    advice: str = "split it, as translate --sentences does",
+    advice: str = "split it into sentences",
 ) -> str | None:
     """Return why a source of these tokens cannot be translated; None if it can."""
     longest = config.max_positions - 1

@@ -14,12 +14,17 @@ blank follows, but not where Chinese or Japanese is written."""
 
 _ABBREVIATED = re.compile(
     r"(?:^|[\s(\"“„'.])(?:\w|\d{1,2}|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Nr|vs|etc|al|approx|dept|est|fig"
-    r"|Inc|Ltd|Co|Hr|Fr|Str|bzw|usw|ca|evtl|ggf|inkl|vgl|Abs|Art|Bd|Tel)\.$",
+    r"|Inc|Ltd|Co|Hr|Fr|Str|bzw|usw|ca|evtl|ggf|inkl|vgl|Abs|Art|Bd|Tel|Gen|Col|Capt|Mio|Mrd)\.$",
     re.IGNORECASE,
 )
 """A period that need not end a sentence: after one letter (I.D., z. B.), an ordinal (19.), or one
 of the usual abbreviations. Two sentences that are left together by mistake cost less than one that
 is torn apart."""
+
+_BEFORE_NUMBERS = re.compile(
+    r"\b(?:No|pp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Okt|Dez)\.$", re.IGNORECASE
+)
+"""The same where a number follows: "No." may be an answer."""
 
 _LOOKED_BACK = 16
 """Characters before an end that are looked at: more than any abbreviation has."""
@@ -42,6 +47,8 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
     head = text[max(match.start() - _LOOKED_BACK, 0) : match.start()]
     pause = head.endswith(("...", "…"))
     if (quoted or pause) and text[match.end() : match.end() + 1].islower():
+        return False
+    if text[match.end() : match.end() + 1].isdigit() and _BEFORE_NUMBERS.search(head):
         return False
     return not _ABBREVIATED.search(head)
 

@@ -128,20 +128,9 @@ def router(served: Served) -> APIRouter:
             _check_key(request, body.api_key)
             model = served.for_languages(body.source, body.target)
             texts = [body.q] if isinstance(body.q, str) else body.q
-            pages = await asyncio.to_thread(_pages, texts)
-            sentences = [each for page in pages for line in page for each in line]
-            if len(texts) > MOST_TEXTS or len(sentences) > MOST_SENTENCES:
-                raise HttpProblem(
-                    413,
-                    f"{len(texts):,} texts with {len(sentences):,} sentences were given: at most "
-                    f"{MOST_TEXTS} texts and {MOST_SENTENCES:,} sentences may be, send several "
-                    "requests",
-                )
-            answers = await translated(request, model, sentences, {}, Usage())
+            written = await _by_sentences(request, model, texts)
         except HttpProblem as problem:
             return _refused(problem.status, problem.message, problem.headers)
-        done = (answer.text for answer in answers)
-        written = ["\n".join(" ".join(islice(done, len(line))) for line in page) for page in pages]
         return {"translatedText": written[0] if isinstance(body.q, str) else written}
 
     @routes.get("/languages", tags=["LibreTranslate"])
@@ -155,6 +144,22 @@ def router(served: Served) -> APIRouter:
         return _refused(400, "language detection is not supported: name the source language")
 
     return routes
+
+
+async def _by_sentences(request: Request, model: ServedModel, texts: list[str]) -> list[str]:
+    """Return the translations of texts of several lines, made sentence by sentence."""
+    pages = await asyncio.to_thread(_pages, texts)
+    sentences = [each for page in pages for line in page for each in line]
+    if len(texts) > MOST_TEXTS or len(sentences) > MOST_SENTENCES:
+        raise HttpProblem(
+            413,
+            f"{len(texts):,} texts with {len(sentences):,} sentences were given: at most "
+            f"{MOST_TEXTS} texts and {MOST_SENTENCES:,} sentences are allowed, send several "
+            "requests",
+        )
+    answers = await translated(request, model, sentences, {}, Usage())
+    done = (answer.text for answer in answers)
+    return ["\n".join(" ".join(islice(done, len(line))) for line in page) for page in pages]
 
 
 def _pages(texts: list[str]) -> list[list[list[str]]]:

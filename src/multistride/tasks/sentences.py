@@ -12,7 +12,7 @@ from itertools import islice
 from multistride.data.sentences import split_sentences
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
-from multistride.translation import Translation, joined_sentences, refuse_single
+from multistride.translation import Translation, joined_sentences, refuse_single, too_long
 from multistride.translator import Translator
 
 
@@ -37,6 +37,10 @@ class SentenceTranslator(Translator):
         """
         refuse_single(options, streaming, "texts of several sentences")
         return super().planned(options, streaming=streaming, auto=auto)
+
+    def problem(self, tokens: Sequence[int]) -> str | None:
+        """Return why a sentence of these tokens cannot be translated; None if it can."""
+        return too_long(tokens, self.config, "split it")
 
     def written(self, texts: Sequence[str], plan: Plan) -> list[Translation]:
         """Return the translations of texts, made sentence by sentence."""

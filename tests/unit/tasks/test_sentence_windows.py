@@ -82,7 +82,7 @@ def test_a_line_longer_than_the_context_is_cut_at_its_sentences(translator):
         len(each.scores) for each in translator.translate(pieces, group_size=4)
     )
     [short] = translator.translate([page], group_size=4)
-    assert short.problem.endswith("split it, as translate --sentences does")
+    assert short.problem.endswith("split it into sentences")
 
 
 def test_a_sentence_longer_than_the_context_is_a_problem_of_its_line(translator):

@@ -47,6 +47,7 @@ def test_a_text_with_a_sentence_too_long_says_so(translator):
     [result] = SentenceTranslator(translator).translate(["A man sings. " + "a cat and " * 200])
     assert result.text == ""
     assert result.problem.startswith("one of its sentences: it has ")
+    assert result.problem.endswith(" are allowed: split it")
 
 
 def test_what_is_for_single_sentences_is_refused(translator):

@@ -179,12 +179,15 @@ function pause(milliseconds, signal) {
 
 // Sentences end where data/sentences.py says.
 const END = /(?<=[.!?…])["'”“’‘»«)\]]*(?=\s|$)|(?<=[。！？])[”’」』）】]*|(?=\n)/gu;
-const SHORT = /(?:^|[\s("“„'.])(?:[\p{L}\d]|\d\d|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Nr|vs|etc|approx|Inc|Ltd|Co|Hr|Fr|Str|bzw|usw|ca|evtl|ggf|inkl|vgl|Abs|Art|Bd|Tel)\.$/iu;
+const SHORT = /(?:^|[\s("“„'.])(?:[\p{L}\d]|\d\d|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Nr|vs|etc|approx|Inc|Ltd|Co|Hr|Fr|Str|bzw|usw|ca|evtl|ggf|inkl|vgl|Abs|Art|Bd|Tel|Gen|Col|Capt|Mio|Mrd)\.$/iu;
+const BEFORE_NUMBERS = /(?:^|[^\p{L}\d_])(?:No|pp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Okt|Dez)\.$/iu;
 
 function ends(content, match) {
-  const head = content.slice(0, match.index);
+  const head = content.slice(Math.max(match.index - 16, 0), match.index); // longer than any abbreviation
   const quoted = /["'”“’‘»«)\]]/.test(match[0]);
   const small = /^\s+\p{Ll}/u.test(content.slice(match.index + match[0].length));
+  const number = /^\s+\d/.test(content.slice(match.index + match[0].length));
+  if (number && BEFORE_NUMBERS.test(head)) return false;
   return content[match.index] === "\n" || !(SHORT.test(head) || (small && (quoted || /(\.\.\.|…)$/.test(head))));
 }
 
