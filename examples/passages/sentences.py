@@ -41,14 +41,14 @@ def main() -> None:
     ways = {"whole lines": translator, "every sentence alone": SentenceTranslator(translator)}
     metric = BLEU()
     results = []
-    for size in map(int, asked.group_sizes.split(",")):
-        for way, own in ways.items():
+    for way, own in ways.items():
+        scores = {}
+        for size in map(int, asked.group_sizes.split(",")):
             texts = [each.text for each in own.translate(sources, size)]
-            score = metric.corpus_score(texts, [references]).score
-            results.append({"way": way, "group_size": size, "bleu": score})
-            print(f"{way}, K={size}: BLEU {score:.1f}")
-    facts = {
-        "name": "Lines of several sentences",
+            scores[f"bleu_k{size}"] = metric.corpus_score(texts, [references]).score
+            print(f"{way}, K={size}: BLEU {scores[f'bleu_k{size}']:.1f}")
+        results.append({"name": way, "metrics": scores})
+    settings = {
         "source": asked.source.name,
         "source_sha256": sha256(asked.source),
         "reference_sha256": sha256(asked.reference),
@@ -60,9 +60,11 @@ def main() -> None:
         "cpu": cpu_name(),
         "torch": torch.__version__,
         "multistride": multistride.__version__,
-        "results": results,
     }
-    write_json(asked.result, facts)
+    title = "Lines of several sentences"
+    write_json(
+        asked.result, {"name": title, "kind": "other", "settings": settings, "results": results}
+    )
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ SENTENCES = [
     "Dr. No came at 5 p.m. and left. Bye.",
     '"Why?" asked Tom. "Yes." Good',
     "Wait... what? 2.13 is out.",
-    "At No. 5 we stop. No. We go. Gen. Lee rode on Jan. 5. See pp. 7-8.",
+    "At No. 5 we stop. No. We go. Gen. Lee rode on Jan. 5, 1863. See pp. 7-8.",
     "他来了。你呢？我走了",
     "no mark",
 ]

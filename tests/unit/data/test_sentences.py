@@ -43,7 +43,10 @@ def test_abbreviations_and_ordinals_do_not_end_sentences(text, parts):
         ("“One.” “Two.” Three", ["“One.”", "“Two.”", "Three"]),
         ('"Why?" asked Tom. "So."', ['"Why?" asked Tom.', '"So."']),
         ("At No. 5 we stop. No. We go.", ["At No. 5 we stop.", "No.", "We go."]),
-        ("Gen. Lee rode on Jan. 5. See pp. 7-8.", ["Gen. Lee rode on Jan. 5.", "See pp. 7-8."]),
+        (
+            "Gen. Lee rode on Jan. 5, 1863. See pp. 7-8.",
+            ["Gen. Lee rode on Jan. 5, 1863.", "See pp. 7-8."],
+        ),
         ("hello. how are you?", ["hello.", "how are you?"]),
         ("well ... no. Wait … Yes", ["well ... no.", "Wait …", "Yes"]),
         ("他来了。你呢？我走了", ["他来了。", "你呢？", "我走了"]),
