@@ -50,3 +50,12 @@ class Interrupted(UserError):
     """The user stopped the run; the message says how to resume it."""
 
     exit_code = 130
+
+
+def shown(setting: object) -> str:
+    """Return a setting as a message names it: not as Python writes it."""
+    if setting is None:
+        return "not set"
+    if isinstance(setting, bool):
+        return "on" if setting else "off"
+    return str(setting)

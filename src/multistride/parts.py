@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from multistride.errors import DataError, UsageError, UserError
+from multistride.errors import DataError, UsageError, UserError, shown
 from multistride.files import replacing_file, sweep, write_json
 from multistride.locks import exclusive
 from multistride.untrusted import parse_json, read_bytes, read_object
@@ -194,7 +194,8 @@ class PartsDirectory:
         )
         if names:
             differing = "; ".join(
-                f"{name} was {before.get(name)}, is {plan.get(name)}" for name in names
+                f"{name} was {shown(before.get(name))}, is {shown(plan.get(name))}"
+                for name in names
             )
             raise UsageError(
                 f"{self.path} was begun with other settings ({differing}): "

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from multistride.errors import DataError, UsageError, UserError
+from multistride.errors import DataError, UsageError, UserError, shown
 from multistride.files import replacing_file, sweep, write_json
 from multistride.locks import exclusive
 from multistride.untrusted import parse_json, read_json, read_yaml
@@ -275,7 +275,7 @@ class RunDirectory:
             )
         free = {*NOT_DECIDING, *asked.may_differ}
         lines = [
-            f"{key} was {old}, is {new}"
+            f"{key} was {shown(old)}, is {shown(new)}"
             for key, old, new in _differences(before, asked.config)
             if key not in free
         ]

@@ -149,6 +149,7 @@ class TextModel(LineModel[Plan]):
         priced = options.policy == "cost-model"
         knowledge = self.measured if auto or priced or options.mode != "fast" else None
         if priced:
+            options.checked(self.config)  # what is refused is refused before anything is timed
             self.price(options)
         chosen = plan(options, self.config, self.vocabulary, knowledge)
         if is_automatic(self.engine):

@@ -172,6 +172,64 @@ def test_libretranslate_keeps_lines_and_translates_sentence_by_sentence(server, 
         assert "at most 256 texts and 1,024 sentences" in refused.json()["error"]
 
 
+ASKED = {"q": "They", "source": "en", "target": "de"}
+FORM = "application/x-www-form-urlencoded"
+PARTS = "multipart/form-data; boundary=here"
+PART = '--here\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "said"),
+    [
+        ("Application/JSON; charset=utf-8", json.dumps(ASKED), 200, ""),
+        (FORM, "q=They&source=en&target=de", 200, ""),
+        (PARTS, "".join(PART % item for item in ASKED.items()) + "--here--\r\n", 200, ""),
+        ("application/json", '{"q": "They", ', 400, "not valid JSON in UTF-8"),
+        ("application/json", b'{"q": "\xff"}', 400, "not valid JSON in UTF-8"),
+        ("application/json", "[" * 100_000, 400, "not valid JSON in UTF-8"),
+        ("application/json", '["They"]', 400, "the body is not a JSON object"),
+        ("application/json", "{}", 400, "q: this field is missing"),
+        ("application/json", json.dumps({**ASKED, "colour": 1}), 400, "colour: this field is unkn"),
+        ("application/json", json.dumps({**ASKED, "format": "html"}), 400, "format: "),
+        ("application/json", json.dumps({**ASKED, "target": ""}), 400, "'en' to '' is not supp"),
+        ("application/json", json.dumps({**ASKED, "q": "\ud800"}), 400, "UTF-8"),
+        ("application/json", json.dumps({**ASKED, "q": "a " * 5000}), 400, "cannot be decoded"),
+        ("text/plain", "They", 400, "Content-Type is text/plain"),
+        (FORM, b"q=%ff&source=en&target=de", 400, "the form is not in UTF-8"),
+        ("multipart/form-data", "q=They", 400, "the form could not be read"),
+    ],
+)
+def test_libretranslate_refuses_in_its_own_shape(server, kind, body, status, said):
+    answer = httpx.post(server.url + "/translate", content=body, headers={"content-type": kind})
+    assert answer.status_code == status
+    if status != 200:
+        assert list(answer.json()) == ["error"]
+        assert said in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
+
+
+def test_libretranslate_errors_of_the_framework_have_its_shape_too(server):
+    assert "takes POST" in httpx.get(server.url + "/translate").json()["error"]
+    assert "takes GET" in httpx.post(server.url + "/languages").json()["error"]
+
+
+def test_a_form_that_repeats_its_text_is_a_list(server):
+    one = httpx.post(server.url + "/translate", data=ASKED).json()["translatedText"]
+    two = httpx.post(server.url + "/translate", data={**ASKED, "q": ["They", "They"]})
+    assert two.json()["translatedText"] == [one, one]
+
+
+@pytest.mark.parametrize("route", ["/translate", "/v1/translate"])
+def test_a_text_that_cannot_be_translated_is_named(server, route):
+    long = "battle " * 3000
+    asked = {"text": ["They", long]} if route == "/v1/translate" else {**ASKED, "q": ["They", long]}
+    answer = httpx.post(server.url + route, json=asked)
+    error = answer.json()["error"]
+    message = error["message"] if route == "/v1/translate" else error
+    assert answer.status_code == 400
+    assert message.startswith('"battle battle battle battle battle battl…": the text cannot')
+
+
 def test_translate_route_has_tokens_and_steps(server, models):
     sources = ["The battle", "", "William then ruled"]
     expected = models["translator"].translate(sources, 4, "exact")

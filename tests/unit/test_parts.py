@@ -98,7 +98,7 @@ def test_another_plan_is_refused_by_name(tmp_path):
         pass
     assert "engine" not in str(caught.value)
     with (
-        pytest.raises(UsageError, match="new was None, is 1"),
+        pytest.raises(UsageError, match="new was not set, is 1"),
         directory.opened({**PLAN, "new": 1}),
     ):
         pass

@@ -83,7 +83,7 @@ def test_open_names_what_differs(run):
     assert "\n" not in message
     for part in (
         "training.updates was 5, is 9",
-        "training.extra was None, is True",
+        "training.extra was not set, is on",
         "sizes was [1, 2], is [1, 4]",
     ):
         assert part in message
@@ -95,7 +95,7 @@ def test_open_names_a_setting_that_is_gone(run):
     # Guards: a default that slips in where a value was set before.
     with_checkpoints(run, 1).commit(1)
     without = {name: value for name, value in CONFIG.items() if name != "sizes"}
-    with pytest.raises(UsageError, match=r"sizes was \[1, 2\], is None"):
+    with pytest.raises(UsageError, match=r"sizes was \[1, 2\], is not set"):
         started(run.path, without, resume=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 import multistride
 from multistride.data.pieces import GROUP_BAR, group_texts
 from multistride.decode.options import DecodeOptions
-from multistride.errors import UserError
+from multistride.errors import UsageError, UserError
 from multistride.shipped import DEFAULT, directory, names
 
 SENTENCES = {
@@ -199,3 +199,12 @@ def test_texts_in_python(model):
             model.translate(wrong)
     with pytest.raises(UserError, match="pair 1 is no pair of texts"):
         model.score([("Hello.", "Hallo."), "Hello."])
+
+
+def test_what_is_refused_is_refused_before_steps_are_timed(model, monkeypatch):
+    # Guards: half a minute of measuring for a combination that nothing takes.
+    monkeypatch.setattr(
+        "multistride.text_model.cached_costs", lambda *_: pytest.fail("steps were timed")
+    )
+    with pytest.raises(UsageError, match="drafts all-masks was given, and mode adaptive has none"):
+        model.plan(4, "adaptive", policy="cost-model", drafts="all-masks")

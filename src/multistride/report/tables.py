@@ -463,19 +463,22 @@ def calibration_table(calibration: Mapping[str, Any]) -> Cells:
     truth = "the model's own K=1" if calibration["truth"] == "own-k1" else "the reference"
     headings = ["layout", "K", "pos.", "accuracy %", "confidence %", "ECE %"]
     after = ["temp.", "shift", "ECE % after", "tokens"]
-    rows: list[Sequence[str]] = [
-        [
-            row["layout"],
-            str(row["group_size"]),
-            str(row["place"]),
-            *(f"{100 * row[name]:.1f}" for name in ("right", "confidence", "error_before")),
-            f"{row['temperature']:.2f}",
-            f"{row['shift']:+.2f}",
-            f"{100 * row['error_after']:.1f}",
-            f"{row['tokens']:,}",
-        ]
-        for row in calibration["places"]
-    ]
+    rows: list[Sequence[str]] = []
+    for row in calibration["places"]:
+        names = ("right", "confidence", "error_before", "error_after")
+        shares = [f"{100 * row[name]:.1f}" if row["tokens"] else "-" for name in names]
+        rows.append(
+            [
+                row["layout"],
+                str(row["group_size"]),
+                str(row["place"]),
+                *shares[:3],
+                f"{row['temperature']:.2f}",
+                f"{row['shift']:+.2f}",
+                shares[3],
+                f"{row['tokens']:,}",
+            ]
+        )
     return Cells(
         [*headings, *after], [False, *[True] * 9], rows, title=f"Confidence, judged by {truth}"
     )

@@ -28,6 +28,7 @@ from multistride.errors import UserError
 from multistride.serve import openai, translating
 from multistride.serve.direct import Direct
 from multistride.serve.errors import (
+    LIBRETRANSLATE,
     Draining,
     HttpProblem,
     WrongKey,
@@ -42,7 +43,6 @@ from multistride.version import __version__
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-MEDIA = {"page.css": "text/css", "page.js": "text/javascript"}
 OPEN_PATHS = {"/", "/page.css", "/page.js", "/health", "/ready", "/version", "/favicon.ico"}
 """What needs no key: nothing of a model, and what load balancers ask."""
 
@@ -128,13 +128,17 @@ def _add_page(app: FastAPI) -> None:
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", media_type="text/html")
 
-    @app.get("/{name}", include_in_schema=False)
-    async def part(name: str) -> FileResponse:
-        if name == "docs":
-            return FileResponse(PAGE / "docs.html", media_type="text/html")
-        if name not in MEDIA:
-            raise HttpProblem(404, f"there is no page /{name}: see /docs", code="not_found")
-        return FileResponse(PAGE / name, media_type=MEDIA[name])
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html", media_type="text/html")
+
+    @app.get("/page.css", include_in_schema=False)
+    async def style() -> FileResponse:
+        return FileResponse(PAGE / "page.css", media_type="text/css")
+
+    @app.get("/page.js", include_in_schema=False)
+    async def script() -> FileResponse:
+        return FileResponse(PAGE / "page.js", media_type="text/javascript")
 
 
 class Door:
@@ -163,14 +167,14 @@ class Door:
         try:
             problem = self._refused(scope, headers)
             if problem is not None:
-                await problem.response()(scope, receive, answered)
+                await problem.response(scope["path"])(scope, receive, answered)
                 return
             await self._app(scope, self._bounded(receive), answered)
         except asyncio.CancelledError:
             if not self._served.draining:
                 raise
             if not status:  # the time to finish is over
-                await Draining().response()(scope, receive, answered)
+                await Draining().response(scope["path"])(scope, receive, answered)
         finally:
             facts = {
                 "id": name,
@@ -196,7 +200,7 @@ class Door:
             given = headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
             right = hmac.compare_digest(given.encode(), key.encode())
             scope["state"]["key"] = None if right else key
-            if not right and scope["path"] not in translating.KEY_IN_BODY:
+            if not right and scope["path"] not in LIBRETRANSLATE:
                 return WrongKey()
         return None
 
@@ -251,24 +255,25 @@ def _request_id(given: bytes | None) -> str:
 
 async def _problem(request: Any, error: Exception) -> Response:
     assert isinstance(error, HttpProblem)
-    return error.response()
+    return error.response(request.url.path)
 
 
 async def _user_error(request: Any, error: Exception) -> Response:
     assert isinstance(error, UserError)
-    return of_user_error(error).response()
+    return of_user_error(error).response(request.url.path)
 
 
 async def _validation(request: Any, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return of_validation(error).response()
+    return of_validation(error).response(request.url.path)
 
 
 async def _starlette(request: Any, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, _Refused):
-        return error.problem.response()
-    return of_framework(request.method, request.url.path, error).response()
+        return error.problem.response(request.url.path)
+    problem = of_framework(request.method, request.url.path, error)
+    return problem.response(request.url.path)
 
 
 async def _refusal(request: Any, error: Exception) -> Response:
@@ -284,4 +289,5 @@ async def _refusal(request: Any, error: Exception) -> Response:
 
 async def _failure(request: Any, error: Exception) -> Response:
     logger.error("request %s failed", request.state.id, exc_info=error)
-    return HttpProblem(500, "the server failed on this request", code="internal").response()
+    problem = HttpProblem(500, "the server failed on this request", code="internal")
+    return problem.response(request.url.path)

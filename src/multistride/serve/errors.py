@@ -5,6 +5,7 @@ Source of the body and of `type`: OpenAI API reference, "Error codes".
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -36,6 +37,11 @@ class ErrorBody(BaseModel):
 
 NOT_JSON = "the body is not valid JSON in UTF-8: send a JSON object"
 
+LIBRETRANSLATE = frozenset({"/translate", "/languages", "/detect"})
+"""Routes of LibreTranslate. An error is `{"error": message}` there, whoever found it; its clients
+send the API key in the body of the first, and for the other two none.
+"""
+
 STATUSES = {
     400: "A value is wrong: the message names the field and what is allowed.",
     401: "The API key is missing or wrong.",
@@ -54,6 +60,10 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 """Error responses of the OpenAPI schema. `default` keeps FastAPI from adding its 422."""
 
 
+QUOTED = 40
+"""Most characters of a text that an error quotes."""
+
+
 class HttpProblem(Exception):
     """An answer that is an error: its status, its one line, and the field that caused it."""
 
@@ -69,6 +79,13 @@ class HttpProblem(Exception):
         self.status, self.message, self.field, self.code = status, message, field, code
         self.headers = headers or {}
 
+    def of_text(self, text: str) -> HttpProblem:
+        """Return this problem with the beginning of the text that has it."""
+        start = text if len(text) <= QUOTED else text[:QUOTED].rstrip() + "…"
+        readable = start.encode("utf-8", "replace").decode()  # a lone surrogate is no text
+        message = f"{json.dumps(readable, ensure_ascii=False)}: {self.message}"
+        return HttpProblem(self.status, message, self.field, self.code, self.headers)
+
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
         kind = TYPES.get(
@@ -83,9 +100,10 @@ class HttpProblem(Exception):
             }
         }
 
-    def response(self) -> JSONResponse:
-        """Return the HTTP response."""
-        return JSONResponse(self.body(), self.status, self.headers)
+    def response(self, path: str) -> JSONResponse:
+        """Return the HTTP response of the route at `path`."""
+        body = {"error": self.message} if path in LIBRETRANSLATE else self.body()
+        return JSONResponse(body, self.status, self.headers)
 
 
 class WrongKey(HttpProblem):

@@ -236,10 +236,13 @@ class Served:
         for own, other in self._pairs():
             if other == target and source in (own, "auto"):
                 return self._by_pair(own, other)
-        pairs = [f"{a} to {b}" for a, b in self._pairs()] or ["none"]
-        raise HttpProblem(
-            400, f"{source} to {target} is not supported here: {', '.join(pairs)}", code="languages"
-        )
+        known = [f"{own} to {other}" for own, other in self._pairs()]
+        given = f"{source[:20]!r} to {target[:20]!r}"
+        if not known:
+            reason = f"{given} was asked for, and no served model names its languages"
+        else:
+            reason = f"{given} is not supported here: give {' or '.join(known)}"
+        raise HttpProblem(400, reason, code="languages")
 
     def languages(self) -> list[dict[str, Any]]:
         """Return the languages as LibreTranslate lists them."""

@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from itertools import islice
+import json
+from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from multistride.data.sentences import split_sentences
-from multistride.serve.errors import DOCUMENTED, HttpProblem, WrongKey
+from multistride.errors import UserError
+from multistride.serve.errors import (
+    DOCUMENTED,
+    NOT_JSON,
+    HttpProblem,
+    WrongKey,
+    of_user_error,
+    of_validation,
+)
 from multistride.serve.protocol import (
     MOST_SENTENCES,
     MOST_TEXTS,
@@ -31,15 +44,16 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         "description": "Any error, in LibreTranslate's shape.",
         "content": {
             "application/json": {
-                "schema": {"type": "object", "properties": {"error": {}}, "required": ["error"]}
+                "schema": {
+                    "type": "object",
+                    "properties": {"error": {"type": "string"}},
+                    "required": ["error"],
+                }
             }
         },
     }
 }
-"""Responses of the OpenAPI schema: also FastAPI's and the door's, whose `error` is an object."""
-
-KEY_IN_BODY = {"/translate", "/languages", "/detect"}
-"""LibreTranslate's clients send the API key in the body, and for the other two routes none."""
+"""Error responses of the OpenAPI schema."""
 
 LIBRETRANSLATE_BODY = {
     "requestBody": {
@@ -55,12 +69,21 @@ LIBRETRANSLATE_BODY = {
 async def translated(
     request: Request, model: ServedModel, texts: list[str], choices: dict[str, Any], usage: Usage
 ) -> list[Answer]:
-    """Return the translations of texts, blank ones blank, in order."""
+    """Return the translations of texts, blank ones blank, in order.
+
+    Raises `HttpProblem` for a text that cannot be translated, and names it where it is one of many.
+    """
     tickets = {}
     try:
         for index, text in enumerate(texts):
+            if index % 32 == 31:
+                await asyncio.sleep(0)  # others have their turn
             if text.strip():
-                tokens = await model.encode(text)
+                try:
+                    tokens = await model.encode(text)
+                except (HttpProblem, UserError) as error:
+                    problem = of_user_error(error) if isinstance(error, UserError) else error
+                    raise (problem if len(texts) == 1 else problem.of_text(text)) from error
                 usage.prompt += len(tokens)
                 tickets[index] = model.submit(tokens, choices, request.state.id, whole=True)
         stops = choices.get("stop", ())
@@ -120,17 +143,11 @@ def router(served: Served) -> APIRouter:
         try:
             body = LibreTranslateRequest.model_validate(await _fields(request))
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            reason = str(first["msg"]).removeprefix("Value error, ")
-            return _refused(400, f"Invalid request: {field}: {reason}")
-        try:
-            _check_key(request, body.api_key)
-            model = served.for_languages(body.source, body.target)
-            texts = [body.q] if isinstance(body.q, str) else body.q
-            written = await _by_sentences(request, model, texts)
-        except HttpProblem as problem:
-            return _refused(problem.status, problem.message, problem.headers)
+            raise of_validation(RequestValidationError(error.errors())) from error
+        _check_key(request, body.api_key)
+        model = served.for_languages(body.source, body.target)
+        texts = [body.q] if isinstance(body.q, str) else body.q
+        written = await _by_sentences(request, model, texts)
         return {"translatedText": written[0] if isinstance(body.q, str) else written}
 
     @routes.get("/languages", tags=["LibreTranslate"])
@@ -139,9 +156,10 @@ def router(served: Served) -> APIRouter:
         return served.languages()
 
     @routes.post("/detect", tags=["LibreTranslate"], responses=REFUSED)
-    async def detect() -> JSONResponse:
+    async def detect() -> None:
         """Refuse: the served models do not recognise languages."""
-        return _refused(400, "language detection is not supported: name the source language")
+        reason = "language detection is not supported: name the source language"
+        raise HttpProblem(400, reason, code="not_supported")
 
     return routes
 
@@ -175,15 +193,35 @@ def _check_key(request: Request, given: str | None) -> None:
 
 
 async def _fields(request: Request) -> dict[str, Any]:
-    """Return the fields of a JSON object or a form; what is neither has none."""
-    if request.headers.get("content-type", "").startswith("application/json"):
+    """Return the fields of a JSON object or a form; a field that a form repeats is a list.
+
+    Raises `HttpProblem` 400 for a body that is neither.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
         try:
-            found = await request.json()
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-    return {**request.query_params, **dict(await request.form())}
-
-
-def _refused(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": reason}, status, headers)
+            found = json.loads(await request.body())
+        except (ValueError, RecursionError) as error:
+            raise HttpProblem(400, NOT_JSON, code="invalid_json") from error
+        if not isinstance(found, dict):
+            raise HttpProblem(400, "the body is not a JSON object: send one", code="invalid_json")
+        return found
+    if kind == "multipart/form-data":
+        try:
+            items: Sequence[tuple[str, Any]] = (await request.form()).multi_items()
+        except HTTPException as error:
+            reason = f"the form could not be read ({error.detail}): send multipart/form-data"
+            raise HttpProblem(400, reason, code="invalid_form") from error
+    elif kind in ("application/x-www-form-urlencoded", ""):
+        try:
+            text = (await request.body()).decode("utf-8")
+            items = parse_qsl(text, keep_blank_values=True, errors="strict")
+        except ValueError as error:
+            raise HttpProblem(400, "the form is not in UTF-8", code="invalid_form") from error
+    else:
+        reason = f"Content-Type is {kind}: send application/json or a form"
+        raise HttpProblem(400, reason, code="invalid_header")
+    fields: dict[str, list[Any]] = {}
+    for name, value in chain(request.query_params.multi_items(), items):
+        fields.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in fields.items()}

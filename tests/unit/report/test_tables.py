@@ -8,6 +8,7 @@ from rich.console import Console
 from multistride.report.cells import milliseconds
 from multistride.report.result import Result
 from multistride.report.tables import (
+    calibration_table,
     columns_for,
     examples_table,
     main_table,
@@ -181,3 +182,12 @@ def test_every_column_says_what_it_means(translation, phonemes):
         cells = main_table(Result.model_validate(value))
         assert len(cells.meanings) == len(cells.headings)
         assert all(meaning.endswith(".") for meaning in cells.meanings)
+
+
+def test_a_position_nobody_came_to_has_no_accuracy():
+    # guards: 0.0 % for what was not measured
+    place = {"layout": "sat", "group_size": 4, "place": 1, "temperature": 1.0, "shift": 0.0}
+    shares = dict.fromkeys(("right", "confidence", "error_before", "error_after"), 0.0)
+    measured = {"truth": "own-k1", "places": [{**place, **shares, "tokens": 0}]}
+    [row] = calibration_table(measured).rows
+    assert list(row) == ["sat", "4", "1", "-", "-", "-", "1.00", "+0.00", "-", "0"]
