@@ -338,34 +338,36 @@ def draw_frontier(figure: Any, result: Result) -> None:
     for row in result.rows:
         series.setdefault(row.name or "", []).append(row)
     coloured = 0
+    lines: list[list[Point]] = []
     for name, rows in series.items():
         fixed = name.startswith("fixed")
         colour = FAINT if fixed else COLOURS[coloured % len(COLOURS)]
         lookahead = ":" if "lookahead" in name else "-"
         dashes = lookahead if fixed else ("-", "--")[coloured // len(COLOURS) % 2]
         coloured += not fixed
-        _series(axes, name, rows, colour, dashes)
+        lines.append(_series(axes, name, rows, colour, dashes))
     axes.set_xlabel("Steps per sentence — further left is fewer", fontsize=10)
     axes.set_ylabel("BLEU (0–100)", fontsize=10)
     axes.set_xlim(left=0, right=1.03 * axes.get_xlim()[1])
     axes.grid(color=GRID, linewidth=0.8)
     tidy(axes)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
+    taken = _covered(axes, lines)
+    for x, y, text in itertools.chain.from_iterable(lines):
+        if text:
+            beside = {"xytext": (0, 8), "textcoords": "offset points"}
+            label = axes.annotate(text, (x, y), fontsize=8, color=FAINT, **beside)
+            taken.append(settle(label, taken, axes.bbox))
 
 
-def _series(axes: Any, name: str, rows: Sequence[Row], colour: str, dashes: str) -> None:
+def _series(axes: Any, name: str, rows: Sequence[Row], colour: str, dashes: str) -> list[Point]:
+    """Draw a series and return its points; those of fixed sizes are labelled with K."""
     ordered = sorted(rows, key=lambda row: row.steps_per_sentence or 0)
-    places = [(row.steps_per_sentence, row.bleu) for row in ordered]
+    places = [(row.steps_per_sentence or 0.0, row.bleu or 0.0) for row in ordered]
     look = {"linestyle": dashes, "linewidth": 1.5, "marker": "o", "markersize": 4.5}
     axes.plot(*zip(*places, strict=True), label=name, color=colour, **look)
-    if not name.startswith("fixed"):
-        return
-    beside = {"xytext": (5, -11), "ha": "left"}
-    if dashes != "-":
-        beside = {"xytext": (-5, 5), "ha": "right"}
-    for row, place in zip(ordered, places, strict=True):
-        text = f"K={row.group_size}"
-        axes.annotate(text, place, textcoords="offset points", fontsize=8, color=colour, **beside)
+    labels = [f"K={row.group_size}" if name.startswith("fixed") else "" for row in ordered]
+    return [(*place, label) for place, label in zip(places, labels, strict=True)]
 
 
 KEPT = {
