@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -59,8 +60,63 @@ class Cells:
         lines = [markdown_line(line) for line in (self.headings, marks, *self.rows)]
         return "\n".join([*lines, *(("", *self.after) if self.after else ())]) + "\n"
 
-    def terminal(self) -> Table:
-        """Return the table for the terminal; headings are broken to the width of their cells."""
+    def terminal(self) -> InTerminal:
+        """Return the table for the terminal, in several parts where it is too wide for one."""
+        return InTerminal(self)
+
+    def widths(self) -> list[int]:
+        """Return how many characters each column needs: those of a number or a word stay together,
+        words may stand one below the other.
+        """
+        widths = []
+        for index, (heading, number) in enumerate(zip(self.headings, self.numeric, strict=True)):
+            cells = max((len(row[index]) for row in self.rows), default=0)
+            heads = max(map(len, narrow(heading, cells).split("\n")))
+            words = [len(word) for row in self.rows for word in row[index].split()]
+            least = max(cells, heads) if number else max(*words, heads, 1)
+            widths.append(least if number else min(least, _FOLDED))
+        return widths
+
+    def parts(self, width: int) -> list[Cells]:
+        """Return the table cut into parts of so many characters at most; each begins with the
+        columns that name its rows. A part that cannot be as narrow is wider.
+        """
+        if self._drawn_width() <= width:
+            return [self]
+        needed = [each + 2 for each in self.widths()]  # two blanks between them
+        keys = 1
+        while keys < len(needed) and (not self.numeric[keys] or self.headings[keys] in _KEYS):
+            keys += 1
+        named = list(range(keys))
+        free = width - sum(needed[:keys])
+        parts = [named.copy()]
+        for index in range(keys, len(needed)):
+            if needed[index] > free and len(parts[-1]) > keys:
+                parts.append(named.copy())
+                free = width - sum(needed[:keys])
+            parts[-1].append(index)
+            free -= needed[index]
+        return [
+            replace(
+                self,
+                headings=[self.headings[index] for index in part],
+                numeric=[self.numeric[index] for index in part],
+                rows=[[row[index] for index in part] for row in self.rows],
+                title="",
+                caption="",
+            )
+            for part in parts
+        ]
+
+    def _drawn_width(self) -> int:
+        gap = 2 if len(self.headings) <= _ROOMY else 1
+        return sum(self.widths()) + gap * len(self.headings) + 1
+
+    def table(self, width: int) -> Table:
+        """Return the table in one part, for a terminal of this width; headings are broken to the
+        width of their cells, and numbers only where one column is too wide for the terminal.
+        """
+        fits = self._drawn_width() <= width
         table = Table(
             title=Text(self.title) if self.title else None,
             title_justify="left",
@@ -73,7 +129,12 @@ class Cells:
         for index, (heading, number) in enumerate(zip(self.headings, self.numeric, strict=True)):
             width = max((len(row[index]) for row in self.rows), default=0)
             name = Text(narrow(heading, width))
-            table.add_column(name, justify="right" if number else "left", overflow="fold")
+            table.add_column(
+                name,
+                justify="right" if number else "left",
+                overflow="fold",
+                no_wrap=number and fits,
+            )
         for index, row in enumerate(self.rows, start=1):
             ends = bool(self.sections) and index % self.sections == 0
             table.add_row(*map(Text, row), end_section=ends)
@@ -98,8 +159,31 @@ class Cells:
         return f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
 
 
+class InTerminal:
+    """A table that is cut into parts where the terminal is too narrow for its numbers."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the parts, one below the other."""
+        parts = self._cells.parts(options.max_width)
+        if len(parts) > 1 and self._cells.title:
+            yield Text(self._cells.title, style="table.title")
+        for part in parts:
+            yield part.table(options.max_width)
+        if len(parts) > 1 and self._cells.caption:
+            yield Text(self._cells.caption, style="table.caption")
+
+
 _ROOMY = 10
 """Columns up to which cells have a blank between them in the terminal."""
+
+_FOLDED = 24
+"""Characters of a column of words from which words are broken."""
+
+_KEYS = {"K", "pos."}
+"""Numbers that name a row, as words do."""
 
 
 def cells_of(

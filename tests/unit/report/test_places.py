@@ -41,4 +41,4 @@ def test_a_column_for_each_place_and_none_beyond_the_group(result):
 
 def test_the_terminal_shows_every_row(result):
     # Guards: a table that drops its last section.
-    assert places_table(result).terminal().row_count == 10
+    assert places_table(result).table(80).row_count == 10

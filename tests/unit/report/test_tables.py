@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from multistride.report.cells import milliseconds
+from multistride.report.cells import Cells, milliseconds
 from multistride.report.result import Result
 from multistride.report.tables import (
     calibration_table,
@@ -191,3 +191,29 @@ def test_a_position_nobody_came_to_has_no_accuracy():
     measured = {"truth": "own-k1", "places": [{**place, **shares, "tokens": 0}]}
     [row] = calibration_table(measured).rows
     assert list(row) == ["sat", "4", "1", "-", "-", "-", "1.00", "+0.00", "-", "0"]
+
+
+@pytest.mark.parametrize("kind", ["translation", "phonemes"])
+@pytest.mark.parametrize("width", [30, 40, 50, 60, 79])
+def test_no_number_is_broken_where_the_terminal_is_narrow(request, kind, width):
+    # guards: 100.0 written as "100." above "0"
+    cells = main_table(Result.model_validate(request.getfixturevalue(kind)))
+    shown = _printed(cells.terminal(), width)
+    assert max(map(len, shown.splitlines())) <= width
+    for row in cells.rows:
+        assert all(cell in shown for cell, number in zip(row, cells.numeric, strict=True) if number)
+
+
+def test_each_part_of_a_wide_table_names_its_rows():
+    # guards: numbers of the second part whose K nobody knows
+    headings, numeric = ["K", "way", *"abcdef"], [True, False, *[True] * 6]
+    rows = [[size, "exact", *[f"{size}000.5"] * 6] for size in ("1", "4")]
+    cells = Cells(headings, numeric, rows, title="A title", caption="And more")
+    assert cells.parts(80) == [cells]
+    parts = cells.parts(40)
+    assert [list(part.headings) for part in parts] == [
+        ["K", "way", "a", "b", "c"],
+        ["K", "way", "d", "e", "f"],
+    ]
+    shown = _printed(cells.terminal(), 40)
+    assert [shown.count(text) for text in ("A title", "And more", "exact")] == [1, 1, 4]
