@@ -85,7 +85,7 @@ stored as bfloat16.
 | interface text of Django | BSD-3-Clause | `LICENSE.django` |
 | help and interface text of LibreOffice 7.4 | MPL-2.0 | libreoffice.org |
 
-The target side is the teacher's translation of these texts. The model is passed on under
+The target side is these texts, or a teacher's translation of them. The model is passed on under
 Apache-2.0; the notices above go with it.
 """
 
@@ -99,10 +99,11 @@ CONTINUED = """\
 An autoregressive teacher of 48 million parameters, trained on a GPU by
 `examples/english-german/run.sh`, translated the training text. The model is the one that shipped
 first (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
-those translations on one CPU core, in six stages ({stages} in `examples/english-german`). From the
-third on a reference stands for its translation where both are near (`interpolate.py`); in the last
-two what people say often weighs more, and the translations are the model's own. The weights are the
-mean of ten checkpoints of two seeds of the last (`multistride average`)."""
+those translations on one CPU core, in eight stages ({stages} in `examples/english-german`). From
+the third on a reference stands for its translation where both are near (`interpolate.py`), from the
+fifth on what people say often weighs more and the translations are the model's own, and the last
+two learn from references alone, the last with more interface text (`interface.py`). The last three
+were trained with two seeds each; the weights are the mean of both (`multistride average`)."""
 
 STAGES = (
     "continued.yaml",
@@ -111,6 +112,8 @@ STAGES = (
     "settled.yaml",
     "weighed.yaml",
     "muon.yaml",
+    "corrected.yaml",
+    "interface.yaml",
 )
 """The configurations of the stages on one CPU core, in order."""
 

@@ -1,7 +1,6 @@
 #!/bin/sh
 # English to German, from corpora whose licences allow a model to be shipped. Run it again after an interruption: it resumes.
-# The weights that ship today are older: they were made in four hours on two CPU cores, by the recipe that this one replaces
-# (git log -- examples/english-german).
+# The weights that ship were made otherwise: on CPU cores, in many stages (docs/training.md).
 set -eu
 
 usage() {

@@ -10,7 +10,7 @@ usage: adapt.sh DATA COMMONGEN [DIRECTORY]
              (Multi30k, task 1, raw; for research use only)
   COMMONGEN  a folder with train.tsv.xz, dev.tsv.xz and test.tsv.xz (see captions.py)
   DIRECTORY  where everything is written (default: runs/multi30k-adapted)
-Two and a half hours on two CPU cores.
+Two and a half hours on one CPU core.
 END
 }
 case ${1:-} in -h | --help) usage; exit 0 ;; '') usage >&2; exit 2 ;; esac

@@ -418,8 +418,9 @@ def journal(path: Path) -> Iterator[Journal]:
         )
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Appending to a stream, since /dev/stdout may be a file that already has lines.
         # Closed below: what happens in between has other errors.
-        file = open(path, "wb", buffering=0)  # noqa: SIM115
+        file = open(path, "ab" if is_stream(path) else "wb", buffering=0)  # noqa: SIM115
     with file:
         yield Journal(path, file)
 

@@ -230,6 +230,13 @@ def test_a_text_that_cannot_be_translated_is_named(server, route):
     assert message.startswith('"battle battle battle battle battle battl…": the text cannot')
 
 
+def test_a_prefix_as_long_as_the_limit_is_refused(server):
+    asked = {"text": "They", "prefix": "Die Schlacht von Hastings", "max_tokens": 3}
+    answer = httpx.post(server.url + "/v1/translate", json=asked)
+    assert answer.status_code == 400
+    assert "tokens and a translation at most 3" in answer.json()["error"]["message"]
+
+
 def test_translate_route_has_tokens_and_steps(server, models):
     sources = ["The battle", "", "William then ruled"]
     expected = models["translator"].translate(sources, 4, "exact")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 
 from multistride import cli
 from multistride.cli import app
+from multistride.cli.serving import _named
+from multistride.shipped import DEFAULT
 
 pytestmark = pytest.mark.system
 COMMAND = [sys.executable, "-m", "multistride", "serve"]
@@ -108,6 +111,17 @@ def command_of(pid):
 )
 def test_faults_are_one_line(options, code, said, monkeypatch, capsys):
     check(["--port", "0", *options], code, said, monkeypatch, capsys)
+
+
+def test_models_are_named_by_their_runs(tmp_path, monkeypatch):
+    """`best` is a link to a checkpoint, and directories may have "=" in their names."""
+    monkeypatch.chdir(tmp_path)
+    for run in ("lr=0.1", "other"):
+        Path(run, "checkpoints").mkdir(parents=True)
+        shutil.copytree(DEFAULT, Path(run, "checkpoints", "step_5"))
+        Path(run, "best").symlink_to("checkpoints/step_5")
+    named = _named(["lr=0.1/best", "other/best", "own=other/best"])
+    assert list(named) == ["lr=0.1", "other", "own"]
 
 
 def test_a_port_in_use_is_one_line(monkeypatch, capsys):

@@ -60,6 +60,23 @@ def test_replicas_that_die_again_and_again_end_the_server():
         supervise(lambda: Fake("exit code 1"), 1, lambda: "serving")
 
 
+def test_one_that_dies_again_and_again_does_not_end_the_others(monkeypatch, caplog):
+    """A model directory that was moved: every replacement fails, and says why."""
+    monkeypatch.setattr(replicas, "WITHIN", 0.2)
+    hired = []
+
+    def hire():
+        hired.append(Fake("no model there" if hired else None))
+        if len(hired) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return hired[-1]
+
+    supervise(hire, 2, lambda: "serving")
+    assert hired[0].drained
+    assert "a replica ended (no model there): starting another" in caplog.text
+    assert "starting another in 0.2 s, as 5 ended lately" in caplog.text
+
+
 @pytest.mark.system
 def test_a_killed_process_is_replaced_and_metrics_are_sums():
     command = [sys.executable, "-m", "multistride", "serve", "--port", "0", "--replicas", "2"]

@@ -1,7 +1,9 @@
 """What a server must stand: clients that leave, requests that fail, bodies that are no requests."""
 
 import asyncio
+import copy
 import json
+import logging
 import signal
 import socket
 import time
@@ -16,6 +18,7 @@ import multistride.serve.server as server_module
 from multistride.decode.choosing.auto import Offer
 from multistride.errors import UserError
 from multistride.serve.app import Limits
+from multistride.serve.errors import HttpProblem
 from multistride.serve.orders import Capacity
 from multistride.serve.server import bound
 
@@ -157,6 +160,13 @@ def test_headers_are_bounded_wherever_they_stand(server, caplog):
     flood(server, b"GET /", b"a" * 1000)
     flood(server, CHUNKED + b"1\r\n{\r\n0\r\n", header)
     assert sum("headers are larger than 32,768 bytes" in line for line in caplog.messages) == 3
+
+
+@pytest.mark.parametrize(("size", "status"), [(30_000, b" 200 "), (33_000, b" 431 ")])
+def test_headers_in_one_piece_with_their_request_are_bounded_too(server, size, status):
+    with connected(server) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nX: " + b"a" * size + b"\r\n\r\n")
+        assert status in raw.recv(1000)
     with connected(server) as raw:  # a large body is no header, even in pieces of a byte
         raw.sendall(CHUNKED + b"1\r\n{\r\n" * 20_000 + b"0\r\n\r\n")
         assert b" 400 " in raw.recv(100)
@@ -220,6 +230,10 @@ def test_keys(models):
         asked = {"q": "The", "source": "en", "target": "de"}
         assert httpx.post(running.url + "/translate", json=asked).status_code == 401
         assert httpx.post(running.url + "/v1/translate", json={"text": "a"}).status_code == 401
+        lone = b'{"q": "The", "source": "en", "target": "de", "api_key": "\\ud800"}'
+        headers = {"content-type": "application/json"}
+        answer = httpx.post(running.url + "/translate", content=lone, headers=headers)
+        assert (answer.status_code, list(answer.json())) == (401, ["error"])
         keyed = LibreTranslateAPI(running.url + "/", KEY)
         assert isinstance(keyed.translate("The battle", "en", "de"), str)
 
@@ -355,6 +369,40 @@ def test_a_language_that_two_models_write_is_named_once(server, monkeypatch):
     served = server.served
     monkeypatch.setitem(served.models, "second", served.models["translator"])
     assert served.languages()[0]["targets"] == ["de"]
+
+
+def test_auto_is_refused_where_several_languages_fit(server, monkeypatch):
+    served = server.served
+    french = copy.copy(served.models["translator"])
+    french.languages = ("fr", "de")
+    monkeypatch.setitem(served.models, "second", french)
+    with pytest.raises(HttpProblem, match="source auto fits several models here: give en or fr"):
+        served.for_languages("auto", "de")
+    assert served.for_languages("fr", "de") is french
+
+
+def test_an_unexpected_fault_is_answered_and_logged_like_all_others(models, caplog):
+    """A 500 without a request id, logged as status 0."""
+    caplog.set_level(logging.INFO)
+    with Running(models) as running:
+        served = running.served
+        served.languages = lambda: 1 / 0
+        answer = httpx.get(running.url + "/languages", headers={"x-request-id": "mine"})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
+        assert answer.json() == {"error": "the server failed on this request"}
+    assert any('"id": "mine"' in line and '"status": 500' in line for line in caplog.messages)
+
+
+def test_what_can_never_wait_at_once_is_not_asked_to_come_again(models):
+    with Running(models, capacity=Capacity(waiting=3)) as running:
+        asked = {"model": "generator", "prompt": ["The"] * 2, "n": 2, "temperature": 1}
+        refused = httpx.post(running.url + "/v1/completions", json=asked)
+        assert refused.status_code == 413
+        assert "4 texts were asked for at once, and at most 3 may wait" in refused.text
+        texts = {"text": ["They", "", "They", "They"], "max_tokens": 2}
+        assert httpx.post(running.url + "/v1/translate", json=texts).status_code == 200
+        body = {"q": "They. " * 4, "source": "en", "target": "de"}
+        assert httpx.post(running.url + "/translate", json=body).status_code == 413
 
 
 def test_a_port_in_use_is_one_line():

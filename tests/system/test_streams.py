@@ -286,3 +286,35 @@ def test_json_on_stdout_is_the_only_thing_there(shell):
     assert facts["engines"]["eager"] is None
     assert facts["int8_kernels"].startswith(("native", "ONNX Runtime: "))
     assert done.returncode == 0
+
+
+def test_a_trace_does_not_go_where_the_translations_go(shell, tmp_path):
+    # Guards: the lines of a file that is appended to, and translations under a trace.
+    log = tmp_path / "log"
+    log.write_text("kept\n")
+    done = shell("echo Hello. | $m translate --group-size 4 --trace /dev/stdout >> log")
+    assert done.returncode == 2
+    assert diagnostics(done) == [
+        "multistride: error: /dev/stdout is the file that results are written to: name another one"
+    ]
+    assert log.read_text() == "kept\n"
+    done = shell("echo Hello. | $m translate --output out --trace /dev/stdout >> log")
+    assert done.returncode == 0
+    lines = log.read_text().splitlines()
+    assert lines[0] == "kept"
+    assert all(json.loads(line)["line"] == 1 for line in lines[1:])
+    assert len(lines) > 1
+
+
+def test_a_name_that_cannot_be_written_is_refused_before_the_work(shell, tmp_path):
+    # Guards: an hour of translating for a name that was never possible.
+    (tmp_path / "in").write_text("Hello.\n")
+    for command in ("translate", "distill --model english-german --beam 1"):
+        done = shell(
+            f"$m {command} --threads 1 --source in --output out.zst".replace(
+                "--source", "--input" if command == "translate" else "--source"
+            )
+        )
+        assert done.returncode == 2
+        assert b"uncompressed under the name" in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []

@@ -185,3 +185,19 @@ def test_average(work, multistride, tmp_path):
         "average", work / "many", work / "many", "--last", 2, "--output", tmp_path / "no", check=2
     )
     assert b"--last takes one run directory, 2 were given" in done.stderr
+
+
+def test_data_without_validation_are_refused_before_the_first_update(work, multistride, tmp_path):
+    # Guards: hundreds of updates that end at the first validation, before any checkpoint.
+    sides = ("--train-source", work / "train.source", "--train-target", work / "train.target")
+    data = tmp_path / "data"
+    multistride("prepare", "--output", data, "--vocabulary-kind", "words", *sides, check=0)
+    text = (work / "autoregressive.yaml").read_text()
+    for old, new in ((work / "data", data), (work / "autoregressive", tmp_path / "run")):
+        text = text.replace(str(old), str(new))
+    (tmp_path / "run.yaml").write_text(text)
+    for sentences in ("8", "0"):
+        settings = ("--set", f"training.validate_sentences={sentences}")
+        done = multistride("train", tmp_path / "run.yaml", *settings, check=4)
+        assert b"has no validation split, it has train: prepare it again" in done.stderr
+        assert not (tmp_path / "run").exists()

@@ -407,6 +407,12 @@ def refuse_shared_files(reads: Iterable[Path | None], writes: Iterable[Path | No
         written |= _identities(path)
 
 
+def refuse_file_of_stdout(path: Path) -> None:
+    """Raise `UsageError` if a path leads to the regular file behind stdout, where results go."""
+    if _identities(path) & _of_descriptor(1):
+        raise UsageError(f"{path} is the file that results are written to: name another one")
+
+
 def _identities(path: Path) -> set[object]:
     """Return what a file is known by: its path without links, and its number on its disk."""
     keys: set[object] = {os.path.realpath(path)}

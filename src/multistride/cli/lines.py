@@ -152,9 +152,8 @@ def line_of(result: Translation, vocabulary: Vocabulary, form: LineFormat) -> st
     if form == "json":
         return json.dumps(_facts(result, vocabulary), ensure_ascii=False)
     if form == "groups":
-        return GROUP_BAR.join(
-            group_texts([vocabulary.pieces(group.tokens) for group in result.trace])
-        )
+        groups = group_texts([vocabulary.pieces(group.tokens) for group in result.trace])
+        return one_line(GROUP_BAR.join(groups))
     return one_line(result.text)
 
 

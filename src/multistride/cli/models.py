@@ -188,7 +188,7 @@ def _told(fact: dict[str, Any]) -> str:
         return "no quality in its card"
     quality = ", ".join(f"{value} at K={k}" for k, value in fact["quality"].items())
     times = " and ".join(f"{value:g}" for value in fact["milliseconds"].values())
-    return f"{fact['test_set']}: {fact['metric']} {quality}; {times} ms a {fact['unit']}"
+    return f"{fact['test_set']}: {fact['metric']} {quality}; {times} ms a {fact['unit']} on eager"
 
 
 def _front_matter(card: str, key: str) -> str:

@@ -29,7 +29,14 @@ from multistride.data.vocab import Vocabulary
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PHRASES
 from multistride.errors import DataError, Interrupted, UsageError
-from multistride.files import compressing, is_stream, replacing_file, same_file, sha256
+from multistride.files import (
+    check_writable,
+    compressing,
+    is_stream,
+    replacing_file,
+    same_file,
+    sha256,
+)
 from multistride.model.directory import CALIBRATION, CONFIG, weights_digest
 from multistride.parts import Chunk, PartsDirectory
 from multistride.progress import ProgressLine
@@ -91,6 +98,7 @@ def translate_file(
         raise UsageError(f"{output} is also read: name another output")
     if output.is_dir():
         raise UsageError(f"{output} is a directory, the output is a file: name another output")
+    check_writable(output)
     sizes = list(noting_none(_part_sizes(translator, request), source))
     parts = PartsDirectory(output)
     try:

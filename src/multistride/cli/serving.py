@@ -223,10 +223,12 @@ def _named(models: list[str]) -> dict[str, Path | None]:
     found: dict[str, Path | None] = {}
     for text in models:
         name, equals, place = text.partition("=")
-        path = Path(place if equals else text)
-        if not equals:
-            last = path.resolve().name
-            name = path.resolve().parent.name if last in ("best", "last") else last
+        if not equals or Path(text).is_dir():  # a directory may have "=" in its name
+            path = Path(text)
+            places = Path(os.path.abspath(path)).parts  # `best` and `last` are links, by their name
+            name = places[-2 if places[-1] in ("best", "last") else -1]
+        else:
+            path = Path(place)
         if not name or name in found:
             raise UsageError(
                 f"--model {text}: the name {name!r} is empty or taken: write NAME=DIRECTORY"

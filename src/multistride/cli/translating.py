@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistride.cli.console import reading, refuse_shared_files, tracing, writing
+from multistride.cli.console import (
+    reading,
+    refuse_file_of_stdout,
+    refuse_shared_files,
+    tracing,
+    writing,
+)
 from multistride.cli.fields import Fields
 from multistride.cli.light import buffered, translated_light
 from multistride.cli.opening import open_model
@@ -189,6 +195,8 @@ def score(
 def _opened(kind: Any, model: Path | None, machine: Machine, lines: Lines, cluster: Cluster) -> Any:
     """Return the model, loaded as `kind`, once it is clear that its lines have places to go."""
     refuse_shared_files([lines.source], [lines.output, lines.trace])
+    if lines.output is None and lines.trace is not None:
+        refuse_file_of_stdout(lines.trace)
     if lines.stream:
         cluster.refuse("--stream")
 

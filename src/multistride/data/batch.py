@@ -171,8 +171,8 @@ class PreparedData:
         if name not in self.manifest["splits"]:
             available = ", ".join(self.manifest["splits"])
             raise DataError(
-                f"{self.directory} has no {name} split, it has {available}: name one of these, or "
-                "prepare again"
+                f"{self.directory} has no {name} split, it has {available}: prepare it again "
+                f"with --{name}-... options"
             )
         if self.classes:
             return self._documents(name)

@@ -23,6 +23,7 @@ from multistride.distill.opening import open_teacher
 from multistride.distill.teacher import Teacher, Translations
 from multistride.errors import DataError, Interrupted, UsageError
 from multistride.files import (
+    check_writable,
     compressing,
     refuse_inputs,
     refuse_streams,
@@ -151,6 +152,8 @@ def _refuse_paths(config: DistillConfig) -> None:
         refuse_inputs(written, [path for path in inputs if path is not None])
     refuse_streams(inputs, "distill reads its inputs more than once")
     refuse_streams([output], "distill writes parts beside its output")
+    for written in (output, manifest_path(output)):
+        check_writable(written)
 
 
 def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | None:

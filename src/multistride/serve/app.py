@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
@@ -80,7 +80,6 @@ def application(served: Served, limits: Limits) -> FastAPI:
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _starlette)
-    app.add_exception_handler(Exception, _failure)
     app.add_middleware(Direct, routers=routers, refused=_refusal)
     app.add_middleware(Door, served=served, limits=limits)
     return app
@@ -170,6 +169,11 @@ class Door:
                 await problem.response(scope["path"])(scope, receive, answered)
                 return
             await self._app(scope, self._bounded(receive), answered)
+        except Exception as error:
+            if status:  # the answer has begun, and cannot be another one
+                raise
+            response = await _failure(Request(scope), error)
+            await response(scope, receive, answered)
         except asyncio.CancelledError:
             if not self._served.draining:
                 raise

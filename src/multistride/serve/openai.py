@@ -201,6 +201,7 @@ class Asked:
 
     def submit(self, encoded: list[list[int]], name: str) -> list[Ticket]:
         """Queue `n` requests for each prompt, each with a seed of its own; all of them or none."""
+        self.model.check_room(len(encoded) * self.body.n)
         self.usage.prompt = sum(map(len, encoded))
         tickets: list[Ticket] = []
         try:

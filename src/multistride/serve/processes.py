@@ -64,6 +64,11 @@ class _Process(Replica):
     def ended(self) -> str | None:
         if self._process.is_alive():
             return None
+        with contextlib.suppress(OSError, EOFError):
+            while self._news.poll():
+                problem = self._news.recv()
+                if problem is not None:
+                    return str(problem)
         return f"exit code {self._process.exitcode}"
 
     def drain(self) -> None:

@@ -101,20 +101,28 @@ def supervise(hire: Callable[[], Replica], count: int, started: Callable[[], str
 
 def _watch(replicas: list[Replica], hire: Callable[[], Replica], stopped: threading.Event) -> None:
     deaths: list[float] = []
+    due: dict[int, float] = {}
     while not stopped.wait(LOOK_EVERY):
         for index, replica in enumerate(replicas):
+            now = time.monotonic()
+            if index in due:
+                if now >= due[index]:
+                    del due[index]
+                    replicas[index] = hire()
+                continue
             if (reason := replica.ended()) is None:
                 continue
-            now = time.monotonic()
+            replica.kill()
             deaths = [*(each for each in deaths if now - each < WITHIN), now]
-            if len(deaths) >= MOST_DEATHS:
+            often = len(deaths) >= MOST_DEATHS
+            due[index] = now + (WITHIN if often else 0)
+            if often and len(due) == len(replicas):
                 raise UserError(
                     f"{len(deaths)} replicas ended within {WITHIN:g} s (the last: {reason}): see "
                     "the lines above; with too little memory, lower --replicas"
                 )
-            logger.warning(f"a replica ended ({reason}): starting another")
-            replica.kill()
-            replicas[index] = hire()
+            later = f" in {WITHIN:g} s, as {len(deaths)} ended lately" if often else ""
+            logger.warning(f"a replica ended ({reason}): starting another{later}")
 
 
 def _drain(replicas: list[Replica]) -> None:

@@ -126,6 +126,17 @@ class ServedModel:
             )
         return self._fitting(tokens)
 
+    def check_room(self, count: int) -> None:
+        """Raise `HttpProblem` 413 for more texts in one request than may ever wait."""
+        most = self.scheduler.capacity.waiting
+        if count > most:
+            raise HttpProblem(
+                413,
+                f"{count:,} texts were asked for at once, and at most {most:,} may wait here: send "
+                "several requests",
+                code="too_large",
+            )
+
     def submit(
         self, tokens: list[int], choices: dict[str, Any], name: str, whole: bool = False
     ) -> Ticket:
@@ -152,6 +163,11 @@ class ServedModel:
         if most is not None:
             limits.checked(self.model.config)
         prefix = len(planned.rules.prefix)
+        if most is not None and 0 < most <= prefix:
+            raise UsageError(
+                f"the prefix has {prefix} tokens and a translation at most {most}: give a shorter "
+                "prefix, or a larger max_tokens"
+            )
         read = len(tokens) + self.translates  # a source ends in EOS
         limit = limits.limit(read, self.model.config, prefix)
         return self.scheduler.submit(Work(0, tuple(tokens), fixed, limit, seed, name), whole)
@@ -233,9 +249,17 @@ class Served:
 
     def for_languages(self, source: str, target: str) -> ServedModel:
         """Return the model for a pair of languages. `source` may be "auto" where only one fits."""
-        for own, other in self._pairs():
-            if other == target and source in (own, "auto"):
-                return self._by_pair(own, other)
+        fitting = [
+            (own, other)
+            for own, other in dict.fromkeys(self._pairs())
+            if other == target and source in (own, "auto")
+        ]
+        if len(fitting) > 1:
+            sources = " or ".join(own for own, _ in fitting)
+            reason = f"source auto fits several models here: give {sources}"
+            raise HttpProblem(400, reason, code="languages")
+        if fitting:
+            return self._by_pair(*fitting[0])
         known = [f"{own} to {other}" for own, other in self._pairs()]
         given = f"{source[:20]!r} to {target[:20]!r}"
         if not known:

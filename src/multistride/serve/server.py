@@ -55,7 +55,7 @@ class Protocol(HttpToolsProtocol):
     The C parser answers three times as many small requests a second as the default in Python.
     """
 
-    _overhead = 0
+    _overhead = _head = 0
     _body = 0
     _in_head = True
     _patience: asyncio.TimerHandle | None = None
@@ -75,7 +75,8 @@ class Protocol(HttpToolsProtocol):
         self._overhead += len(data)
         super().data_received(data)
         self._be_patient(self._in_head)
-        if self._overhead > HEADERS + CHUNKING * self._body and not self.transport.is_closing():
+        much = self._head > HEADERS or self._overhead > HEADERS + CHUNKING * self._body
+        if much and not self.transport.is_closing():
             reason = f"the headers are larger than {HEADERS:,} bytes: send less"
             logger.warning(reason)
             self.transport.write(
@@ -87,9 +88,19 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._overhead = self._body = 0
+        self._overhead = self._body = self._head = 0
         self._in_head = True
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the URL."""
+        self._head += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, which may have come in one piece with the beginning of its request."""
+        self._head += len(name) + len(value) + 4  # ": " and the end of the line
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""

@@ -73,6 +73,7 @@ async def translated(
 
     Raises `HttpProblem` for a text that cannot be translated, and names it where it is one of many.
     """
+    model.check_room(sum(bool(text.strip()) for text in texts))
     tickets = {}
     try:
         for index, text in enumerate(texts):
@@ -188,7 +189,10 @@ def _pages(texts: list[str]) -> list[list[list[str]]]:
 def _check_key(request: Request, given: str | None) -> None:
     """Raise `HttpProblem` 401 if neither the header nor the body has the key."""
     key = getattr(request.state, "key", None)
-    if key is not None and not hmac.compare_digest((given or "").encode(), key.encode()):
+    if key is None:
+        return
+    text = (given or "").encode("utf-8", "surrogatepass")  # JSON can hold lone surrogates
+    if not hmac.compare_digest(text, key.encode()):
         raise WrongKey
 
 

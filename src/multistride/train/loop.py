@@ -151,6 +151,7 @@ class Trainer:
             self.model = resumed(last, self.model.config)
         if self.accelerator.is_main_process:
             self.run.check_inputs()
+        self.data.split("validation")  # what is missing is missed now, not after 500 updates
         self.splits = trained_splits(self.data, self.model.config)
         check_lengths(self.splits, self.data, self.model.config)
         self.beside = beside_windows(
