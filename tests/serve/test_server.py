@@ -238,6 +238,17 @@ def test_keys(models):
         assert isinstance(keyed.translate("The battle", "en", "de"), str)
 
 
+@pytest.mark.parametrize("path", ["/translate", "/v1/translate"])
+def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(server, caplog, path):
+    head = f"POST {path} HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+    with connected(server) as raw:
+        raw.sendall(head.encode())
+        time.sleep(0.2)
+    until(lambda: httpx.get(server.url + "/health").status_code == 200)
+    time.sleep(0.2)
+    assert "failed" not in caplog.text
+
+
 def test_a_client_that_leaves_frees_its_row(models):
     with Running(models) as running:
         scheduler = running.served.models["generator"].scheduler

@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multistride.errors import UserError
@@ -169,6 +170,8 @@ class Door:
                 await problem.response(scope["path"])(scope, receive, answered)
                 return
             await self._app(scope, self._bounded(receive), answered)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
         except Exception as error:
             if status:  # the answer has begun, and cannot be another one
                 raise
