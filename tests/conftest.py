@@ -5,6 +5,7 @@ import functools
 import os
 from collections import Counter
 
+import hypothesis  # noqa: F401 - before `gc.freeze()`, after which it takes generators for lost
 import jaxtyping
 import pytest
 
