@@ -79,7 +79,7 @@ class Record(BaseModel):
     """Base of all parts of a result: frozen, no unknown keys, no infinities."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
+        defer_build=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
     )
 
 
