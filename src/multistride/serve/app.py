@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,14 @@ from multistride.version import __version__
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
+PARTS = {
+    "/": ("index.html", "text/html"),
+    "/docs": ("docs.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+"""Files of the page and their media types, by route."""
+
 OPEN_PATHS = {"/", "/page.css", "/page.js", "/health", "/ready", "/version", "/favicon.ico"}
 """What needs no key: nothing of a model, and what load balancers ask."""
 
@@ -124,21 +132,14 @@ def _add_state(app: FastAPI, served: Served) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", media_type="text/html")
+    def sends(name: str, media: str) -> Callable[[], Awaitable[FileResponse]]:
+        async def part() -> FileResponse:
+            return FileResponse(PAGE / name, media_type=media)
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> FileResponse:
-        return FileResponse(PAGE / "docs.html", media_type="text/html")
+        return part
 
-    @app.get("/page.css", include_in_schema=False)
-    async def style() -> FileResponse:
-        return FileResponse(PAGE / "page.css", media_type="text/css")
-
-    @app.get("/page.js", include_in_schema=False)
-    async def script() -> FileResponse:
-        return FileResponse(PAGE / "page.js", media_type="text/javascript")
+    for path, (name, media) in PARTS.items():
+        app.get(path, include_in_schema=False)(sends(name, media))
 
 
 class Door:
