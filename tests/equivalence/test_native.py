@@ -34,6 +34,9 @@ SHAPES = {
     "heads of 48": {"hidden_size": 192, "heads": 4},
     "heads of 80": {"hidden_size": 320, "heads": 4},
     "heads of 128": {"hidden_size": 128, "heads": 1},
+    "heads of 40, matrices of 2.5 panels": {"hidden_size": 160, "heads": 4},
+    "heads of 8, matrices of less than a panel": {"hidden_size": 16, "heads": 2},
+    "heads of 72": {"hidden_size": 144, "heads": 2, "feedforward_size": 80},
 }
 
 

@@ -143,12 +143,13 @@ def test_native_kernels_do_without_onnx_runtime():
     assert not {"onnxruntime", "torch"} & imported
 
 
-def test_auto_takes_int8_where_it_runs(model, caplog):
+def test_auto_takes_int8_where_it_runs(model, caplog, monkeypatch):
     # Guards: an auto that says nothing, says it twice or before it decodes (then an error takes two
     # lines), or takes the slow engine.
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
     if not cpu.multiplies_int8():
         pytest.skip("this CPU has no VNNI")
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")  # the native ones are named too
     caplog.set_level(logging.INFO)
     engine = open_engine(model, "auto")
     assert engine.name == "int8"

@@ -9,8 +9,9 @@
 
 #include "kernels.h"
 
-/* Weights: [O / 64][I / 4][64][4]. An output is the integer sum times its `scale` plus its
-   `offset`, which holds the bias and what the zero point of the inputs adds. */
+/* Weights: [O / 64 rounded up][I / 4][64][4]; of inputs there is a multiple of 4, of outputs one of
+   16. An output is the integer sum times its `scale` plus its `offset`, which holds the bias and what
+   the zero point of the inputs adds. */
 typedef struct {
     const int8_t *weights;
     const float *scale;

@@ -190,15 +190,25 @@ INLINE __m128i in_8_bits(__m512 value) { /* 0 to 255 */
 
 /* ---- Attention ---- */
 
+/* Return which of the next 16 numbers there are, where `left` are left. */
+INLINE __mmask16 lanes(int32_t left) {
+    return left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+}
+
 /* Return the products of a query with 16 keys; past the first `count` the last is repeated. */
 INLINE __m512 dots(const float *query, const float *keys, int32_t count, int32_t width) {
+    int32_t whole = width & ~15;
+    __mmask16 rest = lanes(width - whole);
     __m512 sums[16];
     for (int key = 0; key < 16; key++) {
         const float *other = keys + (size_t)(key < count ? key : count - 1) * width;
-        __m512 sum = _mm512_mul_ps(_mm512_loadu_ps(query), _mm512_loadu_ps(other));
-        for (int32_t place = 16; place < width; place += 16)
+        __m512 sum = _mm512_setzero_ps();
+        for (int32_t place = 0; place < whole; place += 16)
             sum = _mm512_fmadd_ps(_mm512_loadu_ps(query + place), _mm512_loadu_ps(other + place),
                                   sum);
+        if (rest)
+            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(rest, query + whole),
+                                  _mm512_maskz_loadu_ps(rest, other + whole), sum);
         sums[key] = sum;
     }
     for (int key = 0; key < 16; key += 2) /* halves of each four lanes, of two keys in turns */
@@ -242,29 +252,48 @@ typedef struct {
     float unit;
 } Mixed;
 
+/* Mix `parts` vectors of values, of the last of which there are `last` numbers; rows of them are
+   `width` apart. */
+INLINE void mixed_parts(const float *weights, const float *values, int32_t count, int32_t width,
+                        int parts, __mmask16 last, const Mixed *to, size_t into) {
+    __m512 sums[4];
+    UNROLLED for (int part = 0; part < parts; part++) sums[part] = _mm512_setzero_ps();
+    for (int32_t entry = 0; entry < count; entry++) {
+        __m512 weight = _mm512_set1_ps(weights[entry]);
+        const float *value = values + (size_t)entry * width;
+        UNROLLED for (int part = 0; part < parts; part++) {
+            __mmask16 there = part < parts - 1 ? 0xffff : last;
+            sums[part] = _mm512_fmadd_ps(
+                weight, _mm512_maskz_loadu_ps(there, value + 16 * part), sums[part]);
+        }
+    }
+    UNROLLED for (int part = 0; part < parts; part++, into += 16) {
+        __mmask16 there = part < parts - 1 ? 0xffff : last;
+        if (to->integers) {
+            __m512 value = _mm512_fmadd_ps(sums[part], _mm512_set1_ps(to->unit),
+                                           _mm512_set1_ps(128));
+            _mm_mask_storeu_epi8(to->integers + into, there, in_8_bits(value));
+        } else {
+            _mm512_mask_storeu_ps(to->plain + into, there, sums[part]);
+        }
+    }
+}
+
 /* Mix values [C, E] by weights. */
 INLINE void mixed(const float *weights, const float *values, int32_t count, int32_t width,
                   const Mixed *to, size_t place) {
     for (int32_t first = 0; first < width; first += 64) {
-        int parts = width - first < 64 ? (width - first) / 16 : 4;
-        __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
-                          _mm512_setzero_ps()};
-        for (int32_t entry = 0; entry < count; entry++) {
-            __m512 weight = _mm512_set1_ps(weights[entry]);
-            const float *value = values + (size_t)entry * width + first;
-            for (int part = 0; part < parts; part++)
-                sums[part] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(value + 16 * part), sums[part]);
+        int32_t left = width - first < 64 ? width - first : 64, parts = (left + 15) / 16;
+        __mmask16 last = lanes(left - 16 * (parts - 1));
+#define PARTS(number) \
+    mixed_parts(weights, values + first, count, width, number, last, to, place + first)
+        switch (parts) { /* sums stay in registers if their number is known when compiling */
+        case 1: PARTS(1); break;
+        case 2: PARTS(2); break;
+        case 3: PARTS(3); break;
+        default: PARTS(4);
         }
-        for (int part = 0; part < parts; part++) {
-            size_t into = place + first + 16 * part;
-            if (to->integers) {
-                __m512 value = _mm512_fmadd_ps(sums[part], _mm512_set1_ps(to->unit),
-                                               _mm512_set1_ps(128));
-                _mm_storeu_si128((__m128i *)(to->integers + into), in_8_bits(value));
-            } else {
-                _mm512_storeu_ps(to->plain + into, sums[part]);
-            }
-        }
+#undef PARTS
     }
 }
 
@@ -329,7 +358,7 @@ INLINE void attended(const Attention *over, const Team *team, int32_t me, float 
         size_t first = (row * over->groups + head / shared) * most * width;
         for (int32_t place = 0; place < count; place += 16) {
             int32_t left = count - place < 16 ? count - place : 16;
-            __mmask16 there = (__mmask16)((1u << left) - 1), visible;
+            __mmask16 there = lanes(left), visible;
             if (seen)
                 visible = _mm512_mask_cmp_ps_mask(there, _mm512_maskz_loadu_ps(there, seen + place),
                                                   _mm512_set1_ps(MASKED), _CMP_GT_OQ);
@@ -363,10 +392,8 @@ INLINE void kept(const Attention *of, const Team *team, int32_t me, const float 
         const float *key = from + index * of->stride, *value = key + groups * width;
         for (size_t group = 0; group < groups; group++, key += width, value += width) {
             size_t entry = ((row * groups + group) * of->most + place) * width;
-            for (size_t part = 0; part < width; part += 16) {
-                _mm512_storeu_ps(keys + entry + part, _mm512_loadu_ps(key + part));
-                _mm512_storeu_ps(values + entry + part, _mm512_loadu_ps(value + part));
-            }
+            memcpy(keys + entry, key, width * sizeof(float));
+            memcpy(values + entry, value, width * sizeof(float));
         }
     }
 }

@@ -30,7 +30,7 @@ PANEL = 64
 """Outputs that are multiplied together (`kernels.h`)."""
 
 VECTOR = 16
-"""Numbers that are computed together: heads are so wide or a multiple of it."""
+"""Numbers that are computed together: sizes are multiples of it."""
 
 ALIGNED = 64
 """Bytes: arrays begin at multiples of as many, as vectors of the CPU do."""

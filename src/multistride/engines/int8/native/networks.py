@@ -40,9 +40,8 @@ def _is_our_translation(config: TransformerConfig) -> bool:
         and config.norm == "pre"
         and config.activation == "relu"
         and config.positions in ("sinusoidal", "learned")
-        and config.hidden_size % PANEL == 0
-        and config.feedforward_size % PANEL == 0
-        and config.head_width % VECTOR == 0
+        and config.hidden_size % VECTOR == 0
+        and config.feedforward_size % VECTOR == 0
         and config.markov_rank % 4 == 0
     )
 

@@ -1,8 +1,8 @@
 """Matrices with one scale for each output, and Markov heads, as the native kernels read them.
 
-They are in the order in which `choice.h` multiplies: panels of 64 outputs, in each the inputs by
-fours. What a zero point of the inputs adds to every sum of an output is known beforehand and joins
-its bias.
+They are in the order in which `choice.h` multiplies: panels of 64 outputs, the last one filled up
+with zeros, in each the inputs by fours. What a zero point of the inputs adds to every sum of an
+output is known beforehand and joins its bias.
 
 Shapes: O outputs and I inputs of a matrix, V vocabulary.
 """
@@ -32,7 +32,8 @@ def matrix_arrays(
 def _in_panels(integers: Int8[np.ndarray, "I O"]) -> Int8[np.ndarray, "P F 64 4"]:
     """Return integers in panels of 64 outputs, in each the inputs by fours."""
     inputs, outputs = integers.shape
-    parts = integers.reshape(inputs // 4, 4, outputs // PANEL, PANEL)
+    whole = np.pad(integers, ((0, 0), (0, -outputs % PANEL)))
+    parts = whole.reshape(inputs // 4, 4, -1, PANEL)
     return np.ascontiguousarray(parts.transpose(2, 0, 3, 1))
 
 

@@ -26,7 +26,7 @@ DAMAGED = "native.bin is damaged or of another model: export the model again"
 
 def matrix_sizes(name: str, inputs: int, outputs: int) -> Iterator[Size]:
     """Yield the arrays of a matrix with one scale for each output."""
-    panels = outputs // PANEL
+    panels = -(-outputs // PANEL)
     yield f"{name}.weights", ("int8", (panels, inputs // 4, PANEL, 4))
     yield from ((f"{name}.{part}", ("float32", (outputs,))) for part in ("scale", "offset"))
 

@@ -47,6 +47,7 @@ INLINE void used(Use use, const Matrix *matrix, int32_t first, int count, __m512
     UNROLLED for (int row = 0; row < count; row++)
         UNROLLED for (int part = 0; part < 4; part++) {
             int32_t output = first + 16 * part;
+            if (output >= matrix->outputs) break; /* the last panel may be in part empty */
             __m512 value = scaled(sums[row][part], matrix, output);
             if (use == ROUNDED) { /* what is negative becomes zero */
                 _mm_store_si128((__m128i *)((uint8_t *)to + row * width + output),
@@ -63,8 +64,8 @@ INLINE void used(Use use, const Matrix *matrix, int32_t first, int count, __m512
 INLINE void product(Use use, const Matrix *matrix, const uint8_t *rows, int32_t count, void *to,
                     const Team *team, int32_t me) {
     size_t entry = use == ROUNDED ? 1 : sizeof(float);
-    int32_t blocks = (count + ROWS - 1) / ROWS;
-    Range range = part_of(team, me, (int64_t)(matrix->outputs / PANEL) * blocks);
+    int32_t blocks = (count + ROWS - 1) / ROWS, panels = (matrix->outputs + PANEL - 1) / PANEL;
+    Range range = part_of(team, me, (int64_t)panels * blocks);
     for (int32_t index = range.first; index < range.end; index++) {
         int32_t first = index / blocks * PANEL, row = index % blocks * ROWS;
         const int8_t *weights = matrix->weights + (size_t)first * matrix->inputs;

@@ -74,9 +74,9 @@ class NativeTranslation:
     def _matrix(self, name: str) -> Any:
         if f"{name}.weights" not in self._arrays:
             return library.Matrix()
-        panels, fours, outputs, _ = self._arrays[f"{name}.weights"].shape
         places = (self._place(f"{name}.{part}") for part in ("weights", "scale", "offset"))
-        return library.Matrix(*places, 4 * fours, panels * outputs)
+        inputs = 4 * self._arrays[f"{name}.weights"].shape[1]
+        return library.Matrix(*places, inputs, self._arrays[f"{name}.scale"].size)
 
     def _layers(self, network: str, count: int) -> Any:
         layers = []
