@@ -1,8 +1,8 @@
 """The base of translators and generators: texts in, texts out, group by group if wanted.
 
 `Translator` and `Generator` say what a text is read as, and which texts need no decoding; here is
-how texts, lines and streams go through a model. This is the one place where n lines in become n
-lines out: `written` decodes what can be decoded and refills the holes.
+how texts, lines and streams go through a model. That n lines in become n lines out is the work of
+`translation.LineModel.written`, which decodes what can be decoded and refills the holes.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ from multistride.data.detokenize import TextStream
 from multistride.data.vocab import Vocabulary
 from multistride.decode.batch import begin_batch
 from multistride.decode.choosing.auto import best, check_auto, costly_layout, explained, offers
-from multistride.decode.choosing.calibration import Calibration
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus, source_batch
-from multistride.decode.draft_head import DraftHead
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group, Hypothesis
 from multistride.decode.options import DecodeOptions, Mode
-from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import Plan, plan
 from multistride.engines.interface import Engine, announce, is_automatic
 from multistride.engines.timing import cached_costs
 from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
-from multistride.model.directory import load_calibration, weights_digest
+from multistride.model.directory import weights_digest
 from multistride.shipped import is_shipped
 from multistride.translation import LineModel, decoded_line, line_fault
 
@@ -104,12 +101,7 @@ class TextModel(LineModel[Plan]):
 
         Raises `DataError` if one of them is damaged, or the calibration belongs to other weights.
         """
-        if self.directory is None:
-            return Measured()
-        calibration = load_calibration(self.directory, Calibration)
-        sizes = self.config.hidden_size, self.config.vocabulary_size
-        head = DraftHead.load(self.directory, *sizes) if self.causal else None
-        return Measured(calibration, phrases=PhraseTable.load(self.directory), head=head)
+        return Measured.read(self.directory, self.config)
 
     def plan(
         self,

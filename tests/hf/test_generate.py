@@ -1,11 +1,13 @@
 """What can be asked of `generate`: each setting is followed, or refused in one line."""
 
 import logging
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from directories import SOURCES, inputs_of
+from directories import SOURCES, directory_of, inputs_of
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -15,7 +17,10 @@ from transformers import (
     StoppingCriteria,
 )
 
+from multistride import shipped
 from multistride.errors import UsageError
+from multistride.shipped import DEFAULT
+from multistride.translator import Translator
 
 CLASSES = {"causal": AutoModelForCausalLM, "translator": AutoModelForSeq2SeqLM}
 KINDS = pytest.mark.parametrize("kind", CLASSES)
@@ -213,3 +218,44 @@ def test_stop_strings_at_k1(causal):
         model.generate(
             **inputs, group_size=2, max_new_tokens=9, stop_strings=[stop], tokenizer=tokenizer
         )
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}], ids=["greedy", "beam"])
+def test_positions_by_distance_have_a_cache_of_their_own(tmp_path, settings):
+    # Guards: T5, whose every call of generate ended in an error about shapes.
+    directory = directory_of(tmp_path, 2, positions="relative", dropout=0.0)
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.7)
+    inputs, limit = inputs_of(directory), {"max_new_tokens": 8, **settings}
+    never = {"suppress_tokens": list(model.transformer.config.unpicked)}
+    expected = model.generate(**inputs, custom_generate=None, **limit, **never)
+    assert model.generate(**inputs, **limit, group_size=1).equal(expected)
+    if not settings:
+        assert model.generate(**inputs, **limit, group_size=4, mode="exact").equal(expected)
+
+
+def test_a_model_made_of_a_configuration_writes_groups(translator):
+    # Guards: what transformers notes of it for itself, taken for a choice.
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    made = type(loaded)(loaded.config).eval()
+    begin = {"decoder_start_token_id": made.transformer.config.start_token}
+    given = {**inputs_of(translator), **begin, "max_new_tokens": 4}
+    assert made.generate(**given, group_size=2).shape[1] > 1
+
+
+def test_adaptive_mode_uses_the_calibration(tmp_path):
+    # Guards: texts other than those of `multistride translate` with the same directory.
+    place = tmp_path / "model"
+    shutil.copytree(Path(shipped.__file__).parent / DEFAULT, place)
+    asked = {"group_size": 8, "mode": "adaptive", "threshold": 0.3}
+    text = "Could you please tell me where the next station is, and when the train leaves?"
+    [expected] = Translator.load(place, engine="eager").translate([text], **asked)
+    model = AutoModelForSeq2SeqLM.from_pretrained(place).float().eval()
+    found = model.generate(**inputs_of(place, [text]), max_new_tokens=60, **asked)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    assert tokenizer.decode(found[0], skip_special_tokens=True) == expected.text
+    (place / "calibration.json").unlink()
+    [other] = Translator.load(place, engine="eager").translate([text], **asked)
+    assert len(other.trace) != len(expected.trace), "the sentence tells one from the other"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -101,3 +102,29 @@ def test_a_killed_process_is_replaced_and_metrics_are_sums():
 
 def _command(pid):
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_a_replica_that_is_stopped_before_its_models_are_open_does_not_serve(monkeypatch, tmp_path):
+    # Guards: requests that it takes after the signal, and that are cut off with it.
+    on_ray = pytest.importorskip("multistride.serve.on_ray", reason="the extra [ray] is missing")
+    told, opening, opened = [], threading.Event(), threading.Event()
+
+    class Server:
+        def handle_exit(self, number, frame):
+            told.append(number)
+
+    def run(site, started, made):
+        opening.set()
+        opened.wait(5)
+        made(Server())
+
+    monkeypatch.setattr(on_ray, "run", run)
+    monkeypatch.setenv(on_ray.DIRECTORY, str(tmp_path / "new" / "metrics"))
+    actor = on_ray._Actor(None)
+    thread = threading.Thread(target=actor.run)
+    thread.start()
+    assert opening.wait(5)
+    actor.drain()
+    opened.set()
+    thread.join()
+    assert told == [0]

@@ -225,6 +225,8 @@ def test_keys(models):
         assert httpx.get(running.url + "/v1/models").status_code == 401
         wrong = {"Authorization": "Bearer sécret".encode("latin-1")}
         assert httpx.get(running.url + "/v1/models", headers=wrong).status_code == 401
+        lower = {"Authorization": f"bearer  {KEY}"}
+        assert httpx.get(running.url + "/v1/models", headers=lower).status_code == 200
         with openai.OpenAI(base_url=running.url + "/v1", api_key=KEY) as client:
             assert len(list(client.models.list())) == 2
         asked = {"q": "The", "source": "en", "target": "de"}
@@ -236,6 +238,17 @@ def test_keys(models):
         assert (answer.status_code, list(answer.json())) == (401, ["error"])
         keyed = LibreTranslateAPI(running.url + "/", KEY)
         assert isinstance(keyed.translate("The battle", "en", "de"), str)
+
+
+@pytest.mark.parametrize("form", ["utf-8", "latin-1"])
+def test_a_key_may_hold_any_letters(models, form):
+    # Guards: a key that curl, which writes UTF-8, cannot give; one of which a part will do.
+    with Running(models, Limits(api_key="schlüssel")) as running:
+        right = {"Authorization": "Bearer schlüssel".encode(form)}
+        assert httpx.get(running.url + "/v1/models", headers=right).status_code == 200
+    with Running(models, Limits(api_key="→k")) as running:
+        part = {"Authorization": "Bearer k"}
+        assert httpx.get(running.url + "/v1/models", headers=part).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/translate", "/v1/translate"])

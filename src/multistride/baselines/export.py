@@ -9,13 +9,22 @@ from pathlib import Path
 from multistride.baselines.ctranslate2 import check_installed, save_ctranslate2
 from multistride.baselines.expressible import check_expressible
 from multistride.data.vocab import VOCABULARY_FILES
+from multistride.decode.draft_head import DRAFT_HEAD
+from multistride.decode.phrases import PHRASES
 from multistride.engines.int8.engine import int8_graphs
 from multistride.engines.int8.export import write_int8
 from multistride.engines.int8.support import check_int8
 from multistride.engines.open import open_export
 from multistride.errors import DataError, UsageError
 from multistride.files import refuse_foreign, refuse_inputs, replacing_directory, same_file
-from multistride.model.directory import CONFIG, PROVENANCE, is_export, load_config, weights_digest
+from multistride.model.directory import (
+    CALIBRATION,
+    CONFIG,
+    PROVENANCE,
+    is_export,
+    load_config,
+    weights_digest,
+)
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model
 
@@ -58,7 +67,7 @@ def export(directory: Path, kind: str, output: Path) -> None:
 
 
 def _int8(directory: Path, place: Path, model: Transformer) -> None:
-    for name in (CONFIG, GENERATION):
+    for name in (CONFIG, GENERATION, CALIBRATION, PHRASES, DRAFT_HEAD):
         if (directory / name).is_file():
             shutil.copyfile(directory / name, place / name)
     write_int8(place, model, int8_graphs(model), weights_digest(directory))

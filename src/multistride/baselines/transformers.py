@@ -70,11 +70,6 @@ class TransformersEngine:
         return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
-def installed_version() -> str | None:
-    """Return the version of transformers; None if it is not installed."""
-    return None if transformers is None else str(transformers.__version__)
-
-
 def _converted(model: Transformer) -> Any:
     config = model.config
     check_expressible(config, "the baseline transformers-float32", encoder=True)

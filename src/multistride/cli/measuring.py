@@ -25,6 +25,7 @@ from multistride.report.outputs import Outputs
 from multistride.shipped import refuse_to_change
 
 if TYPE_CHECKING:
+    from multistride.model.config import TransformerConfig
     from multistride.report.result import Result
 
 logger = logging.getLogger(__name__)
@@ -187,8 +188,9 @@ def calibrate(
     from multistride.evaluate.settle import settle
     from multistride.model.directory import CALIBRATION, TEMPERATURE, load_config
 
-    classifier = load_config(model).classifier is not None
-    _check_calibrated(model, classifier, reference, group_size)
+    config = load_config(model)
+    classifier = config.classifier is not None
+    _check_calibrated(model, config, reference, group_size)
     settle([model / (TEMPERATURE if classifier else CALIBRATION)])
     set_threads(machine.threads)
     if classifier:
@@ -198,10 +200,16 @@ def calibrate(
 
 
 def _check_calibrated(
-    model: Path, classifier: bool, reference: Path | None, group_size: int | None
+    model: Path, config: TransformerConfig, reference: Path | None, group_size: int | None
 ) -> None:
     """Raise `UsageError` for what is not calibrated, or not so."""
     refuse_to_change(model)
+    classifier = config.classifier is not None
+    if not (classifier or config.encoder_layers):
+        raise UsageError(
+            f"{model} is a causal model, and what is calibrated are translators and classifiers: "
+            "adaptive mode works with it as it is"
+        )
     if classifier and reference is not None:
         raise UsageError(
             "--reference is not for classifiers, whose records have the label: leave it out"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import platform
@@ -55,8 +54,6 @@ from multistride.train.loop import Relaid
 from multistride.train.loss import labelled_logits
 from multistride.train.windows import WindowDrawer
 from multistride.version import __version__
-
-logger = logging.getLogger(__name__)
 
 MANY = {"sizes": {1: 0.2, 2: 0.25, 4: 0.35, 8: 0.2}, "lookahead": 0.3, "markov_rank": 32}
 """The groups of the checkpoint that most experiments use."""

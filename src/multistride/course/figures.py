@@ -204,8 +204,6 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
 
 
 def _rectangle(x: float, y: float, width: float, height: float, face: str, line: str) -> Any:
-    from_matplotlib = font_manager  # the import above is guarded; patches come with it
-    assert from_matplotlib is not None
     return _PATCHES.FancyBboxPatch(
         (x, y),
         width,

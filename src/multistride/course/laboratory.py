@@ -6,7 +6,6 @@ is what they share: the data, a training with a budget, and the measurement of a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import random
@@ -137,10 +136,10 @@ class Way:
 
 
 class Laboratory:
-    """A directory with the data, the trainings and what was measured of them."""
+    """The data and the trainings of a profile, in a directory of its own inside `directory`."""
 
     def __init__(self, directory: Path, profile: str) -> None:
-        self.directory, self.budget = directory, BUDGETS[profile]
+        self.directory, self.budget = directory / profile, BUDGETS[profile]
         self.profile = profile
 
     @cached_property
@@ -157,11 +156,10 @@ class Laboratory:
                 phonemes = " ".join(each.rstrip("012") for each in pronunciations[0])
                 pairs.append((" ".join(word), phonemes))
         random.Random(1).shuffle(pairs)
-        ends = self.budget.tested, self.budget.tested + 400, self.budget.words + 2400
         splits = {
-            "test": pairs[: ends[0]],
+            "test": pairs[: self.budget.tested],
             "validation": pairs[2000:2400],
-            "train": pairs[2400 : ends[2]],
+            "train": pairs[2400 : 2400 + self.budget.words],
         }
         return {
             name: ([source for source, _ in part], [target for _, target in part])
@@ -381,11 +379,6 @@ def _timed(way: Way, engine: Counting, encoded: list[list[int]]) -> tuple[Hypoth
 def fast(group_size: int, **choices: Any) -> Way:
     """Return the way that writes groups of one size."""
     return Way(DecodeOptions(group_size=group_size, **choices))
-
-
-def digest(path: Path) -> str:
-    """Return the hash of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @torch.inference_mode()

@@ -128,11 +128,14 @@ class Vocabulary:
 
         Raises `DataError` for a text that cannot be written as UTF-8.
         """
-        self._tokenizer.encode_special_tokens = False
-        try:
-            return self._encoded(texts, add_special_tokens=False)
-        finally:
-            self._tokenizer.encode_special_tokens = True
+        return self._encoded(texts, self._rendered, add_special_tokens=False)
+
+    @cached_property
+    def _rendered(self) -> Tokenizer:
+        """The tokenizer of rendered texts: one of its own, since others encode meanwhile."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = False
+        return tokenizer
 
     def symbols(self) -> dict[str, str]:
         """Return the special tokens by the names that chat templates have for them."""
@@ -256,9 +259,14 @@ class Vocabulary:
             return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece)
         return f" {piece}".encode() if piece else b""
 
-    def _encoded(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+    def _encoded(
+        self,
+        texts: Sequence[str],
+        tokenizer: Tokenizer | None = None,
+        add_special_tokens: bool = True,
+    ) -> list[list[int]]:
         try:
-            encodings = self._tokenizer.encode_batch_fast(
+            encodings = (tokenizer or self._tokenizer).encode_batch_fast(
                 list(texts), add_special_tokens=add_special_tokens
             )
         except TypeError as error:

@@ -6,7 +6,6 @@ stands for the teacher's distribution over sequences.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,8 +15,6 @@ from multistride.data.detokenize import one_line
 from multistride.distill.config import DistillConfig
 from multistride.distill.tally import Tally
 from multistride.text_model import TextModel
-
-logger = logging.getLogger(__name__)
 
 BLANK, TOO_LONG, EMPTY = "blank source", "too long", "empty translation"
 """Why a line is empty, beside `INVALID_UTF8`."""

@@ -85,7 +85,7 @@ def calibrate(
     places: list[PlaceCalibration] = []
     kept: list[KeptShares] = []
     for layout in layouts:
-        for size in config.group_sizes[1:]:
+        for size in (size for size in config.group_sizes if size > 1):
             logger.info(f"judging groups of {size} in the layout {layout}")
             judged = judge(translator.engine, sources, targets, layout, size)
             rows = fit(judged, layout, size)

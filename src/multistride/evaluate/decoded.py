@@ -6,7 +6,6 @@ Both are tasks whose inputs are tokens and whose outputs are hypotheses.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -37,9 +36,6 @@ from multistride.metrics.repetition import (
 from multistride.model.directory import is_export
 from multistride.report.result import Example, Kind, Output, Place
 from multistride.text_model import TextModel
-
-logger = logging.getLogger(__name__)
-
 
 Lot = tuple[DecodeOptions, Sequence[list[int]]]
 
@@ -182,6 +178,8 @@ class Pairs(_Decoded):
             "sentences": len(self._set.sources),
             "not_translated": len(self._set.sources) - len(self._set.places),
             "decoding": "; ".join(dict.fromkeys(described(way.options) for way in self.ways)),
+            **asked(self.ways),
+            **({} if self._files.limit is None else {"limit": self._files.limit}),
             "batch_size": options.batch_size,
             "latency_sentences": timed,
             "latency_batch_size": 1,
@@ -214,6 +212,15 @@ class Pairs(_Decoded):
         ]
         sizes = list(dict.fromkeys(way.options.group_size for way in self.ways))
         return measure_places(translator.engine.model, fitting, sizes) if fitting else []
+
+
+def asked(ways: Sequence[Way]) -> dict[str, Any]:
+    """Return the options beside group size, mode and beam that any way was given."""
+    names = ("threshold", "policy", "layout", "drafts")
+    given = {name: getattr(way.options, name) for way in ways for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    beams = {way.options.group_beam for way in ways} - {1}
+    return {**given, **({"group_beam": beams.pop()} if len(beams) == 1 else {})}
 
 
 def described(options: DecodeOptions) -> str:

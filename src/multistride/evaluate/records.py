@@ -117,10 +117,13 @@ class Records:
             raise DataError(f"{self._files.source}: no record has an answer; {problem}")
         same = None
         if greedy is not None and not run.way.teacher:
-            others, _ = self._good(greedy)
-            if len(others) == len(answers):
-                pairs = zip(answers, others, strict=True)
-                same = sum(one.text == other.text for one, other in pairs) / len(answers)
+            pairs = zip(run.outputs, greedy.outputs, strict=True)
+            alike = [
+                one.text == other.text
+                for one, other in pairs
+                if isinstance(one, Answer) and isinstance(other, Answer)
+            ]
+            same = sum(alike) / len(alike) if alike else None
         return {
             "engine": opened.engine,
             "metrics": opened.task.metrics(answers, records),
@@ -139,9 +142,16 @@ class Records:
         return [answer for answer, _ in pairs], [record for _, record in pairs]
 
     def conditions(self, runs: Sequence[Run[Outcome]], timed: int) -> dict[str, Any]:
-        """Return the models, the file, how many records have no answer, and the machine."""
-        unanswered = [each for each in runs[0].outputs if isinstance(each, RecordError)]
-        for problem in unanswered:
+        """Return the models, the file, how many records have no answer, and the machine.
+
+        A record counts as failed if any of the ways has no answer to it; it is named once.
+        """
+        unanswered: dict[int, RecordError] = {}
+        for run in runs:
+            for example, each in zip(self.inputs, run.outputs, strict=True):
+                if isinstance(each, RecordError):
+                    unanswered.setdefault(example.line, each)
+        for _, problem in sorted(unanswered.items()):
             logger.warning(str(problem))
         ways = [way.options for way in self.ways if not way.teacher]
         teacher = self._opening.teacher

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from multistride.report.result import Result
 from multistride.shipped import DEFAULT
 from multistride.tasks.record import Open, Opening
 from multistride.translator import Translator
-
-logger = logging.getLogger(__name__)
 
 MOST_TOKENS = 64
 """Tokens that a causal model writes after a prompt, unless told otherwise."""

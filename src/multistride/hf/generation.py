@@ -10,13 +10,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.generation import SuppressTokensLogitsProcessor
+from transformers.generation import (
+    EosTokenCriteria,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    SuppressTokensLogitsProcessor,
+)
 from transformers.generation.utils import (
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
@@ -154,7 +159,7 @@ def _different(settings: GenerationConfig) -> dict[str, Any]:
     return {
         name: value
         for name, value in settings.to_diff_dict().items()
-        if value is not None and value != neutral.get(name)
+        if value is not None and value != neutral.get(name) and not name.startswith("_")
     }
 
 
@@ -196,7 +201,7 @@ class EncodedStepModel(EagerStepModel):
         if self._encoded is None or self._real is None:
             return self.model.start(None, None)
         keys_values = self.model.project_source(self._encoded)
-        return DecoderCache(self.config.decoder_layers, keys_values, self._real[:, None, None, :])
+        return DecoderCache(self.model.cache_count, keys_values, self._real[:, None, None, :])
 
 
 def generate(
@@ -217,20 +222,22 @@ def generate(
     EOS, padded.
 
     `group_size`, `mode`, `threshold`, `drafts` and the names of a `policy` are those of
-    `DecodeOptions`; a policy of one's own is a function (`decode.policy.Policy`). `drafts="text"`
-    needs no training, and looks in the table of phrases of the model's directory too, if
-    `multistride phrases` wrote one. Of `generation_config` it reads `group_size`, `mode`,
-    `max_length` (so also `max_new_tokens`), `max_time`, `do_sample`, `temperature`, `top_k`,
-    `top_p`, `min_p`, `num_beams`, `length_penalty`, `eos_token_id`, `pad_token_id` and
-    `return_dict_in_generate`; chance comes from torch's generator. `group_streamer` is given every
-    group of the first text as it is written; `prepared` is what transformers made of the inputs
-    (its encoder's output, the attention mask). Raises `UsageError` for what the model cannot do,
-    and for logits processors, which see one token at a time.
+    `DecodeOptions`; a policy of one's own is a function (`decode.choosing.policy.Policy`).
+    `drafts="text"` needs no training, and looks in the table of phrases of the model's directory
+    too, if `multistride phrases` wrote one; adaptive mode uses its calibration. Of
+    `generation_config` it reads `group_size`, `mode`, `max_length` (so also `max_new_tokens`),
+    `max_time`, `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams`,
+    `length_penalty`, `eos_token_id`, `pad_token_id` and `return_dict_in_generate`; chance comes
+    from torch's generator. `group_streamer` is given every group of the first text as it is
+    written; `prepared` is what transformers made of the inputs (its encoder's output, the attention
+    mask). Raises `UsageError` for what the model cannot do,
+    for logits processors, which see one token at a time, and for stopping criteria of one's own.
     """
     assert generation_config is not None
     begun = time.monotonic()
     transformer: Transformer = model.transformer
     _check_processors(logits_processor)
+    _check_criteria(stopping_criteria)
     if policy is not None and not isinstance(policy, str) and not callable(policy):
         raise UsageError(
             f"policy {policy!r} was given; it takes a name such as 'phase', or a function"
@@ -239,7 +246,9 @@ def generate(
         return _result(model, generation_config, input_ids)
     named = policy if isinstance(policy, str) else None
     options = _options(generation_config, group_size, mode, threshold, named, drafts)
-    known = Measured(phrases=model.phrases if options.mode == "exact" else None)
+    known = Measured()
+    if options.mode != "fast":
+        known = replace(model.measured, head=None)
     chosen = plan(options, transformer.config, knowledge=known)
     if callable(policy):
         chosen = chosen.proposing(policy)
@@ -378,6 +387,17 @@ def _options(
         penalty = settings.length_penalty
         choices.update(beam=settings.num_beams, length_penalty=1.0 if penalty is None else penalty)
     return DecodeOptions.made(**choices)
+
+
+def _check_criteria(criteria: Any) -> None:
+    """Raise `UsageError` for criteria other than those that transformers makes of the settings."""
+    own = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria)
+    for each in criteria or ():
+        if not isinstance(each, own):
+            raise UsageError(
+                f"generation was asked for with {type(each).__name__}, which sees one token at a "
+                "time: leave it out, or use custom_generate=None for the loop of transformers"
+            )
 
 
 def _check_processors(processors: Any) -> None:

@@ -30,7 +30,8 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from multistride.decode.phrases import PHRASES, PhraseTable
+from multistride.decode.choosing.strategy import Measured
+from multistride.decode.phrases import PHRASES
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL, PADDING_GROUP, Slots, visibility
 from multistride.hf.config import MultistrideConfig
@@ -132,11 +133,13 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             init.zeros_(module.output_bias)
 
     @cached_property
-    def phrases(self) -> PhraseTable | None:
-        """Return the table of phrases of the directory the model was read from, read when it is
-        first asked for.
+    def measured(self) -> Measured:
+        """Return what the directory holds that the model was read from, calibration and phrases;
+        read when it is first asked for.
         """
-        return PhraseTable.load(self.config._name_or_path) if self.config._name_or_path else None
+        place = Path(self.config._name_or_path or "")
+        known = place if (place / "config.json").is_file() else None
+        return Measured.read(known, self.transformer.config)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding of target tokens."""

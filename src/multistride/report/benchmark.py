@@ -127,6 +127,8 @@ def _ratio(name: str, brief: bool) -> Callable[[Row, Row | None], str | None]:
             return None
         if brief:
             return f"{row.ratio_to[name]:.2f}"
+        if name not in row.ratio_spread:
+            return f"{row.ratio_to[name]:.2f}"
         low, high = row.ratio_spread[name]
         return f"{row.ratio_to[name]:.2f} ({low:.2f}–{high:.2f})"
 

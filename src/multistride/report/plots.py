@@ -61,7 +61,7 @@ def plotter(result: Result) -> tuple[float, float, Callable[[Any, Result], None]
     if result.kind == "task" and result.task == "generation":
         _check_kept(result)
         return 8.2, 4.2, draw_kept
-    if "confusion" in result.rows[0].details:
+    if {"confusion", "classes"} <= set(result.rows[0].details):
         side = 2.8 + 0.36 * len(result.rows[0].details["classes"])
         return side, side, draw_confusion
     what = f"task {result.task}" if result.task else f"kind {result.kind}"

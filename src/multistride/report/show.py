@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ from multistride.report.tables import markdown, terminal
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
 logger = logging.getLogger(__name__)
+
+WAYS = ("threshold", "policy", "layout", "drafts", "group_beam")
+"""Conditions that are options of decoding."""
 
 
 def show(result: Result, outputs: Outputs) -> None:
@@ -116,18 +120,42 @@ def show_sentence(facts: Mapping[str, Any], picture: Path | None, as_json: bool)
 
 def commands(result: Result) -> list[str]:
     """Return the commands that reproduce a result, as far as its conditions tell."""
-    model, source, reference = (
-        str(result.conditions.get(name)) for name in ("model", "source", "reference")
-    )
+    known = result.conditions
+    model = ["--model", str(known.get("model"))]
+    kind = ["--kind", result.kind] if result.kind != "translation" else []
+    what = ["--task", result.task] if result.task else kind
     sizes = list(dict.fromkeys(str(row.group_size) for row in result.rows))
-    beams = {row.beam for row in result.rows}
-    beam = ["--beam", str(max(beams))] if len(beams) == 1 and beams != {1} else []
-    files = ["--source", source, "--reference", reference]
-    evaluate = ["evaluate", "--model", model, *files, "--group-size", ",".join(sizes), *beam]
-    translate = ["translate", "--model", model, "--group-size", sizes[-1], *beam]
+    modes = list(dict.fromkeys(row.mode for row in result.rows))
+    signatures = (re.search(r"tok:([^|]+)", row.bleu_signature or "") for row in result.rows)
+    tokenizer = next((found[1] for found in signatures if found), "13a")
+    only = {name: {getattr(row, name) for row in result.rows} for name in ("beam", "engine")}
+    same = {name: str(*values) for name, values in only.items() if len(values) == 1}
+    asked = {name: known[name] for name in WAYS if known.get(name) is not None}
+    shared = _options({**same, **asked}, beam="1")
+    measuring = {
+        "source": known.get("source"),
+        "reference": known.get("reference"),
+        "limit": known.get("limit"),
+        "tokenize": tokenizer,
+        "group_size": ",".join(sizes),
+        "mode": ",".join(modes),
+    }
+    evaluate = [*model, *what, *_options(measuring, tokenize="13a", mode="fast"), *shared]
+    last = {"group_size": sizes[-1], "mode": modes[-1]}
+    translate = [*model, *_options(last, mode="fast"), *shared]
     return [
-        shlex.join(["multistride", *evaluate, "--json"]),
-        shlex.join(["multistride", *translate]) + " < source.txt",
+        shlex.join(["multistride", "evaluate", *evaluate, "--json"]),
+        shlex.join(["multistride", "translate", *translate]) + " < source.txt",
+    ]
+
+
+def _options(values: Mapping[str, Any], **defaults: str) -> list[str]:
+    """Return values as options of a command, but those that are None or a default."""
+    return [
+        part
+        for name, value in values.items()
+        if value is not None and str(value) != defaults.get(name)
+        for part in (f"--{name.replace('_', '-')}", str(value))
     ]
 
 

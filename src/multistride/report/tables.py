@@ -355,10 +355,10 @@ def profile_columns(result: Result) -> tuple[Column, ...]:
 
 def _part(name: str) -> Column:
     def show(row: Row, other: Row | None) -> str | None:
-        value, whole = row.metrics.get(name), row.metrics["all"]
-        if value is None or not whole:
+        value, whole = row.metrics.get(name), row.metrics.get("all")
+        if value is None:
             return None
-        share = "" if name == "all" else f" ({100 * value / whole:.0f})"
+        share = "" if name == "all" or not whole else f" ({100 * value / whole:.0f})"
         return milliseconds(value) + share
 
     return Column(name, "Milliseconds per sentence, and per cent of all.", show)
@@ -446,7 +446,7 @@ def class_tables(details: Mapping[str, Any]) -> list[Cells]:
             f"{row['accuracy']:.3f}",
             f"{row['records']:,}",
         ]
-        for row in details["by_length"]
+        for row in details.get("by_length", ())
     ]
     by_class = ["class", "precision", "recall", "F1", "documents"]
     return [

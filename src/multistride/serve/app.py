@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,8 +205,7 @@ class Door:
             return self._too_large()
         key = self._limits.api_key
         if key is not None and scope["path"] not in OPEN_PATHS:
-            given = headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
-            right = hmac.compare_digest(given.encode(), key.encode())
+            right = _opens(headers.get(b"authorization", b""), key)
             scope["state"]["key"] = None if right else key
             if not right and scope["path"] not in LIBRETRANSLATE:
                 return WrongKey()
@@ -254,6 +253,18 @@ class _Refused(HTTPException):
     def __init__(self, problem: HttpProblem) -> None:
         super().__init__(problem.status)
         self.problem = problem
+
+
+def _opens(given: bytes, key: str) -> bool:
+    """Return True if an Authorization header has the key, in UTF-8 or, as some clients write it,
+    Latin-1; the scheme is written in any case (RFC 9110, section 11.1).
+    """
+    scheme, _, token = given.partition(b" ")
+    token = token.strip() if scheme.lower() == b"bearer" else given
+    right = hmac.compare_digest(token, key.encode())
+    with suppress(UnicodeEncodeError):
+        right |= hmac.compare_digest(token, key.encode("latin-1"))
+    return right
 
 
 def _request_id(given: bytes | None) -> str:

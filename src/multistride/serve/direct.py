@@ -47,13 +47,13 @@ class Direct:
             messages = await _read(receive)
             kind, endpoint = route
             value = _parsed(kind, messages)
-            if value is None:
-                await self._app(scope, _again(messages, receive), send)
-                return
-            response = await endpoint(body=value, request=request)
+            response = None if value is None else await endpoint(body=value, request=request)
         except Exception as error:
             response = await self._refused(request, error)
-        await response(scope, receive, send)
+        if response is None:
+            await self._app(scope, _again(messages, receive), send)
+        else:
+            await response(scope, receive, send)
 
 
 def _is_json(scope: Scope) -> bool:

@@ -105,5 +105,17 @@ class ModelMetrics:
 def forget_the_dead() -> None:
     """Remove what replicas that are gone had running and waiting."""
     for path in Path(os.environ[DIRECTORY]).glob("gauge_live*_*.db"):
-        if not Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
+        number = path.stem.rpartition("_")[2]
+        if number.isdigit() and not _lives(int(number)):
             path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Return True if there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -31,15 +31,17 @@ class _Actor:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._server: Server | None = None
-        self._started = threading.Event()
+        self._started, self._drained = threading.Event(), threading.Event()
 
     def run(self) -> None:
         """Serve until `drain`."""
 
         def made(server: Server) -> None:
             self._server = server
+            if self._drained.is_set():  # while the models were opened
+                server.handle_exit(0, None)
 
-        Path(os.environ[DIRECTORY]).mkdir(exist_ok=True)
+        Path(os.environ[DIRECTORY]).mkdir(parents=True, exist_ok=True)
         run(self._site, self._started.set, made)
 
     def started(self, seconds: float) -> str | None:
@@ -49,6 +51,7 @@ class _Actor:
 
     def drain(self) -> None:
         """Take no more requests; `run` returns when the others are done."""
+        self._drained.set()
         if self._server is not None:
             self._server.handle_exit(0, None)
 
@@ -96,10 +99,11 @@ class _OnRay(Replica):
         self._actor, self._machines = actor, machines
         self._run = actor.run.remote()
         self._started: Any = None
+        self._error: Exception | None = None
 
     def ready(self, seconds: float) -> bool:
         if (reason := self.ended()) is not None:
-            raise UserError(f"a replica ended before it served ({reason})")
+            raise self._error or UserError(f"a replica ended before it served ({reason})")
         if self._started is None:
             self._started = self._actor.started.remote(seconds)
         done, _ = ray.wait([self._started, self._run], timeout=seconds)
@@ -121,7 +125,9 @@ class _OnRay(Replica):
         try:
             ray.get(self._run)
         except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, UserError) else error from error
+            ours = isinstance(error.cause, UserError)
+            self._error = error.cause if ours else error
+            return str(error.cause) if ours else f"{type(error.cause).__name__}: {error.cause}"
         except RayError as error:
             return type(error).__name__
         return "told to stop"

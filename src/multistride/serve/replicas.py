@@ -87,6 +87,8 @@ def supervise(hire: Callable[[], Replica], count: int, started: Callable[[], str
     with _signals() as stopped:
         try:
             for _ in range(count):  # one by one: the first measures the machine for `auto`
+                if stopped.is_set():
+                    break
                 replicas.append(hire())
                 while not stopped.is_set() and not replicas[-1].ready(LOOK_EVERY):
                     pass

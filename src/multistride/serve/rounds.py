@@ -99,12 +99,6 @@ class _Running:
         return tuple(job.work.key for job in freed)
 
     @property
-    def open_jobs(self) -> list[_Job]:
-        """The jobs of the texts that go on."""
-        rows = zip(self.jobs, self.state.hypotheses, strict=True)
-        return [job for job, hypothesis in rows if hypothesis.ending is None]
-
-    @property
     def rows(self) -> int:
         return sum(hypothesis.ending is None for hypothesis in self.state.hypotheses)
 
@@ -126,7 +120,7 @@ class Rounds:
 
     def run(self) -> None:
         """Decode what is ordered until the end of the orders."""
-        while (orders := self._mail.orders(wait=not self._jobs)) is not None:
+        while (orders := self._mail.orders(wait=not (self._waiting or self._running))) is not None:
             self._take(orders)
             groups = self._admitted()
             began = time.perf_counter()
@@ -181,7 +175,8 @@ class Rounds:
         and to join costs nearly as much for one text as for ten.
         """
         running = self._rows
-        if running >= CROWD and SHARE * len(self._waiting) < running and self._held < HELD:
+        few = 0 < SHARE * len(self._waiting) < running
+        if running >= CROWD and few and self._held < HELD:
             self._held += 1
             return []
         self._held = 0
@@ -234,7 +229,7 @@ class Rounds:
             if host is batch:
                 continue
             self._running.remove(batch)
-            jobs = [*host.open_jobs, *batch.open_jobs]
+            jobs = [*self._unanswered(host), *self._unanswered(batch)]
             try:
                 host.join(batch)
             except Exception as error:
@@ -252,7 +247,7 @@ class Rounds:
             self._running.remove(batch)
             if gone:
                 self._send(Report(self._rows, gone=gone))
-            self._failed(batch.open_jobs, error)
+            self._failed(self._unanswered(batch), error)
             return
         now = time.perf_counter()
         news = [self._news(batch.jobs[hypothesis.row], hypothesis) for hypothesis in written]
@@ -264,14 +259,18 @@ class Rounds:
             self._send(Report(self._rows, self.overhead, mode, seconds, kept, (), gone))
         batch.last = now
 
+    def _unanswered(self, batch: _Running) -> list[_Job]:
+        """Return the jobs of a batch whose end was not reported, its text over or not."""
+        return [job for job in batch.jobs if job.work.key in self._jobs]
+
     def _news(self, job: _Job, hypothesis: Hypothesis) -> Written | None:
         """Return the last group of a text, less what a failed batch had handed on of it."""
         group = hypothesis.groups[-1]
         job.written += len(group.tokens)
-        fresh = job.written - job.sent
-        if fresh <= 0:
+        fresh = max(0, job.written - job.sent)
+        if not fresh and hypothesis.ending is None:
             return None
-        job.sent = job.written
+        job.sent = max(job.sent, job.written)
         whole = fresh >= len(group.tokens)
         return Written(job.work.key, group if whole else _last(group, fresh), hypothesis.ending)
 
@@ -291,11 +290,12 @@ class Rounds:
 
 def _last(group: Group, count: int) -> Group:
     """Return the last tokens of a group as a group."""
+    first = len(group.tokens) - count
     return Group(
         group.step,
         group.group_size,
-        group.tokens[-count:],
-        group.log_probabilities[-count:],
+        group.tokens[first:],
+        group.log_probabilities[first:],
         group.milliseconds,
         group.reason,
     )

@@ -167,9 +167,9 @@ class Scheduler:
             kept = len(group.tokens)
             tokens += kept
             metrics.of_mode(mode).observe(group.group_size)
-            if ticket.begun:
+            if ticket.begun and kept:
                 metrics.between.observe(report.seconds / kept)
-            else:
+            elif not ticket.begun:
                 ticket.begun = True
                 metrics.first.observe(now - ticket.arrived)
             if ending is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from dataclasses import dataclass, field
@@ -20,8 +19,6 @@ from multistride.serve.orders import Work
 from multistride.serve.plans import Plans
 from multistride.serve.scheduler import Scheduler, Ticket
 from multistride.text_model import TextModel
-
-logger = logging.getLogger(__name__)
 
 LONG = 4096
 """Characters from which on a text is encoded off the event loop: a megabyte takes a second."""

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from multistride.data.corpus import text_lines
 from multistride.data.detokenize import one_line
@@ -17,12 +17,20 @@ from multistride.untrusted import layout
 logger = logging.getLogger(__name__)
 
 FILE = "file"
-"""The field that says which file a record came from."""
+"""The field of an answer that says which file its record came from."""
 
 LOOKED_AT = 8192
 """First bytes of the input in which a zero byte says that this is no text."""
 
 Numbered = Iterator[tuple[int, Record | RecordError]]
+
+
+class FromFile(dict[str, Any]):
+    """A record, and the `file` it came from, which is no field of it."""
+
+    def __init__(self, file: str, record: Record) -> None:
+        super().__init__(record)
+        self.file = file
 
 
 def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
@@ -42,8 +50,7 @@ def records_of_lines(lines: Iterable[bytes], field: str) -> Numbered:
 def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
     """Yield the records of .jsonl files, and any other file as one document (line 1).
 
-    .gz and .xz are decompressed. What cannot be read is a `FileError`. Records say in
-    `file` where they come from.
+    .gz and .xz are decompressed. What cannot be read is a `FileError`.
     """
     for path in paths:
         try:
@@ -51,7 +58,7 @@ def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
                 if isinstance(record, RecordError):
                     yield line, FileError(str(path), line, f"{path}: {record}")
                 else:
-                    yield line, {FILE: str(path), **record}
+                    yield line, FromFile(str(path), record)
         except DataError as error:
             yield 1, FileError(str(path), 1, str(error))
 
@@ -65,7 +72,8 @@ def write_answers(results: Iterable[Solved], output: TextIO, as_json: bool) -> i
     failed = 0
     for each in results:
         unread = each.problem if isinstance(each.problem, FileError) else None
-        file = unread.file if unread else (each.record or {}).get(FILE)
+        origin = unread or each.record
+        file = origin.file if isinstance(origin, FileError | FromFile) else None
         if each.problem is not None:
             failed += 1
             named = file is None or unread is not None

@@ -106,7 +106,8 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
     model.load_state_dict({**first, **mean})
     names = [str(directory) for directory in directories]
     provenance = {**load_provenance(directories[-1]), "average_of": names}
-    card = (directories[-1] / "README.md").read_text(encoding="utf-8")
+    path = directories[-1] / "README.md"
+    card = path.read_text(encoding="utf-8") if path.is_file() else ""
     save_model(
         output,
         model,

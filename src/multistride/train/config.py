@@ -99,7 +99,7 @@ class GroupsConfig(BaseModel):
 
 
 class TrainingConfig(BaseModel):
-    """Optimisation. Updates are optimiser steps; tokens are target tokens, padding included."""
+    """Optimisation. Updates are optimiser steps; tokens are those of the longer side, padded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -201,3 +202,21 @@ def test_a_foreign_vocabulary_spells_all_but_its_own_special_tokens():
         b"ab",
         b"",
     ]
+
+
+# Guards: a conversation that is encoded meanwhile, by which "</s>" in another's text ends it.
+def test_texts_and_conversations_are_encoded_at_once(bpe):
+    text = "a </s> small dog. " * 300
+    rendered, plain = bpe.encode_rendered([text]), bpe.encode([text])
+    assert rendered != plain
+    with ThreadPoolExecutor(3) as threads:
+        found = [
+            threads.submit(bpe.encode if number % 2 else bpe.encode_rendered, [text])
+            for number in range(120)
+        ]
+    wrong = [
+        number
+        for number, each in enumerate(found)
+        if each.result() != (plain if number % 2 else rendered)
+    ]
+    assert wrong == []

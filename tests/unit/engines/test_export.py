@@ -313,3 +313,19 @@ def test_an_export_translates_a_file(copy, tmp_path):
     done = CliRunner().invoke(app, [*command, "--input", str(source), "--output", str(output)])
     assert done.exit_code == 0, done.exception
     assert len(output.read_text().splitlines()) == 2
+
+
+def test_what_was_measured_of_a_model_comes_along(tmp_path):
+    # Guards: an export whose adaptive mode writes other texts, and that cannot be calibrated.
+    place, output = saved(tmp_path / "model", 3), tmp_path / "int8"
+    measured = Calibration(
+        model_sha256=weights_digest(place),
+        truth="own-k1",
+        sentences=9,
+        source_sha256="",
+        places=(),
+        kept=(),
+    )
+    (place / "calibration.json").write_text(measured.model_dump_json())
+    export(place, "int8", output)
+    assert Translator.load(output).measured.calibration == measured

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
+from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, GateError, MissingExtraError, UsageError, UserError
 from multistride.evaluate.bench import contenders
@@ -24,6 +25,8 @@ from multistride.evaluate.bench.rows import Conditions, rows_of
 from multistride.evaluate.bench.workers import memory
 from multistride.evaluate.bench.workers.loop import take_turn, written_at_one
 from multistride.evaluate.bench.workers.messages import Answer, Ready, Sentence, Setup, Turn
+from multistride.evaluate.bench.workers.own import open_own
+from multistride.loading import load
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 
@@ -315,3 +318,17 @@ def test_timed_is_by_place():
     assert isinstance(timed, Timed)
     assert timed.batches == ((1,), (2,), (0,))
     assert [sentence.tokens for sentence in timed.sentences] == [(0,), (1,), (2,)]
+
+
+def test_adaptive_mode_is_measured_as_it_is_used(tmp_path):
+    # Guards: a benchmark that leaves the calibration out, and measures other texts.
+    model = load()
+    text = "Could you please tell me where the next station is, and when the train leaves?"
+    [tokens] = model.encode([text])
+    setup = Setup(model=model.directory, sources=(tuple(tokens),), engine="eager")
+    options = DecodeOptions(group_size=8, mode="adaptive", threshold=0.3)
+    [found] = open_own(setup).write([tokens], options)
+    [expected] = model.translate([text], group_size=8, mode="adaptive", threshold=0.3)
+    assert found.steps == len(expected.trace)
+    [plain] = decode_corpus(model.engine, [tokens], options)
+    assert found.steps < plain.steps, "the sentence tells calibrated probabilities from others"

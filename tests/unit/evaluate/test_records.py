@@ -8,13 +8,21 @@ import pytest
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
+from multistride.evaluate.measure import measure
 from multistride.evaluate.records import Records
-from multistride.evaluate.request import EvaluationRequest
+from multistride.evaluate.request import EvaluationRequest, Files
 from multistride.evaluate.run import evaluate_task
 from multistride.report.result import Result
 from multistride.shipped import DEFAULT
 from multistride.tasks import names
-from multistride.tasks.record import refuse_options
+from multistride.tasks.record import (
+    Answer,
+    Example,
+    Opened,
+    Opening,
+    RecordError,
+    refuse_options,
+)
 
 
 def measured(source, modes=("fast",), sizes=(1,), task="generation", teacher=None, **ways):
@@ -121,3 +129,42 @@ def test_options_that_a_task_has_no_use_for_are_refused(given):
     way = DecodeOptions.made(group_size=2, **given)
     with pytest.raises(UsageError, match="was given, and a classifier decodes nothing: leave it"):
         refuse_options(way, ("group_size", "batch_size"), "a classifier decodes nothing")
+
+
+def test_a_record_that_one_of_the_models_cannot_answer_has_failed(tmp_path, monkeypatch, caplog):
+    # Guards: exit code 0 because the teacher answered all.
+    path = tmp_path / "records.jsonl"
+    lines = [json.dumps({"source": "a" * length}) for length in (1, 2, 5, 6, 7)]
+    path.write_text("\n".join(lines) + "\n")
+
+    class Copied:
+        name = "generation"
+
+        def example(self, record, line):
+            return Example(line, record["source"])
+
+        def answer(self, output, record):
+            return Answer(output)
+
+        def metrics(self, answers, records):
+            return {"answered": float(len(answers))}
+
+    def up_to(longest):
+        return lambda examples, way: [
+            RecordError(each.line, "too long") if len(each.source) > longest else "x"
+            for each in examples
+        ]
+
+    task = Copied()
+    opened = Opened(
+        task, up_to(3), lambda way: way, teacher=Opened(task, up_to(9), lambda way: way)
+    )
+    opening = Opening(model=DEFAULT, teacher=DEFAULT)
+    ways = [DecodeOptions(group_size=2)]
+    subject = Records("generation", opening, opened, ways, Files(source=path))
+    result = measure(subject, "x", 1)
+    assert [row.metrics["answered"] for row in result.rows] == [5, 2]
+    assert (result.conditions["records"], result.conditions["failed"]) == (2, 3)
+    assert [record.message for record in caplog.records if "too long" in record.message] == [
+        f"line {number}: too long" for number in (3, 4, 5)
+    ]

@@ -10,7 +10,8 @@ from multistride.cli import app
 from multistride.errors import UserError
 from multistride.report.outputs import Outputs
 from multistride.report.reading import read_result
-from multistride.report.show import show, show_file
+from multistride.report.result import Result
+from multistride.report.show import commands, show, show_file
 
 
 @pytest.mark.parametrize(("beams", "expected"), [((1, 1), 0), ((4, 4), 2), ((1, 4), 0)])
@@ -23,6 +24,37 @@ def test_commands_name_the_beam_that_was_used(tmp_path, translation, beams, expe
     path.write_text(json.dumps(translation))
     show_file(path, page, as_markdown=True)
     assert page.read_text().count("--beam 4") == expected
+
+
+def test_commands_measure_what_is_shown(translation):
+    # Guards: a page of phonemes, or of exact mode, whose command measures something else.
+    translation |= {"kind": "phonemes"}
+    translation["settings"] |= {"drafts": "all-masks", "limit": 9, "reference": "b"}
+    for row in translation["results"]:
+        row["engine"], row["mode"] = "int8", "exact"
+        row["bleu_signature"] = row["bleu_signature"].replace("tok:13a", "tok:none")
+    evaluate, translate = commands(Result.model_validate(translation))
+    for part in (
+        *("--kind phonemes", "--mode exact", "--drafts all-masks", "--engine int8"),
+        *("--tokenize none", "--limit 9", "--reference b", "--json"),
+    ):
+        assert part in evaluate
+    assert "None" not in evaluate
+    assert "--mode exact --engine int8 --drafts all-masks" in translate
+
+
+def test_what_a_script_left_out_is_not_shown(translation, tmp_path):
+    # Guards: a traceback about a result file that the reader accepted.
+    row = {"batch_size": 1, "group_size": 2, "metrics": {"step": 2.0}}
+    profile = {"name": "p", "kind": "profile", "results": [row]}
+    benchmark = json.loads(Path("results/bench-base.json").read_text())
+    for each in benchmark["results"]:
+        each.pop("ratio_spread")
+    for tree in (benchmark, profile):
+        path = tmp_path / "result.json"
+        path.write_text(json.dumps(tree))
+        show_file(path, as_markdown=True)
+        show_file(path)
 
 
 @pytest.mark.parametrize(

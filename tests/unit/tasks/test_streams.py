@@ -6,7 +6,7 @@ import json
 import pytest
 
 from multistride.errors import DataError
-from multistride.tasks.record import Answer, RecordError, Solved
+from multistride.tasks.record import Answer, RecordError, Solved, read_records
 from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
 
 
@@ -32,7 +32,8 @@ def test_a_file_that_cannot_be_read_is_one_bad_document(tmp_path):
         record for _, record in records_of_files([tmp_path / "no.txt", tmp_path / "a.txt"], "body")
     ]
     assert str(found[0]) == f"{tmp_path / 'no.txt'} does not exist: check the path"
-    assert found[1] == {"file": str(tmp_path / "a.txt"), "body": "one\ntwo"}
+    assert found[1] == {"body": "one\ntwo"}
+    assert found[1].file == str(tmp_path / "a.txt")
 
 
 def test_a_file_without_an_answer_keeps_its_name(tmp_path, caplog):
@@ -74,7 +75,7 @@ def test_an_empty_file_is_one_empty_document_or_no_record(tmp_path):
     empty = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
     for path in empty:
         path.touch()
-    assert list(records_of_files(empty, "text")) == [(1, {"file": str(empty[0]), "text": ""})]
+    assert list(records_of_files(empty, "text")) == [(1, {"text": ""})]
 
 
 def test_every_record_has_a_line(caplog):
@@ -89,3 +90,19 @@ def test_every_record_has_a_line(caplog):
         {"line": 1, "answer": "x\ny", "p": 0.5, "problem": None},
         {"line": 2, "answer": None, "problem": "no"},
     ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_field_of_the_name_file_is_no_origin(tmp_path, as_json):
+    # Guards: two lines for one record, or an answer that names another file than its own.
+    (tmp_path / "a.jsonl").write_text('{"file": "x\\ny", "text": "b"}\n')
+    for records in (
+        records_of_files([tmp_path / "a.jsonl"], "text"),
+        read_records([b'{"file": "x\\ny", "text": "b"}']),
+    ):
+        [(line, record)] = records
+        assert record["file"] == "x\ny"
+        output = io.StringIO()
+        write_answers([Solved(line, record, Answer("yes"))], output, as_json)
+        assert output.getvalue().count("\n") == 1
+        assert "x" not in output.getvalue().replace(str(tmp_path), "")

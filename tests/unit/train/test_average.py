@@ -112,3 +112,13 @@ def test_an_output_that_holds_what_is_averaged_is_refused(save, tmp_path):
             average_models(checkpoints, place)
     assert newest_checkpoints(tmp_path, 2) == checkpoints
     assert (tmp_path / "other" / "thesis.txt").read_text() == "x"
+
+
+def test_a_model_without_a_card_is_averaged(tiny, tmp_path):
+    # Guards: a file that every other reader can do without.
+    vocabulary = train_vocabulary(["a b c"] * 3, 300, "bpe")
+    for name in ("one", "two"):
+        save_model(tmp_path / name, tiny(vocabulary_size=len(vocabulary)), vocabulary, {}, "card")
+        (tmp_path / name / "README.md").unlink()
+    average_models([tmp_path / "one", tmp_path / "two"], tmp_path / "mean")
+    assert "The weights are the mean of" in (tmp_path / "mean" / "README.md").read_text()

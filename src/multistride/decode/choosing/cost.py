@@ -14,8 +14,8 @@ PRIOR_GROUPS = 20
 
 
 class StepCosts(BaseModel):
-    """Milliseconds of a step by rows in the batch and tokens proposed; `decode.profile` measures
-    them. Frozen.
+    """Milliseconds of a step by rows in the batch and tokens proposed, as `engines.timing.profile`
+    measures them. Frozen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

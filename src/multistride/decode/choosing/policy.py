@@ -10,7 +10,7 @@ Shapes: R rows still running.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -19,8 +19,6 @@ from torch import Tensor
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.hypothesis import AS_ASKED, Hypothesis
 from multistride.decode.state import DecodeState
-
-PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
 
 SURE = 0.5
 """How probable a group must be, all tokens together, for the policy `phase` to write more in the

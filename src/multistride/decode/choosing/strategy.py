@@ -8,6 +8,7 @@ known of it. What comes out are the closures that the loop calls; nothing here r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from multistride.decode.accept import (
     Acceptor,
@@ -24,6 +25,7 @@ from multistride.decode.options import DecodeOptions, Drafts
 from multistride.decode.phrases import PhraseTable
 from multistride.errors import UsageError
 from multistride.model.config import Layout, TransformerConfig
+from multistride.model.directory import load_calibration
 
 UNKNOWN = 0.8
 """The share of tokens kept behind a kept one, where nothing was measured: a guess that favours
@@ -44,6 +46,21 @@ class Measured:
     statistics: dict[tuple[Layout, float], KeptStatistics] = field(default_factory=dict)
     phrases: PhraseTable | None = None
     head: DraftHead | None = None
+
+    @classmethod
+    def read(cls, directory: Path | str | None, config: TransformerConfig) -> Measured:
+        """Return what a model directory holds of it; nothing without a directory.
+
+        Raises `DataError` if a part is damaged, or the calibration belongs to other weights.
+        """
+        if directory is None:
+            return cls()
+        sizes = config.hidden_size, config.vocabulary_size
+        return cls(
+            load_calibration(directory, Calibration),
+            phrases=PhraseTable.load(directory),
+            head=None if config.encoder_layers else DraftHead.load(directory, *sizes),
+        )
 
 
 def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
