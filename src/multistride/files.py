@@ -48,6 +48,9 @@ _CANNOT_WRITE = {
 }
 """What is the destination's fault; other errors inside a block keep their own story."""
 
+RESUMED = "training.pt"
+"""The file of a checkpoint that a training goes on from."""
+
 _SIGNATURES = {"provenance.json": "multistride", "prepare.json": "data_hash", "int8.json": "format"}
 """Files that only this package writes, and a key that each of them has."""
 
@@ -57,7 +60,7 @@ _OF_BOTH = (
 _OF_MODELS = (
     *("config.json", "generation_config.json", "README.md", "provenance.json", "int8.json"),
     *("model.safetensors", "markov.safetensors", "*.onnx", "model.bin", "*vocabulary.json"),
-    *("calibration.json", "temperature.json", "phrases.npy", "training.pt"),
+    *("calibration.json", "temperature.json", "phrases.npy", RESUMED),
     *("draft_head.safetensors", "weights.bin", "native.bin"),
     *("modeling_multistride.py", "configuration_multistride.py", "LICENSE*"),
 )
@@ -193,6 +196,11 @@ def refuse_foreign(directory: Path, kind: Literal["model", "data"] | None = None
             f"{directory} is a file, and a directory is to be written there: choose another place"
         )
     names = sorted(path.name for path in directory.iterdir() if not _LEFTOVER.fullmatch(path.name))
+    if RESUMED in names and kind is not None:
+        raise UsageError(
+            f"{directory} is a checkpoint from which a training goes on ({RESUMED}), and would be "
+            "replaced: name another directory"
+        )
     foreign = [
         name
         for name in names

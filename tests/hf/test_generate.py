@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from multistride import shipped
+from multistride.decode.choosing.policy import fixed
 from multistride.errors import UsageError
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator
@@ -259,3 +260,10 @@ def test_adaptive_mode_uses_the_calibration(tmp_path):
     (place / "calibration.json").unlink()
     [other] = Translator.load(place, engine="eager").translate([text], **asked)
     assert len(other.trace) != len(expected.trace), "the sentence tells one from the other"
+
+
+def test_a_function_that_chooses_sizes_goes_with_no_beam(translator):
+    # Guards: a policy that is accepted and never asked.
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
+    with pytest.raises(UsageError, match="a policy was given with a beam of 2"):
+        model.generate(**inputs_of(translator), policy=fixed(2), num_beams=2, max_new_tokens=4)

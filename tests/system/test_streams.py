@@ -318,3 +318,19 @@ def test_a_name_that_cannot_be_written_is_refused_before_the_work(shell, tmp_pat
         assert done.returncode == 2
         assert b"uncompressed under the name" in done.stderr
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line(tmp_path, environment):
+    # Guards: a traceback in the first seconds on a slow machine.
+    program = (
+        "import sys, types, multistride.__main__ as entry\n"
+        "class Stopped(types.ModuleType):\n"
+        "    def __getattr__(self, name): raise KeyboardInterrupt\n"
+        "sys.modules['multistride.cli'] = Stopped('multistride.cli')\n"
+        "entry.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == b"multistride: error: interrupted\n"

@@ -23,6 +23,7 @@ from multistride.model.directory import (
     PROVENANCE,
     is_export,
     load_config,
+    refuse_models,
     weights_digest,
 )
 from multistride.model.transformer import Transformer
@@ -50,6 +51,7 @@ def export(directory: Path, kind: str, output: Path) -> None:
         )
     refuse_inputs(output, [directory])
     refuse_foreign(output, "model")
+    refuse_models(output, None, "an export")
     if is_export(directory):
         raise DataError(
             f"{directory} is an int8 export already: give the model directory it was made from"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from multistride.convert.checkpoint import Checkpoint
-from multistride.convert.gpt2 import extended
+from multistride.convert.gpt2 import extended, whole
 from multistride.convert.names import Entry, Layout, check_head, linear, refuse
 from multistride.model.config import TransformerConfig
 from multistride.model.layers import sinusoids
@@ -115,7 +115,9 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
                 Entry(
                     f"{position}.table",
                     (table,),
-                    lambda table: extended(table[_UNUSED_ROWS:], rows),
+                    lambda table: extended(
+                        whole(checkpoint, table[_UNUSED_ROWS:], config.max_positions), rows
+                    ),
                 )
             )
         elif not many:

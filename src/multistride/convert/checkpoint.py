@@ -81,7 +81,9 @@ def read_directory(directory: Path, name: str) -> Checkpoint:
             "convert a model whose architecture transformers itself has"
         )
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unknown method")
+        said = config["quantization_config"]
+        named = said.get("quant_method") if isinstance(said, dict) else None
+        method = named or "an unknown method"
         raise DataError(
             f"{name} has quantised weights ({method}): convert the checkpoint they were made of; "
             "the int8 engine quantises by itself"
@@ -115,7 +117,8 @@ def _is_native(config: dict[str, Any]) -> bool:
     name of the layout; transformers then runs its own.
     """
     kind = str(config.get("model_type", "")).replace("_", "").lower()
-    named = config.get("auto_map", {}).values()
+    given = config.get("auto_map") or {}
+    named = given.values() if isinstance(given, dict) else [given]
     classes = [each.rpartition(".")[2].lower() if isinstance(each, str) else "" for each in named]
     return all(kind and name.startswith(kind) for name in classes)
 
@@ -176,6 +179,8 @@ def _special_tokens(directory: Path) -> dict[str, Any]:
 
 
 def _weight_files(directory: Path, name: str) -> list[Path]:
+    if (directory / WEIGHTS).is_file():  # which transformers prefers, too
+        return [directory / WEIGHTS]
     if (directory / INDEX).is_file():
         index = read_json(directory / INDEX, f"{name} is damaged").get("weight_map")
         if not isinstance(index, dict) or not index:
@@ -192,8 +197,6 @@ def _weight_files(directory: Path, name: str) -> list[Path]:
                 "download it again"
             )
         return paths
-    if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
     names = sorted(path.name for path in directory.glob("*.safetensors"))
     if names:
         raise DataError(
@@ -226,6 +229,10 @@ def _tensor(path: Path, name: str) -> Tensor:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): download it again") from error
     if not tensor.is_floating_point():
+        raise DataError(
+            f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted"
+        )
+    if tensor.element_size() == 1:
         raise DataError(
             f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted"
         )

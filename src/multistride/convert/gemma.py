@@ -18,6 +18,7 @@ from multistride.convert import llama
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.names import Entry, Layout, refuse, scaled
 from multistride.convert.rotary import rotary
+from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
 _BASES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
@@ -31,13 +32,13 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
     """
     config, kind = checkpoint.config, checkpoint.model_type
     activation = config.get("hidden_activation") or config.get("hidden_act", "gelu")
-    if activation == "gelu":  # what older files say, and the approximation is meant
+    if activation == "gelu" and kind == "gemma":  # of older files, which mean the approximation
         activation = "gelu_pytorch_tanh"
     if activation not in llama.ACTIVATIONS:
         raise refuse(checkpoint, f"the activation {activation}")
     if config.get("use_bidirectional_attention"):
         raise refuse(checkpoint, "attention in both directions")
-    head = llama.head_width(config)
+    head = llama.head_width(checkpoint)
     turned = rotary(checkpoint, head, "full_attention")
     if kind == "gemma3_text" and not _names_base(checkpoint):
         turned = turned._replace(base=_BASES["full_attention"])
@@ -87,7 +88,8 @@ def _windows(checkpoint: Checkpoint) -> dict[str, Any]:
     if kind != "gemma3_text":
         return llama.sliding(checkpoint, 2) if kind == "gemma2" else {}
     # The layers with a window rotate in their own way, even if no text is longer than it.
-    within = {**config, "max_position_embeddings": config["sliding_window"] + 1}
+    window = config.get("sliding_window", llama.WINDOWS[kind])
+    within = {**config, "max_position_embeddings": (window or 0) + 1}
     parameters = config.get("rope_parameters") or {}
     said = parameters.get("sliding_attention") or {}
     if said.get("rope_type", "default") != "default":
@@ -100,7 +102,13 @@ def _windows(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
     """Return the name map: Llama's, with norms and queries as our modules compute them."""
-    scalar = checkpoint.config.get("query_pre_attn_scalar", config.head_width)
+    first = checkpoint.model_type == "gemma"
+    scalar = config.head_width if first else checkpoint.config.get("query_pre_attn_scalar", 256)
+    if not isinstance(scalar, int | float) or scalar <= 0:
+        raise DataError(
+            f"{checkpoint.name}: query_pre_attn_scalar is {scalar!r} in config.json, which takes a "
+            "number above 0: download it again"
+        )
     factor = (config.head_width / scalar) ** 0.5  # we divide by the root of the width of a head
     queries = config.heads * config.head_width
     result = []

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.names import Entry, Layout, check_head, linear, refuse
+from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
 ACTIVATIONS = {
@@ -74,7 +75,9 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
         Entry(
             "position.table",
             (f"{front}wpe.weight",),
-            lambda table: extended(torch.cat([table[:1], table]), last),
+            lambda table: extended(
+                torch.cat([table[:1], whole(checkpoint, table, config.max_positions)]), last
+            ),
         ),
         *linear("decoder_norm", f"{front}ln_f"),
     ]
@@ -91,6 +94,16 @@ def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:
             *linear(f"{ours}.feedforward.narrow", f"{theirs}.mlp.c_proj", change=_turned),
         ]
     return result
+
+
+def whole(checkpoint: Checkpoint, table: Tensor, positions: int) -> Tensor:
+    """Return a table of positions. Raises `DataError` if it has fewer than config.json says."""
+    if table.dim() != 2 or len(table) < positions:
+        raise DataError(
+            f"{checkpoint.name} does not fit its config.json: its table of positions is "
+            f"{tuple(table.shape)}, and {positions} positions are said: use the files of one model"
+        )
+    return table
 
 
 def extended(table: Tensor, rows: int) -> Tensor:

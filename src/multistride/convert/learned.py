@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from multistride.convert.checkpoint import Checkpoint
-from multistride.convert.gpt2 import ACTIVATIONS, extended
+from multistride.convert.gpt2 import ACTIVATIONS, extended, whole
 from multistride.convert.names import Entry, Layout, check_head, linear, refuse, scaled
 from multistride.model.config import TransformerConfig
 
@@ -102,7 +102,7 @@ def opt_entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry
     table = Entry(
         "position.table",
         (f"{front}.embed_positions.weight",),
-        lambda table: extended(table[1:], last),
+        lambda table: extended(whole(checkpoint, table[1:], config.max_positions + 1), last),
     )
     result = [table, *_around(config, checkpoint, embedding, f"{front}.final_layer_norm")]
     for number in range(config.decoder_layers):
@@ -125,7 +125,9 @@ def neo_entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry
     table = Entry(
         "position.table",
         ("transformer.wpe.weight",),
-        lambda table: extended(torch.cat([table[:1], table]), last),
+        lambda table: extended(
+            torch.cat([table[:1], whole(checkpoint, table, config.max_positions)]), last
+        ),
     )
     result = [table, *_around(config, checkpoint, "transformer.wte.weight", "transformer.ln_f")]
     size = config.hidden_size

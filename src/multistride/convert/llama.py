@@ -26,6 +26,18 @@ ACTIVATIONS = {
 }
 
 
+WINDOWS = {
+    **{"mistral": 4096, "qwen2": 4096, "qwen3": 4096, "phi3": None},
+    **{"gemma2": 4096, "gemma3_text": 4096},
+}
+"""The layouts with sliding windows, and the window where config.json does not name one."""
+
+_HEADS = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
+"""The width of heads where config.json names none; others divide the hidden size."""
+
+_EPSILONS = {"phi3": 1e-5, "olmo2": 1e-5}
+
+
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
     """Return our configuration of a Llama-like model.
 
@@ -34,10 +46,8 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
     config, kind = checkpoint.config, checkpoint.model_type
     if config.get("hidden_act", "silu") not in ACTIVATIONS:
         raise refuse(checkpoint, f"the activation {config['hidden_act']}")
-    biases = (
-        "input" if kind == "qwen2" else "all" if config.get("attention_bias", False) else "none"
-    )
-    head = head_width(config)
+    biases = "all" if config.get("attention_bias") and kind != "phi3" else "none"
+    head = head_width(checkpoint)
     turned = rotary(checkpoint, head)
     return TransformerConfig.model_validate(
         {
@@ -46,16 +56,16 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
             "feedforward_size": config["intermediate_size"],
             "heads": config["num_attention_heads"],
             "key_value_heads": config.get("num_key_value_heads"),
-            "head_size": config.get("head_dim"),
+            "head_size": config.get("head_dim") or _HEADS.get(kind),
             "encoder_layers": 0,
             "decoder_layers": config["num_hidden_layers"],
             "norm": "output" if kind == "olmo2" else "pre",
             "norm_kind": "rms",
-            "norm_epsilon": config.get("rms_norm_eps", 1e-6),
+            "norm_epsilon": config.get("rms_norm_eps", _EPSILONS.get(kind, 1e-6)),
             "activation": ACTIVATIONS[config.get("hidden_act", "silu")],
             "gated_feedforward": True,
             "feedforward_bias": config.get("mlp_bias", False),
-            "attention_bias": biases,
+            "attention_bias": "input" if kind == "qwen2" else biases,
             "query_key_norm": kind in ("qwen3", "olmo2"),
             "query_key_norm_over": "all" if kind == "olmo2" else "head",
             "positions": "rotary",
@@ -71,9 +81,11 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
     )
 
 
-def head_width(config: dict[str, Any]) -> int:
+def head_width(checkpoint: Checkpoint) -> int:
     """Return the width of a head, which config.json may leave out."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    config = checkpoint.config
+    given = config.get("head_dim") or _HEADS.get(checkpoint.model_type)
+    return int(given or config["hidden_size"] // config["num_attention_heads"])
 
 
 def sliding(checkpoint: Checkpoint, pattern: int | None = None) -> dict[str, Any]:
@@ -83,7 +95,9 @@ def sliding(checkpoint: Checkpoint, pattern: int | None = None) -> dict[str, Any
     kind of each layer.
     """
     config, kind = checkpoint.config, checkpoint.model_type
-    window, count = config.get("sliding_window"), config["num_hidden_layers"]
+    if kind not in WINDOWS:
+        return {}
+    window, count = config.get("sliding_window", WINDOWS[kind]), config["num_hidden_layers"]
     if not window or not config.get("use_sliding_window", not kind.startswith("qwen")):
         return {}
     kinds: list[str] | None = config.get("layer_types")
@@ -168,10 +182,12 @@ def _input(
     config: TransformerConfig, checkpoint: Checkpoint, ours: str, attention: str
 ) -> list[Entry]:
     """Return the matrix of queries, keys and values, their pairs where ours are looked for."""
+    width = rotary(checkpoint, config.head_width).width
     if f"{attention}.qkv_proj.weight" not in checkpoint.names:
+        if width != config.head_width:
+            raise refuse(checkpoint, f"rotations of {width} of {config.head_width} coordinates")
         parts = tuple(f"{attention}.{part}_proj" for part in "qkv")
         return linear(ours, *parts, bias=config.attention_bias != "none")
-    width = rotary(checkpoint, config.head_width).width
     sizes = [heads * config.head_width for heads in (config.heads, *[config.key_value_count] * 2)]
 
     def ordered(rows: Tensor) -> Tensor:

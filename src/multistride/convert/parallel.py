@@ -38,7 +38,7 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
         raise refuse(checkpoint, f"the activation {config['hidden_act']}")
     if config.get("qk_layernorm"):
         raise refuse(checkpoint, "LayerNorm of queries and keys (qk_layernorm)")
-    head = config["hidden_size"] // config["num_attention_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     turned = rotary(checkpoint, head)
     return TransformerConfig.model_validate(
         {
@@ -47,6 +47,7 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
             "feedforward_size": config["intermediate_size"],
             "heads": config["num_attention_heads"],
             "key_value_heads": config.get("num_key_value_heads"),
+            "head_size": config.get("head_dim"),
             "encoder_layers": 0,
             "decoder_layers": config["num_hidden_layers"],
             "parallel_sublayers": config.get("use_parallel_residual", True),

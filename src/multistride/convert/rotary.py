@@ -28,6 +28,13 @@ DIVISORS = "divisors"
 """The kind of rotary positions that list a divisor for every frequency, which GGUF files hold."""
 
 
+_SHARES = {"gpt_neox": 0.25, "phi": 0.5}
+"""The shares of each head that are turned, where config.json does not say; elsewhere all of it."""
+
+_TRAINED = "original_max_position_embeddings"
+"""The context that a model was trained with, before it was made to read longer texts."""
+
+
 class Rotary(NamedTuple):
     """The way queries and keys are turned. `width` coordinates of each head are; the rest stay.
 
@@ -68,11 +75,17 @@ def settings(checkpoint: Checkpoint, layers: str | None = None) -> dict[str, Any
     found: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if layers is not None and layers in found:
         found = found[layers] or {}
-    return {
+    share = config.get("partial_rotary_factor", config.get("rotary_pct"))
+    said = {
         "rope_theta": config.get("rope_theta", config.get("rotary_emb_base", 10000.0)),
-        "partial_rotary_factor": config.get("partial_rotary_factor", config.get("rotary_pct", 1.0)),
+        "partial_rotary_factor": _SHARES.get(checkpoint.model_type, 1.0)
+        if share is None
+        else share,
         **{name: value for name, value in found.items() if value is not None},
     }
+    if (trained := config.get(_TRAINED)) is not None:  # transformers prefers it to the one inside
+        said[_TRAINED] = trained
+    return said
 
 
 def rotary(checkpoint: Checkpoint, head: int, layers: str | None = None) -> Rotary:
@@ -90,18 +103,18 @@ def rotary(checkpoint: Checkpoint, head: int, layers: str | None = None) -> Rota
     if kind == "default":
         return Rotary(base, width)
     if kind == "llama3" and width == head:
-        return Rotary(base, width, _llama3(said))
+        return Rotary(base, width, _llama3(said, checkpoint))
     if kind not in _COMPUTED:
         raise refuse(checkpoint, f"rotary positions of the kind {kind} (known are {_list(KINDS)})")
     return _COMPUTED[kind](said, checkpoint, base, width)
 
 
-def _llama3(said: dict[str, Any]) -> RotaryScaling:
+def _llama3(said: dict[str, Any], checkpoint: Checkpoint) -> RotaryScaling:
     return RotaryScaling(
         factor=said["factor"],
         low_frequency=said["low_freq_factor"],
         high_frequency=said["high_freq_factor"],
-        original_positions=said["original_max_position_embeddings"],
+        original_positions=said.get(_TRAINED) or checkpoint.config["max_position_embeddings"],
     )
 
 
@@ -117,7 +130,7 @@ def _divided(said: dict[str, Any], checkpoint: Checkpoint, base: float, width: i
 
 def _yarn(said: dict[str, Any], checkpoint: Checkpoint, base: float, width: int) -> Rotary:
     longest = checkpoint.config["max_position_embeddings"]
-    original = said.get("original_max_position_embeddings") or longest
+    original = said.get(_TRAINED) or longest
     factor = float(said.get("factor") or longest / original)
     low, high = (
         width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
@@ -154,12 +167,12 @@ def _longrope(said: dict[str, Any], checkpoint: Checkpoint, base: float, width: 
     Longer texts have others for all of their slots, so one cache cannot serve both.
     """
     longest = checkpoint.config["max_position_embeddings"]
-    original = said.get("original_max_position_embeddings") or checkpoint.config.get(
-        "original_max_position_embeddings", longest
-    )
+    original = said.get(_TRAINED) or longest
     factor = float(said.get("factor") or longest / original)
     grown = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     short = torch.tensor(said["short_factor"], dtype=torch.float32)
+    if short.shape != (width // 2,):
+        raise ValueError(f"{short.numel()} short factors for {width // 2} frequencies")
     slower = 1.0 / (short * base ** (torch.arange(0, width, 2).float() / width))
     return Rotary(
         base,

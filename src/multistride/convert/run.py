@@ -29,6 +29,7 @@ from multistride.data.foreign import ForeignVocabulary
 from multistride.errors import DataError, UsageError
 from multistride.files import refuse_foreign, refuse_inputs, same_file
 from multistride.model.config import TransformerConfig
+from multistride.model.directory import refuse_models
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
 
@@ -80,6 +81,17 @@ _MANY_LANGUAGES = ("m2m_100", "mbart")
 """Layouts that write the code of a language first."""
 
 _SEED = 0
+_WRONG = (TypeError, ValueError, AttributeError, ArithmeticError, IndexError, RuntimeError)
+"""What values of the wrong kind end in: Python's own errors, and PyTorch's."""
+
+_TABLES = (
+    "target_embedding.weight",
+    "source_embedding.weight",
+    "output.weight",
+    "output_bias",
+)
+"""Tensors with a row for each entry of the vocabulary."""
+
 _LICENCE = re.compile(r"^license:\s*(\S+)", re.MULTILINE)
 
 
@@ -109,6 +121,7 @@ def convert(
     if Path(source).exists():
         refuse_inputs(directory, [Path(source)])
     refuse_foreign(directory, "model")
+    refuse_models(directory, "converted_from", "a converted model")
     result = converted(open_source(source, download), languages)
     checkpoint = result.checkpoint
     provenance = {
@@ -154,9 +167,14 @@ def converted(checkpoint: Checkpoint, languages: Languages = UNNAMED) -> Convert
     layout = _layout(checkpoint)
     try:
         config = layout.configure(checkpoint)
+        stored = config.vocabulary_size
         vocabulary, mask_added = foreign_vocabulary(checkpoint, config, languages)
         config = _completed(config, checkpoint, vocabulary, mask_added)
         config = _beginning(config, checkpoint, vocabulary, languages)
+        tensors = mapped(layout, config, checkpoint)
+        _check_tables(tensors, stored, checkpoint)
+        tensors = _with_own(tensors, config, mask_added)
+        lost = _lost(checkpoint, config)
     except KeyError as error:
         raise DataError(
             f"{checkpoint.name}: config.json does not say {error}: download it again"
@@ -164,17 +182,16 @@ def converted(checkpoint: Checkpoint, languages: Languages = UNNAMED) -> Convert
     except ValidationError as error:
         problem = first_problem(error, TransformerConfig)
         raise DataError(f"{checkpoint.name} cannot be converted: {problem}") from error
-    except (TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
+    except _WRONG as error:
         reason = " ".join(str(error).split())[:100]
         raise DataError(
-            f"{checkpoint.name}: its configuration or tokenizer holds a value of the wrong kind "
-            f"({reason}): download it again"
+            f"{checkpoint.name}: its configuration, tokenizer and tensors do not fit each other, "
+            f"or hold a value of the wrong kind ({reason}): download it again"
         ) from error
     with torch.device("meta"):
         model = Transformer(config)
-    tensors = _with_own(mapped(layout, config, checkpoint), config, mask_added)
     model.load_state_dict(_fitting(tensors, model, checkpoint), assign=True)
-    return Converted(model.eval(), vocabulary, checkpoint, _lost(checkpoint, config))
+    return Converted(model.eval(), vocabulary, checkpoint, lost)
 
 
 def _layout(checkpoint: Checkpoint) -> Layout:
@@ -209,12 +226,12 @@ def _completed(
             f"{config.vocabulary_size}: "
             "use the files of one model"
         )
-    forbidden = {
-        row[0] for row in checkpoint.generation.get("bad_words_ids") or () if len(row) == 1
-    }
-    forbidden |= {
-        token for token in checkpoint.generation.get("suppress_tokens") or () if token >= 0
-    }
+    further = _further_ends(checkpoint, vocabulary)
+    listed = checkpoint.generation.get("bad_words_ids") or ()
+    # transformers never bans an end by this list, and no token that it has no row for
+    forbidden = {row[0] for row in listed if len(row) == 1} - {vocabulary.eos, *further}
+    forbidden |= set(checkpoint.generation.get("suppress_tokens") or ())
+    forbidden &= set(range(entries))
     decided = {
         "vocabulary_size": len(vocabulary),
         "pad_token": vocabulary.pad,
@@ -222,7 +239,7 @@ def _completed(
         "end_token": vocabulary.eos,
         "mask_token": vocabulary.mask,
         "never_written": tuple(sorted({vocabulary.mask, *forbidden, *beyond})),
-        "further_ends": _further_ends(checkpoint, vocabulary),
+        "further_ends": further,
     }
     return TransformerConfig.model_validate({**config.model_dump(), **decided})
 
@@ -269,15 +286,20 @@ def _with_own(
         far = torch.randn(config.max_group_size, config.hidden_size, generator=generator)
         far[0] = 0
         tensors["position.further_start.weight"] = (far * like.float().std()).to(like.dtype)
-    for name in (
-        "target_embedding.weight",
-        "source_embedding.weight",
-        "output.weight",
-        "output_bias",
-    ):
+    for name in _TABLES:
         if name in tensors:
             tensors[name] = _table(tensors[name], config, mask_added)
     return tensors
+
+
+def _check_tables(tensors: dict[str, Tensor], rows: int, checkpoint: Checkpoint) -> None:
+    """Raise `DataError` for a table over a smaller vocabulary than config.json says."""
+    for name in _TABLES:
+        if name in tensors and (found := len(tensors[name])) < rows:
+            raise DataError(
+                f"{checkpoint.name} does not fit its config.json: what makes {name} has {found} "
+                f"rows, and vocab_size is {rows}: use the files of one model"
+            )
 
 
 def _table(table: Tensor, config: TransformerConfig, mask_added: bool) -> Tensor:
@@ -326,6 +348,16 @@ def _further_ends(checkpoint: Checkpoint, vocabulary: ForeignVocabulary) -> tupl
     )
 
 
+_CHOICES = (
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "repetition_penalty"),
+    *("encoder_repetition_penalty", "length_penalty", "exponential_decay_length_penalty"),
+    *("num_beams", "min_length", "min_new_tokens", "sequence_bias", "begin_suppress_tokens"),
+    *("guidance_scale", "penalty_alpha"),
+)
+_CHANCES = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+"""Settings of generation_config.json that are choices of decoding here."""
+
+
 def _lost(checkpoint: Checkpoint, config: TransformerConfig) -> tuple[str, ...]:
     """Return what decoding here does not do although the checkpoint asks for it."""
     lost = []
@@ -335,12 +367,21 @@ def _lost(checkpoint: Checkpoint, config: TransformerConfig) -> tuple[str, ...]:
             f"the first token {forced} is not forced: the model writes it itself, or a prompt "
             "begins with it"
         )
-    for name in ("no_repeat_ngram_size", "repetition_penalty", "length_penalty", "num_beams"):
-        value = checkpoint.generation.get(name)
-        if value not in (None, 0, 1, 1.0):
+    given = checkpoint.generation
+    if any(len(row) > 1 for row in given.get("bad_words_ids") or ()):
+        lost.append("bad_words_ids of several tokens: ban words when decoding")
+    for name in _CHOICES:
+        if given.get(name) not in (None, 0, 1, 1.0, [], {}):
             lost.append(
-                f"{name} {value} of generation_config.json: ask for what you want when decoding"
+                f"{name} {given[name]} of generation_config.json: ask for what you want when "
+                "decoding"
             )
+    if given.get("do_sample"):
+        named = [f"{name} {given[name]}" for name in _CHANCES if given.get(name) is not None]
+        lost.append(
+            f"do_sample{' with ' if named else ''}{', '.join(named)} of generation_config.json: "
+            "texts are greedy unless you ask for a temperature when decoding"
+        )
     return tuple(lost)
 
 

@@ -101,10 +101,11 @@ def foreign_vocabulary(
 
 
 def first_token(checkpoint: Checkpoint) -> int | None:
-    """Return the token that the original is forced to write first; None if there is none."""
-    forced = checkpoint.generation.get(
-        "forced_bos_token_id", checkpoint.config.get("forced_bos_token_id")
-    )
+    """Return the token that the original is forced to write first; None if there is none.
+
+    As in transformers, config.json counts only where there is no generation_config.json.
+    """
+    forced = (checkpoint.generation or checkpoint.config).get("forced_bos_token_id")
     return forced if isinstance(forced, int) else None
 
 

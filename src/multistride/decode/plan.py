@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from multistride.data.vocab import Vocabulary
 from multistride.decode.accept import Acceptor
 from multistride.decode.choosing.economy import Economy
-from multistride.decode.choosing.policy import Policy
+from multistride.decode.choosing.policy import Policy, checked
 from multistride.decode.choosing.strategy import (
     Measured,
     acceptor_for,
@@ -123,16 +123,23 @@ class Plan:
         )
 
     def proposing(self, policy: Policy) -> Plan:
-        """Return the plan with another policy, a function of one's own.
+        """Return the plan with another policy, a function of one's own (`choosing.policy.Policy`).
 
-        Raises `UsageError` for modes that have their own.
+        Raises `UsageError` for modes that have their own, and for a beam; the plan raises it for
+        what the function returns that is no `Proposal`.
         """
+        if self.options.beam > 1:
+            raise UsageError(
+                f"a policy was given with a beam of {self.options.beam}, which writes groups of "
+                "one size: leave one of them out"
+            )
         if self.mode != "fast":
             raise UsageError(
                 f"a policy was given, and mode {self.mode} has its own: choose mode fast, or leave "
                 "it out"
             )
-        return replace(self, policy=policy, own_policy=True)
+        own = checked(policy, max(self.config.group_sizes))
+        return replace(self, policy=own, own_policy=True)
 
 
 def plan(

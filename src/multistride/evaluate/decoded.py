@@ -120,6 +120,7 @@ class _Decoded:
         vocabulary, hypothesis = self._writer.vocabulary, run.outputs[index]
         return Output(
             group_size=run.way.options.group_size,
+            mode=run.way.options.mode,
             text=vocabulary.decode(hypothesis.tokens),
             groups=tuple(tuple(vocabulary.pieces(group.tokens)) for group in hypothesis.groups),
         )

@@ -80,7 +80,11 @@ class Records:
         if not self.inputs:
             first = f"; {self._problems[0]}" if self._problems else ""
             raise DataError(f"{files.source}: no record can be read{first}: check the file")
-        opened.refuse(self._records.values())
+        for line, record in self._records.items():
+            try:
+                opened.refuse([record])
+            except DataError as error:
+                raise DataError(f"{files.source}: line {line}: {error}") from error
 
     def _take(self, line: int, record: Record | RecordError) -> None:
         try:

@@ -67,7 +67,7 @@ class EvaluationRequest(BaseModel):
     task: str | None = Field(
         None,
         description="Measure a task over records instead: classification, translation, answering, "
-        "answering-free or generation.",
+        "answering-free, generation, or one of your own as module:function.",
         json_schema_extra=_MEASURING,
     )
     teacher: Path | None = Field(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from multistride.config import first_problem
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 from multistride.files import sha256
 from multistride.model.config import TransformerConfig
 from multistride.untrusted import read_json, read_object
@@ -88,6 +88,16 @@ def load_config(directory: Path | str) -> TransformerConfig:
     if config.vocabulary_size == 0:
         raise DataError(f"{path} does not say its vocabulary_size: copy the model again")
     return config
+
+
+def refuse_models(output: Path, mark: str | None, what: str) -> None:
+    """Raise `UsageError` if a model would be replaced by `what`, which is not its like: its
+    provenance does not have the `mark` of those.
+    """
+    if (output / WEIGHTS).is_file() and (mark is None or mark not in load_provenance(output)):
+        raise UsageError(
+            f"{output} holds a model, which {what} would replace: name another directory"
+        )
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:

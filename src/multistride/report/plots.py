@@ -116,7 +116,7 @@ def draw_quality_and_time(figure: Any, result: Result) -> None:
         )
     _set_limits(axes, [y for line in lines for _, y, _ in line])
     if len(lines) > 1:
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.legend(fontsize=8, frameon=False, loc="best")  # over as few points as may be
     _label(axes, lines)
 
 

@@ -175,6 +175,7 @@ class Output(Record):
     """The text that one way of decoding wrote for an example, and its pieces step by step."""
 
     group_size: Count
+    mode: Name = "fast"
     text: str
     groups: tuple[tuple[str, ...], ...] = ()
 

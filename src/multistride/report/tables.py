@@ -121,7 +121,8 @@ def examples_table(result: Result) -> Table:
     table = Table(
         caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    table.add_column("K", justify="right")
+    several = len({output.mode for output in shown}) > 1
+    table.add_column("K, mode" if several else "K", justify="right")
     table.add_column("steps", justify="right")
     table.add_column("written group by group", overflow="fold")
     for example in result.examples:
@@ -131,7 +132,8 @@ def examples_table(result: Result) -> Table:
         for index, output in enumerate(example.outputs):
             last = index == len(example.outputs) - 1
             steps = str(len(output.groups))
-            table.add_row(str(output.group_size), steps, _grouped(output), end_section=last)
+            way = f"{output.group_size} {output.mode if several else ''}".rstrip()
+            table.add_row(way, steps, _grouped(output), end_section=last)
     return table
 
 

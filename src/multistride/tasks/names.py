@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
 
 from multistride.errors import UsageError
@@ -61,7 +63,34 @@ TASKS: dict[str, Open] = {
 
 
 def task_named(name: str) -> Open:
-    """Return what opens the task. Raises `UsageError` with the names there are."""
-    if name not in TASKS:
-        raise UsageError(f"--task is {name!r}; there are {', '.join(TASKS)}: name one of these")
-    return TASKS[name]
+    """Return what opens the task of a name, or the function `module:function`, whose module is
+    looked for in the working directory, too.
+
+    Raises `UsageError` with the names there are, and for a function that is not there.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise UsageError(
+            f"--task is {name!r}; there are {', '.join(TASKS)}: name one of these, or your own as "
+            "module:function"
+        )
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UsageError(
+            f"--task is {name!r}, and there is no module {module}, neither installed nor in the "
+            "working directory: name another"
+        ) from error
+    except AttributeError as error:
+        raise UsageError(
+            f"--task is {name!r}, and the module {module} has no {function}: name its function"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    opened: Open = found
+    return opened

@@ -49,7 +49,7 @@ def model_card(model: Transformer, config: RunConfig, data: PreparedData) -> str
         f"- start: {start}",
         f"- recipe: {training.updates} updates of {training.tokens_per_batch} tokens x "
         f"{training.accumulate}, "
-        f"{training.schedule} schedule to {training.learning_rate}, label smoothing "
+        f"learning rate {training.learning_rate} ({training.schedule}), label smoothing "
         f"{training.label_smoothing}",
         f"- made with multistride {__version__}; every setting is in `provenance.json`",
         "",

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from multistride.errors import DataError
+from multistride.files import RESUMED
 from multistride.train.average import MovingAverage
 from multistride.train.sharding import divided_state
-
-STATE = "training.pt"
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,14 @@ def save_state(
     }
     serialised = io.BytesIO()
     torch.save(state, serialised)
-    (directory / STATE).write_bytes(serialised.getbuffer())
+    (directory / RESUMED).write_bytes(serialised.getbuffer())
 
 
 def load_state(
     directory: Path, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None
 ) -> Progress:
     """Restore what `save_state` wrote. Only tensors and plain values are read, never code."""
-    path = directory / STATE
+    path = directory / RESUMED
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(divided_state(state["optimizer"], optimizer))

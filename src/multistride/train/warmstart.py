@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from multistride.config import validate
+from multistride.config import first_problem, validate
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError, UsageError
 from multistride.model.classifier import check_classes
@@ -164,6 +165,12 @@ def _completed(
             "tokens: "
             "choose smaller groups or raise model.max_positions"
         )
+    said = config.model is not None and "max_group_size" in config.model.model_fields_set
+    if said and sizes[-1] > model.max_group_size:
+        raise UsageError(
+            f"groups.sizes names K={sizes[-1]}, and model.max_group_size is "
+            f"{model.max_group_size}: choose smaller groups, or raise it"
+        )
     decided = {
         "vocabulary_size": len(vocabulary),
         "group_sizes": sizes,
@@ -182,4 +189,9 @@ def _completed(
                 raise UsageError(
                     f"model.{name} is {given}, and the data makes it {decided[name]}: leave it out"
                 )
-    return TransformerConfig.model_validate({**model.model_dump(), **decided})
+    try:
+        return TransformerConfig.model_validate({**model.model_dump(), **decided})
+    except ValidationError as error:
+        raise UsageError(
+            f"{first_problem(error, TransformerConfig)} (in the configuration of the training)"
+        ) from error

@@ -3,14 +3,16 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
-from multistride.decode.choosing.policy import cost_model, fixed, phase
+from multistride.decode.choosing.policy import Proposal, checked, cost_model, fixed, phase
 from multistride.decode.ending import EndingRule
 from multistride.decode.hypothesis import Group
 from multistride.decode.state import DecodeState
+from multistride.errors import UsageError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 COSTS = StepCosts(
@@ -118,3 +120,29 @@ def test_costs_between_what_was_timed():
     assert COSTS.milliseconds(1, 2) == pytest.approx(2 + 1 / 3)
     assert COSTS.milliseconds(2, 4) == pytest.approx(5.0)
     assert COSTS.milliseconds(8, 4) == pytest.approx(18.0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        3,
+        torch.tensor([2, 2]),
+        Proposal(torch.tensor([2.0, 2.0]), ("a", "b")),
+        Proposal(torch.tensor([2]), ("a",)),
+        Proposal(torch.tensor([2, 0]), ("a", "b")),
+        Proposal(torch.tensor([2, 5]), ("a", "b")),
+        Proposal(torch.tensor([2, 2]), ("a",)),
+        ([2, 2], ("a", "b")),
+    ],
+    ids=str,
+)
+def test_what_is_no_proposal_is_refused_in_one_line(answer):
+    # Guards: an error of an index, a shape or a tuple deep inside; sizes that were never trained.
+    with pytest.raises(UsageError, match="a tensor of 2 whole numbers from 1 to 4, and a reason"):
+        checked(lambda state: answer, 4)(state_after([], []))
+
+
+def test_a_proposal_of_ones_own_is_followed():
+    own = Proposal(torch.tensor([1, 4], dtype=torch.int32), ("first", "last"))
+    found = checked(lambda state: own, 4)(state_after([], []))
+    assert (found.sizes.tolist(), found.reasons) == ([1, 4], ("first", "last"))

@@ -18,6 +18,7 @@ from multistride.model.config import ClassifierConfig, TransformerConfig
 from multistride.model.directory import WEIGHTS, load_config, weights_digest
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
+from multistride.train.average import average_models
 from multistride.translator import Translator
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
@@ -329,3 +330,25 @@ def test_what_was_measured_of_a_model_comes_along(tmp_path):
     (place / "calibration.json").write_text(measured.model_dump_json())
     export(place, "int8", output)
     assert Translator.load(output).measured.calibration == measured
+
+
+def test_a_model_is_not_replaced_by_an_export_or_an_average(tmp_path):
+    # Guards: hours of training lost to a slip of the second argument.
+    one, other = (saved(tmp_path / name, seed) for seed, name in enumerate(("one", "other")))
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    with pytest.raises(UsageError, match="holds a model, which an export would replace"):
+        export(one, "int8", other)
+    with pytest.raises(UsageError, match="holds a model, which an average would replace"):
+        average_models([one, one], other)
+    (other / "training.pt").write_bytes(b"")
+    (tmp_path / "best").symlink_to(other)
+    with pytest.raises(UsageError, match="a checkpoint from which a training goes on"):
+        export(one, "int8", tmp_path / "best")
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == {
+        **before,
+        "training.pt": b"",
+    }
+    average_models([one, one], tmp_path / "mean")
+    average_models([one, one], tmp_path / "mean")  # its own may be made anew
+    export(one, "int8", tmp_path / "int8")
+    export(one, "int8", tmp_path / "int8")

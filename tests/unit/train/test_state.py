@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from multistride.errors import DataError
-from multistride.train.checkpoint import STATE, load_state
+from multistride.files import RESUMED
+from multistride.train.checkpoint import load_state
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path, stream):
     torch.save({"optimizer": 1}, tmp_path / "good.pt")
     with (
         zipfile.ZipFile(tmp_path / "good.pt") as good,
-        zipfile.ZipFile(tmp_path / STATE, "w") as bad,
+        zipfile.ZipFile(tmp_path / RESUMED, "w") as bad,
     ):
         for name in good.namelist():
             bad.writestr(name, stream if name.endswith("data.pkl") else good.read(name))

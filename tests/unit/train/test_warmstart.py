@@ -89,6 +89,21 @@ def test_sizes_that_the_data_decides_are_not_silently_others(tmp_path, vocabular
         first_model(config, vocabulary)
 
 
+def test_what_a_configuration_asks_for_in_vain_is_one_line(start, vocabulary, tmp_path):
+    # Guards: a traceback of pydantic; a largest group size that is replaced without a word.
+    shape = {"hidden_size": 8, "heads": 2, "feedforward_size": 8, "max_group_size": 8}
+    sizes = GroupsConfig(sizes={1: 0.5, 16: 0.5})
+    config = RunConfig(data=tmp_path, run=tmp_path, model=shape, groups=sizes)
+    with pytest.raises(UsageError, match=r"names K=16, and model\.max_group_size is 8"):
+        first_model(config, vocabulary)
+    place = start(encoder_layers=0)
+    deep = {"rank": 4, "layers": 5}
+    drafts = GroupsConfig(sizes={2: 1.0}, lookahead=1.0)
+    config = RunConfig(data=tmp_path, run=tmp_path, start_from=place, adapter=deep, groups=drafts)
+    with pytest.raises(UsageError, match=r"adapter\.layers is 5; adapters are for causal models"):
+        first_model(config, vocabulary, causal=True)
+
+
 def test_a_model_that_ships_is_started_from_by_its_name(tmp_path):
     # Guards: a recipe that only runs beside the source, where the package's models lie.
     names = {"start_from": "english-german", "groups": GroupsConfig(sizes={1: 1.0})}

@@ -19,6 +19,7 @@ from torch import Tensor
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.hypothesis import AS_ASKED, Hypothesis
 from multistride.decode.state import DecodeState
+from multistride.errors import UsageError
 
 SURE = 0.5
 """How probable a group must be, all tokens together, for the policy `phase` to write more in the
@@ -33,6 +34,32 @@ class Proposal(NamedTuple):
 
 
 Policy = Callable[[DecodeState], Proposal]
+"""Chooses the sizes of the next groups of the rows still running (`state.running`)."""
+
+
+def checked(policy: Policy, largest: int) -> Policy:
+    """Return a policy of one's own, whose every answer is checked before it is followed.
+
+    It raises `UsageError` for what is no `Proposal` of a size from 1 to `largest` for each row.
+    """
+
+    def propose(state: DecodeState) -> Proposal:
+        rows, found = len(state.running), policy(state)
+        try:
+            sizes, reasons = found
+            right = len(reasons) == rows and tuple(sizes.shape) == (rows,)
+            right = right and not (sizes.is_floating_point() or sizes.dtype == torch.bool)
+            right = right and all(1 <= size <= largest for size in sizes.tolist())
+        except (TypeError, ValueError, AttributeError):
+            right = False
+        if not right:
+            raise UsageError(
+                f"the policy returned {str(found)[:80]!r}; it returns a Proposal: a tensor of "
+                f"{rows} whole numbers from 1 to {largest}, and a reason for each"
+            )
+        return Proposal(sizes.long(), tuple(map(str, reasons)))
+
+    return propose
 
 
 def fixed(group_size: int, reason: str = AS_ASKED) -> Policy:
