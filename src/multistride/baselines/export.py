@@ -42,7 +42,8 @@ def export(directory: Path, kind: str, output: Path) -> None:
     """
     if kind not in _WRITERS:
         raise UsageError(
-            f"--to {kind} was asked for; allowed are {' and '.join(_WRITERS)}: choose one of them"
+            f"--to {kind} was asked for; allowed are {' and '.join(_WRITERS)}: choose one of them "
+            "(transformers reads a model directory as it is)"
         )
     if same_file(output, directory):
         raise UsageError(

@@ -34,6 +34,7 @@ class Unreadable(NamedTuple):
 INVALID_UTF8 = "invalid utf-8"
 MISSING_COLUMN = "missing column"
 BROKEN_RECORD = "broken record"
+MISSING_FIELD = "missing field"
 
 Record: TypeAlias = Pair | Unreadable
 
@@ -129,6 +130,8 @@ def _json_pair(line: bytes, source_field: str, target_field: str) -> Record:
         return Unreadable(BROKEN_RECORD)
     if not isinstance(record, dict):
         return Unreadable(BROKEN_RECORD)
+    if not {source_field, target_field} <= record.keys():
+        return Unreadable(MISSING_FIELD)
     source, target = record.get(source_field), record.get(target_field)
     if not isinstance(source, str) or not isinstance(target, str):
         return Unreadable(BROKEN_RECORD)

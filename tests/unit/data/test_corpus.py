@@ -127,6 +127,8 @@ def test_read_jsonl(tmp_path):
     ]
     path = write(tmp_path / "a.jsonl", b"\n".join(records))
     broken, invalid = Unreadable("broken record"), Unreadable("invalid utf-8")
-    assert list(read_jsonl(path)) == [Pair("a\nb", "A"), *[broken] * 6, *[invalid] * 2]
+    missing = Unreadable("missing field")  # which another --fields mends
+    expected = [Pair("a\nb", "A"), missing, *[broken] * 5, *[invalid] * 2]
+    assert list(read_jsonl(path)) == expected
     other = write(tmp_path / "b.jsonl", b'{"en": "a", "de": "A"}\n')
     assert list(read_jsonl(other, "de", "en")) == [Pair("A", "a")]
