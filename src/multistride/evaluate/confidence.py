@@ -14,7 +14,12 @@ from multistride.data.corpus import read_lines
 from multistride.decode.options import DecodeOptions
 from multistride.errors import DataError, UsageError
 from multistride.files import sha256
-from multistride.metrics.calibration import class_calibration_error, fitted_temperature, log_loss
+from multistride.metrics.calibration import (
+    at_an_edge,
+    class_calibration_error,
+    fitted_temperature,
+    log_loss,
+)
 from multistride.model.directory import weights_digest
 from multistride.tasks.classification.classifier import Classifier, ClassTemperature
 from multistride.tasks.classification.task import opened_classifier
@@ -54,6 +59,13 @@ def calibrate_classifier(
         )
     scores, wanted = np.log(np.maximum(np.array(rows), 1e-30)), np.array(labels)
     temperature = fitted_temperature(scores[::2], wanted[::2])
+    if at_an_edge(temperature):
+        right = int((scores[::2].argmax(1) == wanted[::2]).sum())
+        logger.warning(
+            f"{right} of the {len(scores[::2])} records that a temperature is fitted on are right, "
+            "so none fits: probabilities stay as they are; give more records"
+        )
+        temperature = 1.0
     judged, truth = scores[1::2], wanted[1::2]
     return ClassTemperature(
         model_sha256=weights_digest(directory),

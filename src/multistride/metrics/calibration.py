@@ -53,6 +53,13 @@ def fitted_temperature(
     return round(float(1 / (low * high) ** 0.5), 4)
 
 
+def at_an_edge(temperature: float) -> bool:
+    """Return whether a fitted temperature is the lowest or highest there is, and so no fit: all
+    labels were right, say.
+    """
+    return not 1.001 / HOTTEST < temperature < HOTTEST / 1.001
+
+
 def normalised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the log-probabilities [N, C] that belong to scores [N, C]."""
     shifted = scores - scores.max(1, keepdims=True)

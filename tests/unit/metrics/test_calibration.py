@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multistride.metrics.calibration import fitted_temperature
+from multistride.metrics.calibration import at_an_edge, fitted_temperature
 
 
 @pytest.mark.parametrize("hidden", [0.5, 1.0, 3.0])
@@ -22,3 +22,7 @@ def test_extremes_stay_within_bounds():
     scores = np.log(np.array([[0.9, 0.1], [0.2, 0.8]]))
     assert fitted_temperature(scores, [0, 1]) == pytest.approx(0.05)
     assert fitted_temperature(scores, [1, 0]) == pytest.approx(20)
+    # Guards: probabilities of 1e-22 because 50 records of 50 were right.
+    assert at_an_edge(fitted_temperature(scores, [0, 1]))
+    assert at_an_edge(fitted_temperature(scores, [1, 0]))
+    assert not at_an_edge(1.0)
