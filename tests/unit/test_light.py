@@ -15,6 +15,7 @@ from multistride.cli.options import Cluster, Lines, Machine
 from multistride.cpu import default_threads
 from multistride.decode.options import DecodeOptions
 from multistride.engines.int8.entries import files_of, place_of
+from multistride.engines.int8.native import library
 from multistride.model.directory import weights_digest
 from multistride.shipped import directory
 
@@ -92,8 +93,9 @@ def test_a_gpu_may_be_wanted(model, monkeypatch, tmp_path):
     assert opened(model, machine=Machine()) is not None
 
 
-def test_only_graphs_of_these_weights_are_used(model, tmp_path):
+def test_only_graphs_of_these_weights_are_used(model, tmp_path, monkeypatch):
     # Guards: damaged graphs, graphs of other weights or directories that hold no model.
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")  # the native ones read no graph
     place = place_of(model, weights_digest(model), "int8")
     assert "encoder.onnx" in files_of(place)
     kept = (place / "greedy.onnx").read_bytes()
@@ -111,15 +113,20 @@ def test_only_graphs_of_these_weights_are_used(model, tmp_path):
         assert opened(other) is None
 
 
-def test_exports_are_translated_alike(model, tmp_path):
+@pytest.mark.parametrize("kernels", ["onnxruntime", "native"])
+def test_exports_are_translated_alike(model, tmp_path, monkeypatch, kernels):
     # Guards: an export that needs PyTorch, or is used although a file of it is damaged.
+    if kernels == "native" and library.missing() is not None:
+        pytest.skip(str(library.missing()))
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", kernels)
     place = tmp_path / "exported"
     export(model, "int8", place)
     expected = multistride.load(place, engine="int8").translate(TEXTS, group_size=2)
     translator, plan = opened(place, "2")
     assert translator.written(TEXTS, plan) == expected
     assert opened(place, machine=Machine(device="cpu", engine="int4")) is None
-    for name in ("config.json", "tokenizer.json", "weights.bin", "encoder.onnx"):
+    read = {"onnxruntime": ("weights.bin", "encoder.onnx"), "native": ("native.bin",)}
+    for name in ("config.json", "tokenizer.json", *read[kernels]):
         content = (place / name).read_bytes()
         (place / name).write_bytes(content + b"\n")
         assert opened(place) is None, name

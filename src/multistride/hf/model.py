@@ -31,7 +31,7 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from multistride.decode.choosing.strategy import Measured
-from multistride.decode.phrases import PHRASES
+from multistride.decode.phrases import PHRASES, PhraseTable
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL, PADDING_GROUP, Slots, visibility
 from multistride.hf.config import MultistrideConfig
@@ -140,6 +140,11 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         place = Path(self.config._name_or_path or "")
         known = place if (place / "config.json").is_file() else None
         return Measured.read(known, self.transformer.config)
+
+    @property
+    def phrases(self) -> PhraseTable | None:
+        """Return the table of phrases of that directory."""
+        return self.measured.phrases
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding of target tokens."""
