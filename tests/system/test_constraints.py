@@ -96,6 +96,8 @@ def translation(work, source, output, *others):
         output,
         "--batch-size",
         1,
+        "--engine",
+        "eager",  # the slow one: it is to be stopped before its end
     ]
     return [sys.executable, "-m", "multistride", *map(str, [*command, "--buffer", 5, *others])]
 
