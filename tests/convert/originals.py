@@ -21,6 +21,16 @@ from multistride.model.weights import load_model
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?"
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+"""The rotary positions of Llama 3.1, for small models."""
+
 
 class Comparison(NamedTuple):
     """Two models on the same texts: the largest difference of any logit, and which texts they

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from originals import (
+    LLAMA3,
     causal_slots,
     compare_causal,
     converted_model,
@@ -39,14 +40,6 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 GEMMA = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
 CASES = {
     "rotary_pct of GPT-NeoX": (
         GPTNeoXForCausalLM,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from originals import assert_same_causal_model, converted_model, randomised
+from originals import LLAMA3, assert_same_causal_model, converted_model, randomised
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -32,14 +32,6 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 3,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.5}
 YARN = {

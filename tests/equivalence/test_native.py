@@ -351,3 +351,15 @@ def test_a_slot_that_sees_nothing_but_itself():
         one(0, None)
         assert np.abs(one.hidden[0, 0].astype(int) - apart[0, slot]).max() <= 1
     assert -np.finfo(np.float32).max == MASKED
+
+
+def test_kernels_of_another_version_are_not_called(monkeypatch):
+    # Guards: a clone that was updated and not installed again, whose kernels end the process.
+    monkeypatch.setattr(library, "VERSION", library.VERSION + 1)
+    library.kernels.cache_clear()
+    try:
+        assert "built from other code" in library.missing()
+        assert library.kernels() is None
+        assert not library.wanted()
+    finally:
+        library.kernels.cache_clear()

@@ -228,11 +228,7 @@ def _tensor(path: Path, name: str) -> Tensor:
             tensor: Tensor = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is truncated or corrupt ({error}): download it again") from error
-    if not tensor.is_floating_point():
-        raise DataError(
-            f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted"
-        )
-    if tensor.element_size() == 1:
+    if not tensor.is_floating_point() or tensor.element_size() == 1:
         raise DataError(
             f"{path}: {name} is of type {tensor.dtype}: only unquantised weights can be converted"
         )

@@ -218,8 +218,12 @@ class Pairs(_Decoded):
 def asked(ways: Sequence[Way]) -> dict[str, Any]:
     """Return the options beside group size, mode and beam that any way was given."""
     names = ("threshold", "policy", "layout", "drafts")
-    given = {name: getattr(way.options, name) for way in ways for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {
+        name: value
+        for way in ways
+        for name in names
+        if (value := getattr(way.options, name)) is not None
+    }
     beams = {way.options.group_beam for way in ways} - {1}
     return {**given, **({"group_beam": beams.pop()} if len(beams) == 1 else {})}
 

@@ -230,8 +230,8 @@ def generate(
     `length_penalty`, `eos_token_id`, `pad_token_id` and `return_dict_in_generate`; chance comes
     from torch's generator. `group_streamer` is given every group of the first text as it is
     written; `prepared` is what transformers made of the inputs (its encoder's output, the attention
-    mask). Raises `UsageError` for what the model cannot do,
-    for logits processors, which see one token at a time, and for stopping criteria of one's own.
+    mask). Raises `UsageError` for what the model cannot do, for logits processors, which see one
+    token at a time, and for stopping criteria of one's own.
     """
     assert generation_config is not None
     begun = time.monotonic()
@@ -246,22 +246,10 @@ def generate(
         return _result(model, generation_config, input_ids)
     named = policy if isinstance(policy, str) else None
     options = _options(generation_config, group_size, mode, threshold, named, drafts)
-    known = Measured()
-    if options.mode != "fast":
-        known = replace(model.measured, head=None)
-    chosen = plan(options, transformer.config, knowledge=known)
-    if callable(policy):
-        chosen = chosen.proposing(policy)
+    chosen = _planned(model, options, policy if callable(policy) else None)
     encoded, real = _encoded(prepared)
     engine = EncodedStepModel(transformer, encoded, real)
-    room = int(generation_config.max_length) - input_ids.shape[1]
-    if room + input_ids.shape[1] > (longest := transformer.config.max_positions):
-        logger.warning(
-            "max_length %d goes beyond the %d positions of this model: texts that get so long lose "
-            "their order; lower max_new_tokens",
-            room + input_ids.shape[1],
-            longest,
-        )
+    room = _room(generation_config, input_ids, transformer.config)
     pad_token = generation_config.pad_token_id
     pad_token = transformer.config.pad_token if pad_token is None else int(pad_token)
     if options.beam > 1:
@@ -286,6 +274,28 @@ def generate(
     if group_streamer is not None:
         group_streamer.end()
     return _result(model, generation_config, _joined(input_ids, state.hypotheses, pad_token))
+
+
+def _planned(model: Any, options: DecodeOptions, policy: Policy | None) -> Plan:
+    """Return the plan of options with what is known of the model, and a policy of one's own."""
+    known = Measured() if options.mode == "fast" else replace(model.measured, head=None)
+    chosen = plan(options, model.transformer.config, knowledge=known)
+    return chosen if policy is None else chosen.proposing(policy)
+
+
+def _room(settings: GenerationConfig, given: Tensor, config: TransformerConfig) -> int:
+    """Return the most tokens to write behind what was given; warn of more than the model tells
+    apart.
+    """
+    longest = int(settings.max_length)
+    if longest > config.max_positions:
+        logger.warning(
+            "max_length %d goes beyond the %d positions of this model: texts that get so long lose "
+            "their order; lower max_new_tokens",
+            longest,
+            config.max_positions,
+        )
+    return longest - given.shape[1]
 
 
 def _encoded(prepared: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:

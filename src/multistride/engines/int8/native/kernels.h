@@ -26,6 +26,9 @@
 #define KERNELS 0
 #endif
 
+/* Number that changes whenever structures or the order of arrays do (`library.VERSION`). */
+#define VERSION 2
+
 #define PANEL 64 /* outputs that are multiplied together */
 #define MASKED (-FLT_MAX)
 #define MOST_THREADS 64

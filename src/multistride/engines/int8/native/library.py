@@ -37,6 +37,10 @@ ALIGNED = 64
 
 MODULE = "multistride.engines.int8.native.kernels"
 
+VERSION = 2
+"""The number of `kernels.h` that these structures and arrays belong to. In a clone that was updated
+and not installed again, compiled kernels are older, and would read memory that is not theirs."""
+
 
 def _structure(name: str, *fields: tuple[str, Any]) -> Any:
     return type(name, (ctypes.Structure,), {"_fields_": list(fields)})
@@ -186,7 +190,7 @@ def kernels() -> Any:
     if found is None or found.origin is None:
         return None
     library = ctypes.CDLL(found.origin)
-    if not hasattr(library, "ms_supported") or not library.ms_supported():
+    if not _fits(library) or not library.ms_supported():
         return None  # other compilers build a module without kernels
     run = None, [POINTER, POINTER, INT]
     signatures = {
@@ -207,6 +211,11 @@ def kernels() -> Any:
     return library
 
 
+def _fits(library: Any) -> bool:
+    """Return True for kernels of this version."""
+    return hasattr(library, "ms_version") and bool(library.ms_version() == VERSION)
+
+
 def wanted() -> bool:
     """Return True if the native kernels are to run.
 
@@ -224,8 +233,12 @@ def wanted() -> bool:
 
 def missing() -> str | None:
     """Return why the native kernels cannot run here; None if they can."""
-    if importlib.util.find_spec(MODULE) is None:
+    found = importlib.util.find_spec(MODULE)
+    if found is None or found.origin is None:
         return "the native kernels were not built (they take a C compiler when installing)"
+    compiled = ctypes.CDLL(found.origin)
+    if hasattr(compiled, "ms_supported") and not _fits(compiled):
+        return "the native kernels were built from other code: install multistride again"
     if kernels() is None:
         return "this CPU has no AVX-512 VNNI, which the native kernels use"
     return None

@@ -17,6 +17,9 @@ int ms_supported(void) {
 #endif
 }
 
+/* Return the number by which `library.py` knows kernels that read its arrays. */
+int ms_version(void) { return VERSION; }
+
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "kernels", 0, -1, 0, 0, 0, 0, 0};
 
 PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&module); }
