@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from multistride.data.prepare import prepare
 from multistride.data.prepare_pairs import CorpusFiles, PrepareConfig
@@ -42,6 +44,8 @@ def test_a_training_is_called(names, tmp_path):
             output=tmp_path / "data", train=files, validation=files, vocabulary_kind="words"
         )
     )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(cpu=True, mixed_precision="no")  # of another training in this process
     best, losses = names["trained"](tmp_path / "data", tmp_path / "run", 3)
     assert len(losses) == 3
     [result] = load(best).translate(["a b c d"], group_size=4)

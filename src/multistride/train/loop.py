@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -464,6 +466,13 @@ class Trainer:
 
 
 def _accelerator(settings: TrainingConfig) -> Accelerator:
+    """Return what places tensors and adds up gradients.
+
+    It keeps its settings for the whole process, and refuses others: those of an earlier training in
+    it are forgotten. Among several processes the group that they form stays.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    AcceleratorState._reset_state(reset_partial_state=alone)
     device = pick_device(settings.device)
     precision = "bf16" if pick_precision(settings.precision, device) == "bfloat16" else "no"
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")

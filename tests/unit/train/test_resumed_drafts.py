@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from multistride.config import validate
 from multistride.data.prepare import prepare
@@ -58,14 +57,6 @@ def place(tmp_path):
     given.update(documents="line", train=documents, validation=documents)
     prepare(validate(TextPrepareConfig, given, "test"))
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def any_precision():
-    """accelerate holds a process to the precision it was first asked for."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize(
