@@ -136,8 +136,8 @@ class PhraseDrafter(Drafter[M]):
         rows = torch.arange(len(kept))
         columns = int(self.counts.max()) - self.counts + kept - 1
         written = picked.tokens[rows, kept - 1]
-        guessed = self._head.guess(self._states[rows, columns], written, self.group_size - 1)
-        self._guessed = likely(guessed)
+        drafts = self._head.guess(self._states[rows, columns], written, self.group_size - 1, LIKELY)
+        self._guessed = likely(drafts)
 
     def leave(self, stay: Int[Tensor, "R"]) -> None:
         """Keep the given rows."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ Product = Callable[[Float[Tensor, "R I"]], Float[Tensor, "R O"]]
 
 
 class Guessed(NamedTuple):
-    """Drafts of every row, and the probability of each behind those before it."""
+    """Drafts of every row, and the probability of each behind those before it; N may be 0."""
 
     tokens: Int[Tensor, "R N"]
     probabilities: Float[Tensor, "R N"]
@@ -44,15 +45,23 @@ class DraftHead:
     """Drafts from last states. Every table of weights is int8 with a scale for each row."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
+        """Take the tensors of a file; `load` checks their shapes."""
+        self.tensors = tensors
         self._tokens = tensors["tokens"].long()
         self._table, self._scale = tensors["table"], tensors["table.scale"][:, None]
-        self._bias = tensors["bias"]
         self._gain, self._into, self._keep = (tensors[name] for name in ("gain", "into", "keep"))
-        self._widen = product(tensors["widen"], tensors["widen.scale"], tensors["widen.bias"])
-        self._narrow = product(tensors["narrow"], tensors["narrow.scale"], tensors["narrow.bias"])
-        self._output = product(self._table, tensors["table.scale"], self._bias)
         self._index = torch.full((int(self._tokens.max()) + 2,), len(self._tokens))
         self._index[self._tokens] = torch.arange(len(self._tokens))
+
+    @cached_property
+    def _layers(self) -> tuple[Product, Product, Product]:
+        """What widens, what narrows, and the output."""
+        biases = {"widen": "widen.bias", "narrow": "narrow.bias", "table": "bias"}
+        first, second, third = (
+            product(self.tensors[name], self.tensors[f"{name}.scale"], self.tensors[bias])
+            for name, bias in biases.items()
+        )
+        return first, second, third
 
     @classmethod
     def load(
@@ -77,16 +86,33 @@ class DraftHead:
         return cls(tensors)
 
     @torch.inference_mode()
-    def guess(self, states: Float[Tensor, "R D"], written: Int[Tensor, "R"], count: int) -> Guessed:
-        """Return `count` drafts behind the tokens `written`, which were picked from `states`."""
-        state, tokens, shares = states.float(), [], []
-        index = self._index[written.clamp(max=len(self._index) - 1)]
-        for _ in range(count):
+    def guess(
+        self,
+        states: Float[Tensor, "R D"],
+        written: Int[Tensor, "R"],
+        count: int,
+        least: float = 0.0,
+    ) -> Guessed:
+        """Return up to `count` drafts behind the tokens `written`, which were picked from `states`.
+
+        It ends before a draft that is less than `least` likely to stand, with all before it, in
+        every row.
+        """
+        state, index = states.float(), self.index_of(written)
+        tokens = torch.zeros(len(state), count, dtype=torch.long)
+        shares, standing = torch.zeros(len(state), count), torch.ones(len(state))
+        for place in range(count):
             state = self._next(state, index)
-            share, index = self._output(state).softmax(1).max(1)
-            tokens.append(self._tokens[index])
-            shares.append(share)
-        return Guessed(torch.stack(tokens, 1), torch.stack(shares, 1))
+            share, index = self._layers[2](state).softmax(1).max(1)
+            standing = standing * share
+            if bool((standing < least).all()):
+                return Guessed(tokens[:, :place], shares[:, :place])
+            tokens[:, place], shares[:, place] = self._tokens[index], share
+        return Guessed(tokens, shares)
+
+    def index_of(self, tokens: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
+        """Return the places of tokens in the table; V of those it does not know."""
+        return self._index[tokens.clamp(max=len(self._index) - 1)]
 
     def _next(self, state: Float[Tensor, "R D"], index: Int[Tensor, "R"]) -> Float[Tensor, "R D"]:
         """Return the estimate of the state behind another token; index V: one it does not know."""
@@ -94,8 +120,9 @@ class DraftHead:
         read = self._table[known].float() * self._scale[known]
         read = read * (index < len(self._table))[:, None]
         normed = state * torch.rsqrt(state.square().mean(1, keepdim=True) + 1e-5) * self._gain
-        wide = silu(self._widen(torch.cat([normed, read * self._into], 1)))
-        return state * self._keep + self._narrow(wide)
+        widen, narrow, _ = self._layers
+        wide = silu(widen(torch.cat([normed, read * self._into], 1)))
+        return state * self._keep + narrow(wide)
 
 
 _TABLES = ("table", "widen", "narrow")

@@ -15,6 +15,8 @@ from multistride.decode.plan import plan
 from multistride.distill.phrases import phrases_of
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
+from multistride.engines.int8.native import library
+from multistride.engines.int8.native.draft_head import NativeDraftHead
 from multistride.errors import DataError, UsageError
 from multistride.groups import prompt_slots
 from multistride.model.config import TransformerConfig
@@ -51,20 +53,20 @@ def model():
     return made
 
 
-def head_tensors(seed=1):
+def head_tensors(seed=1, vocabulary=VOCABULARY, width=WIDTH, inner=INNER):
     """The tensors of a random head that knows half of the tokens."""
     torch.manual_seed(seed)
-    tokens = torch.randperm(VOCABULARY)[: VOCABULARY // 2].int()
+    tokens = torch.randperm(vocabulary)[: vocabulary // 2].int()
     tensors = {"tokens": tokens, "bias": torch.randn(len(tokens))}
     shapes = {
-        "table": (len(tokens), WIDTH),
-        "widen": (INNER, 2 * WIDTH),
-        "narrow": (WIDTH, INNER),
+        "table": (len(tokens), width),
+        "widen": (inner, 2 * width),
+        "narrow": (width, inner),
     }
     for name, shape in shapes.items():
         tensors[name], tensors[f"{name}.scale"] = quantised(torch.randn(shape) / 6)
-    tensors |= {name: torch.rand(WIDTH) for name in ("gain", "into", "keep", "narrow.bias")}
-    return tensors | {"widen.bias": torch.randn(INNER)}
+    tensors |= {name: torch.rand(width) for name in ("gain", "into", "keep", "narrow.bias")}
+    return tensors | {"widen.bias": torch.randn(inner)}
 
 
 def prompts():
@@ -112,13 +114,108 @@ def test_8_bits_are_near_float32():
     assert float((found - expected).abs().mean()) < 0.05
 
 
+def of_8_bits(rows, weight, scale, bias):
+    """A layer whose inputs have 8 bits and a scale for each row."""
+    unit = rows.abs().amax(1, keepdim=True) / 127
+    return (rows / unit).round() * unit @ (weight.double() * scale[:, None]).T + bias
+
+
+def drafted_in_8_bits(tensors, state, token, count):
+    """Drafts of one text as the kernels compute them, in float64."""
+    known, found, state = tensors["tokens"].tolist(), [], state[None].double()
+    for _ in range(count):
+        read = torch.zeros(1, WIDTH)
+        if token in known:
+            place = known.index(token)
+            read = (tensors["table"][place] * tensors["table.scale"][place])[None]
+        normed = state / (state.square().mean() + 1e-5).sqrt() * tensors["gain"]
+        layers = {
+            name: (tensors[name], tensors[f"{name}.scale"], tensors[bias])
+            for name, bias in (
+                ("widen", "widen.bias"),
+                ("narrow", "narrow.bias"),
+                ("table", "bias"),
+            )
+        }
+        wide = of_8_bits(torch.cat([normed, read * tensors["into"]], 1), *layers["widen"])
+        state = state * tensors["keep"] + of_8_bits(silu(wide), *layers["narrow"])
+        share, index = of_8_bits(state, *layers["table"]).softmax(1).max(1)
+        token = known[int(index)]
+        found.append((token, float(share)))
+    return found
+
+
+native = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+
+
+@native
+@pytest.mark.parametrize("rows", [1, 9])
+def test_the_kernels_draft_by_the_same_formula(rows):
+    # Guards: outputs that belong to no token and are picked, inner sizes that fill no panel, rows
+    # that change places.
+    tensors = head_tensors()
+    states, written = torch.randn(rows, WIDTH), torch.arange(rows) * 4 + 3
+    found = NativeDraftHead(tensors, 1).guess(states, written, 4)
+    for row in range(rows):
+        expected = drafted_in_8_bits(tensors, states[row], int(written[row]), 4)
+        assert found.tokens[row].tolist() == [token for token, _ in expected]
+        shares = torch.tensor([share for _, share in expected])
+        torch.testing.assert_close(found.probabilities[row], shares, atol=2e-3, rtol=0)
+
+
+@native
+@pytest.mark.parametrize("rows", [2, 9])
+def test_threads_of_the_kernels_change_no_bit_of_a_draft(rows):
+    # Guards: threads that read a state before it is there, or that draft on when others have ended.
+    tensors = head_tensors(vocabulary=6000, width=592, inner=1500)
+    states, written = torch.randn(rows, 592), torch.arange(rows) * 40
+    one, three = (NativeDraftHead(tensors, threads) for threads in (1, 3))
+    for least in (0.0, 0.5, 0.9):
+        expected = one.guess(states, written, 6, least)
+        for _ in range(5):
+            found = three.guess(states, written, 6, least)
+            assert all(torch.equal(*each) for each in zip(found, expected, strict=True))
+
+
+@native
+def test_heads_are_computed_by_the_kernels_of_the_engine(monkeypatch):
+    # Guards: a head that is packed again for every text, one that drafts in a way of its own and is
+    # replaced, one that reads states of another width than kernels compute.
+    sizes = {"hidden_size": 64, "feedforward_size": 128, "heads": 2, "key_value_heads": 1}
+    config = {"vocabulary_size": 40, "encoder_layers": 0, "decoder_layers": 1}
+    made = Transformer(TransformerConfig(positions="rotary", **{**LLAMA, **sizes}, **config))
+    engine = quantise(made.eval(), threads=1)
+    head, narrow = DraftHead(head_tensors(width=64)), DraftHead(head_tensors(width=24))
+    own = engine.own_head(head)
+    assert isinstance(own, NativeDraftHead)
+    assert engine.own_head(head) is own
+    for other in (narrow, Watching([])):
+        assert engine.own_head(other) is other
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")
+    assert quantise(made, threads=1).own_head(head) is head
+
+
+@pytest.mark.parametrize("kind", [DraftHead, pytest.param(NativeDraftHead, marks=native)])
+def test_drafts_end_where_none_is_likely_to_stand(kind):
+    # Guards: a draft that is made and thrown away; one that is cut although another row's stands.
+    head = kind(head_tensors(), *[1] * (kind is NativeDraftHead))
+    states, written = torch.randn(5, WIDTH), torch.arange(5) + 7
+    every = head.guess(states, written, 6)
+    standing = every.probabilities.cumprod(1).amax(0)
+    assert standing[0] > standing[2] > standing[5]
+    for least, count in ((float(standing[2]) * 0.999, 3), (1.0, 0), (0.0, 6)):
+        some = head.guess(states, written, 6, least)
+        assert some.tokens.tolist() == every.tokens[:, :count].tolist()
+        assert some.probabilities.tolist() == every.probabilities[:, :count].tolist()
+
+
 class Watching(DraftHead):
     """A head that drafts what K=1 writes now and then, and keeps the states that it was given."""
 
     def __init__(self, texts):
         self.texts, self.seen = texts, []
 
-    def guess(self, states, written, count):
+    def guess(self, states, written, count, least=0.0):
         self.seen += zip(written.tolist(), states.clone(), strict=True)
         drafts = [self._after(token, count) for token in written.tolist()]
         return Guessed(torch.tensor(drafts), torch.ones(len(written), count))

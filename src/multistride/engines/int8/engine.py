@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from multistride.decode.draft_head import DraftHead
 from multistride.decode.hypothesis import Running
 from multistride.decode.loop import Gathering, Loop
 from multistride.decode.plan import Plan
@@ -135,6 +136,12 @@ class Int8StepModel(EvenEngine):
     def read(self, slots: Slots, memory: Int8Memory) -> None:
         """Let slots join the memory; no logits are computed."""
         self._stepped(slots, memory)
+
+    def own_head(self, head: DraftHead) -> DraftHead:
+        """Return a draft head that drafts the same, but for rounding: in the native kernels where
+        they run.
+        """
+        return self._networks.draft_head(head)
 
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return a loop that makes fewer tensors, where there is one for this way of decoding."""

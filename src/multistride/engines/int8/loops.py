@@ -20,7 +20,7 @@ from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
 from multistride.decode.choosing.economy import Economy
-from multistride.decode.copying import Copied, PhraseDrafter, SoFar, likely
+from multistride.decode.copying import LIKELY, Copied, PhraseDrafter, SoFar, likely
 from multistride.decode.draft_head import DraftHead
 from multistride.decode.even import EvenSteps, KeptRows, decode_even
 from multistride.decode.exact import Drafter
@@ -117,6 +117,9 @@ class QuickEngine(PickingEngine[M], EvenSteps[M], Protocol[M]):
     ) -> tuple[Int[np.ndarray, "R 1"], Float[np.ndarray, "R 1"]]:
         """Return what K=1 writes behind the last `tokens` of rows, and its log-probabilities."""
 
+    def own_head(self, head: DraftHead) -> DraftHead:
+        """Return a draft head that drafts the same, but for rounding, computed by the engine."""
+
 
 def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
     """Return the shortest loop for a batch of `rows` texts; None where only the plain one will
@@ -154,9 +157,14 @@ def writer(engine: QuickEngine[M], plan: Plan, state: DecodeState) -> Writer[M] 
         return PickedGroups(engine, plan.policy, plan.accept, plan.layout == "lookahead")
     if plan.drafts == "masks":
         return thrifty(QuickDrafter(engine, len(state.running), plan.group_size), plan.economy)
-    head = plan.knowledge.head if plan.drafts == "head" else None
-    copied = Copied(plan.knowledge.phrases, False, plan.rules.prefix, head)
+    copied = Copied(plan.knowledge.phrases, False, plan.rules.prefix, _head(engine, plan))
     return thrifty(QuickPhraseDrafter(engine, state, plan.group_size, copied), plan.economy)
+
+
+def _head(engine: QuickEngine[M], plan: Plan) -> DraftHead | None:
+    """Return the draft head that the plan asks for, as the engine computes it."""
+    head = plan.knowledge.head if plan.drafts == "head" else None
+    return None if head is None else engine.own_head(head)
 
 
 def _picks(engine: QuickEngine[M], plan: Plan) -> bool:
@@ -249,8 +257,7 @@ def _single(engine: QuickEngine[M], plan: Plan) -> Loop | None:
         if not (plan.whole_groups and plan.group_size == 1):
             return None
     else:
-        head = plan.knowledge.head if plan.drafts == "head" else None
-        sources = plan.drafts != "masks", plan.knowledge.phrases, head
+        sources = plan.drafts != "masks", plan.knowledge.phrases, _head(engine, plan)
         drafting = Drafting(plan.group_size, *sources, plan.economy)
     return lambda source, lengths, state: decode_single(engine, source, lengths, state, drafting)
 
@@ -378,7 +385,7 @@ class _Copies:
         if self._head is None or self._state is None:
             return []
         written = torch.tensor([self._text.tokens[-1]])
-        return likely(self._head.guess(self._state, written, self._most))[0]
+        return likely(self._head.guess(self._state, written, self._most, LIKELY))[0]
 
     def accept(self, read: Read, kept: int, began: float) -> None:
         """Add what stands to the text, and count what the pass brought and cost."""

@@ -22,12 +22,13 @@
 #include <stdatomic.h>
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
 #define INLINE TARGET static inline __attribute__((always_inline, unused))
+#define UNUSED TARGET __attribute__((unused)) /* by some of the files that it is part of */
 #else
 #define KERNELS 0
 #endif
 
 /* Number that changes whenever structures or the order of arrays do (`library.VERSION`). */
-#define VERSION 2
+#define VERSION 3
 
 #define PANEL 64 /* outputs that are multiplied together */
 #define MASKED (-FLT_MAX)

@@ -37,7 +37,7 @@ ALIGNED = 64
 
 MODULE = "multistride.engines.int8.native.kernels"
 
-VERSION = 2
+VERSION = 3
 """The number of `kernels.h` that these structures and arrays belong to. In a clone that was updated
 and not installed again, compiled kernels are older, and would read memory that is not theirs."""
 
@@ -134,6 +134,21 @@ ConvertedPicker = _structure(
     ("cap", ctypes.c_float),
     ("block", INT),
 )
+HEAD_TABLES = "table", "table_scale", "gain", "into", "keep"
+HEAD_LAYERS = "widen", "narrow", "output"
+Head = _structure(
+    "Head",
+    *((name, POINTER) for name in HEAD_TABLES),
+    *((name, Linear) for name in HEAD_LAYERS),
+    ("hidden", INT),
+    ("known", INT),
+)
+Drafting = _structure(
+    "Drafting",
+    *((name, POINTER) for name in ("states", "written", "drafts", "log_probabilities", "scratch")),
+    ("least", ctypes.c_float),
+    *((name, INT) for name in ("rows", "count", "made")),
+)
 WRITTEN = "tokens", "log_probabilities", "logits"
 Picking = _structure(
     "Picking",
@@ -204,6 +219,8 @@ def kernels() -> Any:
         "ms_converted_pick_scratch": (ctypes.c_size_t, [POINTER, INT]),
         "ms_chain": run,
         "ms_chain_scratch": (ctypes.c_size_t, [POINTER, INT]),
+        "ms_draft": run,
+        "ms_draft_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

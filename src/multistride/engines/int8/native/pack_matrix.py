@@ -10,10 +10,10 @@ Shapes: O outputs and I inputs of a matrix, V vocabulary.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int8
+from jaxtyping import Float
 
-from multistride.engines.int8.native.library import PANEL, Arrays
-from multistride.engines.int8.native.stored import named
+from multistride.engines.int8.native.library import Arrays
+from multistride.engines.int8.native.stored import in_panels, named
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, padded, quantised
 from multistride.model.markov import MarkovHead
 
@@ -26,15 +26,7 @@ def matrix_arrays(
     sums = weight.integers.sum(0, dtype=np.int32).astype(np.float32)
     offset = bias + (rounding.lowest * scale) * sums
     parts = scale / np.float32(unit), offset / np.float32(unit)
-    return {"weights": _in_panels(weight.integers), "scale": parts[0], "offset": parts[1]}
-
-
-def _in_panels(integers: Int8[np.ndarray, "I O"]) -> Int8[np.ndarray, "P F 64 4"]:
-    """Return integers in panels of 64 outputs, in each the inputs by fours."""
-    inputs, outputs = integers.shape
-    whole = np.pad(integers, ((0, 0), (0, -outputs % PANEL)))
-    parts = whole.reshape(inputs // 4, 4, -1, PANEL)
-    return np.ascontiguousarray(parts.transpose(2, 0, 3, 1))
+    return {"weights": in_panels(weight.integers), "scale": parts[0], "offset": parts[1]}
 
 
 def packed_markov(head: MarkovHead) -> Arrays:

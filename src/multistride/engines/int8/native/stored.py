@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from multistride.engines.int8.native.library import ALIGNED, PANEL, Arrays
@@ -43,6 +44,14 @@ def markov_sizes(config: TransformerConfig) -> Iterator[Size]:
 def named(name: str, arrays: Arrays) -> Arrays:
     """Return arrays with a name before the own one of each."""
     return {f"{name}.{each}": array for each, array in arrays.items()}
+
+
+def in_panels(integers: Shaped[np.ndarray, "I O"]) -> Shaped[np.ndarray, "P F 64 4"]:
+    """Return integers in panels of 64 outputs, in each the inputs by fours."""
+    inputs, outputs = integers.shape
+    whole = np.pad(integers, ((0, 0), (0, -outputs % PANEL)))
+    parts = whole.reshape(inputs // 4, 4, -1, PANEL)
+    return np.ascontiguousarray(parts.transpose(2, 0, 3, 1))
 
 
 def content_of(arrays: Arrays) -> bytes:

@@ -1,0 +1,166 @@
+/* Linear layers whose inputs are rounded row by row, or in blocks of 64 (`forms.py`, `blocks.py`).
+
+   Weights are unsigned (128 is zero) and activations signed, so that what the zero point adds is a
+   number of the row and block alone.
+
+   Shapes: R rows, O outputs, I inputs. */
+
+#ifndef LINEAR_H
+#define LINEAR_H
+
+#include "kernels.h"
+
+#define BLOCK 64 /* inputs that share a scale, where not all of a row do */
+
+/* Weights [O / 64][I / 4][64][4], their scales [O / 64][I / 64 or 1][64], and biases [O] or none. */
+typedef struct {
+    const uint8_t *weights;
+    const float *scale;
+    const float *bias;
+    int32_t inputs;
+    int32_t outputs;
+} Linear;
+
+#if KERNELS
+
+/* Rows in 8 bits: integers [R, I], and of each block the scale and -128 times the sum. */
+typedef struct {
+    int8_t *integers;
+    float *scale;
+    int32_t *offset;
+    int32_t block;
+} Rows;
+
+INLINE void rounded_block(const float *from, int32_t size, int8_t *to, float *scale,
+                          int32_t *offset) {
+    __m512 most = _mm512_setzero_ps();
+    for (int32_t place = 0; place < size; place += 16)
+        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(from + place)));
+    float largest = _mm512_reduce_max_ps(most);
+    __m512 factor = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+    __m512i sum = _mm512_setzero_si512();
+    for (int32_t place = 0; place < size; place += 16) {
+        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + place), factor));
+        sum = _mm512_add_epi32(sum, whole);
+        _mm_storeu_si128((__m128i *)(to + place), _mm512_cvtsepi32_epi8(whole));
+    }
+    *scale = largest / 127.0f;
+    *offset = -128 * _mm512_reduce_add_epi32(sum);
+}
+
+/* Round a row of `width` entries. */
+INLINE void rounded_row(const float *from, int32_t width, const Rows *to, size_t row) {
+    if (!to->block) {
+        rounded_block(from, width, to->integers + row * width, to->scale + row, to->offset + row);
+        return;
+    }
+    size_t blocks = width / BLOCK;
+    for (size_t block = 0; block < blocks; block++)
+        rounded_block(from + block * BLOCK, BLOCK, to->integers + row * width + block * BLOCK,
+                      to->scale + row * blocks + block, to->offset + row * blocks + block);
+}
+
+/* Outputs of up to ROWS rows and one panel, for a number of rows and, where a row has several, a size
+   of blocks that are known when compiling. */
+INLINE void multiplied_rows(const Rows *rows, size_t row, int count, const Linear *matrix,
+                            int32_t panel, int32_t size, __m512 values[ROWS][4]) {
+    size_t inputs = matrix->inputs, blocks = inputs / size;
+    const uint8_t *weights = matrix->weights + (size_t)panel * PANEL * inputs;
+    const float *scale = matrix->scale + (size_t)panel * PANEL * blocks;
+    UNROLLED for (int each = 0; each < count; each++)
+        UNROLLED for (int part = 0; part < 4; part++)
+            values[each][part] = matrix->bias
+                                     ? _mm512_loadu_ps(matrix->bias + panel * PANEL + 16 * part)
+                                     : _mm512_setzero_ps();
+    for (size_t block = 0; block < blocks; block++, scale += PANEL) {
+        __m512i sums[ROWS][4];
+        const int8_t *entries[ROWS];
+        UNROLLED for (int each = 0; each < count; each++) {
+            entries[each] = rows->integers + (row + each) * inputs + block * size;
+            UNROLLED for (int part = 0; part < 4; part++)
+                sums[each][part] = _mm512_set1_epi32(rows->offset[(row + each) * blocks + block]);
+        }
+        for (int32_t input = 0; input < size; input += 4, weights += 4 * PANEL) {
+            __m512i column[4];
+            UNROLLED for (int part = 0; part < 4; part++)
+                column[part] = _mm512_load_si512(weights + 64 * part);
+            UNROLLED for (int each = 0; each < count; each++) {
+                int32_t four;
+                memcpy(&four, entries[each] + input, 4);
+                __m512i entry = _mm512_set1_epi32(four);
+                UNROLLED for (int part = 0; part < 4; part++)
+                    MULTIPLY(sums[each][part], column[part], entry);
+            }
+        }
+        UNROLLED for (int each = 0; each < count; each++) {
+            __m512 factor = _mm512_set1_ps(rows->scale[(row + each) * blocks + block]);
+            UNROLLED for (int part = 0; part < 4; part++)
+                values[each][part] = _mm512_fmadd_ps(
+                    _mm512_cvtepi32_ps(sums[each][part]),
+                    _mm512_mul_ps(factor, _mm512_load_ps(scale + 16 * part)), values[each][part]);
+        }
+    }
+}
+
+INLINE void multiplied_some(const Rows *rows, size_t row, int count, const Linear *matrix,
+                            int32_t panel, __m512 values[ROWS][4]) {
+    if (rows->block) {
+#define PART(number) multiplied_rows(rows, row, number, matrix, panel, BLOCK, values)
+        OF_ROWS(count, PART)
+#undef PART
+    } else {
+#define PART(number) multiplied_rows(rows, row, number, matrix, panel, matrix->inputs, values)
+        OF_ROWS(count, PART)
+#undef PART
+    }
+}
+
+/* Multiply rows to [R, O], which is overwritten or added to. */
+INLINE void product(const Linear *matrix, const Rows *rows, int32_t count, float *to, int adds,
+                    const Team *team, int32_t me) {
+    int32_t groups = (count + ROWS - 1) / ROWS;
+    Range range = part_of(team, me, (int64_t)(matrix->outputs / PANEL) * groups);
+    for (int32_t index = range.first; index < range.end; index++) {
+        int32_t panel = index / groups, row = index % groups * ROWS;
+        int32_t some = count - row < ROWS ? count - row : ROWS;
+        __m512 values[ROWS][4];
+        multiplied_some(rows, row, some, matrix, panel, values);
+        for (int32_t each = 0; each < some; each++)
+            for (int part = 0; part < 4; part++) {
+                size_t output = (size_t)panel * PANEL + 16 * part;
+                float *place = to + (size_t)(row + each) * matrix->outputs + output;
+                __m512 value = values[each][part];
+                if (adds) value = _mm512_add_ps(value, _mm512_load_ps(place));
+                _mm512_store_ps(place, value);
+            }
+    }
+    meet(team);
+}
+
+UNUSED static void stored(const Linear *matrix, const Rows *rows, int32_t count, float *to,
+                          const Team *team, int32_t me) {
+    product(matrix, rows, count, to, 0, team, me);
+}
+
+UNUSED static void added(const Linear *matrix, const Rows *rows, int32_t count, float *to,
+                         const Team *team, int32_t me) {
+    product(matrix, rows, count, to, 1, team, me);
+}
+
+/* Round rows of `width` entries. */
+UNUSED static void rounded(const float *from, int32_t count, int32_t width, const Rows *to,
+                           const Team *team, int32_t me) {
+    Range range = part_of(team, me, count);
+    for (int32_t row = range.first; row < range.end; row++)
+        rounded_row(from + (size_t)row * width, width, to, row);
+    meet(team);
+}
+
+/* Return x / (1 + exp(-y)). */
+INLINE __m512 gated_by(__m512 x, __m512 y) {
+    __m512 below = exponential(_mm512_sub_ps(_mm512_setzero_ps(), y));
+    return _mm512_div_ps(x, _mm512_add_ps(below, _mm512_set1_ps(1.0f)));
+}
+
+#endif
+#endif
