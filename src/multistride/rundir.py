@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -58,12 +58,13 @@ class Committed(BaseModel):
 class Asked(NamedTuple):
     """A run as it is asked for: its settings, the hashes of what it reads, and what may differ.
 
-    `complete` adds fields to stored settings that did not exist when they were stored.
+    `complete` adds fields to stored settings that did not exist when they were stored;
+    `may_differ` names the settings that may be others than the stored ones after `done` updates.
     """
 
     config: dict[str, Any]
     decides: Mapping[str, str | None] = MappingProxyType({})
-    may_differ: tuple[str, ...] = ()
+    may_differ: Callable[[dict[str, Any], int], Collection[str]] = lambda stored, done: ()
     complete: Callable[[Any], Any] = lambda stored: stored
 
 
@@ -273,7 +274,9 @@ class RunDirectory:
             raise DataError(
                 f"{self.path / 'run.yaml'} holds no settings: restore it, or begin anew"
             )
-        free = {*NOT_DECIDING, *asked.may_differ}
+        last = self.last()
+        done = (_number(last) or 0) if last is not None else 0
+        free = {*NOT_DECIDING, *asked.may_differ(before, done)}
         lines = [
             f"{key} was {shown(old)}, is {shown(new)}"
             for key, old, new in _differences(before, asked.config)

@@ -165,6 +165,29 @@ def test_sharded_runs_go_on_where_they_stopped(work, tmp_path):
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+def test_a_longer_run_is_the_one_that_was_long_from_the_beginning(work, multistride, tmp_path):
+    # Guards: a run that ended and must be trained anew for a few more updates; one that is made
+    # longer and is neither the short nor the long one.
+    config = work / "many.yaml"
+
+    def train(run, updates, *more, code=0, **changes):
+        settings = {"schedule": "constant", "validate_every": 10, **changes, "updates": updates}
+        named = [f"training.{name}={value}" for name, value in settings.items()]
+        return multistride("train", config, *more, *options(tmp_path / run, *named), check=code)
+
+    train("whole", 30)
+    train("run", 20)
+    train("run", 30, "--resume")
+    whole, run = (
+        load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "run")
+    )
+    assert all(torch.equal(whole[name], run[name]) for name in whole)
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    for updates, changes in ((20, {}), (60, {"schedule": "cosine"})):
+        done = train("run", updates, "--resume", code=2, **changes)
+        assert b"training.updates was 30, is %d" % updates in done.stderr
+
+
 def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(work, multistride, tmp_path):
     # Guards: a run that goes on for hours with NaN, and a message that does not say where to look.
     config = work / "autoregressive.yaml"

@@ -196,8 +196,18 @@ class Trainer:
             "vocabulary": self.data.vocabulary.digest(),
             "start_from": None if start is None else weights_digest(directory(start)),
         }
-        changeable = AFTER_NOT_FINITE if (self.run.path / NOT_FINITE).is_file() else ()
-        return Asked(self.config.model_dump(mode="json"), decides, changeable, _with_new_fields)
+        return Asked(
+            self.config.model_dump(mode="json"), decides, self._may_differ, _with_new_fields
+        )
+
+    def _may_differ(self, stored: dict[str, Any], done: int) -> tuple[str, ...]:
+        """Return the settings that may change now, after `done` updates."""
+        free = AFTER_NOT_FINITE if (self.run.path / NOT_FINITE).is_file() else ()
+        try:
+            before = RunConfig.model_validate(stored)
+        except ValidationError:
+            return free
+        return (*free, "training.updates") if same_until(before, self.config, done) else free
 
     def update(self) -> None:
         """One optimiser step over `accumulate` batches a process, weighted by their labels."""
@@ -481,6 +491,19 @@ def _accelerator(settings: TrainingConfig) -> Accelerator:
 def stable_seed(*numbers: int) -> int:
     """A seed that follows from `numbers` alone and differs wherever one of them does."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def same_until(one: RunConfig, other: RunConfig, done: int) -> bool:
+    """Return True if runs that differ in `training.updates` alone are the same up to update `done`.
+
+    The learning rate may depend on how many updates there are, and so do a curriculum and glancing.
+    """
+    if other.training.updates < done or other.groups.curriculum or other.groups.glancing:
+        return False
+    return all(
+        learning_rate(one.training, update) == learning_rate(other.training, update)
+        for update in range(1, done + 1)
+    )
 
 
 def _with_new_fields(stored: Any) -> Any:
