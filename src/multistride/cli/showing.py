@@ -15,7 +15,11 @@ from multistride.errors import UsageError
 def report(
     *,
     results: Annotated[
-        Path | None, typer.Argument(help="Result file that `evaluate` or `bench` wrote.")
+        list[Path] | None,
+        typer.Argument(
+            help="Result file that `evaluate` or `bench` wrote; several of `evaluate`, such as "
+            "those of several seeds, for one table of means."
+        ),
     ] = None,
     trace: Annotated[
         Path | None,
@@ -44,12 +48,14 @@ def report(
     """Show a result file as a table, picture or page, or show a trace.
 
     The model is not needed. A figure of a result is quality against latency; of a trace, why each
-    step wrote so many tokens.
+    step wrote so many tokens. Of several results of the same text and options the table shows the
+    mean of every figure, with the lowest and the highest.
 
     Example: multistride report results/multi30k-adapted.json --page multi30k.html
     """
+    files = results or []
     if (
-        (results is None) == (trace is None)
+        bool(files) == (trace is not None)
         or (trace and (page or markdown))
         or (line and trace is None)
     ):
@@ -58,14 +64,14 @@ def report(
             "(with --line, "
             "--figure): give one of them with its options"
         )
-    from multistride.report.show import show_file, show_trace
+    from multistride.report.show import show_files, show_trace
 
-    refuse_shared_files([results, trace], [page, figure])
+    refuse_shared_files([*files, trace], [page, figure])
     _check_outputs(page, figure)
     if trace is not None:
         show_trace(trace, line or 1, figure)
-    elif results is not None:
-        show_file(results, page, figure, markdown)
+    else:
+        show_files(files, page, figure, markdown)
 
 
 def _check_outputs(page: Path | None, figure: Path | None) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from multistride.report.page import check_page, write_page
 from multistride.report.plots import plotter
 from multistride.report.reading import read_result
 from multistride.report.result import Result
+from multistride.report.seeds import table_of_seeds
 from multistride.report.tables import markdown, terminal
 from multistride.report.trace import draw_trace, read_trace, trace_size, trace_table
 
@@ -92,6 +93,32 @@ def show_file(
     if page is not None:
         write_page(result, page, commands(result))
         logger.info(f"written: {page}")
+
+
+def show_files(
+    paths: Sequence[Path],
+    page: Path | None = None,
+    picture: Path | None = None,
+    as_markdown: bool = False,
+) -> None:
+    """Show one result file (`show_file`), or print one table of several of one measurement.
+
+    Raises as `show_file` does, and `UsageError` for results of different measurements, and for a
+    page or a picture of several.
+    """
+    if len(paths) == 1:
+        show_file(paths[0], page, picture, as_markdown)
+        return
+    if page is not None or picture is not None:
+        raise UsageError(
+            f"{len(paths)} results were given with --page or --figure, which show one: give one "
+            "file, or leave them out"
+        )
+    cells = table_of_seeds({str(path): read_result(path) for path in paths})
+    if as_markdown:
+        print(cells.markdown(), end="")
+    else:
+        Console().print(cells.terminal())
 
 
 def show_trace(trace: Path, line: int, picture: Path | None) -> None:
