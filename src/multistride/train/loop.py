@@ -125,6 +125,11 @@ AFTER_NOT_FINITE = tuple(
 )
 """Settings that may change when a run is resumed after a loss that was not finite."""
 
+_AFTER_NOT_FINITE = (
+    "lower training.learning_rate or set training.precision=float32 and run it again with "
+    "--resume, which continues from the last checkpoint"
+)
+
 
 class Trainer:
     """One run in progress: model, optimiser, feed and where they stand."""
@@ -329,6 +334,7 @@ class Trainer:
         """
         with self._published() as model:
             metrics = self._measured(model)
+        self._check_measured(metrics)
         best = metrics["score"] > self.progress.best
         self.progress.best = max(metrics["score"], self.progress.best)
         if self.accelerator.is_main_process:  # a line counts when `save` has committed it
@@ -406,22 +412,29 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(norm):
             return
         rows = [row for piece in pieces for row in piece.rows.tolist()]
-        place = self.run.path / NOT_FINITE
-        write_json(
-            place,
-            {
-                "update": self.progress.update,
-                "loss": str(loss),
-                "norm": str(norm),
-                "train_rows": rows,
-            },
-        )
+        place = self._note_not_finite({"loss": str(loss), "norm": str(norm), "train_rows": rows})
         raise UserError(
             f"the loss is {loss} and the gradient norm {norm} at update {self.progress.update} "
-            "(its pairs are in "
-            f"{place}): lower training.learning_rate or set training.precision=float32 and run it "
-            "again with --resume, which continues from the last checkpoint"
+            f"(its pairs are in {place}): {_AFTER_NOT_FINITE}"
         )
+
+    def _check_measured(self, metrics: dict[str, float]) -> None:
+        """Stop before weights that an update has spoilt become a checkpoint."""
+        wrong = {name: str(value) for name, value in metrics.items() if not math.isfinite(value)}
+        if not wrong:
+            return
+        name, value = next(iter(wrong.items()))
+        self._note_not_finite({"validation": wrong})
+        raise UserError(
+            f"{name} is {value} after update {self.progress.update}, which has spoilt the weights: "
+            f"{_AFTER_NOT_FINITE}"
+        )
+
+    def _note_not_finite(self, facts: dict[str, Any]) -> Path:
+        """Write down what is no number; settings may then change when the run is resumed."""
+        place = self.run.path / NOT_FINITE
+        write_json(place, {"update": self.progress.update, **facts})
+        return place
 
     @torch.inference_mode()
     def _validated(self, objective: nn.Module, group_size: int) -> tuple[float, float]:
