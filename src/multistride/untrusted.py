@@ -13,6 +13,7 @@ import json
 import lzma
 import math
 import os
+import re
 import stat
 import zlib
 from collections.abc import Hashable, Iterator
@@ -207,10 +208,25 @@ class _PlainYaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_PLAIN_NUMBERS = {
+    "int": r"[-+]?(0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)",
+    "float": r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?"
+    r"|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
+}
+"""Numbers of YAML 1.1, but those in base 60: 1:30 is a text, not 90."""
+
 _PlainYaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if not tag.endswith((":timestamp", *(f":{kind}" for kind in _PLAIN_NUMBERS)))
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+for _kind, _pattern in _PLAIN_NUMBERS.items():
+    _PlainYaml.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list("-+.0123456789")
+    )
 
 
 def parse_yaml(data: bytes | str) -> Any:

@@ -4,10 +4,24 @@ allowed."""
 from typing import Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from multistride.config import read_config, validate
+from multistride.data.prepare_pairs import CleaningConfig, PrepareConfig
+from multistride.data.prepare_text import TextPrepareConfig
+from multistride.decode.options import DecodeOptions
+from multistride.distill.config import DistillConfig
 from multistride.errors import UsageError
+from multistride.evaluate.bench.request import BenchOptions
+from multistride.evaluate.request import EvaluationRequest
+from multistride.model.config import AdapterConfig, TransformerConfig
+from multistride.settings import Settings
+from multistride.train.config import GroupsConfig, TrainingConfig
+
+SETTINGS = (
+    *(CleaningConfig, PrepareConfig, TextPrepareConfig, DecodeOptions, DistillConfig),
+    *(BenchOptions, EvaluationRequest, AdapterConfig, TransformerConfig),
+)
 
 
 class Inner(BaseModel):
@@ -163,3 +177,57 @@ def test_validate_names_its_origin():
     assert validate(Inner, {"rate": 2}, "here") == Inner(rate=2)
     with pytest.raises(UsageError, match=r"^there: rate: "):
         validate(Inner, {"rate": -1}, "there")
+
+
+class Numbers(Settings):
+    count: int = 1
+    rates: tuple[float, float] = (0.0, 1.0)
+    shares: dict[int, float] = Field(default_factory=dict)
+    size: int | Literal["auto"] = 1
+    perhaps: int | None = None
+    switch: bool = False
+    either: bool | int = False
+    inner: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "count: true",
+        "count: no",
+        "rates: [false, 0.5]",
+        "shares: {1: true}",
+        "shares: {true: 1.0}",
+        "size: true",
+        "perhaps: off",
+    ],
+)
+def test_switches_are_no_numbers(path, given):
+    # Guards: `log_every: true` that is read as 1, since to Python a switch is a number.
+    path.write_text(given)
+    with pytest.raises(UsageError, match="a number belongs here; true and false are none"):
+        read_config(path, Numbers)
+
+
+def test_switches_stay_where_they_belong(path):
+    # Guards: the rule above for a field that is a switch, or whose object has some.
+    path.write_text("switch: true\neither: true\nperhaps: null\nsize: auto\ninner: {kind: two}\n")
+    config = read_config(path, Numbers)
+    assert (config.switch, config.either, config.perhaps, config.size) == (True, True, None, "auto")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind in (*SETTINGS, TrainingConfig, GroupsConfig)
+        for name, field in kind.model_fields.items()
+        if field.annotation in (int, float, int | None, float | None)
+    ],
+)
+def test_no_setting_takes_a_switch_for_a_number(kind, name):
+    # Guards: a new class of settings that is not made from the common base.
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({name: True})
+    found = {problem["loc"]: problem["msg"] for problem in caught.value.errors()}
+    assert "a number belongs here" in found[(name,)]

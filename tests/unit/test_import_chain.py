@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "src"
-LONGEST = 15
+LONGEST = 16
 
 
 def module_of(path):

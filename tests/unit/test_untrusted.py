@@ -109,6 +109,25 @@ def test_yaml_is_plain_values():
     }
 
 
+@pytest.mark.parametrize("text", ["1:30", "1:30.5", "-2:00:00"])
+def test_numbers_in_base_60_are_texts(text):
+    # Guards: `updates: 1:30`, which YAML 1.1 reads as 90.
+    assert parse_yaml(f"a: {text}") == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("1_000", 1000), ("-7", -7), ("0", 0), ("0x1f", 31), ("0b11", 3), ("1.5", 1.5)),
+        *((".5", 0.5), ("1.0e-3", 0.001), ("-.inf", float("-inf")), ("+3.", 3.0)),
+    ],
+)
+def test_numbers_of_yaml(text, number):
+    # Guards: a rule of our own for numbers that leaves out some that YAML has.
+    value = parse_yaml(f"a: {text}")["a"]
+    assert (value, type(value)) == (number, type(number))
+
+
 @pytest.mark.parametrize(("suffix", "library"), [("gz", gzip), ("xz", lzma)])
 def test_packed_lines(tmp_path, monkeypatch, suffix, library):
     # Guards: several streams in a file read as one; a small file that unpacks to all memory.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from multistride.data.arrays import (
     FORMAT,
@@ -38,6 +38,7 @@ from multistride.files import (
     sha256,
     write_json,
 )
+from multistride.settings import Settings
 from multistride.shipped import directory as find_directory
 from multistride.version import __version__
 
@@ -96,10 +97,8 @@ class Reader(ABC):
         return {}
 
 
-class PreparationConfig(BaseModel):
+class PreparationConfig(Settings):
     """Settings that every kind of preparation shares."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: Path = Field(
         description="directory to write; an earlier prepared directory there is replaced"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from multistride.data.arrays import SIDES, token_type
 from multistride.data.corpus import Pair, Record, Unreadable, read_jsonl, read_parallel, read_table
@@ -24,6 +24,7 @@ from multistride.data.prepare import (
     Reader,
 )
 from multistride.data.vocab import Vocabulary
+from multistride.settings import Settings
 from multistride.untrusted import layout
 
 EMPTY_SIDE, LENGTH_RATIO, COPY = "empty side", "length ratio", "copy"
@@ -32,10 +33,8 @@ EMPTY_SIDE, LENGTH_RATIO, COPY = "empty side", "length ratio", "copy"
 _CHUNK_PAIRS = 4096
 
 
-class CorpusFiles(BaseModel):
+class CorpusFiles(Settings):
     """One corpus: either `source` and `target`, or `pairs`; all may end in .gz or .xz."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Path | None = Field(default=None, description="source text, one a line")
     target: Path | None = Field(
@@ -80,12 +79,10 @@ class CorpusFiles(BaseModel):
         return read_jsonl(self.pairs, self.source_field, self.target_field)
 
 
-class CleaningConfig(BaseModel):
+class CleaningConfig(Settings):
     """Rules for dropping pairs. Validation pairs are dropped only if unreadable, empty or too
     long.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_tokens: int = Field(
         default=256, ge=1, description="most tokens of either side, without end of sentence"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from multistride.data.arrays import TEXT, token_type
 from multistride.data.corpus import Unreadable
@@ -32,17 +32,16 @@ from multistride.data.prepare import (
     Reader,
 )
 from multistride.data.vocab import Vocabulary
+from multistride.settings import Settings
 
 FOREIGN_TOKEN = "token outside the vocabulary"
 
 
-class TextFiles(BaseModel):
+class TextFiles(Settings):
     """The texts of one split: documents, and continuations that a model wrote.
 
     All may end in .gz or .xz.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     documents: tuple[Path, ...] = Field((), description="plain text, or .jsonl")
     written: tuple[Path, ...] = Field(

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from multistride.config import validate
 from multistride.errors import UsageError
 from multistride.model.config import Layout, TransformerConfig
+from multistride.settings import Settings
 
 Mode = Literal["fast", "adaptive", "exact"]
 PolicyName = Literal["fixed", "confidence", "cost-model", "phase", "autoregressive"]
@@ -51,10 +52,10 @@ TEXT_RULES: JsonDict = {"panel": "Text rules"}
 (`cli/fields.py`), which may also give another spelling and old ones."""
 
 
-class DecodeOptions(BaseModel):
+class DecodeOptions(Settings):
     """Options of decoding. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(defer_build=True)
 
     group_size: int = Field(
         1,

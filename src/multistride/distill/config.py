@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from multistride.errors import UsageError
+from multistride.settings import Settings
 
 EngineChoice = Literal["auto", "ctranslate2", "eager"]
 
@@ -19,10 +20,10 @@ MACHINE: JsonDict = {"panel": "Machine"}
 """Panels of `multistride distill --help`, whose options are made from the fields below."""
 
 
-class DistillConfig(BaseModel):
+class DistillConfig(Settings):
     """One corpus, one teacher, one output. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(defer_build=True)
 
     model: Path = Field(
         description="The teacher: a model directory such as RUN/best, or a model that ships.",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from multistride.errors import UsageError
+from multistride.settings import Settings
 
 _INPUT: JsonDict = {"panel": "Input"}
 _OUTPUT: JsonDict = {"panel": "Output"}
@@ -29,10 +30,8 @@ _HOMES = {
 """Where an option belongs that is refused elsewhere."""
 
 
-class Files(BaseModel):
+class Files(Settings):
     """The files that are measured on. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Path = Field(description="texts, one a line")
     reference: Path | None = Field(None, description="what is right, line by line")
@@ -40,10 +39,10 @@ class Files(BaseModel):
     examples: int = Field(3, ge=0, description="worked examples kept in the result")
 
 
-class EvaluationRequest(BaseModel):
+class EvaluationRequest(Settings):
     """The task, its files and the amounts of a measurement. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(defer_build=True)
 
     source: Path = Field(
         description="Source texts or prompts, one a line; with --task records, one JSON object a "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from multistride.settings import Settings
 
 MOST_LAYERS, MOST_WIDE, MOST_INNER = 1024, 2**16, 2**20
 MOST_ENTRIES, MOST_GROUP = 2**24, 256
@@ -15,13 +17,11 @@ Layout = Literal["sat", "lookahead"]
 """The layouts of slots that a model can be trained for and decoding writes groups in."""
 
 
-class RotaryScaling(BaseModel):
+class RotaryScaling(Settings):
     """Slower rotations for long texts, as in Llama 3.1.
 
     Source: Grattafiori et al. 2024, arXiv 2407.21783.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     factor: float = Field(ge=1, description="how much slower the slow rotations become")
     low_frequency: float = Field(
@@ -35,10 +35,8 @@ class RotaryScaling(BaseModel):
     )
 
 
-class AdapterConfig(BaseModel):
+class AdapterConfig(Settings):
     """Adapters that act on mask slots alone: the model drafts, and its own text stays."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(64, ge=1, le=MOST_WIDE, description="inner width of each low-rank addition")
     alpha: float = Field(64.0, gt=0, description="additions are multiplied by alpha / rank")
@@ -49,13 +47,11 @@ class AdapterConfig(BaseModel):
     )
 
 
-class WideConfig(BaseModel):
+class WideConfig(Settings):
     """A linear path beside the pooled states that reads the words of a whole document.
 
     See `model/wide.py`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     words: int = Field(
         65536, ge=1, description="most words that are known: those that most documents have"
@@ -71,14 +67,12 @@ class WideConfig(BaseModel):
     )
 
 
-class ClassifierConfig(BaseModel):
+class ClassifierConfig(Settings):
     """The classifier of a model, and the windows that long documents are cut into.
 
     `pooled` is a head on the encoder (no decoder); `labels` an encoder-decoder model that writes
     the name of the class.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["pooled", "labels"] = Field(
         "pooled", description="a head on the encoder, or names as targets"
@@ -125,10 +119,8 @@ class ClassifierConfig(BaseModel):
         return self
 
 
-class TransformerConfig(BaseModel):
+class TransformerConfig(Settings):
     """The sizes and choices of one Transformer. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocabulary_size: int = Field(
         0,

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from multistride.device import Precision
 from multistride.model.config import AdapterConfig, ClassifierConfig, TransformerConfig
+from multistride.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-def checked_sizes(sizes: Any) -> Any:
-    """Refuse switches as group sizes: to Python `true` is the number 1."""
-    if isinstance(sizes, dict) and any(isinstance(size, bool) for size in sizes):
-        raise ValueError("a group size is a number; true and false are none")
-    return sizes
 
 
 def ordered_sizes(sizes: dict[int, float]) -> dict[int, float]:
@@ -32,22 +26,18 @@ def ordered_sizes(sizes: dict[int, float]) -> dict[int, float]:
     return dict(sorted(sizes.items()))
 
 
-Sizes = Annotated[dict[int, float], BeforeValidator(checked_sizes), AfterValidator(ordered_sizes)]
+Sizes = Annotated[dict[int, float], AfterValidator(ordered_sizes)]
 
 
-class Stage(BaseModel):
+class Stage(Settings):
     """An early part of the training with group sizes of its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     until: float = Field(gt=0, lt=1, description="where the stage ends, as a share of all updates")
     sizes: Sizes = Field(description="group size (K) to its share of the sentences, in this stage")
 
 
-class GroupsConfig(BaseModel):
+class GroupsConfig(Settings):
     """Layouts that the model is trained on. Every sentence of a batch draws its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sizes: Sizes = Field({1: 1.0}, description="group size (K) to its share of the sentences")
     curriculum: tuple[Stage, ...] = Field(
@@ -98,10 +88,8 @@ class GroupsConfig(BaseModel):
         )
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings):
     """Optimisation. Updates are optimiser steps; tokens are those of the longer side, padded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     updates: int = Field(5000, ge=1, description="optimiser steps in all")
     tokens_per_batch: int = Field(
@@ -189,10 +177,8 @@ class TrainingConfig(BaseModel):
         return self
 
 
-class RunConfig(BaseModel):
+class RunConfig(Settings):
     """A whole run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     data: Path = Field(description="directory that `multistride prepare` wrote")
     run: Path = Field(description="directory for checkpoints and metrics")

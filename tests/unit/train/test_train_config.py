@@ -67,7 +67,7 @@ def test_group_sizes_that_are_none(path, size, expected):
 
 def test_a_switch_is_no_group_size(path):
     # Guards: `true`, which is an integer to Python, read as K=1.
-    assert "a group size is a number" in refusal(path, "groups: {sizes: {true: 1.0}}\n")
+    assert "groups.sizes: a number belongs here" in refusal(path, "groups: {sizes: {true: 1.0}}\n")
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "four"])

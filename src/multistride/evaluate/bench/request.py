@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from multistride.report.result import OWN
+from multistride.settings import Settings
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -17,10 +18,10 @@ _MEASURING: JsonDict = {"panel": "Measuring"}
 _MACHINE: JsonDict = {"panel": "Machine"}
 
 
-class BenchOptions(BaseModel):
+class BenchOptions(Settings):
     """The texts, contenders and amounts of a benchmark. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(defer_build=True)
 
     source: Path = Field(description="Source texts, one a line.", json_schema_extra=_INPUT)
     reference: Path | None = Field(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from multistride.decode.options import DECODING
+from multistride.settings import Settings
 
 
-class AnswerSettings(BaseModel):
+class AnswerSettings(Settings):
     """Settings for answering from a passage or by choices. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(defer_build=True)
 
     free: bool = Field(
         False,
