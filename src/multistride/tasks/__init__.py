@@ -1,4 +1,4 @@
-"""Tasks over records: one small interface (`record`), one sub-room a task, their names (`names`).
+"""Tasks over records: one small interface (`record`), one subpackage a task, their names (`names`).
 
     record.py          records, examples, answers; what a task is, and how one is opened
     streams.py         documents in, answers out, line by line
@@ -8,5 +8,5 @@
     translation/       translations
     sentence_windows   several lines of a document translated together
 
-Nothing below imports this room.
+No package below imports this one.
 """
