@@ -78,6 +78,8 @@ def evaluate(
     refuse_shared_files([request.source, request.reference], outputs.files)
     settle(outputs.files)
     set_threads(machine.threads)
+    if request.sentences:
+        cluster.refuse("--sentences")
     if request.task is None:
         with tokens_shared(cluster, machine, model) as shared:
             result = run.evaluate(request, ways, model, machine.engine, machine.device, shared)

@@ -53,6 +53,11 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
     return not _ABBREVIATED.search(head)
 
 
+def sentences_of(text: str) -> list[str]:
+    """Return what is translated alone: the sentences of a text, or a blank text itself."""
+    return split_sentences(text) or [text]
+
+
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text, in order, without the blanks between them.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,7 +22,7 @@ from multistride.evaluate.conditions import file_conditions, machine_conditions,
 from multistride.evaluate.measure import Run
 from multistride.evaluate.positions import measure_places
 from multistride.evaluate.request import Files
-from multistride.evaluate.sentences import read_test_set
+from multistride.evaluate.sentences import Passage, read_test_set
 from multistride.evaluate.speed import spread
 from multistride.evaluate.ways import Way, settled
 from multistride.metrics.quality import check_tokenizer, identical_share, measure_quality
@@ -53,6 +54,29 @@ class Shared(Protocol):
 
 LOT = 4
 """Batches of one lot."""
+
+
+@dataclass
+class WrittenPassage(Hypothesis):
+    """The translations of the sentences of one line, one after the other."""
+
+    sentences: list[Hypothesis] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, sentences: list[Hypothesis]) -> WrittenPassage:
+        """Return the hypotheses of sentences as one."""
+        groups = [group for each in sentences for group in each.groups]
+        limit = sum(each.limit for each in sentences)
+        return cls(sentences[0].row, limit, groups, sentences[-1].ending, sentences=sentences)
+
+    @property
+    def tokens(self) -> list[int]:
+        """All tokens but the EOS of each sentence."""
+        return [token for each in self.sentences for token in each.tokens]
+
+
+def _sentences(tokens: list[int]) -> list[list[int]]:
+    return tokens.sentences if isinstance(tokens, Passage) else [tokens]
 
 
 class _Decoded:
@@ -89,7 +113,12 @@ class _Decoded:
                 (way.options, inputs[first : first + size]) for first in range(0, len(inputs), size)
             ]
             return [each for _, written in self.shared(lots) for each in written]
-        return self._writer.decoded(inputs, self._writer.planned(way.options))
+        plan = self._writer.planned(way.options)
+        if not any(isinstance(tokens, Passage) for tokens in inputs):
+            return self._writer.decoded(inputs, plan)
+        parts = [_sentences(tokens) for tokens in inputs]
+        written = iter(self._writer.decoded([part for each in parts for part in each], plan))
+        return [WrittenPassage.of(list(islice(written, len(each)))) for each in parts]
 
     def greedy(self) -> Way:
         """Return greedy K=1, which all rows are compared with."""
@@ -113,15 +142,20 @@ class _Decoded:
             ),
         }
 
-    def _texts(self, run: Run[Hypothesis]) -> list[str]:
-        return self._writer.vocabulary.decode_all([each.tokens for each in run.outputs])
+    def _texts(self, hypotheses: Sequence[Hypothesis]) -> list[str]:
+        parts = [
+            each.sentences if isinstance(each, WrittenPassage) else [each] for each in hypotheses
+        ]
+        tokens = [part.tokens for each in parts for part in each]
+        written = iter(self._writer.vocabulary.decode_all(tokens))
+        return [" ".join(islice(written, len(each))) for each in parts]
 
     def _output(self, run: Run[Hypothesis], index: int) -> Output:
         vocabulary, hypothesis = self._writer.vocabulary, run.outputs[index]
         return Output(
             group_size=run.way.options.group_size,
             mode=run.way.options.mode,
-            text=vocabulary.decode(hypothesis.tokens),
+            text=self._texts([hypothesis])[0],
             groups=tuple(tuple(vocabulary.pieces(group.tokens)) for group in hypothesis.groups),
         )
 
@@ -149,13 +183,16 @@ class Pairs(_Decoded):
         self.kind: Kind = kind
         self._tokenize = tokenize
         assert files.reference is not None
-        self._set = read_test_set(translator, files.source, files.reference, files.limit)
+        self._by_sentence = files.sentences
+        self._set = read_test_set(
+            translator, files.source, files.reference, files.limit, files.sentences
+        )
         self.inputs = self._set.decodable()
 
     def figures(self, run: Run[Hypothesis], greedy: Run[Hypothesis] | None) -> dict[str, Any]:
         """Return quality, steps and repetition of one way."""
         texts = [""] * len(self._set.sources)
-        for index, text in zip(self._set.places, self._texts(run), strict=True):
+        for index, text in zip(self._set.places, self._texts(run.outputs), strict=True):
             texts[index] = text
         quality = measure_quality(texts, self._set.references, self._tokenize)
         borders, inside = repetition_by_border(
@@ -181,6 +218,7 @@ class Pairs(_Decoded):
             "decoding": "; ".join(dict.fromkeys(described(way.options) for way in self.ways)),
             **asked(self.ways),
             **({} if self._files.limit is None else {"limit": self._files.limit}),
+            **({"split_sentences": True} if self._by_sentence else {}),
             "batch_size": options.batch_size,
             "latency_sentences": timed,
             "latency_batch_size": 1,
@@ -201,7 +239,12 @@ class Pairs(_Decoded):
         ]
 
     def places(self) -> list[Place]:
-        """Return what each place of a group is worth, on pairs whose references fit the model."""
+        """Return what each place of a group is worth, on pairs whose references fit the model.
+
+        Nothing where sentences are translated alone: references are of whole lines.
+        """
+        if self._by_sentence:
+            return []
         translator = self._writer
         references = translator.vocabulary.encode_target(
             [self._set.references[index] for index in self._set.places]
@@ -295,7 +338,7 @@ class Prompts(_Decoded):
             "repeated_4_grams": repeated(tokens, 4),
             **{f"distinct_{length}": distinct(tokens, length) for length in (1, 2, 3)},
             "repetition_by_distance": repetition_by_distance(tokens),
-            "self_bleu": self_bleu(self._texts(run)),
+            "self_bleu": self_bleu(self._texts(run.outputs)),
         }
 
     def conditions(self, runs: Sequence[Run[Hypothesis]], timed: int) -> dict[str, Any]:

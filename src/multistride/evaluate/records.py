@@ -176,6 +176,7 @@ class Records:
             "latency_records": timed,
             "drafts": next((way.drafts for way in ways if way.drafts is not None), None),
             "writing": {
+                **({"split_sentences": True} if self._opening.sentences else {}),
                 "threshold": next(
                     (way.threshold for way in ways if way.threshold is not None), None
                 ),

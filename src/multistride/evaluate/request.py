@@ -37,6 +37,7 @@ class Files(Settings):
     reference: Path | None = Field(None, description="what is right, line by line")
     limit: int | None = Field(None, ge=1, description="use the first lines only")
     examples: int = Field(3, ge=0, description="worked examples kept in the result")
+    sentences: bool = Field(False, description="translate every sentence of a line alone")
 
 
 class EvaluationRequest(Settings):
@@ -56,6 +57,12 @@ class EvaluationRequest(Settings):
     )
     limit: int | None = Field(
         None, ge=1, description="Use this many lines from the top only.", json_schema_extra=_INPUT
+    )
+    sentences: bool = Field(
+        False,
+        description="Translate every sentence of a line alone and join the translations, as "
+        "`translate --sentences` does; for --kind and --task translation.",
+        json_schema_extra=_INPUT,
     )
     kind: Kind = Field(
         "translation",
@@ -103,7 +110,8 @@ class EvaluationRequest(Settings):
     @property
     def files(self) -> Files:
         """Return the files that are measured on."""
-        return Files(**self.model_dump(include={"source", "reference", "limit", "examples"}))
+        names = {"source", "reference", "limit", "examples", "sentences"}
+        return Files(**self.model_dump(include=names))
 
     def check(self) -> None:
         """Raise `UsageError` for an option that what is measured has no use for.
@@ -114,6 +122,12 @@ class EvaluationRequest(Settings):
             way_out = "leave it out, or name the task" if self.task is None else "leave it out"
             raise UsageError(
                 f"--teacher was given, which is for --task {' or '.join(WITH_TEACHER)}: {way_out}"
+            )
+        if self.sentences and (self.task or self.kind) != "translation":
+            what = f"--task {self.task}" if self.task else f"--kind {self.kind}"
+            raise UsageError(
+                f"--sentences was given, which is for translation, and {what} is measured: leave "
+                "it out"
             )
         refused: tuple[str, ...]
         if self.task is not None:

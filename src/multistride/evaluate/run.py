@@ -19,6 +19,7 @@ from multistride.metrics.quality import check_tokenizer
 from multistride.report.result import Result
 from multistride.shipped import DEFAULT
 from multistride.tasks.record import Open, Opening
+from multistride.tasks.sentences import SentenceTranslator
 from multistride.translator import Translator
 
 MOST_TOKENS = 64
@@ -53,6 +54,8 @@ def evaluate(
         return measure(prompts, name, request.latency_sentences)
     check_tokenizer(request.tokenize)
     translator = Translator.load(place, device, engine)
+    if request.sentences:
+        translator = SentenceTranslator(translator)
     pairs = Pairs(place, translator, ways, request.files, request.kind, request.tokenize)
     pairs.share(shared)
     return measure(pairs, name, request.latency_sentences)
@@ -75,7 +78,9 @@ def evaluate_task(
     place = DEFAULT if model is None else model
     name = settled_name(request.name, place)
     chosen = settled(ways)
-    opening = Opening(model=place, engine=engine, device=device, teacher=request.teacher)
+    models = {"model": place, "teacher": request.teacher}
+    machine = {"engine": engine, "device": device}
+    opening = Opening.model_validate({**models, **machine, "sentences": request.sentences})
     records = Records(request.task, opening, open_task(opening), chosen, request.files)
     return measure(records, name, request.latency_sentences)
 

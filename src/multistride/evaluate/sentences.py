@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
+from multistride.data.sentences import sentences_of
 from multistride.errors import DataError
 from multistride.text_model import TextModel
 
 logger = logging.getLogger(__name__)
+
+
+class Passage(list[int]):
+    """The tokens of a text whose `sentences` are translated one by one."""
+
+    def __init__(self, sentences: list[list[int]]) -> None:
+        super().__init__(token for sentence in sentences for token in sentence)
+        self.sentences = sentences
 
 
 @dataclass(frozen=True)
@@ -40,26 +50,45 @@ def read_test_set(
     source: Path,
     reference: Path | None,
     limit: int | None,
+    by_sentence: bool = False,
 ) -> TestSet:
     """Read the first `limit` lines (None: all) of a source file and its reference file.
 
-    Lines that cannot be decoded are logged. Raises `DataError` for files that cannot be
-    read, do not align, or hold no line that can be decoded.
+    With `by_sentence` the tokens of a line are a `Passage`. Lines that cannot be decoded
+    are logged. Raises `DataError` for files that cannot be read, do not align, or hold no line that
+    can be decoded.
     """
     sources, references = _texts(source, reference, limit)
     if references and not any(text.strip() for text in references):
         raise DataError(f"{reference} holds only blank lines: give the reference of each source")
     tokens: list[list[int] | None] = []
     for line, (text, ids) in enumerate(
-        zip(sources, translator.vocabulary.encode_source(sources), strict=True), start=1
+        zip(sources, _encoded(translator, sources, by_sentence), strict=True), start=1
     ):
-        problem = translator.problem(ids)
+        problem = _problem(translator, ids)
         if problem:
             logger.warning(f"line {line}: {problem}; it counts as an empty translation")
         tokens.append(ids if text.strip() and not problem else None)
     if all(ids is None for ids in tokens):
         raise DataError(f"{source} holds no line that can be translated: give a file with text")
     return TestSet(sources, references, tokens)
+
+
+def _encoded(translator: TextModel, texts: list[str], by_sentence: bool) -> list[list[int]]:
+    if not by_sentence:
+        return translator.vocabulary.encode_source(texts)
+    parts = [sentences_of(text) for text in texts]
+    encoded = iter(translator.vocabulary.encode_source([part for each in parts for part in each]))
+    return [Passage(list(islice(encoded, len(each)))) for each in parts]
+
+
+def _problem(translator: TextModel, tokens: list[int]) -> str | None:
+    """Return why a line cannot be translated, or one of its sentences; None if it can."""
+    if not isinstance(tokens, Passage):
+        return translator.problem(tokens)
+    problems = filter(None, map(translator.problem, tokens.sentences))
+    problem = next(problems, None)
+    return f"one of its sentences: {problem}" if problem and len(tokens.sentences) > 1 else problem
 
 
 def _texts(source: Path, reference: Path | None, limit: int | None) -> tuple[list[str], list[str]]:

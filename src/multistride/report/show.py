@@ -159,6 +159,7 @@ def commands(result: Result) -> list[str]:
     same = {name: str(*values) for name, values in only.items() if len(values) == 1}
     asked = {name: known[name] for name in WAYS if known.get(name) is not None}
     shared = _options({**same, **asked}, beam="1")
+    shared += ["--sentences"] if known.get("split_sentences") else []
     measuring = {
         "source": known.get("source"),
         "reference": known.get("reference"),

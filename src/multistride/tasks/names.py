@@ -15,6 +15,7 @@ from multistride.tasks.answering.settings import AnswerSettings
 from multistride.tasks.classification.task import open_classification
 from multistride.tasks.generation.task import generation
 from multistride.tasks.record import Open, Opened, Opening
+from multistride.tasks.sentences import SentenceTranslator
 from multistride.tasks.translation.task import translation
 from multistride.text_model import TextModel
 from multistride.translation import Translation
@@ -23,7 +24,8 @@ from multistride.translator import Translator
 
 def open_translation(opening: Opening) -> Opened[str]:
     """Return a translator behind the task. Raises as `Translator.load` does."""
-    return translation(Translator.load(opening.model, opening.device, opening.engine))
+    translator = Translator.load(opening.model, opening.device, opening.engine)
+    return translation(SentenceTranslator(translator) if opening.sentences else translator)
 
 
 def open_answering(opening: Opening) -> Opened[Found]:

@@ -116,6 +116,7 @@ class Opening(BaseModel):
     teacher: Path | None = Field(
         None, description="autoregressive model to compare with, and its perplexity"
     )
+    sentences: bool = Field(False, description="translate every sentence of a text alone")
 
 
 Open: TypeAlias = Callable[[Opening], Opened[Any]]

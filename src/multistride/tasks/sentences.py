@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from multistride.data.sentences import split_sentences
+from multistride.data.sentences import sentences_of
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
 from multistride.translation import Translation, joined_sentences, refuse_single, too_long
@@ -44,6 +44,6 @@ class SentenceTranslator(Translator):
 
     def written(self, texts: Sequence[str], plan: Plan) -> list[Translation]:
         """Return the translations of texts, made sentence by sentence."""
-        parts = [split_sentences(text) or [text] for text in texts]
+        parts = [sentences_of(text) for text in texts]
         translated = iter(super().written([part for each in parts for part in each], plan))
         return [joined_sentences(list(islice(translated, len(each)))) for each in parts]

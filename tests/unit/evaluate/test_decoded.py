@@ -17,12 +17,16 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines import open as module
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.request import EvaluationRequest
-from multistride.evaluate.run import evaluate
+from multistride.evaluate.run import evaluate, evaluate_task
 from multistride.model.config import TransformerConfig
 from multistride.model.directory import weights_digest
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
 from multistride.report.reading import read_result
+from multistride.report.show import commands
+from multistride.tasks.names import open_translation
+from multistride.tasks.sentences import SentenceTranslator
+from multistride.translator import Translator
 
 TEXTS = ["a b c", "c b a b", "d e", ""]
 SIZES = {"hidden_size": 16, "feedforward_size": 32, "heads": 2, "decoder_layers": 2}
@@ -184,3 +188,62 @@ def test_a_causal_model_is_not_translated_with(place):
     request = EvaluationRequest(source=place / "prompts", kind="generation")
     with pytest.raises(UsageError, match="no causal model ships"):
         evaluate(request, ways(1))
+
+
+PASSAGES = ["a b. c d! e f", "c b a b", "", "b " * 90 + ". a b.", "d e? f."]
+
+
+def test_lines_are_measured_sentence_by_sentence(place, tmp_path):
+    # Guards: figures of whole lines under --sentences, or of other texts than translate writes.
+    (tmp_path / "source").write_text("\n".join(PASSAGES) + "\n")
+    (tmp_path / "reference").write_text("x\n" * len(PASSAGES))
+    files = {"source": tmp_path / "source", "reference": tmp_path / "reference"}
+    request = EvaluationRequest(**files, sentences=True, examples=9)
+    result = evaluate(request, ways(1, 2), place / "translator", "eager")
+    assert result.conditions["split_sentences"] is True
+    assert result.conditions["not_translated"] == 2  # the blank one, and one that is too long
+    assert not result.places
+    translator = SentenceTranslator(Translator.load(place / "translator", engine="eager"))
+    taken = [PASSAGES[index] for index in (0, 1, 4)]
+    for row, size in zip(result.rows, (1, 2), strict=True):
+        written = translator.translate(taken, group_size=size)
+        texts = [each.outputs[size - 1].text for each in result.examples]
+        assert texts == [each.text for each in written]
+        steps = sum(len(each.trace) for each in written)
+        assert row.steps_per_sentence == steps / len(taken)
+        assert row.tokens_per_step == sum(len(each.scores) for each in written) / steps
+    again, _ = commands(result)
+    assert again.endswith("--sentences --json")
+    assert (
+        "split_sentences"
+        not in evaluate(
+            EvaluationRequest(**files, limit=2), ways(1), place / "translator", "eager"
+        ).conditions
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"kind": "phonemes"}, "--kind phonemes"),
+        ({"kind": "generation"}, "--kind generation"),
+        ({"task": "classification"}, "--task classification"),
+    ],
+)
+def test_sentences_of_what_is_no_translation_are_refused(place, given, what):
+    # Guards: an option that is ignored.
+    files = {"source": place / "source"}
+    request = EvaluationRequest(**files, sentences=True, **given)
+    with pytest.raises(UsageError, match=f"--sentences .* is for translation, and {what} is"):
+        request.check()
+
+
+def test_the_task_of_translation_by_sentences(place, tmp_path):
+    # Guards: records that are translated as a whole under --sentences.
+    records = [{"source": text, "target": "x"} for text in PASSAGES if text]
+    (tmp_path / "records").write_text("".join(json.dumps(each) + "\n" for each in records))
+    request = EvaluationRequest(source=tmp_path / "records", task="translation", sentences=True)
+    task = open_translation
+    result = evaluate_task(request, ways(1), task, place / "translator", "eager", "cpu")
+    assert result.conditions["writing"]["split_sentences"] is True
+    assert (result.conditions["records"], result.conditions["failed"]) == (3, 1)
