@@ -227,12 +227,11 @@ def _calibrate_groups(
     model: Path, source: Path, reference: Path | None, device: str, as_json: bool
 ) -> None:
     """Calibrate a model that writes."""
-    from rich.console import Console
-
     from multistride.evaluate.calibrate import calibrate as measure
     from multistride.files import write_json
     from multistride.loading import load
     from multistride.model.directory import CALIBRATION
+    from multistride.report.cells import Terminal
     from multistride.report.tables import calibration_table
 
     measured = measure(load(model, device, "eager"), model, source, reference).model_dump(
@@ -243,7 +242,7 @@ def _calibrate_groups(
     if as_json:
         print_json(measured)
     else:
-        Console().print(calibration_table(measured).terminal())
+        Terminal().print(calibration_table(measured).terminal())
 
 
 def _calibrate_classifier(

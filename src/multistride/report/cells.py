@@ -6,6 +6,8 @@ the same cells, so they cannot disagree.
 
 from __future__ import annotations
 
+import errno
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -157,6 +159,14 @@ class Cells:
             for row in self.rows
         )
         return f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+
+
+class Terminal(Console):
+    """Standard output, for tables; a reader that has left (`| head`) is for the caller to judge."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error, where rich would end the process with exit code 1."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class InTerminal:

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from multistride.errors import UsageError, UserError
 from multistride.files import replacing_file, write_json
 from multistride.report.attention import attention_size, draw_attention, sentence_table
+from multistride.report.cells import Terminal
 from multistride.report.drawing import check_picture, drawing, save
 from multistride.report.outputs import Outputs
 from multistride.report.page import check_page, write_page
@@ -47,7 +46,7 @@ def show(result: Result, outputs: Outputs) -> None:
     if outputs.as_json:
         print(json.dumps(result.written(), ensure_ascii=False, indent=2))
     else:
-        Console().print(terminal(result))
+        Terminal().print(terminal(result))
     if lost is not None:
         raise lost
     if outputs.markdown is not None:
@@ -87,7 +86,7 @@ def show_file(
     if as_markdown:
         print(markdown(result), end="")
     else:
-        Console().print(terminal(result))
+        Terminal().print(terminal(result))
     if picture is not None:
         draw(result, picture)
     if page is not None:
@@ -124,7 +123,7 @@ def show_files(
 def show_trace(trace: Path, line: int, picture: Path | None) -> None:
     """Print the steps of one line of a trace on stdout; draw them if a picture is named."""
     entries = read_trace(trace, line)
-    Console().print(trace_table(entries).terminal())
+    Terminal().print(trace_table(entries).terminal())
     if picture is not None:
         with drawing(*trace_size(entries)) as canvas:
             draw_trace(canvas, entries)
@@ -137,7 +136,7 @@ def show_sentence(facts: Mapping[str, Any], picture: Path | None, as_json: bool)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
     else:
-        Console().print(sentence_table(facts).terminal())
+        Terminal().print(sentence_table(facts).terminal())
     if picture is not None:
         with drawing(*attention_size(facts)) as canvas:
             draw_attention(canvas, facts)

@@ -1,6 +1,9 @@
 """What a shown result says of how to make it again."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,15 @@ def test_a_result_whose_file_cannot_be_written_is_printed(tmp_path, translation,
     with pytest.raises(UserError, match="could not write /dev/full"):
         show(read_result(path), Outputs(output=Path("/dev/full")))
     assert "40.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_a_reader_that_leaves_is_no_failure(options):
+    # Guards: exit code 1 for `report FILE | head -1`; rich ends the process where a pipe is closed.
+    file = Path(__file__).parents[3] / "results/multi30k-adapted.json"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "multistride", "report", str(file), *options]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
