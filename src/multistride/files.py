@@ -48,6 +48,9 @@ _CANNOT_WRITE = {
 }
 """What is the destination's fault; other errors inside a block keep their own story."""
 
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""What NumPy says of a full disk, without a number."""
+
 RESUMED = "training.pt"
 """The file of a checkpoint that a training goes on from."""
 
@@ -98,7 +101,7 @@ def replacing_file(destination: Path | str) -> Iterator[Path]:
     with one line when the disk is full or the destination cannot be written.
     """
     named = _named(destination)
-    with _write_errors(named):
+    with write_errors(named):
         if is_stream(named):
             with _streaming(named) as temporary:
                 yield temporary
@@ -127,7 +130,7 @@ def replacing_directory(destination: Path | str, inputs: Iterable[Path] = ()) ->
     `UserError` with one line when the disk is full or the place cannot be written.
     """
     named = _named(destination)
-    with _write_errors(named):
+    with write_errors(named):
         destination = Path(os.path.realpath(named))
         if named.name == "":
             raise UsageError(f"{named} is no name of a directory to write: name another one")
@@ -401,7 +404,7 @@ class Journal:
         it.
         """
         rest = whole = piece.encode("utf-8")
-        with _write_errors(self._path, kept="what was written before is whole"):
+        with write_errors(self._path, kept="what was written before is whole"):
             try:
                 while rest:
                     rest = rest[self._file.write(rest) :]
@@ -424,7 +427,7 @@ def journal(path: Path) -> Iterator[Journal]:
         raise UsageError(
             f"{path} grows line by line and is not compressed: name it without {path.suffix}"
         )
-    with _write_errors(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Appending to a stream, since /dev/stdout may be a file that already has lines.
         # Closed below: what happens in between has other errors.
@@ -466,13 +469,15 @@ def sha256(path: Path | str) -> str:
 
 
 @contextmanager
-def _write_errors(destination: Path, kept: str = "nothing was changed there") -> Iterator[None]:
+def write_errors(destination: Path, kept: str = "nothing was changed there") -> Iterator[None]:
+    """Turn what is the destination's fault into one line that says what was `kept`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        full = _SHORT_WRITE.fullmatch(str(error)) is not None
+        if error.errno not in _CANNOT_WRITE and not full:
             raise
-        reason = error.strerror or str(error)
+        reason = os.strerror(errno.ENOSPC) if full else error.strerror or str(error)
         raise UserError(
             f"could not write {destination}: {reason}; {kept}: free space or choose another place"
         ) from error

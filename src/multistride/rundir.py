@@ -27,7 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from multistride.errors import DataError, UsageError, UserError, shown
-from multistride.files import replacing_file, sweep, write_json
+from multistride.files import replacing_file, sweep, write_errors, write_json
 from multistride.locks import exclusive
 from multistride.untrusted import parse_json, read_json, read_yaml
 
@@ -175,7 +175,10 @@ class RunDirectory:
 
     def record(self, entry: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
+        with (
+            write_errors(self.metrics, kept="the last checkpoint is whole"),
+            open(self.metrics, "a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def rewind(self, update: int) -> None:

@@ -519,3 +519,11 @@ def test_a_model_is_not_replaced_by_data_nor_data_by_a_model(tmp_path):
         with pytest.raises(UsageError) as caught:
             refuse_foreign(directory, kind)
         one_line(caught, str(directory), "name another directory")
+
+
+def test_a_full_disk_that_numpy_meets(tmp_path):
+    # Guards: a full disk told as a fault of standard output, since NumPy's error has no number.
+    expected = pytest.raises(UserError, match=r"could not write .*data: No space left on device")
+    with expected, replacing_directory(tmp_path / "data"):
+        raise OSError("7226 requested and 4032 written")
+    assert not (tmp_path / "data").exists()

@@ -1,6 +1,7 @@
 """The directory of a run: never overwritten, never mixed, never losing what is best or last."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -379,3 +380,12 @@ def test_metrics_shorter_than_recorded_are_read_line_by_line(run, length):
     (run.path / "record.json").write_text(json.dumps({**record, "metrics": length}))
     run.rewind(1)
     assert [line["update"] for line in lines(run)] == [1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_metrics_on_a_full_disk(tmp_path):
+    # Guards: "standard output: No space left on device" for a line of metrics.jsonl.
+    run = RunDirectory(tmp_path)
+    run.metrics = Path("/dev/full")
+    with pytest.raises(UserError, match=r"could not write /dev/full: .*last checkpoint is whole"):
+        run.record({"update": 1})
