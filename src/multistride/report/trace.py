@@ -7,13 +7,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
 from multistride.data.pieces import group_texts
 from multistride.errors import DataError, UsageError
 from multistride.report.cells import Cells
 from multistride.report.drawing import COLOURS, FAINT, tidy
 from multistride.untrusted import parse_json, read_lines
 
-NEEDED = {"line", "step", "group_size", "accepted", "mode", "why", "confidence", "pieces"}
+
+class _Step(BaseModel):
+    """What a table and a picture need of a step; it may have more."""
+
+    model_config = ConfigDict(strict=True)
+
+    line: int
+    step: int
+    group_size: int = Field(ge=1)
+    accepted: int = Field(ge=0)
+    mode: str
+    why: str
+    confidence: float
+    pieces: list[str]
+    log_probabilities: list[float] = []
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Step:
+        if self.accepted > min(self.group_size, len(self.pieces)):
+            raise ValueError("more was kept than written")
+        return self
 
 
 def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
@@ -25,10 +47,11 @@ def read_trace(path: Path, line: int) -> list[dict[str, Any]]:
         raise DataError(f"{path} cannot be read: it does not exist: check the path")
     try:
         entries = [parse_json(row) for row in read_lines(path)]
-        whole = all(isinstance(entry, dict) and entry.keys() >= NEEDED for entry in entries)
+        for entry in entries:
+            _Step.model_validate(entry)
     except ValueError:
-        whole, entries = False, []
-    if not whole or not entries:
+        entries = []
+    if not entries:
         raise DataError(f"{path} is no trace: give a file that `translate --trace` wrote")
     found = [entry for entry in entries if entry["line"] == line]
     if not found:

@@ -138,3 +138,20 @@ def test_frontier():
 def test_a_piece_shows_where_words_begin():
     # Guards: a blank that nobody sees, and a blank alone taken for a word's start.
     assert [readable(piece) for piece in (" sehe", "en", " ", "▁a")] == ["␣sehe", "en", " ", "␣a"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"line": "x"}, {"confidence": "hm"}, {"pieces": [1]}, {"pieces": "ab"}, {"step": None}),
+        *({"group_size": "a"}, {"accepted": 99}, {"log_probabilities": ["x"]}),
+    ],
+)
+def test_a_trace_with_a_wrong_value_is_refused(tmp_path, wrong):
+    # Guards: a traceback for a file that has the right keys.
+    path = tmp_path / "trace"
+    path.write_text(
+        "".join(json.dumps(each) + "\n" for each in ({**ENTRIES[0]}, {**ENTRIES[0], **wrong}))
+    )
+    with pytest.raises(DataError, match="is no trace"):
+        read_trace(path, ENTRIES[0]["line"])
