@@ -322,7 +322,7 @@ def two(text: str, option: str) -> list[str]:
     """The two values of an option such as --columns 0,1. Raises `UsageError` with what was
     given.
     """
-    parts = text.split(",")
+    parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2:
         raise UsageError(f"{option} takes two values such as a,b; {text!r} was given")
     return parts

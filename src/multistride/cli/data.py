@@ -205,6 +205,12 @@ class PrepareOptions(BaseModel):
                 if name == "fields" and records:
                     continue  # records are .jsonl whatever they are called
                 raise UsageError(f"--{name} was given, and no {suffix} file is read: leave it out")
+        read = (*self.train_text, *self.validation_text)
+        if "documents" in given and all(layout(path) == ".jsonl" for path in read):
+            raise UsageError(
+                "--documents was given, which is for plain text files, and none is read: leave it "
+                "out"
+            )
         for name in ("columns", "fields"):
             value = getattr(self, name)
             first, _, second = (value or "").partition(",")
@@ -300,6 +306,7 @@ def _prepare_texts(options: PrepareOptions, output: Path) -> dict[str, Any]:
         "validation": {"documents": options.validation_text, "written": options.validation_written},
         "vocabulary_from": options.vocabulary,
         "vocabulary_size": options.vocabulary_size,
+        "vocabulary_kind": options.vocabulary_kind,
         **options.model_dump(include={"documents", "field", "window", "carry"}),
     }
     return prepare_data(validate(TextPrepareConfig, tree, "prepare"))
