@@ -131,7 +131,18 @@ class DistillConfig(Settings):
                 f"beam {self.beam} was given; a causal model's own text is greedy or drawn: leave "
                 "it out"
             )
-        return self.model_copy(update={"beam": self.beam or (1 if causal else 4)})
+        beam = self.beam or (1 if causal else 4)
+        if "length_penalty" in self.model_fields_set and beam == 1:
+            raise UsageError(
+                f"length_penalty {self.length_penalty} was given, which ranks the texts of a beam, "
+                "and the beam is 1: leave it out, or choose a larger beam"
+            )
+        if "seed" in self.model_fields_set and not self.temperature:
+            raise UsageError(
+                f"seed {self.seed} was given, which is for sampling, and the text is greedy: leave "
+                "it out, or add a temperature"
+            )
+        return self.model_copy(update={"beam": beam})
 
 
 _TRANSLATION = ("target", "validation_source", "validation_reference", "length_penalty")
