@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from multistride.data.corpus import Pair, Unreadable, read_lines, read_parallel
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
 from multistride.decode.score import score_continuations
@@ -22,7 +21,7 @@ from multistride.evaluate.conditions import file_conditions, machine_conditions,
 from multistride.evaluate.measure import Run
 from multistride.evaluate.positions import measure_places
 from multistride.evaluate.request import Files
-from multistride.evaluate.sentences import Passage, read_test_set
+from multistride.evaluate.sentences import Passage, read_test_set, read_texts
 from multistride.evaluate.speed import spread
 from multistride.evaluate.ways import Way, settled
 from multistride.metrics.quality import check_tokenizer, identical_share, measure_quality
@@ -316,7 +315,8 @@ class Prompts(_Decoded):
     ) -> None:
         super().__init__(directory, generator, ways, files)
         self._chat = chat
-        self._prompts, self._references = _read_prompts(files)
+        self._prompts, references = read_texts(files.source, files.reference, files.limit)
+        self._references = references if files.reference is not None else None
         writer = generator.chatting() if chat else generator
         self.inputs = writer.encode(self._prompts)
         for line, tokens in enumerate(self.inputs, start=1):
@@ -348,8 +348,10 @@ class Prompts(_Decoded):
             **model_conditions(self._directory, self._writer.engine),
             **file_conditions(source=self._files.source, reference=self._files.reference),
             "prompts": len(self._prompts),
+            **({} if self._files.limit is None else {"limit": self._files.limit}),
             "threshold": next((way.threshold for way in ways if way.threshold is not None), None),
             "drafts": next((way.drafts for way in ways if way.drafts is not None), None),
+            **asked(self.ways),
             "max_tokens": ways[0].max_tokens,
             "chat": self._chat,
             "batch_size": ways[0].batch_size,
@@ -393,23 +395,3 @@ class Prompts(_Decoded):
             found = math.exp(-sum(scores) / len(scores)) if scores else None
             self._perplexities[group_size] = found
         return self._perplexities[group_size]
-
-
-def _read_prompts(files: Files) -> tuple[list[str], list[str] | None]:
-    """Return the prompts and their references, at most `limit` of them."""
-    if files.reference is None:
-        lines = list(read_lines(files.source))[: files.limit]
-        try:
-            return [line.decode("utf-8") for line in lines], None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{files.source} is not valid UTF-8: repair it") from error
-    prompts, references = [], []
-    for line, record in enumerate(read_parallel(files.source, files.reference), start=1):
-        if isinstance(record, Unreadable):
-            raise DataError(
-                f"{files.source} and {files.reference}: line {line}: {record.reason}: repair it"
-            )
-        assert isinstance(record, Pair)
-        prompts.append(record.source)
-        references.append(record.target)
-    return prompts[: files.limit], references[: files.limit]

@@ -58,7 +58,7 @@ def read_test_set(
     are logged. Raises `DataError` for files that cannot be read, do not align, or hold no line that
     can be decoded.
     """
-    sources, references = _texts(source, reference, limit)
+    sources, references = read_texts(source, reference, limit)
     if references and not any(text.strip() for text in references):
         raise DataError(f"{reference} holds only blank lines: give the reference of each source")
     tokens: list[list[int] | None] = []
@@ -91,7 +91,10 @@ def _problem(translator: TextModel, tokens: list[int]) -> str | None:
     return f"one of its sentences: {problem}" if problem and len(tokens.sentences) > 1 else problem
 
 
-def _texts(source: Path, reference: Path | None, limit: int | None) -> tuple[list[str], list[str]]:
+def read_texts(
+    source: Path, reference: Path | None, limit: int | None
+) -> tuple[list[str], list[str]]:
+    """Return the first `limit` lines of a source file and its reference file, if there is one."""
     sources: list[str] = []
     references: list[str] = []
     if reference is None:

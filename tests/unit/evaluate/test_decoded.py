@@ -247,3 +247,18 @@ def test_the_task_of_translation_by_sentences(place, tmp_path):
     result = evaluate_task(request, ways(1), task, place / "translator", "eager", "cpu")
     assert result.conditions["writing"]["split_sentences"] is True
     assert (result.conditions["records"], result.conditions["failed"]) == (3, 1)
+
+
+def test_a_limit_of_prompts(place, tmp_path):
+    # Guards: lines behind the limit that are read, and refused; a result that does not say which
+    # lines and which policy it is of.
+    (tmp_path / "prompts").write_bytes(b"a b c\nd e\n\xff\n")
+    (tmp_path / "reference").write_text("b\nc\n")
+    for reference in (None, tmp_path / "reference"):
+        request = EvaluationRequest(
+            source=tmp_path / "prompts", reference=reference, kind="generation", limit=2
+        )
+        chosen = ways(2, mode="adaptive", policy="confidence", max_tokens=4)
+        result = evaluate(request, chosen, place / "causal", "eager")
+        assert result.conditions["prompts"] == result.conditions["limit"] == 2
+        assert result.conditions["policy"] == "confidence"
