@@ -1,6 +1,6 @@
 #!/bin/sh
 # Answering questions, from raw data to result files. Every command is shown before it runs; what is there is kept, and
-# stopped training goes on where it was when this is run again.
+# run it again to resume a training that was stopped.
 set -eu
 
 usage() {

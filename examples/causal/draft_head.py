@@ -9,7 +9,7 @@ greedily, prompts of one length together, and its last states are kept beside th
 place from the state there, twice in a row, half from what was written and half from all
 probabilities of the model. The first 128 texts are held out.
 
-Stopped, it goes on where it was when it is run again.
+After a stop, run it again to resume.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A converted chat model learns to draft its own text, and goes on writing exactly what it wrote.
-# Every command is shown before it runs; what was stopped goes on where it was when this is run again.
+# Every command is shown before it runs; run it again to resume what was stopped.
 set -eu
 
 usage() {

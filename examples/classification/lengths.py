@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 def measure(model: Path, records: Path, length: int) -> dict[str, float]:
-    """One length, in this process; 0 only loads."""
+    """Measure one length in this process; 0 only loads the model."""
     torch.set_num_threads(1)
     classifier = Classifier.load(model, "cpu")
     found: dict[str, float] = {"tokens": length}
@@ -51,7 +51,7 @@ def measure(model: Path, records: Path, length: int) -> dict[str, float]:
 
 
 def document(classifier: Classifier, records: Path, length: int) -> str:
-    """So many tokens of the texts of the records, one after the other."""
+    """Return this many tokens of the texts of the records, one after the other."""
     tokens: list[int] = []
     with records.open(encoding="utf-8") as lines:
         for line in lines:

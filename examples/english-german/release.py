@@ -37,7 +37,7 @@ library_name: multistride
 A semi-autoregressive Transformer of {millions:.1f} million parameters ({encoder} encoder and
 {decoder} decoder layers, width {width}, vocabulary {vocabulary}). One checkpoint for K in
 {{{sizes}}}; every K up to {widest} runs, and so do adaptive, exact and beam decoding. It is the
-model that `multistride translate` uses where none is named.
+model that `multistride translate` uses if no other is named.
 
 ## How to run it
 
@@ -48,10 +48,10 @@ echo "Where is the station?" | multistride translate --group-size 4 --show-group
 ## What it is good for
 
 Short everyday sentences and text of user interfaces, for trying out, teaching and testing. It is
-small: it knows few names and rare words, errs more the longer a sentence is, and what it says of
-numbers must be checked. It addresses people informally (du), as most of its data does. It is no
-replacement for a translation service. Nothing was done against biases of its data, such as the
-gender that German demands and English leaves open.
+small: it knows few names and rare words, makes more errors in longer sentences, and its numbers
+must be checked. It addresses people informally (du), as most of its data does. It is no replacement
+for a translation service. Nothing was done against biases in its data, such as the gender that it
+chooses where German needs one and English leaves it open.
 
 ## Measured
 
@@ -59,12 +59,12 @@ Tatoeba, {tatoeba_sentences:,} sentences of its development set that were not us
 greedy:
 
 {tatoeba}
-SuttaCentral, {suttacentral_sentences:,} likewise:
+SuttaCentral, {suttacentral_sentences:,} sentences, chosen in the same way:
 
 {suttacentral}
 Exact mode at K={exact_size} writes the text of K=1 in {tatoeba_exact:.2f} tokens a
-pass on Tatoeba and {suttacentral_exact:.2f} on SuttaCentral. The throughput is float32 on {threads}
-thread(s) of {cpu}.
+pass on Tatoeba and {suttacentral_exact:.2f} on SuttaCentral. All speeds are those of PyTorch in
+float32 on {threads} thread(s) of {cpu}.
 
 BLEU by length of the source:
 
@@ -85,8 +85,8 @@ stored as bfloat16.
 | interface text of Django | BSD-3-Clause | `LICENSE.django` |
 | help and interface text of LibreOffice 7.4 | MPL-2.0 | libreoffice.org |
 
-The target side is these texts, or a teacher's translation of them. The model is passed on under
-Apache-2.0; the notices above go with it.
+Targets are these texts, or a teacher's translations of them. The model is distributed under
+Apache-2.0, with the notices above.
 """
 
 
@@ -100,10 +100,11 @@ An autoregressive teacher of 48 million parameters, trained on a GPU by
 `examples/english-german/run.sh`, translated the training text. The model is the one that shipped
 first (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
 those translations on one CPU core, in eight stages ({stages} in `examples/english-german`). From
-the third on a reference stands for its translation where both are near (`interpolate.py`), from the
-fifth on what people say often weighs more and the translations are the model's own, and the last
-two learn from references alone, the last with more interface text (`interface.py`). The last three
-were trained with two seeds each; the weights are the mean of both (`multistride average`)."""
+the third stage on, a reference replaces the translation where the two are similar
+(`interpolate.py`). From the fifth on, frequent sentences have more weight, and the model itself
+wrote the translations. The last two stages use references only, the last one with more interface
+text (`interface.py`). The last three were trained with two seeds each; the weights are the mean of
+both (`multistride average`)."""
 
 STAGES = (
     "continued.yaml",

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The model that ships, adapted to Multi30k: a teacher, its beam search, one checkpoint for several K, all measured.
-# Every command is shown before it runs; stopped training goes on where it was when this is run again.
+# Every command is shown before it runs; run it again to resume a training that was stopped.
 set -eu
 
 usage() {

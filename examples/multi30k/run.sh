@@ -1,6 +1,6 @@
 #!/bin/sh
 # English to German on Multi30k, from raw text to a measured checkpoint for several K.
-# Every command is shown before it runs; stopped training goes on where it was when this is run again.
+# Every command is shown before it runs; run it again to resume a training that was stopped.
 set -eu
 
 usage() {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Documents translated by windows of sentences: the model that ships, and one that learned from windows, both measured.
-# Every command is shown before it runs; stopped training goes on where it was when this is run again.
+# Every command is shown before it runs; run it again to resume a training that was stopped.
 set -eu
 
 usage() {

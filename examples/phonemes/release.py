@@ -96,7 +96,7 @@ as bfloat16. Longer training should still help.
 ## Data and licence
 
 The CMU Pronouncing Dictionary, Copyright (C) 1993-2015 Carnegie Mellon University, BSD-2-Clause:
-`LICENSE.cmudict`. The model is passed on under Apache-2.0; the notice goes with it."""
+`LICENSE.cmudict`. The model is distributed under Apache-2.0, with this notice."""
 
 TRAINED_WORDS = 121_081
 
