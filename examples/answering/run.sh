@@ -1,6 +1,6 @@
 #!/bin/sh
-# Answering questions, from raw data to result files. Every command is shown before it runs; what is there is kept, and
-# run it again to resume a training that was stopped.
+# Answering questions, from raw data to result files. Every command is shown before it runs. Run it
+# again to resume: what is finished is kept.
 set -eu
 
 usage() {
