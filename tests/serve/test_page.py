@@ -69,6 +69,10 @@ def test_a_race_shows_groups_and_both_texts(browser, server, models):
     assert len(groups) == len(ours.trace)
     assert "confidence" in groups[0].get_attribute("data-tip")
     assert "K=4" in get(browser, "verdict").text
+    get(browser, "language").click()  # what is shown already is told in the other language too
+    assert "置信度" in groups[0].get_attribute("data-tip")
+    assert get(browser, "verdict").text.startswith("K=4：")
+    get(browser, "language").click()
     problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not problems
 

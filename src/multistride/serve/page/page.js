@@ -4,7 +4,7 @@
 
 const TEXTS = {
   en: {
-    lead: "A Transformer that writes K tokens per step. Each shade below is one step.",
+    lead: "A Transformer that writes K tokens per step. Each shaded block is one step.",
     controls: "Settings", model: "Model", input: "Text to translate", prompt: "Prompt",
     chat: "Send as a chat message", size: "Tokens per step, K =", mode: "Mode",
     fast: "fast: keep the whole group", adaptive: "adaptive: keep the confident tokens",
@@ -17,27 +17,29 @@ const TEXTS = {
     strip: "Tokens kept (colour) and rejected (grey) in each step", end: "the end of the text",
     measuring: (t) => `Measuring: ${t} tokens`,
     note: "The two were measured one after the other, so that neither slows the other down. The playback shows them side by side.",
-    verdict: (k, a, b, same) => `K=${k}: ${Math.round(a)} ms, K=1: ${Math.round(b)} ms: ${(b / a).toFixed(2)} times as fast. ` +
+    names: { fast: "fast", adaptive: "adaptive", exact: "exact" },
+    verdict: (k, a, b, same) => `K=${k}: ${Math.round(a)} ms, K=1: ${Math.round(b)} ms. Speed-up: ${(b / a).toFixed(2)}×. ` +
       (same ? "The texts are identical." : "The texts differ."),
     stopped: "stopped", lost: "The server cannot be reached.", empty: "Write some text first.",
     other: "中文", sample: "I have never seen such a beautiful garden, and I would like to come back next year.",
     word: "international", story: "It is a truth universally acknowledged",
   },
   zh: {
-    lead: "每步生成 K 个词元的 Transformer。下面每一种底色就是一步。",
-    controls: "设置", model: "模型", input: "待翻译文本", prompt: "提示（prompt）",
+    lead: "每步生成 K 个词元的 Transformer。下面每个色块就是一步。",
+    controls: "设置", model: "模型", input: "待翻译文本", prompt: "提示词（prompt）",
     chat: "作为对话消息发送", size: "每步词元数 K =", mode: "模式",
     fast: "快速（fast）：整组保留", adaptive: "自适应（adaptive）：只保留有把握的词元",
-    exact: "精确（exact）：与 K=1 完全一致", temperature: "温度", length: "最多词元数",
+    exact: "精确（exact）：与 K=1 完全相同", temperature: "温度", length: "最多词元数",
     speed: "播放速度", real: "实时", slow5: "放慢 5 倍", slow20: "放慢 20 倍",
-    key: "API 密钥", race: "与 K=1 同场比赛", run: "运行", stop: "停止",
+    key: "API 密钥", race: "与 K=1 对比", run: "运行", stop: "停止",
     keys: "Ctrl+Enter 运行，Esc 停止。", metrics: "监控指标",
-    step: "第", proposed: "提议", kept: "保留", rejected: "拒绝",
+    step: "第", proposed: "提出", kept: "保留", rejected: "拒绝",
     confidence: "置信度", counts: (s, t) => `${s} 步 · ${t} 个词元 · 每步 ${(t / Math.max(s, 1)).toFixed(2)} 个`,
     strip: "每一步保留（彩色）与拒绝（灰色）的词元数", end: "文本结束",
     measuring: (t) => `正在测量：${t} 个词元`,
     note: "两者先后测量，互不影响；回放时并排显示。",
-    verdict: (k, a, b, same) => `K=${k}：${Math.round(a)} 毫秒，K=1：${Math.round(b)} 毫秒，速度为 K=1 的 ${(b / a).toFixed(2)} 倍。` +
+    names: { fast: "快速", adaptive: "自适应", exact: "精确" },
+    verdict: (k, a, b, same) => `K=${k}：${Math.round(a)} 毫秒，K=1：${Math.round(b)} 毫秒，速度是 K=1 的 ${(b / a).toFixed(2)} 倍。` +
       (same ? "两段文本完全相同。" : "两段文本不同。"),
     stopped: "已停止", lost: "无法连接服务器。", empty: "请先输入文本。",
     other: "English", sample: "I have never seen such a beautiful garden, and I would like to come back next year.",
@@ -49,6 +51,7 @@ const $ = (id) => document.getElementById(id);
 let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
 let models = [];
 let running = null; // the AbortController of the race in progress
+let verdict = () => ""; // what the last race showed, in the language of the page
 
 function text(key) { return TEXTS[language][key]; }
 
@@ -59,8 +62,13 @@ function translatePage() {
   $("language").lang = language === "zh" ? "en" : "zh";
   for (const strip of document.querySelectorAll(".strip")) strip.setAttribute("aria-label", text("strip"));
   $("input-label").textContent = text(causal() ? "prompt" : "input");
+  for (const node of document.querySelectorAll(".lane")) node.lane?.count();
+  for (const node of document.querySelectorAll("[data-tip]")) node.dataset.tip = tipOf(...node.facts);
+  $("verdict").textContent = verdict();
   nameLanes();
 }
+
+function show(next) { verdict = next; $("verdict").textContent = verdict(); }
 
 function chosen() { return models.find((model) => model.id === $("model").value); }
 function causal() { return chosen()?.kind === "generation"; }
@@ -71,7 +79,7 @@ function headers() {
 function mode() { return document.querySelector("input[name=mode]:checked").value; }
 
 function nameLanes() {
-  $("lane-groups").querySelector(".name").textContent = `K = ${$("size").value} · ${mode()}`;
+  $("lane-groups").querySelector(".name").textContent = `K = ${$("size").value} · ${text("names")[mode()]}`;
   $("lane-one").querySelector(".name").textContent = "K = 1";
   $("lane-one").hidden = !$("race").checked;
 }
@@ -98,12 +106,18 @@ function problem(message) {
 class Lane {
   constructor(node, slower) {
     this.node = node;
+    node.lane = this;
     this.slower = slower;
     this.shown = { text: "", steps: 0, tokens: 0 };
     this.clock = node.querySelector(".clock");
     for (const name of [".text", ".strip", ".steps"]) node.querySelector(name).replaceChildren();
     node.querySelector(".counts").textContent = "";
     this.clock.textContent = "0 ms";
+  }
+
+  count() {
+    if (!this.shown.steps) return;
+    this.node.querySelector(".counts").textContent = text("counts")(this.shown.steps, this.shown.tokens);
   }
 
   draw(event, milliseconds) {
@@ -120,10 +134,12 @@ class Lane {
     const blank = words ? piece.slice(0, piece.length - words.length) : "";
     span.textContent = words || piece;
     span.tabIndex = 0;
-    span.dataset.tip = tipOf(facts, choice.finish_reason);
+    span.facts = [facts, choice.finish_reason];
+    span.dataset.tip = tipOf(...span.facts);
     this.node.querySelector(".text").append(blank, span);
     const bar = document.createElement("div");
     bar.className = `bar ${facts.mode}`;
+    bar.facts = span.facts;
     bar.dataset.tip = span.dataset.tip;
     const rejected = rejectedOf(facts, choice.finish_reason);
     const most = Math.max(Number($("size").max), 1);
@@ -135,7 +151,7 @@ class Lane {
     item.textContent = span.dataset.tip;
     this.node.querySelector(".steps").append(item);
     this.clock.textContent = `${Math.round(milliseconds)} ms`;
-    this.node.querySelector(".counts").textContent = text("counts")(this.shown.steps, this.shown.tokens);
+    this.count();
   }
 
   // Draw the events `slower` times as late as they came; what is already due is drawn at once.
@@ -160,11 +176,12 @@ function rejectedOf(facts, finished) {
 
 function tipOf(facts, finished) {
   const rejected = rejectedOf(facts, finished);
-  const head = language === "zh" ? `第 ${facts.step + 1} 步 · ${facts.mode}` : `${text("step")} ${facts.step + 1} · ${facts.mode}`;
+  const name = text("names")[facts.mode];
+  const head = language === "zh" ? `第 ${facts.step + 1} 步 · ${name}` : `${text("step")} ${facts.step + 1} · ${name}`;
   const lines = [head, `${text("proposed")} ${facts.group_size} · ${text("kept")} ${facts.accepted}` +
     (rejected > 0 ? ` · ${text("rejected")} ${rejected}` : "") + (finished ? ` · ${text("end")}` : "")];
   const pieces = facts.pieces || [];
-  lines.push(`${text("confidence")}: ` + facts.confidence.map((value, index) =>
+  lines.push(text("confidence") + (language === "zh" ? "：" : ": ") + facts.confidence.map((value, index) =>
     `${pieces[index] ?? ""} ${Math.round(100 * value)}%`).join(", "));
   if (facts.reason) lines.push(facts.reason);
   return lines.join("\n");
@@ -284,7 +301,7 @@ async function recorded(lane, body, chat, signal) {
 async function run() {
   if (!$("input").value.trim()) { problem(text("empty")); return; }
   problem("");
-  $("verdict").textContent = "";
+  show(() => "");
   $("note").hidden = !$("race").checked;
   running?.abort();
   const controller = new AbortController();
@@ -306,14 +323,14 @@ async function run() {
       const [ours, theirs] = await Promise.all([
         lane.play(second, controller.signal), one.play(first, controller.signal)]);
       if (!controller.signal.aborted) {
-        $("verdict").textContent = text("verdict")(size, ours.milliseconds, theirs.milliseconds, ours.text === theirs.text);
+        show(() => text("verdict")(size, ours.milliseconds, theirs.milliseconds, ours.text === theirs.text));
       }
     } else {
       await lane.play(ask(body, chat, controller.signal), controller.signal);
     }
-    if (controller.signal.aborted) $("verdict").textContent = text("stopped");
+    if (controller.signal.aborted) show(() => text("stopped"));
   } catch (error) {
-    if (controller.signal.aborted) $("verdict").textContent = text("stopped");
+    if (controller.signal.aborted) show(() => text("stopped"));
     else problem(error instanceof TypeError ? text("lost") : error.message);
   } finally {
     if (running === controller) {
