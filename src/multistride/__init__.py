@@ -1,7 +1,6 @@
-"""multistride: take your translation model, make it write K tokens per step, prove what that costs,
-serve it.
+"""multistride: train, convert, run, measure and serve Transformers that write K tokens per step.
 
-The pipeline, from raw text to a measured many-stride model:
+The pipeline, from raw text to one measured checkpoint for every K:
 
     prepare    clean parallel text, build the vocabulary, write token arrays   data/prepare.py
     train      an autoregressive teacher (groups.sizes: {1: 1.0})              train/loop.py

@@ -21,7 +21,7 @@ from multistride.translation import Translation
 
 
 class Generator(TextModel):
-    """A causal model with its vocabulary. Texts are what the model wrote, line ends included."""
+    """A causal model with its vocabulary. Texts are as the model wrote them, with line breaks."""
 
     shape = staticmethod(as_it_is)
 
@@ -38,11 +38,11 @@ class Generator(TextModel):
         device: str = "auto",
         engine: EngineName = "auto",
     ) -> Generator:
-        """Read the directory of a causal model.
+        """Return the causal model in a directory.
 
-        Raises `DataError` if it is no model directory, `UsageError` for an unknown device or engine
-        or a model with an encoder, `MissingExtraError` for an engine that needs a library that is
-        not installed.
+        Raises `DataError` if it is not a model directory, `UsageError` for an unknown device or
+        engine or a model with an encoder, `MissingExtraError` for an engine that needs a library
+        that is not installed.
         """
         if directory is None:
             raise UsageError("no causal model ships with the package: give --model DIRECTORY")
@@ -72,7 +72,7 @@ class Generator(TextModel):
         prompt the turn of a user in the model's chat template, after `system` if that is given.
         `choices` are other fields of `decode.options.DecodeOptions`: `max_tokens`, `temperature`,
         `stop`, `batch_size` and so on; without `max_tokens` a text ends by itself, or where the
-        context is full. A prompt that leaves no room in it has no text, and says so in `problem`.
+        context is full. A prompt that leaves no room in it has no text, and `problem` says so.
         Raises `UsageError` for choices that are unknown, out of range, or exclude each other.
         """
         if system is not None and not chat:
@@ -83,8 +83,8 @@ class Generator(TextModel):
         return talking.written(listed(prompts), talking.plan(group_size, mode, **choices))
 
     def score(self, pairs: Pairs, group_size: int = 1) -> list[list[float] | None]:
-        """Return the natural log-probability of every token of each text after its prompt, no EOS
-        added. A text may also be tokens, as they were written.
+        """Return the natural log-probability of every token of each text after its prompt, without
+        EOS. A text may also be a list of tokens, as they were written.
 
         The n-th list belongs to the n-th pair; None where the context does not hold both. Raises
         `UsageError` for a group size the checkpoint cannot write.

@@ -25,10 +25,10 @@ def load(
 def load(
     path: Path | str | None = None, device: str = "auto", engine: EngineName = "auto"
 ) -> Translator | Generator:
-    """Return the model in a directory, or the shipped model of that name; None: the default one.
+    """Return the model in a directory, or a shipped model by name; None: English to German.
 
     A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
-    `Translator`. Raises as `Translator.load` does.
+    `Translator`. Raises the errors of `Translator.load`.
     """
     directory = existing(path)
     opened = opened_model(directory, device, engine)

@@ -44,8 +44,8 @@ Pairs: TypeAlias = Sequence[tuple[str, str | Sequence[int]]]
 class StreamedGroup:
     """The text that one step added.
 
-    `text` is the part that is certain now: the parts of all groups joined are the whole text.
-    `ending` says why the text is over; it is None for all groups but the last.
+    `text` is the part that is certain now: joined, the parts of all groups are the whole text.
+    `ending` says why the text ended; it is None for all groups but the last.
     """
 
     text: str
@@ -76,7 +76,7 @@ class TextModel(LineModel[Plan]):
 
     @property
     def causal(self) -> bool:
-        """Return True for a model without an encoder, which goes on from its prompt."""
+        """Return True for a model without an encoder, which continues prompts."""
         return not self.config.encoder_layers
 
     @abstractmethod
@@ -114,9 +114,9 @@ class TextModel(LineModel[Plan]):
         """Return how to decode: everything checked and decided, once for any number of texts.
 
         `group_size` may be "auto": the size that the cost model expects to be fastest. `choices`
-        are other fields of `decode.options.DecodeOptions`. `streaming` refuses what cannot be shown
-        meanwhile. Raises `UsageError` for a value that is unknown or out of range, or that the
-        model or the mode does not take.
+        are other fields of `decode.options.DecodeOptions`. With `streaming`, options whose text is
+        known only at the end are refused. Raises `UsageError` for a value that is unknown or out of
+        range, or that the model or the mode does not take.
         """
         auto = group_size == "auto"
         size = max(self.config.group_sizes) if auto else group_size
@@ -177,11 +177,11 @@ class TextModel(LineModel[Plan]):
         mode: Mode = "fast",
         **choices: Any,
     ) -> Iterator[StreamedGroup]:
-        """Decode one text and yield every group as soon as it is written; stop taking to cancel.
+        """Decode one text and yield every group as soon as it is written; stop iterating to cancel.
 
-        The parts joined are what `translate` or `generate` gives for the same choices. A blank text
-        has no groups. Raises as they do, at once; `UsageError` also for a beam, whose best
-        hypothesis is known only in the end; `DataError` for a text that is too long.
+        Joined, the parts are what `translate` or `generate` returns for the same choices. A blank
+        text has no groups. Raises their errors at once; `UsageError` also for beam search, whose
+        best hypothesis is known only at the end; `DataError` for a text that is too long.
         """
         if not isinstance(text, str):
             raise UsageError(f"a text of type {type(text).__name__} was given: give one string")

@@ -18,7 +18,7 @@ from multistride.translation import SourceModel, Translation
 
 
 class Translator(SourceModel[Plan], TextModel):
-    """A model with an encoder, and its vocabulary. A translation is one line, as its source was."""
+    """A model with an encoder, and its vocabulary. Sources and translations are single lines."""
 
     @classmethod
     def load(
@@ -27,10 +27,10 @@ class Translator(SourceModel[Plan], TextModel):
         device: str = "auto",
         engine: EngineName = "auto",
     ) -> Translator:
-        """Read a model directory, or the shipped model of that name; None: the default one.
+        """Return the model in a directory, or a shipped model by name; None: English to German.
 
-        Raises `DataError` if the directory is no model directory, `UsageError` for an unknown
-        device or engine and for a model that has no encoder, `MissingExtraError` for an engine that
+        Raises `DataError` if the directory is not a model directory, `UsageError` for an unknown
+        device or engine and for a model without an encoder, `MissingExtraError` for an engine that
         needs a library that is not installed.
         """
         path = existing(directory)
@@ -52,17 +52,17 @@ class Translator(SourceModel[Plan], TextModel):
 
         `group_size` may be "auto": see `plan`. `choices` are other fields of
         `decode.options.DecodeOptions`: `beam`, `threshold`, `prefix`, `stop`, `max_tokens` and so
-        on. A blank text has a blank translation; one that is too long has none, and says so in
-        `problem`. Raises `UsageError` for a group size outside 1 ... the largest the checkpoint was
-        trained for, and for any other choice that is unknown, out of range, or goes with another
-        mode.
+        on. A blank text has a blank translation; a text that is too long has none, and
+        `problem` says so. Raises `UsageError` for a group size below 1 or above the largest that
+        the checkpoint was trained for, and for any other choice that is unknown, out of range, or
+        belongs to another mode.
         """
         return self.written(listed(texts), self.plan(group_size, mode, **choices))
 
     def score(self, pairs: Pairs, group_size: int = 1) -> list[list[float] | None]:
         """Return the natural log-probability of every token of each target, EOS included, given its
-        source. A target may also be tokens, as `Translation.tokens` has them: a text that a model
-        wrote may be cut into other tokens than it wrote.
+        source. A target may also be a list of tokens, such as `Translation.tokens`: the tokenizer
+        may cut a text into other tokens than those in which the model wrote it.
 
         The n-th list belongs to the n-th pair; None where a text is too long. Raises `UsageError`
         for a group size the checkpoint cannot write.
