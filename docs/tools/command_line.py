@@ -19,7 +19,7 @@ checks that it is up to date. `multistride VERB --help` prints the same in the t
 
 Results go to stdout, everything else to stderr. Verbs that read lines write one line for each, in
 order; a line that fails becomes an empty line, stderr names it, and the exit code is 4. Empty input
-gives empty output and a warning, exit code 0; what is measured or trained on must hold something.
+gives empty output, a warning and exit code 0; files to measure or train on must not be empty.
 
 | exit code | meaning |
 | --: | :-- |
@@ -28,7 +28,7 @@ gives empty output and a warning, exit code 0; what is measured or trained on mu
 | 2 | usage or configuration |
 | 3 | an optional extra is missing; the message names it |
 | 4 | bad data or checkpoint |
-| 5 | a quality or speed that you required was missed |
+| 5 | a required quality or speed was not reached |
 | 130 | stopped by Ctrl-C, SIGTERM or SIGHUP; where work resumes, the same command resumes it |
 """
 
