@@ -148,14 +148,18 @@ class BeamState:
         return slots._replace(position=slots.position - missing[:, None])
 
     def begin(self, prefix: Prefix) -> None:
-        """Let every sentence begin with a prefix, shorter than its limit, whose log-probabilities
-        count.
+        """Let every sentence begin with a prefix, whose log-probabilities count.
+
+        A sentence that it fills is over. `leave` is to be called before the next step.
         """
         given, self._group, self._unread = prefix
         self._prefix = given.tokens.shape[1]
         self._tokens = given.tokens[:, None].clone()
         self._log_probabilities = given.log_probabilities[:, None].clone()
         self._sums = given.log_probabilities.double().sum(dim=1, keepdim=True)
+        full = (self._limits <= self._prefix)[:, None]
+        self._finish(full, ["limit"] * int(full.sum()), self._sums)
+        self._sums = self._sums.masked_fill(full, NOBODY)
 
     def commit(self, continuations: Continuations) -> None:
         """Continue the open hypotheses by a group, one place after the other; stop where nobody is
@@ -289,6 +293,9 @@ def search(
     continuing = _shared_lists(engine) if shared else _own_lists(engine, permitted, state)
     if rules.prefix and not state.done:
         state.begin(read_prefix(engine, memory, len(limits), rules.prefix, size))
+        heirs = state.leave()
+        if not state.done:
+            memory.reorder(heirs)
     while not state.done:
         logits = engine.step(state.slots(config.start_token), memory)
         state.commit(continuing(logits[:, -size:], state.width))

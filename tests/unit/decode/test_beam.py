@@ -419,3 +419,16 @@ def test_a_length_penalty_without_a_safe_bound_is_refused(length_penalty):
     # Guards: a negative or endless penalty, for which stopping early would not be safe.
     with pytest.raises(UsageError, match="length_penalty"):
         DecodeOptions.made(length_penalty=length_penalty)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_first_token_may_fill_the_limit(beam):
+    # Guards: a sentence searched beyond its limit, because what it begins with fills it.
+    model = TableModel(random_table(5))
+    model.config = CONFIG.model_copy(update={"first_token": 5})
+    options = DecodeOptions(group_size=2, beam=beam, max_tokens=1)
+    for hypothesis in decode_corpus(model, [[0], [1]], options):
+        assert (hypothesis.tokens, hypothesis.ending) == ([5], "limit")
+    some = [[best.hypothesis.tokens for best in each] for each in run(model, [1, 4], beam=3)]
+    alone = [[best.hypothesis.tokens for best in each] for each in run(model, [4], 3, [1], beam=3)]
+    assert some == [[[5]], *alone]
