@@ -117,7 +117,7 @@ def show_files(
     if as_markdown:
         print(cells.markdown(), end="")
     else:
-        Console().print(cells.terminal())
+        Terminal().print(cells.terminal())
 
 
 def show_trace(trace: Path, line: int, picture: Path | None) -> None:
