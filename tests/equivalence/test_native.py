@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 from tiny_models import small_model
 
+from multistride.decode.corpus import decode_corpus
+from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8 import engine as int8
 from multistride.engines.int8.blocks import blocked
@@ -363,3 +365,15 @@ def test_kernels_of_another_version_are_not_called(monkeypatch):
         assert not library.wanted()
     finally:
         library.kernels.cache_clear()
+
+
+@pytest.mark.parametrize("damage", [float("nan"), float("inf")])
+@pytest.mark.parametrize("entries", [slice(3, 4), slice(None)])
+def test_a_model_that_overflows_is_refused(damage, entries):
+    # Guards: a text of padding whose scores are infinite, a NaN that rounding turns into a number.
+    model = llama()
+    with torch.no_grad():
+        model.decoder_norm.weight[entries] = damage
+    options = DecodeOptions(max_tokens=4)
+    with pytest.raises(DataError, match="wrote scores that are not numbers"):
+        decode_corpus(int8.quantise(model, 1), [[6, 7, 8]], options)

@@ -40,11 +40,10 @@ class Group:
 
 
 def check_scores(log_probabilities: Sequence[float]) -> None:
-    """Raise `DataError` for scores that are no numbers: the model overflowed, and what it wrote
-    means nothing.
+    """Raise `DataError` for scores that are no numbers, or infinite ones: the model overflowed, and
+    what it wrote means nothing.
     """
-    total = sum(log_probabilities)
-    if total != total:  # NaN
+    if not sum(log_probabilities) < math.inf:  # NaN is not less, either
         raise DataError(
             "the model wrote scores that are not numbers: its weights are damaged, or too "
             "large for the precision it runs in: copy the model again, or run it in float32"

@@ -33,10 +33,13 @@ typedef struct {
 
 INLINE void rounded_block(const float *from, int32_t size, int8_t *to, float *scale,
                           int32_t *offset) {
-    __m512 most = _mm512_setzero_ps();
+    __m512i most = _mm512_setzero_si512(); /* as integers: a NaN is larger than all numbers */
     for (int32_t place = 0; place < size; place += 16)
-        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(from + place)));
-    float largest = _mm512_reduce_max_ps(most);
+        most = _mm512_max_epi32(
+            most, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(from + place))));
+    int32_t bits = _mm512_reduce_max_epi32(most);
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
     __m512 factor = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
     __m512i sum = _mm512_setzero_si512();
     for (int32_t place = 0; place < size; place += 16) {
