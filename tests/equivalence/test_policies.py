@@ -1,10 +1,12 @@
 """Policies and the lookahead layout: what they may change of the text, and what not."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multistride.decode.choosing.cost import StepCosts
+from multistride.decode.choosing.policy import Proposal
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
@@ -146,3 +148,27 @@ def test_a_cost_model_without_costs_is_refused(drafter, sources):
     options = DecodeOptions.made(group_size=4, mode="adaptive", policy="cost-model")
     with pytest.raises(UsageError, match="none were measured"):
         decode_corpus(EagerStepModel(drafter), sources, options)
+
+
+def by_limit(state):
+    """Groups of 1 to 4 tokens: what a text is given depends on its own limit alone."""
+    sizes = [1 + hypothesis.limit % 4 for hypothesis in state.running]
+    return Proposal(torch.tensor(sizes), ("",) * len(sizes))
+
+
+def test_what_is_sampled_under_an_own_policy_depends_on_no_neighbour(model, sources):
+    # Guards: chances counted by the widest group of a batch.
+    engine = EagerStepModel(model)
+    options = DecodeOptions(group_size=4, temperature=1.0, seed=3, **LIMITS)
+    own = plan(options, engine.config).proposing(by_limit)
+    together = [each.tokens for each in decode_corpus(engine, sources, own)]
+    alone = [decode_corpus(engine, [source], own)[0].tokens for source in sources]
+    assert together == alone
+
+
+def test_a_group_beam_takes_no_own_policy(model):
+    # Guards: groups compared by tokens behind their end, where a batch has larger ones.
+    config = model.config.model_copy(update={"markov_rank": 4})
+    searched = plan(DecodeOptions(group_size=4, group_beam=3), config)
+    with pytest.raises(UsageError, match="a policy was given with group_beam 3, which compares"):
+        searched.proposing(by_limit)

@@ -183,7 +183,8 @@ def _picker(
     """Return what picks tokens where it is not plain greedy decoding."""
     config, head = engine.config, engine.markov
     if chances is not None:
-        return sampler(config, head, plan.options, chances, permitted)
+        numbers = max(config.group_sizes) if plan.own_policy else None
+        return sampler(config, head, plan.options, chances, permitted, numbers)
     if plan.options.group_beam > 1 and head is not None:
         return searched(config, head, plan.options.group_beam)
     if permitted is None:

@@ -125,8 +125,8 @@ class Plan:
     def proposing(self, policy: Policy) -> Plan:
         """Return the plan with another policy, a function of one's own (`choosing.policy.Policy`).
 
-        Raises `UsageError` for modes that have their own, and for a beam; the plan raises it for
-        what the function returns that is no `Proposal`.
+        Raises `UsageError` for modes that have their own, and for beams of both kinds; the plan
+        raises it for what the function returns that is no `Proposal`.
         """
         if self.options.beam > 1:
             raise UsageError(
@@ -137,6 +137,11 @@ class Plan:
             raise UsageError(
                 f"a policy was given, and mode {self.mode} has its own: choose mode fast, or leave "
                 "it out"
+            )
+        if self.options.group_beam > 1:
+            raise UsageError(
+                f"a policy was given with group_beam {self.options.group_beam}, which compares "
+                "groups of one size: leave one of them out"
             )
         own = checked(policy, max(self.config.group_sizes))
         return replace(self, policy=own, own_policy=True)

@@ -27,16 +27,19 @@ def sampler(
     options: DecodeOptions,
     chances: Chances,
     permitted: Permitted | None = None,
+    numbers: int | None = None,
 ) -> Picker:
     """A picker that draws each token; with a Markov head each depends on the one drawn before it in
     its group.
 
-    Log-probabilities are the model's own, whatever `options` cut away.
+    Every step takes `numbers` chances of each row; None: as many as there are slots, which depends
+    on neighbours where rows have groups of different sizes. Log-probabilities are the model's own,
+    whatever `options` cut away.
     """
     walk = one_by_one(distribution(config, head), permitted, chances.state)
 
     def pick(logits: Float[Tensor, "R K V"]) -> Picked:
-        drawn = chances(logits.shape[1])
+        drawn = chances(logits.shape[1] if numbers is None else numbers)
         return walk(
             logits, lambda values, place: draw(restricted(values, options), drawn[:, place]), None
         )
