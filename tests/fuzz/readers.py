@@ -134,7 +134,7 @@ def _texts(place: Path) -> list[Target]:
             lambda path: list(read_documents(path / "plain", "blank", "text")),
         ),
         Target("array", texts, ("array.npy",), lambda path: read_array(path / "array.npy"), 3),
-        Target("phrases", texts, ("phrases.npy",), PhraseTable.load, 3),
+        Target("phrases", texts, ("phrases.npy",), lambda path: PhraseTable.load(path, 24), 3),
         Target(
             "configuration",
             texts,

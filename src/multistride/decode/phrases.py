@@ -40,9 +40,10 @@ class PhraseTable:
         }
 
     @classmethod
-    def load(cls, directory: Path | str) -> PhraseTable | None:
-        """The table in a model directory, None if it has none. Raises `DataError` if it is
-        damaged.
+    def load(cls, directory: Path | str, vocabulary_size: int) -> PhraseTable | None:
+        """The table in a model directory, None if it has none.
+
+        Raises `DataError` if it is damaged, or of a model with other tokens.
         """
         path = Path(directory) / PHRASES
         if not path.is_file():
@@ -51,6 +52,12 @@ class PhraseTable:
         if rows.dtype != np.int32 or rows.ndim != 2 or rows.shape[1] < 2:
             raise DataError(
                 f"{path} is no table of phrases: delete it, or run `multistride phrases` again"
+            )
+        lowest, most = int(rows[:, -1].min(initial=0)), int(rows.max(initial=PADDING))
+        if lowest < 0 or most >= vocabulary_size:
+            raise DataError(
+                f"{path} has token {lowest if lowest < 0 else most}, the model has 0 to "
+                f"{vocabulary_size - 1}: delete it, or run `multistride phrases` again"
             )
         return cls(rows)
 
@@ -64,7 +71,7 @@ class PhraseTable:
                 (
                     after
                     for length in lengths
-                    if (after := self._next.get(tuple(context[-length:])))
+                    if (after := self._next.get(tuple(context[-length:]))) is not None
                 ),
                 None,
             )

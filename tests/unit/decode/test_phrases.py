@@ -192,13 +192,27 @@ def test_drafts_that_cannot_be_are_refused():
 
 
 def test_damaged_tables_are_refused(tmp_path):
-    assert PhraseTable.load(tmp_path) is None
+    assert PhraseTable.load(tmp_path, 24) is None
     (tmp_path / PHRASES).write_bytes(b"no array")
     with pytest.raises(
         DataError,
         match=r"phrases.npy is damaged \(.*: delete it, or run `multistride phrases` again",
     ):
-        PhraseTable.load(tmp_path)
+        PhraseTable.load(tmp_path, 24)
     np.save(tmp_path / PHRASES, np.zeros((3, 2)))
     with pytest.raises(DataError, match="is no table of phrases"):
-        PhraseTable.load(tmp_path)
+        PhraseTable.load(tmp_path, 24)
+
+
+@pytest.mark.parametrize(("row", "token"), [([1, 24], 24), ([99, 2], 99), ([1, -1], -1)])
+def test_a_table_of_other_tokens_is_refused(tmp_path, row, token):
+    # Guards: an index error in the middle of a text, from a table of a larger vocabulary.
+    np.save(tmp_path / PHRASES, np.array([[-1, 3, 4], [-1, *row]], np.int32))
+    with pytest.raises(DataError, match=f"has token {token}, the model has 0 to 23: delete it"):
+        PhraseTable.load(tmp_path, 24)
+
+
+def test_the_first_token_of_a_vocabulary_is_drafted():
+    # Guards: token 0 (`!` in GPT-2) taken for no token.
+    table = PhraseTable(np.array([[-1, 5, 0], [5, 0, 6], [-1, 0, 7]], np.int32))
+    assert table.following([4, 5], 3) == [0, 6]

@@ -58,7 +58,7 @@ class Measured:
         sizes = config.hidden_size, config.vocabulary_size
         return cls(
             load_calibration(directory, Calibration),
-            phrases=PhraseTable.load(directory),
+            phrases=PhraseTable.load(directory, config.vocabulary_size),
             head=None if config.encoder_layers else DraftHead.load(directory, *sizes),
         )
 
