@@ -103,8 +103,11 @@ def test_exact_mode_writes_what_k1_writes(model):
         ("Where is the station?", {"max_tokens": 4}),
         ("I have never seen such a beautiful garden.", {"prefix": "So einen"}),
         ("I have never seen such a beautiful garden.", {"banned": ["so"]}),
-        ("What time is it?", {"group_size": 4}),
-        ("What time is it?", {"group_size": 4, "no_repeat_ngram": 1}),
+        ("He ran and ran until he could not run any more.", {"group_size": 4}),
+        (
+            "He ran and ran until he could not run any more.",
+            {"group_size": 4, "no_repeat_ngram": 1},
+        ),
         ("I have never seen such a beautiful garden.", {"stop": [" so"]}),
     ],
     ids=str,
