@@ -78,13 +78,12 @@ def evaluate(
     refuse_shared_files([request.source, request.reference], outputs.files)
     settle(outputs.files)
     set_threads(machine.threads)
-    if request.sentences:
-        cluster.refuse("--sentences")
+    if request.sentences or request.task:
+        cluster.refuse("--sentences" if request.sentences else "--task")
     if request.task is None:
         with tokens_shared(cluster, machine, model) as shared:
             result = run.evaluate(request, ways, model, machine.engine, machine.device, shared)
     else:
-        cluster.refuse("--task")
         task = task_named(request.task)
         result = run.evaluate_task(request, ways, task, model, machine.engine, machine.device)
     show(result, outputs)

@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from multistride.decode.draft_head import DraftHead
 from multistride.engines.int8.runtime import onnxruntime
 
 MASKED = float(np.finfo(np.float32).min)
@@ -192,10 +191,6 @@ class Networks:
         found = self["chained" if chained else "greedy"]({"hidden": rows})
         tokens, log_probabilities = (each.reshape(hidden.shape[:2]) for each in found)
         return tokens, log_probabilities
-
-    def draft_head(self, head: DraftHead) -> DraftHead:
-        """Return what computes a draft head: the head itself."""
-        return head
 
     def check(self, hidden: Array, clean: int, chained: bool) -> CheckedSlots:
         """Pick in the first `clean` slots of `hidden` [B, N, D] each by itself, and draft in the

@@ -15,6 +15,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.gathered import GatheredBatch, GatheredPool, alike
 from multistride.engines.int8.loops import Checked, Read, UnevenRows, shortcut, writer
 from multistride.engines.int8.memory import Int8Memory
+from multistride.engines.int8.native.draft_head import NativeDraftHead
+from multistride.engines.int8.native.networks import NativeNetworks
 from multistride.engines.int8.support import check_int8, check_supported
 from multistride.engines.names import WeightForm
 from multistride.errors import UsageError
@@ -69,11 +72,11 @@ class Int8StepModel(EvenEngine):
         integers without overflow.
         """
         check_int8()
-        super().__init__(
-            config, graphs, torch.get_num_threads() if threads is None else threads, form
-        )
+        self._threads = torch.get_num_threads() if threads is None else threads
+        super().__init__(config, graphs, self._threads, form)
         self._weights, self._head, self._form = weights, markov, form
         self._gathered = GatheredPool(self._pool.sizes)
+        self._heads = WeakKeyDictionary[DraftHead, DraftHead]()
 
     @cached_property
     def markov(self) -> MarkovHead | None:
@@ -141,7 +144,12 @@ class Int8StepModel(EvenEngine):
         """Return a draft head that drafts the same, but for rounding: in the native kernels where
         they run.
         """
-        return self._networks.draft_head(head)
+        native = isinstance(self._networks, NativeNetworks)
+        if not native or not NativeDraftHead.computes(head):
+            return head
+        if head not in self._heads:
+            self._heads[head] = NativeDraftHead(head.tensors, self._threads)
+        return self._heads[head]
 
     def shortcut(self, plan: Plan, rows: int) -> Loop | None:
         """Return a loop that makes fewer tensors, where there is one for this way of decoding."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from multistride.decode.draft_head import DraftHead
 from multistride.engines.int8.buffers import Array, CheckedSlots, GraphMaker, Networks
 from multistride.engines.int8.forms import block_bits, by_row
 from multistride.engines.int8.native.converted import NativeConverted
-from multistride.engines.int8.native.draft_head import NativeDraftHead
 from multistride.engines.int8.native.library import NATIVE, PANEL, VECTOR, Work, wanted
 from multistride.engines.int8.native.passes import NativePass, NativePicker
 from multistride.engines.int8.native.translation import NativeTranslation
@@ -75,7 +72,6 @@ class NativeNetworks(Networks):
         super().__init__({name: graphs[name] for name in graphs if name != NATIVE}, threads)
         self._make, self._config, self._form = graphs[NATIVE], config, form
         self._parts: dict[str, Any] = {}
-        self._heads = WeakKeyDictionary[DraftHead, DraftHead]()
 
     @cached_property
     def _works(self) -> dict[str, Work]:
@@ -100,14 +96,6 @@ class NativeNetworks(Networks):
     def decoder(self, new: int) -> Any:
         """Return the decoder, which computes any number of slots."""
         return self["decoder"]
-
-    def draft_head(self, head: DraftHead) -> DraftHead:
-        """Return the head in the kernels, if they can compute it."""
-        if not NativeDraftHead.computes(head):
-            return head
-        if head not in self._heads:
-            self._heads[head] = NativeDraftHead(head.tensors, self._threads)
-        return self._heads[head]
 
     def check(self, hidden: Array, clean: int, chained: bool) -> CheckedSlots:
         """Pick in clean slots and draft in the others, in one product for a single sentence.
