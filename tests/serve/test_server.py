@@ -361,6 +361,25 @@ def test_draining_finishes_what_runs_and_refuses_what_comes(models):
         assert json.loads(rest[-2][6:])["choices"][0]["finish_reason"] in ("stop", "length")
 
 
+def test_a_request_of_many_texts_that_has_begun_is_finished(models, monkeypatch):
+    """A stop between two texts of a request, which refused the second and so the whole request."""
+    with Running(models) as running:
+        model = running.served.translator(None)
+        encode, encoded = model.encode, []
+
+        async def stopped_at_the_second(text):
+            encoded.append(text)
+            if len(encoded) == 2:
+                running.served.drain()
+            return await encode(text)
+
+        monkeypatch.setattr(model, "encode", stopped_at_the_second)
+        texts = ["a b", "b a", "a"]
+        answer = httpx.post(running.url + "/v1/translate", json={"text": texts}, timeout=60)
+        assert len(answer.json()["translations"]) == 3
+        assert httpx.post(running.url + "/v1/translate", json={"text": texts}).status_code == 503
+
+
 def test_who_asks_while_the_server_shuts_down_is_answered(models):
     """A connection that is reset because its request was not read yet."""
     with Running(models) as running:

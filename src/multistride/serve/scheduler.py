@@ -113,13 +113,13 @@ class Scheduler:
     def _waiting(self) -> int:
         return max(0, len(self._open) - self._running)
 
-    def submit(self, work: Work, whole: bool = False) -> Ticket:
+    def submit(self, work: Work, whole: bool = False, begun: bool = False) -> Ticket:
         """Queue a request; the key of its `work` is replaced.
 
         `whole` is for those who want the whole answer. Raises `QueueFull`, or `Draining` while the
-        server shuts down.
+        server shuts down; a text of a request that has `begun` is still taken then.
         """
-        if self.draining:
+        if self.broken or (self.draining and not begun):
             raise Draining
         if self.full:
             raise QueueFull(self._waiting, self.capacity.waiting, self._seconds)

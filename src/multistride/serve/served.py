@@ -135,9 +135,15 @@ class ServedModel:
             )
 
     def submit(
-        self, tokens: list[int], choices: dict[str, Any], name: str, whole: bool = False
+        self,
+        tokens: list[int],
+        choices: dict[str, Any],
+        name: str,
+        whole: bool = False,
+        begun: bool = False,
     ) -> Ticket:
-        """Queue a request; `whole` if nobody looks before its text is over.
+        """Queue a request; `whole` if nobody looks before its text is over, `begun` if other texts
+        of it are in the queue.
 
         Raises `UsageError` for choices that the model or mode does not take.
         """
@@ -167,7 +173,8 @@ class ServedModel:
             )
         read = len(tokens) + self.translates  # a source ends in EOS
         limit = limits.limit(read, self.model.config, prefix)
-        return self.scheduler.submit(Work(0, tuple(tokens), fixed, limit, seed, name), whole)
+        work = Work(0, tuple(tokens), fixed, limit, seed, name)
+        return self.scheduler.submit(work, whole, begun)
 
     def _fitting(self, tokens: list[int]) -> list[int]:
         if problem := self.model.problem(tokens):

@@ -36,6 +36,7 @@ from multistride.serve.protocol import (
     LibreTranslateRequest,
     TranslateRequest,
 )
+from multistride.serve.scheduler import Ticket
 from multistride.serve.served import Served, ServedModel
 from multistride.serve.writing import Answer, Usage, until_gone, whole
 
@@ -74,7 +75,7 @@ async def translated(
     Raises `HttpProblem` for a text that cannot be translated, and names it where it is one of many.
     """
     model.check_room(sum(bool(text.strip()) for text in texts))
-    tickets = {}
+    tickets = dict[int, Ticket]()
     try:
         for index, text in enumerate(texts):
             if index % 32 == 31:
@@ -86,7 +87,8 @@ async def translated(
                     problem = of_user_error(error) if isinstance(error, UserError) else error
                     raise (problem if len(texts) == 1 else problem.of_text(text)) from error
                 usage.prompt += len(tokens)
-                tickets[index] = model.submit(tokens, choices, request.state.id, whole=True)
+                begun = bool(tickets)
+                tickets[index] = model.submit(tokens, choices, request.state.id, True, begun)
         stops = choices.get("stop", ())
         work = asyncio.ensure_future(
             asyncio.gather(*(whole(model.model, each, stops, usage) for each in tickets.values()))
