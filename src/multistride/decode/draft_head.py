@@ -55,7 +55,7 @@ class DraftHead:
 
     @cached_property
     def _layers(self) -> tuple[Product, Product, Product]:
-        """What widens, what narrows, and the output."""
+        """Return the layers that widen and narrow, and that of the output."""
         biases = {"widen": "widen.bias", "narrow": "narrow.bias", "table": "bias"}
         first, second, third = (
             product(self.tensors[name], self.tensors[f"{name}.scale"], self.tensors[bias])

@@ -17,7 +17,7 @@ from multistride.untrusted import parse_json, read_lines
 
 
 class _Step(BaseModel):
-    """What a table and a picture need of a step; it may have more."""
+    """The fields of a step that a table and a picture need; it may have more."""
 
     model_config = ConfigDict(strict=True)
 
