@@ -1,5 +1,8 @@
 """What the int8 engine keeps of a batch moves as few rows as it must, and none of them wrongly."""
 
+import gc
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,25 @@ from multistride.groups import Slots
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 from multistride.engines.int8 import engine as int8
 from multistride.engines.int8.buffers import EncodedSource, gaps_filled
+from multistride.engines.int8.memory import Int8Memory
+
+
+def test_a_memory_that_ctrl_c_leaves_half_made_goes_quietly(monkeypatch):
+    # Guards: a traceback on stderr, of a memory that returns buffers which it never had.
+    class Interrupted:
+        def take(self, rows, length):
+            raise KeyboardInterrupt
+
+    said = []
+    monkeypatch.setattr("sys.unraisablehook", said.append)
+    for make in (
+        lambda: Int8Memory(Interrupted(), 1, EncodedSource({})),
+        lambda: Int8Memory.__new__(Int8Memory),
+    ):
+        with suppress(KeyboardInterrupt):
+            make()
+        gc.collect()
+    assert not said
 
 
 @given(data=st.data())

@@ -32,6 +32,8 @@ from multistride.model.config import TransformerConfig
 class EvenMemory:
     """Keys and values of rows that have equally many slots, and of their sources."""
 
+    _buffers: Buffers | None = None  # also of a memory that Ctrl-C left half made
+
     def __init__(self, pool: Pool, rows: int | None, source: EncodedSource) -> None:
         """Create the memory; `rows` is None if the first step decides the number of sentences."""
         self.source = source
