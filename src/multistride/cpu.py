@@ -28,9 +28,10 @@ def cpu_features() -> list[str]:
 
 
 def multiplies_int8() -> bool:
-    """Return whether the CPU adds up products of 8-bit integers without overflow.
+    """Return whether the CPU is known to add up products of 8-bit integers without overflow.
 
-    x86 before VNNI adds two products in 16 bits, which saturate. ARM has no such trap.
+    x86 before VNNI adds two products in 16 bits, which saturate: code that multiplies so must take
+    7 bits of one of them, or widen both. ARM has no such trap.
     """
     if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
         return True

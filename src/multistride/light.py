@@ -72,7 +72,7 @@ class LightTranslator(SourceModel[LightPlan]):
         form: WeightForm = "int8" if engine == "auto" else engine
         try:
             config = load_config(directory)
-            check_int8()
+            check_int8(form)
             check_supported(config)
             if not config.encoder_layers or config.first_token is not None:
                 return None

@@ -1,6 +1,7 @@
 """Where most checkpoints of these tests are saved."""
 
 import pytest
+import torch
 from originals import small_tokenizer
 
 
@@ -11,3 +12,9 @@ def letters(tmp_path):
         tmp_path / "theirs", unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
     return tmp_path / "theirs", size
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Random weights that are the same whatever ran before."""
+    torch.manual_seed(1)

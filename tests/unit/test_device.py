@@ -1,5 +1,6 @@
 """What the machine is called, and what it has."""
 
+import pytest
 import torch
 
 from multistride import cpu, device
@@ -20,3 +21,19 @@ def test_features_are_those_of_the_processor(monkeypatch):
     monkeypatch.setattr(cpu, "_cpu_info", lambda: "")
     assert cpu.cpu_features() == []
     assert cpu.cpu_name()
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "flags: avx2 avx512f", False),
+        ("x86_64", "flags: avx512_vnni", True),
+        ("AMD64", "flags: avx_vnni", True),
+        ("aarch64", "", True),
+    ],
+)
+def test_which_cpus_multiply_int8(monkeypatch, machine, flags, expected):
+    # Guards: an old x86 taken for a new one; ARM, which has no such flag, taken for an old x86.
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    monkeypatch.setattr(cpu, "_cpu_info", lambda: flags)
+    assert cpu.multiplies_int8() is expected

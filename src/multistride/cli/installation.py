@@ -7,8 +7,9 @@ import platform
 import re
 import sys
 from importlib import metadata
-from typing import Any
+from typing import Any, get_args
 
+from multistride.engines.names import WeightForm
 from multistride.errors import UserError
 from multistride.shipped import names
 from multistride.version import __version__
@@ -55,14 +56,20 @@ def _torch() -> Facts:
 
 def int8_kernels() -> str:
     """Return what the int8 engine computes models trained here with, and why."""
-    from multistride.engines.int8.native.library import CHOICE, missing, wanted
+    from multistride.engines.int8.native.library import (
+        CHOICE,
+        MODULES,
+        instructions,
+        missing,
+        wanted,
+    )
 
     try:
         native = wanted()
     except UserError as error:
         return str(error)
-    if native:
-        return "native (AVX-512 VNNI)"
+    if native and (name := instructions()) is not None:
+        return f"native ({MODULES[name][1]})"
     return f"ONNX Runtime: {missing() or f'{CHOICE} says so'}"
 
 
@@ -73,12 +80,12 @@ def engines() -> dict[str, str | None]:
     from multistride.engines.int8.support import check_int8
 
     reasons: dict[str, str | None] = {"eager": None}
-    missing = None
-    try:
-        check_int8()
-    except UserError as error:
-        missing = str(error)
-    reasons |= dict.fromkeys(("int8", "int8-rows", "int4"), missing)
+    for form in get_args(WeightForm):
+        reasons[form] = None
+        try:
+            check_int8(form)
+        except UserError as error:
+            reasons[form] = str(error)
     seen = f"PyTorch {torch.__version__} sees no CUDA device"
     reasons["gpu"] = None if torch.cuda.is_available() else seen
     return reasons

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import silu
 
+from multistride.cpu import multiplies_int8
 from multistride.errors import DataError
 
 DRAFT_HEAD = "draft_head.safetensors"
@@ -171,9 +172,12 @@ def product(
             rows = torch._make_per_channel_quantized_tensor(table, scale.double(), zeros, 0)
             torch.backends.quantized.engine = "fbgemm"
             packed = torch.ops.quantized.linear_prepack(rows, bias)
+        in_7_bits = not multiplies_int8()
 
         def multiply(rows: Float[Tensor, "R I"]) -> Float[Tensor, "R O"]:
-            output: Tensor = torch.ops.quantized.linear_dynamic(rows.contiguous(), packed)
+            output: Tensor = torch.ops.quantized.linear_dynamic(
+                rows.contiguous(), packed, in_7_bits
+            )
             return output
 
         return multiply

@@ -81,14 +81,14 @@ def _open_kept(
     from multistride.engines.int8.engine import Int8StepModel, int8_graphs
     from multistride.engines.int8.support import check_int8, check_supported
 
+    form: WeightForm = "int8" if name == "auto" else name
     try:
-        check_int8()
+        check_int8(form)
         check_supported(config)
     except (MissingExtraError, UsageError):
         return None  # opening the model says why
     from multistride.engines.int8.kept import kept_graphs
 
-    form: WeightForm = "int8" if name == "auto" else name
     kept = kept_graphs(directory, config, partial(int8_graphs, form=form), form)
     engine = Int8StepModel(config, kept.markov, kept.graphs, kept.weights, form=form)
     return (chosen(engine) if name == "auto" else engine), load_vocabulary(directory)
@@ -98,7 +98,7 @@ def _int8(model: Transformer, form: WeightForm = "int8") -> Engine[Any]:
     from multistride.engines.int8.engine import quantise
     from multistride.engines.int8.support import check_int8, check_supported
 
-    check_int8()
+    check_int8(form)
     check_supported(model.config)
     if model.target_embedding.weight.device.type != "cpu":
         raise UsageError(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from multistride import cpu, device
+from multistride import device
 from multistride.engines.int8 import runtime
 from multistride.engines.int8 import support as int8
 from multistride.engines.int8.native import library
@@ -78,43 +78,11 @@ def test_auto_says_what_int8_has_no_place_for(caplog):
     ]
 
 
-def test_a_cpu_that_overflows_is_refused(model, monkeypatch, caplog):
-    # Guards: products of 8-bit integers that saturate in silence on older CPUs.
-    monkeypatch.setattr(int8, "installed", lambda: True)
-    monkeypatch.setattr(int8, "multiplies_int8", lambda: False)
-    with pytest.raises(
-        UsageError, match="needs a CPU that multiplies 8-bit integers without overflow"
-    ):
-        open_engine(model, "int8")
-    caplog.set_level(logging.INFO)
-    engine = open_engine(model, "auto")
-    assert engine.name == "eager"
-    announce(engine)
-    assert "VNNI" in caplog.messages[0]
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", "flags: avx2 avx512f", False),
-        ("x86_64", "flags: avx512_vnni", True),
-        ("AMD64", "flags: avx_vnni", True),
-        ("aarch64", "", True),
-    ],
-)
-def test_which_cpus_multiply_int8(monkeypatch, machine, flags, expected):
-    # Guards: an old x86 taken for a new one; ARM, which has no such flag, refused.
-    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
-    monkeypatch.setattr(cpu, "_cpu_info", lambda: flags)
-    assert cpu.multiplies_int8() is expected
-
-
 def test_an_old_onnx_runtime_is_refused(model, monkeypatch):
     # Guards: a graph that an old library cannot read, and its message of many lines.
     monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.24.1"))
     monkeypatch.setattr(int8, "installed", lambda: True)
-    monkeypatch.setattr(int8, "multiplies_int8", lambda: True)
     runtime.onnxruntime.cache_clear()
     with pytest.raises(
         MissingExtraError, match=r"needs ONNX Runtime 1.25 or later, and 1.24.1 is installed"
@@ -147,8 +115,6 @@ def test_auto_takes_int8_where_it_runs(model, caplog, monkeypatch):
     # Guards: an auto that says nothing, says it twice or before it decodes (then an error takes two
     # lines), or takes the slow engine.
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-    if not cpu.multiplies_int8():
-        pytest.skip("this CPU has no VNNI")
     monkeypatch.setenv("MULTISTRIDE_KERNELS", "onnxruntime")  # the native ones are named too
     caplog.set_level(logging.INFO)
     engine = open_engine(model, "auto")

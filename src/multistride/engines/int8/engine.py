@@ -68,10 +68,10 @@ class Int8StepModel(EvenEngine):
 
         `markov` loads the Markov head, if there is one; `weights` those that the graphs were made
         of, None for an export. `threads`: None for as many as PyTorch uses. Raises
-        `MissingExtraError` without ONNX Runtime, `UsageError` on a CPU that cannot multiply 8-bit
-        integers without overflow.
+        `MissingExtraError` without ONNX Runtime, `UsageError` for a choice of kernels that cannot
+        be met.
         """
-        check_int8()
+        check_int8(form)
         self._threads = torch.get_num_threads() if threads is None else threads
         super().__init__(config, graphs, self._threads, form)
         self._weights, self._head, self._form = weights, markov, form
@@ -286,6 +286,6 @@ def int8_graphs(model: Transformer, form: WeightForm = "int8") -> dict[str, Call
 
     Raises as `check_int8` does, and `UsageError` for a model that the engine does not support.
     """
-    check_int8()
+    check_int8(form)
     check_supported(model.config)
     return graphs_of(model.eval(), form)

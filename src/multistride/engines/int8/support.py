@@ -52,19 +52,19 @@ def _decoder_bytes(config: TransformerConfig) -> int:
     return config.vocabulary_size * config.hidden_size + config.decoder_layers * layer
 
 
-def check_int8() -> None:
-    """Raise `MissingExtraError` or `UsageError` unless the int8 engine can run here."""
+def check_int8(form: WeightForm = "int8") -> None:
+    """Raise `MissingExtraError` or `UsageError` unless weights in this form can run here."""
+    if form == "int4" and not multiplies_int8():
+        raise UsageError(
+            "the engine int4 was asked for; without VNNI, ONNX Runtime computes a row of 4 bits "
+            "alone otherwise than beside others, so texts would depend on their batch: choose "
+            "--engine int8"
+        )
     if not installed():
         raise MissingExtraError(
             "the engine int8 was asked for and ONNX Runtime is not installed: pip install "
             "'multistride[int8]', "
             "or choose --engine eager"
-        )
-    if not multiplies_int8():
-        raise UsageError(
-            "the engine int8 was asked for; it needs a CPU that multiplies 8-bit integers without "
-            "overflow (VNNI on "
-            "x86), and this one does not: choose --engine eager"
         )
     if not wanted():
         onnxruntime()

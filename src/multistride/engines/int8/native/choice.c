@@ -51,14 +51,14 @@ TARGET static void chained(const Team *team, int32_t me) {
                 for (int32_t next = 0; next < stripe.count; next += ROWS) {
                     int32_t left = stripe.count - next, row = stripe.row + next;
                     const uint8_t *some = links.before + (size_t)row * rank;
-                    __m512 values[ROWS][4];
+                    F32 values[ROWS][4];
                     scaled_rows(some, left < ROWS ? left : ROWS, following, first / PANEL, values);
                     for (int32_t each = 0; each < left && each < ROWS; each++, row++) {
-                        __m512 factor = _mm512_set1_ps(links.factors[row]);
+                        F32 factor = f32_all(links.factors[row]);
                         const float *plain = logits + row * stride + first;
                         for (int part = 0; part < 4; part++)
-                            values[each][part] = _mm512_fmadd_ps(
-                                factor, values[each][part], _mm512_loadu_ps(plain + 16 * part));
+                            values[each][part] = f32_mul_add(
+                                factor, values[each][part], f32_loadu(plain + 16 * part));
                         searched(best + next + each, values[each], first);
                     }
                 }

@@ -43,36 +43,35 @@ typedef struct {
 
 /* The largest logit so far, the token it belongs to, and the sum of exponentials below it. */
 typedef struct {
-    __m512 sum;
+    F32 sum;
     float most;
     int32_t token;
 } Best;
 
 INLINE Best begun(void) {
-    Best best = {_mm512_setzero_ps(), -INFINITY, 0};
+    Best best = {f32_zero(), -INFINITY, 0};
     return best;
 }
 
-INLINE void searched(Best *best, const __m512 logits[4], int32_t first) {
-    __m512 most = _mm512_max_ps(_mm512_max_ps(logits[0], logits[1]),
-                                _mm512_max_ps(logits[2], logits[3]));
-    float largest = _mm512_reduce_max_ps(most);
+INLINE void searched(Best *best, const F32 logits[4], int32_t first) {
+    F32 most = f32_max(f32_max(logits[0], logits[1]),
+                                f32_max(logits[2], logits[3]));
+    float largest = f32_largest(most);
     if (largest > best->most) {
-        __m512 every = _mm512_set1_ps(largest);
+        F32 every = f32_all(largest);
         uint64_t where = 0;
         for (int part = 3; part >= 0; part--)
-            where = where << 16 | _mm512_cmp_ps_mask(logits[part], every, _CMP_EQ_OQ);
-        best->sum = _mm512_mul_ps(best->sum, exponential(_mm512_set1_ps(best->most - largest)));
+            where = where << 16 | mask_bits(f32_equal(logits[part], every));
+        best->sum = f32_mul(best->sum, exponential(f32_all(best->most - largest)));
         best->most = largest;
         best->token = first + __builtin_ctzll(where);
     }
-    __m512 top = _mm512_set1_ps(best->most);
+    F32 top = f32_all(best->most);
     for (int part = 0; part < 4; part++) { /* what is far below adds nothing */
-        __mmask16 near = _mm512_cmp_ps_mask(logits[part], _mm512_sub_ps(top, _mm512_set1_ps(30)),
-                                            _CMP_GT_OQ);
-        if (near)
-            best->sum = _mm512_add_ps(
-                best->sum, _mm512_maskz_mov_ps(near, exponential(_mm512_sub_ps(logits[part], top))));
+        Mask near = f32_greater(logits[part], f32_sub(top, f32_all(30)));
+        if (mask_bits(near))
+            best->sum = f32_add(
+                best->sum, f32_only(near, exponential(f32_sub(logits[part], top))));
     }
 }
 
@@ -87,14 +86,14 @@ INLINE void finished(const Best *chunks, int32_t count, int64_t *token, float *l
     for (int32_t index = 1; index < count; index++) {
         const Best *other = chunks + index;
         float top = other->most > best.most ? other->most : best.most;
-        __m512 less = exponential(_mm512_set1_ps(best.most - top));
-        __m512 other_less = exponential(_mm512_set1_ps(other->most - top));
-        best.sum = _mm512_fmadd_ps(other->sum, other_less, _mm512_mul_ps(best.sum, less));
+        F32 less = exponential(f32_all(best.most - top));
+        F32 other_less = exponential(f32_all(other->most - top));
+        best.sum = f32_mul_add(other->sum, other_less, f32_mul(best.sum, less));
         if (other->most > best.most) best.token = other->token;
         best.most = top;
     }
     *token = best.token;
-    *log_probability = -logf(_mm512_reduce_add_ps(best.sum));
+    *log_probability = -logf(f32_sum(best.sum));
 }
 
 /* A chunk of the outputs, and up to STRIPE rows. */
@@ -116,36 +115,25 @@ static int64_t stripes(int32_t rows, int32_t outputs) {
 
 /* Sums of up to ROWS rows and one panel, for a number of rows that is known when compiling. */
 INLINE void multiplied(const uint8_t *rows, size_t stride, int count, const int8_t *weights,
-                       int32_t inputs, __m512i sums[ROWS][4]) {
+                       int32_t inputs, I32 sums[ROWS][4]) {
     UNROLLED for (int row = 0; row < count; row++)
-        UNROLLED for (int part = 0; part < 4; part++) sums[row][part] = _mm512_setzero_si512();
-    for (int32_t input = 0; input < inputs; input += 4, weights += 4 * PANEL) {
-        __m512i column[4];
-        UNROLLED for (int part = 0; part < 4; part++)
-            column[part] = _mm512_load_si512(weights + 64 * part);
-        UNROLLED for (int row = 0; row < count; row++) {
-            int32_t four;
-            memcpy(&four, rows + row * stride + input, 4);
-            __m512i entry = _mm512_set1_epi32(four);
-            UNROLLED for (int part = 0; part < 4; part++)
-                MULTIPLY(sums[row][part], entry, column[part]);
-        }
-    }
+        UNROLLED for (int part = 0; part < 4; part++) sums[row][part] = i32_zero();
+    products_added(rows, stride, count, weights, inputs, 1, sums);
 }
 
-INLINE __m512 scaled(__m512i sum, const Matrix *matrix, int32_t output) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(matrix->scale + output),
-                           _mm512_load_ps(matrix->offset + output));
+INLINE F32 scaled(I32 sum, const Matrix *matrix, int32_t output) {
+    return f32_mul_add(f32_of_i32(sum), f32_load(matrix->scale + output),
+                           f32_load(matrix->offset + output));
 }
 
 /* The outputs of up to ROWS rows and one panel. Among other vectors, or indexed by a number that is
    not known when compiling, the sums would not stay in registers, which halves the speed. */
 TARGET __attribute__((noinline, unused)) static void
 scaled_rows(const uint8_t *rows, int32_t count, const Matrix *matrix, int32_t panel,
-            __m512 values[ROWS][4]) {
+            F32 values[ROWS][4]) {
     size_t inputs = matrix->inputs;
     const int8_t *weights = matrix->weights + (size_t)panel * PANEL * inputs;
-    __m512i sums[ROWS][4];
+    I32 sums[ROWS][4];
 #define PART(number)                                                 \
     multiplied(rows, inputs, number, weights, matrix->inputs, sums); \
     UNROLLED for (int row = 0; row < number; row++)                  \
@@ -157,7 +145,7 @@ scaled_rows(const uint8_t *rows, int32_t count, const Matrix *matrix, int32_t pa
 
 /* Compute the outputs of `count` rows and one panel, with the `matrix` of a kind of model. */
 typedef void (*Outputs)(const void *rows, int32_t row, int32_t count, const void *matrix,
-                        int32_t panel, __m512 values[ROWS][4]);
+                        int32_t panel, F32 values[ROWS][4]);
 
 /* Pick tokens by their logits, of which there are `outputs`. */
 INLINE void picked(const Picking *picking, Outputs outputs_of, const void *rows, const void *matrix,
@@ -172,14 +160,14 @@ INLINE void picked(const Picking *picking, Outputs outputs_of, const void *rows,
         for (int32_t first = stripe.first; first < stripe.end; first += PANEL)
             for (int32_t next = 0; next < stripe.count; next += ROWS) {
                 int32_t left = stripe.count - next, row = stripe.row + next;
-                __m512 values[ROWS][4];
+                F32 values[ROWS][4];
                 outputs_of(rows, row, left < ROWS ? left : ROWS, matrix, first / PANEL, values);
                 for (int32_t each = 0; each < left && each < ROWS; each++, row++) {
                     size_t place = (size_t)(row / slots) * (slots - clean) + row % slots - clean;
                     if (row % slots < clean)
                         searched(best + next + each, values[each], first);
                     else for (int part = 0; part < 4; part++)
-                        _mm512_storeu_ps(picking->logits + place * outputs + first + 16 * part,
+                        f32_storeu(picking->logits + place * outputs + first + 16 * part,
                                          values[each][part]);
                 }
             }

@@ -60,27 +60,27 @@ typedef struct {
 /* Normalise a row, which may be written in its own place, or copy it. */
 INLINE void normed_row(const Around *norm, float epsilon, const float *from, int32_t width,
                        float *to) {
-    __m512 square = _mm512_setzero_ps(), mean = _mm512_setzero_ps();
+    F32 square = f32_zero(), mean = f32_zero();
     if (!norm->weight) {
         if (from != to) memcpy(to, from, 4 * (size_t)width);
         return;
     }
     if (norm->bias) {
-        __m512 sum = _mm512_setzero_ps();
+        F32 sum = f32_zero();
         for (int32_t place = 0; place < width; place += 16)
-            sum = _mm512_add_ps(sum, _mm512_loadu_ps(from + place));
-        mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
+            sum = f32_add(sum, f32_loadu(from + place));
+        mean = f32_all(f32_sum(sum) / (float)width);
     }
     for (int32_t place = 0; place < width; place += 16) {
-        __m512 off = _mm512_sub_ps(_mm512_loadu_ps(from + place), mean);
-        square = _mm512_fmadd_ps(off, off, square);
+        F32 off = f32_sub(f32_loadu(from + place), mean);
+        square = f32_mul_add(off, off, square);
     }
-    float variance = _mm512_reduce_add_ps(square) / (float)width;
-    __m512 factor = _mm512_set1_ps(1.0f / sqrtf(variance + epsilon));
+    float variance = f32_sum(square) / (float)width;
+    F32 factor = f32_all(1.0f / sqrtf(variance + epsilon));
     for (int32_t place = 0; place < width; place += 16) {
-        __m512 off = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(from + place), mean), factor);
-        __m512 bias = norm->bias ? _mm512_loadu_ps(norm->bias + place) : _mm512_setzero_ps();
-        _mm512_storeu_ps(to + place, _mm512_fmadd_ps(off, _mm512_loadu_ps(norm->weight + place),
+        F32 off = f32_mul(f32_sub(f32_loadu(from + place), mean), factor);
+        F32 bias = norm->bias ? f32_loadu(norm->bias + place) : f32_zero();
+        f32_storeu(to + place, f32_mul_add(off, f32_loadu(norm->weight + place),
                                                      bias));
     }
 }
@@ -147,8 +147,8 @@ TARGET static void entered(const Converted *network, const Around *norm, const S
 
 INLINE void summed_row(float *to, const float *more, int32_t width) {
     for (int32_t place = 0; place < width; place += 16)
-        _mm512_store_ps(to + place,
-                        _mm512_add_ps(_mm512_load_ps(to + place), _mm512_loadu_ps(more + place)));
+        f32_store(to + place,
+                        f32_add(f32_load(to + place), f32_loadu(more + place)));
 }
 
 /* Add what a sublayer returns to the states, with the normalisations that follow it. */
@@ -185,10 +185,10 @@ TARGET static void embedded(const Converted *network, const Pass *pass, const in
         int64_t token = within(pass->token[row], network->token_count);
         int64_t position = pass->position ? pass->position[row] : row % pass->slots;
         const int8_t *entry = network->embedding + (size_t)token * width;
-        __m512 scale = _mm512_set1_ps(network->embedding_scale[token]);
+        F32 scale = f32_all(network->embedding_scale[token]);
         for (int32_t part = 0; part < width; part += 16) {
-            __m512i whole = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(entry + part)));
-            _mm512_store_ps(to + part, _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale));
+            I32 whole = i32_of_bytes(entry + part);
+            f32_store(to + part, f32_mul(f32_of_i32(whole), scale));
         }
         if (network->positions)
             summed_row(to, network->positions + within(position, network->position_count) * width,
@@ -210,15 +210,15 @@ INLINE void turned(float *head, const float *cosine, const float *sine, int32_t 
     float *other = head + width / 2;
     for (int32_t place = 0; place < width / 2; place += 16) {
         int32_t some = width / 2 - place;
-        __mmask16 there = (__mmask16)(some < 16 ? (1u << some) - 1 : 0xffff);
-        __m512 x = _mm512_maskz_loadu_ps(there, head + place);
-        __m512 y = _mm512_maskz_loadu_ps(there, other + place);
-        __m512 c = _mm512_maskz_loadu_ps(there, cosine + place);
-        __m512 s = _mm512_maskz_loadu_ps(there, sine + place);
-        _mm512_mask_storeu_ps(head + place, there,
-                              _mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
-        _mm512_mask_storeu_ps(other + place, there,
-                              _mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
+        Mask there = mask_first(some);
+        F32 x = f32_load_some(there, head + place);
+        F32 y = f32_load_some(there, other + place);
+        F32 c = f32_load_some(there, cosine + place);
+        F32 s = f32_load_some(there, sine + place);
+        f32_store_some(head + place, there,
+                              f32_mul_sub(x, c, f32_mul(y, s)));
+        f32_store_some(other + place, there,
+                              f32_mul_add(y, c, f32_mul(x, s)));
     }
 }
 
@@ -257,30 +257,30 @@ TARGET static void placed(const Converted *network, const ConvertedLayer *layer,
 }
 
 /* Return x times the share of a normal distribution below it (Abramowitz and Stegun, 7.1.26). */
-INLINE __m512 gelu(__m512 x) {
-    __m512 half = _mm512_set1_ps(0.5f), one = _mm512_set1_ps(1.0f);
-    __m512 size = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
-    __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(size, _mm512_set1_ps(0.3275911f), one));
-    __m512 y = _mm512_set1_ps(1.061405429f);
-    y = _mm512_fmadd_ps(y, t, _mm512_set1_ps(-1.453152027f));
-    y = _mm512_fmadd_ps(y, t, _mm512_set1_ps(1.421413741f));
-    y = _mm512_fmadd_ps(y, t, _mm512_set1_ps(-0.284496736f));
-    y = _mm512_mul_ps(_mm512_fmadd_ps(y, t, _mm512_set1_ps(0.254829592f)), t);
-    __m512 square = _mm512_mul_ps(size, size);
-    y = _mm512_mul_ps(_mm512_mul_ps(y, half),
-                      exponential(_mm512_sub_ps(_mm512_setzero_ps(), square)));
-    __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-    return _mm512_mul_ps(x, _mm512_mask_mov_ps(_mm512_sub_ps(one, y), negative, y));
+INLINE F32 gelu(F32 x) {
+    F32 half = f32_all(0.5f), one = f32_all(1.0f);
+    F32 size = f32_mul(f32_abs(x), f32_all(0.70710678f));
+    F32 t = f32_div(one, f32_mul_add(size, f32_all(0.3275911f), one));
+    F32 y = f32_all(1.061405429f);
+    y = f32_mul_add(y, t, f32_all(-1.453152027f));
+    y = f32_mul_add(y, t, f32_all(1.421413741f));
+    y = f32_mul_add(y, t, f32_all(-0.284496736f));
+    y = f32_mul(f32_mul_add(y, t, f32_all(0.254829592f)), t);
+    F32 square = f32_mul(size, size);
+    y = f32_mul(f32_mul(y, half),
+                      exponential(f32_sub(f32_zero(), square)));
+    Mask negative = f32_less(x, f32_zero());
+    return f32_mul(x, f32_where(negative, y, f32_sub(one, y)));
 }
 
-INLINE __m512 activated(int32_t activation, __m512 x) {
+INLINE F32 activated(int32_t activation, F32 x) {
     switch (activation) {
-    case RELU: return _mm512_max_ps(x, _mm512_setzero_ps());
+    case RELU: return f32_max(x, f32_zero());
     case GELU: return gelu(x);
     case GELU_TANH: { /* tanh by a logistic function of twice as much */
-        __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
-        __m512 inner = _mm512_fmadd_ps(cube, _mm512_set1_ps(0.044715f), x);
-        return gated_by(x, _mm512_mul_ps(inner, _mm512_set1_ps(1.59576912f)));
+        F32 cube = f32_mul(f32_mul(x, x), x);
+        F32 inner = f32_mul_add(cube, f32_all(0.044715f), x);
+        return gated_by(x, f32_mul(inner, f32_all(1.59576912f)));
     }
     default: return gated_by(x, x);
     }
@@ -295,9 +295,9 @@ TARGET static void bent(const Converted *network, const Scratch *scratch, int32_
     for (int32_t row = range.first; row < range.end; row++) {
         const float *first = scratch->parts + (size_t)row * (1 + gated) * width;
         for (int32_t place = 0; place < width; place += 16) {
-            __m512 value = activated(network->activation, _mm512_load_ps(first + place));
-            if (gated) value = _mm512_mul_ps(value, _mm512_load_ps(first + width + place));
-            _mm512_store_ps(one + place, value);
+            F32 value = activated(network->activation, f32_load(first + place));
+            if (gated) value = f32_mul(value, f32_load(first + width + place));
+            f32_store(one + place, value);
         }
         rounded_row(one, width, &scratch->rows, row);
     }
@@ -447,15 +447,15 @@ TARGET static void encoded(const Team *team, int32_t me) {
 /* ---- The choice of tokens ---- */
 
 TARGET static void outputs_of(const void *rows, int32_t row, int32_t count, const void *matrix,
-                              int32_t panel, __m512 values[ROWS][4]) {
+                              int32_t panel, F32 values[ROWS][4]) {
     const ConvertedPicker *picker = matrix;
     multiplied_some(rows, row, count, &picker->output, panel, values);
     if (picker->cap == 0) return;
     for (int32_t each = 0; each < count; each++)
         for (int part = 0; part < 4; part++)
-            values[each][part] = _mm512_add_ps(
+            values[each][part] = f32_add(
                 capped(values[each][part], picker->cap),
-                _mm512_loadu_ps(picker->barred + panel * PANEL + 16 * part));
+                f32_loadu(picker->barred + panel * PANEL + 16 * part));
 }
 
 static size_t picking_places(const ConvertedPicker *picker, int32_t rows, void *scratch,

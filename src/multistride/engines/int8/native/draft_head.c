@@ -63,27 +63,27 @@ INLINE void joined_row(const Head *head, const float *state, int64_t token, floa
                        const Rows *to, size_t row) {
     int32_t width = head->hidden;
     int known = token >= 0 && token < head->known;
-    __m512 square = _mm512_setzero_ps(), scale = _mm512_setzero_ps();
+    F32 square = f32_zero(), scale = f32_zero();
     for (int32_t place = 0; place < width; place += 16) {
-        __m512 value = _mm512_loadu_ps(state + place);
-        square = _mm512_fmadd_ps(value, value, square);
+        F32 value = f32_loadu(state + place);
+        square = f32_mul_add(value, value, square);
     }
-    __m512 factor = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(square) / (float)width + 1e-5f));
-    if (known) scale = _mm512_set1_ps(head->table_scale[token]);
+    F32 factor = f32_all(1.0f / sqrtf(f32_sum(square) / (float)width + 1e-5f));
+    if (known) scale = f32_all(head->table_scale[token]);
     const int8_t *entry = head->table + (known ? (size_t)token * width : 0);
     for (int32_t place = 0; place < width; place += 16) {
-        __m512 value = _mm512_mul_ps(_mm512_loadu_ps(state + place), factor);
-        __m512i whole = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(entry + place)));
-        __m512 read = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale);
-        _mm512_storeu_ps(one + place, _mm512_mul_ps(value, _mm512_loadu_ps(head->gain + place)));
-        _mm512_storeu_ps(one + width + place,
-                         _mm512_mul_ps(read, _mm512_loadu_ps(head->into + place)));
+        F32 value = f32_mul(f32_loadu(state + place), factor);
+        I32 whole = i32_of_bytes(entry + place);
+        F32 read = f32_mul(f32_of_i32(whole), scale);
+        f32_storeu(one + place, f32_mul(value, f32_loadu(head->gain + place)));
+        f32_storeu(one + width + place,
+                         f32_mul(read, f32_loadu(head->into + place)));
     }
     rounded_row(one, 2 * width, to, row);
 }
 
 TARGET static void drafted_outputs(const void *rows, int32_t row, int32_t count, const void *matrix,
-                                   int32_t panel, __m512 values[ROWS][4]) {
+                                   int32_t panel, F32 values[ROWS][4]) {
     multiplied_some(rows, row, count, matrix, panel, values);
 }
 
@@ -119,8 +119,8 @@ TARGET static void drafted(const Team *team, int32_t me) {
         for (int32_t row = range.first; row < range.end; row++) {
             float *values = to.wide + (size_t)row * wide;
             for (int32_t place = 0; place < wide; place += 16) {
-                __m512 value = _mm512_load_ps(values + place);
-                _mm512_store_ps(values + place, gated_by(value, value));
+                F32 value = f32_load(values + place);
+                f32_store(values + place, gated_by(value, value));
             }
             rounded_row(values, wide, &to.rows, row);
         }
@@ -130,10 +130,10 @@ TARGET static void drafted(const Team *team, int32_t me) {
             float *state = to.states + (size_t)row * width;
             const float *more = to.more + (size_t)row * head->narrow.outputs;
             for (int32_t place = 0; place < width; place += 16)
-                _mm512_storeu_ps(state + place,
-                                 _mm512_fmadd_ps(_mm512_loadu_ps(state + place),
-                                                 _mm512_loadu_ps(head->keep + place),
-                                                 _mm512_loadu_ps(more + place)));
+                f32_storeu(state + place,
+                                 f32_mul_add(f32_loadu(state + place),
+                                                 f32_loadu(head->keep + place),
+                                                 f32_loadu(more + place)));
             rounded_row(state, width, &to.rows, row);
         }
         meet(team);

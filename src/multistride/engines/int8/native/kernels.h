@@ -9,6 +9,10 @@
 #ifndef KERNELS_H
 #define KERNELS_H
 
+#define PANEL 64 /* outputs that are multiplied together */
+#define MASKED (-FLT_MAX)
+#define MOST_THREADS 64
+
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
@@ -20,8 +24,15 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
-#define INLINE TARGET static inline __attribute__((always_inline, unused))
+
+/* A loop over rows or parts whose sums are to stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
+
+#ifdef AVX2
+#include "avx2.h"
+#else
+#include "avx512.h"
+#endif
 #define UNUSED TARGET __attribute__((unused)) /* by some of the files that it is part of */
 #else
 #define KERNELS 0
@@ -29,10 +40,6 @@
 
 /* Number that changes whenever structures or the order of arrays do (`library.VERSION`). */
 #define VERSION 3
-
-#define PANEL 64 /* outputs that are multiplied together */
-#define MASKED (-FLT_MAX)
-#define MOST_THREADS 64
 
 /* Arrays of one pass, as the graphs read and write them. */
 typedef struct {
@@ -139,114 +146,68 @@ static inline int64_t within(int64_t index, int64_t count) {
 
 /* ---- Vectors ---- */
 
-INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
-    x = _mm512_min_ps(x, _mm512_set1_ps(88.0f));
-    __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
-    x = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);
-    x = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), x);
-    __m512 y = _mm512_set1_ps(1.9875691500e-4f);
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(1.3981999507e-3f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(8.3334519073e-3f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(4.1665795894e-2f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(1.6666665459e-1f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(0.5f));
-    y = _mm512_fmadd_ps(y, _mm512_mul_ps(x, x), _mm512_add_ps(x, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(y, whole);
+INLINE F32 exponential(F32 x) {
+    x = f32_max(x, f32_all(-87.0f));
+    x = f32_min(x, f32_all(88.0f));
+    F32 whole = f32_rounded(f32_mul(x, f32_all(1.44269504f)));
+    x = f32_less_mul(whole, f32_all(0.693359375f), x);
+    x = f32_less_mul(whole, f32_all(-2.12194440e-4f), x);
+    F32 y = f32_all(1.9875691500e-4f);
+    y = f32_mul_add(y, x, f32_all(1.3981999507e-3f));
+    y = f32_mul_add(y, x, f32_all(8.3334519073e-3f));
+    y = f32_mul_add(y, x, f32_all(4.1665795894e-2f));
+    y = f32_mul_add(y, x, f32_all(1.6666665459e-1f));
+    y = f32_mul_add(y, x, f32_all(0.5f));
+    y = f32_mul_add(y, f32_mul(x, x), f32_add(x, f32_all(1.0f)));
+    return f32_times_power(y, whole);
 }
 
 /* Return cap tanh(x / cap). */
-INLINE __m512 capped(__m512 x, float cap) {
-    __m512 two = _mm512_set1_ps(2.0f), top = _mm512_set1_ps(cap);
-    __m512 above = exponential(_mm512_mul_ps(x, _mm512_set1_ps(2.0f / cap)));
-    __m512 below = _mm512_div_ps(two, _mm512_add_ps(above, _mm512_set1_ps(1.0f)));
-    return _mm512_fnmadd_ps(below, top, top);
+INLINE F32 capped(F32 x, float cap) {
+    F32 two = f32_all(2.0f), top = f32_all(cap);
+    F32 above = exponential(f32_mul(x, f32_all(2.0f / cap)));
+    F32 below = f32_div(two, f32_add(above, f32_all(1.0f)));
+    return f32_less_mul(below, top, top);
 }
-
-INLINE __m128i in_8_bits(__m512 value) { /* 0 to 255 */
-    return _mm512_cvtusepi32_epi8(
-        _mm512_max_epi32(_mm512_cvtps_epi32(value), _mm512_setzero_si512()));
-}
-
-/* ---- Rows ---- */
-
-/* Add four products of unsigned with signed bytes to each sum. Written as an intrinsic, GCC copies
-   every sum from register to register. */
-#define MULTIPLY(sum, bytes, signed_bytes) \
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(signed_bytes))
-
-/* A loop over rows or parts whose sums are to stay in registers. */
-#define UNROLLED _Pragma("GCC unroll 8")
-
-#define ROWS 7 /* rows that are multiplied together: more do not fit into the registers */
-
-/* Do something with a number of rows that is known when compiling. */
-#define OF_ROWS(count, call) \
-    switch (count) {         \
-    case 1: call(1); break;  \
-    case 2: call(2); break;  \
-    case 3: call(3); break;  \
-    case 4: call(4); break;  \
-    case 5: call(5); break;  \
-    case 6: call(6); break;  \
-    default: call(7);        \
-    }
 
 /* ---- Attention ---- */
 
-/* Return which of the next 16 numbers there are, where `left` are left. */
-INLINE __mmask16 lanes(int32_t left) {
-    return left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
-}
-
 /* Return the products of a query with 16 keys; past the first `count` the last is repeated. */
-INLINE __m512 dots(const float *query, const float *keys, int32_t count, int32_t width) {
+INLINE F32 dots(const float *query, const float *keys, int32_t count, int32_t width) {
     int32_t whole = width & ~15;
-    __mmask16 rest = lanes(width - whole);
-    __m512 sums[16];
+    Mask rest = mask_first(width - whole);
+    F32 sums[16];
     for (int key = 0; key < 16; key++) {
         const float *other = keys + (size_t)(key < count ? key : count - 1) * width;
-        __m512 sum = _mm512_setzero_ps();
+        F32 sum = f32_zero();
         for (int32_t place = 0; place < whole; place += 16)
-            sum = _mm512_fmadd_ps(_mm512_loadu_ps(query + place), _mm512_loadu_ps(other + place),
+            sum = f32_mul_add(f32_loadu(query + place), f32_loadu(other + place),
                                   sum);
-        if (rest)
-            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(rest, query + whole),
-                                  _mm512_maskz_loadu_ps(rest, other + whole), sum);
+        if (whole < width)
+            sum = f32_mul_add(f32_load_some(rest, query + whole),
+                                  f32_load_some(rest, other + whole), sum);
         sums[key] = sum;
     }
-    for (int key = 0; key < 16; key += 2) /* halves of each four lanes, of two keys in turns */
-        sums[key] = _mm512_add_ps(_mm512_unpacklo_ps(sums[key], sums[key + 1]),
-                                  _mm512_unpackhi_ps(sums[key], sums[key + 1]));
-    for (int key = 0; key < 16; key += 4) { /* each four lanes, of four keys in turns */
-        __m512d one = _mm512_castps_pd(sums[key]), other = _mm512_castps_pd(sums[key + 2]);
-        sums[key] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)),
-                                  _mm512_castpd_ps(_mm512_unpackhi_pd(one, other)));
-    }
-    for (int key = 0; key < 16; key += 8)
-        sums[key] = _mm512_add_ps(_mm512_shuffle_f32x4(sums[key], sums[key + 4], 0x88),
-                                  _mm512_shuffle_f32x4(sums[key], sums[key + 4], 0xdd));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(sums[0], sums[8], 0x88),
-                         _mm512_shuffle_f32x4(sums[0], sums[8], 0xdd));
+    return f32_sums(sums);
 }
 
 /* Turn scores, whole vectors of them, into weights that sum to one; those at MASKED weigh nothing. */
 INLINE void softmax(float *scores, int32_t whole) {
-    __m512 most = _mm512_load_ps(scores);
+    F32 most = f32_load(scores);
     for (int32_t place = 16; place < whole; place += 16)
-        most = _mm512_max_ps(most, _mm512_load_ps(scores + place));
-    __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(most)), sum = _mm512_setzero_ps();
+        most = f32_max(most, f32_load(scores + place));
+    F32 largest = f32_all(f32_largest(most)), sum = f32_zero();
     for (int32_t place = 0; place < whole; place += 16) {
-        __m512 score = _mm512_load_ps(scores + place);
-        __mmask16 seen = _mm512_cmp_ps_mask(score, _mm512_set1_ps(MASKED), _CMP_GT_OQ);
-        __m512 weight = _mm512_maskz_mov_ps(seen, exponential(_mm512_sub_ps(score, largest)));
-        _mm512_store_ps(scores + place, weight);
-        sum = _mm512_add_ps(sum, weight);
+        F32 score = f32_load(scores + place);
+        Mask seen = f32_greater(score, f32_all(MASKED));
+        F32 weight = f32_only(seen, exponential(f32_sub(score, largest)));
+        f32_store(scores + place, weight);
+        sum = f32_add(sum, weight);
     }
-    float total = _mm512_reduce_add_ps(sum); /* none where padding sees nothing */
-    __m512 factor = _mm512_set1_ps(total > 0 ? 1.0f / total : 0.0f);
+    float total = f32_sum(sum); /* none where padding sees nothing */
+    F32 factor = f32_all(total > 0 ? 1.0f / total : 0.0f);
     for (int32_t place = 0; place < whole; place += 16)
-        _mm512_store_ps(scores + place, _mm512_mul_ps(_mm512_load_ps(scores + place), factor));
+        f32_store(scores + place, f32_mul(f32_load(scores + place), factor));
 }
 
 /* Where mixed values go: rounded to integers of which `unit` make one, or as they are. */
@@ -259,26 +220,26 @@ typedef struct {
 /* Mix `parts` vectors of values, of the last of which there are `last` numbers; rows of them are
    `width` apart. */
 INLINE void mixed_parts(const float *weights, const float *values, int32_t count, int32_t width,
-                        int parts, __mmask16 last, const Mixed *to, size_t into) {
-    __m512 sums[4];
-    UNROLLED for (int part = 0; part < parts; part++) sums[part] = _mm512_setzero_ps();
+                        int parts, Mask last, const Mixed *to, size_t into) {
+    F32 sums[4];
+    UNROLLED for (int part = 0; part < parts; part++) sums[part] = f32_zero();
     for (int32_t entry = 0; entry < count; entry++) {
-        __m512 weight = _mm512_set1_ps(weights[entry]);
+        F32 weight = f32_all(weights[entry]);
         const float *value = values + (size_t)entry * width;
         UNROLLED for (int part = 0; part < parts; part++) {
-            __mmask16 there = part < parts - 1 ? 0xffff : last;
-            sums[part] = _mm512_fmadd_ps(
-                weight, _mm512_maskz_loadu_ps(there, value + 16 * part), sums[part]);
+            F32 some = part < parts - 1 ? f32_loadu(value + 16 * part)
+                                        : f32_load_some(last, value + 16 * part);
+            sums[part] = f32_mul_add(weight, some, sums[part]);
         }
     }
     UNROLLED for (int part = 0; part < parts; part++, into += 16) {
-        __mmask16 there = part < parts - 1 ? 0xffff : last;
+        Mask there = part < parts - 1 ? mask_first(16) : last;
         if (to->integers) {
-            __m512 value = _mm512_fmadd_ps(sums[part], _mm512_set1_ps(to->unit),
-                                           _mm512_set1_ps(128));
-            _mm_mask_storeu_epi8(to->integers + into, there, in_8_bits(value));
+            F32 value = f32_mul_add(sums[part], f32_all(to->unit),
+                                           f32_all(128));
+            u8_store_some(to->integers + into, there, value);
         } else {
-            _mm512_mask_storeu_ps(to->plain + into, there, sums[part]);
+            f32_store_some(to->plain + into, there, sums[part]);
         }
     }
 }
@@ -288,7 +249,7 @@ INLINE void mixed(const float *weights, const float *values, int32_t count, int3
                   const Mixed *to, size_t place) {
     for (int32_t first = 0; first < width; first += 64) {
         int32_t left = width - first < 64 ? width - first : 64, parts = (left + 15) / 16;
-        __mmask16 last = lanes(left - 16 * (parts - 1));
+        Mask last = mask_first(left - 16 * (parts - 1));
 #define PARTS(number) \
     mixed_parts(weights, values + first, count, width, number, last, to, place + first)
         switch (parts) { /* sums stay in registers if their number is known when compiling */
@@ -319,31 +280,29 @@ typedef struct {
 } Attention;
 
 /* Return scores with what their distances change; what is too far back is no more `visible`. */
-INLINE __m512 at_distances(const Attention *over, __m512 scores, int32_t where, int32_t head,
-                           int32_t first, __mmask16 there, __mmask16 *visible) {
+INLINE F32 at_distances(const Attention *over, F32 scores, int32_t where, int32_t head,
+                           int32_t first, Mask there, Mask *visible) {
     size_t row = where / over->slots;
-    __m512 own = _mm512_set1_ps(over->position ? (float)over->position[where]
+    F32 own = f32_all(over->position ? (float)over->position[where]
                                                : (float)(where % over->slots));
-    __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    __m512 others = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_set1_epi32(first), lanes));
-    if (over->place) others = _mm512_maskz_loadu_ps(there, over->place + row * over->most + first);
-    __m512 distance = _mm512_sub_ps(own, others);
+        F32 others = f32_of_i32(i32_add(i32_all(first), i32_counted()));
+    if (over->place) others = f32_load_some(there, over->place + row * over->most + first);
+    F32 distance = f32_sub(own, others);
     if (over->window)
-        *visible = _mm512_mask_cmp_ps_mask(*visible, distance, _mm512_set1_ps((float)over->window),
-                                           _CMP_LT_OQ);
+        *visible = f32_less_in(*visible, distance, f32_all((float)over->window));
     if (!over->distances) return scores;
-    __m512i most = _mm512_set1_epi32(over->furthest), index = _mm512_cvtps_epi32(distance);
-    index = _mm512_add_epi32(_mm512_min_epi32(index, most), most);
-    index = _mm512_max_epi32(index, _mm512_setzero_si512());
+    I32 most = i32_all(over->furthest), index = i32_of_f32(distance);
+    index = i32_add(i32_min(index, most), most);
+    index = i32_max(index, i32_zero());
     const float *table = over->distances + (size_t)head * (2 * over->furthest + 1);
-    return _mm512_add_ps(scores, _mm512_i32gather_ps(index, table, 4));
+    return f32_add(scores, f32_gather(table, index));
 }
 
 /* Attend with every head of every slot, of which this thread takes its part. */
 INLINE void attended(const Attention *over, const Team *team, int32_t me, float *scores,
                      const Mixed *to) {
     int32_t width = over->width, most = over->most, shared = over->heads / over->groups;
-    __m512 factor = _mm512_set1_ps(1.0f / sqrtf((float)width));
+    F32 factor = f32_all(1.0f / sqrtf((float)width));
     Range range = part_of(team, me, (int64_t)over->count * over->heads);
     for (int32_t index = range.first; index < range.end; index++) {
         int32_t head = index % over->heads, query = index / over->heads;
@@ -362,21 +321,20 @@ INLINE void attended(const Attention *over, const Team *team, int32_t me, float 
         size_t first = (row * over->groups + head / shared) * most * width;
         for (int32_t place = 0; place < count; place += 16) {
             int32_t left = count - place < 16 ? count - place : 16;
-            __mmask16 there = lanes(left), visible;
+            Mask there = mask_first(left), visible;
             if (seen)
-                visible = _mm512_mask_cmp_ps_mask(there, _mm512_maskz_loadu_ps(there, seen + place),
-                                                  _mm512_set1_ps(MASKED), _CMP_GT_OQ);
+                visible = f32_greater_in(there, f32_load_some(there, seen + place),
+                                         f32_all(MASKED));
             else
-                visible = _mm512_mask_test_epi32_mask(
-                    there, _mm512_maskz_loadu_epi32(there, real + place), _mm512_set1_epi32(-1));
-            __m512 products = dots(over->queries + (size_t)query * over->stride + (size_t)head * width,
+                visible = i32_nonzero_in(there, real + place);
+            F32 products = dots(over->queries + (size_t)query * over->stride + (size_t)head * width,
                                    over->keys + first + (size_t)place * width, left, width);
-            products = _mm512_mul_ps(products, factor);
+            products = f32_mul(products, factor);
             if (over->cap > 0) products = capped(products, over->cap);
             if (over->window || over->distances)
                 products = at_distances(over, products, where, head, place, there, &visible);
-            _mm512_store_ps(scores + place,
-                            _mm512_mask_mov_ps(_mm512_set1_ps(MASKED), visible, products));
+            f32_store(scores + place,
+                            f32_where(visible, products, f32_all(MASKED)));
         }
         softmax(scores, (count + 15) & ~15);
         mixed(scores, over->values + first, count, width, to, (size_t)index * width);

@@ -19,9 +19,10 @@ POINTER, INT = ctypes.c_void_p, ctypes.c_int32
 
 CHOICE = "MULTISTRIDE_KERNELS"
 """The environment variable that says what the int8 engine computes with: `auto` (the native kernels
-where they can run), `native` or `onnxruntime`."""
+where they can run), `native`, `avx2` (native kernels without AVX-512, on any CPU that has AVX2) or
+`onnxruntime`."""
 
-CHOICES = "auto", "native", "onnxruntime"
+CHOICES = "auto", "native", "avx2", "onnxruntime"
 
 NATIVE = "native"
 """The name of the weights of the native kernels among the graphs of a model."""
@@ -35,7 +36,12 @@ VECTOR = 16
 ALIGNED = 64
 """Bytes: arrays begin at multiples of as many, as vectors of the CPU do."""
 
-MODULE = "multistride.engines.int8.native.kernels"
+MODULES = {
+    "avx512": ("multistride.engines.int8.native.kernels", "AVX-512 VNNI"),
+    "avx2": ("multistride.engines.int8.native.kernels_avx2", "AVX2"),
+}
+"""The same kernels compiled for several instruction sets, the fastest first: modules, and what the
+instructions are called."""
 
 VERSION = 3
 """The number of `kernels.h` that these structures and arrays belong to. In a clone that was updated
@@ -198,13 +204,26 @@ def markov_of(arrays: Arrays) -> Any:
     return Markov(place("previous"), place("previous_scale"), matrix)
 
 
-@cache
 def kernels() -> Any:
-    """Return the compiled kernels; None where they were not built, or the CPU cannot run them."""
-    found = importlib.util.find_spec(MODULE)
-    if found is None or found.origin is None:
+    """Return the compiled kernels that are to run; None where there are none that can."""
+    found = instructions()
+    return None if found is None else _compiled(found)
+
+
+def instructions() -> str | None:
+    """Return the key in `MODULES` of the kernels that are to run; None where none can."""
+    wanted = ["avx2"] if os.environ.get(CHOICE) == "avx2" else list(MODULES)
+    return next((name for name in wanted if _compiled(name) is not None), None)
+
+
+@cache
+def _compiled(name: str) -> Any:
+    """Return the kernels of this instruction set; None where they were not built, or the CPU cannot
+    run them.
+    """
+    if (place := _place(name)) is None:
         return None
-    library = ctypes.CDLL(found.origin)
+    library = ctypes.CDLL(place)
     if not _fits(library) or not library.ms_supported():
         return None  # other compilers build a module without kernels
     run = None, [POINTER, POINTER, INT]
@@ -222,10 +241,16 @@ def kernels() -> Any:
         "ms_draft": run,
         "ms_draft_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
+    for function_name, (result, arguments) in signatures.items():
+        function = getattr(library, function_name)
         function.restype, function.argtypes = result, arguments
     return library
+
+
+def _place(name: str) -> str | None:
+    """Return the file of a module of kernels; None where it was not built."""
+    found = importlib.util.find_spec(MODULES[name][0])
+    return None if found is None else found.origin
 
 
 def _fits(library: Any) -> bool:
@@ -243,19 +268,19 @@ def wanted() -> bool:
         allowed = ", ".join(CHOICES)
         raise UsageError(f"{CHOICE} is {choice!r}; allowed are {allowed}: set one of them")
     reason = missing()
-    if choice == "native" and reason is not None:
-        raise UsageError(f"{CHOICE} is native, and {reason}: set it to auto")
+    if choice in ("native", "avx2") and reason is not None:
+        raise UsageError(f"{CHOICE} is {choice}, and {reason}: set it to auto")
     return choice != "onnxruntime" and reason is None
 
 
 def missing() -> str | None:
     """Return why the native kernels cannot run here; None if they can."""
-    found = importlib.util.find_spec(MODULE)
-    if found is None or found.origin is None:
+    if kernels() is not None:
+        return None
+    places = [place for place in map(_place, MODULES) if place is not None]
+    if not places:
         return "the native kernels were not built (they take a C compiler when installing)"
-    compiled = ctypes.CDLL(found.origin)
-    if hasattr(compiled, "ms_supported") and not _fits(compiled):
+    compiled = [ctypes.CDLL(place) for place in places]
+    if any(hasattr(each, "ms_supported") and not _fits(each) for each in compiled):
         return "the native kernels were built from other code: install multistride again"
-    if kernels() is None:
-        return "this CPU has no AVX-512 VNNI, which the native kernels use"
-    return None
+    return "this CPU has no AVX2, which the native kernels use"

@@ -33,22 +33,22 @@ typedef struct {
 
 INLINE void rounded_block(const float *from, int32_t size, int8_t *to, float *scale,
                           int32_t *offset) {
-    __m512i most = _mm512_setzero_si512(); /* as integers: a NaN is larger than all numbers */
+    I32 most = i32_zero(); /* as integers: a NaN is larger than all numbers */
     for (int32_t place = 0; place < size; place += 16)
-        most = _mm512_max_epi32(
-            most, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(from + place))));
-    int32_t bits = _mm512_reduce_max_epi32(most);
+        most = i32_max(
+            most, f32_bits(f32_abs(f32_loadu(from + place))));
+    int32_t bits = i32_largest(most);
     float largest;
     memcpy(&largest, &bits, sizeof largest);
-    __m512 factor = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
-    __m512i sum = _mm512_setzero_si512();
+    F32 factor = f32_all(largest > 0 ? 127.0f / largest : 0.0f);
+    I32 sum = i32_zero();
     for (int32_t place = 0; place < size; place += 16) {
-        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + place), factor));
-        sum = _mm512_add_epi32(sum, whole);
-        _mm_storeu_si128((__m128i *)(to + place), _mm512_cvtsepi32_epi8(whole));
+        I32 whole = i32_of_f32(f32_mul(f32_loadu(from + place), factor));
+        sum = i32_add(sum, whole);
+        s8_store(to + place, whole);
     }
     *scale = largest / 127.0f;
-    *offset = -128 * _mm512_reduce_add_epi32(sum);
+    *offset = -128 * i32_sum(sum);
 }
 
 /* Round a row of `width` entries. */
@@ -66,47 +66,35 @@ INLINE void rounded_row(const float *from, int32_t width, const Rows *to, size_t
 /* Outputs of up to ROWS rows and one panel, for a number of rows and, where a row has several, a size
    of blocks that are known when compiling. */
 INLINE void multiplied_rows(const Rows *rows, size_t row, int count, const Linear *matrix,
-                            int32_t panel, int32_t size, __m512 values[ROWS][4]) {
+                            int32_t panel, int32_t size, F32 values[ROWS][4]) {
     size_t inputs = matrix->inputs, blocks = inputs / size;
     const uint8_t *weights = matrix->weights + (size_t)panel * PANEL * inputs;
     const float *scale = matrix->scale + (size_t)panel * PANEL * blocks;
     UNROLLED for (int each = 0; each < count; each++)
         UNROLLED for (int part = 0; part < 4; part++)
             values[each][part] = matrix->bias
-                                     ? _mm512_loadu_ps(matrix->bias + panel * PANEL + 16 * part)
-                                     : _mm512_setzero_ps();
+                                     ? f32_loadu(matrix->bias + panel * PANEL + 16 * part)
+                                     : f32_zero();
     for (size_t block = 0; block < blocks; block++, scale += PANEL) {
-        __m512i sums[ROWS][4];
-        const int8_t *entries[ROWS];
+        I32 sums[ROWS][4];
+        UNROLLED for (int each = 0; each < count; each++)
+            UNROLLED for (int part = 0; part < 4; part++)
+                sums[each][part] = i32_all(rows->offset[(row + each) * blocks + block]);
+        products_added(rows->integers + row * inputs + block * size, inputs, count, weights, size, 0,
+                       sums);
+        weights += (size_t)PANEL * size;
         UNROLLED for (int each = 0; each < count; each++) {
-            entries[each] = rows->integers + (row + each) * inputs + block * size;
+            F32 factor = f32_all(rows->scale[(row + each) * blocks + block]);
             UNROLLED for (int part = 0; part < 4; part++)
-                sums[each][part] = _mm512_set1_epi32(rows->offset[(row + each) * blocks + block]);
-        }
-        for (int32_t input = 0; input < size; input += 4, weights += 4 * PANEL) {
-            __m512i column[4];
-            UNROLLED for (int part = 0; part < 4; part++)
-                column[part] = _mm512_load_si512(weights + 64 * part);
-            UNROLLED for (int each = 0; each < count; each++) {
-                int32_t four;
-                memcpy(&four, entries[each] + input, 4);
-                __m512i entry = _mm512_set1_epi32(four);
-                UNROLLED for (int part = 0; part < 4; part++)
-                    MULTIPLY(sums[each][part], column[part], entry);
-            }
-        }
-        UNROLLED for (int each = 0; each < count; each++) {
-            __m512 factor = _mm512_set1_ps(rows->scale[(row + each) * blocks + block]);
-            UNROLLED for (int part = 0; part < 4; part++)
-                values[each][part] = _mm512_fmadd_ps(
-                    _mm512_cvtepi32_ps(sums[each][part]),
-                    _mm512_mul_ps(factor, _mm512_load_ps(scale + 16 * part)), values[each][part]);
+                values[each][part] = f32_mul_add(
+                    f32_of_i32(sums[each][part]),
+                    f32_mul(factor, f32_load(scale + 16 * part)), values[each][part]);
         }
     }
 }
 
 INLINE void multiplied_some(const Rows *rows, size_t row, int count, const Linear *matrix,
-                            int32_t panel, __m512 values[ROWS][4]) {
+                            int32_t panel, F32 values[ROWS][4]) {
     if (rows->block) {
 #define PART(number) multiplied_rows(rows, row, number, matrix, panel, BLOCK, values)
         OF_ROWS(count, PART)
@@ -126,15 +114,15 @@ INLINE void product(const Linear *matrix, const Rows *rows, int32_t count, float
     for (int32_t index = range.first; index < range.end; index++) {
         int32_t panel = index / groups, row = index % groups * ROWS;
         int32_t some = count - row < ROWS ? count - row : ROWS;
-        __m512 values[ROWS][4];
+        F32 values[ROWS][4];
         multiplied_some(rows, row, some, matrix, panel, values);
         for (int32_t each = 0; each < some; each++)
             for (int part = 0; part < 4; part++) {
                 size_t output = (size_t)panel * PANEL + 16 * part;
                 float *place = to + (size_t)(row + each) * matrix->outputs + output;
-                __m512 value = values[each][part];
-                if (adds) value = _mm512_add_ps(value, _mm512_load_ps(place));
-                _mm512_store_ps(place, value);
+                F32 value = values[each][part];
+                if (adds) value = f32_add(value, f32_load(place));
+                f32_store(place, value);
             }
     }
     meet(team);
@@ -160,9 +148,9 @@ UNUSED static void rounded(const float *from, int32_t count, int32_t width, cons
 }
 
 /* Return x / (1 + exp(-y)). */
-INLINE __m512 gated_by(__m512 x, __m512 y) {
-    __m512 below = exponential(_mm512_sub_ps(_mm512_setzero_ps(), y));
-    return _mm512_div_ps(x, _mm512_add_ps(below, _mm512_set1_ps(1.0f)));
+INLINE F32 gated_by(F32 x, F32 y) {
+    F32 below = exponential(f32_sub(f32_zero(), y));
+    return f32_div(x, f32_add(below, f32_all(1.0f)));
 }
 
 #endif

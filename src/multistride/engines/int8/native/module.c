@@ -9,9 +9,7 @@
 int ms_supported(void) {
 #if KERNELS
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
+    return cpu_fits();
 #else
     return 0;
 #endif
@@ -20,6 +18,14 @@ int ms_supported(void) {
 /* Return the number by which `library.py` knows kernels that read its arrays. */
 int ms_version(void) { return VERSION; }
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "kernels", 0, -1, 0, 0, 0, 0, 0};
+#ifdef AVX2
+#define NAME "kernels_avx2"
+#define INIT PyInit_kernels_avx2
+#else
+#define NAME "kernels"
+#define INIT PyInit_kernels
+#endif
 
-PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&module); }
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, NAME, 0, -1, 0, 0, 0, 0, 0};
+
+PyMODINIT_FUNC INIT(void) { return PyModule_Create(&module); }

@@ -42,20 +42,19 @@ typedef struct {
 
 typedef enum { STORED, ADDED, ROUNDED } Use;
 
-INLINE void used(Use use, const Matrix *matrix, int32_t first, int count, __m512i sums[ROWS][4],
+INLINE void used(Use use, const Matrix *matrix, int32_t first, int count, I32 sums[ROWS][4],
                  void *to, size_t width) {
     UNROLLED for (int row = 0; row < count; row++)
         UNROLLED for (int part = 0; part < 4; part++) {
             int32_t output = first + 16 * part;
             if (output >= matrix->outputs) break; /* the last panel may be in part empty */
-            __m512 value = scaled(sums[row][part], matrix, output);
+            F32 value = scaled(sums[row][part], matrix, output);
             if (use == ROUNDED) { /* what is negative becomes zero */
-                _mm_store_si128((__m128i *)((uint8_t *)to + row * width + output),
-                                in_8_bits(value));
+                u8_store((uint8_t *)to + row * width + output, value);
             } else {
                 float *place = (float *)to + row * width + output;
-                if (use == ADDED) value = _mm512_add_ps(value, _mm512_load_ps(place));
-                _mm512_store_ps(place, value);
+                if (use == ADDED) value = f32_add(value, f32_load(place));
+                f32_store(place, value);
             }
         }
 }
@@ -71,7 +70,7 @@ INLINE void product(Use use, const Matrix *matrix, const uint8_t *rows, int32_t 
         const int8_t *weights = matrix->weights + (size_t)first * matrix->inputs;
         const uint8_t *some = rows + (size_t)row * matrix->inputs;
         void *place = (char *)to + (size_t)row * matrix->outputs * entry;
-        __m512i sums[ROWS][4];
+        I32 sums[ROWS][4];
 #define PART(number)                                                         \
     multiplied(some, matrix->inputs, number, weights, matrix->inputs, sums); \
     used(use, matrix, first, number, sums, place, matrix->outputs)
@@ -101,21 +100,21 @@ TARGET static void normed(const Norm *norm, const float *rows, int32_t count, in
     Range range = part_of(team, me, count);
     for (int32_t index = range.first; index < range.end; index++) {
         const float *row = rows + (size_t)index * width;
-        __m512 sum = _mm512_setzero_ps(), square = _mm512_setzero_ps();
+        F32 sum = f32_zero(), square = f32_zero();
         for (int32_t place = 0; place < width; place += 16)
-            sum = _mm512_add_ps(sum, _mm512_load_ps(row + place));
-        __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
+            sum = f32_add(sum, f32_load(row + place));
+        F32 mean = f32_all(f32_sum(sum) / (float)width);
         for (int32_t place = 0; place < width; place += 16) {
-            __m512 off = _mm512_sub_ps(_mm512_load_ps(row + place), mean);
-            square = _mm512_fmadd_ps(off, off, square);
+            F32 off = f32_sub(f32_load(row + place), mean);
+            square = f32_mul_add(off, off, square);
         }
-        float variance = _mm512_reduce_add_ps(square) / (float)width;
-        __m512 factor = _mm512_set1_ps(1.0f / sqrtf(variance + norm->epsilon));
+        float variance = f32_sum(square) / (float)width;
+        F32 factor = f32_all(1.0f / sqrtf(variance + norm->epsilon));
         for (int32_t place = 0; place < width; place += 16) {
-            __m512 off = _mm512_mul_ps(_mm512_sub_ps(_mm512_load_ps(row + place), mean), factor);
-            __m512 value = _mm512_fmadd_ps(off, _mm512_load_ps(norm->weight + place),
-                                           _mm512_load_ps(norm->bias + place));
-            _mm_store_si128((__m128i *)(to + (size_t)index * width + place), in_8_bits(value));
+            F32 off = f32_mul(f32_sub(f32_load(row + place), mean), factor);
+            F32 value = f32_mul_add(off, f32_load(norm->weight + place),
+                                           f32_load(norm->bias + place));
+            u8_store(to + (size_t)index * width + place, value);
         }
     }
     meet(team);
@@ -168,18 +167,18 @@ TARGET static void embedded(const Network *network, const Pass *pass, const int3
         position = within(position, network->position_count);
         const int8_t *entry = network->embedding + (size_t)token * width;
         const float *place = network->positions + (size_t)position * width;
-        __m512 scale = _mm512_set1_ps(network->embedding_scale[token]);
+        F32 scale = f32_all(network->embedding_scale[token]);
         for (int32_t part = 0; part < width; part += 16) {
-            __m512i whole = _mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)(entry + part)));
-            __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale);
-            _mm512_store_ps(to + part, _mm512_add_ps(value, _mm512_load_ps(place + part)));
+            I32 whole = i32_of_bytes(entry + part);
+            F32 value = f32_mul(f32_of_i32(whole), scale);
+            f32_store(to + part, f32_add(value, f32_load(place + part)));
         }
         if (!network->reaches) continue;
         int64_t reach = within(pass->reach[row], network->reach_count);
         const float *further = network->reaches + (size_t)reach * width;
         for (int32_t part = 0; part < width; part += 16)
-            _mm512_store_ps(to + part, _mm512_add_ps(_mm512_load_ps(to + part),
-                                                     _mm512_load_ps(further + part)));
+            f32_store(to + part, f32_add(f32_load(to + part),
+                                                     f32_load(further + part)));
     }
     meet(team);
 }
@@ -285,7 +284,7 @@ TARGET static void encoded(const Team *team, int32_t me) {
 }
 
 INLINE void outputs_of(const void *rows, int32_t row, int32_t count, const void *matrix,
-                       int32_t panel, __m512 values[ROWS][4]) {
+                       int32_t panel, F32 values[ROWS][4]) {
     const Matrix *output = matrix;
     scaled_rows((const uint8_t *)rows + (size_t)row * output->inputs, count, output, panel, values);
 }
