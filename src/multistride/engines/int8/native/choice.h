@@ -55,7 +55,7 @@ INLINE Best begun(void) {
 
 INLINE void searched(Best *best, const F32 logits[4], int32_t first) {
     F32 most = f32_max(f32_max(logits[0], logits[1]),
-                                f32_max(logits[2], logits[3]));
+                       f32_max(logits[2], logits[3]));
     float largest = f32_largest(most);
     if (largest > best->most) {
         F32 every = f32_all(largest);
@@ -123,7 +123,7 @@ INLINE void multiplied(const uint8_t *rows, size_t stride, int count, const int8
 
 INLINE F32 scaled(I32 sum, const Matrix *matrix, int32_t output) {
     return f32_mul_add(f32_of_i32(sum), f32_load(matrix->scale + output),
-                           f32_load(matrix->offset + output));
+                       f32_load(matrix->offset + output));
 }
 
 /* The outputs of up to ROWS rows and one panel. Among other vectors, or indexed by a number that is
@@ -168,7 +168,7 @@ INLINE void picked(const Picking *picking, Outputs outputs_of, const void *rows,
                         searched(best + next + each, values[each], first);
                     else for (int part = 0; part < 4; part++)
                         f32_storeu(picking->logits + place * outputs + first + 16 * part,
-                                         values[each][part]);
+                                   values[each][part]);
                 }
             }
         for (int32_t each = 0; each < stripe.count; each++)

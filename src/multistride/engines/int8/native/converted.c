@@ -81,7 +81,7 @@ INLINE void normed_row(const Around *norm, float epsilon, const float *from, int
         F32 off = f32_mul(f32_sub(f32_loadu(from + place), mean), factor);
         F32 bias = norm->bias ? f32_loadu(norm->bias + place) : f32_zero();
         f32_storeu(to + place, f32_mul_add(off, f32_loadu(norm->weight + place),
-                                                     bias));
+                                           bias));
     }
 }
 
@@ -148,7 +148,7 @@ TARGET static void entered(const Converted *network, const Around *norm, const S
 INLINE void summed_row(float *to, const float *more, int32_t width) {
     for (int32_t place = 0; place < width; place += 16)
         f32_store(to + place,
-                        f32_add(f32_load(to + place), f32_loadu(more + place)));
+                  f32_add(f32_load(to + place), f32_loadu(more + place)));
 }
 
 /* Add what a sublayer returns to the states, with the normalisations that follow it. */
@@ -216,9 +216,9 @@ INLINE void turned(float *head, const float *cosine, const float *sine, int32_t 
         F32 c = f32_load_some(there, cosine + place);
         F32 s = f32_load_some(there, sine + place);
         f32_store_some(head + place, there,
-                              f32_mul_sub(x, c, f32_mul(y, s)));
+                       f32_mul_sub(x, c, f32_mul(y, s)));
         f32_store_some(other + place, there,
-                              f32_mul_add(y, c, f32_mul(x, s)));
+                       f32_mul_add(y, c, f32_mul(x, s)));
     }
 }
 
@@ -268,7 +268,7 @@ INLINE F32 gelu(F32 x) {
     y = f32_mul(f32_mul_add(y, t, f32_all(0.254829592f)), t);
     F32 square = f32_mul(size, size);
     y = f32_mul(f32_mul(y, half),
-                      exponential(f32_sub(f32_zero(), square)));
+                exponential(f32_sub(f32_zero(), square)));
     Mask negative = f32_less(x, f32_zero());
     return f32_mul(x, f32_where(negative, y, f32_sub(one, y)));
 }

@@ -77,7 +77,7 @@ INLINE void joined_row(const Head *head, const float *state, int64_t token, floa
         F32 read = f32_mul(f32_of_i32(whole), scale);
         f32_storeu(one + place, f32_mul(value, f32_loadu(head->gain + place)));
         f32_storeu(one + width + place,
-                         f32_mul(read, f32_loadu(head->into + place)));
+                   f32_mul(read, f32_loadu(head->into + place)));
     }
     rounded_row(one, 2 * width, to, row);
 }
@@ -131,9 +131,9 @@ TARGET static void drafted(const Team *team, int32_t me) {
             const float *more = to.more + (size_t)row * head->narrow.outputs;
             for (int32_t place = 0; place < width; place += 16)
                 f32_storeu(state + place,
-                                 f32_mul_add(f32_loadu(state + place),
-                                                 f32_loadu(head->keep + place),
-                                                 f32_loadu(more + place)));
+                           f32_mul_add(f32_loadu(state + place),
+                                       f32_loadu(head->keep + place),
+                                       f32_loadu(more + place)));
             rounded_row(state, width, &to.rows, row);
         }
         meet(team);

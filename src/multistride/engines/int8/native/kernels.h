@@ -182,10 +182,10 @@ INLINE F32 dots(const float *query, const float *keys, int32_t count, int32_t wi
         F32 sum = f32_zero();
         for (int32_t place = 0; place < whole; place += 16)
             sum = f32_mul_add(f32_loadu(query + place), f32_loadu(other + place),
-                                  sum);
+                              sum);
         if (whole < width)
             sum = f32_mul_add(f32_load_some(rest, query + whole),
-                                  f32_load_some(rest, other + whole), sum);
+                              f32_load_some(rest, other + whole), sum);
         sums[key] = sum;
     }
     return f32_sums(sums);
@@ -236,7 +236,7 @@ INLINE void mixed_parts(const float *weights, const float *values, int32_t count
         Mask there = part < parts - 1 ? mask_first(16) : last;
         if (to->integers) {
             F32 value = f32_mul_add(sums[part], f32_all(to->unit),
-                                           f32_all(128));
+                                    f32_all(128));
             u8_store_some(to->integers + into, there, value);
         } else {
             f32_store_some(to->plain + into, there, sums[part]);
@@ -284,8 +284,8 @@ INLINE F32 at_distances(const Attention *over, F32 scores, int32_t where, int32_
                            int32_t first, Mask there, Mask *visible) {
     size_t row = where / over->slots;
     F32 own = f32_all(over->position ? (float)over->position[where]
-                                               : (float)(where % over->slots));
-        F32 others = f32_of_i32(i32_add(i32_all(first), i32_counted()));
+                                     : (float)(where % over->slots));
+    F32 others = f32_of_i32(i32_add(i32_all(first), i32_counted()));
     if (over->place) others = f32_load_some(there, over->place + row * over->most + first);
     F32 distance = f32_sub(own, others);
     if (over->window)
@@ -328,13 +328,13 @@ INLINE void attended(const Attention *over, const Team *team, int32_t me, float 
             else
                 visible = i32_nonzero_in(there, real + place);
             F32 products = dots(over->queries + (size_t)query * over->stride + (size_t)head * width,
-                                   over->keys + first + (size_t)place * width, left, width);
+                                over->keys + first + (size_t)place * width, left, width);
             products = f32_mul(products, factor);
             if (over->cap > 0) products = capped(products, over->cap);
             if (over->window || over->distances)
                 products = at_distances(over, products, where, head, place, there, &visible);
             f32_store(scores + place,
-                            f32_where(visible, products, f32_all(MASKED)));
+                      f32_where(visible, products, f32_all(MASKED)));
         }
         softmax(scores, (count + 15) & ~15);
         mixed(scores, over->values + first, count, width, to, (size_t)index * width);

@@ -113,7 +113,7 @@ TARGET static void normed(const Norm *norm, const float *rows, int32_t count, in
         for (int32_t place = 0; place < width; place += 16) {
             F32 off = f32_mul(f32_sub(f32_load(row + place), mean), factor);
             F32 value = f32_mul_add(off, f32_load(norm->weight + place),
-                                           f32_load(norm->bias + place));
+                                    f32_load(norm->bias + place));
             u8_store(to + (size_t)index * width + place, value);
         }
     }
@@ -178,7 +178,7 @@ TARGET static void embedded(const Network *network, const Pass *pass, const int3
         const float *further = network->reaches + (size_t)reach * width;
         for (int32_t part = 0; part < width; part += 16)
             f32_store(to + part, f32_add(f32_load(to + part),
-                                                     f32_load(further + part)));
+                                         f32_load(further + part)));
     }
     meet(team);
 }
