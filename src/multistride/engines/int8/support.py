@@ -56,9 +56,8 @@ def check_int8(form: WeightForm = "int8") -> None:
     """Raise `MissingExtraError` or `UsageError` unless weights in this form can run here."""
     if form == "int4" and not multiplies_int8():
         raise UsageError(
-            "the engine int4 was asked for; without VNNI, ONNX Runtime computes a row of 4 bits "
-            "alone otherwise than beside others, so texts would depend on their batch: choose "
-            "--engine int8"
+            "the engine int4 was asked for; on x86 it needs a CPU with VNNI, as without it a text "
+            "would depend on the others in its batch: choose --engine int8"
         )
     if not installed():
         raise MissingExtraError(

@@ -55,17 +55,20 @@ INLINE void f32_store(float *to, F32 x) {
     _mm256_store_ps(to + 8, x.high);
 }
 
-#define LANEWISE(name, operation)                                              \
-    INLINE F32 name(F32 x, F32 y) {                                            \
-        F32 made = {operation(x.low, y.low), operation(x.high, y.high)};       \
+#define LANEWISE(kind, name, operation)                                         \
+    INLINE kind name(kind x, kind y) {                                         \
+        kind made = {operation(x.low, y.low), operation(x.high, y.high)};      \
         return made;                                                           \
     }
-LANEWISE(f32_add, _mm256_add_ps)
-LANEWISE(f32_sub, _mm256_sub_ps)
-LANEWISE(f32_mul, _mm256_mul_ps)
-LANEWISE(f32_div, _mm256_div_ps)
-LANEWISE(f32_max, _mm256_max_ps)
-LANEWISE(f32_min, _mm256_min_ps)
+LANEWISE(F32, f32_add, _mm256_add_ps)
+LANEWISE(F32, f32_sub, _mm256_sub_ps)
+LANEWISE(F32, f32_mul, _mm256_mul_ps)
+LANEWISE(F32, f32_div, _mm256_div_ps)
+LANEWISE(F32, f32_max, _mm256_max_ps)
+LANEWISE(F32, f32_min, _mm256_min_ps)
+LANEWISE(I32, i32_add, _mm256_add_epi32)
+LANEWISE(I32, i32_max, _mm256_max_epi32)
+LANEWISE(I32, i32_min, _mm256_min_epi32)
 #undef LANEWISE
 
 #define LANEWISE(name, operation)                                              \
@@ -147,16 +150,6 @@ INLINE I32 i32_counted(void) {
                 _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
     return made;
 }
-
-#define LANEWISE(name, operation)                                              \
-    INLINE I32 name(I32 x, I32 y) {                                            \
-        I32 made = {operation(x.low, y.low), operation(x.high, y.high)};       \
-        return made;                                                           \
-    }
-LANEWISE(i32_add, _mm256_add_epi32)
-LANEWISE(i32_max, _mm256_max_epi32)
-LANEWISE(i32_min, _mm256_min_epi32)
-#undef LANEWISE
 
 INLINE int32_t i32_sum(I32 x) {
     __m256i eight = _mm256_add_epi32(x.low, x.high);
@@ -295,17 +288,6 @@ INLINE void s8_store(int8_t *to, I32 x) {
 /* ---- Products of bytes ---- */
 
 #define ROWS 6 /* rows that are multiplied together: more do not fit into the registers */
-
-/* Do something with a number of rows that is known when compiling. */
-#define OF_ROWS(count, call) \
-    switch (count) {         \
-    case 1: call(1); break;  \
-    case 2: call(2); break;  \
-    case 3: call(3); break;  \
-    case 4: call(4); break;  \
-    case 5: call(5); break;  \
-    default: call(6);        \
-    }
 
 #define INPUTS 32 /* of rows that are widened together */
 #define AHEAD 2048 /* bytes between the weights that are read and those that are fetched meanwhile */

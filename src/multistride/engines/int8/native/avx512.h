@@ -97,18 +97,6 @@ INLINE F32 f32_sums(F32 of[16]) {
 
 #define ROWS 7 /* rows that are multiplied together: more do not fit into the registers */
 
-/* Do something with a number of rows that is known when compiling. */
-#define OF_ROWS(count, call) \
-    switch (count) {         \
-    case 1: call(1); break;  \
-    case 2: call(2); break;  \
-    case 3: call(3); break;  \
-    case 4: call(4); break;  \
-    case 5: call(5); break;  \
-    case 6: call(6); break;  \
-    default: call(7);        \
-    }
-
 /* Add four products of unsigned with signed bytes to each sum. Written as an intrinsic, GCC copies
    every sum from register to register. */
 #define MULTIPLY(sum, bytes, signed_bytes) \

@@ -170,6 +170,18 @@ INLINE F32 capped(F32 x, float cap) {
     return f32_less_mul(below, top, top);
 }
 
+/* Do something with a number of rows that is known when compiling. */
+#define OF_ROWS(count, call) \
+    switch (count) {         \
+    case 1: call(1); break;  \
+    case 2: call(2); break;  \
+    case 3: call(3); break;  \
+    case 4: call(4); break;  \
+    case 5: call(5); break;  \
+    case 6: call(6); break;  \
+    default: call(ROWS);     \
+    }
+
 /* ---- Attention ---- */
 
 /* Return the products of a query with 16 keys; past the first `count` the last is repeated. */

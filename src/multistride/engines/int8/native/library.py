@@ -212,8 +212,8 @@ def kernels() -> Any:
 
 def instructions() -> str | None:
     """Return the key in `MODULES` of the kernels that are to run; None where none can."""
-    wanted = ["avx2"] if os.environ.get(CHOICE) == "avx2" else list(MODULES)
-    return next((name for name in wanted if _compiled(name) is not None), None)
+    allowed = ["avx2"] if os.environ.get(CHOICE) == "avx2" else list(MODULES)
+    return next((name for name in allowed if _compiled(name) is not None), None)
 
 
 @cache
@@ -281,6 +281,7 @@ def missing() -> str | None:
     if not places:
         return "the native kernels were not built (they take a C compiler when installing)"
     compiled = [ctypes.CDLL(place) for place in places]
-    if any(hasattr(each, "ms_supported") and not _fits(each) for each in compiled):
+    others = [each for each in compiled if hasattr(each, "ms_supported") and not _fits(each)]
+    if others or len(places) < len(MODULES):
         return "the native kernels were built from other code: install multistride again"
     return "this CPU has no AVX2, which the native kernels use"
