@@ -23,7 +23,7 @@ def cpu_name() -> str:
 
 def cpu_features() -> list[str]:
     """Return those of `CPU_FEATURES` that this processor has; known on Linux only."""
-    flags = set(_cpu_info().split())
+    flags = set(_cpu_info().partition("\n\n")[0].split())  # of the first: they are alike
     return [feature for feature in CPU_FEATURES if feature in flags]
 
 

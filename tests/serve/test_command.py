@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -24,60 +25,66 @@ TEXTS = ["I have never seen such a beautiful garden."] * 256
 """As many as a request may hold, so that it is seen while it runs."""
 
 
+@contextmanager
+def started(*options, **more):
+    """Start a server. It is killed at the end, so that a test that fails ends."""
+    command = [*COMMAND, "--port", "0", "--group-size", "1", "--threads", "1", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **more) as server:
+        try:
+            yield server, next(line for line in server.stderr if "serving" in line).split()[-1]
+        finally:
+            server.kill()
+
+
 def test_sigterm_finishes_what_runs_and_exits_with_0():
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = [*COMMAND, "--port", "0", "--group-size", "1", "--threads", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
-        drained(server)
-
-
-def drained(server):
-    line = next(line for line in server.stderr if "serving" in line)
-    url = line.split()[-1]
-    answers = []
-    body = {"text": TEXTS, "mode": "exact"}
-    asking = threading.Thread(
-        target=lambda: answers.append(httpx.post(url + "/v1/translate", json=body, timeout=60))
-    )
-    asking.start()
-    until_it_runs(url, asking)
-    server.send_signal(signal.SIGTERM)
-    asking.join()
-    assert server.wait(timeout=60) == 0
-    assert len(answers[0].json()["translations"]) == len(TEXTS)
-    said = server.stderr.read().splitlines()
-    assert "shutting down" in said[0]
-    assert json.loads(said[1])["path"] == "/v1/translate"
-    assert not [line for line in said if "Traceback" in line]
+    with started(env=environment) as (server, url):
+        answers, asking = asked(url, {"text": TEXTS, "mode": "exact"})
+        until_it_runs(url, asking)
+        server.send_signal(signal.SIGTERM)
+        asking.join()
+        assert server.wait(timeout=60) == 0
+        assert len(answers[0].json()["translations"]) == len(TEXTS)
+        said = server.stderr.read().splitlines()
+        assert "shutting down" in said[0]
+        assert json.loads(said[1])["path"] == "/v1/translate"
+        assert not [line for line in said if "Traceback" in line]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="models have processes of their own on Linux")
 def test_a_killed_engine_is_said_and_a_killed_server_leaves_no_engine():
     """Requests that wait for ever for a process that is gone, and a process that nobody ends."""
-    command = [*COMMAND, "--port", "0", "--group-size", "1", "--threads", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        url = next(line for line in server.stderr if "serving" in line).split()[-1]
-        answers = []
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(url + "/v1/translate", json={"text": TEXTS}))
-        )
-        asking.start()
+    with started() as (server, url):
+        answers, asking = asked(url, {"text": TEXTS})
         until_it_runs(url, asking)
         os.kill(engine_of(server.pid), signal.SIGKILL)
         asking.join()
         assert answers[0].status_code == 500
         assert "was killed (signal 9)" in next(line for line in server.stderr if "over" in line)
-        assert httpx.post(url + "/v1/translate", json={"text": "Hello."}).status_code == 503
+        refused = httpx.post(url + "/v1/translate", json={"text": "Hello."})
+        assert refused.status_code == 503
+        assert "restart the server" in refused.text
         assert "restart the server" in httpx.get(url + "/ready").text
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 0
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        next(line for line in server.stderr if "serving" in line)
+    with started() as (server, _):
         engine = engine_of(server.pid)
         os.kill(engine, signal.SIGTERM)  # as a service manager sends it to the whole group
         server.kill()
         server.stderr.read()  # which both hold open
         assert not Path(f"/proc/{engine}/cmdline").exists() or not command_of(engine)
+
+
+def asked(url, body):
+    """Ask in a thread; return where its answer will be, and the thread."""
+    answers = []
+
+    def ask():
+        answers.append(httpx.post(url + "/v1/translate", json=body, timeout=60))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    return answers, asking
 
 
 def until_it_runs(url, asking):

@@ -467,5 +467,25 @@ def test_a_fault_of_the_loop_itself_is_no_silence(models, caplog):
         assert answer.status_code == 500
         ready = httpx.get(running.url + "/ready")
         assert (ready.status_code, "restart the server" in ready.json()["reason"]) == (503, True)
-        assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 503
+        refused = httpx.post(running.url + "/v1/completions", json=LONG)
+        assert refused.status_code == 503
+        assert "failed and decodes no more: restart the server" in refused.text
+        assert refused.json()["error"]["code"] == "model_failed"
         assert "ended by a fault" in caplog.text
+
+
+def test_a_fault_between_two_texts_of_a_request_is_a_fault(models, monkeypatch):
+    """The second text was refused as if the server were shutting down."""
+    with Running(models) as running:
+        model = running.served.translator(None)
+        encode, encoded = model.encode, []
+
+        async def lost_at_the_second(text):
+            encoded.append(text)
+            if len(encoded) == 2:
+                model.scheduler._lost()
+            return await encode(text)
+
+        monkeypatch.setattr(model, "encode", lost_at_the_second)
+        answer = httpx.post(running.url + "/v1/translate", json={"text": ["a", "b"]}, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")

@@ -51,7 +51,7 @@ STATUSES = {
     413: "The body is too large.",
     429: "Too many requests wait; the header Retry-After says when to come back.",
     500: "The server failed on this request.",
-    503: "The server is shutting down.",
+    503: "The server is shutting down, or the model failed.",
 }
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     **{status: {"model": ErrorBody, "description": text} for status, text in STATUSES.items()},
@@ -140,6 +140,17 @@ class Draining(HttpProblem):
             "the server is shutting down and takes no new requests: send it to another one",
             code="draining",
             headers={"Retry-After": "5", "Connection": "close"},
+        )
+
+
+class Gone(HttpProblem):
+    """503: nothing decodes this model any more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            503,
+            f"model {name} failed and decodes no more: restart the server",
+            code="model_failed",
         )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from multistride.decode.ending import Ending
 from multistride.decode.hypothesis import Group
 from multistride.decode.options import Mode
-from multistride.serve.errors import Draining, HttpProblem, QueueFull
+from multistride.serve.errors import Draining, Gone, HttpProblem, QueueFull
 from multistride.serve.metrics import Metrics
 from multistride.serve.orders import Cancel, Capacity, Link, Report, Work
 
@@ -116,10 +116,13 @@ class Scheduler:
     def submit(self, work: Work, whole: bool = False, begun: bool = False) -> Ticket:
         """Queue a request; the key of its `work` is replaced.
 
-        `whole` is for those who want the whole answer. Raises `QueueFull`, or `Draining` while the
-        server shuts down; a text of a request that has `begun` is still taken then.
+        `whole` is for those who want the whole answer. Raises `QueueFull`; `Draining` while the
+        server shuts down, though a text of a request that has `begun` is still taken then; `Gone`
+        when nobody decodes, and the problem of its other texts for a request that has `begun`.
         """
-        if self.broken or (self.draining and not begun):
+        if self.broken:
+            raise _failure() if begun else Gone(self.name)
+        if self.draining and not begun:
             raise Draining
         if self.full:
             raise QueueFull(self._waiting, self.capacity.waiting, self._seconds)
@@ -151,7 +154,7 @@ class Scheduler:
 
     def _lost(self) -> None:
         """Answer all requests, and take no more: nobody decodes."""
-        self.broken = self.draining = True
+        self.broken = True
         tickets, self._open, self._running = list(self._open.values()), {}, 0
         self._gauge()
         for ticket in tickets:

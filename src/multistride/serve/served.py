@@ -13,7 +13,7 @@ from multistride.data.chat import rendered
 from multistride.data.vocab import Vocabulary
 from multistride.decode.options import Mode
 from multistride.errors import DataError, UsageError
-from multistride.serve.errors import HttpProblem
+from multistride.serve.errors import Gone, HttpProblem
 from multistride.serve.metrics import Metrics
 from multistride.serve.orders import Work
 from multistride.serve.plans import Plans
@@ -214,7 +214,7 @@ class Served:
             return "the server is shutting down"
         broken = [model.name for model in self.models.values() if model.scheduler.broken]
         if broken:
-            return f"model {broken[0]} failed and decodes no more: restart the server"
+            return Gone(broken[0]).message
         full = [model.name for model in self.models.values() if model.scheduler.full]
         return f"the queue of model {full[0]} is full" if full else None
 
