@@ -89,19 +89,25 @@ def test_a_killed_process_is_replaced_and_metrics_are_sums():
         assert len({json.dumps(answer["translations"][0]["tokens"]) for answer in answers}) == 1
         total = 'generation_tokens_total{model="english-german"} 16.0'
         assert total in httpx.get(url + "/metrics").text
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        servers = [pid for pid in children if b"spawn_main" in _command(pid)]
+        servers = _children(server.pid)
         assert len(servers) == 2
-        os.kill(int(servers[0]), signal.SIGKILL)
-        next(line for line in server.stderr if "starting another" in line)
+        os.kill(servers[0], signal.SIGKILL)
+        line = next(line for line in server.stderr if "starting another" in line)
+        assert "exit code -9" in line
         assert httpx.get(url + "/health").status_code == 200  # by the other one
+        os.kill(_children(servers[1])[0], signal.SIGKILL)  # its model, which nothing else restarts
+        line = next(line for line in server.stderr if "starting another" in line)
+        assert "model english-german failed" in line
         server.send_signal(signal.SIGTERM)
         server.stderr.read()
         assert server.wait(timeout=60) == 0
 
 
-def _command(pid):
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+def _children(pid):
+    """Return the replicas of a server, or the models of a replica."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if b"spawn_main" in command]
 
 
 def test_a_replica_that_is_stopped_before_its_models_are_open_does_not_serve(monkeypatch, tmp_path):

@@ -175,7 +175,7 @@ class Site:
             models = {name: open_model(self.machine, path) for name, path in self.models.items()}
             served = opened(models, defaults, capacity)
         limits = Limits(self.serving.max_body, api_key=self.key)
-        return Server(application(served, limits), served.drain, started_with)
+        return Server(application(served, limits), served.drain, started_with, served.failed)
 
     def run(self, replicas: int, ray: str | None) -> None:
         """Serve until a signal."""

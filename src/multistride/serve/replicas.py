@@ -54,11 +54,17 @@ class Site(Protocol):
 
 
 def run(site: Site, started_with: Callable[[], None], made: Callable[[Server], None]) -> None:
-    """Serve until the server is told to stop; `made` gets it before it starts."""
+    """Serve until the server is told to stop; `made` gets it before it starts.
+
+    Raises `UserError` when one of its models has failed, so that another replica takes its place.
+    """
     forget_the_dead()
     server = site.server(started_with)
+    server.give_up = True
     made(server)
     serve(server, bound(site.host, site.port, shared=True))
+    if (reason := server.failed()) is not None:
+        raise UserError(reason)
 
 
 class Replica(Protocol):

@@ -208,13 +208,20 @@ class Served:
         for model in self.models.values():
             model.scheduler.draining = True
 
+    def failed(self) -> str | None:
+        """Return which model will never decode again; None if all can."""
+        broken = self._broken()
+        return f"model {broken[0]} failed" if broken else None
+
+    def _broken(self) -> list[str]:
+        return [model.name for model in self.models.values() if model.scheduler.broken]
+
     def not_ready(self) -> str | None:
         """Return why no requests are taken; None if they are."""
         if self.draining:
             return "the server is shutting down"
-        broken = [model.name for model in self.models.values() if model.scheduler.broken]
-        if broken:
-            return Gone(broken[0]).message
+        if self._broken():
+            return Gone(self._broken()[0]).message
         full = [model.name for model in self.models.values() if model.scheduler.full]
         return f"the queue of model {full[0]} is full" if full else None
 

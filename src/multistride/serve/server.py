@@ -131,6 +131,7 @@ class Server(uvicorn.Server):
     """A server that stops taking requests on SIGTERM or SIGINT, and finishes those it has.
 
     `drain` makes the application refuse requests; `started_with` is called once it takes them.
+    `failed` says what can never be answered again, if anything: see `give_up`.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Server(uvicorn.Server):
         app: ASGIApplication,
         drain: Callable[[], None],
         started_with: Callable[[], None] = lambda: None,
+        failed: Callable[[], str | None] = lambda: None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -150,7 +152,15 @@ class Server(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
-        self._drain, self._started_with = drain, started_with
+        self._drain, self._started_with, self.failed = drain, started_with, failed
+        self.give_up = False
+        """End, as on SIGTERM, once something has failed: for a server that will be replaced."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end; asked ten times a second."""
+        if self.give_up and not self.should_exit and self.failed() is not None:
+            self.handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take requests."""
