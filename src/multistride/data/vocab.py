@@ -192,6 +192,22 @@ class Vocabulary:
         text = b"".join(self.spellings[token] for token in tokens)
         return text if self._byte_level else text.removeprefix(b" ")
 
+    def spelled_end(self, tokens: Sequence[int], length: int) -> bytes:
+        """Return the last `length` bytes of `spelled`, or all of them, and look at no other token.
+
+        Raises as `spellings` does.
+        """
+        needed, pieces = length + (not self._byte_level), []  # the blank that may be left out
+        for token in reversed(tokens):
+            if needed <= 0:
+                break
+            pieces.append(self.spellings[token])
+            needed -= len(pieces[-1])
+        text = b"".join(reversed(pieces))
+        if needed > 0 and not self._byte_level:
+            text = text.removeprefix(b" ")
+        return text[max(0, len(text) - length) :]
+
     def digest(self) -> str:
         """SHA-256 of the tokenizer; equal for two vocabularies that give every text the same
         tokens.

@@ -31,9 +31,10 @@ def banned_texts(texts: Sequence[str], vocabulary: Vocabulary) -> Barring:
             rest = text[place:]
             ends = {token for token, piece in enumerate(spellings) if piece.startswith(rest)}
             completing.setdefault(text[:place], set()).update(ends)
+    longest = max(map(len, completing), default=0)
 
     def barred(written: Sequence[int]) -> set[int]:
-        spelled = vocabulary.spelled(written)
+        spelled = vocabulary.spelled_end(written, longest)
         return always.union(
             *(tokens for begun, tokens in completing.items() if spelled.endswith(begun))
         )
@@ -42,13 +43,18 @@ def banned_texts(texts: Sequence[str], vocabulary: Vocabulary) -> Barring:
 
 
 def stop_texts(texts: Sequence[str], vocabulary: Vocabulary) -> StopRule:
-    """Ends a sentence with the first token that completes one of `texts`."""
+    """Ends a sentence with the first token that completes one of `texts`, of which the known ones
+    hold none.
+    """
     stops = [text.encode() for text in texts]
+    before = max(map(len, stops)) - 1
 
     def stopped(known: list[int], new: list[int]) -> int | None:
-        for count in range(1, len(new) + 1):
-            spelled = vocabulary.spelled([*known, *new[:count]])
-            if any(stop in spelled for stop in stops):
+        written = list(known)
+        for count, token in enumerate(new, start=1):
+            written.append(token)
+            length = before + len(vocabulary.spellings[token])
+            if any(stop in vocabulary.spelled_end(written, length) for stop in stops):
                 return count
         return None
 
