@@ -1,11 +1,13 @@
 """Beam search on a real Transformer says what the slow, obvious search says."""
 
+import functools
 import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
+from multistride.decode import beam, state
 from multistride.decode.batch import decode_batch
 from multistride.decode.beam import search, search_batch
 from multistride.decode.corpus import decode_corpus, source_batch
@@ -225,6 +227,36 @@ def test_an_exhaustive_beam_equals_enumeration(tiny, group_size, length_penalty)
     assert by_output[tuple(written(ranked[0].hypothesis))] == max(scores)
     for score, hypothesis in ranked:
         assert score == pytest.approx(by_output[tuple(written(hypothesis))], abs=1e-4)
+
+
+@pytest.mark.parametrize("start_symbol", [True, False])
+def test_prompts_are_read_in_parts_and_without_logits(monkeypatch, start_symbol):
+    """Logits of all tokens of a prompt: 400 MB for 2,000 tokens and a vocabulary of 50,000."""
+    torch.manual_seed(5)
+    config = TransformerConfig(
+        vocabulary_size=20,
+        hidden_size=16,
+        feedforward_size=32,
+        heads=2,
+        encoder_layers=0,
+        group_sizes=(1, 2, 4),
+        start_symbol=start_symbol,
+    )
+    causal = Transformer(config).eval()
+    prompts, lengths = torch.randint(4, 20, (3, 11)), torch.tensor([11, 1, 6])
+    plan = unchecked(DecodeOptions(group_size=2, beam=3), config)
+
+    def found(width):
+        engine, seen = EagerStepModel(causal), [0]
+        project = engine._project
+        engine._project = lambda hidden: seen.append(hidden.shape[1]) or project(hidden)
+        passes = functools.partial(state.prompt_passes, width=width)
+        monkeypatch.setattr(beam, "prompt_passes", passes)
+        ranked = search(engine, prompts, lengths, [9, 4, 6], plan)
+        assert max(seen) == 2, "slots of a step, not of a prompt"
+        return [[written(each.hypothesis) for each in each_text] for each_text in ranked]
+
+    assert found(4) == found(256)
 
 
 def test_without_a_source():

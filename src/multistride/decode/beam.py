@@ -45,9 +45,10 @@ from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Shortlist, leading, shortlist
 from multistride.decode.plan import Plan, planned
 from multistride.decode.prefix import Prefix, read_prefix
-from multistride.decode.step import M, StepModel
+from multistride.decode.state import prompt_passes
+from multistride.decode.step import M, StepModel, reading
 from multistride.decode.walk import Permitted
-from multistride.groups import NO_LABEL, Slots, prompt_slots, step_slots
+from multistride.groups import NO_LABEL, Slots, step_slots
 
 Continuations = Callable[[int, Int[Tensor, "B P"], Int[Tensor, "B P T"]], Shortlist]
 """The place in the group, each hypothesis's row of the memory and its tokens, to what it may go on
@@ -282,9 +283,9 @@ def search(
     if source is not None and lengths is not None and not config.encoder_layers:
         prompts = given
         memory = engine.start(None, None)
-        known = prompt_slots(source, lengths, config.start_token, config.start_symbol)
-        if known.token.shape[1]:
-            engine.step(known, memory)
+        read = reading(engine)
+        for known in prompt_passes(source, lengths, config.start_token, config.start_symbol):
+            read(known, memory)
     else:
         memory = engine.start(source, lengths)
     state = BeamState(limits, plan.options, wanted or beam, plan.ending, prompts)

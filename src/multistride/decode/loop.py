@@ -23,7 +23,7 @@ from multistride.decode.markov import greedy_for
 from multistride.decode.pick import Picked, Picker, left_aligned
 from multistride.decode.prefix import read_prefix
 from multistride.decode.state import DecodeState
-from multistride.decode.step import JoinableMemory, M, StepModel
+from multistride.decode.step import JoinableMemory, M, StepModel, reading
 from multistride.decode.writer import Proposed, Writer
 
 Loop = Callable[
@@ -139,7 +139,7 @@ class Batch(Generic[M]):
 
     def read_prompts(self) -> Iterator[list[Hypothesis]]:
         """Read the prompts, one pass at a time; no pass writes into a text."""
-        read = getattr(self.engine, "read", self.engine.step)  # without logits, where it can
+        read = reading(self.engine)
         for slots in self.state.prompt_slots():
             read(slots, self.memory)
             yield []

@@ -28,7 +28,24 @@ from multistride.groups import (
 )
 
 PROMPT_SLOTS = 256
-"""Slots of one pass over a prompt: what its logits weigh, which nobody needs, stays small."""
+"""Slots of one pass over a prompt, so that what a pass computes stays small."""
+
+
+def prompt_passes(
+    prompts: Int[Tensor, "B T"],
+    lengths: Int[Tensor, "B"],
+    start_token: int,
+    start_symbol: bool,
+    width: int = PROMPT_SLOTS,
+) -> Iterator[Slots]:
+    """The passes that read prompts before the first step, at most `width` slots each; none without
+    any.
+    """
+    slots = prompt_slots(prompts, lengths, start_token, start_symbol)
+    if slots.token.shape[1]:
+        yield from map(
+            Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True)
+        )
 
 
 class DecodeState(Running):
@@ -77,14 +94,8 @@ class DecodeState(Running):
         ]
 
     def prompt_slots(self, width: int = PROMPT_SLOTS) -> Iterator[Slots]:
-        """The passes that read the prompts before the first step, at most `width` slots each; none
-        without any.
-        """
-        slots = prompt_slots(self._known, self._border, self._start, self._start_symbol)
-        if slots.token.shape[1]:
-            yield from map(
-                Slots._make, zip(*(field.split(width, dim=1) for field in slots), strict=True)
-            )
+        """The passes that read the prompts (`prompt_passes`)."""
+        return prompt_passes(self._known, self._border, self._start, self._start_symbol, width)
 
     def slots(self, group_size: int | Int[Tensor, "R"]) -> Slots:
         """The slots of the next step; a row's own are its last `group_size` columns."""

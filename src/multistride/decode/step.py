@@ -9,6 +9,7 @@ Shapes: B sentences, S source tokens, N slots, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -62,6 +63,14 @@ class StepModel(Protocol[M]):
 
     def step(self, slots: Slots, memory: M) -> Float[Tensor, "B N V"]:
         """Return the logits of new slots, which join the memory."""
+
+
+def reading(engine: StepModel[M]) -> Callable[[Slots, M], Any]:
+    """Return what reads slots that nobody needs logits of: `read` where an engine has it, else
+    `step`.
+    """
+    read: Callable[[Slots, M], Any] = getattr(engine, "read", engine.step)
+    return read
 
 
 @runtime_checkable
