@@ -232,20 +232,22 @@ def _reference_page(title: str, directives: tuple[str, ...]) -> str:
 def stage_course(place: Path) -> tuple[str, ...]:
     """Write the course to `place`/course in every language; return the languages."""
     # Imported late: without the course the site needs no matplotlib.
+    from multistride.course import site  # noqa: PLC0415
     from multistride.course.numbers import Results  # noqa: PLC0415
-    from multistride.course.site import build, course  # noqa: PLC0415
 
     work = place.parent / "course"
-    titles = {chapter.name: chapter for chapter in course()[0]}
-    words = course()[1]["words"]
+    titles = {chapter.name: chapter for chapter in site.course()[0]}
+    words = site.course()[1]["words"]
     for language in LANGUAGES:
-        built = build(work, Results(ROOT / "results", ROOT / "results/course"), language)
+        built = site.build(work, Results(ROOT / "results", ROOT / "results/course"), language)
         target = place / "course" / language
         target.mkdir(parents=True, exist_ok=True)
         names = [name for name in titles if (built / f"{name}.md").is_file()]
         for name in names:
-            text = (built / f"{name}.md").read_text(encoding="utf-8")
-            _write(target / f"{name}.md", text)
+            title, _, rest = (built / f"{name}.md").read_text(encoding="utf-8").partition("\n")
+            other = site.OTHER[language]
+            link = f"[{site.LANGUAGES[other]}](../{other}/{name}.md)"
+            _write(target / f"{name}.md", f"{title}\n\n{link}\n{rest}")
         for picture in built.glob("*.svg"):
             shutil.copyfile(picture, target / picture.name)
         entries = "\n".join(names)

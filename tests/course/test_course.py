@@ -66,6 +66,15 @@ def test_pages_need_no_network_and_describe_their_pictures(recorded, tmp_path):
             assert re.search(r"\.json`: `[^`]+`", line), line
 
 
+def test_pages_link_to_the_other_language_where_it_is_built(recorded, tmp_path):
+    link = '<a lang="zh-CN" hreflang="zh-CN" href="../zh/{}.html">中文</a>'
+    place = build(tmp_path, results(recorded), "en", CHAPTERS, "zh")
+    for name in (*CHAPTERS, "index"):
+        assert link.format(name) in (place / f"{name}.html").read_text(encoding="utf-8")
+    place = build(tmp_path, results(recorded), "en", CHAPTERS)
+    assert "中文" not in (place / "index.html").read_text(encoding="utf-8")
+
+
 def test_missing_results_and_other_versions_are_one_line(recorded, tmp_path):
     # Guards: a traceback, or a course of which half is built.
     (recorded / "classification-newsgroups-wide.json").unlink()

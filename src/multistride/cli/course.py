@@ -75,8 +75,8 @@ def build(
     Example: multistride course build --profile quick --chapter 1
     """
     from multistride.course.numbers import Results
+    from multistride.course.site import OTHER, check_ready, chosen_chapters, pages_of
     from multistride.course.site import build as build_site
-    from multistride.course.site import check_ready, chosen_chapters, pages_of
     from multistride.device import set_threads
 
     languages, only = [language] if language else list(Language), tuple(chapter or ())
@@ -96,7 +96,8 @@ def build(
     if profile == Profile.full:
         only = tuple(one.name for one in chosen)
     for each in languages:
-        place = build_site(output, Results(results, experiments), each.value, only)
+        other = OTHER[each.value] if len(languages) > 1 else None
+        place = build_site(output, Results(results, experiments), each.value, only, other)
         only = pages_of(place)  # what the first language left out is not said twice
         logger.info(f"written: {place / 'index.html'}")
 

@@ -36,6 +36,12 @@ except ImportError:  # `_renderer` says so
 logger = logging.getLogger(__name__)
 
 Language = Literal["zh", "en"]
+LANGUAGES: dict[Language, str] = {"zh": "中文", "en": "English"}
+"""Each language by its own name."""
+
+OTHER: dict[Language, Language] = {"zh": "en", "en": "zh"}
+"""The language that pages of each link to."""
+
 MANIFEST = "course.json"
 CONTENT = files("multistride.course") / "content"
 _TYPED = re.compile(r"(?<![\w.:/-])\d+(?:\.\d+)+(?!\.?\d*\))|\d\s?%")
@@ -105,11 +111,13 @@ def build(
     results: Results,
     language: Language = "zh",
     only: tuple[str, ...] = (),
+    other: Language | None = None,
 ) -> Path:
     """Write the course in one language to OUTPUT/LANGUAGE, as HTML and as Markdown.
 
     `only` names chapters, by name or number; without it, chapters whose results are missing are
-    left out with a warning. Nothing is replaced unless everything can be written. Raises
+    left out with a warning. Each HTML page links to the same page in the language `other`, for
+    those who build both. Nothing is replaced unless everything can be written. Raises
     `DataError` for results that are missing or of another version, `MissingExtraError` without
     matplotlib or a Chinese font.
     """
@@ -117,7 +125,7 @@ def build(
     chosen = chosen_chapters(only)
     _, shared = course()
     words = {key: said[language] for key, said in shared["words"].items()}
-    builder = _Builder(results, language, words, shared, font)
+    builder = _Builder(results, language, words, shared, font, other)
     pages: dict[str, str] = {}
     missing: list[tuple[Chapter, MissingResult]] = []
     for chapter in chosen:
@@ -242,9 +250,10 @@ class _Builder:
         words: dict[str, str],
         shared: dict[str, Any],
         font: str,
+        other: Language | None,
     ) -> None:
         self._results, self._language, self._words = results, language, words
-        self._shared, self._font = shared, font
+        self._shared, self._font, self._other = shared, font, other
         self.numbers: list[dict[str, str]] = []
         self.pictures: dict[str, str] = {}
         self._page = ""
@@ -384,7 +393,7 @@ class _Builder:
             )
             if other is not None
         ]
-        return self._whole(self._title(chapter), body, " ".join(ways))
+        return self._whole(chapter.name, self._title(chapter), body, " ".join(ways))
 
     def _title(self, chapter: Chapter) -> str:
         return chapter.said("title", self._language)
@@ -402,18 +411,28 @@ class _Builder:
         )
         words = self._words
         body = f"<h1>{words['course']}</h1><p>{words['about']}</p><ol class=contents>{entries}</ol>"
-        return self._whole(words["course"], body, "")
+        return self._whole("index", words["course"], body, "")
 
-    def _whole(self, title: str, body: str, ways: str) -> str:
+    def _whole(self, name: str, title: str, body: str, ways: str) -> str:
+        other = self._other
         page = Template((CONTENT / "page.html").read_text(encoding="utf-8"))
         return page.substitute(
-            language="zh-CN" if self._language == "zh" else "en",
+            language=_tag(self._language),
+            other=""
+            if other is None
+            else f'<a lang="{_tag(other)}" hreflang="{_tag(other)}" '
+            f'href="../{other}/{name}.html">{LANGUAGES[other]}</a>',
             title=html.escape(title),
             course=html.escape(self._words["course"]),
             body=body,
             ways=ways,
             swipe=self._words["swipe"],
         )
+
+
+def _tag(language: Language) -> str:
+    """Return the tag of a language in HTML (BCP 47)."""
+    return "zh-CN" if language == "zh" else language
 
 
 def _folded(names: list[str]) -> list[str]:
