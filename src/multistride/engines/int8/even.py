@@ -23,7 +23,7 @@ from multistride.engines.int8.buffers import (
     gaps_filled,
 )
 from multistride.engines.int8.forms import by_row
-from multistride.engines.int8.native.library import instructions
+from multistride.engines.int8.native.library import described
 from multistride.engines.int8.native.networks import NativeNetworks, networks_of
 from multistride.engines.int8.support import precision
 from multistride.engines.names import WeightForm
@@ -108,8 +108,7 @@ class EvenEngine:
         self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded, config.by_distance, room))
         self._chains = config.markov_rank > 0
         self.name: str = form
-        kernels = ", AVX2 native kernels" if instructions() == "avx2" else ", native kernels"
-        self.precision = precision(config, form) + (kernels if native else "")
+        self.precision = precision(config, form) + (f", {described()}" if native else "")
 
     @property
     def config(self) -> TransformerConfig:

@@ -18,9 +18,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#if (defined(__x86_64__) || (defined(__aarch64__) && !defined(AVX2))) && defined(__GNUC__)
 #define KERNELS 1
-#include <immintrin.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -28,10 +27,17 @@
 /* A loop over rows or parts whose sums are to stay in registers. */
 #define UNROLLED _Pragma("GCC unroll 8")
 
+#ifdef __aarch64__
+#include "neon.h"
+#define RELAX __asm__ volatile("yield")
+#else
+#include <immintrin.h>
+#define RELAX _mm_pause()
 #ifdef AVX2
 #include "avx2.h"
 #else
 #include "avx512.h"
+#endif
 #endif
 #define UNUSED TARGET __attribute__((unused)) /* by some of the files that it is part of */
 #else
@@ -88,7 +94,7 @@ static inline void meet(const Team *team) {
     }
     for (int spins = 0; atomic_load_explicit(team->turn, memory_order_acquire) == turn; spins++) {
         if (spins < 4096)
-            _mm_pause();
+            RELAX;
         else /* there are more threads than CPUs */
             sched_yield();
     }

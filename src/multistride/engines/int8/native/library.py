@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -36,10 +37,16 @@ VECTOR = 16
 ALIGNED = 64
 """Bytes: arrays begin at multiples of as many, as vectors of the CPU do."""
 
-MODULES = {
+_X86 = {
     "avx512": ("multistride.engines.int8.native.kernels", "AVX-512 VNNI"),
     "avx2": ("multistride.engines.int8.native.kernels_avx2", "AVX2"),
 }
+_ARM = {"neon": ("multistride.engines.int8.native.kernels", "NEON")}
+
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+"""True on 64-bit ARM."""
+
+MODULES = _ARM if ARM else _X86
 """The same kernels compiled for several instruction sets, the fastest first: modules, and what the
 instructions are called."""
 
@@ -212,8 +219,15 @@ def kernels() -> Any:
 
 def instructions() -> str | None:
     """Return the key in `MODULES` of the kernels that are to run; None where none can."""
-    allowed = ["avx2"] if os.environ.get(CHOICE) == "avx2" else list(MODULES)
+    only = os.environ.get(CHOICE) == "avx2"
+    allowed = (name for name in MODULES if name == "avx2" or not only)
     return next((name for name in allowed if _compiled(name) is not None), None)
+
+
+def described() -> str:
+    """Return the kernels that run, in words; AVX-512 is what is meant where nothing is said."""
+    found = instructions()
+    return "native kernels" if found in (None, "avx512") else f"{MODULES[found][1]} native kernels"
 
 
 @cache
@@ -284,4 +298,6 @@ def missing() -> str | None:
     others = [each for each in compiled if hasattr(each, "ms_supported") and not _fits(each)]
     if others or len(places) < len(MODULES):
         return "the native kernels were built from other code: install multistride again"
-    return "this CPU has no AVX2, which the native kernels use"
+    no_avx2 = not ARM or os.environ.get(CHOICE) == "avx2"
+    needed = "AVX2" if no_avx2 else "dot products of bytes (asimddp)"
+    return f"this CPU has no {needed}, which the native kernels use"

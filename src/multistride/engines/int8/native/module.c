@@ -8,7 +8,9 @@
 /* Return 1 where the kernels were compiled and the CPU has the instructions that they use. */
 int ms_supported(void) {
 #if KERNELS
+#ifdef __x86_64__
     __builtin_cpu_init();
+#endif
     return cpu_fits();
 #else
     return 0;
