@@ -17,7 +17,6 @@ import argparse
 import json
 import string
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
@@ -68,7 +67,7 @@ CMUdict, {words:,} held-out words. The error rate counts edits per phoneme, stre
 against the first pronunciation that the dictionary lists:
 
 {table}
-Speeds are those of PyTorch in float32, one thread of {cpu}.
+Speeds are those of PyTorch in float32, one thread of {cpu} without AVX-512.
 
 The same words against the closest of the listed pronunciations, beside the network of the package
 g2p-en 2.1.0 (`G2p.predict`, not its dictionary; which of these words it was trained on is not
@@ -76,7 +75,7 @@ known):
 
 {comparison}
 
-Processor time on one thread of {cpu}, int8 engine; batch 1 for milliseconds a word, batch {batch}
+Processor time on one such thread, int8 engine; batch 1 for milliseconds a word, batch {batch}
 for words a second (g2p-en takes one word at a time).
 
 ## Limits
@@ -87,11 +86,12 @@ only, gives one pronunciation where a word has several, and sees no context: the
 
 ## How it was made
 
-`examples/phonemes`: `many-k.yaml`, from nothing, on the first listed pronunciation of {trained:,}
-words. It was cut off after 8,000 updates of 8,192 tokens (8 minutes of an H100 that other work
-shared) and ended with `anneal.yaml`, {updates:,} updates of {tokens:,} tokens on one CPU core with
-a falling learning rate. Every setting of that last part is in `provenance.json`. Weights are stored
-as bfloat16. Longer training should still help.
+`examples/phonemes`, on the first listed pronunciation of {trained:,} words: `many-k.yaml`, from
+nothing, cut off after 8,000 updates of 8,192 tokens (8 minutes of an H100 that other work shared);
+`anneal.yaml`, 700 updates of 4,096 tokens on one CPU core with a falling learning rate; and
+`longer.yaml`, with Muon and less dropout, 3,040 and 2,600 updates of 2,048 tokens from two seeds on
+two CPU cores. These weights are the mean of both, stored as bfloat16; every setting of the second
+seed is in `provenance.json`. Longer training should still help.
 
 ## Data and licence
 
@@ -149,11 +149,10 @@ def comparison_table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def card(model: Transformer, result: Path, comparison: Path, provenance: dict[str, Any]) -> str:
+def card(model: Transformer, result: Path, comparison: Path) -> str:
     """Return the text of the model card."""
     config, measured = model.config, read_result(result)
     compared = json.loads(comparison.read_text(encoding="utf-8"))
-    training = provenance["config"]["training"]
     return CARD.format(
         widest=max(config.group_sizes),
         millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
@@ -165,8 +164,6 @@ def card(model: Transformer, result: Path, comparison: Path, provenance: dict[st
         comparison=comparison_table({row["name"]: row["metrics"] for row in compared["results"]}),
         cpu=compared["settings"]["cpu"],
         batch=compared["settings"]["batch_size"],
-        updates=training["updates"],
-        tokens=training["tokens_per_batch"],
         trained=TRAINED_WORDS,
     )
 
@@ -179,7 +176,7 @@ def main(directory: Path, result: Path, comparison: Path, notice: Path, output: 
         # Where the files lay on the machine that trained is nobody's business.
         if provenance["config"][entry]:
             provenance["config"][entry] = f"runs/phonemes/{Path(provenance['config'][entry]).name}"
-    text = card(model, result, comparison, provenance)
+    text = card(model, result, comparison)
 
     def add_notice(place: Path) -> None:
         (place / "LICENSE.cmudict").write_bytes(notice.read_bytes())
