@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/cmudict/run.sh demo
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/tools/site.py
