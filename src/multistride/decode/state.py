@@ -38,8 +38,8 @@ def prompt_passes(
     start_symbol: bool,
     width: int = PROMPT_SLOTS,
 ) -> Iterator[Slots]:
-    """The passes that read prompts before the first step, at most `width` slots each; none without
-    any.
+    """Yield the passes that read prompts before the first step, at most `width` slots each; no pass
+    if there is nothing to read.
     """
     slots = prompt_slots(prompts, lengths, start_token, start_symbol)
     if slots.token.shape[1]:

@@ -43,8 +43,8 @@ def banned_texts(texts: Sequence[str], vocabulary: Vocabulary) -> Barring:
 
 
 def stop_texts(texts: Sequence[str], vocabulary: Vocabulary) -> StopRule:
-    """Ends a sentence with the first token that completes one of `texts`, of which the known ones
-    hold none.
+    """Ends a sentence with the first token that completes one of `texts`. The tokens before the new
+    ones must not contain any of them.
     """
     stops = [text.encode() for text in texts]
     before = max(map(len, stops)) - 1

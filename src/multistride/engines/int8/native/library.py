@@ -225,7 +225,7 @@ def instructions() -> str | None:
 
 
 def described() -> str:
-    """Return the kernels that run, in words; AVX-512 is what is meant where nothing is said."""
+    """Return what kernels run, in words; those for AVX-512 are called just native kernels."""
     found = instructions()
     return "native kernels" if found in (None, "avx512") else f"{MODULES[found][1]} native kernels"
 
