@@ -88,8 +88,8 @@ class Muon(torch.optim.AdamW):
 def orthogonal(matrices: Tensor) -> Tensor:
     """Return matrices [N, A, B] with their singular values moved near 1 (0.7 to 1.2), float32.
 
-    A Newton-Schulz iteration over all matrices at once, in bfloat16. Hardware that does not multiply
-    bfloat16 takes float32: there the iteration was most of the time of an update.
+    A Newton-Schulz iteration over all matrices at once, in bfloat16. Hardware that does not
+    multiply bfloat16 takes float32: there the iteration was most of the time of an update.
     """
     first, second, third = NEWTON_SCHULZ
     tall = matrices.size(1) > matrices.size(2)
