@@ -172,3 +172,11 @@ def test_a_group_beam_takes_no_own_policy(model):
     searched = plan(DecodeOptions(group_size=4, group_beam=3), config)
     with pytest.raises(UsageError, match="a policy was given with group_beam 3, which compares"):
         searched.proposing(by_limit)
+
+
+def test_another_group_size_has_the_policy_of_the_options_again(model):
+    # Guards: whole groups of one size taken for those of a function of one's own.
+    chosen = plan(DecodeOptions(group_size=4), model.config)
+    again = chosen.proposing(by_limit).of_size(2)
+    assert not chosen.proposing(by_limit).whole_groups
+    assert again.whole_groups

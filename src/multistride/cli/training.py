@@ -75,7 +75,7 @@ def average(
         ),
     ] = None,
 ) -> None:
-    """Average the weights of several checkpoints.
+    """Average the weights of several checkpoints. A model that is named twice weighs twice as much.
 
     Example: multistride average runs/many --last 5 --output runs/many/mean
     """

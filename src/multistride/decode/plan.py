@@ -96,10 +96,13 @@ class Plan:
         return replace(self, rules=replace(self.rules, allowing=allow))
 
     def of_size(self, group_size: int) -> Plan:
-        """Return the plan with another group size, one that the checkpoint was trained for."""
+        """Return the plan with another group size, one that the checkpoint was trained for.
+
+        Its policy is that of the options, also where `proposing` gave another.
+        """
         options = self.options.model_copy(update={"group_size": group_size})
         policy = policy_for(options, self.config, self.knowledge)
-        return replace(self, options=options, policy=policy)
+        return replace(self, options=options, policy=policy, own_policy=False)
 
     def thrifty(self) -> Plan:
         """Return the plan in which exact mode drafts only where that pays; the text is the same.

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multistride.data.corpus import Pair, read_lines, read_parallel
 from multistride.decode.accept import confident_prefix
 from multistride.decode.choosing.calibration import (
     THRESHOLDS,
@@ -38,6 +37,7 @@ from multistride.decode.pick import Picked
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
 from multistride.errors import DataError
+from multistride.evaluate.sentences import read_texts
 from multistride.files import sha256
 from multistride.metrics.calibration import calibration_error
 from multistride.model.config import Layout
@@ -223,14 +223,13 @@ def _text(
     translator: TextModel, source: Path, reference: Path | None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return source tokens of the first lines that fit the model, and reference tokens with EOS."""
+    texts, references = read_texts(source, reference, None)
     if reference is None:
-        lines = [line.decode("utf-8", errors="replace").strip() for line in read_lines(source)]
-        pairs = [(line, "") for line in lines if line]
-    else:
-        records = read_parallel(source, reference)
-        pairs = [(record.source, record.target) for record in records if isinstance(record, Pair)]
-    sources = translator.vocabulary.encode_source([text for text, _ in pairs[:MOST_SENTENCES]])
-    targets = translator.vocabulary.encode_target([text for _, text in pairs[:MOST_SENTENCES]])
+        texts = [text.strip() for text in texts if text.strip()]
+        references = [""] * len(texts)
+    pairs = list(zip(texts, references, strict=True))[:MOST_SENTENCES]
+    sources = translator.vocabulary.encode_source([text for text, _ in pairs])
+    targets = translator.vocabulary.encode_target([text for _, text in pairs])
     fitting = [
         (one, other)
         for one, other in zip(sources, targets, strict=True)

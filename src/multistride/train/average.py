@@ -67,7 +67,7 @@ class MovingAverage:
 
 def average_models(directories: Sequence[Path], output: Path) -> None:
     """Write the model whose weights are the mean of those of other models (Vaswani et al. 2017,
-    section 6.1).
+    section 6.1). One that is named twice weighs twice as much.
 
     Raises `UsageError` for fewer than two, `DataError` if they differ in more than their weights.
     """

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from multistride.cli import app
 from multistride.data.vocab import train_vocabulary
-from multistride.errors import UsageError
+from multistride.errors import DataError, UsageError
 from multistride.evaluate.calibrate import calibrate
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -40,3 +40,14 @@ def test_a_causal_model_is_refused_at_once(tmp_path):
     arguments = ["calibrate", "--model", str(place), "--source", str(tmp_path / "source")]
     with pytest.raises(UsageError, match="is a causal model, and what is calibrated are"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_line_that_is_not_utf8_is_named(tmp_path, paired):
+    # Guards: it was calibrated on with replacement characters, or left out, without a word.
+    place = saved(tmp_path / "model", encoder_layers=1, group_sizes=(1, 2))
+    source = tmp_path / "source"
+    source.write_bytes(b"a b c d e\n" * 12 + b"a \xff c\n")
+    translator = Translator.load(place, engine="eager")
+    with pytest.raises(DataError, match="line 13: invalid utf-8"):
+        calibrate(translator, place, source, source if paired else None)

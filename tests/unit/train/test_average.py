@@ -122,3 +122,13 @@ def test_a_model_without_a_card_is_averaged(tiny, tmp_path):
         (tmp_path / name / "README.md").unlink()
     average_models([tmp_path / "one", tmp_path / "two"], tmp_path / "mean")
     assert "The weights are the mean of" in (tmp_path / "mean" / "README.md").read_text()
+
+
+def test_a_model_named_twice_weighs_twice(save, tmp_path):
+    # Guards: names taken as a set, which would make two thirds and one third to halves.
+    places = [save(name, seed) for seed, name in enumerate(("one", "two"), start=1)]
+    average_models([places[0], *places], tmp_path / "mean")
+    mean, (one, two) = load_model(tmp_path / "mean")[0], (load_model(each)[0] for each in places)
+    for name, weights in mean.state_dict().items():
+        expected = (2 * one.state_dict()[name] + two.state_dict()[name]) / 3
+        torch.testing.assert_close(weights, expected)
