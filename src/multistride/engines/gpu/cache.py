@@ -73,21 +73,25 @@ class Arena:
         self.size = size
         heads, width = config.key_value_count, config.head_width
 
-        def array(length: int) -> Tensor:
-            return torch.zeros(size.rows, heads, length, width, device=device, dtype=dtype)
+        def block(length: int) -> Tensor:
+            """Return keys and values of all layers, which lie together, of `length` slots."""
+            shape = config.decoder_layers, 2, size.rows, heads, length, width
+            return torch.zeros(shape, device=device, dtype=dtype)
+
+        def pairs(block: Tensor) -> list[KeyValue]:
+            return [(key, value) for key, value in block]
 
         def places() -> Tensor:  # positions need float32: bfloat16 counts to 256
             return torch.zeros(size.rows, 1, size.slots, 1, device=device)
 
-        layers = range(config.decoder_layers)
-        self.past = [(array(size.slots), array(size.slots)) for _ in layers]
+        self._blocks = [block(size.slots)]
+        self.past = pairs(self._blocks[0])
         if config.by_distance:
             self.past.append((places(), places()))
-        self.source = (
-            [(array(size.source), array(size.source)) for _ in layers]
-            if config.encoder_layers
-            else []
-        )
+        self.source: list[KeyValue] = []
+        if config.encoder_layers:
+            self._blocks.append(block(size.source))
+            self.source = pairs(self._blocks[1])
         self.real = torch.ones(size.rows, 1, 1, size.source, device=device, dtype=torch.bool)
         self.recorded: dict[tuple[str, int, int], Callable[[], Tensor]] = {}
         self._inputs: dict[int, Tensor] = {}
@@ -146,6 +150,16 @@ class Arena:
         self.real[first:last, ..., source:] = False
 
     @torch.inference_mode()
+    def clear_overflows(self) -> None:
+        """Replace infinities and NaNs, which a text has left that overflowed, without waiting.
+
+        Attention reads all slots and gives those beyond the real ones no weight, and no weight
+        times a NaN is a NaN: it would be in all later texts.
+        """
+        for block in self._blocks:
+            block.nan_to_num_(0.0, 0.0, 0.0)
+
+    @torch.inference_mode()
     def rearrange(self, order: Int[Tensor, "R L"]) -> None:
         """Keep, in each of the first rows, the slots at the given indices, in that order."""
         rows, length = order.shape
@@ -183,6 +197,7 @@ class Arenas:
 
     def give_back(self, arena: Arena) -> None:
         """Make an arena available to other batches."""
+        arena.clear_overflows()
         self._free[arena.size].append(arena)
 
 

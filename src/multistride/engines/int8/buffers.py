@@ -222,6 +222,9 @@ class Sizes(NamedTuple):
     """True if attention depends on how far apart slots are: their positions are kept as well."""
     room: int = ROOM
     """Buffers have room for a multiple of this many slots."""
+    read_whole: bool = True
+    """True if attention reads all slots there is room for, and gives unused ones no weight (the
+    graphs of ONNX Runtime): none of them may hold an infinity or a NaN."""
 
     @property
     def parts(self) -> list[str]:
@@ -282,6 +285,13 @@ def _fitted(array: Array, axis: int, width: int) -> Array:
     return np.pad(fitted, missing)
 
 
+def clear_overflows(array: Array) -> None:
+    """Set an array to zero if not all of its entries are numbers, by their sum."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(array.sum()):
+            array[:] = 0
+
+
 def gaps_filled(rows: Int[np.ndarray, "R"]) -> tuple[Array, Array] | None:
     """Return target and source indices of the copies that move the given rows to the front.
 
@@ -303,6 +313,14 @@ class Buffers:
         self.size = sum(array.nbytes for array in self.arrays.values())
         """In bytes."""
         self._steps: dict[tuple[int, int], Step] = {}
+
+    def clear_overflows(self) -> None:
+        """Set arrays to zero that hold an infinity or a NaN, which a text has left that overflowed.
+
+        No weight times a NaN is a NaN: it would be in all later texts.
+        """
+        for array in self.arrays.values():
+            clear_overflows(array)
 
     def step(self, rows: int, new: int, networks: Networks, source: EncodedSource) -> Step:
         """Return the step of `new` slots in each of the first rows, bound to a source."""
@@ -454,6 +472,8 @@ class Pool:
 
     def give(self, buffers: Buffers) -> None:
         """Take buffers back; the oldest are dropped beyond `SPARE` and `SPARE_BYTES`."""
+        if self.sizes.read_whole:
+            buffers.clear_overflows()
         with self._lock:
             self._spare.append(buffers)
             drop_oldest(self._spare, SPARE)

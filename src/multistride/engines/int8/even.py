@@ -105,7 +105,9 @@ class EvenEngine:
         sizes = config.decoder_layers, config.key_value_count, config.head_width
         rounded = not by_row(config, form)
         room = ROOM if config.encoder_layers and not native else LARGE_ROOM
-        self._pool = Pool(Sizes(*sizes, config.hidden_size, rounded, config.by_distance, room))
+        self._pool = Pool(
+            Sizes(*sizes, config.hidden_size, rounded, config.by_distance, room, not native)
+        )
         self._chains = config.markov_rank > 0
         self.name: str = form
         self.precision = precision(config, form) + (f", {described()}" if native else "")

@@ -27,6 +27,7 @@ from multistride.engines.int8.buffers import (
     EncodedSource,
     Networks,
     Sizes,
+    clear_overflows,
     drop_oldest,
     gaps_filled,
 )
@@ -85,6 +86,11 @@ class GatheredBuffers(Buffers):
         self._steps = {}
         self._sources: dict[int, EncodedSource] = {}
 
+    def clear_overflows(self) -> None:
+        """Set arrays to zero that hold an infinity or a NaN, those of the sources, too."""
+        super().clear_overflows()
+        clear_overflows(self.cross)
+
     def source(self, rows: int) -> EncodedSource:
         """Return the encoded sources of the first rows."""
         if rows not in self._sources:
@@ -135,6 +141,8 @@ class GatheredPool:
 
     def give(self, buffers: GatheredBuffers) -> None:
         """Take arrays back; the oldest are dropped beyond `SPARE` and `SPARE_BYTES`."""
+        if self.sizes.read_whole:
+            buffers.clear_overflows()
         with self._lock:
             self._spare.append(buffers)
             drop_oldest(self._spare, SPARE)

@@ -48,7 +48,7 @@ INLINE void rounded_block(const float *from, int32_t size, int8_t *to, float *sc
         s8_store(to + place, whole);
     }
     *scale = largest / 127.0f;
-    *offset = -128 * i32_sum(sum);
+    *offset = (int32_t)(-128u * (uint32_t)i32_sum(sum)); /* a row with a NaN may overflow */
 }
 
 /* Round a row of `width` entries. */
