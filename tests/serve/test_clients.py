@@ -96,6 +96,32 @@ def test_seeds_repeat_and_choices_differ(client):
     assert written[0] != written[1]
 
 
+def test_without_a_seed_each_request_draws_anew(client):
+    # Guards: a second try that is the first one again.
+    asked = {"model": "generator", "prompt": "The", "max_tokens": 16, "temperature": 1.5}
+    assert len({client.completions.create(**asked).choices[0].text for _ in range(4)}) > 1
+    several = client.completions.create(**asked, n=3).choices
+    assert len({choice.text for choice in several}) > 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"extra_body": {"group_size": 9}}, "group_size"),
+        ({"extra_body": {"top_k": 3}}, "top_k"),
+        ({"extra_body": {"min_p": 0.3}}, "min_p"),
+        ({"top_p": 0.3}, "top_p"),
+        ({"extra_body": {"threshold": 0.5, "mode": "exact"}}, "threshold"),
+        ({"temperature": -1}, "temperature"),
+        ({"seed": 2**63, "temperature": 1}, "seed"),
+    ],
+)
+def test_errors_name_the_field(client, asked, field):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(**{"model": "generator", "prompt": "The", **asked})
+    assert refused.value.body["param"] == field
+
+
 def test_stop_texts_are_cut(client, models):
     [alone] = models["generator"].generate(["The battle"], 2, max_tokens=30)
     stop = alone.text[3:5]
@@ -126,6 +152,7 @@ def test_models_are_listed(client):
         ({"extra_body": {"threshold": 0.5, "mode": "exact"}}, 400, "threshold"),
         ({"n": 2}, 400, "temperature above 0"),
         ({"n": 10**9}, 400, "n: "),
+        ({"extra_body": {"group_size": int("9" * 100)}}, 400, "9" * 20 + "…"),
         ({"best_of": 3}, 400, "best_of"),
         ({"seed": 4, "temperature": 0}, 200, ""),
         ({"stop": "x" * 2_000_000}, 413, "larger than"),

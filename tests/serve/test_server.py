@@ -133,10 +133,10 @@ def test_a_body_in_chunks_is_bounded_too(server):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(models):
-    with Running(models, Limits(body_seconds=0.1)) as running:
+    with Running(models, Limits(body_seconds=0.5)) as running:
         headers = {"content-type": "application/json"}
         answer = httpx.post(
-            running.url + "/v1/completions", content=chunks(b"{", b"}", wait=0.3), headers=headers
+            running.url + "/v1/completions", content=chunks(b"{", b"}", wait=1.5), headers=headers
         )
         assert answer.status_code == 408
         assert httpx.post(running.url + "/v1/completions", json=LONG).status_code == 200
@@ -172,6 +172,56 @@ def test_headers_in_one_piece_with_their_request_are_bounded_too(server, size, s
         assert b" 400 " in raw.recv(100)
     body = b"0" * 500_000
     assert httpx.post(server.url + "/v1/completions", content=body).status_code == 400
+
+
+BODY = b'{"model": "translator", "text": "They rode", "max_tokens": 3}'
+UPGRADE = (
+    b"POST /v1/translate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Connection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n\r\n" % len(BODY)
+)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_client_that_asks_for_another_protocol_is_answered_in_this_one(server, turns):
+    """Java's HttpClient and `curl --http2`: the body was taken for that protocol, and lost."""
+    with connected(server) as raw:
+        for _ in range(turns):
+            raw.sendall(UPGRADE)
+            raw.sendall(BODY)
+            answer = raw.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b'"translations"' in answer
+
+
+@pytest.mark.parametrize("cut", [UPGRADE.index(b"h2c"), UPGRADE.index(b"pgrade: h2c")])
+def test_a_body_behind_another_protocol_is_no_request(server, cut):
+    """Headers in pieces, where the parser sees what is asked for: its body is no second request."""
+    with connected(server) as raw:
+        raw.sendall(UPGRADE[:cut])
+        time.sleep(0.2)
+        raw.sendall(UPGRADE[cut:])
+        raw.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while piece := raw.recv(10_000):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/v1/models", "/docs"])
+def test_what_can_be_got_can_be_asked_after(server, path):
+    """HEAD, as monitors send it, got 405."""
+    asked, got = httpx.head(server.url + path), httpx.get(server.url + path)
+    assert asked.status_code == got.status_code == 200
+    assert asked.headers["content-length"] == got.headers["content-length"]
+    assert asked.content == b""
+
+
+def test_nobody_is_sent_to_the_host_that_a_request_names(server):
+    answer = httpx.post(server.url + "/translate/", headers={"Host": "evil"})
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
 
 
 def connected(server):

@@ -404,8 +404,9 @@ def unencodable(texts: Sequence[str]) -> str:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
+            which = f"text {number}" if len(texts) > 1 else "the text"
             return (
-                f"text {number} cannot be written as UTF-8: character {error.start} is a lone "
+                f"{which} cannot be written as UTF-8: character {error.start} is a lone "
                 "surrogate, "
                 f"U+{ord(text[error.start]):04X}; remove it"
             )

@@ -52,7 +52,8 @@ PARTS = {
 }
 """Files of the page and their media types, by route."""
 
-OPEN_PATHS = {"/", "/page.css", "/page.js", "/health", "/ready", "/version", "/favicon.ico"}
+OPEN_PATHS = {"/docs", "/openapi.json", "/health", "/ready", "/version", "/favicon.ico"}
+OPEN_PATHS |= {"/", "/page.css", "/page.js"}
 """What needs no key: nothing of a model, and what load balancers ask."""
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -78,6 +79,7 @@ def application(served: Served, limits: Limits) -> FastAPI:
         description="Models that write K tokens per step: one event per committed group.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirection names the host that the request named
         lifespan=_lifespan(served),
     )
     routers = openai.router(served), translating.router(served)
@@ -153,6 +155,9 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":  # answered as GET is; the server sends no body
+            scope = {**scope, "method": "GET"}
         headers = {key.lower(): value for key, value in scope["headers"]}
         name = _request_id(headers.get(b"x-request-id"))
         scope.setdefault("state", {})["id"] = name
@@ -186,7 +191,7 @@ class Door:
         finally:
             facts = {
                 "id": name,
-                "method": scope["method"],
+                "method": method,
                 "path": scope["path"],
                 "status": status,
                 "milliseconds": round(1000 * (time.perf_counter() - began), 1),

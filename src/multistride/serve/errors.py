@@ -64,6 +64,15 @@ QUOTED = 40
 """Most characters of a text that an error quotes."""
 
 
+NAMED = re.compile(
+    r"(group[_ ]size|mode|threshold|drafts|temperature|top_k|top_p|min_p|seed|stop|max_tokens|"
+    r"prefix)\b"
+)
+"""Fields that a message may begin with, as a sentence does."""
+
+LONG_NUMBER = re.compile(r"(\d{20})\d{10,}")
+
+
 class HttpProblem(Exception):
     """An answer that is an error: its status, its one line, and the field that caused it."""
 
@@ -157,9 +166,9 @@ class Gone(HttpProblem):
 def of_user_error(error: UserError) -> HttpProblem:
     """Return the 400 for a value that a model or a mode does not take."""
     code = "invalid_input" if isinstance(error, DataError) else "invalid_value"
-    text = str(error).removeprefix("decoding: ")
-    named = re.match(r"(\w+): ", text)
-    return HttpProblem(400, text, named[1] if named else None, code)
+    text = LONG_NUMBER.sub(r"\1…", str(error).removeprefix("decoding: "))
+    named = re.match(r"(\w+): ", text) or NAMED.match(text)
+    return HttpProblem(400, text, named[1].replace(" ", "_") if named else None, code)
 
 
 def of_framework(method: str, path: str, error: HTTPException) -> HttpProblem:
@@ -189,7 +198,7 @@ def of_validation(error: RequestValidationError) -> HttpProblem:
         reason = "the body is not a JSON object: send one, with Content-Type: application/json"
         return HttpProblem(400, reason, code="invalid_json")
     field = next((part for part in location if not part.isdigit()), None)
-    reason = str(first["msg"]).removeprefix("Value error, ")
+    reason = LONG_NUMBER.sub(r"\1…", str(first["msg"]).removeprefix("Value error, "))
     if first["type"] == "missing":
         reason = "this field is missing: give it"
     if first["type"] == "extra_forbidden":

@@ -87,7 +87,10 @@ def _replica(site: Site, news: Connection[Any, Any], prepare: Prepare) -> None:
     try:
         run(site, lambda: news.send(None), _follow)
     except UserError as problem:
-        news.send(problem)
+        with contextlib.suppress(OSError):
+            news.send(problem)
+    except BrokenPipeError:
+        pass  # the parent is gone, and nobody is there to be told
 
 
 def _follow(server: Server) -> None:

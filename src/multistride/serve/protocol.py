@@ -10,6 +10,7 @@ Source: OpenAI API reference, completions and chat completions; LibreTranslate A
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -24,6 +25,9 @@ MOST_TEXTS = 256
 
 MOST_SENTENCES = 1024
 """Most sentences in one request of LibreTranslate's route, which translates them one by one."""
+
+MOST_SEED = 2**63 - 1
+"""Largest random seed."""
 
 MOST_STOPS = 16
 """Most stop texts in one request; OpenAI allows 4."""
@@ -45,6 +49,11 @@ def _only(*allowed: Any) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def _number(value: Any) -> Any:
+    """Read a number in a form, where every value is a text."""
+    return int(value) if isinstance(value, str) and value in ("0", "1") else value
 
 
 class StreamOptions(BaseModel):
@@ -85,7 +94,11 @@ class Decoding(BaseModel):
         description="Sample from tokens at least this probable, relative to the most probable one.",
     )
     seed: int | None = Field(
-        None, ge=0, description="Random seed. The same request and seed give the same text."
+        None,
+        ge=0,
+        le=MOST_SEED,
+        description="Random seed. The same request and seed give the same text; default: a new "
+        "one for every request.",
     )
     stop: str | list[str] | None = Field(
         None, description="One or several texts; the output ends before the first of them."
@@ -102,7 +115,10 @@ class Decoding(BaseModel):
         return value
 
     def choices(self) -> dict[str, Any]:
-        """Return the decoding options that were given, by the names of `DecodeOptions`."""
+        """Return the decoding options that were given, by the names of `DecodeOptions`.
+
+        Where tokens are drawn there is always a seed: if none was given, one of chance.
+        """
         names = ("group_size", "mode", "threshold", "drafts", "temperature", "top_k", "top_p")
         given = {name: getattr(self, name) for name in (*names, "min_p", "seed")}
         chosen = {name: value for name, value in given.items() if value is not None}
@@ -113,6 +129,8 @@ class Decoding(BaseModel):
             chosen.pop("seed", None)
             if chosen.get("top_p") == 1:
                 chosen.pop("top_p")
+        elif "seed" not in chosen:
+            chosen["seed"] = secrets.randbelow(2**31)
         stops = _listed(self.stop)
         return {**chosen, "stop": tuple(stops)} if stops else chosen
 
@@ -246,5 +264,5 @@ class LibreTranslateRequest(BaseModel):
     source: str = Field(description="Language code, or auto where only one model fits.")
     target: str = Field(description="Language code.")
     format: Literal["text"] = Field("text", description="Only text: HTML is not understood.")
-    alternatives: Annotated[int, _only(0)] = Field(0, description=NEUTRAL)
+    alternatives: Annotated[int, _only(0), BeforeValidator(_number)] = Field(0, description=NEUTRAL)
     api_key: str | None = Field(None, description="The key, where the server asks for one.")

@@ -22,6 +22,10 @@ PATIENCE = 30.0
 """Seconds within which a full queue is expected to have room again, where nothing was measured."""
 
 
+FINISH_REASONS = {"end": "stop", "stop": "stop", "limit": "length"}
+"""OpenAI's `finish_reason` of our endings, and vLLM's in metrics."""
+
+
 class Committed(NamedTuple):
     """A group that was written for a request; `ending` says why the text is over, else None."""
 
@@ -177,7 +181,7 @@ class Scheduler:
                 metrics.first.observe(now - ticket.arrived)
             if ending is not None:
                 metrics.whole.observe(now - ticket.arrived)
-                metrics.ended(ending).inc()
+                metrics.ended(FINISH_REASONS.get(ending, "abort")).inc()
                 self._seconds += 0.1 * (now - ticket.arrived - self._seconds)
             if mode == "exact":
                 metrics.drafted.inc(max(group.group_size - 1, 0))

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -45,6 +46,13 @@ HEADERS = 32 << 10
 PATIENCE = 60.0
 """Seconds within which the headers of a request must come."""
 
+UPGRADE = re.compile(rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\n]*\n")
+"""Headers that ask for another protocol. They may be ignored (RFC 9110, section 7.8) and are: the
+parser would take what follows them for that protocol, so that a body was lost. Java's HttpClient
+asks for HTTP/2 in its first request."""
+
+HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
+
 CHUNKING = 8
 """Bytes around a byte of a body that comes in chunks: at worst `1`, three line ends, and itself."""
 
@@ -58,6 +66,9 @@ class Protocol(HttpToolsProtocol):
     _overhead = _head = 0
     _body = 0
     _in_head = True
+    _begins = True
+    """True until the headers of a request are complete."""
+    _upgraded = False
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -72,8 +83,17 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, unless it is too much; wait so long for the rest of the headers."""
+        if self._upgraded:
+            return
         self._overhead += len(data)
+        if self._begins:
+            end = HEAD_ENDS.search(data)
+            head = len(data) if end is None else end.end()
+            data = UPGRADE.sub(b"", data[:head]) + data[head:]
         super().data_received(data)
+        if self.parser.should_upgrade() and self.cycle is not None:
+            # Its headers came in pieces, or behind another request: what follows is no request.
+            self._upgraded, self.cycle.keep_alive = True, False
         self._be_patient(self._in_head)
         much = self._head > HEADERS or self._overhead > HEADERS + CHUNKING * self._body
         if much and not self.transport.is_closing():
@@ -85,6 +105,11 @@ class Protocol(HttpToolsProtocol):
                 % (len(reason), reason.encode())
             )
             self.transport.close()
+
+    def on_message_complete(self) -> None:
+        """Expect the next request."""
+        super().on_message_complete()
+        self._begins = True
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -104,7 +129,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""
-        self._in_head = False
+        self._in_head = self._begins = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -14,11 +14,8 @@ from typing import Any, NamedTuple
 from multistride.data.detokenize import TextStream
 from multistride.decode.hypothesis import AS_ASKED
 from multistride.serve.errors import HttpProblem
-from multistride.serve.scheduler import Committed, Ticket
+from multistride.serve.scheduler import FINISH_REASONS, Committed, Ticket
 from multistride.text_model import TextModel
-
-FINISH_REASONS = {"end": "stop", "stop": "stop", "limit": "length"}
-"""OpenAI's `finish_reason` of our endings."""
 
 
 class Part(NamedTuple):

@@ -84,6 +84,8 @@ function nameLanes() {
   $("lane-one").hidden = !$("race").checked;
 }
 
+let example = ""; // the text that the page put there itself
+
 function showModel() {
   const model = chosen();
   if (!model) return;
@@ -93,7 +95,7 @@ function showModel() {
   $("chat").checked = Boolean(model.chat);
   $("length-row").hidden = !causal();
   const between = model.languages.length === 2; // else no translation, but say of spellings
-  if (!$("input").value) $("input").value = text(causal() ? "story" : between ? "sample" : "word");
+  if (!$("input").value) $("input").value = example = text(causal() ? "story" : between ? "sample" : "word");
   translatePage();
 }
 
@@ -373,7 +375,10 @@ $("language").addEventListener("click", () => {
 $("size").addEventListener("input", () => { $("size-value").textContent = $("size").value; nameLanes(); });
 $("temperature").addEventListener("input", () => { $("temperature-value").textContent = $("temperature").value; });
 $("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value); begin(); });
-$("model").addEventListener("change", () => { $("input").value = ""; showModel(); });
+$("model").addEventListener("change", () => {
+  if ($("input").value === example) $("input").value = "";
+  showModel();
+});
 for (const node of document.querySelectorAll("input[name=mode], #race")) node.addEventListener("change", nameLanes);
 
 async function begin() {
