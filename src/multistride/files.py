@@ -306,18 +306,25 @@ def is_stream(path: Path) -> bool:
 
     /dev/stdout may be a regular file. Other files below /dev are files, as in /dev/shm.
     """
-    step = path.absolute()
-    for _ in range(40):  # a link may lead to /dev/stdout
-        if str(step) in _STANDARD or str(step).startswith(("/dev/fd/", "/proc/")):
-            return True
-        if not step.is_symlink():
-            break
-        step = Path(os.path.normpath(step.parent / os.readlink(step)))
+    if _of_a_process(path) is not None:
+        return True
     try:
         mode = path.stat().st_mode
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _of_a_process(path: Path) -> str | None:
+    """Return the name in /dev or /proc that a path is or leads to, such as /dev/stdout."""
+    step = path.absolute()
+    for _ in range(40):
+        if str(step) in _STANDARD or str(step).startswith(("/dev/fd/", "/proc/")):
+            return str(step)
+        if not step.is_symlink():
+            break
+        step = Path(os.path.normpath(step.parent / os.readlink(step)))
+    return None
 
 
 @contextmanager
@@ -328,13 +335,28 @@ def _streaming(destination: Path) -> Iterator[Path]:
         temporary.touch()
         yield temporary
         _compress(temporary, destination)
-        # Appending, since /dev/stdout may be a file that already has lines.
-        descriptor = os.open(destination, os.O_WRONLY | os.O_APPEND)
-        with open(descriptor, "wb", buffering=0) as stream, open(temporary, "rb") as file:
+        with _opened_stream(destination) as stream, open(temporary, "rb") as file:
             while block := file.read(1 << 20):
                 rest = memoryview(block)
                 while rest:
                     rest = rest[stream.write(rest) :]
+
+
+_OPEN = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|(stdout|stderr))")
+"""Names of descriptors that are open in this process."""
+
+
+def _opened_stream(path: Path) -> BinaryIO:
+    """Return a pipe or a device, opened for writing without a buffer.
+
+    `/dev/stdout` and the like may be a file that already has lines and gets further ones: they are
+    written through the descriptor that is open, whose place in the file moves with them.
+    """
+    named = _OPEN.fullmatch(_of_a_process(path) or "")
+    if named is None:
+        return open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0)
+    number = int(named[1]) if named[1] else {"stdout": 1, "stderr": 2}[named[2]]
+    return open(os.dup(number), "wb", buffering=0)
 
 
 _MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0"}
@@ -396,8 +418,9 @@ class Journal:
     whole pieces only.
     """
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path, self._file, self._whole = path, file, 0
+    def __init__(self, path: Path, file: BinaryIO, shared: bool) -> None:
+        """Write to an open file; one that is `shared` has other writers, and is never cut."""
+        self._path, self._file, self._shared, self._whole = path, file, shared, 0
 
     def write(self, piece: str) -> None:
         """Append a piece, at once. A disk that fills up in the middle of it leaves the file without
@@ -410,8 +433,9 @@ class Journal:
                     rest = rest[self._file.write(rest) :]
                 self._whole += len(whole)
             except BaseException:
-                with suppress(OSError):  # a pipe or a terminal cannot be cut
-                    self._file.truncate(self._whole)
+                if not self._shared:
+                    with suppress(OSError):
+                        self._file.truncate(self._whole)
                 raise
 
 
@@ -429,11 +453,11 @@ def journal(path: Path) -> Iterator[Journal]:
         )
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Appending to a stream, since /dev/stdout may be a file that already has lines.
         # Closed below: what happens in between has other errors.
-        file = open(path, "ab" if is_stream(path) else "wb", buffering=0)  # noqa: SIM115
+        shared = is_stream(path)
+        file = _opened_stream(path) if shared else open(path, "wb", buffering=0)  # noqa: SIM115
     with file:
-        yield Journal(path, file)
+        yield Journal(path, file, shared)
 
 
 def write_json(destination: Path | str, value: Any) -> None:

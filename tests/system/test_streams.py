@@ -292,12 +292,17 @@ def test_a_trace_does_not_go_where_the_translations_go(shell, tmp_path):
     # Guards: the lines of a file that is appended to, and translations under a trace.
     log = tmp_path / "log"
     log.write_text("kept\n")
-    done = shell("echo Hello. | $m translate --group-size 4 --trace /dev/stdout >> log")
-    assert done.returncode == 2
-    assert diagnostics(done) == [
-        "multistride: error: /dev/stdout is the file that results are written to: name another one"
-    ]
-    assert log.read_text() == "kept\n"
+    for engine in ("auto", "eager"):
+        done = shell(
+            f"echo Hello. | $m translate --engine {engine} --group-size 4 --trace /dev/stdout"
+            " >> log"
+        )
+        assert done.returncode == 2
+        assert diagnostics(done) == [
+            "multistride: error: /dev/stdout is the file that results are written to: "
+            "name another one"
+        ]
+        assert log.read_text() == "kept\n"
     done = shell("echo Hello. | $m translate --output out --trace /dev/stdout >> log")
     assert done.returncode == 0
     lines = log.read_text().splitlines()

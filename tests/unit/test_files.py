@@ -391,6 +391,25 @@ def test_dev_stdout_is_appended_to(tmp_path):
     assert piped.stdout == b"new\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no /dev/stdout")
+@pytest.mark.parametrize("redirection", [">", ">>"])
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_what_follows_dev_stdout_stands_behind_it(tmp_path, redirection, name):
+    # Guards: results that the next line of a script, or one of stderr, is written over.
+    if name.startswith("/proc") and not Path("/proc/self/fd").exists():
+        pytest.skip("this system has no /proc")
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    code = "from multistride.files import journal, replacing_file\n"
+    code += f"with replacing_file({name!r}) as t: t.write_text('some results\\n')\n"
+    code += f"with journal(__import__('pathlib').Path({name!r})) as j: j.write('a trace\\n')"
+    (tmp_path / "code.py").write_text(code)
+    script = f"(echo first; $PYTHON code.py; echo last; echo error >&2) {redirection} log 2>&1"
+    environment = {**os.environ, "PYTHON": sys.executable}
+    subprocess.run(script, shell=True, cwd=tmp_path, env=environment, check=True)
+    lines = ["first", "some results", "a trace", "last", "error"]
+    assert (tmp_path / "log").read_text().splitlines() == lines
+
+
 @pytest.mark.parametrize(("suffix", "library"), [("gz", gzip), ("xz", lzma)])
 def test_names_say_what_is_compressed(tmp_path, suffix, library):
     # Guards: a plain file called x.gz, which readers call corrupt; one that is compressed twice.

@@ -6,7 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multistride.cli.console import reading, refuse_shared_files, tracing, writing
+from multistride.cli.console import (
+    reading,
+    refuse_file_of_stdout,
+    refuse_shared_files,
+    tracing,
+    writing,
+)
 from multistride.cli.options import Cluster, Lines, Machine, group_size_or_auto, note_untrained
 from multistride.cli.quiet import uncollected
 from multistride.decode.options import DecodeOptions
@@ -27,6 +33,8 @@ def translated_light(
 ) -> int | None:
     """Translate lines and return how many failed; None where that takes PyTorch."""
     refuse_shared_files([lines.source], [lines.output, lines.trace])
+    if lines.trace is not None and lines.output is None:
+        refuse_file_of_stdout(lines.trace)
     with uncollected():
         light = light_translator(model, lines, size, decoding, machine, cluster)
     if light is None:
