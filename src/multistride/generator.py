@@ -75,6 +75,10 @@ class Generator(TextModel):
         context is full. A prompt that leaves no room in it has no text, and `problem` says so.
         Raises `UsageError` for choices that are unknown, out of range, or exclude each other.
         """
+        if not isinstance(chat, bool):
+            raise UsageError(f"chat is {chat!r}: give True or False")
+        if system is not None and not isinstance(system, str):
+            raise UsageError(f"system is of type {type(system).__name__}: give a text")
         if system is not None and not chat:
             raise UsageError(
                 "system was given, which belongs to a conversation: set chat, or leave it out"

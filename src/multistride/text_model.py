@@ -229,11 +229,23 @@ def tokens_of(
 
 
 def divided(pairs: Pairs) -> tuple[list[str], list[str | Sequence[int]]]:
-    """Return the first texts and the second ones. Raises `UsageError` for what is no pair."""
-    for index, pair in enumerate(pairs):
-        if isinstance(pair, str) or len(pair) != 2:
+    """Return the first texts and the second ones, which may be tokens.
+
+    Raises `UsageError` for what is no list of such pairs.
+    """
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        raise UsageError(f"{pairs!r} was given, a list of pairs is expected: write [(text, text)]")
+    both = list(pairs)
+    for index, pair in enumerate(both):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise UsageError(f"pair {index} is no pair of texts: give (source, target) or the like")
-    return [first for first, _ in pairs], [second for _, second in pairs]
+        first, second = pair
+        if not (isinstance(first, str) and isinstance(second, str | Iterable)):
+            kinds = " and ".join(type(each).__name__ for each in pair)
+            raise UsageError(
+                f"pair {index} holds {kinds}: give two texts, or a text and a list of tokens"
+            )
+    return [first for first, _ in both], [second for _, second in both]
 
 
 def listed(texts: Iterable[str]) -> list[str]:

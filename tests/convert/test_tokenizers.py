@@ -8,6 +8,7 @@ import pytest
 from marian_files import GERMAN, marian_files
 from originals import small_tokenizer
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, MarianTokenizer
 
 from multistride.convert.checkpoint import Checkpoint
@@ -16,8 +17,10 @@ from multistride.data.foreign import ForeignVocabulary
 from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.decode.constraints import constraints_of
 from multistride.decode.options import DecodeOptions
+from multistride.distill.tally import Tally
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
+from multistride.parts import Part, PartHeader
 
 TEXTS = [
     "the cat and the dogs",
@@ -102,6 +105,24 @@ def test_marian_targets_are_cut_by_their_own_pieces(marian, text, tmp_path):
         assert "".join(vocabulary.pieces(expected[:-1])).replace("▁", " ").strip() == text
 
 
+def test_a_distilled_corpus_is_counted_in_the_tokens_of_its_language(marian):
+    # Guards: German counted in pieces of English, many times as many.
+    vocabulary, _ = marian_vocabulary(marian)
+    source, written = "the cat and the dogs", GERMAN[0]
+    tally = Tally(vocabulary)
+    header = PartHeader(
+        first=1, lines=1, source_sha256="", sha256="", empty={}, unfinished=0, seconds=1.0
+    )
+    tally.add(Part(header, [written.encode()]), [source.encode()], [GERMAN[1].encode()])
+    [read], [target, other] = (
+        vocabulary.encode_source([source]),
+        vocabulary.encode_target([written, GERMAN[1]]),
+    )
+    facts = tally.facts(compared=True)
+    assert facts["length_ratio_to_source"] == len(target) / len(read)
+    assert facts["length_ratio_to_target"] == len(target) / len(other)
+
+
 def test_a_prefix_of_a_marian_model_is_cut_as_its_targets(marian):
     # Guards: a prefix spelled letter by letter, by the pieces of the source language.
     vocabulary, size = marian_vocabulary(marian)
@@ -132,6 +153,27 @@ def test_what_stands_before_every_text_is_kept(tmp_path):
     small_tokenizer(tmp_path, "<s> $A </s>", bos_token="<s>", eos_token="</s>")
     vocabulary, _ = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
     assert vocabulary.encode(["a"])[0] == [vocabulary.bos, *vocabulary.encode_rendered(["a"])[0]]
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_a_blank_before_every_text_is_as_transformers_has_it(blank, tmp_path):
+    # Guards: the setting of tokenizer_config.json, which transformers prefers to tokenizer.json's.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = {piece: token for token, piece in enumerate(["<s>", "</s>", *letters])}
+    tokenizer = Tokenizer(models.BPE(pieces, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=not blank)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "add_prefix_space": blank}
+    settings |= {"tokenizer_class": "GPT2Tokenizer", "unk_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    vocabulary, _ = foreign_vocabulary(checkpoint(tmp_path), CAUSAL)
+    (tmp_path / "vocab.json").write_text(json.dumps(pieces))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert vocabulary.encode(["a b"])[0] == theirs("a b", add_special_tokens=False)["input_ids"]
+    save_vocabulary(vocabulary, tmp_path / "ours")
+    assert load_vocabulary(tmp_path / "ours").encode(["a b"]) == vocabulary.encode(["a b"])
 
 
 def test_where_there_is_no_padding_symbol_eos_stands_in(tmp_path):

@@ -36,7 +36,12 @@ def opened(kind, model, monkeypatch):
 def causal():
     """A model of Llama's layout that the native kernels run, too; it never writes the bad token."""
     torch.manual_seed(3)
-    sizes = {**LAYOUTS["llama, native"], **SIZES, "vocabulary_size": 40, "never_written": (BAD,)} | GROUPS
+    sizes = {
+        **LAYOUTS["llama, native"],
+        **SIZES,
+        "vocabulary_size": 40,
+        "never_written": (BAD,),
+    } | GROUPS
     return Transformer(TransformerConfig(**{**sizes, "encoder_layers": 0})).eval()
 
 

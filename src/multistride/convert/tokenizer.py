@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from multistride.convert.checkpoint import Checkpoint
 from multistride.convert.sentencepiece import marian_tokenizer
@@ -59,6 +59,8 @@ def foreign_vocabulary(
     """
     tokenizer = _read(checkpoint)
     given = checkpoint.tokenizer_config
+    if isinstance(blank := given.get("add_prefix_space"), bool):
+        _set_blank(tokenizer, blank)
     settings = {name: _piece(given[name]) for name in KEPT_SETTINGS if given.get(name) is not None}
     _speak(checkpoint, tokenizer, settings, languages)
     end = _end(checkpoint, tokenizer, settings, config.encoder_layers == 0)
@@ -98,6 +100,16 @@ def foreign_vocabulary(
             "here: it cannot be converted"
         )
     return vocabulary, added
+
+
+def _set_blank(tokenizer: Tokenizer, blank: bool) -> None:
+    """Put a blank before every text, or none: transformers does as tokenizer_config.json says, also
+    where tokenizer.json says otherwise.
+    """
+    cut = tokenizer.pre_tokenizer
+    if isinstance(cut, pre_tokenizers.ByteLevel) and cut.add_prefix_space != blank:
+        cut.add_prefix_space = blank
+        tokenizer.pre_tokenizer = cut
 
 
 def first_token(checkpoint: Checkpoint) -> int | None:

@@ -14,11 +14,11 @@ from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import Hypothesis, Running
 from multistride.decode.loop import (
-    Batch,
     Gathering,
     GroupWriter,
     JoinableBatch,
     Loop,
+    RunningBatch,
     decode,
 )
 from multistride.decode.markov import distribution, searched
@@ -110,7 +110,7 @@ def begin_joinable(
         own = make(plan, state)
     writer = own or writer_for(engine, plan, state, given, rows.seeds)
     encoded, counts = (source, lengths) if encodes else (None, None)
-    batch = Batch.started(engine, encoded, counts, state, writer)
+    batch = RunningBatch.started(engine, encoded, counts, state, writer)
     batch.ready = encodes and not plan.rules.prefix
     return batch
 
@@ -183,7 +183,7 @@ def _picker(
     """Return what picks tokens where it is not plain greedy decoding."""
     config, head = engine.config, engine.markov
     if chances is not None:
-        numbers = max(config.group_sizes) if plan.own_policy else None
+        numbers = max(config.group_sizes) if plan.custom_policy else None
         return sampler(config, head, plan.options, chances, permitted, numbers)
     if plan.options.group_beam > 1 and head is not None:
         return searched(config, head, plan.options.group_beam)

@@ -35,7 +35,9 @@ that decode it."""
 
 @runtime_checkable
 class JoinableBatch(Protocol):
-    """A batch that others of the same plan may join between two passes: `Batch`, or an engine's."""
+    """A batch that others of the same plan may join between two passes: `RunningBatch`, or that of
+    an engine.
+    """
 
     ready: bool
     """True if another batch may join it, or it another."""
@@ -115,7 +117,7 @@ class GroupWriter(Generic[M]):
 
 
 @dataclass
-class Batch(Generic[M]):
+class RunningBatch(Generic[M]):
     """A batch while it is decoded: its state, what the engine keeps of it, and its writer."""
 
     engine: StepModel[M]
@@ -133,7 +135,7 @@ class Batch(Generic[M]):
         lengths: Int[Tensor, "B"] | None,
         state: DecodeState,
         writer: Writer[M],
-    ) -> Batch[M]:
+    ) -> RunningBatch[M]:
         """Return a batch whose sources are encoded; prompts are still to be read."""
         return cls(engine, state, writer, engine.start(source, lengths))
 
@@ -171,7 +173,7 @@ class Batch(Generic[M]):
         milliseconds = 1000 * (time.perf_counter() - began)
         return self.state.commit(picked, kept, proposed.sizes, milliseconds, proposed.reasons)
 
-    def join(self, other: Batch[M]) -> None:
+    def join(self, other: RunningBatch[M]) -> None:
         """Take over the rows of another batch of the same plan; both are `ready`, between passes.
 
         Texts that are over leave both first, and rows are numbered anew. The other batch must not
@@ -207,7 +209,7 @@ def decode(
     Passes that read a prompt write into none. `source` is None for a causal model. Texts begin with
     `prefix`. The result is in `state.hypotheses`.
     """
-    yield from Batch.started(engine, source, lengths, state, writer).passes(prefix)
+    yield from RunningBatch.started(engine, source, lengths, state, writer).passes(prefix)
 
 
 def _largest(sizes: int | Int[Tensor, "R"]) -> int:

@@ -210,6 +210,13 @@ class DecodeOptions(Settings):
         json_schema_extra=TEXT_RULES,
     )
 
+    @field_validator("banned", "stop", mode="before")
+    @classmethod
+    def _several(cls, texts: Any) -> Any:
+        if isinstance(texts, str):
+            raise ValueError(f"one text was given, several are expected: write [{texts!r}]")
+        return texts
+
     @field_validator("banned", "stop")
     @classmethod
     def _not_empty(cls, texts: tuple[str, ...]) -> tuple[str, ...]:

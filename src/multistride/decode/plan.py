@@ -46,7 +46,7 @@ class Plan:
     policy: Policy = field(repr=False)
     accept: Acceptor = field(repr=False)
     knowledge: Measured = field(default_factory=Measured, repr=False)
-    own_policy: bool = field(default=False, repr=False)
+    custom_policy: bool = field(default=False, repr=False)
     """True if `policy` is a function of the caller's own, of which options know nothing."""
     economy: Economy | None = field(default=None, repr=False)
     """Says where exact mode drafts at all; None: everywhere."""
@@ -75,7 +75,7 @@ class Plan:
     @property
     def whole_groups(self) -> bool:
         """True if every step writes a whole group of one size in the layout of the paper."""
-        fixed = self.options.policy in (None, "fixed") and not self.own_policy
+        fixed = self.options.policy in (None, "fixed") and not self.custom_policy
         return self.mode == "fast" and fixed and self.layout == "sat"
 
     @property
@@ -102,7 +102,7 @@ class Plan:
         """
         options = self.options.model_copy(update={"group_size": group_size})
         policy = policy_for(options, self.config, self.knowledge)
-        return replace(self, options=options, policy=policy, own_policy=False)
+        return replace(self, options=options, policy=policy, custom_policy=False)
 
     def thrifty(self) -> Plan:
         """Return the plan in which exact mode drafts only where that pays; the text is the same.
@@ -147,7 +147,7 @@ class Plan:
                 "groups of one size: leave one of them out"
             )
         own = checked(policy, max(self.config.group_sizes))
-        return replace(self, policy=own, own_policy=True)
+        return replace(self, policy=own, custom_policy=True)
 
 
 def plan(

@@ -20,6 +20,9 @@ from multistride.decode.walk import Permitted, one_by_one
 from multistride.model.config import TransformerConfig
 from multistride.model.markov import MarkovHead
 
+COLDEST = 1e-30
+"""Temperatures below draw as this one does: float32 knows none as small."""
+
 
 def sampler(
     config: TransformerConfig,
@@ -56,7 +59,9 @@ def restricted(
     They are applied in this order, each to what the one before left; the most probable token always
     stays.
     """
-    values = (log_probabilities / options.temperature).log_softmax(dim=-1)
+    best = log_probabilities.max(dim=-1, keepdim=True).values
+    # Divided by very little, all but the best become minus infinity, which log_softmax takes.
+    values = ((log_probabilities - best) / max(options.temperature, COLDEST)).log_softmax(dim=-1)
     if 0 < options.top_k < values.shape[-1]:
         least = values.topk(options.top_k).values[:, -1:]
         values = values.masked_fill(values < least, float("-inf")).log_softmax(dim=-1)

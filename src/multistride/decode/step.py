@@ -22,7 +22,7 @@ from multistride.model.markov import MarkovHead
 
 @runtime_checkable
 class Memory(Protocol):
-    """State of a batch that an engine keeps between steps. Only `Batch` and its writer call
+    """State of a batch that an engine keeps between steps. Only `RunningBatch` and its writer call
     these.
     """
 

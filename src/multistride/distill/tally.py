@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from multistride.data.vocab import Vocabulary
 from multistride.parts import Part
+
+Encode = Callable[[Sequence[str]], list[list[int]]]
 
 
 class Tally:
@@ -27,10 +29,11 @@ class Tally:
         those.
         """
         places = self._count_lines(part, sources)
-        self._count("output", [part.lines[place] for place in places])
-        self._count("source", [sources[place] for place in places])
+        written, read = self._vocabulary.encode_target, self._vocabulary.encode_source
+        self._count("output", [part.lines[place] for place in places], written)
+        self._count("source", [sources[place] for place in places], read)
         if targets is not None:
-            self._count("target", [targets[place] for place in places])
+            self._count("target", [targets[place] for place in places], written)
             self._changed += sum(part.lines[place] != targets[place].strip() for place in places)
 
     def _count_lines(self, part: Part, sources: Sequence[bytes]) -> list[int]:
@@ -68,6 +71,7 @@ class Tally:
         """Tokens written per token of another side."""
         return self._tokens["output"] / self._tokens[side] if self._tokens[side] else None
 
-    def _count(self, side: str, lines: list[bytes]) -> None:
+    def _count(self, side: str, lines: list[bytes], encode: Encode) -> None:
+        """Add the tokens of lines, in those of their own language."""
         texts = [line.decode("utf-8", errors="replace") for line in lines]
-        self._tokens[side] += sum(map(len, self._vocabulary.encode_source(texts)))
+        self._tokens[side] += sum(map(len, encode(texts)))

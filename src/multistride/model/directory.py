@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +99,24 @@ def refuse_models(output: Path, mark: str | None, what: str) -> None:
         raise UsageError(
             f"{output} holds a model, which {what} would replace: name another directory"
         )
+
+
+MADE_BESIDE = (CALIBRATION, TEMPERATURE, "phrases.npy", "draft_head.safetensors")
+"""Files that are made for a model after it, and beside it."""
+
+
+def refuse_made(output: Path, what: str, remade: Collection[str] = ()) -> None:
+    """Raise `UsageError` if `what` would delete a file that was made for the model in `output`.
+
+    Files with a SHA-256 digest in `remade` are written again, or can be.
+    """
+    for name in MADE_BESIDE:
+        path = output / name
+        if path.is_file() and sha256(path) not in remade:
+            raise UsageError(
+                f"{path} was made for the model there, and {what} would delete it: name another "
+                "directory, or move it away"
+            )
 
 
 def load_provenance(directory: Path | str) -> dict[str, Any]:

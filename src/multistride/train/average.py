@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multistride.errors import DataError, UsageError
 from multistride.files import refuse_foreign, refuse_inputs
-from multistride.model.directory import load_provenance, refuse_models
+from multistride.model.directory import load_provenance, refuse_made, refuse_models
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
 from multistride.rundir import RunDirectory
@@ -79,6 +79,7 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
     refuse_inputs(output, directories)
     refuse_foreign(output, "model")
     refuse_models(output, "average_of", "an average")
+    refuse_made(output, "an average")
     model, vocabulary = load_model(directories[0])
     first = model.state_dict()
     sums = {

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multistride.data.batch import PairedTokens, PreparedData, Split
+from multistride.data.batch import PairedTokens, PreparedData, Split, TextWindows
 from multistride.data.labelled import LabelledDocuments, window_sources
 from multistride.data.vocab import Vocabulary
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 from multistride.model.classifier import check_classes, freeze_what_writes
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -69,7 +69,7 @@ def resumed(directory: Path, expected: TransformerConfig) -> Transformer:
     return model
 
 
-def beside_windows(
+def wide_logits_of(
     model: Transformer, documents: Split, vocabulary: Vocabulary, say: Callable[[str], None]
 ) -> Tensor | None:
     """Fit the wide path of a classifier; its logits of the training documents [N, C], None if it
@@ -112,3 +112,31 @@ def check_lengths(splits: dict[str, Split], data: PreparedData, model: Transform
                 f"allows {longest}: "
                 f"prepare with --max-tokens {longest - 1} or raise model.max_positions"
             )
+
+
+def check_predicted(splits: dict[str, Split], data: PreparedData, model: TransformerConfig) -> None:
+    """Raise `DataError` for windows of text of which none has a token that could be learned.
+
+    Without a start symbol the first token of a window is only read; behind a place from which is
+    drafted there must be another token.
+    """
+    first = 0 if model.start_symbol else 1
+    least = 1 if model.adapter is None else 2
+    for name, split in splits.items():
+        if not isinstance(split, TextWindows):
+            continue
+        unknown = split.target_lengths - np.maximum(split.known, first)
+        if not (unknown >= least).any():
+            raise DataError(
+                f"{data.directory}: no {name} window has {least} token{'s' * (least > 1)} or more "
+                "to be predicted: prepare longer texts"
+            )
+
+
+def check_adapted(settings: TrainingConfig) -> None:
+    """Raise `UsageError` for what frozen layers have no place for: they read texts as they are."""
+    if settings.word_dropout:
+        raise UsageError(
+            f"training.word_dropout {settings.word_dropout:g} was given for a model with adapters, "
+            "whose frozen layers read texts as they are: leave it out"
+        )

@@ -42,12 +42,14 @@ from multistride.train.config import RunConfig, TrainingConfig
 from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import StopRequest, stop_on_signal
 from multistride.train.kinds import (
-    beside_windows,
+    check_adapted,
     check_lengths,
+    check_predicted,
     drawer,
     objective,
     resumed,
     trained_splits,
+    wide_logits_of,
 )
 from multistride.train.layouts import LayoutDrawer, TrainingPass
 from multistride.train.monitor import Monitor
@@ -103,7 +105,7 @@ def _trained(trainer: Trainer, stop: StopRequest) -> RunDirectory:
         trainer.attention(),
         trainer.monitor.showing(config.training.updates, trainer.progress.update),
     ):
-        if trainer.beside is not None and trainer.progress.best == -math.inf:
+        if trainer.wide_logits is not None and trainer.progress.best == -math.inf:
             trainer.validate()  # so that the best is never worse than the wide path alone
         while trainer.progress.update < config.training.updates:
             trainer.update()
@@ -161,10 +163,12 @@ class Trainer:
         self.data.split("validation")  # what is missing is missed now, not after 500 updates
         self.splits = trained_splits(self.data, self.model.config)
         check_lengths(self.splits, self.data, self.model.config)
-        self.beside = beside_windows(
+        check_predicted(self.splits, self.data, self.model.config)
+        self.wide_logits = wide_logits_of(
             self.model, self.splits["train"], self.data.vocabulary, monitor.say
         )
         if self.model.config.adapter is not None:
+            check_adapted(settings)
             freeze_all_but_drafting(self.model)
         self.average = (
             MovingAverage(self.model, settings.moving_average) if settings.moving_average else None
@@ -227,7 +231,8 @@ class Trainer:
         rate = learning_rate(settings, self.progress.update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        smoothed, cross_entropy = self._backward(pieces, passes, processes / total)
+        # Windows of which nothing is to be predicted may be by themselves in a batch.
+        smoothed, cross_entropy = self._backward(pieces, passes, processes / max(total, 1))
         norm = clip_gradients(self.objective.parameters(), settings)
         self._check_finite(smoothed, norm, pieces)
         self.optimizer.step()
@@ -269,8 +274,8 @@ class Trainer:
         """Return a layout with what the frozen layers make of a draft's, or a wide path of
         documents.
         """
-        if self.beside is not None and isinstance(asked, WindowPass):
-            return asked._replace(beside=self.beside[torch.from_numpy(piece.rows)])
+        if self.wide_logits is not None and isinstance(asked, WindowPass):
+            return asked._replace(wide_logits=self.wide_logits[torch.from_numpy(piece.rows)])
         if self.trunk is None or not isinstance(asked, TrainingPass) or asked.drafts is None:
             return asked
         with self.accelerator.autocast():
@@ -458,13 +463,13 @@ class Trainer:
             loss += float(losses.cross_entropy)
             correct += int(losses.correct)
             count += asked.labelled()
-        return loss / count, correct / count
+        return loss / max(count, 1), correct / max(count, 1)
 
     def _log(self, sums: Sums, rate: float) -> None:
         since = self.progress.since + sums
         self.progress.since, update = since, self.progress.update
         speed = since.labels * self.accelerator.num_processes / since.seconds
-        self.monitor.updated(update, since.cross_entropy / since.labels, speed)
+        self.monitor.updated(update, since.cross_entropy / max(since.labels, 1), speed)
         if update % self.settings.log_every and update != self.settings.updates:
             return
         self.progress.since = Sums()
@@ -479,8 +484,8 @@ class Trainer:
                 "update": update,
                 "kind": "training",
                 "epoch": self.progress.epoch,
-                "loss": smoothed / labels,
-                "cross_entropy": cross_entropy / labels,
+                "loss": smoothed / max(labels, 1),
+                "cross_entropy": cross_entropy / max(labels, 1),
                 "learning_rate": rate,
                 "gradient_norm": since.norm / since.updates,
                 "tokens_per_second": speed,

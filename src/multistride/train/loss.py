@@ -119,19 +119,19 @@ class ClassLoss(Objective):
     ) -> Losses:
         """Return the sums over all documents.
 
-        Where the pass has no `beside`, the logits of the wide path are added to those of the
+        Where the pass has no `wide_logits`, the logits of the wide path are added to those of the
         windows, if the model has one.
         """
         head = self.model.classifier
         assert head is not None
-        document, begin, lengths, labels, beside = asked
+        document, begin, lengths, labels, wide_logits = asked
         place = begin[:, None] + torch.arange(int(lengths.max()), device=source.device)
         tokens = source[document[:, None], place.clamp(max=source.shape[1] - 1)]
-        if beside is None and head.wide is not None:
-            beside = head.wide(
+        if wide_logits is None and head.wide is not None:
+            wide_logits = head.wide(
                 *real_tokens(source, source_lengths, head.config.first_tokens), len(source)
             )
-        added = 0.0 if beside is None else beside
+        added = 0.0 if wide_logits is None else wide_logits
         return self._read(
             lambda: self._logits(tokens, lengths, document, len(source)) + added, labels
         )

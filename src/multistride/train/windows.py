@@ -26,15 +26,15 @@ class WindowPass(NamedTuple):
     begin: Int[Tensor, "R"]
     lengths: Int[Tensor, "R"]
     labels: Int[Tensor, "B"]
-    beside: Float[Tensor, "B C"] | None = None
+    wide_logits: Float[Tensor, "B C"] | None = None
     """Logits that the states of windows are trained beside, in place of those of the model's wide
     path."""
 
     def to(self, device: torch.device | str) -> WindowPass:
         """Return the pass on another device."""
-        beside = None if self.beside is None else self.beside.to(device)
+        wide_logits = None if self.wide_logits is None else self.wide_logits.to(device)
         document, begin, lengths, labels = (field.to(device) for field in self[:4])
-        return WindowPass(document, begin, lengths, labels, beside)
+        return WindowPass(document, begin, lengths, labels, wide_logits)
 
     def labelled(self) -> int:
         """The number of documents."""

@@ -96,6 +96,15 @@ def test_restricted_against_plain_lists(scores, temperature, top_k, top_p, min_p
         assert {token for token in range(7) if found[token] > 0} == set(likely or nucleus[:1])
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-40, 1e-300])
+def test_the_coldest_draw_is_the_most_probable_token(temperature):
+    # Guards: probabilities that are no numbers, of which the last token is drawn.
+    own = torch.tensor([[-0.5, -2.0, -float("inf")], [-3.0, -0.1, -5.0]])
+    found = restricted(own, DecodeOptions(temperature=temperature, top_p=0.9, min_p=0.1))
+    assert found.exp().tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert draw(found, torch.tensor([0.999, 0.001])).tolist() == [0, 1]
+
+
 def test_chances_lie_end_to_end():
     # Guards: the last token drawn for a chance near one though it cannot be, a border given to the
     # wrong side.

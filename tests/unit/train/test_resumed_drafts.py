@@ -1,5 +1,8 @@
 """Training adapters goes on, after a stop, exactly as it would have gone on without it."""
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from multistride.config import validate
 from multistride.data.prepare import prepare
 from multistride.data.prepare_text import TextPrepareConfig
 from multistride.data.vocab import train_vocabulary
+from multistride.errors import DataError, UsageError
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
@@ -98,3 +102,57 @@ def test_a_resumed_run_is_the_run_that_went_on(place, dropout, precision, trunk_
     whole, resumed = (load_model(place / run / "last")[0].state_dict() for run in ("whole", "half"))
     assert whole.keys() == resumed.keys()
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+def written(place, name, answers):
+    """Prepared records whose answers have so many tokens, behind prompts that fill a window."""
+    path = place / f"{name}.jsonl"
+    records = [
+        {"prompt": [8 + (number + token) % 90 for token in range(24 - length)]}
+        | {"written": [9 + number] * length}
+        for number, length in enumerate(answers)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    given = {"output": place / name, "vocabulary_from": place / "dropout-0.0", "window": 24}
+    given.update(train={"written": (path,)}, validation={"written": (path,)})
+    prepare(validate(TextPrepareConfig, given, "test"))
+    return place / name
+
+
+def adapted(place, data, **training):
+    given = {
+        "data": data,
+        "run": place / "adapted",
+        "start_from": place / "dropout-0.0",
+        "adapter": {"rank": 4, "alpha": 4, "layers": 1},
+        "groups": GROUPS,
+        "training": {**TRAINING, "updates": 6, "tokens_per_batch": 24, **training},
+    }
+    return validate(RunConfig, given, "test")
+
+
+def test_windows_of_which_nothing_can_be_drafted_may_fill_a_batch(place):
+    # Guards: a division by the labels of a batch that has none, in training and in validation.
+    data = written(place, "some", [1, 1, 1, 9, 1, 8])
+    train(adapted(place, data), None, Monitor("test"))
+    lines = (place / "adapted" / "metrics.jsonl").read_text().splitlines()
+    assert all(math.isfinite(value) for line in lines for value in numbers(json.loads(line)))
+
+
+def numbers(facts):
+    return [value for value in facts.values() if isinstance(value, float)]
+
+
+def test_text_of_which_nothing_can_be_drafted_is_refused(place):
+    data = written(place, "none", [1, 1, 1, 1])
+    with pytest.raises(DataError, match="no train window has 2 tokens or more to be predicted"):
+        Trainer(adapted(place, data), None, Monitor("test"), resume=False)
+
+
+def test_frozen_layers_take_no_word_dropout(place):
+    # Guards: words left out once and for all, since what frozen layers made of them is kept.
+    said = "word_dropout 0.3 was given for a model with adapters"
+    with pytest.raises(UsageError, match=said):
+        Trainer(
+            adapted(place, place / "data", word_dropout=0.3), None, Monitor("test"), resume=False
+        )
