@@ -1,12 +1,12 @@
 """Train a draft head for a converted chat model: exact mode then writes more tokens a pass.
 
-usage: draft_head.py MODEL PROMPTS DIRECTORY [--texts 1280] [--updates 600]
+usage: draft_head.py MODEL PROMPTS DIRECTORY [--texts 1280] [--updates 600] [--depth 2]
 
 MODEL is a directory of `multistride convert`, and receives `draft_head.safetensors` and, from the
 same texts, a table of phrases. PROMPTS has a question in each line. The model answers them
 greedily, prompts of one length together, and its last states are kept beside the answers
 (DIRECTORY/written, 74 kB a text), so no update runs the model. The head learns from them: at every
-place from the state there, twice in a row, half from what was written and half from all
+place from the state there, `--depth` drafts in a row, half from what was written and half from all
 probabilities of the model. The first 128 texts are held out.
 
 After a stop, run it again to resume.
@@ -31,11 +31,11 @@ from torch.nn.functional import linear, silu
 
 from multistride.decode.draft_head import DRAFT_HEAD, DraftHead, quantised
 from multistride.decode.phrases import PHRASES
-from multistride.device import keep_few_kernels, set_threads
+from multistride.device import keep_few_kernels, pick_precision, set_threads
 from multistride.distill.phrases import phrases_of
 from multistride.engines.int8.engine import Int8StepModel
 from multistride.errors import UsageError, UserError
-from multistride.files import replacing_file
+from multistride.files import replacing_file, sha256
 from multistride.generator import Generator
 from multistride.groups import Slots, prompt_slots
 
@@ -44,8 +44,13 @@ logger = logging.getLogger(__name__)
 LONGEST, BATCH, HELD_OUT = 64, 128, 128
 """Tokens of an answer, prompts written together, and texts that nothing is learnt from."""
 
-TOGETHER, DEPTH, DECAY = 16, 2, 0.8
-"""Texts of an update, drafts in a row that are learnt, and the weight of each after the first."""
+TOGETHER, DECAY = 16, 0.8
+"""Texts of an update, and the weight of each draft in a row after the first."""
+
+MULTIPLIED = (
+    torch.bfloat16 if pick_precision("auto", torch.device("cpu")) == "bfloat16" else torch.float32
+)
+"""What products are computed in: bfloat16 where the CPU multiplies it."""
 
 
 def chunks(prompts: list[list[int]], texts: int) -> list[list[list[int]]]:
@@ -132,12 +137,13 @@ class Written:
 class Learner(nn.Module):
     """The network of `decode.draft_head` in training, and its rows of the model's own table."""
 
-    def __init__(self, table: Tensor, tokens: list[int], width: int) -> None:
+    def __init__(self, table: Tensor, tokens: list[int], width: int, depth: int) -> None:
         super().__init__()
+        self.depth = depth
         size = table.shape[1]
         self.integers, self.scale = quantised(table[tokens].float())
         rows = self.integers * self.scale[:, None]
-        self.rows = rows.bfloat16()
+        self.rows = rows.to(MULTIPLIED)
         self.tokens = tokens
         self.index = torch.full((len(table),), len(tokens))
         self.index[torch.tensor(tokens)] = torch.arange(len(tokens))
@@ -156,7 +162,7 @@ class Learner(nn.Module):
         known = index.clamp(max=len(self.tokens) - 1)
         read = self.rows[known].float() * (index < len(self.tokens))[..., None]
         normed = state * torch.rsqrt(state.square().mean(-1, keepdim=True) + 1e-5) * self.gain
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=torch.bfloat16 == MULTIPLIED):
             wide = silu(self.widen(torch.cat([normed, read * self.into], -1)))
             narrow = self.narrow(wide)
         drafted: torch.Tensor = state * self.keep + narrow.float()
@@ -167,21 +173,21 @@ class Learner(nn.Module):
         index, lengths = self.index[texts.tokens[rows]], texts.lengths[rows]
         state = texts.states[rows]
         with torch.no_grad():
-            taught = linear(state, self.rows)
+            taught = linear(state.to(MULTIPLIED), self.rows)
         losses, total = [], torch.zeros(())
-        for depth in range(1, DEPTH + 1):
+        for depth in range(1, self.depth + 1):
             count = LONGEST - depth
             state = self.following(state[:, :count], index[:, depth - 1 : LONGEST - 1])
             inside = torch.arange(depth, LONGEST) < lengths[:, None]
             inside &= index[:, depth:] < len(self.tokens)
             estimate, wanted = state[inside], index[:, depth:][inside]
             with torch.no_grad():
-                shares = (linear(estimate.bfloat16(), self.rows).float() + self.bias).softmax(1)
+                shares = (linear(estimate.to(MULTIPLIED), self.rows).float() + self.bias).softmax(1)
                 losses.append(-float(shares.gather(1, wanted[:, None]).log().mean()))
                 surplus = shares.sub_(taught[:, depth:][inside].float().softmax(1), alpha=0.5)
                 surplus[torch.arange(len(wanted)), wanted] -= 0.5
                 surplus *= DECAY ** (depth - 1) / len(wanted)
-                slope = torch.mm(surplus.bfloat16(), self.rows).float()
+                slope = torch.mm(surplus.to(MULTIPLIED), self.rows).float()
             total = total + (estimate * slope).sum() + (self.bias * surplus.sum(0)).sum()
         total.backward()
         return losses
@@ -248,7 +254,7 @@ def train(learner: Learner, texts: Written, updates: int, rate: float, checkpoin
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["update"]
-    shown = torch.zeros(DEPTH)
+    shown = torch.zeros(learner.depth)
     for update, rows in batches(texts, updates, first):
         factor = min(1.0, (update + 1) / 50, 2 * (updates - update) / updates)
         for group in optimizer.param_groups:
@@ -258,12 +264,12 @@ def train(learner: Learner, texts: Written, updates: int, rate: float, checkpoin
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         if (update + 1) % 50 == 0 or update + 1 == updates:
-            held_out = tokens_per_pass(DraftHead(learner.tensors()), texts, DEPTH + 1)
+            held_out = tokens_per_pass(DraftHead(learner.tensors()), texts, learner.depth + 1)
             logger.info(
                 f"update {update + 1}: loss {' '.join(f'{value:.3f}' for value in shown)}, "
-                f"held out {held_out:.3f} tokens a pass at K={DEPTH + 1}"
+                f"held out {held_out:.3f} tokens a pass at K={learner.depth + 1}"
             )
-            shown = torch.zeros(DEPTH)
+            shown = torch.zeros(learner.depth)
             state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
             with replacing_file(checkpoint) as place:
                 torch.save({**state, "update": update + 1}, place)
@@ -279,6 +285,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=600, help=f"of {TOGETHER} answers each")
     parser.add_argument("--tokens", type=int, default=4096, help="size of its vocabulary")
     parser.add_argument("--width", type=int, default=1024, help="inner width of the head")
+    parser.add_argument("--depth", type=int, default=2, help="drafts in a row that are learnt")
+    parser.add_argument("--min-count", type=int, default=1, help="of phrases in the table")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -311,10 +319,16 @@ def main() -> None:
     ends = model.config.ends
     del model
     texts = Written.read(paths, ends)
-    learner = Learner(table, texts.frequent(asked.tokens), asked.width)
+    learner = Learner(table, texts.frequent(asked.tokens), asked.width, asked.depth)
     train(learner, texts, asked.updates, asked.learning_rate, asked.directory / "head.pt")
+    made = {
+        "answers": len(texts.tokens) - HELD_OUT,
+        "updates": asked.updates,
+        "depth": asked.depth,
+        "prompts_sha256": sha256(asked.prompts),
+    }
     with replacing_file(asked.model / DRAFT_HEAD) as place:
-        save_file(learner.tensors(), place)
+        save_file(learner.tensors(), place, {name: str(value) for name, value in made.items()})
     answers = [
         (row[:length], 0)
         for row, length in zip(
@@ -322,7 +336,7 @@ def main() -> None:
         )
     ]
     with replacing_file(asked.model / PHRASES) as place, open(place, "wb") as file:
-        np.save(file, phrases_of(answers))
+        np.save(file, phrases_of(answers, min_count=asked.min_count))
     logger.info(f"written: {DRAFT_HEAD} and {PHRASES} in {asked.model}")
 
 

@@ -18,15 +18,22 @@ from pathlib import Path
 TEST, VALIDATION = 100, 40
 
 
-def main(source: Path, directory: Path, count: int) -> None:
+def questions(source: Path) -> list[str]:
+    """Return the questions of a file that have 6 to 20 words, each once, in an order drawn once."""
     with lzma.open(source, "rt", encoding="utf-8") as lines:
         asked = dict.fromkeys(" ".join(json.loads(line)["question"].split()) for line in lines)
-    questions = [
+    chosen = [
         question
         for question in asked
         if question.endswith("?") and 6 <= len(question.split()) <= 20
     ]
-    random.Random(1).shuffle(questions)
+    random.Random(1).shuffle(chosen)
+    return chosen
+
+
+def main(source: Path, directory: Path, count: int) -> None:
+    """Write the three files."""
+    asked = questions(source)
     directory.mkdir(parents=True, exist_ok=True)
     parts = {
         "test": (0, TEST),
@@ -34,11 +41,11 @@ def main(source: Path, directory: Path, count: int) -> None:
         "train": (TEST + VALIDATION, count),
     }
     for name, (first, size) in parts.items():
-        chosen = questions[first : first + size]
+        chosen = asked[first : first + size]
         (directory / f"{name}.txt").write_text(
             "".join(question + "\n" for question in chosen), encoding="utf-8"
         )
-    print(f"{len(questions)} questions, {count} to learn from", file=sys.stderr)
+    print(f"{len(asked)} questions, {count} to learn from", file=sys.stderr)
 
 
 if __name__ == "__main__":

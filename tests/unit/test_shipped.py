@@ -1,5 +1,6 @@
 """The model that ships: there whole, small, with its notices, and worth trying out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 
 import multistride
 from multistride.data.pieces import GROUP_BAR, group_texts
+from multistride.decode.draft_head import DraftHead
 from multistride.decode.options import DecodeOptions
+from multistride.decode.phrases import PhraseTable
 from multistride.errors import UsageError, UserError
-from multistride.shipped import DEFAULT, directory, names
+from multistride.shipped import DEFAULT, directory, names, origins
 
 SENTENCES = {
     "Where is the station?": "Wo ist der Bahnhof?",
@@ -180,10 +183,23 @@ def test_words_are_read_however_they_are_written(phonemes):
     assert phonemes.vocabulary.decode(phonemes.vocabulary.encode([spelled])[0]) == spelled
 
 
+def test_the_drafts_that_ship_are_small_and_fit_the_model_they_are_for():
+    [origin] = origins()
+    assert origin.name == "smollm2"
+    assert sum(path.stat().st_size for path in origin.drafts()) < 10e6
+    assert DraftHead.load(origin.directory, 576, 49_153) is not None
+    assert PhraseTable.load(origin.directory, 49_153) is not None
+    card = (origin.directory / "README.md").read_text(encoding="utf-8")
+    for named in ("CC BY-SA 4.0", "CC BY 2.0 FR", "CC BY 3.0", "Apache-2.0", *origin.commands):
+        assert named in card
+
+
 def test_provenance_names_no_machine():
     # Guards: paths of the machine that trained a model, in what ships.
-    for name in names():
-        assert "/root" not in (directory(name) / "provenance.json").read_text(encoding="utf-8")
+    for place in (*map(directory, names()), *(origin.directory for origin in origins())):
+        provenance = json.loads((place / "provenance.json").read_text(encoding="utf-8"))
+        assert "/root" not in str(provenance)
+        assert "/work" not in str(provenance)
 
 
 def test_texts_in_python(model):
@@ -200,8 +216,23 @@ def test_texts_in_python(model):
     ):
         with pytest.raises(UserError, match=said):
             model.translate(wrong)
-    with pytest.raises(UserError, match="pair 1 is no pair of texts"):
-        model.score([("Hello.", "Hallo."), "Hello."])
+    for wrong, said in (
+        ([("Hello.", "Hallo."), "Hello."], "pair 1 is no pair of texts"),
+        ([("Hello.", None)], "pair 0 holds str and NoneType: give two texts"),
+        ([(1, 2)], "pair 0 holds int and int"),
+        ([5], "pair 0 is no pair of texts"),
+        (None, "None was given, a list of pairs is expected"),
+        ("Hello.", "a list of pairs is expected"),
+    ):
+        with pytest.raises(UserError, match=said):
+            model.score(wrong)
+    for wrong in (5, ""):
+        with pytest.raises(UserError, match="was given as a model: give the path of a model"):
+            multistride.load(wrong)
+    with pytest.raises(
+        UserError, match=r"one text was given, several are expected: write \['\.'\]"
+    ):
+        model.plan(1, stop=".")
 
 
 def test_what_is_refused_is_refused_before_steps_are_timed(model, monkeypatch):

@@ -382,6 +382,15 @@ def phrases(
             rich_help_panel="Decoding",
         ),
     ] = 4,
+    min_count: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Leave out phrases that the text has fewer times: 2 makes a table several times "
+            "as small.",
+            rich_help_panel="Decoding",
+        ),
+    ] = 1,
 ) -> None:
     """Build the table of phrases from which exact mode copies drafts.
 
@@ -395,5 +404,5 @@ def phrases(
     from multistride.distill.phrases import store_phrases
 
     refuse_to_change(model)
-    rows = store_phrases(model, data, longest)
+    rows = store_phrases(model, data, longest, min_count)
     logger.info(f"written: {model / PHRASES}, {rows:,} phrases")

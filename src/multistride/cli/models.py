@@ -11,7 +11,8 @@ import typer
 
 from multistride.cli.console import print_json
 from multistride.cli.options import JsonOption, model_directory
-from multistride.shipped import DEFAULT, directory, names
+from multistride.decode.options import MOST_COPIED
+from multistride.shipped import DEFAULT, Origin, directory, names, origins
 from multistride.untrusted import read_object
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="Directory as transformers writes it, GGUF file, or name on the Hugging Face hub."
+            help="Directory as transformers writes it, GGUF file, name on the Hugging Face hub, or "
+            "smollm2 (see multistride models)."
         ),
     ],
     directory: Annotated[Path, typer.Argument(help="Model directory to write.")],
@@ -104,25 +106,29 @@ def models(as_json: JsonOption = False) -> None:
     """List the models that ship with the package, for `--model NAME`.
 
     Size is that of the weights; quality and speed are what the model's card reports on its first
-    test set.
+    test set. Of some models only drafts for exact mode ship: two commands, shown here, fetch the
+    weights and make the model.
 
     Example: multistride models --json
     """
-    facts = [shipped_facts(name) for name in names()]
+    facts = [shipped_facts(name) for name in names()] + [drafts_facts(each) for each in origins()]
     if as_json:
         print_json(facts)
         return
     for fact in facts:
         default = "  (default)" if fact["directory"] == str(DEFAULT) else ""
         sizes = ", ".join(map(str, fact["group_sizes"]))
+        size, origin = f"{fact['bytes'] / 1e6:.0f} MB", fact["origin"]
+        if origin:
+            size = f"drafts of {size}, weights in the package {origin['package']}"
+            sizes = f"1 to {MOST_COPIED}"
         print(f"{fact['name']}{default}")
         print(f"  {fact['title']}")
-        print(
-            f"  {fact['task']} {'→'.join(fact['languages'])}, {fact['bytes'] / 1e6:.0f} MB, ",
-            end="",
-        )
+        print(f"  {fact['task']} {'→'.join(fact['languages'])}, {size}, ", end="")
         print(f"licence {fact['licence']}, K in {sizes}")
         print(f"  {_told(fact)}")
+        if origin:
+            print(f"  {origin['install']} && {origin['convert']}")
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -145,19 +151,46 @@ def doctor(as_json: JsonOption = False) -> None:
 def shipped_facts(name: str) -> dict[str, Any]:
     """Return what the card and the configuration of a shipped model say."""
     path = directory(name)
-    card = (path / "README.md").read_text(encoding="utf-8")
     config = read_object(path / "config.json")
-    title = re.search(r"^# (.+)$", card, re.MULTILINE)
-    measured = _measured(card)
     return {
-        "name": name,
-        "title": title[1] if title else name,
+        **_card_facts(path),
+        "bytes": (path / "model.safetensors").stat().st_size,
+        "group_sizes": config["group_sizes"],
+        "engine": "eager",
+        "origin": None,
+    }
+
+
+def drafts_facts(origin: Origin) -> dict[str, Any]:
+    """Return what is known of a model of which only drafts ship, under the same names."""
+    install, convert = origin.commands
+    facts = _card_facts(origin.directory)
+    return {
+        **facts,
+        "bytes": sum(path.stat().st_size for path in origin.drafts()),
+        "group_sizes": list(range(1, MOST_COPIED + 1)),
+        "engine": "int8",
+        "origin": {
+            "package": origin.package,
+            "file": origin.file,
+            "sha256": origin.sha256,
+            "install": install,
+            "convert": convert,
+        },
+    }
+
+
+def _card_facts(path: Path) -> dict[str, Any]:
+    """Return what the card in a directory says."""
+    card = (path / "README.md").read_text(encoding="utf-8")
+    title = re.search(r"^# (.+)$", card, re.MULTILINE)
+    return {
+        "name": path.name,
+        "title": title[1] if title else path.name,
         "task": _front_matter(card, "pipeline_tag"),
         "languages": re.findall(r"\w+", _front_matter(card, "language")),
         "licence": _front_matter(card, "license"),
-        "bytes": (path / "model.safetensors").stat().st_size,
-        "group_sizes": config["group_sizes"],
-        **measured,
+        **_measured(card),
         "directory": str(path),
     }
 
@@ -188,7 +221,8 @@ def _told(fact: dict[str, Any]) -> str:
         return "no quality in its card"
     quality = ", ".join(f"{value} at K={k}" for k, value in fact["quality"].items())
     times = " and ".join(f"{value:g}" for value in fact["milliseconds"].values())
-    return f"{fact['test_set']}: {fact['metric']} {quality}; {times} ms a {fact['unit']} on eager"
+    unit, engine = fact["unit"], fact["engine"]
+    return f"{fact['test_set']}: {fact['metric']} {quality}; {times} ms a {unit} on {engine}"
 
 
 def _front_matter(card: str, key: str) -> str:

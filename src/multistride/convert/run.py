@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +29,12 @@ from multistride.convert.tokenizer import (
 )
 from multistride.data.foreign import ForeignVocabulary
 from multistride.errors import DataError, UsageError
-from multistride.files import refuse_foreign, refuse_inputs, same_file
+from multistride.files import refuse_foreign, refuse_inputs, same_file, sha256
 from multistride.model.config import TransformerConfig
-from multistride.model.directory import refuse_models
+from multistride.model.directory import refuse_made, refuse_models
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
+from multistride.shipped import Origin, origin_of, origins
 
 logger = logging.getLogger(__name__)
 
@@ -110,11 +113,13 @@ def convert(
 ) -> Converted:
     """Read `source` (a directory, a GGUF file, or a name on the hub) and write a model directory.
 
-    A name is looked for in the cache of the hub, and fetched if `download` says so. `languages` are
-    for models that write many (NLLB): the code of the target's is what they write first.
+    A name is looked for in the cache of the hub, and fetched if `download` says so; that of a model
+    of which drafts ship (`multistride models`) stands for the file in the package of its weights.
+    Such a model gets its drafts. `languages` are for models that write many (NLLB): the code of the
+    target's is what they write first.
 
-    Raises `DataError` for what cannot be converted, with the reason, and `UsageError` if
-    `directory` is the source.
+    Raises `DataError` for what cannot be converted, with the reason, `UsageError` if `directory` is
+    the source, and `MissingExtraError` for a package that is not installed.
     """
     if Path(source).exists() and same_file(Path(source), directory):
         raise UsageError(f"{source} is the source and the place to write: choose another directory")
@@ -122,8 +127,11 @@ def convert(
         refuse_inputs(directory, [Path(source)])
     refuse_foreign(directory, "model")
     refuse_models(directory, "converted_from", "a converted model")
+    ours = {sha256(path) for origin in origins() for path in origin.drafts()}
+    refuse_made(directory, "a converted model", ours)
     result = converted(open_source(source, download), languages)
     checkpoint = result.checkpoint
+    drafts = _drafts(source, checkpoint)
     provenance = {
         "converted_from": {
             "source": checkpoint.name,
@@ -133,15 +141,39 @@ def convert(
         "original_config": checkpoint.config,
         "lost": list(result.lost),
     }
-    card = model_card(checkpoint, result.model.config, result.lost)
-    save_model(directory, result.model, result.vocabulary, provenance, card)
+    card = model_card(checkpoint, result.model.config, result.lost, drafts)
+
+    def beside(place: Path) -> None:
+        for path in drafts:
+            shutil.copyfile(path, place / path.name)
+
+    save_model(directory, result.model, result.vocabulary, provenance, card, beside)
     for line in result.lost:
         logger.info("not kept: %s", line)
+    if drafts:
+        logger.info("with the drafts that ship for it: choose mode exact and K=4")
     return result
+
+
+def _drafts(source: str, checkpoint: Checkpoint) -> list[Path]:
+    """Return the drafts that ship for a checkpoint; says so if it is another than they name."""
+    if origin := origin_of(checkpoint.hashes.values()):
+        return origin.drafts()
+    if _named(source):
+        logger.warning(f"{checkpoint.name} is not the file whose drafts ship: converted without")
+    return []
+
+
+def _named(source: str) -> Origin | None:
+    """Return the model of which drafts ship that a person names."""
+    names = {} if Path(source).exists() else {origin.name: origin for origin in origins()}
+    return names.get(source)
 
 
 def open_source(source: str, download: bool = False) -> Checkpoint:
     """Return the checkpoint that a person names. Raises `DataError` if there is none."""
+    if origin := _named(source):
+        return read_gguf(origin.weights())
     path = Path(source)
     if path.is_dir():
         ours = sorted(path.glob("*.gguf"))
@@ -393,11 +425,17 @@ def _only(files: list[Path], place: Path) -> Path:
     return files[0]
 
 
-def model_card(checkpoint: Checkpoint, config: TransformerConfig, lost: tuple[str, ...]) -> str:
+def model_card(
+    checkpoint: Checkpoint,
+    config: TransformerConfig,
+    lost: tuple[str, ...],
+    drafts: Sequence[Path] = (),
+) -> str:
     """Return the text of the card.
 
     The licence is the one that the original's README.md names.
     """
+    named = " and ".join(f"`{path.name}`" for path in drafts)
     kind = "encoder-decoder" if config.encoder_layers else "causal"
     lines = [
         f"# {_short(checkpoint)}, converted",
@@ -410,6 +448,7 @@ def model_card(checkpoint: Checkpoint, config: TransformerConfig, lost: tuple[st
         f"- Original: `{_short(checkpoint)}`; SHA-256 of its files in `provenance.json`",
         f"- Vocabulary: {config.vocabulary_size:,} entries, tokenizer and special tokens of the "
         "original",
+        *([f"- Drafts for exact mode, which come with multistride: {named}"] if drafts else []),
         *(f"- Not kept: {line}" for line in lost),
     ]
     return "\n".join(lines) + "\n"

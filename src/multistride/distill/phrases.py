@@ -22,21 +22,25 @@ from multistride.model.directory import load_config
 
 
 def phrases_of(
-    texts: Iterable[tuple[Sequence[int], int]], longest: int = LONGEST
+    texts: Iterable[tuple[Sequence[int], int]], longest: int = LONGEST, min_count: int = 1
 ) -> NDArray[np.int32]:
     """A table [M, P] of texts: a phrase, padded on the left, and the token that followed it most
     often.
 
     With each text comes how many of its first tokens were given to the model; what they say is no
-    draft. A phrase of more than two tokens that its own end speaks for is left out. Of equally
-    frequent ones the first stands.
+    draft. A phrase of more than two tokens that its own end speaks for is left out, and one that
+    stands in the texts fewer than `min_count` times. Of equally frequent ones the first stands.
     """
     behind: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
     for tokens, known in texts:
         for place in range(max(known, 1), len(tokens)):
             for length in range(1, min(longest, place) + 1):
                 behind[tuple(tokens[place - length : place])][tokens[place]] += 1
-    best = {phrase: counts.most_common(1)[0][0] for phrase, counts in behind.items()}
+    best = {
+        phrase: counts.most_common(1)[0][0]
+        for phrase, counts in behind.items()
+        if counts.total() >= min_count
+    }
     kept = [
         (phrase, after)
         for phrase, after in best.items()
@@ -46,9 +50,11 @@ def phrases_of(
     return np.array(rows, dtype=np.int32).reshape(-1, longest + 1)
 
 
-def store_phrases(model: Path | str, data: Path | str, longest: int = LONGEST) -> int:
+def store_phrases(
+    model: Path | str, data: Path | str, longest: int = LONGEST, min_count: int = 1
+) -> int:
     """Write the table of the training text in `data` into the directory of a model; returns its
-    rows.
+    rows (see `phrases_of`).
 
     Of windows what was given to the model is left out. Raises `DataError` for directories that are
     none, and for text in tokens of another vocabulary.
@@ -59,7 +65,7 @@ def store_phrases(model: Path | str, data: Path | str, longest: int = LONGEST) -
         raise DataError(
             f"{data} was prepared with another vocabulary: prepare it with --vocabulary {model}"
         )
-    rows = phrases_of(_written(prepared), longest)
+    rows = phrases_of(_written(prepared), longest, min_count)
     with replacing_file(Path(model) / PHRASES) as place, open(place, "wb") as file:
         np.save(file, rows)
     return len(rows)

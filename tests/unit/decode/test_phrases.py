@@ -76,6 +76,13 @@ def test_a_table_says_what_most_often_followed():
     assert phrases_of([], 3).shape == (0, 4)
 
 
+def test_rare_phrases_may_be_left_out():
+    # Guards: counts of a phrase with one continuation, in the place of all that follow it.
+    texts = [([5, 6, 7], 0), ([5, 6, 8], 0), ([5, 9, 7], 0), ([3, 4, 4], 0)]
+    rows = phrases_of(texts, longest=2, min_count=2)
+    assert rows.tolist() == [[-1, 5, 6], [-1, 6, 7], [5, 6, 7]]
+
+
 def model(adapter=False, **choices):
     torch.manual_seed(4)
     sizes = (
