@@ -125,18 +125,19 @@ def test_the_deep_path_is_trained_beside_fits_that_did_not_see_the_document(conf
     a batch."""
     run = trainer(config())
     labels = torch.from_numpy(np.array(run.splits["train"].labels))
-    assert run.beside.shape == (36, 2)
+    assert run.wide_logits.shape == (36, 2)
     wide = run.model.classifier.wide
     changed = torch.from_numpy(run.splits["train"].document(FOLDS).astype(np.int64))
     own = wide(changed, torch.zeros_like(changed), 1)[0]
     assert (
-        own[labels[FOLDS]] - own.min() > run.beside[FOLDS, labels[FOLDS]] - run.beside[FOLDS].min()
+        own[labels[FOLDS]] - own.min()
+        > run.wide_logits[FOLDS, labels[FOLDS]] - run.wide_logits[FOLDS].min()
     )
     before = {name: weights.clone() for name, weights in wide.state_dict().items()}
     [piece] = run.feed.take(run.progress, 1)
     assert torch.equal(
-        run._completed(piece, run.layouts.draw(piece.batch, piece.generator, 0.0)).beside,
-        run.beside[torch.from_numpy(piece.rows)],
+        run._completed(piece, run.layouts.draw(piece.batch, piece.generator, 0.0)).wide_logits,
+        run.wide_logits[torch.from_numpy(piece.rows)],
     )
     run.update()
     assert all(torch.equal(weights, before[name]) for name, weights in wide.state_dict().items())
