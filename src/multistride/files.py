@@ -350,13 +350,17 @@ def _opened_stream(path: Path) -> BinaryIO:
     """Return a pipe or a device, opened for writing without a buffer.
 
     `/dev/stdout` and the like may be a file that already has lines and gets further ones: they are
-    written through the descriptor that is open, whose place in the file moves with them.
+    written through the descriptor that is open, whose place in the file moves with them. Raises
+    `UserError` if it is not.
     """
     named = _OPEN.fullmatch(_of_a_process(path) or "")
     if named is None:
         return open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0)
     number = int(named[1]) if named[1] else {"stdout": 1, "stderr": 2}[named[2]]
-    return open(os.dup(number), "wb", buffering=0)
+    try:
+        return open(os.dup(number), "wb", buffering=0)
+    except OSError as error:
+        raise UserError(f"{path} is not open for writing: name another output") from error
 
 
 _MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0"}

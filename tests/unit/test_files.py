@@ -410,6 +410,16 @@ def test_what_follows_dev_stdout_stands_behind_it(tmp_path, redirection, name):
     assert (tmp_path / "log").read_text().splitlines() == lines
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no /dev/fd")
+def test_a_descriptor_that_is_not_open_is_named():
+    # Guards: "standard output is closed" for another one.
+    said = "/dev/fd/987 is not open for writing"
+    with pytest.raises(UserError, match=said), replacing_file("/dev/fd/987") as temporary:
+        temporary.write_text("x")
+    with pytest.raises(UserError, match=said), journal(Path("/dev/fd/987")):
+        pass
+
+
 @pytest.mark.parametrize(("suffix", "library"), [("gz", gzip), ("xz", lzma)])
 def test_names_say_what_is_compressed(tmp_path, suffix, library):
     # Guards: a plain file called x.gz, which readers call corrupt; one that is compressed twice.

