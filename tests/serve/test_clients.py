@@ -224,6 +224,19 @@ PART = '--here\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
         ("text/plain", "They", 400, "Content-Type is text/plain"),
         (FORM, b"q=%ff&source=en&target=de", 400, "the form is not in UTF-8"),
         ("multipart/form-data", "q=They", 400, "the form could not be read"),
+        (
+            PARTS,
+            b"".join((PART % item).encode("latin-1") for item in {**ASKED, "q": "M\xfcn"}.items())
+            + b"--here--\r\n",
+            400,
+            "the form is not in UTF-8",
+        ),
+        (
+            PARTS,
+            "".join(PART % item for item in {**ASKED, "q": "M\xfcn"}.items()) + "--here--\r\n",
+            200,
+            "",
+        ),
     ],
 )
 def test_libretranslate_refuses_in_its_own_shape(server, kind, body, status, said):

@@ -173,4 +173,5 @@ def test_a_key_is_asked_for(browser, models):
         assert "API key" in get(browser, "problem").text
         get(browser, "key").send_keys("k", Keys.TAB)
         wait(browser, lambda: get(browser, "model").find_elements(By.TAG_NAME, "option"))
+        assert not get(browser, "metrics").is_displayed()  # a link sends no key
         browser.execute_script("sessionStorage.clear()")

@@ -214,10 +214,14 @@ async def _fields(request: Request) -> dict[str, Any]:
         return found
     if kind == "multipart/form-data":
         try:
+            body = await request.body()
             items: Sequence[tuple[str, Any]] = (await request.form()).multi_items()
         except HTTPException as error:
             reason = f"the form could not be read ({error.detail}): send multipart/form-data"
             raise HttpProblem(400, reason, code="invalid_form") from error
+        # Starlette reads what is not UTF-8 as Latin-1: then its UTF-8 is not what was sent.
+        if any(isinstance(value, str) and value.encode() not in body for _, value in items):
+            raise HttpProblem(400, "the form is not in UTF-8", code="invalid_form")
     elif kind in ("application/x-www-form-urlencoded", ""):
         try:
             text = (await request.body()).decode("utf-8")

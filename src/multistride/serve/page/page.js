@@ -385,7 +385,9 @@ async function begin() {
   translatePage();
   try {
     const answer = await fetch("v1/models", { headers: headers() });
-    $("key-row").hidden = answer.status !== 401 && !sessionStorage.getItem("key");
+    const open = answer.status !== 401 && !sessionStorage.getItem("key");
+    $("key-row").hidden = open;
+    $("metrics").hidden = !open;  // a link sends no key
     if (!answer.ok) throw new Error((await answer.json()).error.message);
     models = (await answer.json()).data.map((model) => ({ id: model.id, ...model.multistride }));
     problem("");
