@@ -7,6 +7,7 @@ from typing import Any
 
 from multistride.serve.app import Limits, application
 from multistride.serve.metrics import Metrics
+from multistride.serve.protocol import MOST_SEED
 from multistride.serve.served import Served
 
 _INTRODUCTION = """\
@@ -96,8 +97,8 @@ def _type(field: Any) -> str:
     if field.get("type") == "array":
         return f"list of {_plural(_type(field['items']))}" if field.get("items") else "list"
     bounds = [
-        f"{word} {int(field[key])}"
+        f"{word} {MOST_SEED if field[key] == float(MOST_SEED) else int(field[key])}"
         for key, word in (("minimum", "from"), ("maximum", "to"))
         if key in field
-    ]
+    ]  # the schema holds floats, which round the largest seed to one more
     return " ".join([str(field.get("type", "any")), *bounds])

@@ -29,6 +29,10 @@ class Profile(StrEnum):
     quick = "quick"
     full = "full"
 
+    def directory(self) -> Path:
+        """Return the directory of its course: one course holds results of one profile."""
+        return Path("course" if self is Profile.full else f"course-{self.value}")
+
 
 class Language(StrEnum):
     """Languages of the course."""
@@ -48,7 +52,14 @@ OutputOption = Annotated[
 
 @course.command(cls=Verb)
 def build(
-    output: OutputOption = Path("course"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar=DIRECTORY,
+            help="Directory of the course (default: course; for a smaller profile course-PROFILE).",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     language: Annotated[
         Language | None, typer.Option(help="Language (default: both).", rich_help_panel="Output")
     ] = None,
@@ -62,7 +73,9 @@ def build(
     results: ResultsOption = Path("results"),
     chapter: Annotated[
         list[str] | None,
-        typer.Option(help="Build this chapter only. Repeatable.", rich_help_panel="Input"),
+        typer.Option(
+            help="Build this chapter only; others there stay. Repeatable.", rich_help_panel="Input"
+        ),
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -75,14 +88,21 @@ def build(
     Example: multistride course build --profile quick --chapter 1
     """
     from multistride.course.numbers import Results
-    from multistride.course.site import OTHER, check_ready, chosen_chapters, pages_of
+    from multistride.course.site import (
+        OTHER,
+        chapters_that_stay,
+        check_ready,
+        chosen_chapters,
+        pages_of,
+    )
     from multistride.course.site import build as build_site
     from multistride.device import set_threads
 
     languages, only = [language] if language else list(Language), tuple(chapter or ())
+    output, chosen = output or profile.directory(), chosen_chapters(only)
     for each in languages:  # before minutes are spent on experiments
         check_ready(each.value)
-    chosen = chosen_chapters(only)
+        chapters_that_stay(output, each.value, chosen, profile != Profile.full)
     experiments = results / "course"
     if profile != Profile.full:
         from multistride.course.experiments import EXPERIMENTS, experiment
@@ -130,9 +150,13 @@ def run(
         Profile, typer.Option(help="Size of the experiment.", rich_help_panel="Input")
     ] = Profile.quick,
     output: Annotated[
-        Path,
-        typer.Option(metavar=DIRECTORY, help="Directory of results.", rich_help_panel="Output"),
-    ] = Path("course/results"),
+        Path | None,
+        typer.Option(
+            metavar=DIRECTORY,
+            help="Directory of results (default: that of `course build` with this profile).",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -151,6 +175,7 @@ def run(
     from multistride.device import set_threads
 
     set_threads(threads)
+    output = output or profile.directory() / "results"
     for each in EXPERIMENTS if name == "all" else (name,):
         path = experiment(each, profile.value, output, work)
         logger.info(f"written: {path}")

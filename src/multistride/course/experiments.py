@@ -375,6 +375,7 @@ def optimisation(lab: Laboratory) -> dict[str, Any]:
     variants["dropout"] = {**best, "model": {"dropout": 0.2}}
     variants["label-smoothing"] = {**best, "label_smoothing": 0.1}
     variants["weight-decay"] = {**best, "weight_decay": 0.05}
+    variants["dropout-0.1"] = {**best, "model": {"dropout": 0.1}}  # what R-Drop is compared with
     variants["r-drop"] = {**best, "r_drop": 1.0, "model": {"dropout": 0.1}}
     rows = []
     for name, variant in variants.items():

@@ -150,6 +150,9 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     def named(name: str, key: str) -> str:
         return f"{words[key]}\n{name}\n{counted[name]:,}"
 
+    def tied(name: str, key: str) -> str:
+        return f"{words[key]}\n{name}\n{words['tied']}"
+
     def layer(kind: str) -> list[str]:
         first = next(iter(children[kind].children()))
         return [
@@ -169,7 +172,9 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
         ha="center",
         fontsize=9.5,
     )
-    box(4.6, 0, named("target_embedding", "embedding"))
+    box(4.6, 0, tied("target_embedding", "embedding"))
+    box(4.6, -1, words["block-shift"], True)
+    arrow(6.4, -0.32, 6.4, -0.04)
     box(8.6, 0, named("reach", "block-reach"), True)
     own = layer("decoder")
     for index, name in enumerate(own):
@@ -188,7 +193,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
         ha="center",
         fontsize=9.5,
     )
-    box(4.6, top + 0.7, named("target_embedding", "output"))
+    box(4.6, top + 0.7, tied("target_embedding", "output"))
     if "markov" in counted:
         box(8.6, top + 0.7, named("markov", "block-markov"), True)
         arrow(8.6, top + 1.0, 8.2, top + 1.0)
@@ -200,7 +205,7 @@ def architecture(figure: Any, results: Results, words: Words) -> None:
     arrow(3.64, 2.3, 4.56, 2.3)
     arrow(6.4, top + 0.35, 6.4, top + 0.66)
     axes.set_xlim(-0.1, 12.3)
-    axes.set_ylim(-0.1, top + 1.42)
+    axes.set_ylim(-1.1, top + 1.42)
 
 
 def _rectangle(x: float, y: float, width: float, height: float, face: str, line: str) -> Any:
@@ -325,7 +330,7 @@ def applications(figure: Any, results: Results, words: Words) -> None:
         ("chinese", "chinese-english", "bleu"),
         ("phonemes", "english-phonemes", "exact_match"),
         ("generation", "generation-commongen", "rouge_l"),
-        ("answering", "answering-small-many-k", "f1"),
+        ("answering", "answering-chat-many-k", "f1"),
     )
     for index, (name, file, measure) in enumerate(tasks):
         rows = [
@@ -442,7 +447,7 @@ METHODS: tuple[tuple[str, int, bool], ...] = (
     ("RecoverSAT", 2020, False),
     ("GLAT", 2020, False),
     ("DA-Transformer", 2022, False),
-    ("SpecDec", 2022, True),
+    ("SpecDec", 2022, False),
     ("HRT", 2022, False),
     ("Medusa", 2024, True),
     ("EAGLE", 2024, True),
@@ -549,7 +554,7 @@ def writing(figure: Any, results: Results, words: Words) -> None:
 DRAWINGS: dict[str, tuple[float, float, Callable[[Any, Results, Words], None]]] = {
     "timeline": (7.4, 4.3, timeline),
     "places": (6.4, 4.2, places),
-    "architecture": (7.4, 5.3, architecture),
+    "architecture": (7.4, 5.9, architecture),
     "mask": (7.4, 2.75, mask),
     "adaptive": (7.2, 4, adaptive),
     "stages": (6.8, 4.2, stages),

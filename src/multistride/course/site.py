@@ -116,14 +116,15 @@ def build(
     """Write the course in one language to OUTPUT/LANGUAGE, as HTML and as Markdown.
 
     `only` names chapters, by name or number; without it, chapters whose results are missing are
-    left out with a warning. Each HTML page links to the same page in the language `other`, for
-    those who build both. Nothing is replaced unless everything can be written. Raises
-    `DataError` for results that are missing or of another version, `MissingExtraError` without
-    matplotlib or a Chinese font.
+    left out with a warning. Chapters that OUTPUT has already stay. Each HTML page links to the
+    same page in the language `other`, for those who build both. Nothing is replaced unless
+    everything can be written. Raises `DataError` for results that are missing or of another
+    version, `MissingExtraError` without matplotlib or a Chinese font, and what
+    `chapters_that_stay` raises.
     """
     font = check_ready(language)
     chosen = chosen_chapters(only)
-    _, shared = course()
+    all_chapters, shared = course()
     words = {key: said[language] for key, said in shared["words"].items()}
     builder = _Builder(results, language, words, shared, font, other)
     pages: dict[str, str] = {}
@@ -141,6 +142,14 @@ def build(
         raise missing[0][1]  # no result at all: the directory is wrong
     for chapter, reason in missing:
         logger.warning(f"chapter {chapter.name} is left out: {reason}")
+    place = output / language
+    own = results.experiments.resolve() == (output / "results").resolve()
+    staying = chapters_that_stay(output, language, chosen, own)
+    used = dict(results.used)
+    if staying:
+        builder.numbers += _kept(place, staying, pages, builder.pictures)
+        used = _manifest(place)["results"] | used
+        chosen = [chapter for chapter in all_chapters if chapter.name in pages]
     built = {f"{name}.md": text for name, text in pages.items()}
     for chapter in chosen:
         built[f"{chapter.name}.html"] = builder.html(chapter, pages[chapter.name], chosen)
@@ -149,17 +158,71 @@ def build(
     manifest = {
         "multistride": __version__,
         "language": language,
-        "own_results": results.experiments.resolve() == (output / "results").resolve(),
+        "own_results": own,
         "numbers": builder.numbers,
-        "results": dict(sorted(results.used.items())),
+        "results": dict(sorted(used.items())),
         "pages": {name: sha256(text.encode()).hexdigest() for name, text in built.items()},
     }
-    place = output / language
     place.mkdir(parents=True, exist_ok=True)
     for name, text in built.items():
         _write(place / name, text)
     _write(place / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return place
+
+
+def chapters_that_stay(
+    output: Path, language: Language, chosen: list[Chapter], own_results: bool
+) -> list[Chapter]:
+    """Return the chapters of a built course that are not built again now.
+
+    Raises `UsageError` if they came from another profile or version: one course holds results of
+    one kind.
+    """
+    place = output / language
+    if not (place / MANIFEST).is_file():
+        return []
+    manifest, building = _manifest(place), {chapter.name for chapter in chosen}
+    all_chapters, _ = course()
+    names = {name.removesuffix(".md") for name in manifest["pages"]} - building
+    staying = [chapter for chapter in all_chapters if chapter.name in names]
+    if not staying:
+        return []
+    if manifest["multistride"] != __version__:
+        made = f"of multistride {manifest['multistride']}"
+    elif manifest.get("own_results", False) != own_results:
+        made = "of its own experiments" if not own_results else "of recorded results"
+    else:
+        return staying
+    raise UsageError(
+        f"{place} holds other chapters {made}, which do not fit those that are built now: choose "
+        "another directory with --output"
+    )
+
+
+def _kept(
+    place: Path, staying: list[Chapter], pages: dict[str, str], pictures: dict[str, str]
+) -> list[dict[str, str]]:
+    """Add the pages and pictures of chapters that stay, and return their numbers.
+
+    Raises `DataError` if a file is missing or was changed.
+    """
+    manifest = _manifest(place)
+
+    def text(name: str) -> str:
+        content = (place / name).read_bytes() if (place / name).is_file() else b""
+        if sha256(content).hexdigest() != manifest["pages"].get(name):
+            raise DataError(
+                f"{place / name} was changed after it was built: build the whole course again, "
+                "without --chapter"
+            )
+        return content.decode()
+
+    for chapter in staying:
+        pages[chapter.name] = text(f"{chapter.name}.md")
+        if "figure" in chapter.facts:
+            pictures[chapter.facts["figure"]] = text(f"{chapter.facts['figure']}.svg")
+    names = {f"{chapter.name}.html" for chapter in staying}
+    return [number for number in manifest["numbers"] if number["page"] in names]
 
 
 def _write(path: Path, text: str) -> None:

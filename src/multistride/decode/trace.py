@@ -36,7 +36,7 @@ def trace_entries(
             "group_size": group.group_size,
             "mode": options.mode,
             "policy": options.policy or ("confidence" if options.mode == "adaptive" else "fixed"),
-            "why_group_size": group.reason or "as asked for",
+            "why_group_size": group.reason or "fixed group size",
             "why": _why(group, place == 1, place == len(groups), ending, options),
             "accepted": len(group.tokens),
             "confidence": round(group.confidence, 6),
@@ -61,7 +61,7 @@ def _why(
             f"{kept - 1} drafts were right" if kept > 1 else "no draft was right, or there was none"
         )
     if options.mode == "adaptive" and kept < group.group_size:
-        return f"with the next token less than {options.sure_from:g} sure"
+        return f"with the next token the joint probability would fall below {options.sure_from:g}"
     if options.beam > 1:
         return "part of the best hypothesis"
     return "the whole group"

@@ -93,8 +93,8 @@ def draw_trace(figure: Any, entries: Sequence[Mapping[str, Any]]) -> None:
     figure.text(0.02, 1 - 0.25 / height, "Why this K", fontsize=14, weight="bold", va="center")
     mode = f"mode {entries[0]['mode']}, policy {entries[0].get('policy', 'fixed')}"
     caption = (
-        f"{mode}: a row is a step, a box a place; filled ones were kept, darker where the model "
-        "was surer"
+        f"{mode}: each row is a step, each box a token; filled boxes were kept, and darker means "
+        "more confident"
     )
     figure.text(0.02, 1 - 0.53 / height, caption, fontsize=9, color=FAINT, va="center")
     for row, entry in enumerate(entries):

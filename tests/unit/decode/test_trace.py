@@ -19,7 +19,11 @@ def why(groups, ending, **choices):
     ("choices", "kept", "expected"),
     [
         ({}, 4, "the whole group"),
-        ({"mode": "adaptive", "threshold": 0.25}, 2, "with the next token less than 0.25 sure"),
+        (
+            {"mode": "adaptive", "threshold": 0.25},
+            2,
+            "with the next token the joint probability would fall below 0.25",
+        ),
         ({"mode": "adaptive"}, 4, "the whole group"),
         ({"mode": "exact"}, 3, "2 drafts were right"),
         ({"mode": "exact"}, 1, "no draft was right, or there was none"),

@@ -88,14 +88,14 @@ def phase(largest: int, sure_from: float = SURE) -> Policy:
         if len(last.tokens) < last.group_size:
             return max(
                 1, last.group_size // 2
-            ), f"only {len(last.tokens)} of {last.group_size} were kept: half"
+            ), f"only {len(last.tokens)} of {last.group_size} tokens were kept: K is halved"
         if last.confidence < sure_from:
             return max(
                 1, last.group_size // 2
-            ), f"the last group was {last.confidence:.2f} probable: half"
+            ), f"the last group had probability {last.confidence:.2f}: K is halved"
         return min(
             largest, 2 * last.group_size
-        ), f"the last group was {last.confidence:.2f} probable: twice"
+        ), f"the last group had probability {last.confidence:.2f}: K is doubled"
 
     def propose(state: DecodeState) -> Proposal:
         sizes, reasons = zip(*(of_row(hypothesis) for hypothesis in state.running), strict=True)
