@@ -88,7 +88,7 @@ _STANDARD = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty")
 
 _WRITERS = {"data": "`prepare`", "model": "a writer of models", None: "multistride"}
 
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.[a-z0-9_]{8}")
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.[a-z0-9_]{8}")
 """A temporary name: a new file or directory, or the place of an old directory on its way out."""
 
 
@@ -198,7 +198,7 @@ def refuse_foreign(directory: Path, kind: Literal["model", "data"] | None = None
         raise UsageError(
             f"{directory} is a file, and a directory is to be written there: choose another place"
         )
-    names = sorted(path.name for path in directory.iterdir() if not _LEFTOVER.fullmatch(path.name))
+    names = sorted(path.name for path in directory.iterdir() if not LEFTOVER.fullmatch(path.name))
     if RESUMED in names and kind is not None:
         raise UsageError(
             f"{directory} is a checkpoint from which a training goes on ({RESUMED}), and would be "
@@ -238,7 +238,7 @@ def sweep(directory: Path, name: str | None = None) -> None:
     except OSError:
         return
     for entry in entries:
-        match = _LEFTOVER.fullmatch(entry)
+        match = LEFTOVER.fullmatch(entry)
         if match is None or (name is not None and match["name"] != _short(name)):
             continue
         with suppress(OSError, Unsupported):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from multistride.errors import DataError, UsageError, UserError, shown
-from multistride.files import replacing_file, sweep, write_json
+from multistride.files import LEFTOVER, replacing_file, sweep, write_json
 from multistride.locks import exclusive
 from multistride.untrusted import parse_json, read_bytes, read_object
 
@@ -83,8 +84,8 @@ class PartsDirectory:
 
         A plan under which no part was finished is forgotten.
 
-        Raises `UsageError` naming what differs from the plan it was begun with, or if another
-        process is at work.
+        Raises `UsageError` naming what differs from the plan it was begun with, if another process
+        is at work, or if the directory holds what was not written here.
         """
         self.sweep()
         try:
@@ -95,6 +96,7 @@ class PartsDirectory:
                 f"could not write {self.path}: {reason}; name another output"
             ) from error
         try:
+            self._refuse_foreign()
             with exclusive(self.path, "wait for it, or name another output"):
                 sweep(self.path)
                 (self.path / "lock").unlink(missing_ok=True)  # earlier versions locked a file
@@ -167,11 +169,38 @@ class PartsDirectory:
         return Part(header, lines)
 
     def discard(self) -> None:
-        """Remove everything. A crash here leaves a hidden directory, not half of the parts."""
+        """Remove all parts. A crash here leaves a hidden directory, not half of the parts.
+
+        What somebody else has put there meanwhile stays.
+        """
+        if self._foreign():
+            for place in (*self.path.glob("*.part"), self.path / "plan.json"):
+                place.unlink(missing_ok=True)
+            return
         prefix = f".{self.path.name}.new."  # a name that `files.sweep` knows
         hidden = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=prefix))
         os.replace(self.path, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
+
+    def _foreign(self) -> list[str]:
+        """Return the names in the directory that no plan or part has."""
+        ours = re.compile(r"plan\.json|lock|\d+\.part|" + LEFTOVER.pattern)
+        names = (path.name for path in self.path.iterdir())
+        return sorted(name for name in names if not ours.fullmatch(name))
+
+    def _refuse_foreign(self) -> None:
+        foreign = self._foreign()
+        place = self.path / "plan.json"
+        if not foreign and place.exists() and not any(self.path.glob("*.part")):
+            with suppress(DataError):
+                if "multistride" in read_object(place):  # the version that began
+                    return
+            foreign = [place.name]
+        if foreign:
+            raise UsageError(
+                f"{self.path} is for unfinished parts and holds {foreign[0]}, which was not written "
+                "here: move it away, or name another output"
+            )
 
     def _place(self, chunk: Chunk) -> Path:
         return self.path / f"{chunk.number:06}.part"

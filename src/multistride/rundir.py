@@ -43,6 +43,9 @@ NOT_DECIDING = (
 )
 """Settings that change nothing about the weights, the metrics or the choice of the best."""
 
+_OTHERS = {"prepare.json": "prepared data", "model.safetensors": "a model"}
+"""What says that a directory is something else: a run is in a directory of its own."""
+
 
 class Committed(BaseModel):
     """The content of `record.json`. `metrics` counts bytes of `metrics.jsonl`."""
@@ -116,6 +119,7 @@ class RunDirectory:
                     "where the run was: restore one of them, or begin anew in another place"
                 )
             if resume or not self.by_age():
+                self._refuse_foreign(asked)
                 return
         if not resume:
             raise UsageError(
@@ -133,27 +137,30 @@ class RunDirectory:
             with suppress(NotADirectoryError):  # said below
                 self.metrics.unlink(missing_ok=True)
         with replacing_file(self.path / "run.yaml") as temporary:
-            temporary.write_text(
-                yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
+            temporary.write_text(_as_yaml(config), encoding="utf-8")
 
     def checkpoint(self, update: int) -> Path:
         """Return the path of the checkpoint after `update` updates."""
         return self.checkpoints / f"step_{update}"
 
-    def commit(self, update: int, best: bool = False) -> None:
-        """Make the checkpoint of `update` the last one (and the best), with all metrics until now.
+    def commit(self, update: int, best: int | None = None) -> None:
+        """Make the checkpoint of `update` the last one, with all metrics until now.
 
-        The replacement of `record.json` is the moment at which both become true.
+        `best` is the update of the best checkpoint; None: the one that it was, if it is still
+        there. The replacement of `record.json` is the moment at which both become true.
         """
         before = self._committed()
-        best_update = update if best else (before.best if before else self._linked("best"))
+        if best is None:
+            best = before.best if before else self._linked("best")
+        if best is not None and not self.checkpoint(best).is_dir():
+            best = None
+        decides = {**(before.decides if before else {}), **self._decides}
         size = 0
         if self.metrics.is_file():
             with open(self.metrics, "rb") as file:
                 os.fsync(file.fileno())
                 size = file.seek(0, os.SEEK_END)
-        record = Committed(last=update, best=best_update, metrics=size, decides=dict(self._decides))
+        record = Committed(last=update, best=best, metrics=size, decides=decides)
         write_json(self.path / RECORD, record.model_dump())
         self._link(record)
 
@@ -216,6 +223,33 @@ class RunDirectory:
         """Return whether a checkpoint was ever committed, by this version or an older one."""
         return (self.path / RECORD).exists() or self._linked("last") is not None
 
+    def _refuse_foreign(self, asked: Asked) -> None:
+        """Raise `UsageError` if beginning here would replace what no run has written.
+
+        A run that was stopped before its first checkpoint leaves its own `run.yaml`, with every
+        setting, and perhaps metrics.
+        """
+        settings = self.path / "run.yaml"
+        begun = False
+        if settings.is_file():
+            with suppress(UserError, UnicodeDecodeError):
+                text, stored = settings.read_text(encoding="utf-8"), read_yaml(settings, "")
+                begun = asked.complete(stored) == stored and text == _as_yaml(stored)
+        for name, what in _OTHERS.items():
+            if (self.path / name).exists():
+                raise UsageError(
+                    f"{self.path} holds {what} ({name}): name another directory for the run"
+                )
+        names = ["best", "last", RECORD]
+        if not begun:
+            names += ["run.yaml", self.metrics.name]
+        for name in names:
+            if os.path.lexists(self.path / name):
+                raise UsageError(
+                    f"{self.path} holds {name}, which no training wrote there and this one would "
+                    "replace: name another directory for the run"
+                )
+
     def _restore(self) -> None:
         """Make links, checkpoints and metrics agree with the record."""
         committed = self._committed()
@@ -228,24 +262,26 @@ class RunDirectory:
 
     def _link(self, record: Committed) -> None:
         for name, update in (("best", record.best), ("last", record.last)):
+            link, temporary = self.path / name, self.path / f".{name}.new"
+            if name == "best" and link.is_symlink() and not link.exists():
+                link.unlink()  # its checkpoint was deleted
             if update is None or self._linked(name) == update:
                 continue
-            link, temporary = self.path / name, self.path / f".{name}.new"
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(Path("checkpoints") / f"step_{update}")
-            if link.is_dir() and not link.is_symlink():
+            if link.exists() and not link.is_symlink():
                 self._move_copy(link)
             os.replace(temporary, link)
         for name in ("best", "last"):
             (self.path / f".{name}.new").unlink(missing_ok=True)
 
     def _move_copy(self, copy: Path) -> None:
-        """Move away a copy that stands in the place of a link, as a copied run may have it."""
+        """Move away what stands in the place of a link, as a copied run may have it."""
         for number in count(1):
             kept = copy.with_name(f"{copy.name}.copy{number}")
             if not kept.exists():
                 os.replace(copy, kept)
-                logger.warning(f"{copy} was no link but a directory: it is {kept.name} now")
+                logger.warning(f"{copy} was no link: it is {kept.name} now")
                 return
 
     def _linked(self, name: str) -> int | None:
@@ -304,6 +340,10 @@ class RunDirectory:
                 f"{self.path} was started with another configuration ({'; '.join(sorted(lines))}): "
                 "restore it to resume, or choose another place"
             )
+
+
+def _as_yaml(config: Any) -> str:
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
 def _number(checkpoint: Path) -> int | None:

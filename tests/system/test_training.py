@@ -116,7 +116,7 @@ def test_two_processes_are_one_with_twice_the_batches(work, multistride, tmp_pat
     # writers of one run.
     config, settings = (
         work / "autoregressive.yaml",
-        ["training.updates=12", "training.log_every=1", "model.dropout=0"],
+        ["training.updates=12", "training.log_every=1", "model.dropout=0.1"],
     )
     settings += [
         "groups.sizes={1: 0.5, 2: 0.5}",

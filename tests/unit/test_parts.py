@@ -8,7 +8,7 @@ from multistride.errors import DataError, UsageError
 from multistride.parts import Chunk, PartsDirectory, chunks
 
 LINES = [b"one", b"two", b"three", b"four", b"five"]
-PLAN = {"beam": 4, "engine": "eager"}
+PLAN = {"multistride": "1", "beam": 4, "engine": "eager"}
 CHUNK = Chunk(0, 1, [b"one", b"two"])
 
 
@@ -85,7 +85,7 @@ def test_a_part_belongs_to_its_source_lines(parts):
 def test_another_plan_is_refused_by_name(tmp_path):
     # Guards: one output written partly under one setting and partly under another.
     directory = PartsDirectory(tmp_path / "out")
-    with directory.opened({"beam": 9}):
+    with directory.opened({**PLAN, "beam": 9}):
         pass  # nothing was finished under this plan, so there is nothing to mix
     with directory.opened(PLAN):
         write(directory)
@@ -136,3 +136,29 @@ def test_discard_leaves_nothing(tmp_path):
         write(directory)
         directory.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("notes.txt", "precious"), ("plan.json", '{"my": "plan"}')]
+)
+def test_a_directory_of_somebody_else_stays_as_it_is(tmp_path, name, text):
+    # Guards: files of a user deleted with the parts because of the name of their directory.
+    directory = PartsDirectory(tmp_path / "out")
+    directory.path.mkdir()
+    (directory.path / name).write_text(text)
+    with (
+        pytest.raises(UsageError, match=f"holds {name}, which was not written here"),
+        directory.opened(PLAN),
+    ):
+        pass
+    assert (directory.path / name).read_text() == text
+
+
+def test_what_comes_into_the_directory_meanwhile_stays(tmp_path):
+    # Guards: a file deleted that was put beside the parts while they were written.
+    directory = PartsDirectory(tmp_path / "out")
+    with directory.opened(PLAN):
+        write(directory)
+        (directory.path / "notes.txt").write_text("precious")
+        directory.discard()
+    assert [path.name for path in directory.path.iterdir()] == ["notes.txt"]

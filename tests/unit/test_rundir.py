@@ -177,7 +177,7 @@ def test_prune_keeps_the_newest_by_number(run):
 def test_prune_keeps_what_is_linked(run):
     # Guards: the best model deleted because it is old, and links that point nowhere.
     with_checkpoints(run, 1, 2, 3, 4, 5)
-    run.commit(2, best=True)
+    run.commit(2, best=2)
     run.commit(3)
     run.prune(1)
     assert present(run) == [2, 3, 5]
@@ -284,9 +284,9 @@ def test_a_kill_at_any_point_of_a_commit_is_put_right(run):
     # Guards: `best` on an older checkpoint for ever, because a kill came between the two links.
     with_checkpoints(run, 1, 2, 3)
     run.record({"update": 1})
-    run.commit(1, best=True)
+    run.commit(1, best=1)
     run.record({"update": 2})
-    run.commit(2, best=True)
+    run.commit(2, best=2)
     run.record({"update": 3})  # killed here: step_3 and its line were never committed
     (run.path / "best").unlink()
     (run.path / "best").symlink_to("checkpoints/step_1")
@@ -337,7 +337,7 @@ def test_a_damaged_line_of_the_metrics_is_left_out(run):
 
 def test_a_copied_run_whose_links_became_directories_is_resumed(run):
     # Guards: `cp -rL` and zip, which follow links: "Is a directory".
-    with_checkpoints(run, 1, 2).commit(1, best=True)
+    with_checkpoints(run, 1, 2).commit(1, best=1)
     run.commit(2)
     for name in ("best", "last"):
         target = (run.path / name).resolve()

@@ -121,7 +121,10 @@ def distill(
     job = _Job(config, teacher, parts, lines, shared)
     plan = _plan(job)
     parts.sweep()
-    if not config.overwrite and not parts.path.exists() and (manifest := _finished(config, plan)):
+    if not config.overwrite and (manifest := _finished(config, plan)):
+        if parts.path.exists():  # a kill came between the manifest and this
+            with parts.opened(plan):
+                parts.discard()
         logger.info(f"{config.output} is there already, made with these settings: nothing to do")
         return manifest
     try:
@@ -312,25 +315,24 @@ def _join(job: _Job, manifest: dict[str, Any]) -> dict[str, Any]:
     tally = job.teacher.tally()
     targets = read_lines(config.target) if config.target is not None else None
     joined = 0
-    with (
-        replacing_file(config.output) as temporary,
-        compressing(temporary, config.output) as file,
-    ):
-        for chunk in job.chunks():
-            part = job.parts.read(chunk)
-            file.write(b"".join(line + b"\n" for line in part.lines))
-            tally.add(
-                part,
-                chunk.lines,
-                list(islice(targets, len(part.lines))) if targets is not None else None,
-            )
-            joined += len(part.lines)
-        if joined != job.lines:
-            raise DataError(
-                f"{config.source} had {job.lines} lines and now has {joined}: "
-                "restore it, then begin anew"
-            )
-    facts = {**tally.facts(config.target is not None), "output_sha256": sha256(config.output)}
-    manifest = {**manifest, **facts}
-    write_json(manifest_path(config.output), manifest)
+    with replacing_file(config.output) as temporary:
+        with compressing(temporary, config.output) as file:
+            for chunk in job.chunks():
+                part = job.parts.read(chunk)
+                file.write(b"".join(line + b"\n" for line in part.lines))
+                tally.add(
+                    part,
+                    chunk.lines,
+                    list(islice(targets, len(part.lines))) if targets is not None else None,
+                )
+                joined += len(part.lines)
+            if joined != job.lines:
+                raise DataError(
+                    f"{config.source} had {job.lines} lines and now has {joined}: "
+                    "restore it, then begin anew"
+                )
+        facts = {**tally.facts(config.target is not None), "output_sha256": sha256(temporary)}
+        manifest = {**manifest, **facts}
+        # First the manifest: it tells an output of this plan from another file of that name.
+        write_json(manifest_path(config.output), manifest)
     return manifest

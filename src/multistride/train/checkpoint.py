@@ -34,16 +34,26 @@ class Sums:
 
 @dataclass
 class Progress:
-    """Position of a run. `batch` counts the used batches of the epoch, `since` the open log
-    line.
+    """Position of a run.
+
+    `batch` counts the used batches of the epoch, `since` the open log line. `best` is the highest
+    score, `best_loss` the validation loss beside it, and `best_update` when that was; `validated`
+    is the last update that was validated.
     """
 
     update: int = 0
     epoch: int = 0
     batch: int = 0
     best: float = float("-inf")
+    best_loss: float = float("inf")
+    best_update: int | None = None
+    validated: int = 0
     seconds: float = 0.0
     since: Sums = field(default_factory=Sums)
+
+    def forget_best(self) -> None:
+        """Let the next validation be the best: the checkpoint that was is gone."""
+        self.best, self.best_loss, self.best_update = float("-inf"), float("inf"), None
 
 
 def save_state(
@@ -73,7 +83,8 @@ def load_state(
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(divided_state(state["optimizer"], optimizer))
-        progress = Progress(**{**state["progress"], "since": Sums(**state["progress"]["since"])})
+        found = {"validated": state["progress"]["update"], **state["progress"]}  # or older
+        progress = Progress(**{**found, "since": Sums(**found["since"])})
         if average is not None:
             average.train_on(state["trained"])
     except Exception as error:  # the unpickler raises whatever a damaged stream leads to

@@ -17,11 +17,45 @@ from multistride.model.classifier import check_classes, freeze_what_writes
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model
-from multistride.train.config import RunConfig, TrainingConfig
+from multistride.train.config import GroupsConfig, RunConfig, TrainingConfig
 from multistride.train.layouts import LayoutDrawer
 from multistride.train.loss import ClassLoss, Objective, SlotLoss
 from multistride.train.wide import fit_wide
 from multistride.train.windows import WindowDrawer
+
+
+def check_idle(config: RunConfig, model: TransformerConfig) -> None:
+    """Raise `UsageError` for a setting that decides nothing in this training.
+
+    A setting at its default counts as left out.
+    """
+    training = config.training
+    pooled = model.classifier is not None and model.classifier.kind == "pooled"
+    causal = not model.encoder_layers
+    falls = training.schedule in ("cosine", "linear", "wsd")
+    uses = {
+        "training.final_rate": ("the schedules cosine, linear and wsd", falls),
+        "training.decay_share": ("the schedule wsd", training.schedule == "wsd"),
+        "training.windows_per_document": ("pooled classifiers", pooled),
+        "training.trunk_memory": ("adapters", model.adapter is not None),
+        "groups.anchors": (
+            "drafts (groups.lookahead) of texts without source",
+            causal and config.groups.lookahead > 0,
+        ),
+        **{
+            f"groups.{name}": ("models that write, and a pooled classifier does not", not pooled)
+            for name in GroupsConfig.model_fields
+            if name != "anchors"
+        },
+    }
+    for place, (what, used) in uses.items():
+        section, name = place.split(".")
+        settings = getattr(config, section)
+        value = getattr(settings, name)
+        if not used and value != type(settings).model_fields[name].default:
+            raise UsageError(
+                f"{place} is {value} and decides nothing here: it is for {what}; leave it out"
+            )
 
 
 def drawer(config: RunConfig, model: TransformerConfig) -> LayoutDrawer | WindowDrawer:

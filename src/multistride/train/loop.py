@@ -43,6 +43,7 @@ from multistride.train.feed import Feed, Piece
 from multistride.train.interrupt import StopRequest, stop_on_signal
 from multistride.train.kinds import (
     check_adapted,
+    check_idle,
     check_lengths,
     check_predicted,
     drawer,
@@ -70,6 +71,9 @@ Relaid: TypeAlias = Callable[[LayoutDrawer | WindowDrawer], LayoutDrawer | Windo
 
 NOT_FINITE = "not_finite.json"
 """The file of a run directory that says which pairs an update held whose loss was no number."""
+
+OUT_OF_MEMORY = "out_of_memory.json"
+"""The file of a run directory that says at which update memory was too small."""
 
 
 def train(
@@ -118,6 +122,8 @@ def _trained(trainer: Trainer, stop: StopRequest) -> RunDirectory:
                     f"stopped after update {trainer.progress.update} of {config.training.updates}; "
                     "the checkpoint is written: run the same command with --resume to continue"
                 )
+        if trainer.progress.validated != trainer.progress.update:
+            trainer.validate()  # it was stopped here, and `updates` was lowered to it
     return trainer.run
 
 
@@ -126,6 +132,9 @@ AFTER_NOT_FINITE = tuple(
     for name in ("learning_rate", "precision", "clip_norm", "clip_value", "warmup_updates")
 )
 """Settings that may change when a run is resumed after a loss that was not finite."""
+
+AFTER_OUT_OF_MEMORY = ("training.tokens_per_batch", "training.accumulate")
+"""Settings that may change when a run is resumed after it ran out of memory."""
 
 _AFTER_NOT_FINITE = (
     "lower training.learning_rate or set training.precision=float32 and run it again with "
@@ -148,7 +157,15 @@ class Trainer:
         if not self.accelerator.is_main_process:
             monitor.silence()
         torch.manual_seed(settings.seed)
-        self.model = first_model(config, self.data.vocabulary, self.data.causal, self.data.classes)
+        begun = self.run.last() if resume else None
+        self.model = first_model(
+            _without_lost_start(config, begun),
+            self.data.vocabulary,
+            self.data.causal,
+            self.data.classes,
+        )
+        if begun is None:
+            check_idle(config, self.model.config)
         with (
             self.accelerator.main_process_first()
         ):  # the others find the run their main process has opened
@@ -179,6 +196,9 @@ class Trainer:
         self.progress = (
             load_state(last, self.optimizer, self.average) if last is not None else Progress()
         )
+        best = self.progress.best_update
+        if best is not None and not self.run.checkpoint(best).is_dir():
+            self.progress.forget_best()
         self.layouts = drawer(config, self.model.config)
         frozen = self.model.config.adapter is not None and settings.trunk_memory > 0
         self.trunk = TrunkStates(self.model, settings.trunk_memory) if frozen else None
@@ -194,24 +214,34 @@ class Trainer:
         if self.accelerator.is_main_process:  # from here on nothing is refused
             self.run.begin(config.model_dump(mode="json"))
             self.run.rewind(self.progress.update)
+            if last is not None:  # a deleted checkpoint is neither the last nor the best any more
+                self.run.commit(self.progress.update, self.progress.best_update)
             self.run.prune(settings.keep_checkpoints)  # a kill can have come before it
-            (self.run.path / NOT_FINITE).unlink(missing_ok=True)
+            for name in (NOT_FINITE, OUT_OF_MEMORY):
+                (self.run.path / name).unlink(missing_ok=True)
 
     def _asked(self) -> Asked:
         """Return all that decides the result, for the run directory to compare."""
         start = self.config.start_from
-        decides = {
+        decides: dict[str, str | None] = {
             "data_hash": self.data.data_hash,
             "vocabulary": self.data.vocabulary.digest(),
-            "start_from": None if start is None else weights_digest(directory(start)),
         }
+        if start is None or directory(start).exists():  # or what was recorded stands
+            digest = None if start is None else weights_digest(directory(start))
+            decides["start_from"] = digest
         return Asked(
             self.config.model_dump(mode="json"), decides, self._may_differ, _with_new_fields
         )
 
     def _may_differ(self, stored: dict[str, Any], done: int) -> tuple[str, ...]:
         """Return the settings that may change now, after `done` updates."""
-        free = AFTER_NOT_FINITE if (self.run.path / NOT_FINITE).is_file() else ()
+        free: tuple[str, ...] = ()
+        for name, settings in (
+            (NOT_FINITE, AFTER_NOT_FINITE),
+            (OUT_OF_MEMORY, AFTER_OUT_OF_MEMORY),
+        ):
+            free += settings if (self.run.path / name).is_file() else ()
         try:
             before = RunConfig.model_validate(stored)
         except ValidationError:
@@ -289,16 +319,17 @@ class Trainer:
     ) -> tuple[float, float]:
         """Add up the gradients of this process; returns the sums of both losses.
 
-        What dropout leaves out follows from the seed, the update and the process alone, so that a
-        resumed run drops the same.
+        What dropout leaves out follows from the seed, the update and the batch's place in it, so
+        that a resumed run drops the same, and so do several processes and one that accumulates.
         """
         self.objective.train()
-        torch.manual_seed(
-            stable_seed(self.settings.seed, self.progress.update, self.accelerator.process_index)
-        )
+        first = self.accelerator.process_index * self.settings.accumulate
         sums = [0.0, 0.0]
         try:
             for index, (piece, asked) in enumerate(zip(pieces, passes, strict=True)):
+                torch.manual_seed(
+                    stable_seed(self.settings.seed, self.progress.update, first + index)
+                )
                 batch = piece.batch.to(self.device)
                 last = index + 1 == len(pieces)
                 with nullcontext() if last else self.accelerator.no_sync(self.objective):
@@ -311,10 +342,12 @@ class Trainer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            if self.accelerator.is_main_process:
+                write_json(self.run.path / OUT_OF_MEMORY, {"update": self.progress.update})
             raise UserError(
                 f"out of memory at update {self.progress.update} with training.tokens_per_batch "
-                f"{self.settings.tokens_per_batch}: lower it and raise training.accumulate by as "
-                "much"
+                f"{self.settings.tokens_per_batch}: lower it, raise training.accumulate by as "
+                "much, and run it again with --resume"
             ) from error
         return sums[0], sums[1]
 
@@ -340,11 +373,16 @@ class Trainer:
         with self._published() as model:
             metrics = self._measured(model)
         self._check_measured(metrics)
-        best = metrics["score"] > self.progress.best
-        self.progress.best = max(metrics["score"], self.progress.best)
+        losses = [value for name, value in metrics.items() if name.startswith("validation_loss")]
+        found = metrics["score"], -sum(losses) / len(losses)  # a loss decides among equal scores
+        progress = self.progress
+        if found > (progress.best, -progress.best_loss):
+            progress.best, progress.best_loss = found[0], -found[1]
+            progress.best_update = progress.update
+        progress.validated = progress.update
         if self.accelerator.is_main_process:  # a line counts when `save` has committed it
             self.run.record({"update": self.progress.update, "kind": "validation", **metrics})
-        self.save(best)
+        self.save()
         if self.accelerator.is_main_process:
             self.run.prune(self.settings.keep_checkpoints)
         self.monitor.validated(self.progress.update, metrics)
@@ -363,13 +401,13 @@ class Trainer:
             metrics.update(self._validate(model))
         return metrics
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint; make it the last one and, if so, the best."""
+    def save(self) -> None:
+        """Write a checkpoint; make it the last one, and the best if its score is."""
         optimizer = whole(self.optimizer.state_dict())
         with self._published() as model:
             if self.accelerator.is_main_process:
                 self._write(model, optimizer)
-                self.run.commit(self.progress.update, best)
+                self.run.commit(self.progress.update, self.progress.best_update)
 
     def _write(self, model: Transformer, optimizer: dict[str, Any]) -> None:
         place = self.run.checkpoint(self.progress.update)
@@ -522,6 +560,14 @@ def same_until(one: RunConfig, other: RunConfig, done: int) -> bool:
         learning_rate(one.training, update) == learning_rate(other.training, update)
         for update in range(1, done + 1)
     )
+
+
+def _without_lost_start(config: RunConfig, begun: Path | None) -> RunConfig:
+    """Return settings that start from the last checkpoint, where the model before it is gone."""
+    start = config.start_from
+    if begun is None or start is None or directory(start).exists():
+        return config
+    return config.model_copy(update={"start_from": begun})
 
 
 def _with_new_fields(stored: Any) -> Any:

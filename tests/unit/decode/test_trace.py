@@ -53,7 +53,7 @@ def test_numbers():
     assert entry["confidence"] == 0.25
     assert entry["pieces"] == ["<0>", "<1>"]
     assert entry["why"] == "cancelled"
-    assert (entry["policy"], entry["why_group_size"]) == ("fixed", "as asked for")
+    assert (entry["policy"], entry["why_group_size"]) == ("fixed", "fixed group size")
 
 
 def test_the_reason_of_a_policy_is_kept():

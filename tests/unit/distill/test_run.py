@@ -152,13 +152,16 @@ def test_changed_settings_or_source_are_refused(corpus, teacher_directory, stopp
         distill(settings(corpus, teacher_directory))
 
 
-def test_a_crash_between_the_output_and_its_manifest(corpus, teacher_directory, monkeypatch):
-    # Guards: an output without a manifest that no command can finish.
+@pytest.mark.parametrize("crashing", ["out.json", "out"])
+def test_a_crash_between_the_output_and_its_manifest(
+    corpus, teacher_directory, monkeypatch, crashing
+):
+    # Guards: an output without a manifest, or one that no command can finish.
     config = settings(corpus, teacher_directory)
     replace = os.replace
 
     def crash(source, destination):
-        if str(destination).endswith("out.json"):
+        if os.path.basename(destination) == crashing:
             raise OSError(5, "crash")
         replace(source, destination)
 
@@ -166,9 +169,9 @@ def test_a_crash_between_the_output_and_its_manifest(corpus, teacher_directory, 
     with pytest.raises(UserError, match="crash"):
         distill(config)
     monkeypatch.undo()
-    before = config.output.read_bytes()
+    assert not config.output.exists()
     distill(config)
-    assert config.output.read_bytes() == before
+    assert len(output_lines(config)) == 12
     assert sorted(path.name for path in corpus.iterdir()) == ["out", "out.json", "source", "target"]
 
 
@@ -184,6 +187,27 @@ def test_a_source_that_changes_meanwhile(corpus, teacher_directory, monkeypatch)
     with pytest.raises(DataError, match="other source lines"):
         distill(settings(corpus, teacher_directory))
     assert not (corpus / "out").exists()
+
+
+def test_an_output_that_came_while_it_was_stopped_is_not_replaced(
+    corpus, teacher_directory, monkeypatch
+):
+    # Guards: a file of that name lost because parts of an earlier start are there.
+    config = settings(corpus, teacher_directory)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(run, "_join", interrupted)
+        with pytest.raises(Interrupted):
+            distill(config)
+    config.output.write_text("precious")
+    with pytest.raises(UsageError, match="--overwrite"):
+        distill(config)
+    assert config.output.read_text() == "precious"
+    config.output.unlink()
+    assert distill(config)["lines"] == 12
 
 
 def test_an_output_that_is_there(corpus, teacher_directory, caplog):

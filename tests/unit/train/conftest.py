@@ -1,10 +1,27 @@
-"""A tiny model for tests of training."""
+"""A tiny model and tiny data for tests of training."""
+
+import random
 
 import pytest
 import torch
 
+from multistride.data.prepare import prepare
+from multistride.data.prepare_pairs import PrepareConfig
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return prepared data: 40 pairs of five letters and the same five letters."""
+    chance = random.Random(1)
+    lines = [" ".join(chance.choices("abcdefg", k=5)) for _ in range(40)]
+    path = tmp_path / "text"
+    path.write_text("\n".join(lines) + "\n")
+    sides = {"source": path, "target": path}
+    tree = {"train": [sides], "validation": [sides], "vocabulary_kind": "words"}
+    prepare(PrepareConfig.model_validate({"output": tmp_path / "data", **tree}))
+    return tmp_path / "data"
 
 
 @pytest.fixture

@@ -1,30 +1,15 @@
 """Updates that spoil the weights: nothing of them is kept."""
 
 import json
-import random
 
 import pytest
 
-from multistride.data.prepare import prepare
-from multistride.data.prepare_pairs import PrepareConfig
 from multistride.errors import UserError
 from multistride.train.config import RunConfig
 from multistride.train.loop import train
 from multistride.train.monitor import Monitor
 
 SMALL = {"hidden_size": 16, "heads": 2, "feedforward_size": 16}
-
-
-@pytest.fixture
-def data(tmp_path):
-    chance = random.Random(1)
-    lines = [" ".join(chance.choices("abcdefg", k=5)) for _ in range(40)]
-    path = tmp_path / "text"
-    path.write_text("\n".join(lines) + "\n")
-    sides = {"source": path, "target": path}
-    tree = {"train": [sides], "validation": [sides], "vocabulary_kind": "words"}
-    prepare(PrepareConfig.model_validate({"output": tmp_path / "data", **tree}))
-    return tmp_path / "data"
 
 
 def test_weights_that_an_update_has_spoilt_are_no_checkpoint(tmp_path, data):
