@@ -198,8 +198,8 @@ class PartsDirectory:
             foreign = [place.name]
         if foreign:
             raise UsageError(
-                f"{self.path} is for unfinished parts and holds {foreign[0]}, which was not written "
-                "here: move it away, or name another output"
+                f"{self.path} is for unfinished parts and holds {foreign[0]}, which was not "
+                "written here: move it away, or name another output"
             )
 
     def _place(self, chunk: Chunk) -> Path:

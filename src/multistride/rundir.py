@@ -86,6 +86,7 @@ class RunDirectory:
 
         Raises `UsageError` if another process holds it.
         """
+        created = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,8 +98,9 @@ class RunDirectory:
             with exclusive(self.path, "wait for it, or choose another place"):
                 yield
         finally:
-            with suppress(OSError):
-                self.path.rmdir()
+            if created:
+                with suppress(OSError):
+                    self.path.rmdir()
 
     def open(self, asked: Asked, resume: bool) -> None:
         """Check that a run may begin or continue here, and put right what a kill left.

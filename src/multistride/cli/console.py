@@ -272,6 +272,8 @@ def _of_system(error: OSError) -> str:
     """Return what the operating system refused; what names no file is standard output."""
     if error.filename:
         return f"{error.filename}: {error.strerror or error}"
+    if error.errno is None:
+        return str(error)  # a library's error, of a network for example
     if error.errno == errno.EBADF:
         return (
             "standard output is closed, so the result is lost: give --output, or a place to write"

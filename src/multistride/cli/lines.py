@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -214,12 +215,17 @@ def _numbered(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:
 
 def _score_line(values: list[float] | None, problem: str | None, as_json: bool) -> str:
     if as_json:
-        total = None if values is None else round(sum(values), 4)
-        rounded = [round(value, 4) for value in values or ()]
+        total = None if values is None else _finite(sum(values))
+        rounded = [_finite(value) for value in values or ()]
         return json.dumps(
             {"score": total, "tokens": len(rounded), "scores": rounded, "problem": problem}
         )
     return "" if values is None else f"{sum(values):.4f}\t{len(values)}"
+
+
+def _finite(value: float) -> float | None:
+    """Return a log-probability as JSON can hold it: None for a token that is never written."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def _facts(result: Translation, vocabulary: Vocabulary) -> dict[str, Any]:

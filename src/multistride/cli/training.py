@@ -55,9 +55,12 @@ def train(
     set_threads(threads)
     sentences = chosen.training.validate_sentences
     data = PreparedData.load(chosen.data)
-    measure = label_validator if data.classes else validator
-    decoded = sentences and not data.causal  # texts without sources are judged by their loss
-    validate = measure(data, tuple(chosen.groups.sizes), sentences) if decoded else None
+    sizes, tokenize = tuple(chosen.groups.sizes), chosen.training.tokenize
+    validate = None
+    if sentences and data.classes:
+        validate = label_validator(data, sizes, sentences)
+    elif sentences and not data.causal:  # texts without sources are judged by their loss
+        validate = validator(data, sizes, sentences, tokenize)
     monitor = Monitor(chosen.run.name)
     directory = train_model(chosen, validate, monitor, resume)
     monitor.say(f"best checkpoint: {directory.path / 'best'}")

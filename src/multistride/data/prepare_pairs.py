@@ -60,6 +60,10 @@ class CorpusFiles(Settings):
             raise ValueError(
                 f"`pairs` is {self.pairs}; its name must end in .tsv or .jsonl (then .gz or .xz)"
             )
+        if self.source_column == self.target_column:
+            raise ValueError(
+                f"source and target are both column {self.source_column}: give two columns"
+            )
         return self
 
     def paths(self) -> list[Path]:

@@ -6,7 +6,7 @@ Both are tasks whose inputs are tokens and whose outputs are hypotheses.
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -24,7 +24,12 @@ from multistride.evaluate.request import Files
 from multistride.evaluate.sentences import Passage, read_test_set, read_texts
 from multistride.evaluate.speed import spread
 from multistride.evaluate.ways import Way, settled
-from multistride.metrics.quality import check_tokenizer, identical_share, measure_quality
+from multistride.metrics.quality import (
+    check_tokenizer,
+    identical_share,
+    measure_quality,
+    perplexity,
+)
 from multistride.metrics.repetition import (
     distinct,
     repeated,
@@ -36,6 +41,8 @@ from multistride.metrics.repetition import (
 from multistride.model.directory import is_export
 from multistride.report.result import Example, Kind, Output, Place
 from multistride.text_model import TextModel
+
+logger = logging.getLogger(__name__)
 
 Lot = tuple[DecodeOptions, Sequence[list[int]]]
 
@@ -392,6 +399,10 @@ class Prompts(_Decoded):
             ]
             scored = score_continuations(self._writer.engine.model, pairs, group_size)
             scores = [value for values in scored for value in values]
-            found = math.exp(-sum(scores) / len(scores)) if scores else None
-            self._perplexities[group_size] = found
+            self._perplexities[group_size] = perplexity(scores)
+            if scores and self._perplexities[group_size] is None:
+                logger.warning(
+                    f"the references have no perplexity at K={group_size}: the model gives a token "
+                    "of theirs no probability"
+                )
         return self._perplexities[group_size]

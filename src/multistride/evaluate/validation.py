@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -11,9 +12,20 @@ from multistride.data.labelled import LabelledDocuments
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
-from multistride.metrics.quality import measure_quality
+from multistride.metrics.quality import check_tokenizer, measure_quality
 from multistride.model.transformer import Transformer
 from multistride.tasks.classification.classifier import Classifier
+
+logger = logging.getLogger(__name__)
+
+
+def _without_blanks(texts: Sequence[str]) -> bool:
+    """Return whether most characters are those of Chinese or Japanese."""
+    letters = "".join(texts)
+    found = sum(
+        "\u3040" <= letter <= "\u30ff" or "\u4e00" <= letter <= "\u9fff" for letter in letters
+    )
+    return found > len(letters) / 2
 
 
 def label_validator(
@@ -43,16 +55,23 @@ def label_validator(
 
 
 def validator(
-    data: PreparedData, group_sizes: tuple[int, ...], sentences: int
+    data: PreparedData, group_sizes: tuple[int, ...], sentences: int, tokenize: str = "13a"
 ) -> Callable[[Transformer], dict[str, float]]:
     """Return a function that decodes the first `sentences` validation pairs at each group size.
 
-    It returns BLEU by group size, and their mean as `score`.
+    It returns BLEU by group size, and their mean as `score`. Raises `UsageError` for a tokenizer
+    that sacreBLEU does not have.
     """
+    check_tokenizer(tokenize)
     split = data.pairs("validation")
     rows = range(min(sentences, len(split)))
     sources = [split.source(row).tolist() for row in rows]
     references = data.vocabulary.decode_all([split.target(row).tolist() for row in rows])
+    if tokenize == "13a" and _without_blanks(references):
+        logger.warning(
+            "the validation texts have no blanks between words, so BLEU counts a text as one word: "
+            "set training.tokenize to zh (Chinese) or char"
+        )
 
     @torch.inference_mode()
     def validate(model: Transformer) -> dict[str, float]:
@@ -62,7 +81,7 @@ def validator(
             options = DecodeOptions(group_size=group_size, batch_size=64)
             hypotheses = decode_corpus(engine, sources, options)
             texts = data.vocabulary.decode_all([hypothesis.tokens for hypothesis in hypotheses])
-            scores[f"bleu_k{group_size}"] = measure_quality(texts, references).bleu
+            scores[f"bleu_k{group_size}"] = measure_quality(texts, references, tokenize).bleu
         return {**scores, "score": sum(scores.values()) / len(scores)}
 
     return validate

@@ -6,13 +6,15 @@ makes them reproducible (Post, "A Call for Clarity in Reporting BLEU Scores", WM
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics import BLEU, CHRF
 
-from multistride.errors import DataError, MissingExtraError, UsageError
+from multistride.errors import DataError, MissingExtraError, UsageError, UserError
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,17 @@ def identical_share(first: Sequence[Sequence[int]], second: Sequence[Sequence[in
     )
 
 
+def perplexity(log_probabilities: Sequence[float]) -> float | None:
+    """Return the perplexity of tokens: e to the mean of their negative log-probabilities, in nats.
+
+    None without tokens, and where it is infinite or too large for a number.
+    """
+    if not log_probabilities:
+        return None
+    mean = -math.fsum(log_probabilities) / len(log_probabilities)
+    return math.exp(mean) if mean < math.log(sys.float_info.max) else None
+
+
 def _token_error_rate(hypotheses: list[str], references: list[str]) -> float:
     """Levenshtein edits over whitespace tokens, summed over the corpus, per reference token.
 
@@ -101,7 +114,8 @@ def _token_error_rate(hypotheses: list[str], references: list[str]) -> float:
 def check_tokenizer(tokenize: str) -> None:
     """Raise `UsageError` for a tokenizer that sacreBLEU does not have, before anything is measured.
 
-    Raises `MissingExtraError` for one whose own dependencies are not installed.
+    Raises `MissingExtraError` for one whose own dependencies are not installed, `UserError` for one
+    that cannot be downloaded.
     """
     _bleu_metric(tokenize)
 
@@ -122,6 +136,11 @@ def _bleu_metric(tokenize: str) -> BLEU:
         raise MissingExtraError(
             f"the BLEU tokenizer {tokenize!r} needs packages that are not installed; "
             f"install them with: pip install 'sacrebleu[{extra}]'"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"the BLEU tokenizer {tokenize!r} downloads a model, which failed ({error}): connect "
+            "to the network, or choose 13a, zh or char"
         ) from error
 
 

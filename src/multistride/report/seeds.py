@@ -53,7 +53,7 @@ def _check_alike(results: Mapping[str, Result]) -> None:
             )
     for name, each in others:
         for what, mine, other in zip(
-            ("kind", "task", "text", "BLEU signature", "rows"),
+            ("kind", "task", "text", "settings", "BLEU signature", "rows"),
             _measured(result),
             _measured(each),
             strict=True,
@@ -69,7 +69,25 @@ def _measured(result: Result) -> tuple[Any, ...]:
     """Return what results of one measurement have in common."""
     rows = [(row.name, row.model, row.group_size, *row.way, row.batch_size) for row in result.rows]
     signatures = {row.bleu_signature for row in result.rows}
-    return (result.kind, result.task, result.conditions.get("source_sha256"), signatures, rows)
+    conditions = [result.conditions.get(name) for name in _DECIDING]
+    writing = result.conditions.get("writing")
+    if isinstance(writing, dict):
+        writing = {name: value for name, value in writing.items() if name != "teacher"}
+    return (result.kind, result.task, conditions, writing, signatures, rows)
+
+
+_DECIDING = (
+    "source_sha256",
+    "reference_sha256",
+    "sentences",
+    "prompts",
+    "decoding",
+    "drafts",
+    "threshold",
+    "max_tokens",
+    "chat",
+)
+"""Conditions that results of one measurement share."""
 
 
 def _cell(results: Sequence[Result], index: int, column: Column) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from multistride.model.directory import load_provenance, refuse_made, refuse_mod
 from multistride.model.transformer import Transformer
 from multistride.model.weights import load_model, save_model
 from multistride.rundir import RunDirectory
+from multistride.untrusted import read_text
 
 
 class MovingAverage:
@@ -108,8 +109,9 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
     model.load_state_dict({**first, **mean})
     names = [str(directory) for directory in directories]
     provenance = {**load_provenance(directories[-1]), "average_of": names}
-    path = directories[-1] / "README.md"
-    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    path, card = directories[-1] / "README.md", ""
+    with suppress(DataError):  # a card that cannot be read is left out
+        card = read_text(path) if path.is_file() else ""
     save_model(
         output,
         model,

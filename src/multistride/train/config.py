@@ -161,6 +161,11 @@ class TrainingConfig(Settings):
         description="validation sentences decoded for BLEU, or documents scored with labels; 0: "
         "none",
     )
+    tokenize: str = Field(
+        "13a",
+        description="tokenizer of sacreBLEU for that BLEU: zh for Chinese, char for other text "
+        "without blanks",
+    )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
 
     @model_validator(mode="after")

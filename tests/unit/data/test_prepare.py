@@ -270,3 +270,9 @@ def test_the_log_names_counts(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         prepare(config(tmp_path, train=[*PAIRS, PAIRS[0]]))
     assert "train: 21 pairs read, 20 kept; dropped: 1 duplicate" in caplog.messages
+
+
+def test_one_column_is_no_pair(tmp_path):
+    # Guards: a text prepared as its own translation.
+    with pytest.raises(ValueError, match="both column 1: give two columns"):
+        CorpusFiles(pairs=tmp_path / "pairs.tsv", source_column=1, target_column=1)

@@ -4,9 +4,14 @@ import math
 
 import pytest
 
-from multistride.errors import DataError, MissingExtraError, UsageError
+from multistride.errors import DataError, MissingExtraError, UsageError, UserError
 from multistride.metrics import quality
-from multistride.metrics.quality import identical_share, measure_quality
+from multistride.metrics.quality import (
+    check_tokenizer,
+    identical_share,
+    measure_quality,
+    perplexity,
+)
 from multistride.metrics.repetition import repetition_rate
 
 
@@ -167,3 +172,31 @@ def test_identical_share_of_nothing():
     # guards: "0 of 0 identical" read as proof
     with pytest.raises(DataError, match="at least 1"):
         identical_share([], [])
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([math.log(0.5), math.log(0.125)], 4.0),
+        ([], None),
+        ([-1.0, -math.inf], None),
+        ([-800.0], None),
+    ],
+)
+def test_perplexity_by_hand(scores, expected):
+    # guards: a token that is never written ending an evaluation of minutes in a traceback
+    found = perplexity(scores)
+    assert found is None if expected is None else found == pytest.approx(expected)
+
+
+def test_a_tokenizer_that_cannot_be_downloaded_is_named(monkeypatch):
+    # guards: a network that is missing reported as a fault of standard output
+    def refused(tokenize):
+        raise OSError("<urlopen error [Errno -3] no network>")
+
+    refused.TOKENIZERS = quality.BLEU.TOKENIZERS
+    monkeypatch.setattr(quality, "BLEU", refused)
+    with pytest.raises(
+        UserError, match=r"'flores200' downloads a model, which failed .*choose 13a"
+    ):
+        check_tokenizer("flores200")

@@ -68,7 +68,7 @@ def test_metrics_of_tasks_are_averaged_too():
     assert column(cells, "records/s") == ["20 (10–30)"]
 
 
-@pytest.mark.parametrize("what", ["kind", "text", "rows", "BLEU signature"])
+@pytest.mark.parametrize("what", ["kind", "text", "settings", "rows", "BLEU signature"])
 def test_results_of_other_measurements_are_refused(seeds, tmp_path, what, monkeypatch):
     # Guards: a mean over two texts or two sets of K.
     monkeypatch.chdir(tmp_path)
@@ -76,7 +76,12 @@ def test_results_of_other_measurements_are_refused(seeds, tmp_path, what, monkey
     if what == "kind":
         other["kind"] = "phonemes"
     elif what == "text":
-        one["settings"]["source_sha256"], other["settings"]["source_sha256"] = "a", "b"
+        one["settings"]["reference_sha256"], other["settings"]["reference_sha256"] = "a", "b"
+    elif what == "settings":
+        one["settings"]["writing"], other["settings"]["writing"] = (
+            {"max_tokens": 4},
+            {"max_tokens": 8},
+        )
     elif what == "rows":
         other["results"].pop()
     else:

@@ -9,13 +9,13 @@ on from the source.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from multistride.decode.options import DecodeOptions
 from multistride.errors import UsageError
 from multistride.metrics.overlap import bleu, concept_coverage, length_ratio, rouge
+from multistride.metrics.quality import perplexity
 from multistride.metrics.repetition import (
     distinct,
     repeated,
@@ -125,7 +125,8 @@ class GenerationTask:
             return {}
         pairs = [(record["source"], text) for text, record in zip(texts, records, strict=True)]
         scores = [value for values in self.teacher.score(pairs) for value in values or ()]
-        return {"perplexity": math.exp(-sum(scores) / len(scores))} if scores else {}
+        found = perplexity(scores)
+        return {} if found is None else {"perplexity": found}
 
 
 def references(record: Record) -> list[str]:
