@@ -12,6 +12,7 @@ import torch
 import typer
 import yaml
 
+import multistride
 from multistride.cli import app
 from multistride.groups import equal_sizes, teacher_forced, visibility
 from multistride.train.config import RunConfig
@@ -219,3 +220,12 @@ def test_the_english_and_the_chinese_readme_say_the_same():
         found = [re.findall(pattern, text, re.MULTILINE) for text in (english, chinese)]
         assert sorted(found[0]) == sorted(x for x in found[1] if "glossary" not in x), pattern
     assert all(len(text.splitlines()) <= 90 for text in (english, chinese))
+
+
+def test_the_picture_of_attention_is_of_the_model_that_ships():
+    # Guards: a picture of weights that are no longer there, in which a word is missing.
+    drawn = re.findall(r"<!-- (.*?) -->", text_of(ROOT / "docs/pictures/attention.svg"))
+    [found] = multistride.load().translate(
+        ["I have never seen such a beautiful garden."], group_size=4
+    )
+    assert found.text in "".join(drawn).replace("␣", " ")
