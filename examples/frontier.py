@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ import torch
 from multistride.cpu import cpu_name
 from multistride.data.corpus import read_lines
 from multistride.decode.choosing.strategy import Measured
+from multistride.decode.corpus import decode_corpus
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import plan
 from multistride.errors import UserError
-from multistride.evaluate.speed import measure_latency, measure_throughput
+from multistride.evaluate.speed import Latency, in_turns
 from multistride.files import replacing_file, sha256, write_json
 from multistride.metrics.quality import measure_quality
 from multistride.metrics.repetition import repetition_rate
@@ -113,7 +116,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
         step = max(1, len(sources) // chosen.latency)
         timed = translator.vocabulary.encode_source(sources[::step][: chosen.latency])
         options = [DecodeOptions.made(**choices) for _, choices, _ in asked]
-        times = measure_latency(translator.engine, timed, options, translator.measured)
+        times = latencies(translator, timed, options)
         points = [
             {**each, "ms_per_sentence_p50": time.p50}
             for each, time in zip(points, times, strict=True)
@@ -136,6 +139,18 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"name": chosen.name, "created": created, "settings": settings, "points": points}
 
 
+def latencies(
+    translator: Translator, sources: list[list[int]], options: list[DecodeOptions]
+) -> list[Latency]:
+    """Time every source alone under each of the options, in turns."""
+
+    def way(asked: DecodeOptions) -> Callable[[list[int]], object]:
+        chosen = plan(asked, translator.config, knowledge=translator.measured)
+        return lambda source: decode_corpus(translator.engine, [source], chosen)
+
+    return in_turns([way(asked) for asked in options], sources)
+
+
 def point(
     translator: Translator,
     sources: list[str],
@@ -147,10 +162,11 @@ def point(
     """One decoding of all sentences."""
     options = DecodeOptions.made(**choices)
     known = translator.measured if calibrated else Measured()
-    run = measure_throughput(translator.engine, translator.encode(sources), options, known)
-    tokens = [hypothesis.tokens for hypothesis in run.hypotheses]
+    chosen = plan(options, translator.config, knowledge=known)
+    hypotheses = decode_corpus(translator.engine, translator.encode(sources), chosen)
+    tokens = [hypothesis.tokens for hypothesis in hypotheses]
     quality = measure_quality(translator.vocabulary.decode_all(tokens), references)
-    steps = sum(hypothesis.steps for hypothesis in run.hypotheses) / len(sources)
+    steps = sum(hypothesis.steps for hypothesis in hypotheses) / len(sources)
     print(
         f"{series:28} {choices} BLEU {quality.bleu:.2f} in {steps:.2f} steps",
         file=sys.stderr,

@@ -1,4 +1,4 @@
-"""Latency and throughput, measured so that the noise of the machine falls on all ways alike."""
+"""Latency, measured so that the noise of the machine falls on all ways alike."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-
-from multistride.decode.choosing.strategy import Measured
-from multistride.decode.corpus import decode_corpus
-from multistride.decode.hypothesis import Hypothesis
-from multistride.decode.options import DecodeOptions
-from multistride.decode.plan import plan
-from multistride.decode.step import M, StepModel
 
 E = TypeVar("E")
 
@@ -28,24 +21,6 @@ class Latency:
 
     p50: float
     p95: float
-
-
-def measure_latency(
-    model: StepModel[M],
-    sources: Sequence[Sequence[int]],
-    options: Sequence[DecodeOptions],
-    measured: Measured | None = None,
-) -> list[Latency]:
-    """Decode each source alone under each of `options`, in turns; return one latency for each.
-
-    Sentence by sentence every option is timed once, beginning with another one each time.
-    """
-
-    def way(options: DecodeOptions) -> Callable[[Sequence[int]], object]:
-        choice = plan(options, model.config, knowledge=measured)
-        return lambda source: decode_corpus(model, [source], choice)
-
-    return in_turns([way(choice) for choice in options], sources)
 
 
 def in_turns(ways: Sequence[Callable[[E], object]], examples: Sequence[E]) -> list[Latency]:
@@ -67,29 +42,6 @@ def in_turns(ways: Sequence[Callable[[E], object]], examples: Sequence[E]) -> li
     return [
         Latency(float(np.percentile(each, 50)), float(np.percentile(each, 95))) for each in times
     ]
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """A corpus decoded in batches, and the target tokens (EOS included) written per second."""
-
-    hypotheses: list[Hypothesis]
-    tokens_per_second: float
-
-
-def measure_throughput(
-    model: StepModel[M],
-    sources: Sequence[Sequence[int]],
-    options: DecodeOptions,
-    measured: Measured | None = None,
-) -> Throughput:
-    """Decode a corpus once, in batches of `options.batch_size` sentences of similar length."""
-    chosen = plan(options, model.config, knowledge=measured)
-    began = time.perf_counter()
-    hypotheses = decode_corpus(model, sources, chosen)
-    seconds = time.perf_counter() - began
-    written = sum(len(hypothesis.log_probabilities) for hypothesis in hypotheses)
-    return Throughput(hypotheses, written / seconds)
 
 
 def spread(count: int, wanted: int) -> list[int]:
