@@ -23,7 +23,7 @@ from multistride.decode.choosing.strategy import (
 )
 from multistride.decode.constraints import Constraints, check_prompted, constraints_of
 from multistride.decode.ending import EndingRule
-from multistride.decode.options import UNTRAINED, DecodeOptions, Drafts, Mode
+from multistride.decode.options import DRAWN, UNTRAINED, DecodeOptions, Drafts, Mode
 from multistride.decode.spans import Allowing
 from multistride.errors import UsageError
 from multistride.model.config import Layout, TransformerConfig
@@ -107,9 +107,10 @@ class Plan:
     def thrifty(self) -> Plan:
         """Return the plan in which exact mode drafts only where that pays; the text is the same.
 
-        Sampling is left as it is: what it draws depends on where drafts begin.
+        Samples that masks draft are left as they are: they depend on where drafts begin.
         """
-        if self.mode != "exact" or self.options.temperature > 0 or self.group_size == 1:
+        drawn = self.options.temperature > 0 and self.drafts in DRAWN
+        if self.mode != "exact" or drawn or self.group_size == 1:
             return self
         return replace(self, economy=Economy())
 
