@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from multistride.data.vocab import Vocabulary
 from multistride.decode.accept import Acceptor
@@ -90,8 +91,9 @@ class Plan:
     def allowing(self, allow: Callable[[Sequence[int]], Allowing]) -> Plan:
         """Return the plan in which every source has a rule of its own (see `Constraints`).
 
-        Raises `UsageError` with a group beam, which knows no rules.
+        Raises `UsageError` with a group beam, which knows no rules, and for what is no function.
         """
+        _check_function(allow, "the rule", "of the tokens of a source")
         _check_picked(self.options, barred=True)
         return replace(self, rules=replace(self.rules, allowing=allow))
 
@@ -129,9 +131,10 @@ class Plan:
     def proposing(self, policy: Policy) -> Plan:
         """Return the plan with another policy, a function of one's own (`choosing.policy.Policy`).
 
-        Raises `UsageError` for modes that have their own, and for beams of both kinds; the plan
-        raises it for what the function returns that is no `Proposal`.
+        Raises `UsageError` for modes that have their own, for beams of both kinds, and for what is
+        no function; the plan raises it for what the function returns that is no `Proposal`.
         """
+        _check_function(policy, "the policy", "of the state of a batch")
         if self.options.beam > 1:
             raise UsageError(
                 f"a policy was given with a beam of {self.options.beam}, which writes groups of "
@@ -181,6 +184,12 @@ def plan(
         acceptor_for(options, config, known),
         known,
     )
+
+
+def _check_function(function: Any, name: str, argument: str) -> None:
+    """Raise `UsageError` for what is no function."""
+    if not callable(function):
+        raise UsageError(f"{name} is {function!r}, and is called: give a function {argument}")
 
 
 def _check_picked(options: DecodeOptions, barred: bool) -> None:
