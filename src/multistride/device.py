@@ -16,8 +16,13 @@ Precision = Literal["auto", "float32", "bfloat16"]
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is the GPU if there is one, else the CPU.
 
-    Raises `UsageError` for a device that is not there.
+    Raises `UsageError` for a device that is not there, and for what is no name.
     """
+    if not isinstance(name, str | torch.device):
+        raise UsageError(
+            f"device {name!r} was asked for; allowed are auto, cpu, cuda and cuda:N: give one as a "
+            "string"
+        )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

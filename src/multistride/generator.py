@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from multistride.data.chat import rendered
 from multistride.data.detokenize import as_it_is
@@ -16,8 +16,16 @@ from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import existing
-from multistride.text_model import Pairs, TextModel, divided, listed, tokens_of
-from multistride.translation import Translation
+from multistride.text_model import (
+    Pairs,
+    StreamedGroup,
+    TextModel,
+    divided,
+    no_chat,
+    scored_size,
+    tokens_of,
+)
+from multistride.translation import Translation, listed
 
 
 class Generator(TextModel):
@@ -30,6 +38,13 @@ class Generator(TextModel):
     ) -> None:
         super().__init__(engine, vocabulary, directory)
         self._chat: tuple[str, str | None] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle a model as the base does, and a chatting one with its `system` text."""
+        load, opened = super().__reduce__()
+        if self._chat is None:
+            return load, opened
+        return _opened_to_chat, (load, opened, self._chat[1])
 
     @classmethod
     def load(
@@ -45,7 +60,10 @@ class Generator(TextModel):
         that is not installed.
         """
         if directory is None:
-            raise UsageError("no causal model ships with the package: give --model DIRECTORY")
+            raise UsageError(
+                "no causal model ships with the package: give the directory of one, such as "
+                "`multistride convert smollm2 DIR` makes"
+            )
         path = existing(directory)
         opened = opened_model(path, device, engine)
         if opened[0].config.encoder_layers:
@@ -53,11 +71,11 @@ class Generator(TextModel):
                 f"{directory} has an encoder, so it translates: use translate, or name a causal "
                 "model"
             )
-        return cls(*opened, path)
+        return cls.of_directory(opened, path, device, engine)
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Iterable[str],
         group_size: int | Literal["auto"] = 1,
         mode: Mode = "fast",
         *,
@@ -75,31 +93,59 @@ class Generator(TextModel):
         context is full. A prompt that leaves no room in it has no text, and `problem` says so.
         Raises `UsageError` for choices that are unknown, out of range, or exclude each other.
         """
+        texts, asked = listed(prompts), self._asked(chat, system)
+        return asked.written(texts, asked._plan(group_size, mode, choices))
+
+    def stream(
+        self,
+        text: str,
+        group_size: int | Literal["auto"] = 1,
+        mode: Mode = "fast",
+        *,
+        chat: bool = False,
+        system: str | None = None,
+        **choices: Any,
+    ) -> Iterator[StreamedGroup]:
+        """Continue one prompt and yield every group as soon as it is written; stop iterating to
+        cancel.
+
+        Joined, the parts are the text that `generate` returns for the same choices, of which `chat`
+        and `system` are two. Raises its errors at once; `UsageError` also for beam search,
+        `DataError` for a prompt that cannot be continued.
+        """
+        return super(Generator, self._asked(chat, system)).stream(text, group_size, mode, **choices)
+
+    def translate(self, *arguments: Any, **choices: Any) -> NoReturn:
+        """Raise `UsageError`: a causal model continues prompts."""
+        raise UsageError("this is a causal model, which has no source to translate: use generate")
+
+    def _asked(self, chat: bool, system: str | None) -> Generator:
+        """Return the model as prompts are given to it: as they are, or as turns of a user."""
         if not isinstance(chat, bool):
             raise UsageError(f"chat is {chat!r}: give True or False")
-        if system is not None and not isinstance(system, str):
-            raise UsageError(f"system is of type {type(system).__name__}: give a text")
         if system is not None and not chat:
             raise UsageError(
                 "system was given, which belongs to a conversation: set chat, or leave it out"
             )
-        talking = self.chatting(system) if chat else self
-        return talking.written(listed(prompts), talking.plan(group_size, mode, **choices))
+        return self.chatting(system) if chat else self
 
     def score(self, pairs: Pairs, group_size: int = 1) -> list[list[float] | None]:
         """Return the natural log-probability of every token of each text after its prompt, without
         EOS. A text may also be a list of tokens, as they were written.
 
-        The n-th list belongs to the n-th pair; None where the context does not hold both. Raises
-        `UsageError` for a group size the checkpoint cannot write.
+        The n-th list belongs to the n-th pair; None where the context does not hold both. After an
+        empty prompt the first token has no probability in a model that goes on from a first token
+        (`config.start_symbol` is False), so its list is one shorter. Raises `UsageError` for a
+        group size the checkpoint cannot write, and for tokens it does not have.
         """
         firsts, seconds = divided(pairs)
         prompts = self.encode(firsts)
-        texts = tokens_of(seconds, self.vocabulary.encode_continuation)
+        size, encode = scored_size(group_size), self.vocabulary.encode_continuation
+        texts = tokens_of(seconds, encode, self.config.vocabulary_size)
         both = list(zip(prompts, texts, strict=True))
         fits = [len(prompt) + len(text) <= self.config.max_positions for prompt, text in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit and pair[1]]
-        scores = iter(score_continuations(self.engine.model, fitting, group_size))
+        scores = iter(score_continuations(self.engine.model, fitting, size))
         found = (
             (next(scores) if text else []) if fit else None
             for (_, text), fit in zip(both, fits, strict=True)
@@ -109,15 +155,17 @@ class Generator(TextModel):
     def chatting(self, system: str | None = None) -> Generator:
         """Return the model with every prompt as a user's turn, after the `system` text if given.
 
-        Raises `UsageError` for a model without a chat template.
+        It shares what is known and planned with this one, so it costs nothing. Raises `UsageError`
+        for a model without a chat template, and for a `system` that is no text.
         """
+        if system is not None and not isinstance(system, str):
+            raise UsageError(f"system is of type {type(system).__name__}: give a text")
         template = self.vocabulary.chat_template
         if template is None:
-            raise UsageError(
-                "this model has no chat template: leave --chat out, or use a model made for chat"
-            )
+            raise no_chat()
         talking = Generator(self.engine, self.vocabulary, self.directory)
-        talking._chat = template, system
+        talking._chat, talking._opened = (template, system), self._opened
+        talking.share(self)
         return talking
 
     def problem(self, tokens: Sequence[int]) -> str | None:
@@ -147,3 +195,10 @@ class Generator(TextModel):
     def is_blank(self, text: str) -> bool:
         """Return False: even an empty prompt can be continued by most models."""
         return False
+
+
+def _opened_to_chat(
+    load: Callable[..., Generator], opened: tuple[Any, ...], system: str | None
+) -> Generator:
+    """Return a model that is opened again and chats."""
+    return load(*opened).chatting(system)

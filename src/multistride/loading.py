@@ -33,5 +33,5 @@ def load(
     directory = existing(path)
     opened = opened_model(directory, device, engine)
     if opened[0].config.encoder_layers:
-        return Translator(*opened, directory)
-    return Generator(*opened, directory)
+        return Translator.of_directory(opened, directory, device, engine)
+    return Generator.of_directory(opened, directory, device, engine)

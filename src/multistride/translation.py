@@ -91,7 +91,12 @@ def line_fault(line: bytes) -> str:
 
 
 def decoded_line(line: bytes) -> str | None:
-    """Return the text of a line of UTF-8 without its end; None if it is too long or not UTF-8."""
+    """Return the text of a line of UTF-8 without its end; None if it is too long or not UTF-8.
+
+    Raises `UsageError` for what is no bytes.
+    """
+    if not isinstance(line, bytes | bytearray):
+        raise UsageError(f"a line of type {type(line).__name__} was given: give bytes of UTF-8")
     if len(line) > MOST_TEXT:
         return None
     try:
@@ -141,11 +146,13 @@ class LineModel(ABC, Generic[P]):
     def decoded(self, rows: Sequence[Sequence[int]], plan: P) -> list[Hypothesis]:
         """Return what the model writes for the tokens of texts that can be decoded."""
 
-    def written(self, texts: Sequence[str], plan: P) -> list[Translation]:
+    def written(self, texts: Iterable[str], plan: P) -> list[Translation]:
         """Return what the model writes for texts; the n-th result belongs to the n-th text.
 
-        A text that cannot be decoded has none, and says so in `problem`.
+        A text that cannot be decoded has none, and says so in `problem`. Raises `UsageError` for
+        what is no list of texts, or for a plan of another model.
         """
+        texts = listed(texts)
         tokens = self.encode(texts)
         results = [
             self._without_decoding(text, row) for text, row in zip(texts, tokens, strict=True)
@@ -161,8 +168,10 @@ class LineModel(ABC, Generic[P]):
         """Decode lines of UTF-8 as they come, `buffer` at a time: n lines in, n results, in order.
 
         A line that is not UTF-8, or has more than `MOST_TEXT` bytes, has no text, and says so in
-        `problem`.
+        `problem`. Raises `UsageError` for what is no bytes, or for a plan of another model.
         """
+        if buffer < 1:
+            raise UsageError(f"a buffer of {buffer} lines was given: give 1 or more")
         remaining = iter(lines)
         while chunk := list(islice(remaining, buffer)):
             texts = [decoded_line(line) for line in chunk]
@@ -216,3 +225,23 @@ def too_long(
     if len(tokens) > longest:
         return f"it has {len(tokens):,} tokens, at most {longest} are allowed: {advice}"
     return None
+
+
+def listed(texts: Iterable[str]) -> list[str]:
+    """Return the texts as a list.
+
+    Raises `UsageError` for a bare string, which is a list of its letters, and for what is no text.
+    """
+    if isinstance(texts, str):
+        raise UsageError(
+            "one string was given, a list of texts is expected: write [text] instead of text"
+        )
+    if not isinstance(texts, Iterable):
+        raise UsageError(f"{texts!r} was given, a list of texts is expected: write [text]")
+    strings = list(texts)
+    for index, text in enumerate(strings):
+        if not isinstance(text, str):
+            raise UsageError(
+                f"text {index} is of type {type(text).__name__}: give a list of strings"
+            )
+    return strings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from multistride.decode.options import Mode
 from multistride.decode.plan import Plan
@@ -13,8 +13,8 @@ from multistride.engines.names import EngineName
 from multistride.engines.open import opened_model
 from multistride.errors import UsageError
 from multistride.shipped import existing
-from multistride.text_model import Pairs, TextModel, divided, listed, tokens_of
-from multistride.translation import SourceModel, Translation
+from multistride.text_model import Pairs, TextModel, divided, scored_size, tokens_of
+from multistride.translation import SourceModel, Translation, listed
 
 
 class Translator(SourceModel[Plan], TextModel):
@@ -39,11 +39,11 @@ class Translator(SourceModel[Plan], TextModel):
             raise UsageError(
                 f"{path} is a causal model, which has no source to translate: use generate"
             )
-        return cls(*opened, path)
+        return cls.of_directory(opened, path, device, engine)
 
     def translate(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         group_size: int | Literal["auto"] = 1,
         mode: Mode = "fast",
         **choices: Any,
@@ -57,7 +57,11 @@ class Translator(SourceModel[Plan], TextModel):
         the checkpoint was trained for, and for any other choice that is unknown, out of range, or
         belongs to another mode.
         """
-        return self.written(listed(texts), self.plan(group_size, mode, **choices))
+        return self.written(listed(texts), self._plan(group_size, mode, choices))
+
+    def generate(self, *arguments: Any, **choices: Any) -> NoReturn:
+        """Raise `UsageError`: a model with an encoder translates."""
+        raise UsageError("this model has an encoder, so it translates: use translate")
 
     def score(self, pairs: Pairs, group_size: int = 1) -> list[list[float] | None]:
         """Return the natural log-probability of every token of each target, EOS included, given its
@@ -65,13 +69,14 @@ class Translator(SourceModel[Plan], TextModel):
         may cut a text into other tokens than those in which the model wrote it.
 
         The n-th list belongs to the n-th pair; None where a text is too long. Raises `UsageError`
-        for a group size the checkpoint cannot write.
+        for a group size the checkpoint cannot write, and for tokens it does not have.
         """
         firsts, seconds = divided(pairs)
         sources = self.vocabulary.encode_source(firsts)
-        targets = tokens_of(seconds, self.vocabulary.encode_target)
+        size = scored_size(group_size)
+        targets = tokens_of(seconds, self.vocabulary.encode_target, self.config.vocabulary_size)
         both = list(zip(sources, targets, strict=True))
         fits = [not (self.problem(source) or self.problem(target)) for source, target in both]
         fitting = [pair for pair, fit in zip(both, fits, strict=True) if fit]
-        scores = iter(score_pairs(self.engine.model, fitting, group_size))
+        scores = iter(score_pairs(self.engine.model, fitting, size))
         return [next(scores) if fit else None for fit in fits]

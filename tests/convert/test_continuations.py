@@ -1,5 +1,6 @@
 """Whole texts, continuations and targets: three things, each with its own tokens."""
 
+import copy
 import json
 
 import pytest
@@ -12,7 +13,7 @@ import multistride
 from multistride.convert.run import convert
 from multistride.data.foreign import ForeignVocabulary
 from multistride.decode.options import DecodeOptions
-from multistride.errors import DataError
+from multistride.errors import DataError, UsageError
 
 TEMPLATE = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 SIZES = {
@@ -23,9 +24,11 @@ SIZES = {
 }
 
 
-def llama(place, template="<s> $A", ends=None, added=()):
+def llama(place, template="<s> $A", ends=None, added=(), chat=None):
     """A small Llama with a tokenizer that begins with BOS, and what it was converted to."""
     size = small_tokenizer(place / "theirs", template, **TEMPLATE)
+    if chat is not None:
+        (place / "theirs" / "chat_template.jinja").write_text(chat)
     if added:
         path = place / "theirs" / "tokenizer.json"
         tokenizer = Tokenizer.from_file(str(path))
@@ -63,6 +66,52 @@ def test_text_is_scored_by_the_tokens_that_were_written(tmp_path):
     [written] = model.generate(["a small"], max_tokens=12)
     [found] = model.score([("a small", written.tokens)])
     assert found == pytest.approx(list(written.scores[: len(written.tokens)]), abs=1e-4)
+
+
+def test_the_first_token_of_an_empty_prompt_has_no_probability(tmp_path):
+    # Guards: a list that is as long as the text, with the probability of a token that nothing read.
+    _, model = llama(tmp_path, template="$A")
+    assert model.score([("", "a dog"), ("a", " dog")]) == [
+        pytest.approx(model.score([("a", " dog")])[0], abs=1e-5),
+        pytest.approx(model.score([("a", " dog")])[0], abs=1e-5),
+    ]
+    assert model.score([("", "a")]) == [[]]
+
+
+CHAT = "<s>{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+
+
+def test_chats_share_what_the_model_knows_and_stream(tmp_path, monkeypatch):
+    # Guards: a draft head and a table read again for every chat, plans forgotten, a stream that
+    # cannot chat, a copy that no longer does.
+    _, model = llama(tmp_path, chat=CHAT)
+    ways = {"max_tokens": 9, "group_size": 3, "mode": "exact", "drafts": "text"}
+    [first] = model.generate(["a dog"], chat=True, system="be brief", **ways)
+    assert first.tokens != model.generate(["a dog"], **ways)[0].tokens
+    monkeypatch.setattr(
+        "multistride.text_model.Measured.read", lambda *_: pytest.fail("read again")
+    )
+    talking = model.chatting("be brief")
+    assert talking.measured is model.measured
+    assert talking.plan(**ways) is model.plan(**ways)
+    parts = list(model.stream("a dog", chat=True, system="be brief", **ways))
+    assert "".join(part.text for part in parts) == first.text
+    assert "".join(part.text for part in talking.stream("a dog", **ways)) == first.text
+    monkeypatch.undo()
+    again = copy.deepcopy(talking)
+    assert again.generate(["a dog"], **ways)[0].tokens == first.tokens
+    for wrong, said in (
+        ({"chat": "yes"}, "chat is 'yes': give True or False"),
+        ({"system": "be brief"}, "system was given, which belongs to a conversation"),
+        ({"chat": True, "system": 5}, "system is of type int: give a text"),
+    ):
+        for verb in (model.generate, model.stream):
+            with pytest.raises(UsageError, match=said):
+                verb(["a dog"] if verb == model.generate else "a dog", **wrong)
+    with pytest.raises(UsageError, match="system is of type int"):
+        model.chatting(5)
+    with pytest.raises(UsageError, match="no source to translate: use generate"):
+        model.translate(["a dog"])
 
 
 def metaspace(**added):

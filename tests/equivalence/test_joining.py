@@ -24,6 +24,7 @@ WAYS = (
     {"group_size": 4, "no_repeat_ngram": 2},
     {"group_size": 4, "temperature": 1.0},
     {"group_size": 3, "mode": "exact", "temperature": 1.0, "top_p": 0.9},
+    {"group_size": 3, "mode": "exact", "temperature": 0.5, "drafts": "both"},
 )
 
 

@@ -1,8 +1,8 @@
 """Options x modes x engines: each combination is refused, or written alike by all ways to it.
 
 An engine's own loop (`shortcut`) writes what the plain loop writes with that engine; exact mode
-writes what K=1 writes; a batch writes what its texts get alone. Whatever an option asks for holds
-for every text.
+writes what K=1 writes, samples too where drafts are not drawn; a batch writes what its texts get
+alone. Whatever an option asks for holds for every text.
 """
 
 from itertools import product
@@ -39,11 +39,17 @@ RULES = {
     "beam": {"beam": 2},
     "sampling": {"temperature": 0.8, "seed": 3},
     "top p": {"temperature": 0.8, "top_p": 0.5},
+    "sampled text": {"temperature": 0.8, "seed": 3, "drafts": "text"},
+    "sampled both": {"temperature": 0.8, "top_p": 0.9, "drafts": "both"},
 }
 REFUSED = {
     ("fast", "threshold"): "threshold",
     ("fast", "text"): "drafts",
     ("fast", "both"): "drafts",
+    ("fast", "sampled text"): "drafts",
+    ("fast", "sampled both"): "drafts",
+    ("adaptive", "sampled text"): "drafts",
+    ("adaptive", "sampled both"): "drafts",
     ("adaptive", "text"): "drafts",
     ("adaptive", "both"): "drafts",
     ("fast", "all masks"): "drafts",
@@ -84,7 +90,7 @@ def test_each_combination(translator, mode, rule):
     plain = Translator(Plain(translator.engine), translator.vocabulary)
     assert tokens(plain, 4, mode, options) == found
     assert tokens(translator, 4, mode, options, TEXTS[1:2]) == found[1:2]
-    if mode == "exact" and "temperature" not in options:
+    if mode == "exact" and ("temperature" not in options or "drafts" in options):
         rules = {name: value for name, value in options.items() if name != "drafts"}
         assert tokens(translator, 1, "fast", rules) == found
     holds(rule, written, translator)

@@ -380,10 +380,6 @@ def test_a_policy_chooses_every_step(translator):
             "drafts: Input should be 'masks', 'all-masks', 'text', 'both' or 'head'",
         ),
         ({"drafts": "text", "mode": "exact", "group_size": 17}, "checked at most 16 at a time"),
-        (
-            {"drafts": "both", "mode": "exact", "do_sample": True},
-            "drafts both was given with temperature 1.0",
-        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(translator, choices, message):

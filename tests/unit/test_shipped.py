@@ -1,6 +1,8 @@
 """The model that ships: there whole, small, with its notices, and worth trying out."""
 
+import copy
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -12,7 +14,11 @@ from multistride.decode.draft_head import DraftHead
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PhraseTable
 from multistride.errors import UsageError, UserError
+from multistride.generator import Generator
 from multistride.shipped import DEFAULT, directory, names, origins
+from multistride.tasks.sentences import SentenceTranslator
+from multistride.text_model import MOST_PLANS
+from multistride.translator import Translator
 
 SENTENCES = {
     "Where is the station?": "Wo ist der Bahnhof?",
@@ -223,12 +229,34 @@ def test_texts_in_python(model):
         ([5], "pair 0 is no pair of texts"),
         (None, "None was given, a list of pairs is expected"),
         ("Hello.", "a list of pairs is expected"),
+        ([("Hello.", b"Hallo.")], "pair 0 holds str and bytes"),
+        (
+            [("Hello.", [5]), ("No.", [8000])],
+            r"pair 1 holds the token 8000; this model has 0 to 79",
+        ),
+        ([("Hello.", [-1])], "pair 0 holds the token -1"),
+        ([("Hello.", ["x"])], "pair 0 holds the token 'x'"),
+        ([("Hello.", [2.0])], "pair 0 holds the token 2.0"),
     ):
         with pytest.raises(UserError, match=said):
             model.score(wrong)
+    for size in ("auto", 2.5, None):
+        with pytest.raises(UserError, match="group_size: Input should be a valid integer"):
+            model.score([("Hello.", "Hallo.")], group_size=size)
+    pair = [("Hello.", "Hallo.")]
+    assert model.score(pair, "2") == model.score(pair, 2.0) == model.score(pair, 2)
     for wrong in (5, ""):
         with pytest.raises(UserError, match="was given as a model: give the path of a model"):
             multistride.load(wrong)
+    for wrong in (None, 3):
+        with pytest.raises(UserError, match=f"device {wrong} was asked for; allowed are auto, cpu"):
+            multistride.load(device=wrong)
+    with pytest.raises(UserError, match="no causal model ships with the package: give the direct"):
+        Generator.load()
+    with pytest.raises(UserError, match="it translates: use translate"):
+        model.generate(["Hello."])
+    with pytest.raises(UserError, match="this model has no chat template: generate without chat"):
+        model.chatting()
     with pytest.raises(
         UserError, match=r"one text was given, several are expected: write \['\.'\]"
     ):
@@ -242,3 +270,75 @@ def test_what_is_refused_is_refused_before_steps_are_timed(model, monkeypatch):
     )
     with pytest.raises(UsageError, match="drafts all-masks was given, and mode adaptive has none"):
         model.plan(4, "adaptive", policy="cost-model", drafts="all-masks")
+
+
+def test_what_is_planned_takes_what_is_not(model, phonemes):
+    # Guards: letters translated one by one, tracebacks, and a text in the tokens of another model.
+    plan = model.plan()
+    written = [each.text for each in model.written((text for text in SENTENCES), plan)]
+    assert written == [each.text for each in model.translate(SENTENCES)]
+    for form in (model, SentenceTranslator(model)):
+        for wrong, said in (
+            ("No.", r"\[text\]"),
+            ([3], "text 0 is of type int"),
+            (None, "None was"),
+        ):
+            with pytest.raises(UsageError, match=said):
+                form.written(wrong, plan)
+    for lines in (["No."], "No.", b"No."):
+        with pytest.raises(UsageError, match=r"a line of type (str|int) was given: give bytes of"):
+            list(model.translate_lines(lines, plan))
+    with pytest.raises(UsageError, match="a buffer of 0 lines was given"):
+        list(model.translate_lines([b"No."], plan, buffer=0))
+    other = "the plan is of another model .* 8,000 tokens.*: call the method plan of this model"
+    for asked in (
+        lambda: phonemes.written(["no"], plan),
+        lambda: phonemes.streamed("no", plan),
+        lambda: list(phonemes.translate_lines([b"no"], plan)),
+    ):
+        with pytest.raises(UsageError, match=other):
+            asked()
+    with pytest.raises(UsageError, match="a plan of type DecodeOptions was given"):
+        model.written(["No."], DecodeOptions())
+
+
+def test_switches_of_the_library_are_no_options(model):
+    # Guards: an option that is taken and does nothing; a beam that is streamed as if it were none.
+    for verb in (
+        lambda: model.translate(["No."], streaming=True),
+        lambda: model.stream("No.", streaming=True),
+        lambda: model.stream("No.", chat=True),
+    ):
+        with pytest.raises(
+            UsageError, match=r"unknown key '(streaming|chat)'; known here: banned,"
+        ):
+            verb()
+    with pytest.raises(UsageError, match="beam 3 was asked for, and its best text is known only"):
+        model.streamed("No.", model.plan(beam=3))
+
+
+def test_plans_are_remembered_and_do_not_pile_up():
+    # Guards: an entry for every seed, banned text or prefix as long as a program runs.
+    model = multistride.load()
+    first = model.plan(4, "exact", temperature=0.5, seed=1, batch_size=2, drafts="text")
+    for seed in range(2 * MOST_PLANS):
+        other = model.plan(4, "exact", temperature=0.5, seed=seed, drafts="text", batch_size=3)
+        assert (other.options.seed, other.options.batch_size) == (seed, 3)
+        assert other.economy is first.economy
+        assert other.rules is first.rules
+    for number in range(2 * MOST_PLANS):
+        model.plan(banned=[f"word {number}"])
+    assert len(model._known._plans) == MOST_PLANS
+    assert SentenceTranslator(model).measured is model.measured
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_is_opened_again(model, copied):
+    # Guards: an error of a library, from deep inside an engine.
+    again = copied(model)
+    assert type(again) is Translator
+    assert again.engine is not model.engine
+    assert again.translate(["No."], 4) == model.translate(["No."], 4)
+    for other in (SentenceTranslator(model), Translator(model.engine, model.vocabulary)):
+        with pytest.raises(UsageError, match="cannot be copied or pickled: open it with multistri"):
+            copied(other)

@@ -26,7 +26,7 @@ from multistride.decode.options import DRAWN, DecodeOptions
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
 from multistride.decode.sample import sampler
-from multistride.decode.speculate import SpeculativeDrafter
+from multistride.decode.speculate import SamplingPhraseDrafter, SpeculativeDrafter
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, ShowsStates, StepModel
 from multistride.decode.thrift import Counter, thrifty, timing, waiting
@@ -201,8 +201,12 @@ def _drafter(
     seeds: list[int],
 ) -> Drafter[M]:
     """Return what drafts in exact mode, and checks the drafts."""
-    if plan.options.temperature > 0:
+    sampled, drawn = plan.options.temperature > 0, plan.drafts in DRAWN
+    if sampled and drawn:
         return SpeculativeDrafter(engine, plan.options, state, seeds, permitted)
+    if sampled:
+        sources = _copied(engine, plan)
+        return SamplingPhraseDrafter(engine, plan.options, state, seeds, sources, permitted)
     choose = None
     if permitted is not None:
         walk = one_by_one(distribution(engine.config, None), permitted, state)
@@ -210,11 +214,18 @@ def _drafter(
         def choose(logits: Float[Tensor, "R N V"], columns: Int[Tensor, "R C"]) -> Picked:
             return walk(logits, most_probable, columns)
 
-    if plan.drafts in DRAWN:
+    if drawn:
         everywhere = plan.drafts == "all-masks"
         return Drafter(engine, len(state.running), plan.group_size, choose, everywhere=everywhere)
+    return PhraseDrafter(engine, state, plan.group_size, _copied(engine, plan), choose)
+
+
+def _copied(engine: StepModel[Any], plan: Plan) -> Copied:
+    """Return the sources of drafts beside the text so far."""
     head = plan.knowledge.head if plan.drafts == "head" else None
     if not isinstance(engine, ShowsStates):
         head = None
-    sources = Copied(plan.knowledge.phrases, plan.drafts == "both", plan.rules.prefix, head)
-    return PhraseDrafter(engine, state, plan.group_size, sources, choose)
+    own = getattr(engine, "own_head", None)
+    if head is not None and own is not None:
+        head = own(head)
+    return Copied(plan.knowledge.phrases, plan.drafts == "both", plan.rules.prefix, head)

@@ -25,7 +25,8 @@ UNTRAINED: tuple[Drafts, ...] = ("text", "head")
 """Sources of drafts beside the model, which need not be trained for the group size."""
 
 DRAWN: tuple[Drafts, ...] = ("masks", "all-masks")
-"""Sources that give probabilities, so that drafts can be drawn and checked at any temperature."""
+"""Sources that give probabilities: when sampling, drafts are drawn from them. Drafts of the other
+sources are not."""
 
 MOST_COPIED = 16
 """The largest group size where text is drafted by copying: no model was trained for it, the check
@@ -95,7 +96,7 @@ class DecodeOptions(Settings):
         "all-masks: behind every draft, for fewer passes of more slots. text: what followed the "
         "same tokens before. head: text, and a draft head in the model's directory. Default: head "
         "if there is one; with a table of phrases both (masks and text), or text where masks were "
-        "not trained; else masks.",
+        "not trained; else masks, also when sampling where they were trained.",
         json_schema_extra=DECODING,
     )
     temperature: float = Field(
@@ -305,12 +306,6 @@ class DecodeOptions(Settings):
             raise UsageError(
                 f"drafts {self.drafts} was given, and mode {self.mode} has none: choose mode "
                 "exact, or leave it out"
-            )
-        if self.drafts not in DRAWN and self.temperature > 0:
-            raise UsageError(
-                f"drafts {self.drafts} was given with temperature {self.temperature}; drafts that "
-                "were not drawn are "
-                "checked at temperature 0 only: choose drafts masks, or temperature 0"
             )
         if self.drafts in UNTRAINED and not 1 <= self.group_size <= MOST_COPIED:
             raise UsageError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from multistride.data.vocab import Vocabulary
 from multistride.decode.accept import Acceptor
@@ -23,7 +24,7 @@ from multistride.decode.choosing.strategy import (
 )
 from multistride.decode.constraints import Constraints, check_prompted, constraints_of
 from multistride.decode.ending import EndingRule
-from multistride.decode.options import UNTRAINED, DecodeOptions, Drafts, Mode
+from multistride.decode.options import DRAWN, UNTRAINED, DecodeOptions, Drafts, Mode
 from multistride.decode.spans import Allowing
 from multistride.errors import UsageError
 from multistride.model.config import Layout, TransformerConfig
@@ -90,8 +91,9 @@ class Plan:
     def allowing(self, allow: Callable[[Sequence[int]], Allowing]) -> Plan:
         """Return the plan in which every source has a rule of its own (see `Constraints`).
 
-        Raises `UsageError` with a group beam, which knows no rules.
+        Raises `UsageError` with a group beam, which knows no rules, and for what is no function.
         """
+        _check_function(allow, "the rule", "of the tokens of a source")
         _check_picked(self.options, barred=True)
         return replace(self, rules=replace(self.rules, allowing=allow))
 
@@ -107,9 +109,10 @@ class Plan:
     def thrifty(self) -> Plan:
         """Return the plan in which exact mode drafts only where that pays; the text is the same.
 
-        Sampling is left as it is: what it draws depends on where drafts begin.
+        Samples that masks draft are left as they are: they depend on where drafts begin.
         """
-        if self.mode != "exact" or self.options.temperature > 0 or self.group_size == 1:
+        drawn = self.options.temperature > 0 and self.drafts in DRAWN
+        if self.mode != "exact" or drawn or self.group_size == 1:
             return self
         return replace(self, economy=Economy())
 
@@ -128,9 +131,10 @@ class Plan:
     def proposing(self, policy: Policy) -> Plan:
         """Return the plan with another policy, a function of one's own (`choosing.policy.Policy`).
 
-        Raises `UsageError` for modes that have their own, and for beams of both kinds; the plan
-        raises it for what the function returns that is no `Proposal`.
+        Raises `UsageError` for modes that have their own, for beams of both kinds, and for what is
+        no function; the plan raises it for what the function returns that is no `Proposal`.
         """
+        _check_function(policy, "the policy", "of the state of a batch")
         if self.options.beam > 1:
             raise UsageError(
                 f"a policy was given with a beam of {self.options.beam}, which writes groups of "
@@ -180,6 +184,12 @@ def plan(
         acceptor_for(options, config, known),
         known,
     )
+
+
+def _check_function(function: Any, name: str, argument: str) -> None:
+    """Raise `UsageError` for what is no function."""
+    if not callable(function):
+        raise UsageError(f"{name} is {function!r}, and is called: give a function {argument}")
 
 
 def _check_picked(options: DecodeOptions, barred: bool) -> None:

@@ -79,5 +79,7 @@ class ShowsStates(StepModel[M], Protocol[M]):
 
     def step_with_states(
         self, slots: Slots, memory: M
-    ) -> tuple[Float[Tensor, "B N V"], Float[Tensor, "B N D"]]:
-        """Return what `step` returns, and the states that the logits are made of."""
+    ) -> tuple[Float[Tensor, "B N V"], Float[Tensor, "B N D"] | None]:
+        """Return what `step` returns, and the states that the logits are made of; None where an
+        engine has them in no form that a head reads.
+        """

@@ -31,6 +31,7 @@ from multistride.translation import (
     decoded_line,
     joined_sentences,
     line_fault,
+    listed,
     refuse_single,
     too_long,
 )
@@ -78,6 +79,7 @@ class WindowTranslator(Translator):
         if sentences < 1:
             raise UsageError(f"windows of {sentences} sentences were asked for: choose 1 or more")
         super().__init__(translator.engine, translator.vocabulary, translator.directory)
+        self.share(translator)
         self.sentences, self.separator = sentences, separator
         self.counts = Counts()
 
@@ -127,9 +129,9 @@ class WindowTranslator(Translator):
         if windows:
             yield windows
 
-    def written(self, texts: Sequence[str], plan: Plan) -> list[Translation]:
-        """Return the translations of lines, made window by window."""
-        return self._of_windows(_readable(self._windows(texts)), plan)
+    def written(self, texts: Iterable[str], plan: Plan) -> list[Translation]:
+        """Return the translations of lines, made window by window. Raises as the base does."""
+        return self._of_windows(_readable(self._windows(listed(texts))), plan)
 
     def _of_windows(self, windows: Sequence[list[str]], plan: Plan) -> list[Translation]:
         pieces = [self._pieces(window) for window in windows]

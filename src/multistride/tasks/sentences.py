@@ -6,13 +6,19 @@ the larger K is; translated one by one, each has the length that the model knows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from multistride.data.sentences import sentences_of
 from multistride.decode.options import DecodeOptions
 from multistride.decode.plan import Plan
-from multistride.translation import Translation, joined_sentences, refuse_single, too_long
+from multistride.translation import (
+    Translation,
+    joined_sentences,
+    listed,
+    refuse_single,
+    too_long,
+)
 from multistride.translator import Translator
 
 
@@ -27,6 +33,7 @@ class SentenceTranslator(Translator):
 
     def __init__(self, translator: Translator) -> None:
         super().__init__(translator.engine, translator.vocabulary, translator.directory)
+        self.share(translator)
 
     def planned(
         self, options: DecodeOptions, *, streaming: bool = False, auto: bool = False
@@ -42,8 +49,8 @@ class SentenceTranslator(Translator):
         """Return why a sentence of these tokens cannot be translated; None if it can."""
         return too_long(tokens, self.config, "split it")
 
-    def written(self, texts: Sequence[str], plan: Plan) -> list[Translation]:
-        """Return the translations of texts, made sentence by sentence."""
-        parts = [sentences_of(text) for text in texts]
+    def written(self, texts: Iterable[str], plan: Plan) -> list[Translation]:
+        """Return the translations of texts, made sentence by sentence. Raises as the base does."""
+        parts = [sentences_of(text) for text in listed(texts)]
         translated = iter(super().written([part for each in parts for part in each], plan))
         return [joined_sentences(list(islice(translated, len(each)))) for each in parts]

@@ -228,12 +228,22 @@ class Watching(DraftHead):
         return [5] * count
 
 
+WAYS = {
+    "greedy": {},
+    "rule": {"banned_tokens": (7, 9)},
+    "sampled": {"temperature": 0.2, "seed": 5},
+}
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["eager", "int8"])
-def test_the_state_is_that_of_the_last_token_kept_and_the_text_that_of_k1(model, kind, batch_size):
+def test_the_state_is_that_of_the_last_token_kept_and_the_text_that_of_k1(
+    model, kind, way, batch_size
+):
     # Guards: states of rejected drafts or of other rows; drafts that change the text.
     engine = EagerStepModel(model) if kind == "eager" else quantise(model, threads=1)
-    greedy = DecodeOptions.made(max_tokens=40, batch_size=batch_size)
+    greedy = DecodeOptions.made(max_tokens=40, batch_size=batch_size, **WAYS[way])
     expected = decode_corpus(engine, prompts(), greedy)
     head = Watching([list(each.tokens) for each in expected])
     options = greedy.model_copy(update={"group_size": 4, "mode": "exact", "drafts": "head"})

@@ -182,10 +182,6 @@ def test_drafts_that_cannot_be_are_refused():
             "drafts text was given, and mode fast has none: choose mode exact, or leave it out",
         ),
         (
-            {"mode": "exact", "temperature": 1.0},
-            "drafts text was given with temperature 1.0; drafts that were not",
-        ),
-        (
             {"mode": "exact", "group_size": 17},
             "group size 17 was asked for; drafts of text are checked at most 16",
         ),

@@ -11,8 +11,11 @@ from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.choosing.policy import Proposal, checked, cost_model, fixed, phase
 from multistride.decode.ending import EndingRule
 from multistride.decode.hypothesis import Group
+from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import Plan, plan
 from multistride.decode.state import DecodeState
 from multistride.errors import UsageError
+from multistride.model.config import TransformerConfig
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 COSTS = StepCosts(
@@ -146,3 +149,13 @@ def test_a_proposal_of_ones_own_is_followed():
     own = Proposal(torch.tensor([1, 4], dtype=torch.int32), ("first", "last"))
     found = checked(lambda state: own, 4)(state_after([], []))
     assert (found.sizes.tolist(), found.reasons) == ([1, 4], ("first", "last"))
+
+
+@pytest.mark.parametrize("wrong", [3, None, "fixed"])
+@pytest.mark.parametrize(("verb", "name"), [("proposing", "policy"), ("allowing", "rule")])
+def test_what_is_no_function_is_refused_at_once(verb, name, wrong):
+    # Guards: a TypeError in the middle of a text.
+    whole = plan(DecodeOptions(), TransformerConfig(vocabulary_size=9))
+    unchecked = getattr(Plan, verb).__wrapped__  # without the types that tests alone check
+    with pytest.raises(UsageError, match=f"the {name} is {wrong!r}, and is called: give a functi"):
+        unchecked(whole, wrong)

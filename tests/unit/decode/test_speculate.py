@@ -4,19 +4,25 @@ batch."""
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from multistride.decode.choosing.strategy import Measured
 from multistride.decode.constraints import constraints_of
+from multistride.decode.copying import Copied
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.ending import EndingRule
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
+from multistride.decode.phrases import PhraseTable
+from multistride.decode.plan import plan
 from multistride.decode.sample import restricted
 from multistride.decode.score import score_pairs
-from multistride.decode.speculate import SpeculativeDrafter
+from multistride.decode.speculate import SamplingPhraseDrafter, SpeculativeDrafter
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
+from multistride.errors import UsageError
 from multistride.groups import Slots
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -24,6 +30,7 @@ from multistride.model.transformer import Transformer
 SAMPLES, LIMIT = 5000, 4
 WORDS, END = (4, 5, 6), 2
 SOURCE = [4, 6, 5]
+TABLE = PhraseTable(np.array([[4, 5], [5, 6], [6, END]], np.int32))
 
 
 def tiny(markov_rank=0, vocabulary_size=7):
@@ -124,6 +131,11 @@ def chi_square_is_plausible(counts, expected):
         (4, 0, {"temperature": 0.8, "top_k": 3, "drafts": "all-masks"}),
         (3, 0, {"temperature": 1.0, "min_tokens": 2, "no_repeat_ngram": 1}),
         (1, 0, {"temperature": 1.0}),
+        (3, 0, {"temperature": 1.0, "drafts": "text"}),
+        (4, 0, {"temperature": 0.8, "top_k": 3, "drafts": "text"}),
+        (3, 0, {"temperature": 1.5, "top_p": 0.9, "min_p": 0.1, "drafts": "text"}),
+        (3, 2, {"temperature": 1.0, "drafts": "both"}),
+        (3, 0, {"temperature": 1.0, "no_repeat_ngram": 1, "min_tokens": 2, "drafts": "text"}),
     ],
     ids=str,
 )
@@ -137,8 +149,12 @@ def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, mark
         EagerStepModel(model),
         DecodeState([LIMIT] * SAMPLES, model.config.start_token, EndingRule.at(END)),
     )
-    permitted = constraints_of(options, model.config).permitted
-    drafter = SpeculativeDrafter(engine, options, state, list(range(SAMPLES)), permitted)
+    permitted, seeds = constraints_of(options, model.config).permitted, list(range(SAMPLES))
+    if options.drafts in ("text", "both"):
+        sources = Copied(TABLE, options.drafts == "both")
+        drafter = SamplingPhraseDrafter(engine, options, state, seeds, sources, permitted)
+    else:
+        drafter = SpeculativeDrafter(engine, options, state, seeds, permitted)
     source = torch.tensor([[*SOURCE, END]]).expand(SAMPLES, -1)
     lengths = torch.full((SAMPLES,), len(SOURCE) + 1)
     for _ in decode(engine, source, lengths, state, drafter):
@@ -153,7 +169,7 @@ def test_what_is_written_has_the_distribution_of_sampling_at_k1(group_size, mark
         assert max(kept) > 1, "no draft ever stood, so nothing was shown"
 
 
-@pytest.mark.parametrize("drafts", ["masks", "all-masks"])
+@pytest.mark.parametrize("drafts", ["masks", "all-masks", "text", "both"])
 @pytest.mark.parametrize("markov_rank", [0, 2])
 def test_neighbours_change_no_sample_and_scores_are_those_of_k1(markov_rank, drafts):
     # Guards: chances shared between rows, a row's drafts left with another, log-probabilities of
@@ -189,3 +205,46 @@ def test_without_chance_it_is_exact_mode():
     assert [[group.tokens for group in each.groups] for each in one] == [
         [group.tokens for group in each.groups] for each in other
     ]
+
+
+@pytest.mark.parametrize("economy", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 9])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"drafts": "text"},
+        {"drafts": "both", "top_p": 0.8},
+        {"drafts": "text", "banned_tokens": (7, 9)},
+        {"drafts": "text", "group_size": 9},
+    ],
+    ids=str,
+)
+def test_drafts_that_were_not_drawn_give_the_text_that_k1_samples(choices, batch_size, economy):
+    # Guards: numbers that a rejected draft uses up, or that are drawn again when drafting pauses.
+    model = tiny(2, vocabulary_size=20)
+    engine = EagerStepModel(model)
+    sources = [[4 + (row * 7 + place) % 16 for place in range(1 + row % 5)] for row in range(18)]
+    sampled = {"temperature": 0.5, "seed": 3, "min_tokens": 12, "batch_size": batch_size}
+    rules = {name: value for name, value in choices.items() if name not in ("drafts", "group_size")}
+    expected = decode_corpus(engine, sources, DecodeOptions.made(**sampled, **rules))
+    requested = DecodeOptions.made(**{"group_size": 4, "mode": "exact", **sampled, **choices})
+    way = plan(requested, model.config)
+    found = decode_corpus(engine, sources, way.thrifty() if economy else way)
+    assert [(each.tokens, each.ending) for each in found] == [
+        (each.tokens, each.ending) for each in expected
+    ]
+    assert economy or sum(each.steps for each in found) < sum(each.steps for each in expected)
+
+
+def test_masks_are_the_default_for_samples_where_they_were_trained():
+    # Guards: advice that leads in a circle: masks of an untrained size, or text that refuses a
+    # temperature; copies where masks are drawn.
+    config, table = tiny().config, Measured(phrases=TABLE)
+    sampled = DecodeOptions.made(group_size=4, mode="exact", temperature=0.8)
+    assert plan(sampled, config, knowledge=table).drafts == "masks"
+    untrained = config.model_copy(update={"group_sizes": (1,)})
+    assert plan(sampled, untrained, knowledge=table).drafts == "text"
+    with pytest.raises(UsageError, match="trained for 1: choose 1, or drafts text, which needs no"):
+        plan(sampled, untrained)
+    followed = sampled.model_copy(update={"drafts": "text"})
+    assert plan(followed, untrained).drafts == "text"

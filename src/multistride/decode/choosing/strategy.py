@@ -79,7 +79,8 @@ def layout_for(options: DecodeOptions, config: TransformerConfig) -> Layout:
 def drafts_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Drafts:
     """Return the source of drafts in exact mode; by default the best that the model has.
 
-    Masks say nothing where the model was not trained for groups of the size that is asked. Raises
+    Masks say nothing where the model was not trained for groups of the size that is asked; where it
+    was, samples are drafted by them alone: their drafts are drawn too. Raises
     `UsageError` where a draft head is requested and there is none.
     """
     if options.drafts == "head" and measured.head is None:
@@ -89,12 +90,14 @@ def drafts_for(options: DecodeOptions, config: TransformerConfig, measured: Meas
         )
     if options.drafts is not None:
         return options.drafts
-    if measured.head is not None and options.temperature == 0:
+    trained = options.group_size <= max(config.group_sizes)
+    if trained and options.temperature > 0:
+        return "masks"
+    if measured.head is not None:
         return "head"
     if measured.phrases is None:
         return "masks"
-    untrained = options.group_size > max(config.group_sizes) and options.temperature == 0
-    return "text" if untrained else "both"
+    return "both" if trained else "text"
 
 
 def acceptor_for(options: DecodeOptions, config: TransformerConfig, measured: Measured) -> Acceptor:

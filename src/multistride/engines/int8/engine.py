@@ -132,9 +132,18 @@ class Int8StepModel(EvenEngine):
 
     def step(self, slots: Slots, memory: Int8Memory) -> Float[Tensor, "B N V"]:
         """Logits of the new slots, which join the memory."""
+        return self.step_with_states(slots, memory)[0]
+
+    def step_with_states(
+        self, slots: Slots, memory: Int8Memory
+    ) -> tuple[Float[Tensor, "B N V"], Float[Tensor, "B N D"] | None]:
+        """Return what `step` returns, and the states; None where they are rounded for the
+        output.
+        """
         hidden = self._stepped(slots, memory).hidden
         [logits] = self._networks["logits"]({"hidden": hidden.reshape(-1, hidden.shape[2])})
-        return torch.from_numpy(logits).view(*hidden.shape[:2], -1)
+        states = self._states(hidden, hidden.shape[1])
+        return torch.from_numpy(logits).view(*hidden.shape[:2], -1), states
 
     def read(self, slots: Slots, memory: Int8Memory) -> None:
         """Let slots join the memory; no logits are computed."""
