@@ -209,10 +209,12 @@ def test_the_language_to_write_is_named_when_converting(tmp_path):
     assert ours.generate(**inputs, **settings)[:, 1:].tolist() == expected
     again = ours.generate(**inputs, custom_generate=None, **settings)[:, 1:].tolist()
     assert again == expected
+    exact = {"group_size": 4, "mode": "exact", "drafts": "text"}
+    assert ours.generate(**inputs, **exact, **settings)[:, 1:].tolist() == expected
     [prefixed] = model.translate(TEXTS[:1], prefix="a", **limits)
     assert prefixed.tokens[:2] == (french, tokenizer.convert_tokens_to_ids("a"))
-    exact = model.translate(TEXTS, group_size=1, beam=2, **limits)
-    assert all(each.tokens[0] == french for each in exact)
+    searched = model.translate(TEXTS, group_size=1, beam=2, **limits)
+    assert all(each.tokens[0] == french for each in searched)
 
 
 def test_languages_that_are_not_there_are_refused(tmp_path):

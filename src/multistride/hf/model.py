@@ -97,6 +97,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             layer.__class__ = CheckpointedEncoderLayer
         self.register_load_state_dict_pre_hook(_with_prefix)
         self.post_init()
+        if self.generation_config.forced_bos_token_id is None:  # a file may say otherwise
+            self.generation_config.forced_bos_token_id = self.transformer.config.first_token
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fill a module as `Transformer` does, except what a file has filled already."""
@@ -208,6 +210,9 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         if types is not None and not bool(types.any()):
             del settings["token_type_ids"]  # tokenizers of older directories return them
         settings = self._with_ends(inputs, settings)
+        stored = self.generation_config if generation_config is None else None
+        if settings.get("max_new_tokens", getattr(stored, "max_new_tokens", None)) is not None:
+            settings.setdefault("max_length", None)  # else transformers warns of two limits
         if settings.get("inputs") is not None:
             inputs = settings.pop("inputs")
         if custom_generate is not generate:
@@ -216,8 +221,6 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             )
         start = self.transformer.config.start_token if self.encoder_decoder else None
         request = requested(self.generation_config, generation_config, settings, start)
-        if settings.get("max_new_tokens") is not None:
-            request.settings.setdefault("max_length", None)
         if request.one_by_one:
             return super().generate(
                 inputs, generation_config, **hand_over(request, self.transformer.config)
