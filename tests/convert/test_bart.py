@@ -31,6 +31,7 @@ import multistride.hf
 from multistride.cli import app
 from multistride.convert.run import convert
 from multistride.convert.tokenizer import Languages
+from multistride.data.detokenize import as_it_is, until
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.inspection import inspect_model
 
@@ -133,6 +134,33 @@ def test_a_converted_translator_translates(tmp_path):
     assert any(expected)
     started_from = inspect_model(tmp_path / "ours")["started_from"]
     assert started_from == f"{tmp_path / 'theirs'} (bart)"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stop_texts_and_banned_texts_are_followed(kind, tmp_path):
+    # Guards: rules about text that were refused for every tokenizer of SentencePiece.
+    model, config, special, template = KINDS[kind]
+    size = small_tokenizer(tmp_path / "theirs", template, **SPECIAL)
+    theirs = randomised(model(config(vocab_size=size, **SIZES, **special)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    convert(str(tmp_path / "theirs"), tmp_path / "ours")
+    ours = multistride.load(tmp_path / "ours", engine="eager")
+    ours.shape = staticmethod(as_it_is)
+    varied = {"max_tokens": 24, "min_tokens": 12, "no_repeat_ngram": 2}
+    free = [each.text for each in ours.translate(TEXTS, **varied)]
+    stops = [free[0][2:4], free[1][5:7], free[0][:1]]
+    exact = {"group_size": 4, "mode": "exact", "drafts": "text", **varied}
+    for choices in (varied, exact):
+        for stop in stops:
+            found = ours.translate(TEXTS, stop=[stop], **choices)
+            assert [each.text for each in found] == [until(text, [stop]) for text in free]
+            assert [each.ending == "stop" for each in found] == [stop in text for text in free]
+            banned = ours.translate(TEXTS, banned=[stop], **choices)
+            for each, text in zip(banned, free, strict=True):
+                assert stop not in each.text
+                assert stop in text or each.text == text
+    parts = [each.text for each in ours.stream(TEXTS[0], stop=stops[:1], **varied)]
+    assert "".join(parts) == until(free[0], stops[:1])
 
 
 def test_a_mask_that_was_there_is_kept(tmp_path):
