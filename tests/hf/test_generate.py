@@ -260,6 +260,14 @@ def test_adaptive_mode_uses_the_calibration(tmp_path):
     found = model.generate(**inputs_of(place, [text]), max_new_tokens=60, **asked)
     tokenizer = AutoTokenizer.from_pretrained(place)
     assert tokenizer.decode(found[0], skip_special_tokens=True) == expected.text
+    model.save_pretrained(tmp_path / "again")
+    [again] = Translator.load(tmp_path / "again", engine="eager").translate([text], **asked)
+    assert again.tokens == expected.tokens
+    assert len(again.trace) == len(expected.trace), "the calibration came along"
+    with torch.no_grad():
+        model.transformer.decoder_norm.weight.mul_(1.01)
+    model.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other" / "calibration.json").exists(), "it is of other weights"
     (place / "calibration.json").unlink()
     [other] = Translator.load(place, engine="eager").translate([text], **asked)
     assert len(other.trace) != len(expected.trace), "the sentence tells one from the other"
@@ -384,8 +392,8 @@ def test_a_search_after_decoder_input_ids_is_transformers_own(translator):
     assert model.generate(**alone).equal(model.generate(**without))
 
 
-def test_a_draft_head_drafts(causal):
-    # Guards: a head that lies in the directory, and a message that it does not.
+def test_a_draft_head_drafts(causal, tmp_path):
+    # Guards: a head that lies in the directory, a message that it does not, a copy without it.
     model = AutoModelForCausalLM.from_pretrained(causal).eval()
     inputs, limit = inputs_of(causal, side="left"), {"max_new_tokens": 12}
     with pytest.raises(UsageError, match="the model's directory holds no draft head"):
@@ -402,6 +410,8 @@ def test_a_draft_head_drafts(causal):
         found = model.generate(**inputs, **limit, group_size=4, mode="exact", **choice)
         assert found.equal(expected)
         assert guessed
+    model.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / DRAFT_HEAD).read_bytes() == (causal / DRAFT_HEAD).read_bytes()
 
 
 @pytest.mark.parametrize(

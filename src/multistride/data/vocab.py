@@ -302,6 +302,11 @@ class Vocabulary:
             )
         except TypeError as error:
             raise DataError(unencodable(texts)) from error
+        except Exception as error:  # the tokenizers library raises nothing more precise
+            raise DataError(
+                f"the tokenizer cannot encode a text ({' '.join(str(error).split())}): its "
+                f"{TOKENIZER_FILE} is broken: restore it, or convert the model again"
+            ) from error
         return [list(encoding.ids) for encoding in encodings]
 
 
