@@ -190,6 +190,15 @@ def test_a_tensor_that_nothing_is_made_of(source):
     )
 
 
+def test_a_tokenizer_that_encodes_nothing(source):
+    # Guards: a traceback of the tokenizers library, for a vocabulary that a download left empty.
+    path = source / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    stored["model"] = {**stored["model"], "vocab": {}, "unk_token": "<unk>"}
+    path.write_text(json.dumps(stored))
+    assert "tokenizer.json is broken (Unk token" in refused(source)
+
+
 def test_a_name_that_is_nothing(source):
     message = refused(source.parent / "nothing here")
     assert "neither a directory nor a GGUF file nor the name of a model on the hub" in message

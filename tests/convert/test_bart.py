@@ -31,6 +31,7 @@ import multistride.hf
 from multistride.cli import app
 from multistride.convert.run import convert
 from multistride.convert.tokenizer import Languages
+from multistride.data.detokenize import as_it_is, until
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.inspection import inspect_model
 
@@ -135,6 +136,33 @@ def test_a_converted_translator_translates(tmp_path):
     assert started_from == f"{tmp_path / 'theirs'} (bart)"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_stop_texts_and_banned_texts_are_followed(kind, tmp_path):
+    # Guards: rules about text that were refused for every tokenizer of SentencePiece.
+    model, config, special, template = KINDS[kind]
+    size = small_tokenizer(tmp_path / "theirs", template, **SPECIAL)
+    theirs = randomised(model(config(vocab_size=size, **SIZES, **special)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    convert(str(tmp_path / "theirs"), tmp_path / "ours")
+    ours = multistride.load(tmp_path / "ours", engine="eager")
+    ours.shape = staticmethod(as_it_is)
+    varied = {"max_tokens": 24, "min_tokens": 12, "no_repeat_ngram": 2}
+    free = [each.text for each in ours.translate(TEXTS, **varied)]
+    stops = [free[0][2:4], free[1][5:7], free[0][:1]]
+    exact = {"group_size": 4, "mode": "exact", "drafts": "text", **varied}
+    for choices in (varied, exact):
+        for stop in stops:
+            found = ours.translate(TEXTS, stop=[stop], **choices)
+            assert [each.text for each in found] == [until(text, [stop]) for text in free]
+            assert [each.ending == "stop" for each in found] == [stop in text for text in free]
+            banned = ours.translate(TEXTS, banned=[stop], **choices)
+            for each, text in zip(banned, free, strict=True):
+                assert stop not in each.text
+                assert stop in text or each.text == text
+    parts = [each.text for each in ours.stream(TEXTS[0], stop=stops[:1], **varied)]
+    assert "".join(parts) == until(free[0], stops[:1])
+
+
 def test_a_mask_that_was_there_is_kept(tmp_path):
     """BART has a mask, and its vector is trained."""
     size = small_tokenizer(tmp_path / "theirs", "$A </s>", **SPECIAL, mask_token="<mask>")
@@ -209,10 +237,12 @@ def test_the_language_to_write_is_named_when_converting(tmp_path):
     assert ours.generate(**inputs, **settings)[:, 1:].tolist() == expected
     again = ours.generate(**inputs, custom_generate=None, **settings)[:, 1:].tolist()
     assert again == expected
+    exact = {"group_size": 4, "mode": "exact", "drafts": "text"}
+    assert ours.generate(**inputs, **exact, **settings)[:, 1:].tolist() == expected
     [prefixed] = model.translate(TEXTS[:1], prefix="a", **limits)
     assert prefixed.tokens[:2] == (french, tokenizer.convert_tokens_to_ids("a"))
-    exact = model.translate(TEXTS, group_size=1, beam=2, **limits)
-    assert all(each.tokens[0] == french for each in exact)
+    searched = model.translate(TEXTS, group_size=1, beam=2, **limits)
+    assert all(each.tokens[0] == french for each in searched)
 
 
 def test_languages_that_are_not_there_are_refused(tmp_path):

@@ -113,5 +113,8 @@ def test_where_a_template_is_stored(tmp_path):
     vocabulary = load_vocabulary(tmp_path / "own")
     assert vocabulary.chat_template == "<s>{{ messages[0].content }}"
     assert vocabulary.encode_rendered(["<s>a"])[0][0] == vocabulary.bos
+    (tmp_path / "own" / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"chat_template.jinja is not UTF-8 text: copy or download"):
+        load_vocabulary(tmp_path / "own")  # a traceback in every verb that opens the directory
     with pytest.raises(DataError, match="chat templates a and none named default"):
         load_vocabulary(directory(tmp_path / "none", [{"name": "a", "template": "A"}]))

@@ -151,11 +151,13 @@ def test_settings_that_are_not_kept_are_named(llama, tmp_path):
         sequence_bias=[[[7], -2.0]],
         do_sample=True,
         temperature=0.7,
+        forced_eos_token_id=2,
     )
     lost = " | ".join(convert(str(llama), tmp_path / "ours").lost)
     for part in (
         *("bad_words_ids of several tokens", "min_new_tokens 3", "min_length 2", "sequence_bias"),
         "do_sample with temperature 0.7",
+        "the last token 2 is not forced (forced_eos_token_id)",
     ):
         assert part in lost
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from directories import SOURCES, directory_of, inputs_of
+from directories import SOURCES, directory_of, head_tensors, inputs_of
+from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -19,7 +20,9 @@ from transformers import (
 
 from multistride import shipped
 from multistride.decode.choosing.policy import fixed
+from multistride.decode.draft_head import DRAFT_HEAD
 from multistride.errors import UsageError
+from multistride.generator import Generator
 from multistride.shipped import DEFAULT
 from multistride.translator import Translator
 
@@ -257,6 +260,14 @@ def test_adaptive_mode_uses_the_calibration(tmp_path):
     found = model.generate(**inputs_of(place, [text]), max_new_tokens=60, **asked)
     tokenizer = AutoTokenizer.from_pretrained(place)
     assert tokenizer.decode(found[0], skip_special_tokens=True) == expected.text
+    model.save_pretrained(tmp_path / "again")
+    [again] = Translator.load(tmp_path / "again", engine="eager").translate([text], **asked)
+    assert again.tokens == expected.tokens
+    assert len(again.trace) == len(expected.trace), "the calibration came along"
+    with torch.no_grad():
+        model.transformer.decoder_norm.weight.mul_(1.01)
+    model.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other" / "calibration.json").exists(), "it is of other weights"
     (place / "calibration.json").unlink()
     [other] = Translator.load(place, engine="eager").translate([text], **asked)
     assert len(other.trace) != len(expected.trace), "the sentence tells one from the other"
@@ -267,3 +278,157 @@ def test_a_function_that_chooses_sizes_goes_with_no_beam(translator):
     model = AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
     with pytest.raises(UsageError, match="a policy was given with a beam of 2"):
         model.generate(**inputs_of(translator), policy=fixed(2), num_beams=2, max_new_tokens=4)
+
+
+FORCED = 40
+"""A token that the models of these tests seldom begin with."""
+
+
+def written_after(begin, rows, end, pad):
+    """Return what follows `begin` tokens in each row, without EOS and padding."""
+    texts = [row[begin:] for row in rows.tolist()]
+    return [[token for token in row if token not in (end, pad)] for row in texts]
+
+
+@pytest.fixture
+def forced(tmp_path):
+    """A translator whose texts begin with a forced token, as those of BART, mBART and NLLB."""
+    return directory_of(tmp_path / "forced", 2, dropout=0.0, first_token=FORCED)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"group_size": 1},
+        {"group_size": 2},
+        {"group_size": 4, "mode": "exact"},
+        {"group_size": 4, "mode": "exact", "drafts": "text"},
+        {"group_size": 1, "num_beams": 3},
+        {"group_size": 4, "num_beams": 3},
+    ],
+    ids=str,
+)
+def test_groups_follow_a_forced_first_token(choices, forced):
+    # Guards: a setting of our own generation_config.json that the user is told to leave out.
+    model = AutoModelForSeq2SeqLM.from_pretrained(forced).eval()
+    written = model.generate(**inputs_of(forced), max_new_tokens=12, **choices)
+    names = {"num_beams": "beam"}
+    asked = {names.get(name, name): value for name, value in choices.items()}
+    ours = Translator.load(forced, engine="eager").translate(SOURCES, max_tokens=12, **asked)
+    assert written_after(1, written, 2, 0) == [list(each.tokens) for each in ours]
+    assert all(row[1] == FORCED for row in written.tolist())
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_call_may_force_another_first_token(group_size, forced):
+    # Guards: the language of a call (NLLB) that only one token at a time could follow.
+    model, inputs = AutoModelForSeq2SeqLM.from_pretrained(forced).eval(), inputs_of(forced)
+    choices = {"max_new_tokens": 8, "group_size": group_size}
+    found = model.generate(**inputs, forced_bos_token_id=41, **choices)
+    assert found[:, 1].eq(41).all()
+    if group_size == 1:
+        theirs = {"custom_generate": None, "suppress_tokens": [0, 1, 3], "max_new_tokens": 8}
+        assert found.equal(model.generate(**inputs, forced_bos_token_id=41, **theirs))
+    single = model.generate(**inputs, max_new_tokens=1, group_size=group_size)
+    assert single.tolist() == [[1, FORCED]] * len(SOURCES)
+    begun = torch.tensor([[1, 50]] * len(SOURCES))
+    after = model.generate(**inputs, decoder_input_ids=begun, **choices)
+    model.generation_config.forced_bos_token_id = None
+    free = model.generate(**inputs, decoder_input_ids=begun, **choices)
+    assert after.equal(free), "nothing is forced behind a beginning of one's own"
+    assert not model.generate(**inputs, **choices)[:, 1].eq(FORCED).all()
+
+
+def test_a_model_made_of_a_configuration_forces_its_first_token(forced):
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(forced)
+    made = type(loaded)(loaded.config).eval()
+    made.load_state_dict(loaded.state_dict())
+    choices = {**inputs_of(forced), "max_new_tokens": 6, "group_size": 2}
+    begin = made.transformer.config.start_token
+    found = made.generate(**choices, decoder_start_token_id=begin)
+    assert found.equal(loaded.generate(**choices))
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_beams_of_causal_models_read_prompts(group_size, causal):
+    # Guards: a search that was refused after a prompt, which every text of these models has.
+    prompts = ["two", "a small dog", "one"]
+    model = AutoModelForCausalLM.from_pretrained(causal).eval()
+    inputs = inputs_of(causal, prompts, side="left")
+    choices = {"num_beams": 3, "max_new_tokens": 8, "group_size": group_size}
+    written = model.generate(**inputs, **choices)
+    ours = Generator.load(causal, engine="eager")
+    expected = ours.generate(prompts, group_size=group_size, beam=3, max_tokens=8)
+    begin = inputs["input_ids"].shape[1]
+    assert written_after(begin, written, 2, 0) == [list(each.tokens) for each in expected]
+    assert written[:, :begin].equal(inputs["input_ids"])
+    if group_size == 1:
+        theirs = {"custom_generate": None, "suppress_tokens": [0, 1, 3]}
+        assert written.equal(model.generate(**inputs, **{**choices, **theirs}))
+
+
+@KINDS
+def test_a_search_ends_at_the_ends_that_were_given(kind, request):
+    model, inputs = opened(kind, request)
+    begin = inputs["input_ids"].shape[1] if kind == "causal" else 1
+    choices = {"num_beams": 2, "max_new_tokens": 10, "group_size": 2}
+    free = model.generate(**inputs, **choices)
+    end = int(free[0, begin + 2])
+    found = model.generate(**inputs, **choices, eos_token_id=end, pad_token_id=7)
+    for row in found[:, begin:].tolist():
+        assert end not in row[:-1] or set(row[row.index(end) + 1 :]) <= {7}
+
+
+def test_a_search_after_decoder_input_ids_is_transformers_own(translator):
+    model, inputs = AutoModelForSeq2SeqLM.from_pretrained(translator).eval(), inputs_of(translator)
+    begun = torch.tensor([[1, 50]] * len(SOURCES))
+    choices = {**inputs, "decoder_input_ids": begun, "num_beams": 2, "max_new_tokens": 6}
+    expected = model.generate(**choices, custom_generate=None, suppress_tokens=[0, 1, 3])
+    assert model.generate(**choices, group_size=1).equal(expected)
+    with pytest.raises(UsageError, match="given together with num_beams 2 with decoder_input_ids"):
+        model.generate(**choices, group_size=2)
+    alone = {**choices, "decoder_input_ids": begun[:, :1], "group_size": 2}
+    without = {name: value for name, value in alone.items() if name != "decoder_input_ids"}
+    assert model.generate(**alone).equal(model.generate(**without))
+
+
+def test_a_draft_head_drafts(causal, tmp_path):
+    # Guards: a head that lies in the directory, a message that it does not, a copy without it.
+    model = AutoModelForCausalLM.from_pretrained(causal).eval()
+    inputs, limit = inputs_of(causal, side="left"), {"max_new_tokens": 12}
+    with pytest.raises(UsageError, match="the model's directory holds no draft head"):
+        model.generate(**inputs, **limit, group_size=4, mode="exact", drafts="head")
+    config = model.transformer.config
+    save_file(head_tensors(config.vocabulary_size, config.hidden_size), causal / DRAFT_HEAD)
+    model = AutoModelForCausalLM.from_pretrained(causal).eval()
+    head, guessed = model.measured.head, []
+    guess = head.guess
+    head.guess = lambda *given: guessed.append(given) or guess(*given)
+    expected = model.generate(**inputs, **limit, group_size=1)
+    for choice in ({"drafts": "head"}, {}):
+        guessed.clear()
+        found = model.generate(**inputs, **limit, group_size=4, mode="exact", **choice)
+        assert found.equal(expected)
+        assert guessed
+    model.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / DRAFT_HEAD).read_bytes() == (causal / DRAFT_HEAD).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"repetition_penalty": 1.3}, {"custom_generate": None}],
+    ids=["ours", "theirs", "asked"],
+)
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "given"])
+def test_one_limit_is_not_called_two(choices, stored, causal, caplog):
+    # Guards: transformers' warning of a max_length that nobody gave.
+    model = AutoModelForCausalLM.from_pretrained(causal).eval()
+    limit = {} if stored else {"max_new_tokens": 4}
+    if stored:
+        model.generation_config.max_new_tokens = 4
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    inputs = inputs_of(causal, SOURCES[:1])
+    written = model.generate(**inputs, **limit, **choices)
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert written.shape[1] <= inputs["input_ids"].shape[1] + 4
+    assert "max_length" not in caplog.text

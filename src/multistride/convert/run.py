@@ -399,6 +399,12 @@ def _lost(checkpoint: Checkpoint, config: TransformerConfig) -> tuple[str, ...]:
             f"the first token {forced} is not forced: the model writes it itself, or a prompt "
             "begins with it"
         )
+    given = checkpoint.generation or checkpoint.config
+    if (forced := given.get("forced_eos_token_id")) is not None:
+        lost.append(
+            f"the last token {forced} is not forced (forced_eos_token_id): a text that is cut at "
+            "its length limit ends without it"
+        )
     given = checkpoint.generation
     if any(len(row) > 1 for row in given.get("bad_words_ids") or ()):
         lost.append("bad_words_ids of several tokens: ban words when decoding")

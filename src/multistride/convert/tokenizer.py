@@ -182,7 +182,9 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
             "save_pretrained it into the same directory"
         )
     try:
-        return Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
+        tokenizer.encode("a b")  # a vocabulary may lack what its own settings name
+        return tokenizer
     except Exception as error:  # the tokenizers library raises nothing more precise
         reason = " ".join(str(error).split())
         raise DataError(

@@ -22,6 +22,13 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from multistride.data.spelling import (
+    BYTE_OF_SYMBOL,
+    BYTES,
+    Spellings,
+    byte_level,
+    spellings_of,
+)
 from multistride.errors import DataError, UsageError
 from multistride.untrusted import MOST_TOKENIZER, read_text
 
@@ -36,7 +43,6 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 
 _TRAINING_CHUNK = 1000
-_BYTES = 256
 # The trainer of words gives a new id to a special token that it meets as a word.
 _SPECIAL_WORD = re.compile(rf"(?<!\S)(?:{'|'.join(SPECIAL_PIECES)})(?!\S)")
 
@@ -169,43 +175,64 @@ class Vocabulary:
             pieces.append(piece)
         return pieces
 
-    @cached_property
+    @property
     def spellings(self) -> list[bytes]:
-        """Return what each token adds to a text, in UTF-8 (perhaps a part of a character); special
-        tokens add nothing, tokens that were added to the vocabulary their own name.
+        """Return what each token adds to a text behind others, in UTF-8 (perhaps a part of a
+        character); special tokens add nothing, tokens that were added to the vocabulary their own
+        name.
 
-        In a words vocabulary every word brings the blank before it. Raises `UsageError` for a
-        tokenizer of another kind, whose tokens do not spell the text one after the other.
+        A token that begins a word brings the blank before it, where words are not cut from blanks.
+        Raises `UsageError` for a tokenizer whose tokens do not spell the text one after the other.
         """
-        if not self._byte_level and not isinstance(self._tokenizer.model, models.WordLevel):
-            raise UsageError(
-                "this vocabulary does not say what a token spells, and rules about text need that: "
-                "leave out banned texts, stop texts, spans and classifier.wide"
-            )
-        return [self._spelling(token) for token in range(len(self))]
+        return self._spellings.behind
+
+    @property
+    def beginnings(self) -> list[bytes]:
+        """Return what each token spells where a text begins with it: mostly without the blank that
+        `spellings` has. Raises as that does.
+        """
+        return self._spellings.first
+
+    @cached_property
+    def _spellings(self) -> Spellings:
+        dropped = {
+            token
+            for token, added in self._tokenizer.get_added_tokens_decoder().items()
+            if added.special
+        }
+        # Some tokenizers do not mark the unknown token as special, and then it is shown.
+        shown = {self.unknown} - dropped - {self.pad, self.bos, self.eos, self.mask}
+        return spellings_of(self._tokenizer, self.special - shown, len(self))
+
+    def begun(self, tokens: Sequence[int]) -> int:
+        """Return the index of the token that the text begins with; their number if all of them are
+        special. Raises as `spellings` does.
+        """
+        spellings = self.spellings
+        return next((index for index, token in enumerate(tokens) if spellings[token]), len(tokens))
 
     def spelled(self, tokens: Sequence[int]) -> bytes:
         """Return the text of tokens in UTF-8, before `decode` replaces what is none.
 
         Raises as `spellings` does.
         """
-        text = b"".join(self.spellings[token] for token in tokens)
-        return text if self._byte_level else text.removeprefix(b" ")
+        begun = self.begun(tokens)
+        first = [self.beginnings[token] for token in tokens[begun : begun + 1]]
+        return b"".join([*first, *(self.spellings[token] for token in tokens[begun + 1 :])])
 
     def spelled_end(self, tokens: Sequence[int], length: int) -> bytes:
         """Return the last `length` bytes of `spelled`, or all of them, and look at no other token.
 
         Raises as `spellings` does.
         """
-        needed, pieces = length + (not self._byte_level), []  # the blank that may be left out
-        for token in reversed(tokens):
-            if needed <= 0:
-                break
-            pieces.append(self.spellings[token])
+        begun, spellings, pieces = self.begun(tokens), self.spellings, list[bytes]()
+        index, needed = len(tokens), length
+        while needed > 0 and index > begun:
+            index -= 1
+            table = self.beginnings if index == begun else spellings
+            pieces.append(table[tokens[index]])
             needed -= len(pieces[-1])
         text = b"".join(reversed(pieces))
-        if needed > 0 and not self._byte_level:
-            text = text.removeprefix(b" ")
         return text[max(0, len(text) - length) :]
 
     def digest(self) -> str:
@@ -261,19 +288,7 @@ class Vocabulary:
             )
         if token in self.special or token in self._added or not self._byte_level:
             return str(piece)
-        return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece).decode(
-            "utf-8", errors="backslashreplace"
-        )
-
-    def _spelling(self, token: int) -> bytes:
-        if token in self.special:
-            return b""
-        if token in self._added:
-            return self._added[token].encode()
-        piece = self._tokenizer.id_to_token(token) or ""
-        if self._byte_level:
-            return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in piece)
-        return f" {piece}".encode() if piece else b""
+        return byte_level(piece).decode("utf-8", errors="backslashreplace")
 
     def _encoded(
         self,
@@ -287,6 +302,11 @@ class Vocabulary:
             )
         except TypeError as error:
             raise DataError(unencodable(texts)) from error
+        except Exception as error:  # the tokenizers library raises nothing more precise
+            raise DataError(
+                f"the tokenizer cannot encode a text ({' '.join(str(error).split())}): its "
+                f"{TOKENIZER_FILE} is broken: restore it, or convert the model again"
+            ) from error
         return [list(encoding.ids) for encoding in encodings]
 
 
@@ -337,7 +357,7 @@ def train_vocabulary(texts: Iterable[str], size: int, kind: VocabularyKind) -> V
     `size`. Raises `UsageError` when `size` cannot hold what every vocabulary of this kind must
     have.
     """
-    smallest = len(SPECIAL_PIECES) + (_BYTES if kind == "bpe" else 1)
+    smallest = len(SPECIAL_PIECES) + (BYTES if kind == "bpe" else 1)
     if size < smallest:
         raise UsageError(
             f"vocabulary size {size} is too small: a {kind} vocabulary needs {smallest} or more"
@@ -360,7 +380,7 @@ def _untrained_bpe(size: int) -> tuple[Any, Any]:
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=list(SPECIAL_PIECES),
-        initial_alphabet=sorted(_BYTE_OF_SYMBOL),
+        initial_alphabet=sorted(BYTE_OF_SYMBOL),
         show_progress=False,
     )
     return tokenizer, trainer
@@ -379,23 +399,6 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     iterator = iter(texts)
     while chunk := list(islice(iterator, _TRAINING_CHUNK)):
         yield chunk
-
-
-def _byte_symbols() -> dict[str, int]:
-    """Return the byte that each character of a byte-level piece stands for.
-
-    Bytes that are visible in Latin-1 stand for themselves; the others follow from U+0100 on.
-    """
-    visible = [
-        byte for byte in range(_BYTES) if 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)
-    ]
-    hidden = [byte for byte in range(_BYTES) if byte not in visible]
-    symbols = {chr(byte): byte for byte in visible}
-    symbols.update({chr(_BYTES + place): byte for place, byte in enumerate(hidden)})
-    return symbols
-
-
-_BYTE_OF_SYMBOL = _byte_symbols()
 
 
 def unencodable(texts: Sequence[str]) -> str:

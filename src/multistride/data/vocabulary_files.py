@@ -9,7 +9,7 @@ from multistride.data.foreign import ROLES, TARGET_FILE, ForeignVocabulary, defa
 from multistride.data.vocab import TOKENIZER_CONFIG_FILE, Reader, Vocabulary, read_tokenizer
 from multistride.errors import DataError
 from multistride.files import replacing_file
-from multistride.untrusted import read_object
+from multistride.untrusted import read_object, read_text
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 """Where transformers writes the template of conversations; it counts before
@@ -34,7 +34,7 @@ def load_vocabulary(directory: Path | str) -> Vocabulary:
     directory = Path(directory)
     settings = _settings(directory / TOKENIZER_CONFIG_FILE)
     if (directory / CHAT_TEMPLATE_FILE).is_file():
-        settings["chat_template"] = (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+        settings["chat_template"] = read_text(directory / CHAT_TEMPLATE_FILE)
     if ROLES not in settings:
         return Vocabulary.load(directory, default_template(settings.get("chat_template")))
     target = read_tokenizer(directory, TARGET_FILE) if (directory / TARGET_FILE).is_file() else None

@@ -99,7 +99,7 @@ class DraftHead:
         It ends before a draft that is less than `least` likely to stand, with all before it, in
         every row.
         """
-        state, index = states.float(), self.index_of(written)
+        state, index = states.float().cpu(), self.index_of(written)  # the head lies there
         tokens = torch.zeros(len(state), count, dtype=torch.long)
         shares, standing = torch.zeros(len(state), count), torch.ones(len(state))
         for place in range(count):

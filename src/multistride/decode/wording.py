@@ -32,8 +32,15 @@ def banned_texts(texts: Sequence[str], vocabulary: Vocabulary) -> Barring:
             ends = {token for token, piece in enumerate(spellings) if piece.startswith(rest)}
             completing.setdefault(text[:place], set()).update(ends)
     longest = max(map(len, completing), default=0)
+    first = {
+        token
+        for token, piece in enumerate(vocabulary.beginnings)
+        if any(text in piece for text in banned)
+    }
 
     def barred(written: Sequence[int]) -> set[int]:
+        if vocabulary.begun(written) == len(written):
+            return first
         spelled = vocabulary.spelled_end(written, longest)
         return always.union(
             *(tokens for begun, tokens in completing.items() if spelled.endswith(begun))

@@ -27,11 +27,11 @@ from transformers.generation.utils import (
     GenerateEncoderDecoderOutput,
 )
 
-from multistride.decode.batch import writer_for
+from multistride.decode.batch import new_state, writer_for
 from multistride.decode.beam import search
 from multistride.decode.choosing.policy import Policy
 from multistride.decode.choosing.strategy import Measured
-from multistride.decode.ending import EndingRule
+from multistride.decode.corpus import source_batch
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.loop import decode
 from multistride.decode.options import DecodeOptions
@@ -50,8 +50,9 @@ _KNOWN_PROCESSORS = {
     "TopKLogitsWarper",
     "TopPLogitsWarper",
     "MinPLogitsWarper",
+    "ForcedBOSTokenLogitsProcessor",
 }
-"""What our sampling does itself."""
+"""What our loop does itself: sampling, and the forced first token."""
 
 OURS = ("group_size", "mode", "threshold", "policy", "drafts")
 """The settings that `generate` has and transformers does not."""
@@ -91,7 +92,8 @@ def requested(
 ) -> Requested:
     """Return which loop serves a call of `generate`, with defaults from generation_config.json.
 
-    `start` is what the decoder of an encoder-decoder begins with in our loop.
+    `start` is what the decoder of an encoder-decoder begins with in our loop; None for a causal
+    model.
 
     Raises `UsageError` for groups together with what needs one token at a time. Groups that only
     generation_config.json asks for give way to it, and a warning says so.
@@ -170,6 +172,8 @@ def _needing_one_by_one(choices: dict[str, Any], start: int | None) -> str | Non
         return f"decoder_start_token_id {begin}"
     neutral = GenerationConfig()._get_default_generation_params()
     beams, sampled = choices.get("num_beams") or 1, bool(choices.get("do_sample"))
+    # A causal model has a forced first token only where its prompt is a single token.
+    honoured = _HONOURED if start is None else {*_HONOURED, "forced_bos_token_id"}
     for name, value in choices.items():
         if name in _INPUTS or name in OURS or value is None or value is False:
             continue
@@ -179,12 +183,17 @@ def _needing_one_by_one(choices: dict[str, Any], start: int | None) -> str | Non
         elif name == "num_return_sequences":
             if value > 1 and (beams > 1 or not sampled):
                 return f"num_return_sequences {value}"
-        elif name not in _HONOURED and value != neutral.get(name):
+        elif name not in honoured and value != neutral.get(name):
             return name if hasattr(value, "shape") or callable(value) else f"{name} {value}"
     if choices.get("use_cache") is False:
         return "use_cache False"
     if beams > 1 and sampled:
         return f"num_beams {beams} with do_sample"
+    if beams > 1 and choices.get("max_time") is not None:
+        return f"num_beams {beams} with max_time"
+    begun = choices.get("decoder_input_ids")
+    if beams > 1 and start is not None and begun is not None and not bool((begun == start).all()):
+        return f"num_beams {beams} with decoder_input_ids"
     return None
 
 
@@ -227,11 +236,13 @@ def generate(
     too, if `multistride phrases` wrote one; adaptive mode uses its calibration. Of
     `generation_config` it reads `group_size`, `mode`, `max_length` (so also `max_new_tokens`),
     `max_time`, `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `num_beams`,
-    `length_penalty`, `eos_token_id`, `pad_token_id` and `return_dict_in_generate`; chance comes
-    from torch's generator. `group_streamer` is given every group of the first text as it is
-    written; `prepared` is what transformers made of the inputs (its encoder's output, the attention
-    mask). Raises `UsageError` for what the model cannot do, for logits processors, which see one
-    token at a time, and for stopping criteria of one's own.
+    `length_penalty`, `forced_bos_token_id`, `eos_token_id`, `pad_token_id` and
+    `return_dict_in_generate`; chance comes from torch's generator. `group_streamer` is given every
+    group of the first text as it is written; `prepared` is what transformers made of the inputs
+    (its encoder's output, the attention mask).
+
+    Raises `UsageError` for what the model cannot do, for logits processors, which see one token at
+    a time, and for stopping criteria of one's own.
     """
     assert generation_config is not None
     begun = time.monotonic()
@@ -247,24 +258,18 @@ def generate(
     named = policy if isinstance(policy, str) else None
     options = _options(generation_config, group_size, mode, threshold, named, drafts)
     chosen = _planned(model, options, policy if callable(policy) else None)
+    chosen = _begun_and_ended(chosen, generation_config, input_ids.shape[1])
     encoded, real = _encoded(prepared)
     engine = EncodedStepModel(transformer, encoded, real)
     room = _room(generation_config, input_ids, transformer.config)
     pad_token = generation_config.pad_token_id
     pad_token = transformer.config.pad_token if pad_token is None else int(pad_token)
-    if options.beam > 1:
-        hypotheses = _searched(engine, input_ids, room, options, generation_config)
-        return _result(model, generation_config, _joined(input_ids, hypotheses, pad_token))
     mask = prepared.get("attention_mask" if encoded is None else "decoder_attention_mask")
     prompts = _prompts(input_ids, mask, causal=encoded is None)
-    config, ends = transformer.config, _ends(generation_config, transformer.config)
-    state = DecodeState(
-        [room] * len(prompts),
-        config.start_token,
-        EndingRule.at(*ends),
-        prompts,
-        config.start_symbol,
-    )
+    if options.beam > 1:
+        hypotheses = _searched(engine, prompts, room, chosen)
+        return _result(model, generation_config, _joined(input_ids, hypotheses, pad_token))
+    state = new_state(chosen, [room] * len(prompts), prompts)
     for hypotheses in _passes(engine, state, chosen, prompts):
         if group_streamer is not None and state.hypotheses[0] in hypotheses:
             group_streamer.put(torch.tensor(state.hypotheses[0].groups[-1].tokens))
@@ -278,9 +283,26 @@ def generate(
 
 def _planned(model: Any, options: DecodeOptions, policy: Policy | None) -> Plan:
     """Return the plan of options with what is known of the model, and a policy of one's own."""
-    known = Measured() if options.mode == "fast" else replace(model.measured, head=None)
+    known = Measured() if options.mode == "fast" else model.measured
     chosen = plan(options, model.transformer.config, knowledge=known)
     return chosen if policy is None else chosen.proposing(policy)
+
+
+def _begun_and_ended(chosen: Plan, settings: GenerationConfig, given: int) -> Plan:
+    """Return the plan with the forced first token and the ends of the settings.
+
+    As in transformers, nothing is forced behind more than the one token that `given` counts in a
+    text without a beginning of its own.
+    """
+    config, forced = chosen.config, settings.forced_bos_token_id
+    begins = forced is not None and config.encoder_layers > 0 and given == 1
+    prefix = (int(forced),) if begins else ()
+    end, *further = _ends(settings, config)
+    return replace(
+        chosen,
+        rules=replace(chosen.rules, prefix=prefix),
+        config=config.model_copy(update={"end_token": end, "further_ends": tuple(further)}),
+    )
 
 
 def _room(settings: GenerationConfig, given: Tensor, config: TransformerConfig) -> int:
@@ -334,38 +356,24 @@ def _passes(
     """Return the passes that write a batch; sampling draws its seeds from torch's generator."""
     sampling = chosen.options.temperature > 0
     seeds = torch.randint(2**62, (len(state.hypotheses),)).tolist() if sampling else []
-    return decode(engine, None, None, state, writer_for(engine, chosen, state, prompts, seeds))
+    writer = writer_for(engine, chosen, state, prompts, seeds)
+    return decode(engine, None, None, state, writer, chosen.rules.prefix)
 
 
 def _searched(
-    engine: EncodedStepModel,
-    input_ids: Tensor,
-    room: int,
-    options: DecodeOptions,
-    settings: GenerationConfig,
+    engine: EncodedStepModel, prompts: list[list[int]], room: int, chosen: Plan
 ) -> list[Hypothesis]:
-    """Return the best hypotheses of a beam search; transformers has repeated every row `num_beams`
-    times.
+    """Return the best hypothesis of each text; transformers has repeated every row `num_beams`
+    times. `prompts` are those of a causal model: an encoder-decoder's texts have no beginning here.
     """
-    if engine._encoded is None or engine._real is None or input_ids.shape[1] > 1:
-        raise UsageError(
-            f"num_beams {options.beam} was asked for after a prompt; beam search here begins with "
-            "the start symbol: "
-            "choose num_beams=1, or custom_generate=None for the search of transformers"
-        )
-    if set(_ends(settings, engine.config)) != set(engine.config.ends):
-        raise UsageError(
-            f"eos_token_id {settings.eos_token_id} is not that of the model, which beam search "
-            "here "
-            "ends with: choose num_beams=1, or custom_generate=None for the search of transformers"
-        )
-    once = slice(None, None, options.beam)
-    one_each = EncodedStepModel(engine.model, engine._encoded[once], engine._real[once])
-    source = torch.zeros(len(input_ids[once]), 1, dtype=torch.long)
-    limits = [room] * len(source)
-    found = search(
-        one_each, source, torch.ones(len(source), dtype=torch.long), limits, options, wanted=1
-    )
+    once = slice(None, None, chosen.options.beam)
+    limits = [room] * len(prompts[once])
+    if engine._encoded is None or engine._real is None:
+        batch = source_batch(prompts[once], engine.config)
+        found = search(engine, *batch, limits, chosen, wanted=1)
+    else:
+        one_each = EncodedStepModel(engine.model, engine._encoded[once], engine._real[once])
+        found = search(one_each, None, None, limits, chosen, wanted=1)
     return [best.hypothesis for [best] in found]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedModel
@@ -30,7 +31,9 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from multistride.data.vocab import as_json
 from multistride.decode.choosing.strategy import Measured
+from multistride.decode.draft_head import DRAFT_HEAD
 from multistride.decode.phrases import PHRASES, PhraseTable
 from multistride.errors import UsageError
 from multistride.groups import NO_LABEL, PADDING_GROUP, Slots, visibility
@@ -39,11 +42,13 @@ from multistride.hf.generation import ended, generate, hand_over, requested
 from multistride.hf.recording import Recorded, recording
 from multistride.model.adapters import AdaptedLinear
 from multistride.model.cache import KeyValue, LayerCache
+from multistride.model.directory import CALIBRATION, TEMPERATURE, WEIGHTS, weights_digest
 from multistride.model.distance import RelativeBias
 from multistride.model.layers import PositionEmbedding, RotaryPositions
 from multistride.model.markov import MarkovHead
 from multistride.model.transformer import DecoderLayer, EncoderLayer, Transformer
 from multistride.model.weights import write_modeling
+from multistride.untrusted import read_object
 
 _BESIDE = (
     "tokenizer.json",
@@ -52,6 +57,7 @@ _BESIDE = (
     "provenance.json",
     "README.md",
     PHRASES,
+    DRAFT_HEAD,
 )
 """Files of a model directory that transformers does not write with the model; they come along if
 not yet there."""
@@ -97,6 +103,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             layer.__class__ = CheckpointedEncoderLayer
         self.register_load_state_dict_pre_hook(_with_prefix)
         self.post_init()
+        if self.generation_config.forced_bos_token_id is None:  # a file may say otherwise
+            self.generation_config.forced_bos_token_id = self.transformer.config.first_token
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fill a module as `Transformer` does, except what a file has filled already."""
@@ -208,6 +216,9 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         if types is not None and not bool(types.any()):
             del settings["token_type_ids"]  # tokenizers of older directories return them
         settings = self._with_ends(inputs, settings)
+        stored = self.generation_config if generation_config is None else None
+        if settings.get("max_new_tokens", getattr(stored, "max_new_tokens", None)) is not None:
+            settings.setdefault("max_length", None)  # else transformers warns of two limits
         if settings.get("inputs") is not None:
             inputs = settings.pop("inputs")
         if custom_generate is not generate:
@@ -216,8 +227,6 @@ class _Multistride(PreTrainedModel, GenerationMixin):
             )
         start = self.transformer.config.start_token if self.encoder_decoder else None
         request = requested(self.generation_config, generation_config, settings, start)
-        if settings.get("max_new_tokens") is not None:
-            request.settings.setdefault("max_length", None)
         if request.one_by_one:
             return super().generate(
                 inputs, generation_config, **hand_over(request, self.transformer.config)
@@ -273,8 +282,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
     def save_pretrained(
         self, save_directory: Any, *, state_dict: dict[str, Tensor] | None = None, **settings: Any
     ) -> None:
-        """Write a model directory; the tokenizer, card and provenance come along from where the
-        model was read.
+        """Write a model directory; the tokenizer, card, provenance, phrases and draft head come
+        along from where the model was read, and the calibration unless weights have changed.
         """
         if Path(save_directory).is_file():
             raise UsageError(f"{save_directory} is a file: name a directory to write")
@@ -289,6 +298,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         for name in _BESIDE:
             if (origin / name).is_file() and not (directory / name).exists():
                 shutil.copyfile(origin / name, directory / name)
+        for name in (CALIBRATION, TEMPERATURE):
+            _carry(origin, directory, name)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
@@ -816,6 +827,28 @@ def _longer(table: Tensor, size: int) -> Tensor:
     """Return a table with `size` rows; new ones are zero, which adds nothing to any score."""
     rows = table.detach()[:size]
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
+
+
+def _carry(origin: Path, directory: Path, name: str) -> None:
+    """Write a calibration of the original for a copy of its weights, whose file has a digest of its
+    own; nothing for other weights.
+    """
+    weights = [origin / WEIGHTS, directory / WEIGHTS]
+    if (directory / name).exists() or not all(map(Path.is_file, [origin / name, *weights])):
+        return
+    calibration = read_object(origin / name)
+    if calibration.get("model_sha256") == weights_digest(origin) and _same_tensors(*weights):
+        calibration["model_sha256"] = weights_digest(directory)
+        (directory / name).write_text(as_json(calibration), encoding="utf-8")
+
+
+def _same_tensors(first: Path, second: Path) -> bool:
+    """Return True if two files hold the same numbers, be it in another precision."""
+    with safe_open(first, framework="pt") as one, safe_open(second, framework="pt") as other:
+        return set(one.keys()) == set(other.keys()) and all(
+            one.get_tensor(name).float().equal(other.get_tensor(name).float())
+            for name in one.keys()  # noqa: SIM118, it is no dictionary
+        )
 
 
 def _with_prefix(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *rest: Any) -> None:

@@ -46,11 +46,11 @@ def test_fixed_is_the_same_everywhere():
     ("history", "size", "said"),
     [
         ([], 1, "begins with one token"),
-        ([(2, 2, 0.9)], 4, "twice"),
-        ([(8, 8, 0.99)], 8, "twice"),
-        ([(4, 4, 0.5)], 2, "half"),
+        ([(2, 2, 0.9)], 4, "doubled"),
+        ([(8, 8, 0.99)], 8, "doubled"),
+        ([(4, 4, 0.5)], 2, "halved"),
         ([(4, 3, 0.99)], 2, "only 3 of 4"),
-        ([(1, 1, 0.1)], 1, "half"),
+        ([(1, 1, 0.1)], 1, "halved"),
     ],
 )
 def test_phase_grows_where_the_model_is_sure(history, size, said):
