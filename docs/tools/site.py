@@ -23,6 +23,7 @@ from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "examples/notebooks"
+CHINESE_NOTEBOOKS = NOTEBOOKS / "zh"
 
 ROOT_PAGES = {
     "README.md": "readme.md",
@@ -88,16 +89,17 @@ def pages() -> dict[str, str]:
         str(path.relative_to(ROOT)): str(path.relative_to(ROOT / "docs"))
         for path in sorted((ROOT / "docs").rglob("*.md"))
     }
-    return own | ROOT_PAGES | {str(p.relative_to(ROOT)): _page_of(p) for p in notebooks()}
+    both = notebooks() + notebooks(CHINESE_NOTEBOOKS)
+    return own | ROOT_PAGES | {str(path.relative_to(ROOT)): _page_of(path) for path in both}
 
 
-def notebooks() -> list[Path]:
-    """Return the notebooks in their order."""
-    return sorted(NOTEBOOKS.glob("*.ipynb"))
+def notebooks(directory: Path = NOTEBOOKS) -> list[Path]:
+    """Return the notebooks of one language in their order."""
+    return sorted(directory.glob("*.ipynb"))
 
 
 def _page_of(notebook: Path) -> str:
-    return f"notebooks/{notebook.stem}.md"
+    return f"notebooks/{notebook.relative_to(NOTEBOOKS).with_suffix('.md').as_posix()}"
 
 
 def sections() -> list[tuple[str, list[str]]]:
@@ -123,8 +125,7 @@ def stage(place: Path, built: tuple[str, ...] = ()) -> None:
         text = relinked(text, path, page, known, place)
         if source.suffix == ".ipynb":
             title, _, rest = text.partition("\n")
-            copied = _relative(_copied(path, place), page)
-            text = f"{title}\n\nTo run this page, download [the notebook]({copied}).\n{rest}"
+            text = f"{title}\n\n{_above_notebook(source, place)}\n{rest}"
         if path == "docs/index.md":
             text += _menu(built)
         elif path == "docs/log/index.md":
@@ -147,12 +148,12 @@ def stage(place: Path, built: tuple[str, ...] = ()) -> None:
 def _menu(built: tuple[str, ...]) -> str:
     """Return the hidden tables of contents from which Sphinx makes the menu."""
     blocks = [_toctree(heading, entries) for heading, entries in sections()]
-    if notebooks():
-        blocks.append(_toctree("Notebooks", [_page_of(path) for path in notebooks()]))
+    blocks.append(_toctree("Notebooks", [_page_of(path) for path in notebooks()]))
     course = {name: f"{LANGUAGES[name]} <course/{name}/index>" for name in built}
     blocks.append(_toctree("Course", [entry for name, entry in course.items() if name == "en"]))
     blocks.append(_toctree("Reference", ["reference/index.md"]))
     chinese = [entry for name, entry in course.items() if name == "zh"]
+    chinese += [_page_of(path) for path in notebooks(CHINESE_NOTEBOOKS)]
     blocks.append(_toctree("中文", ["readme.zh.md", *chinese]))
     return "\n" + "".join(blocks)
 
@@ -222,6 +223,17 @@ def _from_notebook(notebook: str) -> str:
         text = "".join(cell["source"]).strip()
         blocks.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     return "\n\n".join(blocks) + "\n"
+
+
+def _above_notebook(notebook: Path, place: Path) -> str:
+    """Return the line below the title: the page in the other language, and the file to download."""
+    page = _page_of(notebook)
+    copied = _relative(_copied(str(notebook.relative_to(ROOT)), place), page)
+    if notebook.parent == CHINESE_NOTEBOOKS:
+        other = _relative(_page_of(NOTEBOOKS / notebook.name), page)
+        return f"[English]({other}) · 要运行本页的程序，请下载[笔记本文件]({copied})。"
+    other = _relative(_page_of(CHINESE_NOTEBOOKS / notebook.name), page)
+    return f"[中文]({other}) · To run this page, download [the notebook]({copied})."
 
 
 def _reference_page(title: str, directives: tuple[str, ...]) -> str:
