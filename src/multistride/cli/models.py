@@ -13,7 +13,7 @@ from multistride.cli.console import print_json
 from multistride.cli.options import JsonOption, model_directory
 from multistride.decode.options import MOST_COPIED
 from multistride.shipped import DEFAULT, Origin, directory, names, origins
-from multistride.untrusted import read_object
+from multistride.untrusted import read_object, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def drafts_facts(origin: Origin) -> dict[str, Any]:
 
 def _card_facts(path: Path) -> dict[str, Any]:
     """Return what the card in a directory says."""
-    card = (path / "README.md").read_text(encoding="utf-8")
+    card = read_text(path / "README.md")
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
     return {
         "name": path.name,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multistride.decode.chances import Chances, request_seed
-from multistride.decode.copying import Copied, PhraseDrafter
+from multistride.decode.copying import Copied, PhraseDrafter, SamplingPhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import Hypothesis, Running
 from multistride.decode.loop import (
@@ -26,7 +26,7 @@ from multistride.decode.options import DRAWN, DecodeOptions
 from multistride.decode.pick import Picked, Picker
 from multistride.decode.plan import Plan, planned
 from multistride.decode.sample import sampler
-from multistride.decode.speculate import SamplingPhraseDrafter, SpeculativeDrafter
+from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, ShowsStates, StepModel
 from multistride.decode.thrift import Counter, thrifty, timing, waiting

@@ -6,6 +6,12 @@ often followed them in text the model wrote (`decode.phrases`), and what followe
 Exact mode checks it as it checks any draft, so it can cost a few slots and nothing else; no
 training is needed.
 
+When sampling, a draft x was not drawn: its probability q is 1, so x stands with probability p(x),
+where p is what K=1 would draw from there, and what replaces it is drawn from p without x
+(Leviathan, Kalman and Matias 2023, arXiv 2211.17192, section 2.3). That is what drawing from p
+does, if x stands where it is drawn. Each token is drawn by the number that K=1 draws it by, so the
+text is the one that K=1 samples with the same seed, up to rounding.
+
 Source: copying from the text so far, Yang et al. 2023, arXiv 2304.04487; drafts from stored text,
 He et al. 2023, arXiv 2311.08252. Shapes: R rows still running, N slots of the pass, V vocabulary.
 """
@@ -19,12 +25,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multistride.decode.accept import verified_prefix
+from multistride.decode.chances import Chances
 from multistride.decode.draft_head import DraftHead, Guessed
 from multistride.decode.exact import AlignedPicker, Drafter
+from multistride.decode.markov import distribution
+from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import LONGEST, SHORTEST, PhraseTable
 from multistride.decode.pick import Picked
+from multistride.decode.sample import draw, restricted
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, ShowsStates, StepModel
+from multistride.decode.walk import Permitted, one_by_one
 from multistride.decode.writer import Proposed
 
 SURE, LONG = 0.5, 3
@@ -179,3 +191,44 @@ def likely(guessed: Guessed) -> list[list[int]]:
     """Return the drafts of every row as far as they are `LIKELY` to stand, all of them."""
     counts = (guessed.probabilities.cumprod(1) >= LIKELY).sum(1).tolist()
     return [row[:count] for row, count in zip(guessed.tokens.tolist(), counts, strict=True)]
+
+
+class SamplingPhraseDrafter(PhraseDrafter[M]):
+    """Drafts that were not drawn, checked against what K=1 samples with the same seed."""
+
+    def __init__(
+        self,
+        engine: StepModel[M],
+        options: DecodeOptions,
+        state: DecodeState,
+        seeds: list[int],
+        sources: Copied,
+        permitted: Permitted | None = None,
+    ) -> None:
+        super().__init__(engine, state, options.group_size, sources)
+        self._options = options
+        self._chances = Chances(seeds, state)
+        self._walk = one_by_one(distribution(engine.config, None), permitted, state)
+
+    def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
+        """Return the tokens sampled after the known ones and after each draft [R, C], and how many
+        stand [R].
+
+        Every token that stands uses up one number, as at K=1.
+        """
+        clean = int(self.counts.max()) + 1
+        drawn = self._chances.ahead(clean)
+
+        def choose(values: Float[Tensor, "R V"], place: int) -> Int[Tensor, "R"]:
+            return draw(restricted(values, self._options), drawn[:, place])
+
+        picked = self._walk(logits[:, :clean], choose, self.columns())
+        kept = verified_prefix(picked.tokens, self.tokens, self.counts)
+        self._chances.use(kept)
+        return picked, kept
+
+    def join(self, other: Drafter[M]) -> None:
+        """Put the rows of another drafter of the same kind behind its own."""
+        assert isinstance(other, SamplingPhraseDrafter)
+        super().join(other)
+        self._chances.join(other._chances)

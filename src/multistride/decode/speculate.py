@@ -1,17 +1,12 @@
-"""Sampling at K=1, several tokens a pass: drafts are kept so often that the text has K=1's
-distribution.
+"""Sampling at K=1, several tokens a pass: drafts are drawn, and kept so often that the text has
+K=1's distribution.
 
-`SpeculativeDrafter` draws its drafts from masks. A draft x drawn from q stands with probability
+A draft x drawn from q stands with probability
 min(1, p(x) / q(x)), where p is what sampling at K=1 would draw from there; where it does not stand,
 a token drawn from what p has more of than q, normalised, stands instead. Where all drafts stand one
 more token is drawn from p. Temperature and cuts apply to p and q alike; constraints to p, since
-what they bar is never to stand. Passes, cache and ragged rows are those of exact mode.
-
-`SamplingPhraseDrafter` has drafts that were not drawn: copies, those of a draft head, the most
-probable tokens of masks. Their q is 1 at x, so x stands with probability p(x), and what replaces it
-is drawn from p without x. That is what drawing from p does, if x stands where it is drawn. Each
-token is drawn by the number that K=1 draws it by, so the text is the one that K=1 samples with the
-same seed, up to rounding.
+what they bar is never to stand. Passes, cache and ragged rows are those of exact mode. Drafts that
+were not drawn are sampled with in `decode.copying`.
 
 Source: Leviathan, Kalman and Matias 2023, arXiv 2211.17192, sections 2.2 and 2.3 and appendix A.1
 (the proof); Chen et al. 2023, arXiv 2302.01318, algorithm 2. Shapes: R rows still running, N slots
@@ -24,9 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.accept import verified_prefix
 from multistride.decode.chances import Chances
-from multistride.decode.copying import Copied, PhraseDrafter
 from multistride.decode.exact import Drafter
 from multistride.decode.markov import distribution
 from multistride.decode.options import DecodeOptions
@@ -119,45 +112,4 @@ class SpeculativeDrafter(Drafter[M]):
         super().join(other)
         drawn_from = self._draft_log_probabilities, other._draft_log_probabilities
         self._draft_log_probabilities = torch.cat(drawn_from)
-        self._chances.join(other._chances)
-
-
-class SamplingPhraseDrafter(PhraseDrafter[M]):
-    """Drafts that were not drawn, checked against what K=1 samples with the same seed."""
-
-    def __init__(
-        self,
-        engine: StepModel[M],
-        options: DecodeOptions,
-        state: DecodeState,
-        seeds: list[int],
-        sources: Copied,
-        permitted: Permitted | None = None,
-    ) -> None:
-        super().__init__(engine, state, options.group_size, sources)
-        self._options = options
-        self._chances = Chances(seeds, state)
-        self._walk = one_by_one(distribution(engine.config, None), permitted, state)
-
-    def verify(self, logits: Float[Tensor, "R N V"]) -> tuple[Picked, Int[Tensor, "R"]]:
-        """Return the tokens sampled after the known ones and after each draft [R, C], and how many
-        stand [R].
-
-        Every token that stands uses up one number, as at K=1.
-        """
-        clean = int(self.counts.max()) + 1
-        drawn = self._chances.ahead(clean)
-
-        def choose(values: Float[Tensor, "R V"], place: int) -> Int[Tensor, "R"]:
-            return draw(restricted(values, self._options), drawn[:, place])
-
-        picked = self._walk(logits[:, :clean], choose, self.columns())
-        kept = verified_prefix(picked.tokens, self.tokens, self.counts)
-        self._chances.use(kept)
-        return picked, kept
-
-    def join(self, other: Drafter[M]) -> None:
-        """Put the rows of another drafter of the same kind behind its own."""
-        assert isinstance(other, SamplingPhraseDrafter)
-        super().join(other)
         self._chances.join(other._chances)

@@ -10,7 +10,7 @@ import torch
 
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.constraints import constraints_of
-from multistride.decode.copying import Copied
+from multistride.decode.copying import Copied, SamplingPhraseDrafter
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.ending import EndingRule
 from multistride.decode.loop import decode
@@ -19,7 +19,7 @@ from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import plan
 from multistride.decode.sample import restricted
 from multistride.decode.score import score_pairs
-from multistride.decode.speculate import SamplingPhraseDrafter, SpeculativeDrafter
+from multistride.decode.speculate import SpeculativeDrafter
 from multistride.decode.state import DecodeState
 from multistride.engines.eager import EagerStepModel
 from multistride.errors import UsageError
