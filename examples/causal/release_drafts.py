@@ -64,7 +64,7 @@ questions, prompts included); K above 1 in exact mode.
 
 Answers are those of a small model: fluent, short of knowledge, and often wrong. The head learned
 from answers of up to 64 tokens to questions and requests in English; other text is drafted less
-well. Drafts save nothing in batches of many texts, at a temperature, or on a GPU.
+well. Drafts save nothing in batches of many texts or on a GPU.
 
 ## How it was made
 
