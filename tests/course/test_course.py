@@ -17,7 +17,7 @@ from multistride.course.experiments import EXPERIMENTS
 from multistride.course.laboratory import Laboratory
 from multistride.course.numbers import Results
 from multistride.course.site import build, check, course, has_own_results
-from multistride.errors import DataError, MissingExtraError
+from multistride.errors import DataError, MissingExtraError, UsageError
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = ("08-applications", "12-classification")
@@ -207,6 +207,33 @@ def test_chapters_without_results_are_left_out_unless_they_were_asked_for(
     assert "chapter 05-strategy is left out: the result policies.json" in caplog.text
     with pytest.raises(DataError, match=r"policies\.json"):
         build(tmp_path / "site", results(recorded), "en", ("5",))
+
+
+def test_a_chapter_leaves_the_others_as_they_are(recorded, tmp_path):
+    # Guards: a page of contents that lists one chapter, and pages whose numbers nobody checks.
+    output = tmp_path / "course"
+    build(output, results(recorded), "en", ("12",))
+    place = build(output, results(recorded), "en", ("8",))
+    contents = (place / "index.html").read_text()
+    assert contents.index("08-applications.html") < contents.index("12-classification.html")
+    assert (
+        'rel="prev" href="08-applications.html"' in (place / "12-classification.html").read_text()
+    )
+    assert check(output, results(recorded)) == []
+    page = place / "12-classification.md"
+    page.write_text(page.read_text() + "more")
+    with pytest.raises(DataError, match=r"12-classification\.md was changed after it was built"):
+        build(output, results(recorded), "en", ("8",))
+
+
+def test_one_course_holds_results_of_one_profile(recorded, tmp_path):
+    # Guards: numbers of a quick try among those of the full runs, with one page of contents.
+    output = tmp_path / "course"
+    build(output, results(recorded), "en", ("12",))
+    small = Results(recorded, output / "results")
+    with pytest.raises(UsageError, match=r"other chapters of recorded results.*--output"):
+        build(output, small, "en", ("8",))
+    build(output, small, "en", CHAPTERS)  # all of them anew
 
 
 def test_the_full_profile_builds_nothing_without_a_result(recorded, tmp_path):

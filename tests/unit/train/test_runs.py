@@ -9,8 +9,10 @@ import torch
 import yaml
 
 from multistride.errors import Interrupted, UsageError, UserError
+from multistride.model.config import TransformerConfig
 from multistride.train import loop
 from multistride.train.config import RunConfig
+from multistride.train.kinds import check_idle
 from multistride.train.loop import Trainer, train
 from multistride.train.monitor import Monitor
 
@@ -187,3 +189,17 @@ def test_dropout_follows_from_the_place_in_the_update(monkeypatch, run, tmp_path
     run(updates=2, accumulate=2, run=tmp_path / "other")
     assert [numbers[1:] for numbers in seeds] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert torch.initial_seed() == 1
+
+
+@pytest.mark.parametrize("groups", [{"sizes": {1: 1, 2: 1}}, {"lookahead": 0.5}, {"glancing": 0.3}])
+def test_a_pooled_classifier_has_no_groups(groups):
+    # Guards: a traceback at the first validation, after all updates before it.
+    config = RunConfig.model_validate(
+        {"data": "data", "run": "run", "classifier": {}, "groups": groups}
+    )
+    model = TransformerConfig.model_validate(
+        {"decoder_layers": 0, "classifier": {"kind": "pooled", "classes": ("a", "b")}}
+    )
+    name = next(iter(groups))
+    with pytest.raises(UsageError, match=rf"groups\.{name} is .* a pooled classifier does not"):
+        check_idle(config, model)
