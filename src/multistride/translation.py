@@ -53,7 +53,7 @@ class Translation:
 def refuse_single(options: DecodeOptions, streaming: bool, what: str) -> None:
     """Raise `UsageError` if options of single sentences were chosen for `what`."""
     for_one = {
-        "--stream": streaming,
+        "streaming": streaming,
         "a prefix": bool(options.prefix),
         "a stop text": bool(options.stop),
         "a minimum length": bool(options.min_tokens),

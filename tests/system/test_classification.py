@@ -26,12 +26,13 @@ def records(first, count):
 
 
 def config(place, name, classifier, layers, extra):
+    windows = "" if "labels" in classifier else ", windows_per_document: 2"
     (place / f"{name}.yaml").write_text(
         f"data: {place / 'data'}\nrun: {place / name}\nmodel: {SHAPE % layers}\nclassifier: "
         f"{classifier}\n{extra}"
         "training: {updates: 60, tokens_per_batch: 512, learning_rate: 0.01, warmup_updates: 5, "
         "schedule: constant,"
-        " validate_every: 30, precision: float32, device: cpu, windows_per_document: 2}\n"
+        f" validate_every: 30, precision: float32, device: cpu{windows}}}\n"
     )
 
 

@@ -43,7 +43,7 @@ def rendered(template: str, messages: Sequence[Message], symbols: Mapping[str, s
     except Exception as error:  # whatever a stranger's template may raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"the chat template of this model cannot be run: {reason}; leave --chat out"
+            f"the chat template of this model cannot be run: {reason}; generate without chat"
         ) from error
     return str(text)
 

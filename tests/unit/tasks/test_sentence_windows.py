@@ -168,7 +168,7 @@ def test_what_is_for_single_sentences_is_refused(translator):
         passages.planned(DecodeOptions(prefix="Der"))
     with pytest.raises(UsageError, match="a maximum length was given"):
         passages.planned(DecodeOptions(max_tokens=5))  # of a line, or of a window of three?
-    with pytest.raises(UsageError, match="--stream was given"):
+    with pytest.raises(UsageError, match="streaming was given"):
         passages.planned(DecodeOptions(), streaming=True)
     with pytest.raises(UsageError, match="windows of 0 sentences were asked for: choose 1 or more"):
         WindowTranslator(translator, 0)
