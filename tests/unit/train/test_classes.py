@@ -46,7 +46,9 @@ def config(tmp_path):
             "validate_every": 2,
             "word_dropout": 0.2,
         }
-        fixed = {"precision": "float32", "device": "cpu", "windows_per_document": 2}
+        fixed = {"precision": "float32", "device": "cpu"}
+        if (sections.get("classifier", CUT) or {}).get("kind") != "labels":
+            fixed["windows_per_document"] = 2
         tree = {"data": tmp_path / "data", "run": tmp_path / run, "model": MODEL, "classifier": CUT}
         return validate(RunConfig, {**tree, "training": {**training, **fixed}, **sections}, "test")
 
