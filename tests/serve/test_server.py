@@ -1,6 +1,7 @@
 """What a server must stand: clients that leave, requests that fail, bodies that are no requests."""
 
 import asyncio
+import contextlib
 import copy
 import json
 import logging
@@ -203,8 +204,10 @@ def test_a_body_behind_another_protocol_is_no_request(server, cut):
         raw.sendall(UPGRADE[cut:])
         raw.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = b""
-        while piece := raw.recv(10_000):
-            answer += piece
+        # The server closes before it has read what follows: behind its answer that is a reset.
+        with contextlib.suppress(ConnectionResetError):
+            while piece := raw.recv(10_000):
+                answer += piece
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1
 

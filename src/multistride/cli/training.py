@@ -48,7 +48,7 @@ def train(
 
     from multistride.data.batch import PreparedData
     from multistride.device import set_threads
-    from multistride.evaluate.validation import label_validator, validator
+    from multistride.evaluate.validation import validator
     from multistride.train.loop import train as train_model
     from multistride.train.monitor import Monitor
 
@@ -56,11 +56,7 @@ def train(
     sentences = chosen.training.validate_sentences
     data = PreparedData.load(chosen.data)
     sizes, tokenize = tuple(chosen.groups.sizes), chosen.training.tokenize
-    validate = None
-    if sentences and data.classes:
-        validate = label_validator(data, sizes, sentences)
-    elif sentences and not data.causal:  # texts without sources are judged by their loss
-        validate = validator(data, sizes, sentences, tokenize)
+    validate = validator(data, sizes, sentences, tokenize)
     monitor = Monitor(chosen.run.name)
     directory = train_model(chosen, validate, monitor, resume)
     monitor.say(f"best checkpoint: {directory.path / 'best'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 
@@ -28,9 +29,26 @@ def _without_blanks(texts: Sequence[str]) -> bool:
     return found > len(letters) / 2
 
 
-def label_validator(
-    data: PreparedData, group_sizes: tuple[int, ...], documents: int
-) -> Callable[[Transformer], dict[str, float]]:
+Validate: TypeAlias = Callable[[Transformer], dict[str, float]]
+"""Measures a model: its metrics, of which `score` (higher is better) chooses the best."""
+
+
+def validator(
+    data: PreparedData, group_sizes: tuple[int, ...], examples: int, tokenize: str = "13a"
+) -> Validate | None:
+    """Return what measures the first `examples` of the validation data; None where the loss does.
+
+    Texts without sources are judged by their loss, and so is everything with 0 examples. Raises
+    `UsageError` for a tokenizer of BLEU that sacreBLEU does not have.
+    """
+    if not examples or data.causal:
+        return None
+    if data.classes:
+        return _label_validator(data, group_sizes, examples)
+    return _pair_validator(data, group_sizes, examples, tokenize)
+
+
+def _label_validator(data: PreparedData, group_sizes: tuple[int, ...], documents: int) -> Validate:
     """Return a function that classifies the first validation documents by class names.
 
     It returns accuracy by group size, and their mean as `score`.
@@ -54,13 +72,12 @@ def label_validator(
     return validate
 
 
-def validator(
-    data: PreparedData, group_sizes: tuple[int, ...], sentences: int, tokenize: str = "13a"
-) -> Callable[[Transformer], dict[str, float]]:
+def _pair_validator(
+    data: PreparedData, group_sizes: tuple[int, ...], sentences: int, tokenize: str
+) -> Validate:
     """Return a function that decodes the first `sentences` validation pairs at each group size.
 
-    It returns BLEU by group size, and their mean as `score`. Raises `UsageError` for a tokenizer
-    that sacreBLEU does not have.
+    It returns BLEU by group size, and their mean as `score`.
     """
     check_tokenizer(tokenize)
     split = data.pairs("validation")
