@@ -298,7 +298,7 @@ MOST_PLANS = 64
 
 
 class _Known:
-    """What a model knows beside its weights, and the plans it used last.
+    """Facts known of a model beside its weights, and the plans it used last.
 
     Plans that differ only in seed and batch size share rules, policy and what they measured.
     """

@@ -5,7 +5,6 @@ from transformers import AutoTokenizer
 
 import multistride.hf  # noqa: F401  # makes transformers know our directories
 from multistride.data.vocab import train_vocabulary
-from multistride.decode.draft_head import quantised
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
 from multistride.model.weights import save_model
@@ -33,18 +32,3 @@ def directory_of(place, encoder_layers, group_sizes=(1, 2, 4), **choices):
 def inputs_of(directory, texts=SOURCES, side="right"):
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side=side)
     return tokenizer(texts, return_tensors="pt", padding=True)
-
-
-def head_tensors(vocabulary, width, inner=24):
-    """The tensors of a random draft head that knows half of the tokens."""
-    tokens = torch.randperm(vocabulary)[: vocabulary // 2].int()
-    tensors = {"tokens": tokens, "bias": torch.randn(len(tokens))}
-    shapes = {
-        "table": (len(tokens), width),
-        "widen": (inner, 2 * width),
-        "narrow": (width, inner),
-    }
-    for name, shape in shapes.items():
-        tensors[name], tensors[f"{name}.scale"] = quantised(torch.randn(shape) / 6)
-    tensors |= {name: torch.rand(width) for name in ("gain", "into", "keep", "narrow.bias")}
-    return tensors | {"widen.bias": torch.randn(inner)}

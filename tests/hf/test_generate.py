@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from directories import SOURCES, directory_of, head_tensors, inputs_of
+from directories import SOURCES, directory_of, inputs_of
+from draft_heads import head_tensors
 from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,

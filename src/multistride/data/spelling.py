@@ -32,7 +32,9 @@ _BY_TOKEN = ("Metaspace", "Replace", "ByteFallback", "Strip", "WordPiece")
 
 
 class Spellings(NamedTuple):
-    """What each token adds in UTF-8, perhaps a part of a character: behind others, and first."""
+    """The bytes that each token adds in UTF-8, perhaps a part of a character: behind others, and
+    first.
+    """
 
     behind: list[bytes]
     first: list[bytes]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import torch
 
@@ -16,6 +15,7 @@ from multistride.engines.eager import EagerStepModel
 from multistride.metrics.quality import check_tokenizer, measure_quality
 from multistride.model.transformer import Transformer
 from multistride.tasks.classification.classifier import Classifier
+from multistride.train.loop import Validate
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,6 @@ def _without_blanks(texts: Sequence[str]) -> bool:
         "\u3040" <= letter <= "\u30ff" or "\u4e00" <= letter <= "\u9fff" for letter in letters
     )
     return found > len(letters) / 2
-
-
-Validate: TypeAlias = Callable[[Transformer], dict[str, float]]
-"""Measures a model: its metrics, of which `score` (higher is better) chooses the best."""
 
 
 def validator(

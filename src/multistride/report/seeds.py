@@ -65,29 +65,21 @@ def _check_alike(results: Mapping[str, Result]) -> None:
                 )
 
 
+_TEXT = ("source_sha256", "reference_sha256", "sentences", "prompts")
+_SETTINGS = ("decoding", "drafts", "threshold", "max_tokens", "chat")
+"""Conditions that results of one measurement share."""
+
+
 def _measured(result: Result) -> tuple[Any, ...]:
     """Return what results of one measurement have in common."""
     rows = [(row.name, row.model, row.group_size, *row.way, row.batch_size) for row in result.rows]
     signatures = {row.bleu_signature for row in result.rows}
-    conditions = [result.conditions.get(name) for name in _DECIDING]
+    text = [result.conditions.get(name) for name in _TEXT]
+    settings = [result.conditions.get(name) for name in _SETTINGS]
     writing = result.conditions.get("writing")
     if isinstance(writing, dict):
-        writing = {name: value for name, value in writing.items() if name != "teacher"}
-    return (result.kind, result.task, conditions, writing, signatures, rows)
-
-
-_DECIDING = (
-    "source_sha256",
-    "reference_sha256",
-    "sentences",
-    "prompts",
-    "decoding",
-    "drafts",
-    "threshold",
-    "max_tokens",
-    "chat",
-)
-"""Conditions that results of one measurement share."""
+        settings += [{name: value for name, value in writing.items() if name != "teacher"}]
+    return (result.kind, result.task, text, settings, signatures, rows)
 
 
 def _cell(results: Sequence[Result], index: int, column: Column) -> str:

@@ -1,5 +1,6 @@
 """Draft heads: what they compute, which state they are given, and that no text changes."""
 
+import draft_heads
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -53,20 +54,8 @@ def model():
     return made
 
 
-def head_tensors(seed=1, vocabulary=VOCABULARY, width=WIDTH, inner=INNER):
-    """The tensors of a random head that knows half of the tokens."""
-    torch.manual_seed(seed)
-    tokens = torch.randperm(vocabulary)[: vocabulary // 2].int()
-    tensors = {"tokens": tokens, "bias": torch.randn(len(tokens))}
-    shapes = {
-        "table": (len(tokens), width),
-        "widen": (inner, 2 * width),
-        "narrow": (width, inner),
-    }
-    for name, shape in shapes.items():
-        tensors[name], tensors[f"{name}.scale"] = quantised(torch.randn(shape) / 6)
-    tensors |= {name: torch.rand(width) for name in ("gain", "into", "keep", "narrow.bias")}
-    return tensors | {"widen.bias": torch.randn(inner)}
+def head_tensors(vocabulary=VOCABULARY, width=WIDTH, inner=INNER):
+    return draft_heads.head_tensors(vocabulary, width, inner)
 
 
 def prompts():
