@@ -113,22 +113,28 @@ def begun(command, parts):
     return process
 
 
-@pytest.fixture
-def source(work, tmp_path):
+@pytest.fixture(scope="module")
+def source(work, tmp_path_factory):
     """Many lines, one of them no UTF-8."""
-    lines = (work / "train.source").read_bytes().splitlines() * 3
+    lines = (work / "train.source").read_bytes().splitlines() * 2
     lines[1] = b"\xff\xfe"
-    (tmp_path / "source").write_bytes(b"".join(line + b"\n" for line in lines))
-    return tmp_path / "source"
+    path = tmp_path_factory.mktemp("lines") / "source"
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(work, source, tmp_path_factory):
+    """Their translation, written without a stop."""
+    path = tmp_path_factory.mktemp("whole") / "output"
+    done = subprocess.run(translation(work, source, path), capture_output=True, check=False)
+    assert done.returncode == 4, "one line cannot be translated"
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_file_goes_on_where_it_stopped(work, source, tmp_path, number):
+def test_a_stopped_file_goes_on_where_it_stopped(work, source, whole, tmp_path, number):
     # Guards: lines lost, doubled or moved, work done twice, anything left beside the output.
-    whole = subprocess.run(
-        translation(work, source, tmp_path / "whole"), capture_output=True, check=False
-    )
-    assert whole.returncode == 4, "one line cannot be translated"
     command = translation(work, source, tmp_path / "output")
     process = begun(command, tmp_path / "output.parts")
     process.send_signal(number)
@@ -143,8 +149,8 @@ def test_a_stopped_file_goes_on_where_it_stopped(work, source, tmp_path, number)
     done = subprocess.run(command, capture_output=True, check=False)
     assert b"lines are done already" in done.stderr
     assert "1 of the lines could not be translated" in one_line(done, 4)
-    assert (tmp_path / "output").read_bytes() == (tmp_path / "whole").read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"source", "whole", "output"}
+    assert (tmp_path / "output").read_bytes() == whole
+    assert {path.name for path in tmp_path.iterdir()} == {"output"}
 
 
 def test_a_file_as_from_standard_input(work, source, multistride, tmp_path):

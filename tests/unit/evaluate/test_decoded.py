@@ -132,12 +132,11 @@ def test_the_model_is_opened_once(place, monkeypatch):
     assert len(opened) == 1
 
 
-@pytest.mark.parametrize("optimised", [[], ["-O"]])
-def test_an_export_is_refused_before_anything_is_decoded(place, optimised, tmp_path):
+def test_an_export_is_refused_before_anything_is_decoded(place, tmp_path):
     # Guards: an assert kept for its side effect, which `python -O` removes.
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
     export(place / "translator", "int8", tmp_path / "export")
-    command = [sys.executable, *optimised, "-m", "multistride", "evaluate", "--engine", "int8"]
+    command = [sys.executable, "-O", "-m", "multistride", "evaluate", "--engine", "int8"]
     files = ["--source", place / "source", "--reference", place / "reference"]
     done = subprocess.run(
         [*command, "--model", tmp_path / "export", *files],
