@@ -1,5 +1,5 @@
-"""Write the targets of the last two stages: references for short sentences, and these as people
-type them.
+"""Write the targets of the last stages: references for short sentences, and these as people type
+them.
 
     python as_typed.py AGREED TARGETS INTERFACE DIRECTORY [--without FILE ...]
 
@@ -24,6 +24,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from agreed import lines
@@ -43,6 +44,13 @@ NAMES = {"tom", "mary"}
 """Common in Tatoeba alone."""
 
 MARKS = ".", "!", "?"
+
+ANSWERS = {"Yes": "Ja", "No": "Nein", "Oh": "Oh", "OK": "OK", "Well": "Nun"}
+FORMAL = {"Sie", "Ihr", "Ihre", "Ihnen"}
+"""First words that a capital makes polite: without it they say something else."""
+
+ANSWERED = 1 / 3
+"""Share of the short statements that are written as an answer, too."""
 
 
 def is_basic(source: str, common: set[str]) -> bool:
@@ -69,6 +77,37 @@ def typed(source: str, target: str) -> Iterator[Pair]:
     yield lower, bare[1]
 
 
+def inside(texts: list[str]) -> Counter[str]:
+    """Return how often each word stands inside a sentence, but not at its beginning."""
+    return Counter(
+        word.strip(",.!?;:")
+        for text in texts
+        for before, word in pairwise(text.split())
+        if before[-1] not in ".!?:–-" and word[0] not in '"„“»'
+    )
+
+
+def begun(text: str, counts: Counter[str]) -> str:
+    """Return a sentence as it stands behind a comma: its capital goes, unless it is a name's."""
+    first = text.split()[0].strip(",.!?;:")
+    lower = first[:1].lower() + first[1:]
+    return text[:1].lower() + text[1:] if counts[lower] > counts[first] else text
+
+
+def answered(
+    pairs: list[Pair], english: Counter[str], german: Counter[str], chance: random.Random
+) -> Iterator[Pair]:
+    """Yield some statements as answers."""
+    for source, target in pairs:
+        first = WORD.search(source.lower())
+        said = first is None or first[0] in {"yes", "no", "oh", "ok", "well", "please", "hello"}
+        if source.endswith("?") or said or FORMAL & set(target.split()[:1]):
+            continue
+        if chance.random() < ANSWERED:
+            yes = chance.choice(list(ANSWERS))
+            yield f"{yes}, {begun(source, english)}", f"{ANSWERS[yes]}, {begun(target, german)}"
+
+
 def main(
     agreed: Path, targets: Path, interface: Path, directory: Path, without: list[Path]
 ) -> None:
@@ -82,19 +121,26 @@ def main(
         (source, references.get(source, target) if len(source.split()) <= REFERRED else target)
         for source, target in read
     ]
-    known = {source for source, _ in pairs}
-    left_out = known | {line for path in without for line in lines(path)}
+    known = dict.fromkeys(source for source, _ in pairs)  # no set: its order changes with the run
+    left_out = known.keys() | {line for path in without for line in lines(path)}
     counts = Counter(word for source in known for word in WORD.findall(source.lower()))
     common = {word for word, _ in counts.most_common(COMMON)} - NAMES
     basic = dict.fromkeys(
         pair for pair in pairs if is_basic(pair[0], common) and pair[1].endswith(MARKS)
     )
     varied = [each for pair in basic for each in typed(*pair) if each[0] not in left_out]
-    chance, written = random.Random(7), [*pairs, *varied]
+    chance = random.Random(7)
+    english, german = inside([source for source, _ in pairs]), inside([each for _, each in pairs])
+    labels = set(lines(interface / "interface.en"))
+    said = [pair for pair in basic if pair[0] not in labels]
+    answers = [pair for pair in answered(said, english, german, chance) if pair[0] not in left_out]
+    varied += [each for pair in answers for each in (pair, *typed(*pair))]
+    written = [*pairs, *varied]
     directory.mkdir(parents=True, exist_ok=True)
     write(directory / "train", written, chance)
     first = [pair for pair in basic if len(pair[0].split()) <= FIRST]
     first_varied = [each for pair in first for each in typed(*pair) if each[0] not in left_out]
+    first_varied += [pair for pair in answers if len(pair[0].split()) <= FIRST]
     longer = [pair for pair in written if len(pair[0].split()) > FIRST]
     texts = [
         pair for pair in written if not pair[0].endswith(MARKS) and len(pair[0].split()) < SHORT
