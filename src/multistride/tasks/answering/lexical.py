@@ -76,7 +76,7 @@ def _weigher(question: str, sentences: Sequence[str]) -> Callable[[str], float]:
     asked = set(words_of(question)) - _FUNCTION_WORDS
     found = Counter(word for sentence in sentences for word in set(words_of(sentence)))
     weights = {word: math.log(1 + len(sentences) / found[word]) for word in asked if word in found}
-    return lambda sentence: sum(weights.get(word, 0.0) for word in set(words_of(sentence)))
+    return lambda sentence: math.fsum(weights.get(word, 0.0) for word in set(words_of(sentence)))
 
 
 def _wanted(question: str) -> re.Pattern[str]:
