@@ -1,8 +1,11 @@
 """The GPU engine writes what the eager one writes: its static memory on the CPU, recorded graphs
 where a GPU is."""
 
+import copy
+
 import pytest
 import torch
+from elsewhere import Elsewhere, ElsewhereEngine
 from layouts import LAYOUTS, both, moved
 
 from multistride.decode.corpus import decode_corpus
@@ -21,9 +24,22 @@ WAYS = [
     {"group_size": 3},
     {"group_size": 8},
     {"group_size": 4, "mode": "exact"},
+    {"group_size": 4, "mode": "exact", "drafts": "all-masks"},
     {"group_size": 4, "mode": "adaptive", "threshold": 0.2},
     {"group_size": 2, "beam": 3},
     {"group_size": 2, "temperature": 1.0, "seed": 3},
+]
+MARKOV_WAYS = [
+    *(way for way in WAYS[:6] if way != {"group_size": 8}),
+    {"group_size": 4},
+    {"group_size": 4, "mode": "exact", "drafts": "text"},
+    {"group_size": 4, "mode": "exact", "temperature": 1.0, "seed": 3},
+    {"group_size": 4, "mode": "adaptive", "policy": "phase", "threshold": 0.2},
+    {"group_size": 4, "policy": "phase"},
+    {"group_size": 4, "temperature": 1.0, "seed": 3},
+    {"group_size": 4, "beam": 3},
+    {"group_size": 4, "group_beam": 3},
+    {"group_size": 4, "no_repeat_ngram": 2},
 ]
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="PyTorch sees no CUDA device here"
@@ -60,7 +76,7 @@ def decoded(engine, sources, **choices):
 def assert_same(expected, found):
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     for one, other in zip(expected, found, strict=True):
-        assert one.ending == other.ending
+        assert (one.ending, one.steps) == (other.ending, other.steps)
         assert other.log_probabilities == pytest.approx(one.log_probabilities, abs=1e-4)
 
 
@@ -78,13 +94,26 @@ def test_static_memory_equals_growing_memory(model, sources, choices):
     assert len({len(one.tokens) for one in expected}) > 3, "no row left before another"
 
 
-@pytest.mark.parametrize(
-    "choices", [{"group_size": 1}, {"group_size": 4}, {"group_size": 4, "mode": "exact"}], ids=str
-)
-def test_markov_head_on_the_host(markov_model, sources, choices):
+@pytest.mark.parametrize("choices", MARKOV_WAYS, ids=str)
+def test_markov_head(markov_model, sources, choices):
     # Guards: the first token of a group corrected, candidates in another order than on the CPU.
     expected = decoded(EagerStepModel(markov_model), sources, **choices)
     assert_same(expected, decoded(GpuStepModel(markov_model), sources, **choices))
+
+
+@pytest.mark.parametrize("choices", MARKOV_WAYS, ids=str)
+def test_logits_are_not_mixed_with_what_is_on_the_host(markov_model, sources, choices):
+    # Guards: ways that only fail where a GPU is, as with a Markov head that was left on the host.
+    expected = decoded(EagerStepModel(markov_model), sources, **choices)
+    with Elsewhere():
+        found = decoded(ElsewhereEngine(markov_model), sources, **choices)
+    assert_same(expected, found)
+
+
+def test_the_markov_head_is_where_the_logits_are(markov_model):
+    engine = GpuStepModel(copy.deepcopy(markov_model).to("meta"))
+    assert {each.device.type for each in engine.markov.parameters()} == {engine.device.type}
+    assert {each.dtype for each in engine.markov.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -165,13 +194,15 @@ def test_nothing_is_recorded_on_the_cpu():
 
 
 @needs_cuda
-@pytest.mark.parametrize("choices", WAYS[:5], ids=str)
-def test_recorded_steps_equal_eager_steps(model, sources, choices):
+@pytest.mark.parametrize("name", ["model", "markov_model"])
+@pytest.mark.parametrize("choices", MARKOV_WAYS, ids=str)
+def test_recorded_steps_equal_eager_steps(request, name, sources, choices):
     # Guards: a graph that reads another address than it was recorded with; a result read before it
     # is written.
-    there = Transformer(model.config)
-    there.load_state_dict(model.state_dict())
-    engine = GpuStepModel(there.cuda(), torch.float32)
+    model = request.getfixturevalue(name)
+    if "group_beam" in choices and model.markov is None:
+        pytest.skip("a group is searched with a Markov head only")
+    engine = GpuStepModel(copy.deepcopy(model).cuda(), torch.float32)
     expected = decoded(EagerStepModel(model), sources, **choices)
     for _ in range(2):
         assert [one.tokens for one in decoded(engine, sources, **choices)] == [

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from multistride.groups import PADDING_GROUP, Slots
+from multistride.groups import PADDING_GROUP, Slots, drafting_visibility
 from multistride.model.cache import CachedGroups, KeyValue, LayerCache
 from multistride.model.config import TransformerConfig
 
@@ -119,7 +119,7 @@ class Arena:
         token, position, reach, group, _, table = (
             self._input(new).long().split([new] * 5 + [self.size.slots], dim=1)
         )
-        visible = table[:, None, None, :] <= group[:, None, :, None]
+        visible = drafting_visibility(group, table)[:, None]
         return Slots(token, position, reach + 1, group), visible
 
     def fill_source(self, source: list[KeyValue], lengths: Int[Tensor, "R"]) -> None:

@@ -53,9 +53,7 @@ class GpuStepModel:
         chosen = dtype or half_precision(self.device)
         self.precision = str(chosen).removeprefix("torch.")
         self._network = copy.deepcopy(model).to(chosen).eval()
-        self._markov = (
-            copy.deepcopy(model.markov).float().cpu() if model.markov is not None else None
-        )
+        self._markov = copy.deepcopy(model.markov).float() if model.markov is not None else None
         self._arenas = Arenas(model.config, self.device, chosen)
         self._never = torch.tensor(model.config.unpicked, dtype=torch.long, device=self.device)
 
@@ -66,7 +64,7 @@ class GpuStepModel:
 
     @property
     def markov(self) -> MarkovHead | None:
-        """The Markov head in float32 on the CPU, where tokens are sampled; None without."""
+        """The Markov head in float32, on the device, as the logits are; None without."""
         return self._markov
 
     @torch.inference_mode()
