@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
 from multistride.decode.choosing.policy import Proposal, checked, cost_model, fixed, phase
 from multistride.decode.ending import EndingRule
-from multistride.decode.hypothesis import Group
+from multistride.decode.hypothesis import AS_ASKED, Group
 from multistride.decode.options import DecodeOptions
+from multistride.decode.pick import Picked
 from multistride.decode.plan import Plan, plan
 from multistride.decode.state import DecodeState
 from multistride.errors import UsageError
@@ -30,7 +31,8 @@ def state_after(*histories):
     state = DecodeState([100] * len(histories), 1, EndingRule.at(2))
     for row, history in zip(state.running, histories, strict=True):
         for step, (size, kept, probability) in enumerate(history):
-            row.groups.append(Group(step, size, (5,) * kept, (math.log(probability),) * kept))
+            scores = (math.log(probability),) * kept
+            row.groups.append(Group(step, size, (5,) * kept, scores, reason=AS_ASKED))
         state.step = len(history)
     return state
 
@@ -58,6 +60,20 @@ def test_phase_grows_where_the_model_is_sure(history, size, said):
     proposal = phase(8, 0.5)(state_after(history))
     assert proposal.sizes.tolist() == [size]
     assert said in proposal.reasons[0]
+
+
+@pytest.mark.parametrize("begun", [2, 7, 20])
+def test_a_prefix_is_no_group_that_a_policy_proposed(begun):
+    # Guards: a prefix of 20 tokens after which groups of 10 were proposed, whatever K was asked
+    # for; and statistics that count it as a group that was kept whole.
+    state = DecodeState([100], 1, EndingRule.at(2))
+    tokens = torch.full((1, begun), 5)
+    state.begin(Picked(tokens, torch.zeros(1, begun)), 1, 1)
+    assert phase(2, 0.5)(state).sizes.tolist() == [1]
+    statistics = KeptStatistics([0.5] * 7)
+    before = statistics.expected(8)
+    cost_model(COSTS, statistics, [1, 4, 8])(state)
+    assert statistics.expected(8) == before
 
 
 histories = st.lists(

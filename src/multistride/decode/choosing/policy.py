@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multistride.decode.choosing.cost import KeptStatistics, StepCosts
-from multistride.decode.hypothesis import AS_ASKED, Hypothesis
+from multistride.decode.hypothesis import AS_ASKED, Group, Hypothesis
 from multistride.decode.state import DecodeState
 from multistride.errors import UsageError
 
@@ -82,9 +82,9 @@ def phase(largest: int, sure_from: float = SURE) -> Policy:
     """
 
     def of_row(hypothesis: Hypothesis) -> tuple[int, str]:
-        if not hypothesis.groups:
+        last = _proposed(hypothesis)
+        if last is None:
             return 1, "a sentence begins with one token"
-        last = hypothesis.groups[-1]
         if len(last.tokens) < last.group_size:
             return max(
                 1, last.group_size // 2
@@ -104,6 +104,14 @@ def phase(largest: int, sure_from: float = SURE) -> Policy:
     return propose
 
 
+def _proposed(hypothesis: Hypothesis) -> Group | None:
+    """Return the last group of a text; None where there is none but a prefix, which no policy
+    proposed.
+    """
+    last = hypothesis.groups[-1] if hypothesis.groups else None
+    return last if last is not None and last.reason else None
+
+
 def cost_model(costs: StepCosts, kept: KeptStatistics, group_sizes: Sequence[int]) -> Policy:
     """The size that writes the most tokens a millisecond, for all rows of the step alike.
 
@@ -113,13 +121,8 @@ def cost_model(costs: StepCosts, kept: KeptStatistics, group_sizes: Sequence[int
 
     def propose(state: DecodeState) -> Proposal:
         rows = len(state.running)
-        kept.learn(
-            [
-                row.groups[-1]
-                for row in state.running
-                if row.groups and row.groups[-1].step + row.began == state.step - 1
-            ]
-        )
+        lasts = [(_proposed(row), row.began) for row in state.running]
+        kept.learn([last for last, began in lasts if last and last.step + began == state.step - 1])
         expected = {size: kept.expected(size) for size in group_sizes}
         prices = {size: costs.milliseconds(rows, size) for size in group_sizes}
         best = max(group_sizes, key=lambda size: (expected[size] / prices[size], -size))
