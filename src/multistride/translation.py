@@ -203,8 +203,12 @@ class SourceModel(LineModel[P]):
     """A model with an encoder: a text is the source of a translation, one line of it."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the source tokens of each text, without EOS."""
-        return self.vocabulary.encode_source(list(texts))
+        """Return the source tokens of each text, without EOS, and without blanks around it: no
+        model saw such in training (`multistride prepare`).
+        """
+        return self.vocabulary.encode_source(
+            [text.removeprefix("\ufeff").strip() for text in texts]
+        )
 
     def problem(self, tokens: Sequence[int]) -> str | None:
         """Return why a source of these tokens cannot be translated; None if it can."""

@@ -57,6 +57,25 @@ def test_a_stream_joined_is_the_whole_text_and_has_one_event_a_group(client, mod
     assert events[-1].usage.total_tokens == events[-1].usage.prompt_tokens + len(alone.scores)
 
 
+def test_an_answer_can_be_sent_back(client, server):
+    # Guards: a message of this server's own that is refused in the next turn, as all chats send it.
+    turns = [{"role": "user", "content": "The battle"}]
+    asked = {"model": "generator", "max_tokens": 8}
+    first = client.chat.completions.create(messages=turns, **asked)
+    turns += [first.choices[0].message, {"role": "user", "content": "of Hastings"}]
+    assert client.chat.completions.create(messages=turns, **asked).choices[0].message.content
+    raw = httpx.post(server.url + "/v1/chat/completions", json={**asked, "messages": turns[:1]})
+    sent = [*turns[:1], raw.json()["choices"][0]["message"], turns[2]]
+    again = httpx.post(server.url + "/v1/chat/completions", json={**asked, "messages": sent})
+    assert again.status_code == 200, again.text
+    sent[1]["tool_calls"] = [{"id": "1"}]
+    assert (
+        httpx.post(server.url + "/v1/chat/completions", json={**asked, "messages": sent})
+        .json()["error"]["message"]
+        .startswith("messages.1.tool_calls: this server supports null")
+    )
+
+
 def test_a_stream_by_token_has_one_event_a_token(client, models):
     [alone] = models["generator"].generate(["The battle"], 4, max_tokens=10)
     events = list(

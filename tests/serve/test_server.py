@@ -10,19 +10,24 @@ import socket
 import time
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from libretranslatepy import LibreTranslateAPI
-from tiny_server import KEY, Running
+from tiny_server import KEY, Running, tiny
 
 import multistride.serve.server as server_module
 from multistride.decode.choosing.auto import Offer
+from multistride.decode.phrases import PhraseTable
 from multistride.errors import UserError
+from multistride.generator import Generator
 from multistride.serve.app import Limits
 from multistride.serve.errors import HttpProblem
 from multistride.serve.orders import Capacity
+from multistride.serve.served import Defaults, languages_of
 from multistride.serve.server import bound
 
+MESSAGES = [{"role": "user", "content": "The battle"}]
 LONG = {"model": "generator", "prompt": "The", "max_tokens": 90, "group_size": 1}
 
 
@@ -328,6 +333,101 @@ def test_a_client_that_leaves_frees_its_row(models):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(running.url + "/v1/completions", json=LONG, timeout=0.1)
         until(lambda: scheduler.load == 0, 1.0)
+
+
+def counted(url, reason):
+    """Return how many requests ended for a reason."""
+    start = f'multistride_request_success_total{{finished_reason="{reason}",model="generator"}} '
+    lines = httpx.get(url + "/metrics").text.splitlines()
+    return sum(float(line.removeprefix(start)) for line in lines if line.startswith(start))
+
+
+def test_a_client_that_leaves_is_counted(models):
+    with Running(models) as running:
+        slowed(rounds_of(running), 0.02)
+        before = counted(running.url, "abort")
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(running.url + "/v1/completions", json=LONG, timeout=0.1)
+        until(lambda: counted(running.url, "abort") == before + 1, 2.0)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """A server over a model of which only exact mode writes groups, with drafts from text."""
+    model = tiny(Generator, group_sizes=(1,), lookahead=False)
+    model.measured.phrases = PhraseTable(np.array([[5, 6]], dtype=np.int32))
+    with Running({"generator": model}, defaults=Defaults("auto")) as running:
+        yield running
+
+
+def test_drafts_without_training_take_limits_and_auto(untrained):
+    # Guards: 400 "trained for 1" of what the plan takes, as soon as max_tokens is sent; auto that
+    # never drafts.
+    asked = {"prompt": "The battle", "mode": "exact", "stream": True}
+    for more in ({"group_size": 4, "max_tokens": 9}, {"max_tokens": 9}, {"drafts": "text"}):
+        answer = httpx.post(untrained.url + "/v1/completions", json={**asked, **more})
+        assert answer.status_code == 200, answer.text
+        events = [
+            json.loads(line[6:]) for line in answer.text.splitlines() if "multistride" in line
+        ]
+        assert max(event["multistride"]["group_size"] for event in events) == 4
+    too_large = httpx.post(untrained.url + "/v1/completions", json={**asked, "group_size": 17})
+    assert "from 1 to 16" in too_large.json()["error"]["message"]
+
+
+def test_a_model_says_the_largest_group_that_it_takes(untrained, server):
+    def largest(running):
+        card = httpx.get(running.url + "/v1/models").json()["data"][-1]["multistride"]
+        return card["largest_group_size"], card["largest_exact_group_size"]
+
+    assert largest(untrained) == (1, 16)
+    assert largest(server) == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["stream", "n", "logprobs", "stop", "seed", "top_p", "max_tokens"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_null_is_the_default(server, path, name):
+    prompt = {"prompt": "The"} if "chat" not in path else {"messages": MESSAGES}
+    body = {"model": "generator", "max_tokens": 4, **prompt}
+    expected = httpx.post(server.url + path, json=body).json()["choices"]
+    body = {**body, name: None}
+    if name == "max_tokens":
+        assert httpx.post(server.url + path, json=body).status_code == 200
+    else:
+        assert httpx.post(server.url + path, json=body).json()["choices"] == expected
+    wrong = httpx.post(server.url + path, json={**body, "nonsense": None})
+    assert "nonsense: this field is unknown" in wrong.json()["error"]["message"]
+
+
+def test_tokens_of_no_text_are_blank(server):
+    # Guards: 200 and an empty text for no tokens, where an empty text is refused.
+    for prompt in ("", [""], [[]]):
+        body = {"model": "translator", "prompt": prompt}
+        answer = httpx.post(server.url + "/v1/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            400,
+            "the text is blank: write something",
+        )
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        ("---\nlanguage: [en, de]\n---\n# Model", ("en", "de")),
+        ("---\nlanguage:\n- en\n- de\ntags:\n- translation\n---\n# Model", ("en", "de")),
+        ("---\r\nlanguage:\r\n  - en\r\n  - no\r\n---\r\n", ("en", "no")),
+        ("---\nlanguage: en\n---\n", ("en",)),
+        ("---\nlicence: mit\n---\nlanguage: [en, de]\n", ()),
+        ("# Model\n---\nlanguage: [en, de]\n---\n", ()),
+        ("---\nlanguage: [en\n---\n", ()),
+        ("---\n- a\n---\n", ()),
+        ("", ()),
+    ],
+)
+def test_languages_of_a_card(tmp_path, card, found):
+    # Guards: a list in block form, as most cards have it, that is not seen.
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert languages_of(tmp_path) == found
 
 
 def test_auto_counts_what_rounds_take_beside_their_steps(models, monkeypatch):

@@ -44,15 +44,11 @@ def tiny(kind, **sizes):
         "decoder_layers": 1,
         "max_positions": 96,
         "lookahead": True,
+        "max_group_size": 4,
+        "group_sizes": (1, 2, 4),
         **sizes,
     }
-    config = TransformerConfig(
-        vocabulary_size=len(vocabulary),
-        max_group_size=4,
-        group_sizes=(1, 2, 4),
-        tie_embeddings=False,
-        **shape,
-    )
+    config = TransformerConfig(vocabulary_size=len(vocabulary), tie_embeddings=False, **shape)
     model = Transformer(config).eval()
     with torch.no_grad():
         model.output.weight.mul_(4)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
 from multistride.cli.console import noting_none
 from multistride.cli.options import LineFormat
@@ -168,7 +168,8 @@ def score_stream(
 ) -> int:
     """Print one line per pair on stdout: its log-probability, a tab, and the number of its tokens.
 
-    `by_tokens`: targets are lines of `translate --json`, scored by the tokens that were written.
+    `by_tokens`: targets are lines of `translate --json`, scored by the tokens that were written;
+    EOS is one of them unless the line says that the text ended otherwise.
     As JSON: an object with the log-probability of every token. A pair that cannot be scored is an
     empty line (an object with `problem`), and its number is logged. Return how many there were.
     """
@@ -177,10 +178,12 @@ def score_stream(
     for first, records in _numbered(aligned):
         size = len(translator.vocabulary) if by_tokens else None
         readable = [_to_score(record, size) for record in records]
-        pairs = [pair for pair in readable if not isinstance(pair, Unreadable)]
+        pairs = [each.pair for each in readable if not isinstance(each, Unreadable)]
         scores = iter(translator.score(pairs, group_size))
         for line, pair in enumerate(readable, start=first):
             values = None if isinstance(pair, Unreadable) else next(scores)
+            if values is not None and not isinstance(pair, Unreadable) and not pair.ended:
+                values = values[:-1]
             problem = None
             if values is None:
                 failed += 1
@@ -190,19 +193,29 @@ def score_stream(
     return failed
 
 
-def _to_score(
-    record: Record, vocabulary_size: int | None
-) -> tuple[str, str | list[int]] | Unreadable:
+class _ToScore(NamedTuple):
+    """A source with a text or tokens, and whether EOS was written behind them."""
+
+    pair: tuple[str, str | list[int]]
+    ended: bool = True
+
+
+def _to_score(record: Record, vocabulary_size: int | None) -> _ToScore | Unreadable:
     """Return what to score of a pair: its texts, or the tokens that its target line holds."""
-    if isinstance(record, Unreadable) or vocabulary_size is None:
+    if isinstance(record, Unreadable):
         return record
+    if vocabulary_size is None:
+        return _ToScore((record.source, record.target))
     try:
-        tokens = parse_json(record.target)["tokens"]
+        written = parse_json(record.target)
+        tokens = written["tokens"]
         fits = all(type(token) is int and 0 <= token < vocabulary_size for token in tokens)
     except (ValueError, TypeError, KeyError):
         fits = False
-    problem = "its target holds no tokens of this model: give lines of `translate --json`"
-    return (record.source, list(tokens)) if fits else Unreadable(problem)
+    if not fits:
+        problem = "its target holds no tokens of this model: give lines of `translate --json`"
+        return Unreadable(problem)
+    return _ToScore((record.source, list(tokens)), written.get("ending") in (None, "end"))
 
 
 def _numbered(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:

@@ -115,14 +115,28 @@ def serve(
     Example: multistride serve --model english-german --model chat=RUN/best --port 9000
     """
     _check_installed(serving)
+    key = _key(serving)
     size, names = group_size_or_auto(group_size), _named(model or [])
     shares = serving.replicas if serving.ray is None else 1
     if machine.threads is None:  # one core is left to answer while models compute
         threads = max(1, ((os.cpu_count() or 1) - 1) // shares)
         machine = machine.model_copy(update={"threads": threads})
-    key = serving.api_key or os.environ.get("MULTISTRIDE_API_KEY") or None
     site = Site(names, machine, serving, (size, decoding.mode), key)
     site.run(serving.replicas, serving.ray)
+
+
+def _key(serving: Serving) -> str | None:
+    """Return the key that clients must send; None for none.
+
+    Raises `UsageError` for one that no client can send: an unset variable must not open a server.
+    """
+    given, name = serving.api_key, "--api-key"
+    if given is None:
+        given, name = os.environ.get("MULTISTRIDE_API_KEY"), "MULTISTRIDE_API_KEY"
+    if given is not None and (not given or given != given.strip()):
+        kind = "begins or ends with a blank" if given.strip() else "is empty"
+        raise UsageError(f"{name} {kind}, so no client can send it: give another, or none")
+    return given
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ def classify(
     way = task.settle(decoding)
     with reading(None if files else lines.source) as texts, writing(lines.output) as output:
         taken = records_of_files(files, field) if files else None
-        taken = taken or (read_records(texts) if records else records_of_lines(texts, field))
+        if taken is None:
+            each = read_records(texts, every_line=True) if records else None
+            taken = records_of_lines(texts, field) if each is None else each
         failed = write_answers(solved(task, taken, way, 64), output, lines.as_json)
     _complete(failed, "documents")
 
@@ -134,6 +136,6 @@ def answer(
     way = task.settle(decoding)
     note_untrained(way.group_size, opened.config.group_sizes)
     with reading(lines.source) as texts, writing(lines.output) as output:
-        answers = solved(task, read_records(texts), way)
+        answers = solved(task, read_records(texts, every_line=True), way)
         failed = write_answers(answers, output, lines.as_json)
     _complete(failed, "questions")

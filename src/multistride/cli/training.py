@@ -10,6 +10,7 @@ import typer
 
 from multistride.cli.options import DirectoryOption, ThreadsOption
 from multistride.errors import UsageError
+from multistride.shipped import existing
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def train(
 
 def average(
     models: Annotated[
-        list[Path], typer.Argument(help="Model directories, or one run directory with --last.")
+        list[Path],
+        typer.Argument(help="Model directories (or names), or one run directory with --last."),
     ],
     output: DirectoryOption,
     last: Annotated[
@@ -82,5 +84,6 @@ def average(
 
     if last is not None and len(models) != 1:
         raise UsageError(f"--last takes one run directory, {len(models)} were given")
-    average_models(models if last is None else newest_checkpoints(models[0], last), output)
+    named = newest_checkpoints(models[0], last) if last else [existing(model) for model in models]
+    average_models(named, output)
     logger.info(f"written: {output}")

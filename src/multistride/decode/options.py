@@ -288,7 +288,7 @@ class DecodeOptions(Settings):
             )
         self._check_sampling()
         self._check_group_beam(config)
-        self._check_lengths(config)
+        self.check_lengths(config)
         self._check_tokens(config)
         if self.beam > config.vocabulary_size:
             raise UsageError(
@@ -392,7 +392,8 @@ class DecodeOptions(Settings):
                     f"{name} {getattr(self, name)} was given, and {why}: {instead}, or leave it out"
                 )
 
-    def _check_lengths(self, config: TransformerConfig) -> None:
+    def check_lengths(self, config: TransformerConfig) -> None:
+        """Raise `UsageError` for limits that no text of the model can have."""
         longest = config.max_positions
         bounded = (
             config.encoder_layers > 0

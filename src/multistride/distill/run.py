@@ -162,14 +162,21 @@ def _refuse_paths(config: DistillConfig) -> None:
 def _finished(config: DistillConfig, plan: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of an output that this plan made; None if there is no output.
 
-    Raises `UsageError` for an output that came about otherwise.
+    Raises `UsageError` for an output that came about otherwise, or for a file in the manifest's
+    place that is none.
     """
-    if not config.output.exists():
-        return None
+    place = manifest_path(config.output)
     try:
-        manifest = read_object(manifest_path(config.output))
+        manifest = read_object(place) if place.exists() else {}
     except DataError:
         manifest = {}
+    if place.exists() and not manifest.keys() >= {"format", "output_sha256"}:
+        raise UsageError(
+            f"{place} is there, which the manifest of {config.output} would replace: name another "
+            "output, or add --overwrite"
+        )
+    if not config.output.exists():
+        return None
     if manifest.items() >= plan.items() and manifest.get("output_sha256") == sha256(config.output):
         return manifest
     raise UsageError(

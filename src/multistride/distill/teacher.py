@@ -94,7 +94,7 @@ class Teacher:
             except UnicodeDecodeError:
                 texts.append("")
                 faults.append(INVALID_UTF8)
-        sources = self.translator.vocabulary.encode_source(texts)
+        sources = self.translator.encode(texts)
         for place, tokens in enumerate(sources):
             if self.translator.problem(tokens):
                 faults[place] = TOO_LONG

@@ -228,7 +228,7 @@ def _text(
         texts = [text.strip() for text in texts if text.strip()]
         references = [""] * len(texts)
     pairs = list(zip(texts, references, strict=True))[:MOST_SENTENCES]
-    sources = translator.vocabulary.encode_source([text for text, _ in pairs])
+    sources = translator.encode([text for text, _ in pairs])
     targets = translator.vocabulary.encode_target([text for _, text in pairs])
     fitting = [
         (one, other)

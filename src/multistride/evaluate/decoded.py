@@ -339,7 +339,7 @@ class Prompts(_Decoded):
         return {
             **({"mode": "greedy"} if run.way.options.group_size == 1 else {}),
             **self._common(run, greedy),
-            "perplexity": self._perplexity(run.way.options.group_size),
+            "perplexity": self._perplexity(run.way.options),
             "steps_per_text": steps / len(tokens),
             "tokens_per_text": written / len(tokens),
             "repeated_4_grams": repeated(tokens, 4),
@@ -383,13 +383,14 @@ class Prompts(_Decoded):
         """Return nothing: prompts have no references to be predicted place by place."""
         return []
 
-    def _perplexity(self, group_size: int) -> float | None:
+    def _perplexity(self, way: DecodeOptions) -> float | None:
         """Return the perplexity of the references, of what the context holds of them.
 
-        None without references, and for adapters, which only draft.
+        Exact mode writes the text of K=1, and has its perplexity. None without references.
         """
-        if self._references is None or (group_size > 1 and self._writer.config.adapter is not None):
+        if self._references is None:
             return None
+        group_size = 1 if way.mode == "exact" else way.group_size
         if group_size not in self._perplexities:
             texts = self._writer.vocabulary.encode_continuation(self._references)
             room = self._writer.config.max_positions

@@ -30,7 +30,7 @@ def look_into(translator: Translator, text: str, group_size: int) -> dict[str, A
             f"{text[:80]!r} has no translation: {result.problem or 'it is blank: give a sentence'}"
         )
     vocabulary, config = translator.vocabulary, translator.config
-    [source] = vocabulary.encode_source([text])
+    [source] = translator.encode([text])
     written = [token for group in result.trace for token in group.tokens]
     target, lengths = torch.tensor([written]), torch.tensor([len(written)])
     slots, labels = teacher_forced(

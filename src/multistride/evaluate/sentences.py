@@ -76,9 +76,9 @@ def read_test_set(
 
 def _encoded(translator: TextModel, texts: list[str], by_sentence: bool) -> list[list[int]]:
     if not by_sentence:
-        return translator.vocabulary.encode_source(texts)
+        return translator.encode(texts)
     parts = [sentences_of(text) for text in texts]
-    encoded = iter(translator.vocabulary.encode_source([part for each in parts for part in each]))
+    encoded = iter(translator.encode([part for each in parts for part in each]))
     return [Passage(list(islice(encoded, len(each)))) for each in parts]
 
 

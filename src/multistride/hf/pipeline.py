@@ -26,6 +26,12 @@ class TranslationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = True
 
+    def __call__(self, texts: Any, *others: Any, **settings: Any) -> Any:
+        """Return one result for a text, a list of them for a list of texts."""
+        found = super().__call__(texts, *others, **settings)
+        listed = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        return [result for [result] in found] if listed else found
+
     def _sanitize_parameters(
         self, **settings: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -381,10 +381,12 @@ class TransformerConfig(Settings):
     def _check_classifier(self) -> None:
         pooled = self.classifier is not None and self.classifier.kind == "pooled"
         if pooled != (self.decoder_layers == 0):
-            raise ValueError(
-                f"decoder_layers is {self.decoder_layers}; a pooled classifier has 0 (leave it out "
-                "beside `classifier: {kind: pooled}`), every other model 1 or more"
+            needed = (
+                "a pooled classifier has 0: leave it out"
+                if pooled
+                else "it must be 1 or more (leave it out beside `classifier: {kind: pooled}`)"
             )
+            raise ValueError(f"decoder_layers is {self.decoder_layers}; {needed}")
         if self.classifier is None:
             return
         if not self.encoder_layers or not self.tie_embeddings:

@@ -137,9 +137,8 @@ def load_model(
     if not path.is_file():
         if (path.parent / INT8_MANIFEST).is_file():
             raise DataError(
-                f"{directory} is an int8 export, which holds no float32 weights: give --engine "
-                "int8 "
-                "where that is possible, or the model directory it was exported from"
+                f"{directory} is an int8 export, which holds no float32 weights: give the model "
+                "directory it was exported from, or --engine int8 to a verb that has it"
             )
         if (path.parent / f"{WEIGHTS}.index.json").is_file():
             raise DataError(

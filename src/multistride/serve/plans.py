@@ -10,15 +10,16 @@ from typing import Any, Protocol
 
 from multistride.data.vocab import Vocabulary
 from multistride.decode.choosing.auto import Offer, best, costly_layout, offers
-from multistride.decode.choosing.strategy import Measured
-from multistride.decode.options import DecodeOptions, Mode
+from multistride.decode.choosing.strategy import Measured, drafts_for
+from multistride.decode.options import MOST_COPIED, UNTRAINED, DecodeOptions, Drafts, Mode
 from multistride.decode.plan import Plan, plan
 from multistride.errors import UsageError
 from multistride.model.config import Layout, TransformerConfig
 from multistride.serve.orders import Choices
 
 UNMEASURED = 4
-"""The group size of `auto` where nothing is known of the model, if it was trained for it."""
+"""The group size of `auto` where nothing is known of the model, if it was trained for it or drafts
+without training."""
 
 BETTER = 1.1
 """`auto` changes to a group size that is expected to be so many times as fast: texts of one size
@@ -68,6 +69,13 @@ class Plans:
             largest = max(self.model.config.group_sizes)
             self.model.price(DecodeOptions.made(group_size=largest, mode=mode))
 
+    def largest(self, mode: Mode) -> int:
+        """Return the largest group size that a request may ask for."""
+        trained = max(self.model.config.group_sizes)
+        if mode == "exact" and self._drafts(MOST_COPIED, {}) in UNTRAINED:
+            return max(trained, MOST_COPIED)
+        return trained
+
     def cost(self, rows: int, plan: Plan) -> float | None:
         """Return the milliseconds of a step alone; None if steps like it were not measured."""
         return self._priced(rows, plan.group_size, costly_layout(plan.options, self.model.config))
@@ -82,6 +90,8 @@ class Plans:
         offered, mode = self.offers(load, *(chosen.get(name) for name in PRICED)), chosen["mode"]
         if not offered:
             sizes = self.model.config.group_sizes
+            if mode == "exact" and self._drafts(UNMEASURED, chosen) in UNTRAINED:
+                return UNMEASURED
             return UNMEASURED if UNMEASURED in sizes else max(sizes)
         beside = load * overhead
         priced = {
@@ -93,6 +103,12 @@ class Plans:
             return before
         self._chosen[mode] = fastest.group_size
         return fastest.group_size
+
+    def _drafts(self, group_size: int, chosen: dict[str, Any]) -> Drafts:
+        """Return the source of drafts in exact mode."""
+        given = {name: chosen[name] for name in ("drafts", "temperature") if name in chosen}
+        options = DecodeOptions.made(mode="exact", group_size=group_size, **given)
+        return drafts_for(options, self.model.config, self.model.measured)
 
     def _plan(self, choices: Choices) -> tuple[DecodeOptions, Plan]:
         options = DecodeOptions.made(**dict(choices))

@@ -13,7 +13,14 @@ import json
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from multistride.decode.options import Drafts, Mode
 
@@ -103,6 +110,19 @@ class Decoding(BaseModel):
     stop: str | list[str] | None = Field(
         None, description="One or several texts; the output ends before the first of them."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, body: Any) -> Any:
+        """Take null for a field that has a default as its default, as OpenAI's API does."""
+        if not isinstance(body, dict):
+            return body
+        own = cls.model_fields
+        return {
+            name: value
+            for name, value in body.items()
+            if value is not None or name not in own or own[name].is_required()
+        }
 
     @field_validator("stop")
     @classmethod
@@ -204,13 +224,18 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One turn of a conversation."""
+    """One turn of a conversation; what an answer of this server holds may be sent back."""
 
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: Annotated[str | None, _only(None)] = None
+    refusal: Annotated[str | None, _only(None)] = None
+    annotations: Annotated[list[Any] | None, _only(None, [])] = None
+    audio: Annotated[Any, _only(None)] = None
+    function_call: Annotated[Any, _only(None)] = None
+    tool_calls: Annotated[list[Any] | None, _only(None, [])] = None
 
     def turn(self) -> dict[str, str]:
         """Return the message as chat templates read it."""

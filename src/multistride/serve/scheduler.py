@@ -150,6 +150,7 @@ class Scheduler:
         self._running, self.overhead = report.running, report.overhead
         for key in report.gone:
             del self._open[key]
+            self.metrics.ended("abort").inc()
         for key in report.failed:
             self._open.pop(key).put(_failure())
         if report.written:

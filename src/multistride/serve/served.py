@@ -19,12 +19,19 @@ from multistride.serve.orders import Work
 from multistride.serve.plans import Plans
 from multistride.serve.scheduler import Scheduler, Ticket
 from multistride.text_model import TextModel
+from multistride.untrusted import parse_yaml
 
 LONG = 4096
 """Characters from which on a text is encoded off the event loop: a megabyte takes a second."""
 
+FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
+"""The facts at the top of a model card, in YAML."""
+
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "zh": "Chinese", "cs": "Czech"}
 """Names of language codes; other codes stand for themselves."""
+
+
+BLANK = "the text is blank: write something"
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class ServedModel:
         self.name, self.model, self.plans, self.defaults = name, model, plans, defaults
         self.scheduler = scheduler
         self.created = int(time.time())
-        self.languages = _languages(self.model.directory)
+        self.languages = languages_of(self.model.directory)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -67,7 +74,8 @@ class ServedModel:
             "multistride": {
                 "kind": "translation" if self.translates else "generation",
                 "group_sizes": list(config.group_sizes),
-                "largest_group_size": config.max_group_size,
+                "largest_group_size": self.plans.largest("fast"),
+                "largest_exact_group_size": self.plans.largest("exact"),
                 "default_group_size": self.defaults.group_size,
                 "default_mode": self.defaults.mode,
                 "context": config.max_positions,
@@ -91,7 +99,7 @@ class ServedModel:
 
     def _encoded(self, text: str) -> list[int]:
         if self.translates and self.model.is_blank(text):
-            raise HttpProblem(400, "the text is blank: write something", code="invalid_input")
+            raise HttpProblem(400, BLANK, code="invalid_input")
         [tokens] = self.model.encode([text])
         return self._fitting(tokens)
 
@@ -112,7 +120,11 @@ class ServedModel:
         return self._fitting(tokens)
 
     def checked_tokens(self, tokens: list[int]) -> list[int]:
-        """Return given tokens. Raises `HttpProblem` if one is none of the model's."""
+        """Return given tokens. Raises `HttpProblem` if there is nothing to translate, or if one is
+        none of the model's.
+        """
+        if self.translates and not tokens:
+            raise HttpProblem(400, BLANK, code="invalid_input")
         size = self.model.config.vocabulary_size
         if wrong := [token for token in tokens if not 0 <= token < size]:
             raise HttpProblem(
@@ -164,7 +176,7 @@ class ServedModel:
         neutral, planned = self.plans.of(fixed)
         limits = neutral if most is None else neutral.model_copy(update={"max_tokens": most})
         if most is not None:
-            limits.checked(self.model.config)
+            limits.check_lengths(self.model.config)  # the plan has checked the rest
         prefix = len(planned.rules.prefix)
         if most is not None and 0 < most <= prefix:
             raise UsageError(
@@ -302,11 +314,17 @@ class Served:
         ]
 
 
-def _languages(directory: Path | None) -> tuple[str, ...]:
+def languages_of(directory: Path | None) -> tuple[str, ...]:
     """Return the languages in the model card, source before target; () where it names none."""
     card = None if directory is None else directory / "README.md"
     if card is None or not card.is_file():
         return ()
-    head = card.read_text(encoding="utf-8", errors="replace")[:4000].split("\n---", 1)[0]
-    found = re.search(r"^language: *\[([^\]]*)\]", head, re.MULTILINE)
-    return tuple(code.strip() for code in found[1].split(",")) if found else ()
+    text = card.read_text(encoding="utf-8", errors="replace")[:LONG]
+    matter = FRONT_MATTER.match(text)
+    try:
+        facts = parse_yaml(matter[1]) if matter else None
+    except ValueError:  # a card is for readers: a server starts without it, too
+        return ()
+    listed = facts.get("language") if isinstance(facts, dict) else None
+    codes = listed if isinstance(listed, list) else [listed] if listed is not None else []
+    return tuple("no" if code is False else str(code) for code in codes)  # YAML 1.1: Norwegian

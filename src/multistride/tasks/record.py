@@ -143,14 +143,19 @@ class Solved:
     problem: RecordError | None = None
 
 
-def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Record | RecordError]]:
-    """Yield one JSON object a line, with its line number from 1.
+def read_records(
+    lines: Iterable[bytes], every_line: bool = False
+) -> Iterator[tuple[int, Record | RecordError]]:
+    """Yield one JSON object a line, with its line number from 1; what is no object is a
+    `RecordError`.
 
-    Blank lines are skipped; what is no object is a `RecordError`.
+    Blank lines are skipped; with `every_line`, where there is a result for each, they are errors.
     """
     for line, raw in enumerate(lines, start=1):
         if raw.strip():
             yield line, _record(line, raw)
+        elif every_line:
+            yield line, RecordError(line, "it is blank: write one JSON object in every line")
 
 
 def text_field(record: Record, name: str, line: int) -> str:

@@ -56,7 +56,8 @@ def records_of_files(paths: Sequence[Path], field: str) -> Numbered:
         try:
             for line, record in _records_of(path, field):
                 if isinstance(record, RecordError):
-                    yield line, FileError(str(path), line, f"{path}: {record}")
+                    what = record if layout(path) == ".jsonl" else record.problem
+                    yield line, FileError(str(path), line, f"{path}: {what}")
                 else:
                     yield line, FromFile(str(path), record)
         except DataError as error:

@@ -169,7 +169,7 @@ def test_a_damaged_manifest_is_refused(copy, content):
 
 def test_an_export_has_no_float32_weights(exported):
     # Guards: a message that sends people to copy weights that never were there.
-    assert "is an int8 export, which holds no float32 weights: give --engine int8" in refusal(
+    assert "is an int8 export, which holds no float32 weights: give the model" in refusal(
         exported, "eager"
     )
     with pytest.raises(UsageError, match="give the model directory it was exported from"):

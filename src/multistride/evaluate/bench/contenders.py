@@ -157,7 +157,7 @@ class Contenders:
 def _tokens(
     translator: Translator, texts: Sequence[str], model: Path
 ) -> tuple[tuple[int, ...], ...]:
-    sources = translator.vocabulary.encode_source(list(texts))
+    sources = translator.encode(texts)
     for source in sources:
         if problem := translator.problem(source):
             raise DataError(f"a sentence cannot be decoded by {model}: {problem}")

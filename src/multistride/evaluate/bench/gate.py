@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ class Requirement:
         pairs = dict(condition.partition("=")[::2] for condition in conditions)
         try:
             if not sign or not baseline or pairs.keys() - {"k", "batch", "mode"}:
+                raise ValueError
+            if len(pairs) < len(conditions) or not math.isfinite(float(ratio)):
                 raise ValueError
             sizes = {key: int(pairs[key]) if key in pairs else None for key in ("k", "batch")}
             return cls(text, baseline, float(ratio), sizes["k"], sizes["batch"], pairs.get("mode"))

@@ -89,14 +89,24 @@ let example = ""; // the text that the page put there itself
 function showModel() {
   const model = chosen();
   if (!model) return;
-  $("size").max = Math.max(...model.group_sizes);
-  $("size-value").textContent = $("size").value;
+  if (model.largest_group_size === 1 && model.largest_exact_group_size > 1) {
+    document.querySelector("input[name=mode][value=exact]").checked = true; // it writes groups so only
+  }
+  showSizes();
   $("chat-row").hidden = !model.chat;
   $("chat").checked = Boolean(model.chat);
   $("length-row").hidden = !causal();
   const between = model.languages.length === 2; // else no translation, but say of spellings
   if (!$("input").value) $("input").value = example = text(causal() ? "story" : between ? "sample" : "word");
   translatePage();
+}
+
+function showSizes() {
+  const model = chosen();
+  if (!model) return;
+  $("size").max = mode() === "exact" ? model.largest_exact_group_size : model.largest_group_size;
+  $("size-value").textContent = $("size").value;
+  nameLanes();
 }
 
 function problem(message) {
@@ -379,7 +389,7 @@ $("model").addEventListener("change", () => {
   if ($("input").value === example) $("input").value = "";
   showModel();
 });
-for (const node of document.querySelectorAll("input[name=mode], #race")) node.addEventListener("change", nameLanes);
+for (const node of document.querySelectorAll("input[name=mode], #race")) node.addEventListener("change", showSizes);
 
 async function begin() {
   translatePage();
