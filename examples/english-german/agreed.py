@@ -39,7 +39,9 @@ def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def target(references: list[str], teacher: str, own: str, may_differ: bool, common: float) -> str:
+def target(
+    references: list[str], teacher: str, own: str, may_differ: bool, common: float = COMMON
+) -> str:
     """Return what to learn: the teacher's translation if it may be, else a reference."""
     near, reference = max((similarity(each, own), each) for each in dict.fromkeys(references))
     if not may_differ or near >= AGREED:

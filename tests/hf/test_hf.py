@@ -283,6 +283,10 @@ def test_pipelines(translator, causal):
         TEXTS[:1], 2, limit_ratio=0.01, limit_extra=10
     )
     assert result["translation_text"] == expected.text
+    several = translate(TEXTS[:2], group_size=2, max_new_tokens=10)
+    assert several[0] == result
+    assert len(several) == 2
+    assert translate(TEXTS[:1], group_size=2, max_new_tokens=10) == [result]
     assert removed == pipelines.REMOVED_TASKS
     own_name = pipeline("multistride-translation", model=str(translator))
     assert own_name(TEXTS[0], group_size=2, max_new_tokens=10) == [result]

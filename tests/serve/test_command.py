@@ -131,6 +131,14 @@ def test_models_are_named_by_their_runs(tmp_path, monkeypatch):
     assert list(named) == ["lr=0.1", "other", "own"]
 
 
+@pytest.mark.parametrize(("key", "said"), [("", "is empty"), (" ab ", "begins or ends with a")])
+def test_a_key_that_no_client_can_send_is_refused(key, said, monkeypatch, capsys):
+    # Guards: a server that is open because a variable is not set; one that nobody can use.
+    check(["--api-key", key], 2, f"--api-key {said}", monkeypatch, capsys)
+    monkeypatch.setenv("MULTISTRIDE_API_KEY", key)
+    check([], 2, f"MULTISTRIDE_API_KEY {said}", monkeypatch, capsys)
+
+
 def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

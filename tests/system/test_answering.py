@@ -64,11 +64,11 @@ def asked(multistride, work, lines, *options, check=0):
 def test_bad_records_are_named_and_stop_no_other(multistride, work):
     """A batch lost to one line; an answer on the wrong line; a bad record that the exit code
     hides."""
-    lines = [RECORD, {"question": "Where is Ada?"}, "\0\1 no object", {"passage": "Ada."}, RECORD]
-    done = asked(multistride, work, lines, "--group-size", 2, check=4)
+    lines = [RECORD, {"question": "Where is Ada?"}, "\0\1 no object", {"passage": "Ada."}]
+    done = asked(multistride, work, [*lines, "", RECORD], "--group-size", 2, check=4)
     answers, told = done.stdout.decode().splitlines(), done.stderr.decode()
-    assert [bool(answer) for answer in answers] == [True, False, False, False, True]
-    assert answers[0] == answers[4]
+    assert [bool(answer) for answer in answers] == [True, False, False, False, False, True]
+    assert answers[0] == answers[5]
     assert answers[0] in RECORD["passage"]
     assert (
         "line 2: the question has neither a 'passage' to answer from nor 'choices': add one of them"
@@ -76,7 +76,8 @@ def test_bad_records_are_named_and_stop_no_other(multistride, work):
     )
     assert "line 3: it is not JSON" in told
     assert "line 4: the field 'question' is missing" in told
-    assert "3 of the questions have no answer (named above)" in told
+    assert "line 5: it is blank: write one JSON object in every line" in told
+    assert "4 of the questions have no answer (named above)" in told
 
 
 def test_objects_say_what_is_known(multistride, work):

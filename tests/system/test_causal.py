@@ -226,6 +226,7 @@ def test_evaluate(causal, multistride, tmp_path):
     assert rows[1, "greedy"].tokens_per_step == 1.0
     assert 1 < rows[1, "greedy"].perplexity < 320
     assert rows[2, "exact"].tokens_per_step >= 1.0
+    assert rows[2, "exact"].perplexity == rows[1, "greedy"].perplexity != rows[2, "fast"].perplexity
     shown = multistride("report", output, "--markdown", check=0).stdout.decode()
     assert shown.count("\n") == 5
     done = multistride("report", output, "--page", tmp_path / "x.html", check=2)

@@ -126,3 +126,19 @@ def test_distilled_and_real_text_mix(work, source, multistride, tmp_path):
     counts = json.loads(done.stdout)["splits"]["train"]
     assert counts["read"] == 2 * lines
     assert 0 <= json.loads((tmp_path / "told.json").read_text())["changed_share"] <= 1
+
+
+def test_a_file_of_somebody_else_stays(work, multistride, tmp_path):
+    # Guards: OUTPUT.json of a person that the manifest replaces, where OUTPUT itself is new.
+    mine = tmp_path / "out.json"
+    mine.write_text('{"mine": 1}')
+    command = arguments(work, work / "validation.source", tmp_path / "out")
+    done = multistride(*command)
+    assert done.returncode == 2
+    assert b"out.json is there, which the manifest of" in done.stderr
+    assert mine.read_text() == '{"mine": 1}'
+    assert not (tmp_path / "out").exists()
+    multistride(*command, "--overwrite", check=0)
+    assert "output_sha256" in json.loads(mine.read_text())
+    (tmp_path / "out").unlink()  # its own manifest is no file of somebody else
+    multistride(*command, check=0)

@@ -344,6 +344,18 @@ def test_scores_are_those_of_the_translation(work, multistride, tmp_path):
     by_tokens = multistride("score", *options, *files, "--tokens", "--json", check=0).stdout
     for one, other in zip(written, map(json.loads, by_tokens.splitlines()), strict=True):
         assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
+    cut = multistride(
+        *translate, "--max-tokens", 3, text=(tmp_path / "source").read_text(), check=0
+    )
+    (tmp_path / "target").write_bytes(cut.stdout)
+    by_tokens = multistride("score", *options, *files, "--tokens", "--json", check=0).stdout
+    for one, other in zip(
+        map(json.loads, cut.stdout.splitlines()),
+        map(json.loads, by_tokens.splitlines()),
+        strict=True,
+    ):  # no EOS was written
+        assert one["ending"] == "limit"
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
     broken = [b'{"tokens": [1000000]}', b"[]", b"a", *done.stdout.splitlines()[3:]]
     (tmp_path / "target").write_bytes(b"\n".join(broken) + b"\n")
     refused = multistride("score", *options, *files, "--tokens", check=4)

@@ -342,3 +342,14 @@ def test_a_copy_is_opened_again(model, copied):
     for other in (SentenceTranslator(model), Translator(model.engine, model.vocabulary)):
         with pytest.raises(UsageError, match="cannot be copied or pickled: open it with multistri"):
             copied(other)
+
+
+def test_what_stands_around_a_text_changes_nothing():
+    # Guards: "Danke. Das Kapitel über die" for a line that kept its end; no model saw such a text.
+    around = ["{}", "{}\n", "{}\r\n", "{}\t", "  {}", "\ufeff{}", "\n{}\n\n"]
+    model = multistride.load()
+    for size in (1, 4):
+        texts = model.translate([each.format("Thank you.") for each in around], group_size=size)
+        assert len({each.text for each in texts}) == 1
+    [streamed] = ["".join(group.text for group in model.stream("Thank you.\n"))]
+    assert streamed == model.translate(["Thank you."])[0].text

@@ -262,6 +262,9 @@ def test_requirements():
         "k=four,own-k1>=2",
         "beam=2,own-k1>=2",
         "own-k1>=fast",
+        "own-k1>=nan",
+        "own-k1>=inf",
+        "k=2,k=4,own-k1>=1",
     ):
         with pytest.raises(UsageError, match="it takes"):
             Requirement.parsed(wrong)

@@ -58,7 +58,7 @@ def test_a_file_without_an_answer_keeps_its_name(tmp_path, caplog):
     assert [record.message for record in caplog.records] == [
         f"{tmp_path}/no.txt does not exist: check the path",
         f"{tmp_path}/b.jsonl: line 2: it is not JSON; a record is one JSON object a line",
-        f"{tmp_path}/z.txt: line 1: it holds a zero byte, so it is no text; give text in UTF-8",
+        f"{tmp_path}/z.txt: it holds a zero byte, so it is no text; give text in UTF-8",
     ]
     write_answers(records, objects, True)
     lines = [json.loads(line) for line in objects.getvalue().splitlines()]
