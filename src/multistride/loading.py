@@ -28,7 +28,9 @@ def load(
     """Return the model in a directory, or a shipped model by name; None: English to German.
 
     A model without an encoder is a `Generator`, whose `generate` continues prompts; any other is a
-    `Translator`. Raises the errors of `Translator.load`.
+    `Translator`. Raises `DataError` for what is no model directory or is damaged, `UsageError` for
+    a device or engine that does not suit the model, `MissingExtraError` for an engine that is not
+    installed.
     """
     directory = existing(path)
     opened = opened_model(directory, device, engine)

@@ -189,7 +189,7 @@ class TextModel(LineModel[Plan]):
         chosen = self._known.plan(options, auto) or self._planned_anew(options, auto)
         if not auto or options.policy == "cost-model":  # it chooses anew in every step
             return chosen
-        check_auto(options, self.measured)
+        check_auto(options, self.config, self.measured)
         self.price(options)
         offered = offers(options, self.config, self.measured)
         logger.info(explained(offered))

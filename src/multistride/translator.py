@@ -54,7 +54,8 @@ class Translator(SourceModel[Plan], TextModel):
         `decode.options.DecodeOptions`: `beam`, `threshold`, `prefix`, `stop`, `max_tokens` and so
         on. A blank text has a blank translation; a text that is too long has none, and
         `problem` says so. Raises `UsageError` for a group size below 1 or above the largest that
-        the checkpoint was trained for, and for any other choice that is unknown, out of range, or
+        the checkpoint was trained for (16 in exact mode with drafts text), and for any
+        other choice that is unknown, out of range, or
         belongs to another mode.
         """
         return self.written(listed(texts), self._plan(group_size, mode, choices))
@@ -69,10 +70,11 @@ class Translator(SourceModel[Plan], TextModel):
         may cut a text into other tokens than those in which the model wrote it.
 
         The n-th list belongs to the n-th pair; None where a text is too long. Raises `UsageError`
-        for a group size the checkpoint cannot write, and for tokens it does not have.
+        for a group size the checkpoint cannot write, for tokens it does not have, and for a model
+        that was exported as int8: scores are those of float32 weights.
         """
         firsts, seconds = divided(pairs)
-        sources = self.vocabulary.encode_source(firsts)
+        sources = self.encode(firsts)
         size = scored_size(group_size)
         targets = tokens_of(seconds, self.vocabulary.encode_target, self.config.vocabulary_size)
         both = list(zip(sources, targets, strict=True))

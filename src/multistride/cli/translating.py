@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -152,7 +152,14 @@ def score(
     target: Annotated[
         Path, typer.Option(help="Its translations, line by line.", rich_help_panel="Input")
     ],
-    group_size: GroupSizeOption = "1",
+    group_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Score as written with this many tokens per step (K).",
+            rich_help_panel="Decoding",
+        ),
+    ] = 1,
     tokens: Annotated[
         bool,
         typer.Option(
@@ -177,18 +184,13 @@ def score(
 
     Example: multistride score --model RUN/best --source test.en --target test.de --group-size 4
     """
-    size = group_size_or_auto(group_size)
-    if size == "auto":
-        raise UsageError("--group-size auto is for decoding; score takes a number: give one")
-
     from multistride.cli.lines import score_stream
 
     # Probabilities are those of the weights in float32.
     translator = open_model(machine.model_copy(update={"engine": "eager"}), model)
-    note_untrained(int(size), translator.config.group_sizes)
-    failed = score_stream(
-        translator, source, target, int(size), "json" if as_json else "text", tokens
-    )
+    note_untrained(group_size, translator.config.group_sizes)
+    form: Literal["json", "text"] = "json" if as_json else "text"
+    failed = score_stream(translator, source, target, group_size, form, tokens)
     _complete(failed, "pairs could not be scored")
 
 

@@ -162,4 +162,11 @@ def _prefix(
                 raise UsageError(
                     f"the prefix {options.prefix!r} has {text!r} in it, {name}: drop one of them"
                 )
+    if length := options.no_repeat_ngram:
+        grams = [tuple(tokens[place : place + length]) for place in range(len(tokens) - length + 1)]
+        if len(set(grams)) < len(grams):
+            raise UsageError(
+                f"the prefix {options.prefix!r} repeats {length} tokens, which no_repeat_ngram "
+                f"{length} forbids: drop one of them"
+            )
     return tuple(tokens)

@@ -1,8 +1,9 @@
 """The seam between models and decoding: what every engine implements.
 
-An engine has two methods, `start` and `step`. It may have a third, `shortcut`, by which it hands
-back a faster loop of its own for some ways of decoding (`loop.Loop`); tests hold such a loop to the
-plain one. Prompts are read by its `read` if it has one: `step` without logits.
+An engine has two methods, `start` and `step`. It may have others by which it offers faster ways of
+its own, which tests hold to the plain one: `shortcut`, a whole loop for some ways of decoding
+(`loop.Loop`), `writer` and `gathering` for the plain loop, and `read`, a `step` without logits, for
+prompts.
 
 Shapes: B sentences, S source tokens, N slots, D hidden size, V vocabulary.
 """

@@ -32,7 +32,9 @@ class Offer(NamedTuple):
         return self.tokens / self.milliseconds
 
 
-def check_auto(options: DecodeOptions, measured: Measured) -> Calibration:
+def check_auto(
+    options: DecodeOptions, config: TransformerConfig, measured: Measured
+) -> Calibration:
     """The calibration that the choice needs.
 
     Raises `UsageError` if there is none, with a beam, with sampling, or where drafts were chosen.
@@ -54,6 +56,10 @@ def check_auto(options: DecodeOptions, measured: Measured) -> Calibration:
             "a number, or "
             "leave the drafts out"
         )
+    if not config.encoder_layers:
+        raise UsageError(
+            "group size auto needs a calibration, which causal models have none of: give a number"
+        )
     if measured.calibration is None:
         raise UsageError(
             "group size auto needs to know how often groups are right, and this model was not "
@@ -69,7 +75,7 @@ def offers(options: DecodeOptions, config: TransformerConfig, measured: Measured
 
     The costs of the layout must have been measured. Raises `UsageError` as `check_auto` does.
     """
-    calibration, layout = check_auto(options, measured), costly_layout(options, config)
+    calibration, layout = check_auto(options, config, measured), costly_layout(options, config)
     costs = measured.costs[layout]
     found = []
     for size in config.group_sizes:
