@@ -21,6 +21,7 @@ from multistride.decode.step import StepModel
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8.engine import quantise
 from multistride.engines.names import WeightForm
+from multistride.errors import UsageError
 from multistride.files import sha256, write_json
 from multistride.groups import Slots
 from multistride.model.directory import weights_digest
@@ -63,7 +64,11 @@ def main() -> None:
     eager, expected = read(EagerStepModel(model), windows)
     rows = [{"name": "eager", "metrics": {"perplexity": round(math.exp(eager), 3)}}]
     for form in get_args(WeightForm):
-        engine = quantise(model, form=form)
+        try:
+            engine = quantise(model, form=form)
+        except UsageError as error:  # int4 without VNNI
+            logger.warning(str(error))
+            continue
         rounded, found = read(engine, windows)
         metrics = {
             "perplexity": round(math.exp(rounded), 3),
