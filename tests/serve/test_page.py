@@ -77,6 +77,20 @@ def test_a_race_shows_groups_and_both_texts(browser, server, models):
     assert not problems
 
 
+def test_the_slider_goes_as_far_as_the_mode(browser, untrained):
+    # Guards: K=1 alone for a model whose drafts need no training, or a size that is refused.
+    browser.get(untrained.url)
+    wait(browser, lambda: get(browser, "size").get_attribute("max") == "16")
+    assert browser.find_element(By.CSS_SELECTOR, "input[value=exact]").is_selected()
+    get(browser, "input").clear()
+    get(browser, "input").send_keys("The battle", Keys.CONTROL, Keys.ENTER)
+    wait(browser, lambda: get(browser, "verdict").text)
+    assert not get(browser, "problem").text
+    assert "K=4" in get(browser, "verdict").text
+    browser.find_element(By.CSS_SELECTOR, "input[value=fast]").click()
+    assert get(browser, "size").get_attribute("max") == "1"
+
+
 SENTENCES = [
     "One. Two!  Three",
     "Dr. No came at 5 p.m. and left. Bye.",

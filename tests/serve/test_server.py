@@ -10,21 +10,18 @@ import socket
 import time
 
 import httpx
-import numpy as np
 import openai
 import pytest
 from libretranslatepy import LibreTranslateAPI
-from tiny_server import KEY, Running, tiny
+from tiny_server import KEY, Running
 
 import multistride.serve.server as server_module
 from multistride.decode.choosing.auto import Offer
-from multistride.decode.phrases import PhraseTable
 from multistride.errors import UserError
-from multistride.generator import Generator
 from multistride.serve.app import Limits
 from multistride.serve.errors import HttpProblem
 from multistride.serve.orders import Capacity
-from multistride.serve.served import Defaults, languages_of
+from multistride.serve.served import languages_of
 from multistride.serve.server import bound
 
 MESSAGES = [{"role": "user", "content": "The battle"}]
@@ -349,15 +346,6 @@ def test_a_client_that_leaves_is_counted(models):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(running.url + "/v1/completions", json=LONG, timeout=0.1)
         until(lambda: counted(running.url, "abort") == before + 1, 2.0)
-
-
-@pytest.fixture(scope="module")
-def untrained():
-    """A server over a model of which only exact mode writes groups, with drafts from text."""
-    model = tiny(Generator, group_sizes=(1,), lookahead=False)
-    model.measured.phrases = PhraseTable(np.array([[5, 6]], dtype=np.int32))
-    with Running({"generator": model}, defaults=Defaults("auto")) as running:
-        yield running
 
 
 def test_drafts_without_training_take_limits_and_auto(untrained):
