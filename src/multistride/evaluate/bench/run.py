@@ -79,7 +79,7 @@ def bench(request: BenchRequest) -> Result:
     """
     _check(request)
     translator = Translator.load(request.model, "cpu", "eager")
-    ways = [way.checked(translator.config) for way in settled(request.ways, every_mode=True)]
+    ways = [translator.planned(way).options for way in settled(request.ways, every_mode=True)]
     test_set = read_test_set(translator, request.source, request.reference, None)
     chosen = _chosen(request, test_set)
     machine, bandwidth = device_name(pick_device(request.device)), read_bandwidth(request.threads)
