@@ -99,8 +99,8 @@ def test_impossible_classifiers_are_refused(changes, message):
         ({"decoder_layers": 1}, "decoder_layers is 1; a pooled classifier has 0"),
         (
             {"classifier": None},
-            r"decoder_layers is 0; a pooled classifier has 0 \(leave it out beside "
-            r"`classifier: \{kind: pooled\}`\), every other model 1 or more",
+            r"decoder_layers is 0; it must be 1 or more \(leave it out beside "
+            r"`classifier: \{kind: pooled\}`\)",
         ),
         ({"max_positions": 16}, "classifier.window is 16; it must be smaller than max_positions"),
         ({"encoder_layers": 0}, "a classifier needs encoder_layers of 1 or more"),
