@@ -191,7 +191,9 @@ def _write_parts(
     lines = sum(sizes)
     done = sum(size for number, size in enumerate(sizes) if number not in missing)
     if done:
-        logger.info(f"{done:,} of {lines:,} lines are done already; bad ones were named then")
+        logger.info(
+            f"{done:,} of {lines:,} lines are done already (those that failed were named before)"
+        )
     open_chunks = (chunk for chunk in _chunks(request, sizes) if chunk.number in missing)
     with progress.showing(lines, done), closing(decode(open_chunks)) as decoded:
         for chunk, result in decoded:

@@ -16,7 +16,10 @@ from multistride.errors import DataError, UsageError
 from multistride.tasks.answering.settings import AnswerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from multistride.tasks.classification.classifier import Classifier
+    from multistride.tasks.record import Record, RecordError
 
 
 def classify(
@@ -66,19 +69,26 @@ def classify(
         )
 
     from multistride.tasks.classification.task import opened_classifier
-    from multistride.tasks.record import read_records, solved
-    from multistride.tasks.streams import records_of_files, records_of_lines, write_answers
+    from multistride.tasks.record import solved
+    from multistride.tasks.streams import records_of_files, write_answers
 
     refuse_shared_files([lines.source, *(files or ())], [lines.output])
     task = opened_classifier(_classifier(model, machine, classes), field)
     way = task.settle(decoding)
     with reading(None if files else lines.source) as texts, writing(lines.output) as output:
-        taken = records_of_files(files, field) if files else None
-        if taken is None:
-            each = read_records(texts, every_line=True) if records else None
-            taken = records_of_lines(texts, field) if each is None else each
+        taken = records_of_files(files, field) if files else _documents(texts, records, field)
         failed = write_answers(solved(task, taken, way, 64), output, lines.as_json)
     _complete(failed, "documents")
+
+
+def _documents(
+    texts: Iterable[bytes], records: bool, field: str
+) -> Iterator[tuple[int, Record | RecordError]]:
+    """Return the documents of lines: one each, as JSON objects if they are `records`."""
+    from multistride.tasks.record import read_records
+    from multistride.tasks.streams import records_of_lines
+
+    return read_records(texts, every_line=True) if records else records_of_lines(texts, field)
 
 
 def _classifier(model: Path, machine: Machine, classes: Path | None) -> Classifier:
