@@ -18,8 +18,8 @@ modules of the model receive token, position and reach, and a mask made of the g
 | arbitrary borders    | any                 | see `teacher_forced`               | its size |
 | lookahead-K          | (see `lookahead`)   | clean y, then K-1 mask tokens      | 1 ... K  |
 
-Some layouts begin with a known prompt (`after_prompts`, `without_start`, `prompt_slots`), and some
-draft from several slots at once (`draft_masks`, `draft_everywhere`).
+Some layouts begin with a known prompt (`after_prompts`, `sizes_behind`, `without_start`,
+`prompt_slots`), and some draft from several slots at once (`draft_masks`, `draft_everywhere`).
 
 Source: the shift by K and the relaxed causal mask are those of Wang, Zhang, Chen (2018),
 "Semi-Autoregressive Neural Machine Translation", arXiv 1808.08583, section 3; equal group sizes
@@ -143,6 +143,18 @@ def after_prompts(prompts: Int[Tensor, "B"], sizes: Int[Tensor, "B G"]) -> Int[T
         else sizes[rows, offset.clamp(max=sizes.shape[1] - 1)]
     )
     return fill(counts, shape, torch.where(parts == 0, 1, values), 0)
+
+
+def sizes_behind(
+    known: Int[Tensor, "B"] | int,
+    lengths: Int[Tensor, "B"],
+    group_size: Int[Tensor, "B"] | int,
+) -> Int[Tensor, "B H"]:
+    """Return groups of `group_size` that cover `lengths` tokens, the first `known` of which are
+    groups of one each: a prompt, or a token that every target is forced to begin with.
+    """
+    known = torch.as_tensor(known, device=lengths.device).expand_as(lengths)
+    return after_prompts(known, equal_sizes((lengths - known).clamp(min=0), group_size))
 
 
 def teacher_forced(

@@ -46,6 +46,30 @@ def test_scores_are_those_that_decoding_reports(any_model, sources, group_size, 
         assert found[:written] == pytest.approx(each.log_probabilities, abs=2e-4)
 
 
+@pytest.fixture(scope="module")
+def forced_model(model):
+    """The model of all equivalences, whose targets are forced to begin with token 7."""
+    config = model.config.model_copy(update={"first_token": 7})
+    forced = Transformer(config).eval()
+    forced.load_state_dict(model.state_dict())
+    return forced
+
+
+@pytest.mark.parametrize("choices", [{}, {"beam": 3}, {"mode": "exact"}], ids=str)
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_scores_behind_a_forced_first_token(forced_model, sources, group_size, choices):
+    # Guards: groups that begin with the token where a text is scored, and behind it where it is
+    # written.
+    options = DecodeOptions.made(group_size=group_size, **choices, **LIMITS)
+    decoded = decode_corpus(EagerStepModel(forced_model), sources, options)
+    pairs = [(source, each.tokens) for source, each in zip(sources, decoded, strict=True)]
+    scores = score_pairs(forced_model, pairs, 1 if choices.get("mode") else group_size)
+    for each, found in zip(decoded, scores, strict=True):
+        assert (each.tokens[0], len(each.groups[0].tokens)) == (7, 1)
+        written = len(each.log_probabilities)
+        assert found[:written] == pytest.approx(each.log_probabilities, abs=2e-4)
+
+
 def test_samples_follow_from_seed_and_source(any_model, sources):
     # Guards: neighbours in the batch that change a sentence's sample, and seeds that change
     # nothing.

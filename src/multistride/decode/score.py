@@ -19,9 +19,8 @@ from multistride.decode.options import check_group_size, check_writes_groups
 from multistride.groups import (
     NO_LABEL,
     Slots,
-    after_prompts,
-    equal_sizes,
     previous_in_group,
+    sizes_behind,
     teacher_forced,
     visibility,
     without_start,
@@ -48,7 +47,7 @@ def score_pairs(
     model.eval()
     results: list[list[float]] = [[] for _ in pairs]
     for places, batch in batches_of(pairs, config.pad_token, config.end_token, tokens_per_batch):
-        sizes = equal_sizes(batch.target_lengths, group_size)
+        sizes = sizes_behind(config.forced_tokens, batch.target_lengths, group_size)
         slots, labels = teacher_forced(
             batch.target, batch.target_lengths, sizes, config.start_token
         )
@@ -77,9 +76,8 @@ def score_choices(
     device, count = next(model.parameters()).device, len(choices)
     source, lengths = source_batch(sources, config)
     names, name_lengths = source_batch(choices, config)
-    slots, labels = teacher_forced(
-        names, name_lengths, equal_sizes(name_lengths, group_size), config.start_token
-    )
+    sizes = sizes_behind(config.forced_tokens, name_lengths, group_size)
+    slots, labels = teacher_forced(names, name_lengths, sizes, config.start_token)
     encoded, real = model.encode(source.to(device), lengths.to(device))
     projected = model.project_source(encoded)
     memory = [
@@ -120,9 +118,7 @@ def score_continuations(
     for places, batch in continuations_of(pairs, config.pad_token, tokens_per_batch):
         assert batch.known is not None
         known = batch.known.clamp(min=0 if config.start_symbol else 1)
-        sizes = after_prompts(
-            known, equal_sizes((batch.target_lengths - known).clamp(min=0), group_size)
-        )
+        sizes = sizes_behind(known, batch.target_lengths, group_size)
         slots, labels = teacher_forced(
             batch.target, batch.target_lengths, sizes, config.start_token
         )

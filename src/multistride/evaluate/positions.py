@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from multistride.data.batch import Batch, TokenPair, batches_of
-from multistride.groups import NO_LABEL, equal_sizes, previous_in_group, teacher_forced
+from multistride.groups import NO_LABEL, previous_in_group, sizes_behind, teacher_forced
 from multistride.metrics.calibration import calibration_error
 from multistride.model.transformer import Transformer
 from multistride.report.result import Place
@@ -28,7 +28,8 @@ def measure_places(
 ) -> list[Place]:
     """Return cross-entropy, accuracy, confidence, its error and entropy by group size and place.
 
-    EOS counts as a token; what follows it in its group does not. Pairs must fit the model.
+    EOS counts as a token; what follows it in its group does not, nor does a forced first token.
+    Pairs must fit the model.
     """
     model.eval()
     special = model.config.pad_token, model.config.end_token
@@ -40,16 +41,18 @@ def _places(model: Transformer, batches: list[Batch], group_size: int) -> list[P
     facts, places = [], []
     device = next(model.parameters()).device
     for batch in batches:
-        sizes = equal_sizes(batch.target_lengths, group_size)
+        forced = model.config.forced_tokens
+        sizes = sizes_behind(forced, batch.target_lengths, group_size)
         slots, labels = teacher_forced(
             batch.target, batch.target_lengths, sizes, model.config.start_token
         )
+        labels = labels.masked_fill(slots.position < forced, NO_LABEL)
         labelled = labels != NO_LABEL
         asked = TrainingPass(slots, labels, previous_in_group(slots, labels)).to(device)
         there = batch.to(device)
         logits = labelled_logits(model, there.source, there.source_lengths, asked)
         facts.append(_facts(logits.cpu(), labels[labelled]))
-        places.append(slots.position[labelled] % group_size)
+        places.append((slots.position[labelled] - forced) % group_size)
     everything, place = torch.cat(facts), torch.cat(places)
     rows = [everything[place == index] for index in range(group_size)]
     return [

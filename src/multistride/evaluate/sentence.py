@@ -9,7 +9,7 @@ import torch
 from multistride.decode.corpus import source_batch
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.attention_map import cross_attention
-from multistride.groups import NO_LABEL, equal_sizes, teacher_forced
+from multistride.groups import NO_LABEL, sizes_behind, teacher_forced
 from multistride.translator import Translator
 
 
@@ -33,9 +33,8 @@ def look_into(translator: Translator, text: str, group_size: int) -> dict[str, A
     [source] = translator.encode([text])
     written = [token for group in result.trace for token in group.tokens]
     target, lengths = torch.tensor([written]), torch.tensor([len(written)])
-    slots, labels = teacher_forced(
-        target, lengths, equal_sizes(lengths, group_size), config.start_token
-    )
+    sizes = sizes_behind(config.forced_tokens, lengths, group_size)
+    slots, labels = teacher_forced(target, lengths, sizes, config.start_token)
     device = translator.engine.device
     tokens, length = (each.to(device) for each in source_batch([source], config))
     weights = cross_attention(translator.engine.model, tokens, length, slots.to(device))

@@ -446,6 +446,13 @@ class TransformerConfig(Settings):
         return (self.end_token, *self.further_ends)
 
     @property
+    def forced_tokens(self) -> int:
+        """How many tokens every target is forced to begin with (0 or 1). Each is a group of its
+        own.
+        """
+        return 0 if self.first_token is None else 1
+
+    @property
     def extras(self) -> list[str]:
         """The choices that only converted models have, as text; engines may not support them."""
         # A classifier that scores labels is an ordinary encoder-decoder model for every engine.

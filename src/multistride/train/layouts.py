@@ -26,6 +26,7 @@ from multistride.groups import (
     previous_of_drafts,
     reveal,
     sampled_sizes,
+    sizes_behind,
     teacher_forced,
     without_start,
 )
@@ -80,15 +81,8 @@ class LayoutDrawer:
         group_size = self._group_sizes(len(batch.target_lengths), generator, progress)
         if batch.known is not None:
             return self._of_texts(batch, batch.known, group_size, generator, progress)
-        sizes = equal_sizes(batch.target_lengths, group_size)
-        if self.groups.random_borders > 0:
-            cut = sampled_sizes(batch.target_lengths, group_size, generator)
-            sizes = _by_row(
-                self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0
-            )
-        sizes, proposals = self._some_partly_kept(
-            batch.target_lengths, group_size, sizes, generator
-        )
+        forced = torch.full_like(batch.target_lengths, self.model.forced_tokens)
+        sizes, proposals = self._sizes(forced, batch.target_lengths, group_size, generator)
         slots, labels = teacher_forced(
             batch.target, batch.target_lengths, sizes, self.model.start_token, proposals
         )
@@ -132,16 +126,8 @@ class LayoutDrawer:
         )
         drafting = self._chosen(len(lengths), self.groups.lookahead, generator) & (group_size > 1)
         prompts = torch.where(drafting, lengths, prompts)
-        sizes = equal_sizes(lengths - prompts, group_size)
-        if self.groups.random_borders > 0:
-            cut = sampled_sizes(lengths - prompts, group_size, generator)
-            sizes = _by_row(
-                self._chosen(len(sizes), self.groups.random_borders, generator), cut, sizes, 0
-            )
-        sizes, proposals = self._some_partly_kept(lengths - prompts, group_size, sizes, generator)
-        asked = self._harder(
-            self._behind_prompts(batch, known, prompts, sizes, proposals), generator, progress
-        )
+        sizes, proposals = self._sizes(prompts, lengths, group_size, generator)
+        asked = self._harder(self._of_windows(batch, known, sizes, proposals), generator, progress)
         if not bool(drafting.any()):
             return asked
         if (
@@ -152,18 +138,14 @@ class LayoutDrawer:
             asked, batch, self._anchors(least, lengths, drafting, generator), group_size, self.model
         )
 
-    def _behind_prompts(
+    def _of_windows(
         self,
         batch: Batch,
         known: Int[Tensor, "B"],
-        prompts: Int[Tensor, "B"],
-        sizes: Int[Tensor, "B G"],
-        proposals: Int[Tensor, "B G"],
+        sizes: Int[Tensor, "B H"],
+        proposals: Int[Tensor, "B H"],
     ) -> TrainingPass:
-        """Windows with `prompts` tokens read as at K=1, then groups of `sizes`; known tokens have
-        no label.
-        """
-        sizes, proposals = after_prompts(prompts, sizes), after_prompts(prompts, proposals)
+        """Windows in groups of `sizes`; known tokens have no label."""
         slots, labels = teacher_forced(
             batch.target, batch.target_lengths, sizes, self.model.start_token, proposals
         )
@@ -203,8 +185,8 @@ class LayoutDrawer:
                 lengths, group_size > 1 and self.groups.lookahead == 1
             ).bool()
             prompts = torch.where(drafting, lengths, least)
-            sizes = equal_sizes(lengths - prompts, group_size)
-            asked = self._behind_prompts(batch, batch.known, prompts, sizes, sizes)
+            sizes = sizes_behind(prompts, lengths, group_size)
+            asked = self._of_windows(batch, batch.known, sizes, sizes)
             if not bool(drafting.any()):
                 return asked
             asked = asked._replace(labels=torch.full_like(asked.labels, NO_LABEL))
@@ -212,7 +194,7 @@ class LayoutDrawer:
             return _with_drafts(
                 asked, batch, anchors, torch.full_like(lengths, group_size), self.model
             )
-        sizes = equal_sizes(batch.target_lengths, group_size)
+        sizes = sizes_behind(self.model.forced_tokens, batch.target_lengths, group_size)
         slots, labels = teacher_forced(
             batch.target, batch.target_lengths, sizes, self.model.start_token
         )
@@ -230,22 +212,32 @@ class LayoutDrawer:
     def _chosen(self, rows: int, share: float, generator: torch.Generator) -> Bool[Tensor, "B"]:
         return torch.rand(rows, generator=generator) < share
 
-    def _some_partly_kept(
+    def _sizes(
         self,
+        known: Int[Tensor, "B"],
         lengths: Int[Tensor, "B"],
         group_size: Int[Tensor, "B"],
-        sizes: Int[Tensor, "B G"],
         generator: torch.Generator,
     ) -> tuple[Int[Tensor, "B H"], Int[Tensor, "B H"]]:
-        """Sizes and proposals of the groups: some rows propose whole groups and commit a random
+        """Sizes and proposals of the groups of each row, behind `known` tokens read as at K=1.
+
+        Some rows have groups of random sizes, and some propose whole groups and commit a random
         part of each.
         """
-        if self.groups.partial_groups == 0:
-            return sizes, sizes
-        kept = sampled_sizes(lengths, group_size, generator)
-        chosen = self._chosen(len(sizes), self.groups.partial_groups, generator)
-        proposed = torch.where(kept > 0, group_size[:, None], 0)
-        return _by_row(chosen, kept, sizes, 0), _by_row(chosen, proposed, sizes, 0)
+        rest = lengths - known
+        sizes = equal_sizes(rest, group_size)
+        if self.groups.random_borders > 0:
+            cut = sampled_sizes(rest, group_size, generator)
+            chosen = self._chosen(len(sizes), self.groups.random_borders, generator)
+            sizes = _by_row(chosen, cut, sizes, 0)
+        proposals = sizes
+        if self.groups.partial_groups > 0:
+            kept = sampled_sizes(rest, group_size, generator)
+            chosen = self._chosen(len(sizes), self.groups.partial_groups, generator)
+            proposed = torch.where(kept > 0, group_size[:, None], 0)
+            proposals = _by_row(chosen, proposed, sizes, 0)
+            sizes = _by_row(chosen, kept, sizes, 0)
+        return after_prompts(known, sizes), after_prompts(known, proposals)
 
     def _some_look_ahead(
         self,

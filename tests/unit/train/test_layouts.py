@@ -261,3 +261,19 @@ def test_the_token_before_is_of_the_same_group():
         [none, 5, 6, none] + [none] * 4,
     ]
     assert (fixed(batch, 1).previous == NO_LABEL).all()
+
+
+@pytest.mark.parametrize("choices", [{}, {"partial_groups": 1.0}, {"random_borders": 1.0}], ids=str)
+def test_a_forced_first_token_is_a_group_of_its_own(choices):
+    # Guards: groups that decoding, which reads the token first, never sees.
+    model = MODEL.model_copy(update={"first_token": 5})
+    batch = batch_of([7, 2, 1])
+    drawer = LayoutDrawer(GroupsConfig(sizes={4: 1}, **choices), model)
+    slots, labels, _ = drawer.draw(batch, torch.Generator().manual_seed(2))[:3]
+    first = slots.group == 0
+    assert first.sum(1).tolist() == [1, 1, 1]
+    assert (slots.position[first].tolist(), labels[first].tolist()) == ([0] * 3, [5] * 3)
+    if not choices:
+        assert sizes_of(slots, 0) == [1, 4, 4]
+        assert sizes_of(slots, 1) == [1, 4]
+        assert_same((slots, labels), drawer.fixed(batch, 4)[:2])

@@ -31,7 +31,7 @@ from multistride.engines.int8.forms import block_bits, by_row
 from multistride.engines.int8.onnx_graph import Rounding
 from multistride.engines.names import WeightForm
 from multistride.errors import DataError
-from multistride.groups import Slots, equal_sizes, lookahead, teacher_forced
+from multistride.groups import Slots, lookahead, sizes_behind, teacher_forced
 from multistride.model.attention import CrossAttention
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -237,7 +237,8 @@ def _random_passes(
     largest = max(config.group_sizes)
     for size in sorted({1, largest}):
         target, known = drawn()
-        slots, _ = teacher_forced(target, known, equal_sizes(known, size), config.start_token)
+        sizes = sizes_behind(config.forced_tokens, known, size)
+        slots, _ = teacher_forced(target, known, sizes, config.start_token)
         yield *source(), slots
     if config.lookahead and largest > 1:
         target, known = drawn()
