@@ -75,7 +75,7 @@ class Forks:
     def close(self) -> None:
         """End the process that forks."""
         self.socket.close()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def _write(descriptor: int, data: bytes) -> None:
