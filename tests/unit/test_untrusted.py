@@ -86,10 +86,9 @@ def test_large_and_missing_files(tmp_path):
         "a: !!python/object/apply:os.system [ls]",
         "a: !!timestamp 2001-01-01",
         "a: 1\na: 2",
-        "[" * 5000,
+        "[" * 1500,
         "a: " + "9" * 5000,
         "{[1]: 2}",
-        "- [" + "0," * 200_000 + "]",
         "\0",
         b"\xff",
     ],
@@ -98,6 +97,13 @@ def test_yaml_that_is_refused(text):
     # Guards: alias bombs, tags that name code, keys that stand twice, numbers of 5,000 digits.
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
         parse_yaml(text)
+
+
+def test_yaml_of_too_many_values_is_refused(monkeypatch):
+    monkeypatch.setattr(untrusted, "MOST_NODES", 100)
+    parse_yaml("- [" + "0," * 90 + "]")
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
+        parse_yaml("- [" + "0," * 110 + "]")
 
 
 def test_yaml_is_plain_values():
@@ -136,7 +142,7 @@ def test_packed_lines(tmp_path, monkeypatch, suffix, library):
     assert list(read_lines(place)) == [b"one\n", b"two\n", b"three"]
     monkeypatch.setattr(untrusted, "FREELY_UNPACKED", 1000)
     monkeypatch.setattr(untrusted, "MOST_RATIO", 10)
-    for bomb in (b"\0" * 10_000_000, b"a\n" * 5_000_000):
+    for bomb in (b"\0" * 1_000_000, b"a\n" * 500_000):
         place.write_bytes(library.compress(bomb))
         assert "unpacks to more than" in refused(list, read_lines(place))
     for damaged in (place.read_bytes()[:-5], b"no stream", place.read_bytes() + b"garbage"):
