@@ -28,8 +28,10 @@ from transformers import (
     PhiConfig,
     PhiForCausalLM,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from multistride.convert.run import convert
+from multistride.convert.checkpoint import Checkpoint
+from multistride.convert.run import LAYOUTS, convert
 from multistride.errors import DataError
 
 SIZES = {
@@ -78,6 +80,12 @@ CASES = {
         (),
         {"original_max_position_embeddings": 16},
     ),
+    "the base of a scaled Gemma 3": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig(**GEMMA),
+        ("rope_parameters",),
+        {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
     "heads of Phi": (PhiForCausalLM, PhiConfig(**SIZES, head_dim=16), (), {}),
 }
 
@@ -106,6 +114,30 @@ def test_the_original_and_the_converted_model_agree(tmp_path, case):
     found = compare_causal(theirs, ours, size, sequences(size))
     assert found.largest_difference < 2e-4
     assert all(found.alike)
+
+
+def configured(kind, settings):
+    """The configuration of a checkpoint of which only config.json is there; None if refused."""
+    said = {**settings, "model_type": kind}
+    checkpoint = Checkpoint(kind, said, frozenset(), lambda name: torch.ones(1), None, {})
+    try:
+        config = LAYOUTS[kind].configure(checkpoint)
+    except (DataError, KeyError, TypeError):
+        return None
+    whole = {"key_value_heads": config.key_value_count, "head_size": config.head_width}
+    return {**config.model_dump(), **whole}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_setting_that_is_left_out_has_the_default_of_transformers(kind):
+    # Guards: an mT5 with ReLU, an M2M100 without scaled embeddings, a Gemma with another GELU.
+    original = CONFIG_MAPPING[kind]
+    told = original().to_dict()
+    for name in told:
+        settings = {key: value for key, value in told.items() if key != name}
+        found = configured(kind, settings)
+        if found is not None:
+            assert found == configured(kind, original.from_dict(settings).to_dict()), name
 
 
 def test_a_gemma_3_without_windows(tmp_path):

@@ -38,8 +38,11 @@ def test_the_first_draft_is_always_right(engine, sources, own):
     assert fit(judged, "lookahead", 4)[0].temperature == CERTAIN
 
 
-def test_groups_along_their_own_text_are_right(engine, sources):
-    # Guards: other slots than decoding has: what K=4 wrote must be what K=4 proposes along it.
+@pytest.mark.parametrize("forced", [0, 1])
+def test_groups_along_their_own_text_are_right(forced, model, forced_model, sources):
+    # Guards: other slots than decoding has: what K=4 wrote must be what K=4 proposes along it. A
+    # forced first token is proposed by nobody.
+    engine = EagerStepModel(forced_model if forced else model)
     written = decode_corpus(engine, sources, DecodeOptions(group_size=4, **LIMITS))
     judged = judge(engine, sources, all_tokens(written), "sat", 4, batch_size=7)
     assert judged.right[judged.there].all()
@@ -49,10 +52,10 @@ def test_groups_along_their_own_text_are_right(engine, sources):
     for probabilities, hypothesis in zip(by_sentence, written, strict=True):
         found = [
             row[: len(group.tokens)]
-            for row, group in zip(probabilities, hypothesis.groups, strict=True)
+            for row, group in zip(probabilities, hypothesis.groups[forced:], strict=True)
         ]
         assert np.concatenate(found) == pytest.approx(
-            np.exp(hypothesis.log_probabilities), abs=1e-4
+            np.exp(hypothesis.log_probabilities[forced:]), abs=1e-4
         )
 
 

@@ -46,15 +46,6 @@ def test_scores_are_those_that_decoding_reports(any_model, sources, group_size, 
         assert found[:written] == pytest.approx(each.log_probabilities, abs=2e-4)
 
 
-@pytest.fixture(scope="module")
-def forced_model(model):
-    """The model of all equivalences, whose targets are forced to begin with token 7."""
-    config = model.config.model_copy(update={"first_token": 7})
-    forced = Transformer(config).eval()
-    forced.load_state_dict(model.state_dict())
-    return forced
-
-
 @pytest.mark.parametrize("choices", [{}, {"beam": 3}, {"mode": "exact"}], ids=str)
 @pytest.mark.parametrize("group_size", [1, 2, 4])
 def test_scores_behind_a_forced_first_token(forced_model, sources, group_size, choices):

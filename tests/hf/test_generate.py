@@ -103,6 +103,14 @@ def test_criteria_and_processors_are_followed(kind, request):
             model.generate(**inputs, group_size=2, max_new_tokens=9, **choice)
 
 
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_a_setting_of_nobody_is_refused_by_its_name(group_size, causal):
+    # Guards: "max_new_token 9 sees one token at a time", for a slip of the pen.
+    model, inputs = AutoModelForCausalLM.from_pretrained(causal), inputs_of(causal)
+    with pytest.raises(ValueError, match=r"not used by the model: \['max_new_token'\]"):
+        model.generate(**inputs, group_size=group_size, max_new_token=9)
+
+
 @KINDS
 def test_an_assistant_drafts_at_k1(kind, request):
     model, inputs = opened(kind, request)

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 from libretranslatepy import LibreTranslateAPI
-from tiny_server import KEY, Running
+from tiny_server import KEY, Running, tiny
 
 import multistride.serve.server as server_module
 from multistride.decode.choosing.auto import Offer
@@ -23,6 +23,7 @@ from multistride.serve.errors import HttpProblem
 from multistride.serve.orders import Capacity
 from multistride.serve.served import languages_of
 from multistride.serve.server import bound
+from multistride.translator import Translator
 
 MESSAGES = [{"role": "user", "content": "The battle"}]
 LONG = {"model": "generator", "prompt": "The", "max_tokens": 90, "group_size": 1}
@@ -361,6 +362,16 @@ def test_drafts_without_training_take_limits_and_auto(untrained):
         assert max(event["multistride"]["group_size"] for event in events) == 4
     too_large = httpx.post(untrained.url + "/v1/completions", json={**asked, "group_size": 17})
     assert "from 1 to 16" in too_large.json()["error"]["message"]
+
+
+def test_a_forced_first_token_is_no_prefix_of_the_request():
+    # Guards: 400 "the prefix has 1 tokens" for max_tokens 1, where nobody gave a prefix.
+    body = {"text": "They rode", "max_tokens": 1}
+    with Running({"translator": tiny(Translator, first_token=9)}) as running:
+        answer = httpx.post(f"{running.url}/v1/translate", json=body)
+        assert answer.json()["translations"][0]["tokens"] == [9]
+        refused = httpx.post(f"{running.url}/v1/translate", json={**body, "prefix": "T"})
+        assert (refused.status_code, refused.json()["error"]["message"][:10]) == (400, "the prefix")
 
 
 def test_a_model_says_the_largest_group_that_it_takes(untrained, server):

@@ -69,10 +69,10 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
             "embedding_norm": not (marian or many),
             "max_positions": config["max_position_embeddings"],
             "tie_embeddings": config.get("tie_word_embeddings", True),
-            "scale_embeddings": config.get("scale_embedding", False),
+            "scale_embeddings": config.get("scale_embedding", many),
             "output_bias": _BIAS in checkpoint.names and bool(checkpoint.read(_BIAS).any()),
             "dropout": config.get("dropout", 0.1),
-            "attention_dropout": config.get("attention_dropout", 0.0),
+            "attention_dropout": config.get("attention_dropout", 0.1 if many else 0.0),
         }
     )
 

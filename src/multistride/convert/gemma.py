@@ -21,8 +21,8 @@ from multistride.convert.rotary import rotary
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
 
-_BASES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
-"""The rotary bases of Gemma 3 where config.json names none."""
+_WINDOW_BASE = 10_000.0
+"""The rotary base of Gemma 3 in windows, where config.json names none."""
 
 
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
@@ -31,7 +31,8 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
     Raises `DataError` for what only some of them have.
     """
     config, kind = checkpoint.config, checkpoint.model_type
-    activation = config.get("hidden_activation") or config.get("hidden_act", "gelu")
+    name = "hidden_act" if kind == "gemma" else "hidden_activation"
+    activation = config.get(name) or "gelu_pytorch_tanh"
     if activation == "gelu" and kind == "gemma":  # of older files, which mean the approximation
         activation = "gelu_pytorch_tanh"
     if activation not in llama.ACTIVATIONS:
@@ -40,8 +41,6 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
         raise refuse(checkpoint, "attention in both directions")
     head = llama.head_width(checkpoint)
     turned = rotary(checkpoint, head, "full_attention")
-    if kind == "gemma3_text" and not _names_base(checkpoint):
-        turned = turned._replace(base=_BASES["full_attention"])
     third = kind == "gemma3_text"
     return TransformerConfig.model_validate(
         {
@@ -77,11 +76,6 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
     )
 
 
-def _names_base(checkpoint: Checkpoint) -> bool:
-    parameters = checkpoint.config.get("rope_parameters") or {}
-    return "rope_theta" in checkpoint.config or "rope_theta" in parameters.get("full_attention", {})
-
-
 def _windows(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the fields for sliding windows, and for the rotations in them."""
     config, kind = checkpoint.config, checkpoint.model_type
@@ -97,7 +91,7 @@ def _windows(checkpoint: Checkpoint) -> dict[str, Any]:
     pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
     fields = llama.sliding(Checkpoint(**{**vars(checkpoint), "config": within}), pattern)
     base = said.get("rope_theta", config.get("rope_local_base_freq"))
-    return {**fields, "window_rotary_base": base or _BASES["sliding_attention"]} if fields else {}
+    return {**fields, "window_rotary_base": base or _WINDOW_BASE} if fields else {}
 
 
 def entries(config: TransformerConfig, checkpoint: Checkpoint) -> list[Entry]:

@@ -35,6 +35,9 @@ WINDOWS = {
 _HEADS = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
 """The width of heads where config.json names none; others divide the hidden size."""
 
+_KEYS_AND_VALUES = {"mistral": 8}
+"""Heads of keys and values where config.json does not say; elsewhere as many as of queries."""
+
 _EPSILONS = {"phi3": 1e-5, "olmo2": 1e-5}
 """The epsilon of norms where config.json names none; elsewhere 1e-6."""
 
@@ -56,7 +59,7 @@ def configure(checkpoint: Checkpoint) -> TransformerConfig:
             "hidden_size": config["hidden_size"],
             "feedforward_size": config["intermediate_size"],
             "heads": config["num_attention_heads"],
-            "key_value_heads": config.get("num_key_value_heads"),
+            "key_value_heads": config.get("num_key_value_heads", _KEYS_AND_VALUES.get(kind)),
             "head_size": config.get("head_dim") or _HEADS.get(kind),
             "encoder_layers": 0,
             "decoder_layers": config["num_hidden_layers"],

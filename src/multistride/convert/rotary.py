@@ -31,6 +31,10 @@ DIVISORS = "divisors"
 _SHARES = {"gpt_neox": 0.25, "phi": 0.5}
 """The shares of each head that are turned, where config.json does not say; elsewhere all of it."""
 
+_BASES = {"gemma3_text": 1_000_000.0}
+"""The bases of rotations where config.json names none (Gemma 3: outside of windows); elsewhere
+10,000."""
+
 _TRAINED = "original_max_position_embeddings"
 """The context that a model was trained with, before it was made to read longer texts."""
 
@@ -76,8 +80,9 @@ def settings(checkpoint: Checkpoint, layers: str | None = None) -> dict[str, Any
     if layers is not None and layers in found:
         found = found[layers] or {}
     share = config.get("partial_rotary_factor", config.get("rotary_pct"))
+    base = _BASES.get(checkpoint.model_type, 10_000.0)
     said = {
-        "rope_theta": config.get("rope_theta", config.get("rotary_emb_base", 10000.0)),
+        "rope_theta": config.get("rope_theta", config.get("rotary_emb_base", base)),
         "partial_rotary_factor": _SHARES.get(checkpoint.model_type, 1.0)
         if share is None
         else share,

@@ -30,7 +30,8 @@ _BIAS = "{}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 def configure(checkpoint: Checkpoint) -> TransformerConfig:
     """Return our configuration of a T5. Raises `DataError` for an unknown activation."""
     config = checkpoint.config
-    kind = str(config.get("feed_forward_proj", "relu"))
+    default = "gated-gelu" if checkpoint.model_type == "mt5" else "relu"
+    kind = str(config.get("feed_forward_proj", default))
     gated, name = kind.startswith("gated-"), kind.removeprefix("gated-")
     if kind == "gated-gelu":
         name = "gelu_new"  # as transformers reads it

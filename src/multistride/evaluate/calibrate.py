@@ -34,6 +34,7 @@ from multistride.decode.ending import EndingRule
 from multistride.decode.markov import greedy_for
 from multistride.decode.options import DecodeOptions
 from multistride.decode.pick import Picked
+from multistride.decode.prefix import read_prefix
 from multistride.decode.state import DecodeState
 from multistride.decode.step import M, StepModel
 from multistride.errors import DataError
@@ -130,18 +131,20 @@ def _led(
     group_size: int,
     sentences: Sequence[int],
 ) -> Iterator[Judged]:
-    """Yield the groups of one batch, a step at a time."""
+    """Yield the groups of one batch, a step at a time; a forced first token is in none of them."""
     config, pick = model.config, greedy_for(model.config, model.markov)
     memory = model.start(*source_batch(sources, config))
     state = DecodeState([len(target) for target in targets], config.start_token, EndingRule.at(-1))
-    advance = 1 if layout == "lookahead" else group_size
+    border, advance = config.forced_tokens, 1 if layout == "lookahead" else group_size
+    if config.first_token is not None:
+        assert min(map(len, targets)) > border, "EOS or another token follows the forced one"
+        state.begin(*read_prefix(model, memory, len(targets), (config.first_token,), group_size))
     longest = max(len(target) for target in targets) + group_size
     table = torch.tensor(
         [[*target, *[config.pad_token] * (longest - len(target))] for target in targets]
     )
     lengths, names = torch.tensor([len(target) for target in targets]), torch.tensor(sentences)
     while not state.done:
-        border = state.step * advance
         lookahead = layout == "lookahead"
         slots = (
             state.clean_slots(group_size, config.mask_token)
@@ -160,6 +163,7 @@ def _led(
             Picked(truth, torch.zeros_like(picked.log_probabilities)),
             torch.full_like(rows, advance),
         )
+        border += advance
         if (stay := state.leave()) is not None and not state.done:
             memory.reorder(stay)
             table, lengths, names = table[stay], lengths[stay], names[stay]

@@ -66,6 +66,9 @@ _HONOURED = {
 }
 """Fields of a `GenerationConfig` that our loop follows."""
 
+_SETTINGS = vars(GenerationConfig()).keys()
+"""All fields of a `GenerationConfig`."""
+
 _INPUTS = {
     *("inputs", "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
     *("encoder_outputs", "streamer", "tokenizer", "trust_remote_code", "synced_gpus"),
@@ -177,6 +180,8 @@ def _needing_one_by_one(choices: dict[str, Any], start: int | None) -> str | Non
     for name, value in choices.items():
         if name in _INPUTS or name in OURS or value is None or value is False:
             continue
+        if isinstance(value, int | float | str) and name not in _SETTINGS:
+            continue  # a setting of nobody, which transformers refuses by its name
         if name in _ALWAYS_THEIRS:
             if len(value) if hasattr(value, "__len__") else True:
                 return type(value[0]).__name__ if hasattr(value, "__len__") else name

@@ -178,7 +178,7 @@ class ServedModel:
         if most is not None:
             limits.check_lengths(self.model.config)  # the plan has checked the rest
         prefix = len(planned.rules.prefix)
-        if most is not None and 0 < most <= prefix:
+        if most is not None and 0 < most <= prefix and chosen.get("prefix"):
             raise UsageError(
                 f"the prefix has {prefix} tokens and a translation at most {most}: give a shorter "
                 "prefix, or a larger max_tokens"

@@ -247,10 +247,12 @@ class LayoutDrawer:
         generator: torch.Generator,
     ) -> TrainingPass:
         """Give some rows the lookahead layout, each from an anchor drawn anywhere in its
-        sentence.
+        sentence behind a forced first token.
         """
         chosen = self._chosen(len(asked.labels), self.groups.lookahead, generator)
-        anchors = (torch.rand(len(asked.labels), generator=generator) * batch.target_lengths).long()
+        forced = self.model.forced_tokens
+        drawn = torch.rand(len(asked.labels), generator=generator)
+        anchors = forced + (drawn * (batch.target_lengths - forced)).long()
         special = self.model.start_token, self.model.mask_token
         drafts, wanted = lookahead(
             batch.target, batch.target_lengths, anchors, group_size, *special

@@ -277,3 +277,13 @@ def test_a_forced_first_token_is_a_group_of_its_own(choices):
         assert sizes_of(slots, 0) == [1, 4, 4]
         assert sizes_of(slots, 1) == [1, 4]
         assert_same((slots, labels), drawer.fixed(batch, 4)[:2])
+
+
+def test_drafts_begin_behind_a_forced_first_token():
+    # Guards: drafts from a place that decoding never drafts from.
+    model = MODEL.model_copy(update={"first_token": 5})
+    drawer = LayoutDrawer(GroupsConfig(sizes={4: 1}, lookahead=1.0), model)
+    slots = drawer.draw(batch_of([1, 2, 3, 4] * 50), torch.Generator().manual_seed(2)).slots
+    clean = ((slots.reach == 1) & (slots.group != PADDING_GROUP)).sum(1)
+    assert clean.view(-1, 4).amin(0).tolist() == [2, 2, 2, 2]
+    assert clean.view(-1, 4).amax(0).tolist() == [2, 2, 3, 4]
