@@ -35,7 +35,7 @@ measure() { # TASK MODEL RECORDS NAME SIZES [OPTIONS]
         --group-size "$sizes" --threads 1 --name "$name" --output "$directory/$name.json" "$@"
 }
 
-[ -e "$text/test.jsonl" ] || run python "$here/corpus.py" "$data" "$text"
+[ -e "$text/choices.train.jsonl" ] || run python "$here/corpus.py" "$data" "$text"
 run python "$here/baselines.py" "$text/test.jsonl" "$text/choices.test.jsonl" "$text/choices.train.jsonl" \
     "$directory/baselines.json"
 [ -e "$directory/qmsum.json" ] || run python "$here/meetings.py" "$data/qmsum/test.jsonl.xz" "$directory/qmsum.json"

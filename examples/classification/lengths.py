@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from multistride.cpu import cpu_name
-from multistride.data.prepare_records import encode_document
+from multistride.data.documents import encode_document
 from multistride.evaluate.bench.workers.memory import peak_mb
 from multistride.files import sha256, write_json
 from multistride.model.directory import load_provenance

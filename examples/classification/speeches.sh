@@ -19,7 +19,7 @@ here=$(dirname "$0")
 
 run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
-[ -f "$directory/fold-3/test.jsonl" ] || run python "$here/speeches.py" "$data/sotu.jsonl.xz" "$directory" 3
+[ -f "$directory/fold-3/train.jsonl" ] || run python "$here/speeches.py" "$data/sotu.jsonl.xz" "$directory" 3
 for fold in 1 2 3; do
     place=$directory/fold-$fold
     [ -f "$place/tfidf.json" ] || run python "$here/baseline.py" "$place" "$place/tfidf.json"

@@ -114,8 +114,8 @@ def main(data: Path, directory: Path) -> None:
     clean = [pair for pair in train if pair[0] not in known]
     tatoeba = set(pairs(data / "tatoeba" / "train.en-de.tsv.xz", (0, 1)))
     everyday = [pair for pair in clean if pair in tatoeba]
-    clean += list(as_typed(everyday, generator))
-    clean += list(joined(everyday, len(everyday) // 8, generator))
+    varied = [*as_typed(everyday, generator), *joined(everyday, len(everyday) // 8, generator)]
+    clean += [pair for pair in varied if pair[0] not in known]
     write(directory, "train", clean)
     write(directory, "validation", validation)
     for name in ("tatoeba", "suttacentral"):

@@ -22,7 +22,7 @@ here=$(dirname "$0")
 
 run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
-[ -e "$text/train.en" ] || run python "$here/corpus.py" "$data" "$text"
+[ -e "$text/test-suttacentral.de" ] || run python "$here/corpus.py" "$data" "$text"
 run multistride prepare --output "$directory/data" --vocabulary-size 8000 \
     --train-source "$text/train.en" --train-target "$text/train.de" \
     --validation-source "$text/validation.en" --validation-target "$text/validation.de"

@@ -28,7 +28,7 @@ esac
 
 run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
-[ -e "$text/test.jsonl" ] || run python "$here/corpus.py" "$corpus" "$data/$corpus" "$text"
+[ -e "$text/distill.source" ] || run python "$here/corpus.py" "$corpus" "$data/$corpus" "$text"
 run multistride prepare --output "$directory/data" --vocabulary-size 4000 \
     --max-tokens "$longest" --max-length-ratio 60 \
     --train-source "$text/train.source" --train-target "$text/train.target" \

@@ -20,7 +20,7 @@ here=$(dirname "$0")
 
 run() { printf '$ %s\n' "$*" >&2; "$@"; }
 
-[ -e "$text/train.letters" ] || run python "$here/words.py" "$dictionary" "$text"
+[ -e "$text/test.phonemes" ] || run python "$here/words.py" "$dictionary" "$text"
 run multistride prepare --output "$directory/data" --vocabulary-kind words --max-tokens 63 \
     --train-source "$text/train.letters" --train-target "$text/train.phonemes" \
     --validation-source "$text/validation.letters" --validation-target "$text/validation.phonemes"

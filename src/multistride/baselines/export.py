@@ -8,7 +8,7 @@ from pathlib import Path
 
 from multistride.baselines.ctranslate2 import check_installed, save_ctranslate2
 from multistride.baselines.expressible import check_expressible
-from multistride.data.vocab import VOCABULARY_FILES
+from multistride.data.vocabulary_files import ALL_FILES
 from multistride.decode.draft_head import DRAFT_HEAD
 from multistride.decode.phrases import PHRASES
 from multistride.engines.int8.engine import int8_graphs
@@ -63,7 +63,7 @@ def export(directory: Path, kind: str, output: Path) -> None:
     _CHECKS[kind]()
     model, _ = load_model(directory)
     with replacing_directory(output, [directory]) as place:
-        for name in (*VOCABULARY_FILES, PROVENANCE):
+        for name in (*ALL_FILES, PROVENANCE):
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, place / name)
         _WRITERS[kind](directory, place, model)

@@ -188,7 +188,10 @@ def _code_of(error: Exception, app: typer.Typer) -> int:
         return _failed(_of_system(error), UserError.exit_code)
     if _is_out_of_memory(error):
         reason = str(error).strip().partition("\n")[0] or "no memory is left"
-        return _failed(f"out of memory ({reason}): lower --batch-size", UserError.exit_code)
+        return _failed(
+            f"out of memory ({reason}): free some, or lower --batch-size where there is one",
+            UserError.exit_code,
+        )
     raise error
 
 

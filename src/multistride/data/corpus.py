@@ -65,6 +65,11 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
         raise DataError(f"{path} is empty: give a file with one text a line")
 
 
+def check_text(path: Path | str) -> None:
+    """Raise `DataError` for a file of which `read_lines` would not yield a first line."""
+    next(read_lines(path))
+
+
 def read_parallel(
     source_path: Path | str, target_path: Path | str, may_be_empty: bool = False
 ) -> Iterator[Record]:
@@ -111,7 +116,8 @@ def read_jsonl(
     Raises `DataError` for what `read_lines` refuses.
     """
     for line in read_lines(path):
-        yield _json_pair(line, source_field, target_field)
+        texts = text_fields(line, source_field, target_field)
+        yield texts if isinstance(texts, Unreadable) else Pair(*texts)
 
 
 def _pair(source: bytes, target: bytes) -> Record:
@@ -121,7 +127,10 @@ def _pair(source: bytes, target: bytes) -> Record:
         return Unreadable(INVALID_UTF8)
 
 
-def _json_pair(line: bytes, source_field: str, target_field: str) -> Record:
+def text_fields(line: bytes, *names: str) -> list[str] | Unreadable:
+    """Return the texts in these fields of the JSON object on a line, or the reason there are
+    none.
+    """
     try:
         record = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -130,13 +139,13 @@ def _json_pair(line: bytes, source_field: str, target_field: str) -> Record:
         return Unreadable(BROKEN_RECORD)
     if not isinstance(record, dict):
         return Unreadable(BROKEN_RECORD)
-    if not {source_field, target_field} <= record.keys():
+    if not record.keys() >= set(names):
         return Unreadable(MISSING_FIELD)
-    source, target = record.get(source_field), record.get(target_field)
-    if not isinstance(source, str) or not isinstance(target, str):
+    texts = [record[name] for name in names]
+    if not all(isinstance(text, str) for text in texts):
         return Unreadable(BROKEN_RECORD)
     try:
-        (source + target).encode("utf-8")
+        "".join(texts).encode("utf-8")
     except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
         return Unreadable(INVALID_UTF8)
-    return Pair(source, target)
+    return texts

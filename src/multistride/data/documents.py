@@ -11,7 +11,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, read_lines
+from multistride.data.corpus import (
+    BROKEN_RECORD,
+    INVALID_UTF8,
+    Unreadable,
+    read_lines,
+    text_fields,
+)
+from multistride.data.vocab import Vocabulary
 from multistride.untrusted import layout, parse_json
 
 DocumentKind = Literal["file", "paragraph", "line"]
@@ -67,7 +74,7 @@ def pieces_of(text: str, size: int = ENCODED_TOGETHER) -> Iterator[str]:
     """Yield a text in pieces of about `size` characters that have the same tokens apart as
     together.
 
-    It is cut before a blank or line end that follows other characters: no token of byte-level BPE
+    It is cut before a blank or line end that follows a letter or digit: no token of byte-level BPE
     reaches over such a place. Where there is none for `size` characters, it is cut anywhere.
     """
     begin = 0
@@ -78,15 +85,28 @@ def pieces_of(text: str, size: int = ENCODED_TOGETHER) -> Iterator[str]:
     yield text[begin:]
 
 
+def encode_document(vocabulary: Vocabulary, text: str) -> list[int]:
+    """Return the tokens of a document of any length, read piece by piece.
+
+    Raises `DataError` where it cannot be written as UTF-8.
+    """
+    first, *others = pieces_of(text)
+    [tokens] = vocabulary.encode_source([first])
+    for piece in others:  # all at once would take the memory that the pieces save
+        [more] = vocabulary.encode_continuation([piece])
+        tokens += more
+    return tokens
+
+
 def _before_blank(text: str, first: int, last: int) -> int:
-    """Return the first place in `first` to `last` where a blank follows what is none; `last` if
-    there is none.
+    """Return the first place in `first` to `last` where a blank follows a letter or digit; `last`
+    if there is none.
     """
     while first < last:
         places = [place for blank in " \n" if (place := text.find(blank, first, last)) >= 0]
         if not places:
             return last
-        if not text[min(places) - 1].isspace():
+        if text[min(places) - 1].isalnum():
             return min(places)
         first = min(places) + 1
     return last
@@ -114,11 +134,5 @@ def _decoded(lines: Iterable[bytes]) -> str | Unreadable:
 
 
 def _text_of(line: bytes, field: str) -> str | Unreadable:
-    try:
-        text = parse_json(line.decode("utf-8"))[field]
-        text.encode("utf-8")  # JSON can escape half of a surrogate pair
-    except UnicodeError:
-        return Unreadable(INVALID_UTF8)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return Unreadable(BROKEN_RECORD)
-    return str(text).strip()
+    record = text_fields(line, field)
+    return record if isinstance(record, Unreadable) else record[0].strip()

@@ -27,6 +27,7 @@ from multistride.data.arrays import (
     array_name,
     hash_arrays,
 )
+from multistride.data.corpus import check_text
 from multistride.data.vocab import TOKENIZER_FILE, Vocabulary, VocabularyKind, train_vocabulary
 from multistride.data.vocabulary_files import load_vocabulary, save_vocabulary
 from multistride.errors import DataError
@@ -128,6 +129,8 @@ def prepare(config: PreparationConfig) -> dict[str, Any]:
     inputs = [path for name in SPLITS for path in reader.paths(name)]
     refuse_inputs(config.output, inputs)
     refuse_streams(inputs, "prepare reads its inputs more than once")
+    for path in inputs:
+        check_text(path)  # what cannot be read is said now, not after the vocabulary is learned
     besides = reader.checked()
     vocabulary = _vocabulary(config, reader)
     arrays: Arrays = {}

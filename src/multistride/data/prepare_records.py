@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,12 +18,11 @@ import numpy as np
 from pydantic import Field
 
 from multistride.data.arrays import LABELLED, TEXT, token_type
-from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable, read_lines
-from multistride.data.documents import pieces_of
+from multistride.data.corpus import Unreadable, read_lines, text_fields
+from multistride.data.documents import encode_document
 from multistride.data.prepare import EMPTY, Counts, PreparationConfig, PreparedSplit, Reader
 from multistride.data.vocab import Vocabulary
 from multistride.errors import DataError
-from multistride.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -130,29 +128,9 @@ class RecordReader(Reader):
                     counts.dropped[record.reason] += 1
 
 
-def encode_document(vocabulary: Vocabulary, text: str) -> list[int]:
-    """Return the tokens of a document of any length, read piece by piece.
-
-    Raises `DataError` where it cannot be written as UTF-8.
-    """
-    first, *others = pieces_of(text)
-    begun, continued = vocabulary.encode_source([first]), vocabulary.encode_continuation(others)
-    return list(chain.from_iterable([*begun, *continued]))
-
-
 def _labelled(line: bytes, config: RecordsPrepareConfig) -> Labelled | Unreadable:
-    try:
-        record = parse_json(line.decode("utf-8"))
-        text, label = record[config.text_field], record[config.label_field]
-        f"{text}{label}".encode()  # JSON can escape half of a surrogate pair
-    except UnicodeError:
-        return Unreadable(INVALID_UTF8)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return Unreadable(BROKEN_RECORD)
-    if not isinstance(text, str) or not isinstance(label, str):
-        return Unreadable(BROKEN_RECORD)
-    return (
-        Labelled(text.strip(), label.strip())
-        if text.strip() and label.strip()
-        else Unreadable(EMPTY)
-    )
+    texts = text_fields(line, config.text_field, config.label_field)
+    if isinstance(texts, Unreadable):
+        return texts
+    text, label = (text.strip() for text in texts)
+    return Labelled(text, label) if text and label else Unreadable(EMPTY)

@@ -21,7 +21,13 @@ from pydantic import Field, model_validator
 
 from multistride.data.arrays import TEXT, token_type
 from multistride.data.corpus import Unreadable
-from multistride.data.documents import DocumentKind, Written, read_documents, read_written
+from multistride.data.documents import (
+    DocumentKind,
+    Written,
+    encode_document,
+    read_documents,
+    read_written,
+)
 from multistride.data.prepare import (
     DUPLICATE,
     EMPTY,
@@ -101,14 +107,15 @@ class TextPrepareConfig(PreparationConfig):
 class _Windows:
     """The windows of one split, and how many of their first tokens are only read."""
 
+    type: type[np.integer[Any]]
     counts: Counts = field(default_factory=lambda: Counts("texts"))
-    windows: list[list[int]] = field(default_factory=list)
+    windows: list[NDArray[Any]] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     cut: int = 0
 
     def add(self, tokens: list[int], known: int) -> None:
         """Keep one window."""
-        self.windows.append(tokens)
+        self.windows.append(np.array(tokens, dtype=self.type))
         self.known.append(known)
 
     def facts(self) -> dict[str, Any]:
@@ -139,9 +146,9 @@ class TextReader(Reader):
 
     def encoded(self, split: str, vocabulary: Vocabulary) -> PreparedSplit:
         """Return the windows of a split."""
-        config, kept = self.config, _Windows()
+        config, kept = self.config, _Windows(token_type(vocabulary))
         for document in self._clean(split, kept.counts):
-            [tokens] = vocabulary.encode_source([document])
+            tokens = encode_document(vocabulary, document)
             kept.counts.kept += 1
             for window, known in windows([*tokens, vocabulary.eos], config.window, config.carried):
                 kept.add(window, known)
@@ -150,7 +157,7 @@ class TextReader(Reader):
                 kept.counts.read += 1
                 _add_written(kept, record, config.window, len(vocabulary))
         facts = kept.facts()
-        return PreparedSplit(kept.counts, _arrays(kept, vocabulary), facts)
+        return PreparedSplit(kept.counts, _arrays(kept), facts)
 
     def _files(self, split: str) -> TextFiles:
         return self.config.train if split == "train" else self.config.validation
@@ -206,12 +213,11 @@ def _add_written(
         split.add(tokens[:size], len(record.prompt))
 
 
-def _arrays(split: _Windows, vocabulary: Vocabulary) -> dict[tuple[str, str], NDArray[Any]]:
+def _arrays(split: _Windows) -> dict[tuple[str, str], NDArray[Any]]:
     offsets = np.zeros(len(split.windows) + 1, dtype=np.int64)
     np.cumsum([len(window) for window in split.windows], out=offsets[1:])
-    tokens = (token for window in split.windows for token in window)
     contents: dict[str, NDArray[Any]] = {
-        "tokens": np.fromiter(tokens, dtype=token_type(vocabulary), count=int(offsets[-1])),
+        "tokens": np.concatenate([np.empty(0, split.type), *split.windows]),
         "offsets": offsets,
         "known": np.array(split.known, dtype=np.int64),
     }

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from multistride.data.foreign import ROLES, TARGET_FILE, ForeignVocabulary, default_template
-from multistride.data.vocab import TOKENIZER_CONFIG_FILE, Reader, Vocabulary, read_tokenizer
+from multistride.data.vocab import (
+    TOKENIZER_CONFIG_FILE,
+    VOCABULARY_FILES,
+    Reader,
+    Vocabulary,
+    read_tokenizer,
+)
 from multistride.errors import DataError
 from multistride.files import replacing_file
 from multistride.untrusted import read_object, read_text
@@ -14,6 +20,9 @@ from multistride.untrusted import read_object, read_text
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 """Where transformers writes the template of conversations; it counts before
 tokenizer_config.json."""
+
+ALL_FILES = (*VOCABULARY_FILES, TARGET_FILE, CHAT_TEMPLATE_FILE)
+"""All that a vocabulary may consist of; the last two are not in every directory."""
 
 
 def save_vocabulary(

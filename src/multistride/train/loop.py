@@ -253,22 +253,24 @@ class Trainer:
         began = time.perf_counter()
         settings, accelerator = self.settings, self.accelerator
         processes = accelerator.num_processes
-        pieces, asked = self._batches()
-        passes = [self._completed(piece, drawn) for piece, drawn in zip(pieces, asked, strict=True)]
-        labels = torch.tensor(sum(each.labelled() for each in passes), device=self.device)
-        total = int(accelerator.reduce(labels, "sum"))
-        self.progress.update += 1
-        rate = learning_rate(settings, self.progress.update)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # Windows of which nothing is to be predicted may be by themselves in a batch.
-        smoothed, cross_entropy = self._backward(pieces, passes, processes / max(total, 1))
-        norm = clip_gradients(self.objective.parameters(), settings)
-        self._check_finite(smoothed, norm, pieces)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.take(self.progress.update)
+        with self._memory():
+            pieces, asked = self._batches()
+            drawn = zip(pieces, asked, strict=True)
+            passes = [self._completed(piece, each) for piece, each in drawn]
+            labels = torch.tensor(sum(each.labelled() for each in passes), device=self.device)
+            total = int(accelerator.reduce(labels, "sum"))
+            self.progress.update += 1
+            rate = learning_rate(settings, self.progress.update)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            # Windows of which nothing is to be predicted may be by themselves in a batch.
+            smoothed, cross_entropy = self._backward(pieces, passes, processes / max(total, 1))
+            norm = clip_gradients(self.objective.parameters(), settings)
+            self._check_finite(smoothed, norm, pieces)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average is not None:
+                self.average.take(self.progress.update)
         seconds = time.perf_counter() - began
         self.progress.seconds += seconds
         self._log(Sums(1, int(labels), smoothed, cross_entropy, norm, seconds), rate)
@@ -325,31 +327,34 @@ class Trainer:
         self.objective.train()
         first = self.accelerator.process_index * self.settings.accumulate
         sums = [0.0, 0.0]
+        for index, (piece, asked) in enumerate(zip(pieces, passes, strict=True)):
+            torch.manual_seed(stable_seed(self.settings.seed, self.progress.update, first + index))
+            batch = piece.batch.to(self.device)
+            last = index + 1 == len(pieces)
+            with nullcontext() if last else self.accelerator.no_sync(self.objective):
+                losses = self.objective(batch.source, batch.source_lengths, asked.to(self.device))
+                self.accelerator.backward(losses.smoothed * scale)
+            sums[0] += float(losses.smoothed.detach())
+            sums[1] += float(losses.cross_entropy)
+        return sums[0], sums[1]
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Say what helps where memory is too small; settings may then change in a resumed run.
+
+        Any process may be the one that has too little.
+        """
         try:
-            for index, (piece, asked) in enumerate(zip(pieces, passes, strict=True)):
-                torch.manual_seed(
-                    stable_seed(self.settings.seed, self.progress.update, first + index)
-                )
-                batch = piece.batch.to(self.device)
-                last = index + 1 == len(pieces)
-                with nullcontext() if last else self.accelerator.no_sync(self.objective):
-                    losses = self.objective(
-                        batch.source, batch.source_lengths, asked.to(self.device)
-                    )
-                    self.accelerator.backward(losses.smoothed * scale)
-                sums[0] += float(losses.smoothed.detach())
-                sums[1] += float(losses.cross_entropy)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
-            if self.accelerator.is_main_process:
-                write_json(self.run.path / OUT_OF_MEMORY, {"update": self.progress.update})
+            write_json(self.run.path / OUT_OF_MEMORY, {"update": self.progress.update})
             raise UserError(
                 f"out of memory at update {self.progress.update} with training.tokens_per_batch "
                 f"{self.settings.tokens_per_batch}: lower it, raise training.accumulate by as "
                 "much, and run it again with --resume"
             ) from error
-        return sums[0], sums[1]
 
     def asked_to_stop(self, stop: StopRequest) -> bool:
         """Return True if any process was asked to stop."""
@@ -370,7 +375,7 @@ class Trainer:
         """Measure (the averaged weights, if there are any), record, checkpoint; move `best` if this
         is the best.
         """
-        with self._published() as model:
+        with self._published() as model, self._memory():
             metrics = self._measured(model)
         self._check_measured(metrics)
         losses = [value for name, value in metrics.items() if name.startswith("validation_loss")]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, Unreadable
+from multistride.data.corpus import BROKEN_RECORD, INVALID_UTF8, MISSING_FIELD, Unreadable
 from multistride.data.documents import Written, read_documents, read_written
 from multistride.errors import DataError
 
@@ -52,7 +52,8 @@ def test_records(tmp_path):
     path.write_text("\n".join(records) + "\n")
     found = list(read_documents(path, "file", "text"))
     broken = Unreadable(BROKEN_RECORD)
-    assert found == ["a\nb", broken, broken, broken, Unreadable(INVALID_UTF8), broken]
+    missing = Unreadable(MISSING_FIELD)
+    assert found == ["a\nb", broken, missing, broken, Unreadable(INVALID_UTF8), broken]
 
 
 def test_written_tokens(tmp_path):

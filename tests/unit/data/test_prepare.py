@@ -216,6 +216,22 @@ def test_misaligned_files_are_refused_while_the_vocabulary_is_learned(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
 
 
+# Guards: validation files that are missed only after the vocabulary is learned and the training
+# data encoded, which can take hours.
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "does not exist"), (b"", "is empty"), (b"PK\x03\x04", "a zip")]
+)
+def test_what_cannot_be_read_is_said_first(tmp_path, monkeypatch, content, message):
+    settings = config(tmp_path, validation=[("a", "b")])
+    place = settings.validation[0].pairs
+    place.unlink()
+    if content is not None:
+        place.write_bytes(content)
+    monkeypatch.setattr("multistride.data.prepare.train_vocabulary", None)
+    with pytest.raises(DataError, match=message):
+        prepare(settings)
+
+
 # Guards: a corpus beside the output, or a home directory, deleted by the replacement.
 def test_foreign_files_are_not_deleted(tmp_path):
     (tmp_path / "out").mkdir()

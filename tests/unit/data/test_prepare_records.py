@@ -55,7 +55,8 @@ def test_what_is_kept_and_what_is_lost(prepared):
     manifest, data = prepared
     assert data.classes == ("x", "y")
     assert manifest["splits"]["train"]["dropped"] == {
-        "broken record": 2,
+        "broken record": 1,
+        "missing field": 1,
         "empty": 1,
         "invalid utf-8": 2,
     }

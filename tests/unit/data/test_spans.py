@@ -1,13 +1,13 @@
 """Documents in windows and in pieces: nothing lost, nothing changed."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multistride.data.documents import pieces_of, spans
-from multistride.data.prepare_records import encode_document
+from multistride.data.documents import encode_document, pieces_of, spans
 from multistride.data.vocab import train_vocabulary
 
 
@@ -71,3 +71,17 @@ def test_a_document_without_blanks_is_encoded_in_pieces(vocabulary):
     """Memory for the whole of a text that has no place to cut."""
     text = "ab" * 150_000
     assert vocabulary.decode(encode_document(vocabulary, text)) == text
+
+
+def test_one_piece_of_a_document_is_encoded_at_a_time():
+    """Pieces that the tokenizer is given all at once, and so takes memory for the whole of."""
+    given = []
+
+    def encode(texts):
+        given.append(sum(map(len, texts)))
+        return [[1] for _ in texts]
+
+    vocabulary = SimpleNamespace(encode_source=encode, encode_continuation=encode)
+    assert encode_document(vocabulary, "ab " * 300_000) == [1] * len(given)
+    assert sum(given) == 900_000
+    assert max(given) < 250_000

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from multistride.baselines.export import export
 from multistride.cli import app
 from multistride.data.vocab import Vocabulary, train_vocabulary
+from multistride.data.vocabulary_files import load_vocabulary
 from multistride.decode.choosing.calibration import Calibration
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.inspection import inspect_model
@@ -317,7 +318,8 @@ def test_an_export_translates_a_file(copy, tmp_path):
 
 
 def test_what_was_measured_of_a_model_comes_along(tmp_path):
-    # Guards: an export whose adaptive mode writes other texts, and that cannot be calibrated.
+    # Guards: an export whose adaptive mode writes other texts, and that cannot be calibrated; one
+    # that spells prefixes with the tokenizer of the source, or has lost its chat template.
     place, output = saved(tmp_path / "model", 3), tmp_path / "int8"
     measured = Calibration(
         model_sha256=weights_digest(place),
@@ -328,8 +330,12 @@ def test_what_was_measured_of_a_model_comes_along(tmp_path):
         kept=(),
     )
     (place / "calibration.json").write_text(measured.model_dump_json())
+    shutil.copyfile(place / "tokenizer.json", place / "target_tokenizer.json")
+    (place / "chat_template.jinja").write_text("{{ messages }}")
     export(place, "int8", output)
     assert Translator.load(output).measured.calibration == measured
+    assert load_vocabulary(output).chat_template == "{{ messages }}"
+    assert (output / "target_tokenizer.json").is_file()
 
 
 def test_a_model_is_not_replaced_by_an_export_or_an_average(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from accelerate.optimizer import AcceleratedOptimizer
 
 from multistride.errors import Interrupted, UsageError, UserError
 from multistride.model.config import TransformerConfig
@@ -146,20 +147,31 @@ def test_a_run_goes_on_without_the_model_it_started_from(tmp_path, run, stopped_
     assert len(record["decides"]["start_from"]) == 64
 
 
-def test_batches_may_be_smaller_after_memory_was_too_small(tmp_path, run, monkeypatch):
-    # Guards: advice that the run then refuses to follow.
+@pytest.mark.parametrize(
+    ("owner", "name", "calls"),
+    [
+        (loop.Accelerator, "backward", 4),
+        (AcceleratedOptimizer, "step", 4),  # where the state of the optimiser is made
+        (loop.Trainer, "_validated", 2),
+    ],
+)
+def test_batches_may_be_smaller_after_memory_was_too_small(
+    tmp_path, run, monkeypatch, owner, name, calls
+):
+    # Guards: advice that the run then refuses to follow, and that of another command.
     with monkeypatch.context() as small:
-        small.setattr(loop, "is_out_of_memory", lambda error: True)
-        backward = loop.Accelerator.backward
+        whole, called = getattr(owner, name), []
 
-        def fail(self, loss):
-            if loop_updates.append(1) or len(loop_updates) > 4:
+        def fail(self, *arguments):
+            called.append(1)
+            if len(called) > calls:
+                # of several processes it need not be the first that has too little
+                small.setattr(loop.Accelerator, "is_main_process", False)
                 raise RuntimeError("can't allocate memory")
-            backward(self, loss)
+            return whole(self, *arguments)
 
-        loop_updates = []
-        small.setattr(loop.Accelerator, "backward", fail)
-        with pytest.raises(UserError, match=r"out of memory at update 5 .*--resume"):
+        small.setattr(owner, name, fail)
+        with pytest.raises(UserError, match=r"out of memory at update \d .*--resume"):
             run()
     run(resume=True, tokens_per_batch=32, accumulate=2)
     assert yaml.safe_load((tmp_path / "run/run.yaml").read_text())["training"]["accumulate"] == 2

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.data.documents import spans
-from multistride.data.prepare_records import encode_document
+from multistride.data.documents import encode_document, spans
 from multistride.data.vocab import Vocabulary
 from multistride.model.config import ClassifierConfig
 
