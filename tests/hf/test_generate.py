@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,8 @@ def test_end_and_padding_are_those_that_were_given(kind, group_size, request):
     end = int(free[0, 5])
     found = model.generate(**inputs, **limit, eos_token_id=end, pad_token_id=7)[:, begin:]
     listed = model.generate(**inputs, **limit, eos_token_id=[end, 2], pad_token_id=7)
+    tensor = model.generate(**inputs, **limit, eos_token_id=torch.tensor([end, 2]), pad_token_id=7)
+    assert tensor.equal(listed)
     for row, expected in zip(found.tolist(), free.tolist(), strict=True):
         kept = expected[: expected.index(end) + 1] if end in expected else expected
         assert row[: len(kept)] == kept[: len(row)]
@@ -441,3 +444,14 @@ def test_one_limit_is_not_called_two(choices, stored, causal, caplog):
     logging.getLogger("transformers").removeHandler(caplog.handler)
     assert written.shape[1] <= inputs["input_ids"].shape[1] + 4
     assert "max_length" not in caplog.text
+
+
+def test_a_configuration_alone_brings_no_warning_of_settings_beside_it(causal, caplog):
+    model = AutoModelForCausalLM.from_pretrained(causal).eval()
+    chosen = deepcopy(model.generation_config)
+    chosen.max_length = 12
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    written = model.generate(**inputs_of(causal, SOURCES[:1]), generation_config=chosen)
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert written.shape[1] <= 12
+    assert (chosen.use_cache, caplog.text) == (model.generation_config.use_cache, "")

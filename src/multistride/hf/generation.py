@@ -342,6 +342,8 @@ def _ends(settings: GenerationConfig, config: TransformerConfig) -> tuple[int, .
     ends = settings.eos_token_id
     if ends is None:
         return config.ends
+    if isinstance(ends, Tensor):
+        ends = ends.flatten().tolist()
     listed = tuple(int(token) for token in (ends if isinstance(ends, list | tuple) else [ends]))
     return listed or config.ends
 

@@ -13,6 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,11 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         settings = request.settings
         if settings.get("streamer") is not None:
             settings["group_streamer"] = settings["streamer"]
-        settings["use_cache"] = False  # our loop has its own cache
+        if generation_config is None:
+            settings["use_cache"] = False  # our loop has its own cache
+        else:  # transformers warns of settings beside a configuration
+            generation_config = deepcopy(generation_config)
+            generation_config.use_cache = False
         return super().generate(inputs, generation_config, custom_generate=generate, **settings)
 
     def _check_inputs(self, inputs: Any, settings: dict[str, Any]) -> None:

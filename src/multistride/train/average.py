@@ -117,7 +117,8 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
         model,
         vocabulary,
         provenance,
-        f"{card}\nThe weights are the mean of: {', '.join(names)}.\n",
+        f"{card}\nThe weights are the mean of: {', '.join(names)}. What else stands here is of "
+        f"{names[-1]}.\n",
     )
 
 
