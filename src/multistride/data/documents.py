@@ -1,7 +1,8 @@
 """Reading texts without translations: documents, and what a model wrote after prompts.
 
 A document is a whole file, a paragraph (lines between blank ones) or a line of a plain file, or a
-field of one JSON object a line. Its inner line ends stay as they are.
+field of one JSON object a line. Its inner line ends stay;
+CRLF of a plain file is read as LF.
 """
 
 from __future__ import annotations
