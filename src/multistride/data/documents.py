@@ -1,8 +1,7 @@
 """Reading texts without translations: documents, and what a model wrote after prompts.
 
 A document is a whole file, a paragraph (lines between blank ones) or a line of a plain file, or a
-field of one JSON object a line. Its inner line ends stay;
-CRLF of a plain file is read as LF.
+field of one JSON object a line. Its inner line ends stay; CRLF of a plain file is read as LF.
 """
 
 from __future__ import annotations
