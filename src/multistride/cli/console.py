@@ -189,7 +189,8 @@ def _code_of(error: Exception, app: typer.Typer) -> int:
     if _is_out_of_memory(error):
         reason = str(error).strip().partition("\n")[0] or "no memory is left"
         return _failed(
-            f"out of memory ({reason}): free some, or lower --batch-size where there is one",
+            f"out of memory ({reason}): free some memory, or lower --batch-size if the command "
+            "has it",
             UserError.exit_code,
         )
     raise error

@@ -447,8 +447,8 @@ class TransformerConfig(Settings):
 
     @property
     def forced_tokens(self) -> int:
-        """How many tokens every target is forced to begin with (0 or 1). Each is a group of its
-        own.
+        """Return how many tokens every target is forced to begin with (0 or 1); each is a group
+        of its own.
         """
         return 0 if self.first_token is None else 1
 

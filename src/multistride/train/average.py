@@ -117,8 +117,8 @@ def average_models(directories: Sequence[Path], output: Path) -> None:
         model,
         vocabulary,
         provenance,
-        f"{card}\nThe weights are the mean of: {', '.join(names)}. What else stands here is of "
-        f"{names[-1]}.\n",
+        f"{card}\nThe weights are the mean of: {', '.join(names)}. Everything else on "
+        f"this card describes {names[-1]}.\n",
     )
 
 
