@@ -99,13 +99,13 @@ CONTINUED = """\
 An autoregressive teacher of 48 million parameters, trained on a GPU by
 `examples/english-german/run.sh`, translated the training text. The model is the one that shipped
 first (four hours on two CPU cores), trained on for {updates:,} updates of {tokens:,} tokens of
-those translations on one CPU core, in eleven stages ({stages} in `examples/english-german`). From
+those translations on one CPU core, in twelve stages ({stages} in `examples/english-german`). From
 the third stage on, a reference replaces the translation where the two are similar
 (`interpolate.py`). From the fifth on, frequent sentences have more weight, and the model itself
 wrote the translations. The seventh and eighth stages use references only, with more interface text
-(`interface.py`). In the last three a long sentence has the teacher's translation where the model's
-own agrees with it and the reference does not (`agreed.py`), and a short one its reference, also as
-people type it (`as_typed.py`). From the sixth stage on, two seeds were trained each time, and the
+(`interface.py`). From the ninth on a long sentence has the teacher's translation where the model's
+own agrees with it and the reference does not (`agreed.py`; the model's own in the last stage), and a
+short one its reference, also as people type it (`as_typed.py`). From the sixth stage on, two seeds were trained each time, and the
 weights are means of both and of those before (`multistride average`)."""
 
 STAGES = (
@@ -120,6 +120,7 @@ STAGES = (
     "agreed.yaml",
     "typed.yaml",
     "first.yaml",
+    "own.yaml",
 )
 """The configurations of the stages on one CPU core, in order."""
 
