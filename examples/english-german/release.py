@@ -104,9 +104,10 @@ the third stage on, a reference replaces the translation where the two are simil
 (`interpolate.py`). From the fifth on, frequent sentences have more weight, and the model itself
 wrote the translations. The seventh and eighth stages use references only, with more interface text
 (`interface.py`). From the ninth on a long sentence has the teacher's translation where the model's
-own agrees with it and the reference does not (`agreed.py`; the model's own in the last stage), and a
-short one its reference, also as people type it (`as_typed.py`). From the sixth stage on, two seeds were trained each time, and the
-weights are means of both and of those before (`multistride average`)."""
+own agrees with it and the reference does not (`agreed.py`; in `own.yaml` it has the model's own),
+and a short one its reference, also as people type it (`as_typed.py`). From the sixth stage on, two
+seeds were trained each time, and the weights are means of both and of those before (`multistride
+average`)."""
 
 STAGES = (
     "continued.yaml",
