@@ -28,7 +28,7 @@ from multistride.decode.options import DecodeOptions
 from multistride.engines.int8.entries import checked_graphs, mark_used, place_of
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import by_row
-from multistride.engines.int8.native.library import NATIVE, wanted
+from multistride.engines.int8.native.library import NATIVE, WIDEST, wanted
 from multistride.engines.int8.native.networks import supported
 from multistride.engines.int8.support import check_int8, check_supported
 from multistride.engines.names import EngineName, WeightForm, choice
@@ -66,7 +66,7 @@ class LightTranslator(SourceModel[LightPlan]):
         directory: Path,
         engine: Literal[WeightForm, "auto"],
         threads: int | None,
-        group_size: int,
+        options: DecodeOptions,
     ) -> LightTranslator | None:
         """Return the model of a directory; None where only `Translator` can open it."""
         form: WeightForm = "int8" if engine == "auto" else engine
@@ -76,10 +76,14 @@ class LightTranslator(SourceModel[LightPlan]):
             check_supported(config)
             if not config.encoder_layers or config.first_token is not None:
                 return None
-            needed = _needed(config, form, group_size)
+            needed = _needed(config, form, options)
+            if needed is None:
+                return None
             if is_export(directory):
                 if needed == (NATIVE,) and not (directory / INT8_NATIVE).is_file():
-                    needed = _graphs(config, form, group_size)  # an earlier version wrote it
+                    if options.beam_of_groups(config) > 1:
+                        return None
+                    needed = _graphs(config, form, options.group_size)  # an earlier version's
                 graphs = checked_graphs(directory, needed, (CONFIG, *VOCABULARY_FILES))
             else:
                 place = place_of(directory, weights_digest(directory), form)
@@ -116,7 +120,8 @@ class LightTranslator(SourceModel[LightPlan]):
         limits = [options.limit(count, self.config) for count in counts]
         state = Running(limits, EndingRule(frozenset(self.config.ends)))
         memory = self._engine.begun(np.array(rows, np.int64), np.array(counts, np.int64))
-        for _ in decode_even(self._engine, memory, state, options.group_size):
+        beam = options.beam_of_groups(self.config)
+        for _ in decode_even(self._engine, memory, state, options.group_size, beam):
             pass
         return state.hypotheses
 
@@ -133,7 +138,7 @@ def suffices(device: str, options: DecodeOptions) -> bool:
     """
     on_cpu = device == "cpu" or (device == "auto" and not _may_have_gpu())
     usual = DecodeOptions()
-    given = options.model_fields_set - {"group_size", "batch_size", "max_tokens"}
+    given = options.model_fields_set - {"group_size", "group_beam", "batch_size", "max_tokens"}
     plain = all(getattr(options, name) == getattr(usual, name) for name in given)
     return on_cpu and plain
 
@@ -145,10 +150,14 @@ def _may_have_gpu() -> bool:
     return sys.platform == "win32" or any(any(devices.glob(name)) for name in GPU_DEVICES)
 
 
-def _needed(config: TransformerConfig, form: WeightForm, group_size: int) -> tuple[str, ...]:
-    """Return the names of what writes groups of a size."""
-    native = supported(config, form) and wanted()
-    return (NATIVE,) if native else _graphs(config, form, group_size)
+def _needed(
+    config: TransformerConfig, form: WeightForm, options: DecodeOptions
+) -> tuple[str, ...] | None:
+    """Return the names of what writes groups; None where nothing does without PyTorch."""
+    beam = options.beam_of_groups(config)
+    if supported(config, form) and wanted():
+        return (NATIVE,) if beam <= WIDEST else None
+    return _graphs(config, form, options.group_size) if beam == 1 else None
 
 
 def _graphs(config: TransformerConfig, form: WeightForm, group_size: int) -> tuple[str, ...]:

@@ -10,16 +10,17 @@ pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
 from tiny_models import small_model
 
 from multistride.decode.corpus import decode_corpus
+from multistride.decode.markov import searched
 from multistride.decode.options import DecodeOptions
 from multistride.engines.eager import EagerStepModel
 from multistride.engines.int8 import engine as int8
 from multistride.engines.int8.blocks import blocked
-from multistride.engines.int8.buffers import MASKED
+from multistride.engines.int8.buffers import MASKED, View
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.converted import NativeConverted
 from multistride.engines.int8.native.pack_converted import packed_converted
 from multistride.engines.int8.native.pack_translation import packed_translation
-from multistride.engines.int8.native.passes import NativePicker
+from multistride.engines.int8.native.passes import NativePicker, NativeSearch
 from multistride.engines.int8.native.stored import content_of, read
 from multistride.engines.int8.native.translation import NativeTranslation
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, quantised
@@ -121,6 +122,44 @@ def test_tokens_are_those_of_the_integers(sentences, size, seed):
             assert certain[row, slot] == pytest.approx(expected, abs=2e-4)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 9), st.integers(2, 6), st.integers(2, library.WIDEST), st.integers(0, 999))
+def test_a_searched_group_is_that_of_the_slow_search(sentences, size, beam, seed):
+    # The slow search over logits that are exact sums of integers; three tokens end a text.
+    config = HEADED.config.model_copy(update={"further_ends": (7, 9)})
+    final = Roundings(HEADED).normed(FINAL, alike=True)
+    hidden = np.random.default_rng(seed).integers(0, 256, (sentences, size, 64)).astype(np.uint8)
+    logits = exactly(quantised(HEADED.target_embedding.weight, final.shrink), final, hidden)
+    slow = searched(config, int8._in_8_bits(HEADED.markov), beam)
+    expected = slow(torch.from_numpy(logits).float())
+    for threads in (1, 3):
+        found, certain = searched_natively(config.ends, beam, threads, hidden)
+        for row in range(sentences):
+            values = expected.log_probabilities[row].numpy()
+            same = found[row].tolist() == expected.tokens[row].tolist()
+            # Of two groups of equal worth either may be written, as rounding will have it.
+            assert same or certain[row].sum() == pytest.approx(values.sum(), abs=1e-3)
+            if same:
+                assert certain[row] == pytest.approx(values, abs=3e-4)
+
+
+def searched_natively(ends, beam, threads, hidden):
+    """Return the tokens of searched groups and their log-probabilities."""
+    works = NativeTranslation(
+        content_of(
+            packed_translation(
+                HEADED, Roundings(HEADED), Roundings(HEADED).normed(FINAL, alike=True)
+            )
+        ),
+        HEADED.config,
+    ).works
+    found = np.zeros(hidden.shape[:2], np.int64), np.zeros(hidden.shape[:2], np.float32)
+    outputs = dict(zip(library.FOUND, map(View, found), strict=True))
+    search = NativeSearch(works["greedy"], works["search"], ends, beam, threads)
+    search.bound({"hidden": View(hidden)}, outputs)()
+    return found
+
+
 def exactly(weight: Quantised, rounding: Rounding, integers):
     """Return the outputs of a linear layer without bias, in float64."""
     sums = (integers.astype(int) + rounding.lowest) @ weight.integers.astype(int)
@@ -157,10 +196,16 @@ def test_of_equal_logits_the_lowest_token_wins():
     assert 5 in tokens
 
 
-def test_any_number_of_threads_gives_the_same_bits():
+@pytest.mark.parametrize("beam", [1, 4])
+def test_any_number_of_threads_gives_the_same_bits(beam):
     # Large enough to be shared among threads: 2^24 products for each.
     torch.manual_seed(1)
-    model = made(markov_rank=8, hidden_size=128, feedforward_size=512)
+    model = made(
+        markov_rank=64 if beam > 1 else 8,
+        hidden_size=128,
+        feedforward_size=512,
+        vocabulary_size=1500 if beam > 1 else 40,
+    )
     source = np.random.default_rng(4).integers(5, 40, (97, 9))
     lengths = np.random.default_rng(5).integers(1, 10, 97)
     found = []
@@ -170,7 +215,7 @@ def test_any_number_of_threads_gives_the_same_bits():
         tokens = np.full((97, 4), model.config.start_token)
         groups = []
         for _ in range(3):
-            tokens, certain = engine.step_even(tokens, memory)
+            tokens, certain = engine.step_even(tokens, memory, beam)
             groups += [tokens.tobytes(), certain.tobytes()]
         found.append(groups)
     assert found[0] == found[1]

@@ -40,8 +40,7 @@ def small_model(norm="pre", rank=0, **sizes):
     torch.manual_seed(3)
     usual = {"hidden_size": 32, "feedforward_size": 64, "heads": 4}
     config = TransformerConfig(
-        vocabulary_size=40,
-        **{**usual, **sizes},
+        **{"vocabulary_size": 40, **usual, **sizes},
         markov_rank=rank,
         encoder_layers=2,
         decoder_layers=2,

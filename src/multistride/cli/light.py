@@ -84,9 +84,7 @@ def light_translator(
             return None
         if machine.threads is not None:
             check_threads(machine.threads)
-        opened = LightTranslator.opened(
-            directory(model), machine.engine, machine.threads, options.group_size
-        )
+        opened = LightTranslator.opened(directory(model), machine.engine, machine.threads, options)
         if opened is None:
             return None
         return opened, LightPlan(options.checked(opened.config))

@@ -185,8 +185,8 @@ def _picker(
     if chances is not None:
         numbers = max(config.group_sizes) if plan.custom_policy else None
         return sampler(config, head, plan.options, chances, permitted, numbers)
-    if plan.options.group_beam > 1 and head is not None:
-        return searched(config, head, plan.options.group_beam)
+    if plan.group_beam > 1 and head is not None:
+        return searched(config, head, plan.group_beam)
     if permitted is None:
         return None
     walk = one_by_one(distribution(config, head), permitted, state)

@@ -145,12 +145,13 @@ class DecodeOptions(Settings):
         description="Beam search ranks by log-probability / length ** this. 0 favours short texts.",
         json_schema_extra=DECODING,
     )
-    group_beam: int = Field(
-        1,
+    group_beam: int | None = Field(
+        None,
         ge=1,
         le=64,
         description="fast: groups kept while the tokens of one are picked; the most probable wins, "
-        "without more network passes. Needs a Markov head. 1 picks token by token.",
+        "without more network passes. Needs a Markov head. 1 picks token by token. Default: what "
+        "the model's config.json says, else 1.",
         json_schema_extra=DECODING,
     )
     min_tokens: int = Field(
@@ -366,9 +367,17 @@ class DecodeOptions(Settings):
                 ("length_penalty",), "beam 1 is greedy and ranks nothing", "give a beam above 1"
             )
 
+    def beam_of_groups(self, config: TransformerConfig) -> int:
+        """Return `group_beam`, or what the model says where groups are written greedily."""
+        if self.group_beam is not None:
+            return self.group_beam
+        greedy = self.beam == 1 and self.temperature == 0 and config.markov_rank > 0
+        fixed = self.mode == "fast" and self.policy in (None, "fixed") and self.group_size > 1
+        return config.group_beam if greedy and fixed else 1
+
     def _check_group_beam(self, config: TransformerConfig) -> None:
         """Raise `UsageError` where there is no group to search, or something else picks tokens."""
-        if self.group_beam == 1:
+        if self.group_beam in (None, 1):
             return
         others = {
             f"mode {self.mode} picks tokens in its own way": self.mode != "fast",

@@ -63,15 +63,32 @@ class Plan:
         return self.options.mode
 
     @property
+    def plain(self) -> bool:
+        """True if nothing is sampled or barred: the most probable is written."""
+        return self.options.temperature == 0 and not self._barred
+
+    @property
+    def _barred(self) -> bool:
+        return self.rules.permitted is not None or self.rules.allowing is not None
+
+    @property
     def greedy(self) -> bool:
         """True if every token is the most probable one: nothing is sampled, searched or barred."""
-        barred = self.rules.permitted is not None or self.rules.allowing is not None
-        return self.options.temperature == 0 and self.options.group_beam == 1 and not barred
+        return self.plain and self.group_beam == 1
+
+    @property
+    def group_beam(self) -> int:
+        """Groups kept while the tokens of one are picked: as options or the model say, where
+        nothing else has a say.
+        """
+        if self.options.group_beam is None and (self._barred or self.custom_policy):
+            return 1
+        return self.options.beam_of_groups(self.config)
 
     @property
     def free(self) -> bool:
-        """True if the model alone decides: greedy, without a prefix, stop texts or least length."""
-        return self.greedy and self.rules == Constraints()
+        """True if the model alone decides: no sampling, prefix, stop texts or least length."""
+        return self.plain and self.rules == Constraints()
 
     @property
     def whole_groups(self) -> bool:
@@ -145,7 +162,7 @@ class Plan:
                 f"a policy was given, and mode {self.mode} has its own: choose mode fast, or leave "
                 "it out"
             )
-        if self.options.group_beam > 1:
+        if (self.options.group_beam or 1) > 1:
             raise UsageError(
                 f"a policy was given with group_beam {self.options.group_beam}, which compares "
                 "groups of one size: leave one of them out"
@@ -194,7 +211,7 @@ def _check_function(function: Any, name: str, argument: str) -> None:
 
 def _check_picked(options: DecodeOptions, barred: bool) -> None:
     """Raise `UsageError` for a group beam where rules bar tokens: it knows none."""
-    if options.group_beam > 1 and barred:
+    if (options.group_beam or 1) > 1 and barred:
         raise UsageError(
             f"group_beam {options.group_beam} was given, and rules about what may be written pick "
             "token by token: leave one of them out"

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from multistride.decode.hypothesis import Hypothesis
 from multistride.decode.options import DecodeOptions
+from multistride.decode.plan import Plan
 from multistride.decode.score import score_continuations
 from multistride.errors import DataError, UsageError
 from multistride.evaluate.conditions import file_conditions, machine_conditions, model_conditions
@@ -81,6 +82,11 @@ class WrittenPassage(Hypothesis):
         return [token for each in self.sentences for token in each.tokens]
 
 
+def _way(plan: Plan) -> Way:
+    """Return a way of decoding, with the group beam that the model may have chosen."""
+    return Way(plan.options.model_copy(update={"group_beam": plan.group_beam}))
+
+
 def _sentences(tokens: list[int]) -> list[list[int]]:
     return tokens.sentences if isinstance(tokens, Passage) else [tokens]
 
@@ -101,7 +107,7 @@ class _Decoded:
                 "give the model directory it was made from, with --engine int8"
             )
         self._directory, self._writer, self._files = directory, writer, files
-        self.ways = [Way(writer.plan(**way.given()).options) for way in settled(ways)]
+        self.ways = [_way(writer.plan(**way.given())) for way in settled(ways)]
         self.inputs: Sequence[list[int]] = []
 
     def share(self, shared: Shared | None) -> None:
@@ -273,7 +279,7 @@ def asked(ways: Sequence[Way]) -> dict[str, Any]:
         for name in names
         if (value := getattr(way.options, name)) is not None
     }
-    beams = {way.options.group_beam for way in ways} - {1}
+    beams = {way.options.group_beam for way in ways} - {None, 1}
     return {**given, **({"group_beam": beams.pop()} if len(beams) == 1 else {})}
 
 
@@ -292,7 +298,7 @@ def described(options: DecodeOptions) -> str:
             f"greedy, groups twice as large after one at least {options.sure_from} probable, "
             "else half"
         )
-    if options.group_beam > 1:
+    if (options.group_beam or 1) > 1:
         return f"greedy, the most probable of {options.group_beam} groups kept while one is picked"
     if options.beam == 1:
         return "greedy"

@@ -179,6 +179,13 @@ class TransformerConfig(Settings):
     markov_rank: int = Field(
         0, ge=0, le=MOST_WIDE, description="rank of the Markov head; 0 for none"
     )
+    group_beam: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="groups kept by default while the Markov head picks the tokens of one "
+        "(`--group-beam`); of no effect without the head",
+    )
     group_sizes: tuple[int, ...] = Field(
         (1,), description="the K values it was trained for, K=1 first"
     )
@@ -474,13 +481,13 @@ class TransformerConfig(Settings):
     def stored(self) -> dict[str, Any]:
         """Return the contents of `config.json`.
 
-        They are all choices, less those made for converted models where they are the default. So
-        the file of a model that has none of them is the one that earlier versions wrote, and can
-        read.
+        They are all choices, less later ones and those made for converted models where they are
+        the default. So the file of a model that has none of them is the one that earlier versions
+        wrote, and can read.
         """
         left_out = {
             name
-            for name in _FOR_CONVERTED
+            for name in (*_FOR_CONVERTED, "group_beam")
             if getattr(self, name) == TransformerConfig.model_fields[name].default
         }
         stored = self.model_dump(mode="json", exclude=left_out)

@@ -94,6 +94,52 @@ def test_it_finds_better_groups_and_each_row_is_its_own():
     assert better > 5, "guards: a search that never differs from greedy picking"
 
 
+MODELS = CONFIG.model_copy(update={"group_beam": 3})
+
+
+@pytest.mark.parametrize("choices", [{}, {"policy": "fixed"}], ids=str)
+def test_a_model_may_have_its_groups_searched_by_default(choices):
+    options = DecodeOptions.made(group_size=4, **choices)
+    assert plan(options, MODELS).group_beam == 3
+    assert plan(options, CONFIG).group_beam == 1
+    given = options.model_copy(update={"group_beam": 1})
+    assert plan(given, MODELS).group_beam == 1
+    assert plan(given, MODELS).greedy
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"group_size": 1},
+        {"mode": "exact", "group_size": 4},
+        {"mode": "adaptive", "group_size": 4},
+        {"beam": 2, "group_size": 4},
+        {"temperature": 1.0, "group_size": 4},
+        {"policy": "phase", "group_size": 4},
+        {"no_repeat_ngram": 2, "group_size": 4},
+    ],
+    ids=str,
+)
+def test_the_default_gives_way_where_it_has_no_meaning(choices):
+    # Guards: an option that works with every model but the one that ships.
+    assert plan(DecodeOptions.made(**choices), MODELS).group_beam == 1
+
+
+def test_the_default_gives_way_to_rules_and_policies_of_ones_own():
+    searched = plan(DecodeOptions(group_size=4), MODELS)
+    assert searched.group_beam == 3
+    assert searched.proposing(lambda state: None).group_beam == 1
+    assert searched.allowing(lambda source: None).group_beam == 1
+    assert searched.of_size(2).group_beam == 3
+    assert searched.of_size(1).group_beam == 1
+    assert searched.without_drafts().group_beam == 1
+
+
+def test_a_default_of_one_is_not_stored():
+    assert "group_beam" not in CONFIG.stored()
+    assert TransformerConfig(**MODELS.stored()) == MODELS
+
+
 @pytest.mark.parametrize(
     ("choices", "said"),
     [

@@ -39,7 +39,7 @@ def check_auto(
 
     Raises `UsageError` if there is none, with a beam, with sampling, or where drafts were chosen.
     """
-    if options.group_beam > 1:
+    if (options.group_beam or 1) > 1:
         raise UsageError(
             f"group size auto was asked for with group_beam {options.group_beam}, whose worth was "
             "not measured: give a number, or leave the group beam out"

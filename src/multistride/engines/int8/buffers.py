@@ -167,6 +167,24 @@ class CheckedSlots(NamedTuple):
     draft: Callable[[Int[np.ndarray, "F"]], Int[np.ndarray, "F D"]]
 
 
+GREEDY, CHAINED, SEARCHED = "greedy", "chained", "searched"
+"""Names of what picks tokens: each by itself, by the one before in its group, or groups that a beam
+finds; the last is followed by the groups that the beam keeps."""
+
+
+def picking(chains: bool, size: int, beam: int) -> str:
+    """Return the name of what picks groups of a size, `chains` if the model has a Markov head."""
+    if not chains or size == 1:
+        return GREEDY
+    return CHAINED if beam == 1 else f"{SEARCHED}{beam}"
+
+
+def searched_by(name: str) -> int | None:
+    """Return the beam of a name that `picking` returns; None where nothing is searched."""
+    beam = name.removeprefix(SEARCHED)
+    return int(beam) if beam != name else None
+
+
 class Networks:
     """The graphs of a model by name, each built and opened in ONNX Runtime on first use."""
 
@@ -184,13 +202,13 @@ class Networks:
         single = new == 1 and ("single" in self._graphs or "single" in self._open)
         return self["single" if single else "decoder"]
 
-    def picked(self, hidden: Array, chained: bool) -> tuple[Array, Array]:
-        """Return the tokens of slots [B, N, D] and their log-probabilities [B, N].
-
-        Each is picked by itself, or `chained` by the one before.
+    def picked(self, hidden: Array, name: str) -> tuple[Array, Array]:
+        """Return the tokens of slots [B, N, D] and their log-probabilities [B, N], picked as
+        `picking` names it.
         """
-        rows = np.ascontiguousarray(hidden if chained else hidden.reshape(-1, hidden.shape[2]))
-        found = self["chained" if chained else "greedy"]({"hidden": rows})
+        grouped = name != GREEDY
+        rows = np.ascontiguousarray(hidden if grouped else hidden.reshape(-1, hidden.shape[2]))
+        found = self[name]({"hidden": rows})
         tokens, log_probabilities = (each.reshape(hidden.shape[:2]) for each in found)
         return tokens, log_probabilities
 
@@ -199,13 +217,13 @@ class Networks:
         others, `chained` or not, when drafts are asked for.
         """
         if clean == 1:  # all rows draft: one product for all slots
-            tokens, certain = self.picked(hidden, chained and hidden.shape[1] > 1)
+            tokens, certain = self.picked(hidden, picking(chained, hidden.shape[1], 1))
             return CheckedSlots(tokens[:, :1], certain[:, :1], lambda rows: tokens[rows, 1:])
 
         def draft(rows: Array) -> Array:
-            return self.picked(hidden[rows, clean - 1 :], chained)[0][:, 1:]
+            return self.picked(hidden[rows, clean - 1 :], CHAINED if chained else GREEDY)[0][:, 1:]
 
-        return CheckedSlots(*self.picked(hidden[:, :clean], False), draft)
+        return CheckedSlots(*self.picked(hidden[:, :clean], GREEDY), draft)
 
 
 class Sizes(NamedTuple):
@@ -343,7 +361,7 @@ class Step:
         self.bias = np.zeros((1, 1, new, room), np.float32)
         kind = np.uint8 if sizes.rounded else np.float32
         self.hidden: Array = np.zeros((rows, new, sizes.hidden), kind)
-        self._picked: dict[bool, Picked] = {}
+        self._picked: dict[str, Picked] = {}
         self._each: Array | None = None
         read = {name: View(getattr(self, name)) for name in ("token", "position", "reach", "start")}
         self._bias = View(self.bias)
@@ -411,25 +429,26 @@ class Step:
                 self._alike = True
         self._run()
 
-    def pick(self, network: Network, chained: bool) -> Picked:
-        """Return the tokens of all slots and their log-probabilities, computed by `network`."""
-        if chained not in self._picked:
-            self._picked[chained] = Picked(self.hidden, network, chained)
-        return self._picked[chained]
+    def pick(self, networks: Networks, name: str) -> Picked:
+        """Return the tokens of all slots and their log-probabilities, as `picking` names it."""
+        if name not in self._picked:
+            self._picked[name] = Picked(self.hidden, networks[name], name != GREEDY)
+        return self._picked[name]
 
 
 class Picked:
     """The most probable tokens of a step's slots, in arrays [B, N] that every run overwrites."""
 
-    def __init__(self, hidden: Array, network: Network, chained: bool) -> None:
+    def __init__(self, hidden: Array, network: Network, grouped: bool) -> None:
+        """`grouped`: the slots of a sentence are picked together."""
         self.tokens = np.zeros(hidden.shape[:2], np.int64)
         self.log_probabilities = np.zeros(hidden.shape[:2], np.float32)
         together = max(1, PICKED // hidden.shape[1])
         parts = [slice(first, first + together) for first in range(0, len(hidden), together)]
-        self._runs = [self._run(network, hidden[part], part, chained) for part in parts]
+        self._runs = [self._run(network, hidden[part], part, grouped) for part in parts]
 
-    def _run(self, network: Network, hidden: Array, part: slice, chained: bool) -> Bound:
-        rows = hidden if chained else hidden.reshape(-1, hidden.shape[2])
+    def _run(self, network: Network, hidden: Array, part: slice, grouped: bool) -> Bound:
+        rows = hidden if grouped else hidden.reshape(-1, hidden.shape[2])
         shape = rows.shape[:-1]
         outputs = {
             "tokens": View(self.tokens[part].reshape(shape)),

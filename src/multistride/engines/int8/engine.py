@@ -28,7 +28,7 @@ from multistride.decode.loop import Gathering, Loop
 from multistride.decode.plan import Plan
 from multistride.decode.state import DecodeState
 from multistride.decode.writer import Writer
-from multistride.engines.int8.buffers import EncodedSource, GraphMaker, Step
+from multistride.engines.int8.buffers import GREEDY, EncodedSource, GraphMaker, Step, picking
 from multistride.engines.int8.even import EvenEngine
 from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.gathered import GatheredBatch, GatheredPool, alike
@@ -111,11 +111,15 @@ class Int8StepModel(EvenEngine):
 
         It is for whole greedy groups of a translation; stop texts may end them.
         """
-        if not (plan.greedy and plan.whole_groups and self.config.encoder_layers):
+        beam = plan.group_beam
+        if not (plan.plain and self.searches(beam)):
+            return None
+        if not (plan.whole_groups and self.config.encoder_layers):
             return None
         if plan.rules.prefix or self.config.by_distance:
             return None
-        size, chained = plan.group_size, self._chains and plan.group_size > 1
+        size = plan.group_size
+        name = picking(self._chains, size, beam)
 
         def begin(
             source: Int[Tensor, "B S"], lengths: Int[Tensor, "B"], state: Running
@@ -126,7 +130,7 @@ class Int8StepModel(EvenEngine):
                 self.encoded(np.ascontiguousarray(tokens[rows, :width]), counts[rows])
                 for rows, width in alike(counts.tolist())
             ]
-            return GatheredBatch(self._networks, self._gathered, encoded, state, first, chained)
+            return GatheredBatch(self._networks, self._gathered, encoded, state, first, name)
 
         return begin
 
@@ -174,7 +178,15 @@ class Int8StepModel(EvenEngine):
         """The token that greedy decoding picks in each of the last `size` slots, and its
         log-probability.
         """
-        return self._picked(self._stepped(slots, memory), size)
+        return self._picked(self._stepped(slots, memory), size, 1)
+
+    def step_searched(
+        self, slots: Slots, memory: Int8Memory, size: int, beam: int
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+        """The best group that a beam finds in the last `size` slots, if `searches`, and its
+        log-probabilities.
+        """
+        return self._picked(self._stepped(slots, memory), size, beam)
 
     def step_checked(self, slots: Slots, memory: Int8Memory, masks: int) -> Checked:
         """Return the greedy tokens of every slot but the last `masks`, and the drafts of those."""
@@ -204,7 +216,7 @@ class Int8StepModel(EvenEngine):
         shown = self._states(step.hidden, count)
         states = None if shown is None else shown[0]
         if not masks:
-            found = step.pick(self._networks["greedy"], False)()
+            found = step.pick(self._networks, GREEDY)()
             return Read(found[0][0].tolist(), found[1][0].tolist(), list, states)
         tokens, certain, drafted = self._networks.check(step.hidden, count, self._chains)
 
@@ -246,7 +258,7 @@ class Int8StepModel(EvenEngine):
         else:
             step.uneven(rows.slots)
         memory.hold(longest + 1)
-        return step.pick(self._networks["greedy"], False)()
+        return step.pick(self._networks, GREEDY)()
 
     def forget(self, count: int, memory: Int8Memory) -> None:
         """Forget the last slots of a memory that only `step_single` wrote into."""
@@ -256,14 +268,15 @@ class Int8StepModel(EvenEngine):
         """The step that has read the slots; their keys and values are in the memory."""
         return memory.read(slots, self._networks)
 
-    def _picked(self, step: Step, size: int) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+    def _picked(
+        self, step: Step, size: int, beam: int
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The tokens of the last `size` slots of a step."""
-        chained = self._chains and size > 1
+        name = picking(self._chains, size, beam)
         if size < step.hidden.shape[1]:
-            found = self._networks.picked(step.hidden[:, -size:], chained)
+            found = self._networks.picked(step.hidden[:, -size:], name)
         else:
-            network = self._networks["chained" if chained else "greedy"]
-            found = step.pick(network, chained)()
+            found = step.pick(self._networks, name)()
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 

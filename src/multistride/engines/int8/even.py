@@ -21,9 +21,10 @@ from multistride.engines.int8.buffers import (
     Pool,
     Sizes,
     gaps_filled,
+    picking,
 )
 from multistride.engines.int8.forms import by_row
-from multistride.engines.int8.native.library import described
+from multistride.engines.int8.native.library import WIDEST, described
 from multistride.engines.int8.native.networks import NativeNetworks, networks_of
 from multistride.engines.int8.support import precision
 from multistride.engines.names import WeightForm
@@ -117,6 +118,11 @@ class EvenEngine:
         """The sizes, special tokens and group sizes of the model."""
         return self._config
 
+    def searches(self, beam: int) -> bool:
+        """Return True if the engine itself picks by a beam of groups; one group is no search."""
+        native = isinstance(self._networks, NativeNetworks) and self._chains
+        return beam == 1 or (native and beam <= WIDEST)
+
     def begun(self, source: Int[np.ndarray, "B S"], lengths: Int[np.ndarray, "B"]) -> EvenMemory:
         """Encode a batch of sources once; return the memory of its steps."""
         return EvenMemory(self._pool, len(source), EncodedSource(self.encoded(source, lengths)))
@@ -133,9 +139,12 @@ class EvenEngine:
         return {"real": real, **encoded}
 
     def step_even(
-        self, tokens: Int[np.ndarray, "B K"], memory: EvenMemory
+        self, tokens: Int[np.ndarray, "B K"], memory: EvenMemory, beam: int = 1
     ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
-        """The next group of every row, and its log-probabilities, from the last one."""
+        """The next group of every row, and its log-probabilities, from the last one.
+
+        With a `beam` of several it is the best group found, if `searches`.
+        """
         rows, size = tokens.shape
         length = memory.grow_even(size)
         step = memory.room(rows, length, size).step(rows, size, self._networks, memory.source)
@@ -143,5 +152,4 @@ class EvenEngine:
         step.position[:] = np.arange(length, length + size)
         step.reach.fill(size)
         step(length, None)
-        chained = self._chains and size > 1
-        return step.pick(self._networks["chained" if chained else "greedy"], chained)()
+        return step.pick(self._networks, picking(self._chains, size, beam))()

@@ -177,15 +177,15 @@ class GatheredBatch:
         encoded: list[dict[str, Array]],
         state: Running,
         first: Int[np.ndarray, "B K"],
-        chained: bool,
+        picking: str,
     ) -> None:
         """Take encoded sources, in pieces of some rows each, and the group before the first one of
         every row: start symbols.
 
-        `chained` says whether a token of a group is picked by the one before (`chain.py`).
+        `picking` names what picks groups (`buffers.picking`).
         """
         self.state = state
-        self._networks, self._pool, self._chained = networks, pool, chained
+        self._networks, self._pool, self._picking = networks, pool, picking
         self._tokens, self._group_size = first, first.shape[1]
         self._lengths = np.zeros(len(first), np.int64)
         self._widths = np.concatenate([piece["real"].sum(1) for piece in encoded])
@@ -240,8 +240,7 @@ class GatheredBatch:
             step(longest, None)
         else:
             step.uneven(self._lengths)
-        network = self._networks["chained" if self._chained else "greedy"]
-        self._tokens, values = step.pick(network, self._chained)()
+        self._tokens, values = step.pick(self._networks, self._picking)()
         self._lengths += size
         milliseconds = 1000 * (time.perf_counter() - began)
         return self.state.commit_even(

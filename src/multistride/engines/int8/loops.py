@@ -25,7 +25,8 @@ from multistride.decode.draft_head import DraftHead
 from multistride.decode.even import EvenSteps, KeptRows, decode_even
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import AS_ASKED, Hypothesis
-from multistride.decode.loop import Loop, decode
+from multistride.decode.loop import GroupWriter, Loop, decode
+from multistride.decode.markov import searched
 from multistride.decode.phrases import PhraseTable
 from multistride.decode.pick import Picked
 from multistride.decode.plan import Plan
@@ -117,6 +118,15 @@ class QuickEngine(PickingEngine[M], EvenSteps[M], Protocol[M]):
     ) -> tuple[Int[np.ndarray, "R 1"], Float[np.ndarray, "R 1"]]:
         """Return what K=1 writes behind the last `tokens` of rows, and its log-probabilities."""
 
+    def step_searched(
+        self, slots: Slots, memory: M, size: int, beam: int
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
+        """Return what `searched` picks in the last `size` slots, if the engine `searches`.
+
+        All slots join the memory. Tokens and numbers are those of `decode.markov.searched`, but for
+        rounding.
+        """
+
     def own_head(self, head: DraftHead) -> DraftHead:
         """Return a draft head that drafts the same, but for rounding, computed by the engine."""
 
@@ -125,13 +135,13 @@ def shortcut(engine: QuickEngine[M], plan: Plan, rows: int) -> Loop | None:
     """Return the shortest loop for a batch of `rows` texts; None where only the plain one will
     do.
     """
-    config, size = engine.config, plan.group_size
-    if not plan.greedy:
-        return None
-    if plan.free and config.encoder_layers and plan.whole_groups:
+    config, size, beam = engine.config, plan.group_size, plan.group_beam
+    if plan.free and config.encoder_layers and plan.whole_groups and engine.searches(beam):
         return lambda source, lengths, state: decode_even(
-            engine, engine.start(source, lengths), state, size
+            engine, engine.start(source, lengths), state, size, beam
         )
+    if not plan.plain:
+        return None
     if rows == 1 and (single := _single(engine, plan)) is not None:
         return single
     if plan.whole_groups and size == 1 and not (config.encoder_layers or plan.rules.prefix):
@@ -153,6 +163,8 @@ def writer(engine: QuickEngine[M], plan: Plan, state: DecodeState) -> Writer[M] 
     """Return a writer of the plain loop that picks by the engine; None where there is none."""
     if not _picks(engine, plan):
         return None
+    if plan.mode != "exact" and plan.group_beam > 1:
+        return SearchedGroups(engine, plan)
     if plan.mode != "exact":
         return PickedGroups(engine, plan.policy, plan.accept, plan.layout == "lookahead")
     if plan.drafts == "masks":
@@ -168,12 +180,32 @@ def _head(engine: QuickEngine[M], plan: Plan) -> DraftHead | None:
 
 
 def _picks(engine: QuickEngine[M], plan: Plan) -> bool:
-    """True if the engine picks itself: the most probable tokens, and drafts of one kind."""
+    """True if the engine picks itself: the most probable tokens or groups, and drafts of one
+    kind.
+    """
     if plan.mode != "exact":
-        return plan.greedy
+        return plan.plain and engine.searches(plan.group_beam)
     return (
         plan.greedy and plan.drafts not in ("all-masks", "both") and engine.config.adapter is None
     )
+
+
+class SearchedGroups(GroupWriter[M]):
+    """Groups that a beam finds, searched by the engine where all rows ask for as many tokens."""
+
+    def __init__(self, engine: QuickEngine[M], plan: Plan) -> None:
+        assert engine.markov is not None, "a group is searched with a Markov head"
+        slow = searched(engine.config, engine.markov, plan.group_beam)
+        super().__init__(engine, plan.policy, slow, plan.accept, plan.layout == "lookahead")
+        self._quick, self._beam = engine, plan.group_beam
+
+    def pick(self, proposed: Proposed, memory: M) -> Picked:
+        """Pick a token for every slot of the groups."""
+        assert isinstance(proposed.sizes, Tensor)
+        widest = int(proposed.sizes.max())
+        if int(proposed.sizes.min()) != widest:
+            return super().pick(proposed, memory)
+        return Picked(*self._quick.step_searched(proposed.slots, memory, widest, self._beam))
 
 
 class QuickDrafter(Drafter[M]):

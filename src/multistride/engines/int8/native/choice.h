@@ -1,5 +1,5 @@
 /* The choice of tokens from the states of slots: each the most probable one by itself (`picked`), or
-   chained by a Markov head (`choice.c`).
+   chained by a Markov head, or the most probable group that a beam finds (`choice.c`).
 
    Shapes: B sentences, N slots of each, R = B N rows, V vocabulary, W the same up to whole panels,
    M rank of the Markov head. */
@@ -38,6 +38,17 @@ typedef struct {
     void *scratch;
     int32_t sentences, slots, clean;
 } Picking;
+
+/* Groups that are searched: the best of each sentence goes to `tokens` and `log_probabilities`
+   [B, N]. Behind one of the `ends` a group is filled with it, at no cost. */
+typedef struct {
+    const float *logits; /* [B, N, W] */
+    int64_t *tokens;
+    float *log_probabilities;
+    const int64_t *ends;
+    void *scratch;
+    int32_t sentences, slots, end_count, beam;
+} Searching;
 
 #if KERNELS
 

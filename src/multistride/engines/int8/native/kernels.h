@@ -45,7 +45,7 @@
 #endif
 
 /* Number that changes whenever structures or the order of arrays do (`library.VERSION`). */
-#define VERSION 3
+#define VERSION 4
 
 /* Arrays of one pass, as the graphs read and write them. */
 typedef struct {

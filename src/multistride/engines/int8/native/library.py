@@ -50,7 +50,10 @@ MODULES = _ARM if ARM else _X86
 """The same kernels compiled for several instruction sets, the fastest first: modules, and what the
 instructions are called."""
 
-VERSION = 3
+WIDEST = 8
+"""Groups of a beam that the kernels can search (`choice.c`)."""
+
+VERSION = 4
 """The number of `kernels.h` that these structures and arrays belong to. In a clone that was updated
 and not installed again, compiled kernels are older, and would read memory that is not theirs."""
 
@@ -168,6 +171,12 @@ Picking = _structure(
     *((name, POINTER) for name in ("hidden", *WRITTEN, "scratch")),
     *((name, INT) for name in ("sentences", "slots", "clean")),
 )
+FOUND = "tokens", "log_probabilities"
+Searching = _structure(
+    "Searching",
+    *((name, POINTER) for name in ("logits", *FOUND, "ends", "scratch")),
+    *((name, INT) for name in ("sentences", "slots", "end_count", "beam")),
+)
 
 
 class Work(NamedTuple):
@@ -195,7 +204,9 @@ def works_of(
     works = {name: Work(run, scratch, network, owner, layers) for name, network in networks.items()}
     works["greedy"] = Work(pick, room, picker, owner)
     if picker.markov.previous:
-        works["chain"] = Work(library.ms_chain, library.ms_chain_scratch, picker.markov, owner)
+        head = picker.markov, owner
+        works["chain"] = Work(library.ms_chain, library.ms_chain_scratch, *head)
+        works["search"] = Work(library.ms_search, library.ms_search_scratch, *head)
     return works
 
 
@@ -252,6 +263,8 @@ def _compiled(name: str) -> Any:
         "ms_converted_pick_scratch": (ctypes.c_size_t, [POINTER, INT]),
         "ms_chain": run,
         "ms_chain_scratch": (ctypes.c_size_t, [POINTER, INT]),
+        "ms_search": run,
+        "ms_search_scratch": (ctypes.c_size_t, [POINTER, POINTER]),
         "ms_draft": run,
         "ms_draft_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
     }

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from multistride.engines.int8.buffers import Array, CheckedSlots, GraphMaker, Networks
+from multistride.engines.int8.buffers import (
+    Array,
+    CheckedSlots,
+    GraphMaker,
+    Networks,
+    searched_by,
+)
 from multistride.engines.int8.forms import block_bits, by_row
 from multistride.engines.int8.native.converted import NativeConverted
 from multistride.engines.int8.native.library import NATIVE, PANEL, VECTOR, Work, wanted
-from multistride.engines.int8.native.passes import NativePass, NativePicker
+from multistride.engines.int8.native.passes import NativePass, NativePicker, NativeSearch
 from multistride.engines.int8.native.translation import NativeTranslation
 from multistride.engines.names import WeightForm
 from multistride.model.config import TransformerConfig
@@ -89,6 +95,9 @@ class NativeNetworks(Networks):
         if name in ("greedy", "chained"):
             chain = self._works["chain"] if name == "chained" else None
             return NativePicker(self._works["greedy"], chain, self._threads)
+        if (beam := searched_by(name)) is not None:
+            works = self._works["greedy"], self._works["search"]
+            return NativeSearch(*works, self._config.ends, beam, self._threads)
         if (work := self._works.get(name)) is None:
             return super().__getitem__(name)
         return NativePass(work, self._threads)

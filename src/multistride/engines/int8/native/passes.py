@@ -98,12 +98,7 @@ class NativePicker:
 
     def __call__(self, inputs: dict[str, Array]) -> list[Array]:
         """Return tokens and log-probabilities."""
-        hidden = np.ascontiguousarray(inputs["hidden"])
-        shape = hidden.shape[:-1]
-        tokens, certain = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-        outputs = {"tokens": View(tokens), "log_probabilities": View(certain)}
-        self.bound({"hidden": View(hidden)}, outputs)()
-        return [tokens, certain]
+        return _found(self, inputs["hidden"])
 
     def bound(self, inputs: Views, outputs: Views) -> BoundPick:
         """Return the choice, bound to the values that it reads and writes from now on."""
@@ -142,6 +137,42 @@ class NativePicker:
         return CheckedSlots(tokens[:, :clean], certain[:, :clean], draft)
 
 
+class NativeSearch:
+    """The most probable group of each sentence that a beam finds with a Markov head."""
+
+    def __init__(
+        self, pick: Work, search: Work, ends: Sequence[int], beam: int, threads: int
+    ) -> None:
+        """Keep `beam` groups while their tokens are picked; one of `ends` ends a text."""
+        self._pick, self._search, self._threads = pick, search, threads
+        self._width, self._beam = pick.weights.output.outputs, beam
+        self._ends = View(np.array(ends, np.int64))
+
+    def __call__(self, inputs: dict[str, Array]) -> list[Array]:
+        """Return tokens and log-probabilities."""
+        return _found(self, inputs["hidden"])
+
+    def bound(self, inputs: Views, outputs: Views) -> BoundSearch:
+        """Return the search, bound to the values that it reads and writes from now on."""
+        rows, size = outputs["tokens"].shape
+        logits = View(np.empty((rows, size, self._width), np.float32))
+        written = [outputs[name] for name in library.FOUND]
+        picking = Picking((inputs["hidden"], *written, logits), rows, size, 0)
+        pick = BoundPick([self._pick], picking, self._threads)
+        values = logits, *written, self._ends
+        return BoundSearch(pick, self._search, values, self._beam, self._threads)
+
+
+def _found(picker: NativePicker | NativeSearch, states: Array) -> list[Array]:
+    """Return the tokens of states [B, N, D] or [R, D] and their log-probabilities."""
+    hidden = np.ascontiguousarray(states)
+    shape = hidden.shape[:-1]
+    found: list[Array] = [np.zeros(shape, np.int64), np.zeros(shape, np.float32)]
+    outputs = {name: View(each) for name, each in zip(library.FOUND, found, strict=True)}
+    picker.bound({"hidden": View(hidden)}, outputs)()
+    return found
+
+
 class Picking(NamedTuple):
     """Arrays that tokens are picked from and written to (`choice.h`)."""
 
@@ -171,3 +202,25 @@ class BoundPick:
         """Compute all outputs."""
         for run in self._runs:
             run()
+
+
+class BoundSearch:
+    """A search and the memory it works on."""
+
+    def __init__(
+        self, pick: BoundPick, work: Work, values: Sequence[View], beam: int, threads: int
+    ) -> None:
+        """Run `work` behind what computes its logits, the first of its `values`."""
+        (rows, size), (ends,) = values[1].shape, values[-1].shape
+        places = (value.address for value in values)
+        given = library.Searching(*places, None, rows, size, ends, beam)
+        place = ctypes.addressof(work.weights), ctypes.addressof(given)
+        scratch = aligned(work.scratch(*place))
+        given.scratch = scratch.ctypes.data
+        self._kept = work, values, scratch, given
+        self._pick, self._run = pick, partial(work.run, *place, threads)
+
+    def __call__(self) -> None:
+        """Compute all outputs."""
+        self._pick()
+        self._run()
