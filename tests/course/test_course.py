@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from multistride.cli import app
-from multistride.course import figures
+from multistride.course import experiments, figures
 from multistride.course.experiments import EXPERIMENTS
 from multistride.course.laboratory import Laboratory
 from multistride.course.numbers import Results
@@ -152,6 +152,20 @@ def test_an_experiment_runs_from_the_command_line(tmp_path):
     tree = json.loads((tmp_path / "strides.json").read_text())
     assert tree["rows"]
     assert {"command", "commit", "machine", "seed"} <= set(tree)
+
+
+@pytest.mark.parametrize("profile", ["tiny", "full"])
+def test_a_build_reads_what_a_run_writes(profile, monkeypatch, tmp_path):
+    # Guards: a result that is made again, as a message or a page says, and is not looked for there.
+    monkeypatch.chdir(tmp_path)
+    written = []
+    monkeypatch.setattr(experiments, "experiment", lambda *given: written.append(given[2:]))
+    done = CliRunner().invoke(app, ["course", "run", "steps", "--profile", profile])
+    assert done.exit_code == 0
+    [(output, work)] = written
+    own = Path("course-tiny/results") if profile == "tiny" else Path("course/results")
+    assert output == (own if profile == "tiny" else Path("results/course"))
+    assert work == own / "work"
 
 
 RUNS = {chapter.name: chapter.facts["run"] for chapter in course()[0] if "run" in chapter.facts}

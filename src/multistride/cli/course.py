@@ -153,7 +153,8 @@ def run(
         Path | None,
         typer.Option(
             metavar=DIRECTORY,
-            help="Directory of results (default: that of `course build` with this profile).",
+            help="Directory of results (default: the one that `course build` reads with this "
+            "profile).",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -161,7 +162,8 @@ def run(
         Path | None,
         typer.Option(
             metavar=DIRECTORY,
-            help="Directory for training runs (default: OUTPUT/work).",
+            help="Directory for training runs (default: OUTPUT/work; without --output, "
+            "results/work in the directory of the course).",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -175,7 +177,9 @@ def run(
     from multistride.device import set_threads
 
     set_threads(threads)
-    output = output or profile.directory() / "results"
+    own = profile.directory() / "results"
+    work = work or (output or own) / "work"  # trainings do not belong among recorded results
+    output = output or (Path("results/course") if profile == Profile.full else own)
     for each in EXPERIMENTS if name == "all" else (name,):
         path = experiment(each, profile.value, output, work)
         logger.info(f"written: {path}")
