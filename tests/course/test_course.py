@@ -135,6 +135,15 @@ def test_thirteen_chapters_have_all_parts(language):
     assert all(set(said) == {"zh", "en"} for said in shared["words"].values())
 
 
+def test_no_text_is_cut_at_a_comma():
+    # Guards: {en: long passages, four lines together}, which YAML reads as a text and a key.
+    def leaves(tree):
+        inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+        return [leaf for each in inner for leaf in leaves(each)] if inner else [tree]
+
+    assert None not in leaves(course()[1])
+
+
 def test_no_template_holds_a_number_that_comes_from_a_run(monkeypatch, recorded, tmp_path):
     # Guards: numbers that are typed, which no check can compare with anything.
     chapter = course()[0][0]
