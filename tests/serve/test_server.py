@@ -410,6 +410,23 @@ def test_tokens_of_no_text_are_blank(server):
 
 
 @pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (["The", " ", "The"], "prompt[1]: the text is blank: write something"),
+        ([[5], []], "prompt[1]: the text is blank: write something"),
+        ([[5], [6], [-1]], "prompt[2]: token -1 was given"),
+    ],
+)
+def test_one_of_several_prompts_is_named(server, prompts, said):
+    # Guards: 400 for a prompt of 100, and not a word which.
+    body = {"model": "translator", "prompt": prompts}
+    answer = httpx.post(server.url + "/v1/completions", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "prompt")
+    assert error["message"].startswith(said)
+
+
+@pytest.mark.parametrize(
     ("card", "found"),
     [
         ("---\nlanguage: [en, de]\n---\n# Model", ("en", "de")),

@@ -85,5 +85,7 @@ def average(
     if last is not None and len(models) != 1:
         raise UsageError(f"--last takes one run directory, {len(models)} were given")
     named = newest_checkpoints(models[0], last) if last else [existing(model) for model in models]
+    if last:  # an older best may be among them, and newer ones deleted
+        logger.info(f"averaging {', '.join(path.name for path in named)} of {models[0]}")
     average_models(named, output)
     logger.info(f"written: {output}")

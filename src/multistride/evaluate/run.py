@@ -7,7 +7,6 @@ from pathlib import Path
 
 from multistride.decode.options import DecodeOptions
 from multistride.engines.names import EngineName
-from multistride.errors import UsageError
 from multistride.evaluate.decoded import Pairs, Prompts, Shared
 from multistride.evaluate.measure import measure
 from multistride.evaluate.records import Records
@@ -45,9 +44,7 @@ def evaluate(
     place = DEFAULT if model is None else model
     name = settled_name(request.name, place)
     if request.kind == "generation":
-        if model is None:
-            raise UsageError("no causal model ships with the package: give --model DIRECTORY")
-        generator = Generator.load(place, device, engine)
+        generator = Generator.load(model, device, engine)
         limited = [_limited(way) for way in ways]
         prompts = Prompts(place, generator, limited, request.files, request.chat)
         prompts.share(shared)

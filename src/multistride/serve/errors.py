@@ -95,6 +95,11 @@ class HttpProblem(Exception):
         message = f"{json.dumps(readable, ensure_ascii=False)}: {self.message}"
         return HttpProblem(self.status, message, self.field, self.code, self.headers)
 
+    def of_prompt(self, index: int) -> HttpProblem:
+        """Return this problem with the index of the prompt that has it."""
+        message = f"prompt[{index}]: {self.message.removeprefix('prompt: ')}"
+        return HttpProblem(self.status, message, "prompt", self.code, self.headers)
+
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
         kind = TYPES.get(

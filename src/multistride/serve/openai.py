@@ -15,7 +15,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from multistride.serve.errors import DOCUMENTED, HttpProblem
+from multistride.errors import UserError
+from multistride.serve.errors import DOCUMENTED, HttpProblem, of_user_error
 from multistride.serve.protocol import ChatRequest, CompletionRequest, Streaming
 from multistride.serve.scheduler import Ticket
 from multistride.serve.served import Served, ServedModel
@@ -134,10 +135,7 @@ def router(served: Served) -> APIRouter:
         """Continue prompts, or translate texts with a translation model."""
         model = served.model(body.model)
         choices = _choices(body, body.max_tokens)
-        encoded = [
-            await model.encode(prompt) if isinstance(prompt, str) else model.checked_tokens(prompt)
-            for prompt in body.prompts()
-        ]
+        encoded = await _encoded(model, body.prompts())
         asked = Asked(COMPLETION, model, body, choices, body.logprobs is not None)
         return await _answer(request, asked, encoded)
 
@@ -154,6 +152,22 @@ def router(served: Served) -> APIRouter:
         return await _answer(request, Asked(CHAT, model, body, choices, body.logprobs), encoded)
 
     return routes
+
+
+async def _encoded(model: ServedModel, prompts: list[str | list[int]]) -> list[list[int]]:
+    """Return the tokens of prompts. Raises `HttpProblem`, which names the one of several."""
+    encoded = []
+    for index, prompt in enumerate(prompts):
+        try:
+            encoded.append(
+                await model.encode(prompt)
+                if isinstance(prompt, str)
+                else model.checked_tokens(prompt)
+            )
+        except (HttpProblem, UserError) as error:
+            problem = of_user_error(error) if isinstance(error, UserError) else error
+            raise (problem if len(prompts) == 1 else problem.of_prompt(index)) from error
+    return encoded
 
 
 def _choices(body: Streaming, max_tokens: int | None) -> dict[str, Any]:

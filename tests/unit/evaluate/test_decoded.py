@@ -170,7 +170,7 @@ def test_a_causal_model_is_not_translated_with(place):
     with pytest.raises(UsageError, match="causal"):
         evaluate(translations(place), ways(1), place / "causal", device="cpu")
     request = EvaluationRequest(source=place / "prompts", kind="generation")
-    with pytest.raises(UsageError, match="no causal model ships"):
+    with pytest.raises(UsageError, match="no causal model ships with the package: give the direct"):
         evaluate(request, ways(1))
 
 
