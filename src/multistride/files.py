@@ -507,8 +507,16 @@ def write_errors(destination: Path, kept: str = "nothing was changed there") -> 
             raise
         reason = os.strerror(errno.ENOSPC) if full else error.strerror or str(error)
         raise UserError(
-            f"could not write {destination}: {reason}; {kept}: free space or choose another place"
+            f"could not write {_final(destination)}: {reason}; {kept}: free space or choose "
+            "another place"
         ) from error
+
+
+def _final(path: Path) -> Path:
+    """Return the path that a file has once the directories it is written in are in place."""
+    found = [LEFTOVER.fullmatch(part) for part in path.parts]
+    pairs = zip(found, path.parts, strict=True)
+    return Path(*(match["name"] if match else part for match, part in pairs))
 
 
 def _exchange(incoming: Path, destination: Path) -> None:

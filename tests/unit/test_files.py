@@ -556,3 +556,14 @@ def test_a_full_disk_that_numpy_meets(tmp_path):
     with expected, replacing_directory(tmp_path / "data"):
         raise OSError("7226 requested and 4032 written")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_file_in_a_directory_that_is_not_in_place_yet(tmp_path):
+    # Guards: the name of a temporary directory in a message, where there is nothing any more.
+    with (
+        pytest.raises(UserError) as caught,
+        replacing_directory(tmp_path / "data") as place,
+        replacing_file(place / "tokenizer.json"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    one_line(caught, f"could not write {tmp_path / 'data' / 'tokenizer.json'}: No space left")
