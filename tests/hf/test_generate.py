@@ -144,6 +144,16 @@ def test_end_and_padding_are_those_that_were_given(kind, group_size, request):
 
 
 @KINDS
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_padding_without_a_mask_is_told_by_its_token(kind, group_size, request):
+    # Guards: sources whose padding was read as text.
+    model, inputs = opened(kind, request)
+    settings = {"max_new_tokens": 12, "group_size": group_size}
+    expected = model.generate(**inputs, **settings)
+    assert model.generate(inputs["input_ids"], **settings).equal(expected)
+
+
+@KINDS
 def test_time_ends_a_text(kind, request):
     model, inputs = opened(kind, request)
     inputs = {name: tensor[:1] for name, tensor in inputs.items()}

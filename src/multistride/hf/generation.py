@@ -144,9 +144,15 @@ def ended(
 ) -> tuple[Tensor, Tensor]:
     """Return sources that all end in EOS, and their mask; unchanged where they do already.
 
-    Padding may stand on either side; where EOS is added it comes to stand on the right.
+    Padding may stand on either side; where EOS is added it comes to stand on the right. Without a
+    mask, padding is told by its token, as transformers does, unless that token ends texts too.
     """
-    mask = torch.ones_like(source) if attention_mask is None else attention_mask
+    if attention_mask is not None:
+        mask = attention_mask
+    elif config.pad_token in config.ends:
+        mask = torch.ones_like(source)
+    else:
+        mask = source.ne(config.pad_token).long()
     rows = [row[kept.bool()] for row, kept in zip(source, mask, strict=True)]
     end = source.new_tensor([config.end_token])
     if all(row[-1:].equal(end) for row in rows):
