@@ -126,6 +126,27 @@ def test_checkpointed_gradients_are_the_same(kind, tmp_path):
         torch.testing.assert_close(mine, yours, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("made", [seq2seq, causal_trainer])
+def test_it_evaluates_by_the_loss(made, tmp_path):
+    # Guards: names of outputs to leave out that Trainer cannot add its own to: every evaluation
+    # that wrote no text ended in a TypeError.
+    directory = directory_of(tmp_path / "ours", 2 if made is seq2seq else 0, dropout=0.0)
+    trainer = made(directory, tmp_path)
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
+
+
+def test_it_evaluates_in_groups(tmp_path):
+    # Guards: labels taken for a choice of `generate` that groups cannot follow.
+    directory = directory_of(tmp_path / "ours", 2, dropout=0.0)
+    trainer = seq2seq(directory, tmp_path, predict_with_generate=True)
+    inputs = trainer.data_collator([trainer.eval_dataset[0]])
+    for group_size in (1, 4):
+        settings = {"max_length": 9, "group_size": group_size}
+        found = trainer.predict(trainer.eval_dataset, **settings).predictions[0]
+        expected = trainer.model.generate(inputs["input_ids"], **settings)[0]
+        assert found.tolist()[: len(expected)] == expected.tolist()
+
+
 def test_trained_by_the_usual_recipe_it_translates_and_stops(tmp_path):
     """Twenty epochs by the recipe of the course, and `multistride translate` reads what was
     saved."""

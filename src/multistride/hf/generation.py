@@ -72,7 +72,7 @@ _SETTINGS = vars(GenerationConfig()).keys()
 _INPUTS = {
     *("inputs", "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
     *("encoder_outputs", "streamer", "tokenizer", "trust_remote_code", "synced_gpus"),
-    "token_type_ids",
+    *("token_type_ids", "labels"),
 }
 """Arguments that are no choices: our loop reads them, or has no use for them."""
 
