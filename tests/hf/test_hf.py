@@ -261,6 +261,21 @@ def test_a_directory_survives_the_way_through_transformers(kind, request, tmp_pa
     assert (directory / "config.json").read_text() != ""
 
 
+def test_a_template_in_a_file_of_its_own_comes_along(causal, tmp_path):
+    # Guards: a chat model without its template; the template of another tokenizer.
+    tokenizer = AutoTokenizer.from_pretrained(causal)
+    AutoModelForCausalLM.from_pretrained(causal).save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")  # transformers writes it beside the rest
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    model.save_pretrained(tmp_path / "again")
+    templates = [load_model(place)[1].chat_template for place in (causal, tmp_path / "again")]
+    assert templates[0] == templates[1] is not None
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "other")
+    model.save_pretrained(tmp_path / "other")
+    assert load_model(tmp_path / "other")[1].chat_template is None
+
+
 def test_the_wrong_class_says_the_right_one(causal, translator):
     with pytest.raises(UsageError, match="use AutoModelForCausalLM"):
         AutoModelForSeq2SeqLM.from_pretrained(causal)

@@ -32,7 +32,8 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from multistride.data.vocab import as_json
+from multistride.data.vocab import TOKENIZER_CONFIG_FILE, as_json
+from multistride.data.vocabulary_files import CHAT_TEMPLATE_FILE
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.draft_head import DRAFT_HEAD
 from multistride.decode.phrases import PHRASES, PhraseTable
@@ -53,7 +54,7 @@ from multistride.untrusted import read_object
 
 _BESIDE = (
     "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_FILE,
     "target_tokenizer.json",
     "provenance.json",
     "README.md",
@@ -300,7 +301,8 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         if not self.config._name_or_path:
             return
         origin = Path(self.config._name_or_path)
-        for name in _BESIDE:
+        whole = (directory / TOKENIZER_CONFIG_FILE).exists()  # a tokenizer without a template, too
+        for name in _BESIDE if whole else (*_BESIDE, CHAT_TEMPLATE_FILE):
             if (origin / name).is_file() and not (directory / name).exists():
                 shutil.copyfile(origin / name, directory / name)
         for name in (CALIBRATION, TEMPERATURE):
