@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--engines", default="int8,eager")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    models = {name: multistride.load(asked.model, name) for name in asked.engines.split(",")}
+    models = {name: multistride.load(asked.model, engine=name) for name in asked.engines.split(",")}
     results = [row for each in asked.sets for row in measured(models, *each.split("=", 1))]
     settings = {
         "model_sha256": sha256(asked.model / WEIGHTS),

@@ -207,6 +207,23 @@ def test_drafts_from_text_translate_as_at_k1(translator):
     ).equal(expected)
 
 
+def test_groups_are_searched_as_asked_or_as_the_model_says(translator):
+    # The head of the small model has hardly a say, so a stronger one is put in its place.
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    with torch.no_grad():
+        for weight in model.transformer.markov.parameters():
+            weight.normal_(0, 2)
+    inputs, _ = encoded(translator)
+    asked = {"max_new_tokens": 20, "group_size": 4, "do_sample": False}
+    greedy, searched = (model.generate(**inputs, **asked, group_beam=beam) for beam in (1, 4))
+    assert not greedy.equal(searched)
+    assert model.generate(**inputs, **asked).equal(greedy)
+    model.transformer.config = model.transformer.config.model_copy(update={"group_beam": 4})
+    assert model.generate(**inputs, **asked).equal(searched)
+    with pytest.raises(UsageError, match="group_beam 2 was given, and group size 1 writes"):
+        model.generate(**inputs, group_size=1, group_beam=2)
+
+
 def test_causal_logits_are_those_of_the_model(causal):
     model = AutoModelForCausalLM.from_pretrained(causal)
     own, _ = load_model(causal)

@@ -54,7 +54,7 @@ _KNOWN_PROCESSORS = {
 }
 """What our loop does itself: sampling, and the forced first token."""
 
-OURS = ("group_size", "mode", "threshold", "policy", "drafts")
+OURS = ("group_size", "mode", "threshold", "policy", "drafts", "group_beam")
 """The settings that `generate` has and transformers does not."""
 
 _HONOURED = {
@@ -235,14 +235,15 @@ def generate(
     threshold: float | None = None,
     policy: Policy | str | None = None,
     drafts: str | None = None,
+    group_beam: int | None = None,
     group_streamer: Any = None,
     **prepared: Any,
 ) -> Any:
     """Return token ids [B, T] as transformers does: what was given, then what was written with its
     EOS, padded.
 
-    `group_size`, `mode`, `threshold`, `drafts` and the names of a `policy` are those of
-    `DecodeOptions`; a policy of one's own is a function (`decode.choosing.policy.Policy`).
+    `group_size`, `mode`, `threshold`, `drafts`, `group_beam` and the names of a `policy` are those
+    of `DecodeOptions`; a policy of one's own is a function (`decode.choosing.policy.Policy`).
     `drafts="text"` needs no training, and looks in the table of phrases of the model's directory
     too, if `multistride phrases` wrote one; adaptive mode uses its calibration. Of
     `generation_config` it reads `group_size`, `mode`, `max_length` (so also `max_new_tokens`),
@@ -267,7 +268,7 @@ def generate(
     if not len(input_ids):
         return _result(model, generation_config, input_ids)
     named = policy if isinstance(policy, str) else None
-    options = _options(generation_config, group_size, mode, threshold, named, drafts)
+    options = _options(generation_config, group_size, mode, threshold, named, drafts, group_beam)
     chosen = _planned(model, options, policy if callable(policy) else None)
     chosen = _begun_and_ended(chosen, generation_config, input_ids.shape[1])
     encoded, real = _encoded(prepared)
@@ -397,14 +398,16 @@ def _options(
     threshold: float | None,
     policy: str | None,
     drafts: str | None,
+    group_beam: int | None,
 ) -> DecodeOptions:
     choices: dict[str, Any] = {
         "group_size": group_size,
         "mode": mode,
         "threshold": threshold,
         "policy": policy,
+        "drafts": drafts,
+        "group_beam": group_beam,
     }
-    choices["drafts"] = drafts
     if settings.do_sample:
         choices["temperature"] = 1.0 if settings.temperature is None else settings.temperature
         choices.update(
