@@ -140,15 +140,18 @@ def test_rows_that_join_write_what_they_write_alone(engine, way):
     assert joined(engine, sources, planned, every=1) == alone
 
 
+@pytest.mark.parametrize("beam", [1, 3])
 @torch.inference_mode()
-def test_whole_groups_join_while_both_run():
-    """Groups of the int8 engine, chained by a head: arrays that are too small, rows of several
-    lengths, a batch that has slots already, rows that leave in between, a stop text.
+def test_whole_groups_join_while_both_run(beam):
+    """Groups of the int8 engine, chained by a head or searched: arrays that are too small, rows of
+    several lengths, a batch that has slots already, rows that leave in between, a stop text.
     """
     pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
     engine = int8.quantise(tiny(False, "sinusoidal", markov_rank=4), threads=1)
+    if not engine.searches(beam):
+        pytest.skip("the native kernels do not run here")
     sources = texts(15)
-    planned = plan(DecodeOptions.made(group_size=2), engine.config)
+    planned = plan(DecodeOptions.made(group_size=2, group_beam=beam), engine.config)
     planned = replace(planned, rules=replace(planned.rules, stopped=lambda known, new: stop(new)))
     assert gathering(engine, planned) is not None
     batch = source_batch(sources, engine.config)

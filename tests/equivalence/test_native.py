@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
-from tiny_models import small_model
+from tiny_models import Plain, small_model
 
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.markov import searched
@@ -219,6 +219,28 @@ def test_any_number_of_threads_gives_the_same_bits(beam):
             groups += [tokens.tobytes(), certain.tobytes()]
         found.append(groups)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("choices", [{}, {"norm": "post", "activation": "silu"}], ids=str)
+def test_searched_texts_are_those_of_the_plain_loop(choices):
+    # Guards: both kinds of kernels, rows that leave, sources of several lengths, logits of another
+    # pass; a default that the model's configuration asks for and a loop that forgets it.
+    model = made(markov_rank=8, **choices)
+    with torch.no_grad():
+        model.markov.following.normal_(std=0.5)
+    model.config = model.config.model_copy(update={"group_beam": 3})
+    engine = int8.quantise(model, threads=1)
+    assert engine.searches(3)
+    drawn = np.random.default_rng(6)
+    sources = [drawn.integers(4, 40, length).tolist() for length in (3, 9, 5, 5, 1, 12)]
+    options = DecodeOptions.made(group_size=4, limit_ratio=0.1, limit_extra=12)
+    texts, plain = (
+        [each.tokens for each in decode_corpus(own, sources, options)]
+        for own in (engine, Plain(engine))
+    )
+    assert texts == plain
+    picked = options.model_copy(update={"group_beam": 1})
+    assert texts != [each.tokens for each in decode_corpus(engine, sources, picked)]
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
