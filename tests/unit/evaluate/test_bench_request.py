@@ -13,7 +13,8 @@ from multistride.evaluate.bench import run as bench_module
 from multistride.evaluate.bench.run import BenchRequest, bench
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
-from multistride.model.weights import save_model
+from multistride.model.weights import load_model, save_model
+from multistride.translator import Translator
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,17 @@ def place(tmp_path_factory):
     (directory / "blank").write_text("\n \n")
     (directory / "empty").write_text("")
     return directory
+
+
+def test_a_result_says_that_groups_are_searched(place, tmp_path):
+    # Guards: "greedy, every contender" beside a model that searches by default.
+    model, vocabulary = load_model(place / "model")
+    changes = {"markov_rank": 2, "group_beam": 3}
+    searched = Transformer(model.config.model_copy(update=changes))
+    save_model(tmp_path / "model", searched, vocabulary, {}, "# Tiny\n")
+    translator = Translator.load(tmp_path / "model", "cpu", "eager")
+    assert bench_module._searched(asked(place), translator) == {"group_beam": 3}
+    assert bench_module._searched(asked(place, group_sizes=(1,)), translator) == {}
 
 
 def asked(place, **changes):

@@ -185,6 +185,7 @@ def _settings(
         "sentences_a_turn": SENTENCES_A_TURN,
         "decoding": "greedy, every contender; each sentence until EOS or its own limit; "
         "tokens in, tokens out",
+        **_searched(request, translator),
         "device": request.device,
         "cpu": cpu_name(),
         "threads": request.threads,
@@ -195,6 +196,12 @@ def _settings(
         "packages": {package: version(package) for package in packages},
         "multistride": __version__,
     }
+
+
+def _searched(request: BenchRequest, translator: Translator) -> dict[str, int]:
+    """Return how many groups we keep where not one, as the model may ask."""
+    beams = {translator.planned(way).group_beam for way in request.ways}
+    return {"group_beam": max(beams)} if max(beams) > 1 else {}
 
 
 def shape(config: TransformerConfig) -> str:
