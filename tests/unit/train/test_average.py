@@ -86,6 +86,14 @@ def test_the_mean_of_checkpoints(save, tmp_path):
     assert load_provenance(tmp_path / "mean")["average_of"] == [str(place) for place in places]
 
 
+def test_a_default_of_decoding_is_that_of_the_last(save, tmp_path):
+    # Guards: a run that cannot be averaged with the model it began from, for a default of decoding.
+    one, other = save("one", 1), save("other", 2, group_beam=2)
+    for places, beam in (([one, other], 2), ([other, one], 1)):
+        average_models(places, tmp_path / "mean")
+        assert load_model(tmp_path / "mean")[0].config.group_beam == beam
+
+
 def test_what_cannot_be_averaged(save, tmp_path):
     # Guards: a mean of different models, which would load and write nonsense.
     one, other = save("checkpoints/step_1", 1), save("checkpoints/step_2", 2, heads=4)
