@@ -81,7 +81,7 @@ class LightTranslator(SourceModel[LightPlan]):
                 return None
             if is_export(directory):
                 if needed == (NATIVE,) and not (directory / INT8_NATIVE).is_file():
-                    if options.beam_of_groups(config) > 1:
+                    if (options.group_beam or 1) > 1:
                         return None
                     needed = _graphs(config, form, options.group_size)  # an earlier version's
                 graphs = checked_graphs(directory, needed, (CONFIG, *VOCABULARY_FILES))
@@ -121,6 +121,7 @@ class LightTranslator(SourceModel[LightPlan]):
         state = Running(limits, EndingRule(frozenset(self.config.ends)))
         memory = self._engine.begun(np.array(rows, np.int64), np.array(counts, np.int64))
         beam = options.beam_of_groups(self.config)
+        beam = beam if self._engine.searches(beam) else 1
         for _ in decode_even(self._engine, memory, state, options.group_size, beam):
             pass
         return state.hypotheses
@@ -154,10 +155,10 @@ def _needed(
     config: TransformerConfig, form: WeightForm, options: DecodeOptions
 ) -> tuple[str, ...] | None:
     """Return the names of what writes groups; None where nothing does without PyTorch."""
-    beam = options.beam_of_groups(config)
+    asked = options.group_beam or 1
     if supported(config, form) and wanted():
-        return (NATIVE,) if beam <= WIDEST else None
-    return _graphs(config, form, options.group_size) if beam == 1 else None
+        return (NATIVE,) if asked <= WIDEST else None
+    return _graphs(config, form, options.group_size) if asked == 1 else None
 
 
 def _graphs(config: TransformerConfig, form: WeightForm, group_size: int) -> tuple[str, ...]:

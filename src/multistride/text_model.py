@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from multistride.data.detokenize import TextStream
 from multistride.data.vocab import Vocabulary
-from multistride.decode.batch import begin_batch
+from multistride.decode.batch import begin_batch, suited
 from multistride.decode.choosing.auto import best, check_auto, costly_layout, explained, offers
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus, source_batch
@@ -202,7 +202,7 @@ class TextModel(LineModel[Plan]):
         if priced:
             options.checked(self.config)  # what is refused is refused before anything is timed
             self.price(options)
-        made = plan(options, self.config, self.vocabulary, knowledge)
+        made = suited(plan(options, self.config, self.vocabulary, knowledge), self.engine)
         if is_automatic(self.engine):
             made = made.thrifty()
         self._known.remember(made, auto)

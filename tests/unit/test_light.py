@@ -1,5 +1,6 @@
 """Translating without PyTorch."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -55,6 +56,37 @@ def test_the_texts_are_those_of_the_ordinary_translator(model, size, choices):
     *same, bad = translator.translate_lines(lines, plan, buffer=3)
     assert same == expected
     assert bad.problem == "it is not valid UTF-8"
+
+
+@pytest.mark.parametrize("kernels", ["onnxruntime", "native"])
+def test_groups_are_searched_where_the_ordinary_translator_does(
+    model, kernels, monkeypatch, tmp_path
+):
+    # Guards: a default of the model that only one of the two knows, or that native kernels alone
+    # are quick at and others take over.
+    if kernels == "native" and library.missing() is not None:
+        pytest.skip(str(library.missing()))
+    monkeypatch.setenv("MULTISTRIDE_KERNELS", kernels)
+    searching = tmp_path / "searching"
+    shutil.copytree(model, searching)
+    config = json.loads((searching / "config.json").read_text())
+    (searching / "config.json").write_text(json.dumps({**config, "group_beam": 4}))
+    words = ["colonel", "worcestershire", "choir", "rhythm", "yacht", "isthmus", "victuals"] * 2
+    texts = [word[place:] + word for place, word in enumerate(words)]
+    ordinary = multistride.load(searching, engine="int8")
+    written = {
+        beam: ordinary.translate(texts, group_size=6, group_beam=beam) for beam in (None, 1, 4)
+    }
+    assert written[1] != written[4]
+    assert written[None] == written[4 if kernels == "native" else 1]
+    for beam in (1,) if kernels == "onnxruntime" else (1, 4):
+        translator, plan = opened(searching, "6", group_beam=beam)
+        assert translator.written(texts, plan) == written[beam]
+    translator, plan = opened(searching, "6")
+    assert translator.written(texts, plan) == written[None]
+    if kernels == "onnxruntime":
+        assert opened(searching, "6", group_beam=4) is None
+    assert opened(searching, "1", group_beam=4) is None
 
 
 @pytest.mark.parametrize(

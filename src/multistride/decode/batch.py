@@ -54,7 +54,7 @@ def begin_batch(
     padded on the right and end in EOS; those of a causal model are prompts, which do not end.
     `rows` are by default those of the plan.
     """
-    plan, config = planned(requested, engine.config), engine.config
+    plan, config = suited(planned(requested, engine.config), engine), engine.config
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
     limits, seeds = rows or Rows(
         [plan.limit(length) for length in lengths.tolist()], [plan.options.seed] * len(given)
@@ -71,6 +71,15 @@ def begin_batch(
         writer = writer_for(engine, plan, state, given, seeds)
         passes = decode(engine, encoded, counts, state, writer, plan.rules.prefix)
     return state, passes if count is None else count(passes, state)
+
+
+def suited(plan: Plan, engine: StepModel[Any]) -> Plan:
+    """Return the plan, without a search of groups that nobody asked for on an engine that would
+    take several times as long for it.
+    """
+    searches: Callable[[int], bool] | None = getattr(engine, "searches", None)
+    quick = searches is None or searches(plan.group_beam)
+    return plan if quick else replace(plan, searches=False)
 
 
 def _frugal(plan: Plan, rows: int) -> tuple[Plan, Counter | None]:
@@ -100,6 +109,7 @@ def begin_joinable(
 
     What it writes is what `begin_batch` writes; `joinable` says where that is possible.
     """
+    plan = suited(plan, engine)
     if (gather := gathering(engine, plan)) is not None:
         return gather(source, lengths, Running(rows.limits, plan.ending))
     given = [row[:length] for row, length in zip(source.tolist(), lengths.tolist(), strict=True)]
@@ -121,7 +131,7 @@ def gathering(engine: StepModel[Any], plan: Plan) -> Gathering | None:
     Such a batch is as fast as one that nobody joins.
     """
     own: Callable[[Plan], Gathering | None] | None = getattr(engine, "gathering", None)
-    return None if own is None else own(plan)
+    return None if own is None else own(suited(plan, engine))
 
 
 def joinable(engine: StepModel[Any], plan: Plan) -> bool:

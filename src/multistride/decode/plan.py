@@ -49,6 +49,8 @@ class Plan:
     knowledge: Measured = field(default_factory=Measured, repr=False)
     custom_policy: bool = field(default=False, repr=False)
     """True if `policy` is a function of the caller's own, of which options know nothing."""
+    searches: bool = field(default=True, repr=False)
+    """False where groups are searched only if options say so: on engines that are slow at it."""
     economy: Economy | None = field(default=None, repr=False)
     """Says where exact mode drafts at all; None: everywhere."""
 
@@ -81,7 +83,8 @@ class Plan:
         """Groups kept while the tokens of one are picked: as options or the model say, where
         nothing else has a say.
         """
-        if self.options.group_beam is None and (self._barred or self.custom_policy):
+        unasked = self.options.group_beam is None
+        if unasked and (self._barred or self.custom_policy or not self.searches):
             return 1
         return self.options.beam_of_groups(self.config)
 

@@ -182,7 +182,7 @@ class TransformerConfig(Settings):
     group_beam: int = Field(
         1,
         ge=1,
-        le=64,
+        le=8,
         description="groups kept by default while the Markov head picks the tokens of one "
         "(`--group-beam`); of no effect without the head",
     )

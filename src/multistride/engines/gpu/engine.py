@@ -97,6 +97,10 @@ class GpuStepModel:
         """Return the writer of that loop."""
         return self._groups(plan)
 
+    def searches(self, beam: int) -> bool:
+        """Return True for one group: of several, a search is not recorded."""
+        return beam == 1
+
     def _groups(self, plan: Plan) -> Writer[GpuMemory] | None:
         if not plan.greedy or plan.mode == "exact":
             return None
