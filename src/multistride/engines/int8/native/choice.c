@@ -76,6 +76,7 @@ TARGET static void chained(const Team *team, int32_t me) {
 }
 
 #define WIDEST 8 /* groups of a beam (`library.WIDEST`) */
+#define NEVER (-1e30f) /* tokens with lower logits are barred, or beyond the vocabulary */
 
 /* What `Best` holds, and the largest logits of a beam, the larger and then the first before others. */
 typedef struct {
@@ -121,7 +122,7 @@ static inline Found found_of(const Markov *markov, int32_t sentences, int32_t sl
 
 INLINE Top nothing(void) {
     Top top = {begun(), {0}, {0}};
-    for (int place = 0; place < WIDEST; place++) top.logits[place] = -INFINITY;
+    for (int place = 0; place < WIDEST; place++) top.logits[place] = NEVER;
     return top;
 }
 
