@@ -268,7 +268,11 @@ def generate(
     if not len(input_ids):
         return _result(model, generation_config, input_ids)
     named = policy if isinstance(policy, str) else None
-    options = _options(generation_config, group_size, mode, threshold, named, drafts, group_beam)
+    ours = {
+        **{"group_size": group_size, "mode": mode, "threshold": threshold},
+        **{"policy": named, "drafts": drafts, "group_beam": group_beam},
+    }
+    options = _options(generation_config, ours)
     chosen = _planned(model, options, policy if callable(policy) else None)
     chosen = _begun_and_ended(chosen, generation_config, input_ids.shape[1])
     encoded, real = _encoded(prepared)
@@ -391,23 +395,9 @@ def _searched(
     return [best.hypothesis for [best] in found]
 
 
-def _options(
-    settings: GenerationConfig,
-    group_size: int,
-    mode: str,
-    threshold: float | None,
-    policy: str | None,
-    drafts: str | None,
-    group_beam: int | None,
-) -> DecodeOptions:
-    choices: dict[str, Any] = {
-        "group_size": group_size,
-        "mode": mode,
-        "threshold": threshold,
-        "policy": policy,
-        "drafts": drafts,
-        "group_beam": group_beam,
-    }
+def _options(settings: GenerationConfig, ours: dict[str, Any]) -> DecodeOptions:
+    """Return our own settings and those of transformers as options."""
+    choices = dict(ours)
     if settings.do_sample:
         choices["temperature"] = 1.0 if settings.temperature is None else settings.temperature
         choices.update(
