@@ -2,9 +2,9 @@
 
     python draft_ways.py MODEL PROMPTS [--ways text:3,text:4,head:3,head:4] [--output FILE]
 
-All prompts are answered in batches, which says how many tokens a pass writes and whether each text
-is that of K=1; the first `--timed` are answered alone, by all ways in turn. Times are those of the
-processor, as other work may run beside.
+All prompts are answered, which says how many tokens a pass writes and whether each text is that of
+K=1; the first `--timed` once more alone, by all ways in turn. Times are those of the processor, as
+other work may run beside. A head drafts trees for a text alone, which with `--batch-size` it is not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--ways", default="text:3,text:4,head:3,head:4")
     parser.add_argument("--engine", default="int8")
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=25)
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--timed", type=int, default=20)
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()

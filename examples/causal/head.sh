@@ -28,5 +28,5 @@ run python "$here/chat_prompts.py" "$data/opentriviaqa/trivia.jsonl.xz" "$data/c
 run python "$here/draft_head.py" "$directory/model" "$directory/text/train.txt" "$directory/head" \
     --texts "${TEXTS:-12000}" --updates "${UPDATES:-3000}" --tokens 8192 --width 1536 --depth "${DEPTH:-4}" --min-count 2
 run python "$here/draft_ways.py" "$directory/model" "$directory/text/test.txt" \
-    --ways text:3,text:4,head:3,head:4,head:6,head:8 --output "$directory/head.json"
+    --ways text:3,text:4,head:3,head:4,head:6,head:8,head:16 --output "$directory/head.json"
 run python "$here/release_drafts.py" "$directory/model" "$directory/head.json" "$directory/smollm2"

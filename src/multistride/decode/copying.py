@@ -46,6 +46,9 @@ this long."""
 LIKELY = 0.1
 """Drafts of a head less likely to stand than this are not worth the slot that checks them."""
 
+POSSIBLE = 0.05
+"""The same of drafts in a tree, where many are about as likely."""
+
 
 class SoFar:
     """One text as it grows, with the places where its phrases stood last."""

@@ -3,16 +3,18 @@
 The state that a model maps to its next token also says something of the tokens behind it. A head
 reads that state and the token just written, makes of both an estimate of the next state, picks the
 most probable token by it, and goes on from there: a few thousandths of the model's own work a
-draft. Exact mode checks drafts, so a head changes no text. It knows frequent tokens only; its
-weights have 8 bits. A model directory may hold one (`draft_head.safetensors`).
+draft. Or it picks several tokens, and goes on from those that are most likely to stand: a tree
+(`decode.draft_tree`). Exact mode checks drafts, so a head changes no text. It knows frequent tokens
+only; its weights have 8 bits. A model directory may hold one (`draft_head.safetensors`).
 
 Sources: heads that follow each other, Ankner et al. 2024 (arXiv 2402.05109); drafting from the last
-state, Li et al. 2024 (arXiv 2401.15077). Shapes: R rows, D hidden size, W width, V tokens the head
-knows, N drafts.
+state, Li et al. 2024 (arXiv 2401.15077); trees by confidence, Li et al. 2024 (arXiv 2406.16858).
+Shapes: R rows, D hidden size, W width, V tokens the head knows, N drafts.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -27,10 +29,18 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from multistride.cpu import multiplies_int8
+from multistride.decode.draft_tree import DraftTree
 from multistride.errors import DataError
 
 DRAFT_HEAD = "draft_head.safetensors"
 """The file of a model directory that holds its head."""
+
+BRANCHES = 4
+"""Most drafts of a tree behind one token, and most of one depth that others stand behind (also in
+`draft_head.c`)."""
+
+LEAST = 1e-30
+"""Drafts less likely than this are not made."""
 
 Product = Callable[[Float[Tensor, "R I"]], Float[Tensor, "R O"]]
 
@@ -110,6 +120,42 @@ class DraftHead:
                 return Guessed(tokens[:, :place], shares[:, :place])
             tokens[:, place], shares[:, place] = self._tokens[index], share
         return Guessed(tokens, shares)
+
+    @torch.inference_mode()
+    def grow(
+        self, state: Float[Tensor, "D"], written: int, count: int, least: float = 0.0
+    ) -> DraftTree:
+        """Return up to `count` drafts behind the token `written`, which was picked from `state`:
+        the most probable first, none less than `least` likely to stand.
+
+        Of every depth the `BRANCHES` most probable drafts are followed by as many, if they are
+        among the `count` best so far.
+        """
+        found: list[tuple[float, int, int]] = []  # logarithms, tokens of the table, parents
+        best, followed = list[int](), [-1]
+        states, index = state.float().cpu()[None], self.index_of(torch.tensor([written]))
+        for _ in range(count):
+            if not followed:
+                break
+            states = self._next(states, index)
+            top = self._layers[2](states).log_softmax(1).topk(min(BRANCHES, len(self._tokens)))
+            rows, known = list[int](), len(found)
+            for row, parent in enumerate(followed):
+                before = found[parent][0] if parent >= 0 else 0.0
+                for share, token in zip(*(each[row].tolist() for each in top), strict=True):
+                    if before + share >= math.log(max(least, LEAST)):
+                        found.append((before + share, token, parent))
+                        rows.append(row)
+            best = sorted(range(len(found)), key=lambda each: (-found[each][0], each))[:count]
+            followed = [each for each in best if each >= known][:BRANCHES]
+            states = states[[rows[each - known] for each in followed]]
+            index = torch.tensor([found[each][1] for each in followed])
+        places = {-1: -1} | {each: place for place, each in enumerate(best)}
+        return DraftTree(
+            [int(self._tokens[found[each][1]]) for each in best],
+            [places[found[each][2]] for each in best],
+            [math.exp(found[each][0]) for each in best],
+        )
 
     def index_of(self, tokens: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
         """Return the places of tokens in the table; V of those it does not know."""

@@ -10,6 +10,7 @@ from multistride.decode import draft_head
 from multistride.decode.choosing.strategy import Measured
 from multistride.decode.corpus import decode_corpus
 from multistride.decode.draft_head import DRAFT_HEAD, DraftHead, Guessed, quantised
+from multistride.decode.draft_tree import DraftTree
 from multistride.decode.options import DecodeOptions
 from multistride.decode.phrases import PhraseTable
 from multistride.decode.plan import plan
@@ -152,6 +153,100 @@ def test_the_kernels_draft_by_the_same_formula(rows):
         torch.testing.assert_close(found.probabilities[row], shares, atol=2e-3, rtol=0)
 
 
+class InEightBits(DraftHead):
+    """A head that computes as the kernels do, in float64."""
+
+    @property
+    def _layers(self):
+        biases = {"widen": "widen.bias", "narrow": "narrow.bias", "table": "bias"}
+        return [
+            lambda rows, name=name, bias=bias: of_8_bits(
+                rows.double(),
+                self.tensors[name],
+                self.tensors[f"{name}.scale"],
+                self.tensors[bias],
+            )
+            for name, bias in biases.items()
+        ]
+
+
+def every_tree(tensors, state, token, count):
+    """All ways on from a token, of the four most probable ones each, as (chance, tokens)."""
+    found, layers = [((1.0), (), state[None].double(), token)], InEightBits(tensors)
+    for chance, path, before, last in found:
+        if len(path) == count:
+            continue
+        following = layers._next(before, layers.index_of(torch.tensor([last])))
+        top = layers._layers[2](following).softmax(1)[0].topk(4)
+        for share, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            after = tensors["tokens"].tolist()[index]
+            found.append((chance * share, (*path, after), following, after))
+    return sorted(((chance, path) for chance, path, *_ in found[1:]), reverse=True)
+
+
+def paths_of(tree):
+    """The tokens from the text to each draft."""
+    paths = []
+    for token, parent in zip(tree.tokens, tree.parents, strict=True):
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    return paths
+
+
+KINDS = [InEightBits, pytest.param(NativeDraftHead, marks=native)]
+
+
+def head_of(kind, tensors, threads=1):
+    return kind(tensors, *[threads] * (kind is NativeDraftHead))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tree_has_the_drafts_that_are_most_likely_to_stand(kind):
+    # Guards: a second choice that is left out, a draft behind the wrong one, chances that are not
+    # multiplied, a tree that goes on from the wrong state.
+    tensors = head_tensors()
+    for row in range(8):
+        state, token = torch.randn(WIDTH), 3 + row
+        tree = head_of(kind, tensors).grow(state, token, 4)
+        expected = every_tree(tensors, state, token, 3)[:4]
+        assert paths_of(tree) == [path for _, path in expected]
+        assert tree.chances == pytest.approx([chance for chance, _ in expected], abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tree_ends_at_its_size_and_where_nothing_is_likely_to_stand(kind):
+    # Guards: a bound that is not that of the whole path, tokens that the table only pads.
+    tensors = head_tensors()
+    state, head = torch.randn(WIDTH), head_of(kind, tensors)
+    tree = head.grow(state, 7, 15)
+    assert len(tree.tokens) == 15
+    assert tree.chances == sorted(tree.chances, reverse=True)
+    assert len(set(paths_of(tree))) == 15
+    assert head.grow(state, 7, 6) == tree.first(6)
+    least = tree.chances[4] * 0.999
+    assert head.grow(state, 7, 15, least) == tree.first(5)
+    assert head.grow(state, 7, 15, 1.0).tokens == []
+    few = head_of(kind, head_tensors(vocabulary=6)).grow(state, 3, 15)  # it knows three tokens
+    assert len(few.tokens) == 15
+    assert max(few.parents.count(parent) for parent in few.parents) == 3
+
+
+@native
+def test_trees_of_the_kernels_are_those_of_the_reference_with_any_number_of_threads():
+    # Guards: threads that pick from logits that are not there yet, or go on from other states.
+    tensors = head_tensors(vocabulary=6000, width=592, inner=1500)
+    slow, one, three = (
+        InEightBits(tensors),
+        *(NativeDraftHead(tensors, threads) for threads in (1, 3)),
+    )
+    for row in range(6):
+        state, token = torch.randn(592), 40 * row
+        tree = one.grow(state, token, 15)
+        assert three.grow(state, token, 15) == tree
+        expected = slow.grow(state, token, 15)
+        assert paths_of(tree)[:3] == paths_of(expected)[:3]
+        assert sum(tree.chances) == pytest.approx(sum(expected.chances), rel=0.02)
+
+
 @native
 @pytest.mark.parametrize("rows", [2, 9])
 def test_threads_of_the_kernels_change_no_bit_of_a_draft(rows):
@@ -208,6 +303,17 @@ class Watching(DraftHead):
         self.seen += zip(written.tolist(), states.clone(), strict=True)
         drafts = [self._after(token, count) for token in written.tolist()]
         return Guessed(torch.tensor(drafts), torch.ones(len(written), count))
+
+    def grow(self, state, written, count, least=0.0):
+        """What follows in a text, beside a wrong token for each place."""
+        right = self.guess(state[None], torch.tensor([written]), count).tokens[0].tolist()
+        right = right[: (count + 1) // 2]
+        tokens, parents, before = [], [], -1
+        for token in right:
+            tokens += [token - 1, token]
+            parents += [before, before]
+            before = len(tokens) - 1
+        return DraftTree(tokens, parents, [0.5] * len(tokens)).first(count)
 
     def _after(self, token, count):
         for text in self.texts:

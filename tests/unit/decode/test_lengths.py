@@ -38,3 +38,20 @@ def test_the_cost_of_a_slot_is_measured():
         lengths.seen(3, 0, 0, 10.0 if turn % 10 else 80.0)
         lengths.seen(3, 4, 2, 14.0 if turn % 10 else 90.0)
     assert 0.03 < lengths.slot < 0.3
+
+
+def test_chances_that_are_known_decide_as_far_as_they_are_right():
+    # Guards: unlikely drafts that are checked, chances that are believed although nothing stands.
+    lengths = DraftLengths()
+    chances = [0.9, 0.6, 0.3, 0.21, 0.09, 0.08]
+    assert lengths.worth(-1, chances) == 2  # a slot costs a fifth of a pass of 1.8 tokens
+    for _ in range(60):
+        lengths.seen(-1, 0, 0, 10.0)
+        lengths.seen(-1, 6, 2, 10.6, chances)  # a slot costs a hundredth: about as expected
+    assert lengths.worth(-1, chances) == 6
+    for _ in range(60):
+        lengths.seen(-1, 6, 0, 28.0, chances)  # a slot costs three tenths, and nothing stands
+    assert lengths.worth(-1, [0.6, 0.2]) == 0
+    for _ in range(300):
+        lengths.worth(-1, [0.6, 0.2])
+    assert lengths.worth(-1, [0.6, 0.2]) == 1, "what is not tried is forgotten, and tried again"

@@ -8,6 +8,7 @@ well. The number of drafts is the one with the most expected tokens a millisecon
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SLOT = 0.2
@@ -25,7 +26,10 @@ SHARE = 0.1
 
 @dataclass
 class _Source:
-    """Drafts of one kind that were checked, and those that stood; older ones weigh less."""
+    """Drafts of one kind that were checked, and those that stood; older ones weigh less.
+
+    Where the chances of drafts are known, `checked` is how many were expected to stand.
+    """
 
     checked: float = 0.0
     stood: float = 0.0
@@ -34,6 +38,11 @@ class _Source:
     def chance(self) -> float:
         """Return the chance that a draft stands if those before it do; one half if unknown."""
         return (self.stood + 1) / (self.checked + 2)
+
+    @property
+    def trust(self) -> float:
+        """Return how many drafts stand for each that was expected to; one if unknown."""
+        return (self.stood + 2) / (self.checked + 2)
 
 
 class DraftLengths:
@@ -52,27 +61,46 @@ class DraftLengths:
 
     def count(self, source: int, offered: int) -> int:
         """Return how many of the `offered` drafts of a kind of source to check."""
-        chance, slot = self._sources[source].chance, self.slot
-        best, count, tokens, stands = 1.0, 0, 1.0, 1.0
-        for number in range(1, offered + 1):
-            stands *= chance
-            tokens += stands
+        chance = self._sources[source].chance
+        return self._best(source, [chance**number for number in range(1, offered + 1)])
+
+    def worth(self, source: int, chances: list[float]) -> int:
+        """Return how many drafts to check, where a source says how likely each is to stand."""
+        trust = self._sources[source].trust
+        return self._best(source, [min(1.0, trust * chance) for chance in chances])
+
+    def _best(self, source: int, standing: list[float]) -> int:
+        """Return how many drafts with these chances bring the most tokens for their time."""
+        slot = self.slot
+        best, count, tokens = 1.0, 0, 1.0
+        for number, chance in enumerate(standing, 1):
+            tokens += chance
             if tokens / (1 + slot * number) > best:
                 best, count = tokens / (1 + slot * number), number
-        if offered and not count:  # a source that is not tried is forgotten, and tried again
-            self._add(source, 0, 0)
+        if standing and not count:  # a source that is not tried is forgotten, and tried again
+            self._add(source, 0.0, 0)
         return count
 
-    def seen(self, source: int, checked: int, stood: int, milliseconds: float) -> None:
-        """Count a pass that checked drafts of a source, of which the first `stood` stand."""
+    def seen(
+        self,
+        source: int,
+        checked: int,
+        stood: int,
+        milliseconds: float,
+        chances: Sequence[float] = (),
+    ) -> None:
+        """Count a pass that checked drafts of a source, of which `stood` stand: the first, or where
+        their `chances` are known, any.
+        """
         if checked == 0:
             self._single = _mean(self._single, milliseconds)
             return
-        self._add(source, min(stood + 1, checked), stood)
+        expected = sum(chances) if chances else float(min(stood + 1, checked))
+        self._add(source, expected, stood)
         if self._single:
             self._slot = _mean(self._slot, max(milliseconds - self._single, 0.0) / checked)
 
-    def _add(self, source: int, checked: int, stood: int) -> None:
+    def _add(self, source: int, checked: float, stood: int) -> None:
         known = self._sources[source]
         known.checked = MEMORY * known.checked + checked
         known.stood = MEMORY * known.stood + stood

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from multistride.decode.draft_head import DraftHead
+from multistride.decode.draft_tree import DraftTree
 from multistride.decode.hypothesis import Running
 from multistride.decode.loop import Gathering, Loop
 from multistride.decode.plan import Plan
@@ -225,6 +226,34 @@ class Int8StepModel(EvenEngine):
             return tokens
 
         return Read(tokens[0].tolist(), certain[0].tolist(), draft, states)
+
+    @property
+    def reads_trees(self) -> bool:
+        """True with native kernels, where a slot gets the same bits whatever slots are hidden from
+        it.
+        """
+        return isinstance(self._networks, NativeNetworks)
+
+    def step_tree(self, last: int, tree: DraftTree, position: int, memory: Int8Memory) -> Read:
+        """Return the greedy tokens behind the last token of one sentence, which predicts
+        `position`, and behind each draft.
+        """
+        count = len(tree.tokens) + 1
+        length = memory.grow_even(count)
+        step = memory.room(1, length, count).step(1, count, self._networks, memory.source)
+        step.token[0], step.reach[0] = [last, *tree.tokens], 1
+        step.position[0] = np.add(tree.depths(), position)
+        visible = np.ones((1, count, length + count), bool)
+        visible[0, :, length:] = tree.visible()
+        step(length, visible)
+        found = step.pick(self._networks, GREEDY)()
+        shown = self._states(step.hidden, count)
+        states = None if shown is None else shown[0]
+        return Read(found[0][0].tolist(), found[1][0].tolist(), list, states)
+
+    def keep_path(self, path: list[int], tree: DraftTree, memory: Int8Memory) -> None:
+        """Forget the slots of the last `step_tree` but those of a path."""
+        memory.keep_slots(path, len(tree.tokens) + 1)
 
     def read_single(self, clean: list[int], position: int, memory: Int8Memory) -> None:
         """Let tokens of one prompt join the memory; the first slot predicts `position`."""

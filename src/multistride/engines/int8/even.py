@@ -58,6 +58,16 @@ class EvenMemory:
         self._even += new
         return self._even - new
 
+    def keep_slots(self, slots: list[int], count: int) -> None:
+        """Forget the last `count` slots of a single row but some, in ascending order."""
+        first = self._even - count
+        moved = [(first + place, first + slot) for place, slot in enumerate(slots) if place != slot]
+        if moved and self._buffers is not None:
+            to, of = map(list, zip(*moved, strict=True))
+            for array in self._buffers.arrays.values():
+                array[0][:, to] = array[0][:, of]
+        self._even = first + len(slots)
+
     def hold(self, length: int) -> None:
         """Count the slots of the longest row; rows may have fewer."""
         self._even = length

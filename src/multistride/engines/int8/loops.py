@@ -20,8 +20,17 @@ from torch import Tensor
 
 from multistride.decode.accept import verified_prefix
 from multistride.decode.choosing.economy import Economy
-from multistride.decode.copying import LIKELY, Copied, PhraseDrafter, SoFar, likely
+from multistride.decode.choosing.lengths import DraftLengths
+from multistride.decode.copying import (
+    LIKELY,
+    POSSIBLE,
+    Copied,
+    PhraseDrafter,
+    SoFar,
+    likely,
+)
 from multistride.decode.draft_head import DraftHead
+from multistride.decode.draft_tree import DraftTree, chain
 from multistride.decode.even import EvenSteps, KeptRows, decode_even
 from multistride.decode.exact import Drafter
 from multistride.decode.hypothesis import AS_ASKED, Hypothesis
@@ -60,6 +69,15 @@ class Read(NamedTuple):
     log_probabilities: list[float]
     draft: Callable[[], list[int]]
     states: Float[Tensor, "C D"] | None = None
+
+    def along(self, path: list[int]) -> Read:
+        """Return the slots of a path through a tree of drafts."""
+        return Read(
+            [self.tokens[slot] for slot in path],
+            [self.log_probabilities[slot] for slot in path],
+            self.draft,
+            None if self.states is None else self.states[path],
+        )
 
 
 class EvenMemory(Memory, KeptRows, Protocol):
@@ -103,6 +121,16 @@ class QuickEngine(PickingEngine[M], EvenSteps[M], Protocol[M]):
         It is what `step_checked` gives for the slots of `groups.draft_slots`. All steps of a memory
         are of this kind.
         """
+
+    @property
+    def reads_trees(self) -> bool:
+        """True if `step_tree` gives a slot the same bits as `step_single`."""
+
+    def step_tree(self, last: int, tree: DraftTree, position: int, memory: M) -> Read:
+        """Read the last token, in a slot that predicts `position`, and all drafts of a tree."""
+
+    def keep_path(self, path: list[int], tree: DraftTree, memory: M) -> None:
+        """Forget all slots of the last `step_tree` but those of a path, in ascending order."""
 
     def read_single(self, clean: list[int], position: int, memory: M) -> None:
         """Read tokens of a prompt in clean slots, the first of which predicts `position`."""
@@ -275,6 +303,8 @@ class Drafting(NamedTuple):
     copied: bool = False
     table: PhraseTable | None = None
     head: DraftHead | None = None
+    trees: bool = False
+    """The head drafts trees."""
     economy: Economy | None = None
     reason: str = ""
     """Recorded with every group: why it has its size."""
@@ -290,7 +320,7 @@ def _single(engine: QuickEngine[M], plan: Plan) -> Loop | None:
             return None
     else:
         sources = plan.drafts != "masks", plan.knowledge.phrases, _head(engine, plan)
-        drafting = Drafting(plan.group_size, *sources, plan.economy)
+        drafting = Drafting(plan.group_size, *sources, engine.reads_trees, plan.economy)
     return lambda source, lengths, state: decode_single(engine, source, lengths, state, drafting)
 
 
@@ -313,10 +343,16 @@ def decode_single(
     drafter = _Copies(known, drafting) if drafting.copied else _Masks(drafting)
     while not state.done:
         began = time.perf_counter()
-        drafts, masks = drafter.propose()
-        read = engine.step_single([last, *drafts], position, masks, memory)
-        kept = 1 + _agreed(read.tokens, drafts)
-        engine.forget(len(drafts) + 1 - kept + masks, memory)
+        tree, masks = drafter.propose()
+        if tree.is_chain:
+            read = engine.step_single([last, *tree.tokens], position, masks, memory)
+            kept = len(tree.standing(read.tokens))
+            engine.forget(len(tree.tokens) + 1 - kept + masks, memory)
+        else:
+            every = engine.step_tree(last, tree, position, memory)
+            path = tree.standing(every.tokens)
+            engine.keep_path(path, tree, memory)
+            read, kept = every.along(path), len(path)
         last, position = read.tokens[kept - 1], position + kept
         drafter.accept(read, kept, began)
         yield state.commit_even(
@@ -370,12 +406,12 @@ class _Masks:
         self._most, self._economy = drafting.group_size - 1, drafting.economy
         self._drafts, self._drafting = list[int](), True
 
-    def propose(self) -> tuple[list[int], int]:
+    def propose(self) -> tuple[DraftTree, int]:
         """Return the drafts to check and the number of masks behind them."""
         self._drafting = self._economy is None or self._economy.drafts(1)
         if not self._drafting:
             self._drafts = []
-        return self._drafts, self._most if self._drafting else 0
+        return chain(self._drafts), self._most if self._drafting else 0
 
     def accept(self, read: Read, kept: int, began: float) -> None:
         """Draft anew, if all drafts of a pass stand, and count what the pass cost."""
@@ -396,40 +432,43 @@ class _Copies:
     def __init__(self, known: list[int], drafting: Drafting) -> None:
         self._text, self._most, self._table = SoFar(known), drafting.group_size - 1, drafting.table
         self._lengths = None if drafting.economy is None else drafting.economy.lengths
-        self._head = drafting.head
+        self._head, self._trees = drafting.head, drafting.trees
         self._state: Float[Tensor, "1 D"] | None = None
-        self._source, self._count = 0, 0
+        self._source, self._tree = 0, chain([])
 
-    def propose(self) -> tuple[list[int], int]:
+    def propose(self) -> tuple[DraftTree, int]:
         """Return the drafts to check, and 0: there are no masks."""
         self._source, drafts = self._text.match(self._most) if self._most else (0, [])
-        if not drafts and self._most and (drafts := self._guessed()):
-            self._source = HEAD
-        if not drafts and self._most and self._table is not None:
-            drafts = self._table.following(self._text.tokens, self._most)
+        self._tree = chain(drafts)
+        if not drafts and self._most:
+            self._tree = self._guessed()
+            self._source = HEAD if self._tree.tokens else 0
+        if not self._tree.tokens and self._most and self._table is not None:
+            self._tree = chain(self._table.following(self._text.tokens, self._most))
         if self._lengths is not None:
-            drafts = drafts[: self._lengths.count(self._source, len(drafts))]
-        self._count = len(drafts)
-        return drafts, 0
+            self._tree = self._tree.first(self._worth(self._lengths))
+        return self._tree, 0
 
-    def _guessed(self) -> list[int]:
+    def _guessed(self) -> DraftTree:
         """Return the drafts of the head behind the last token."""
         if self._head is None or self._state is None:
-            return []
-        written = torch.tensor([self._text.tokens[-1]])
-        return likely(self._head.guess(self._state, written, self._most, LIKELY))[0]
+            return chain([])
+        last = self._text.tokens[-1]
+        if self._trees:
+            return self._head.grow(self._state[0], last, self._most, POSSIBLE)
+        guessed = self._head.guess(self._state, torch.tensor([last]), self._most, LIKELY)
+        return chain(likely(guessed)[0])
+
+    def _worth(self, lengths: DraftLengths) -> int:
+        """Return how many of the drafts are worth their slots."""
+        if self._tree.chances:
+            return lengths.worth(self._source, self._tree.chances)
+        return lengths.count(self._source, len(self._tree.tokens))
 
     def accept(self, read: Read, kept: int, began: float) -> None:
         """Add what stands to the text, and count what the pass brought and cost."""
         self._text.extend(read.tokens[:kept])
         self._state = None if read.states is None else read.states[kept - 1 : kept]
         if self._lengths is not None:
-            milliseconds = 1000 * (time.perf_counter() - began)
-            self._lengths.seen(self._source, self._count, kept - 1, milliseconds)
-
-
-def _agreed(tokens: list[int], drafts: list[int]) -> int:
-    """Return how many drafts are what the model writes (`accept.verified_prefix`)."""
-    return next(
-        (place for place, draft in enumerate(drafts) if draft != tokens[place]), len(drafts)
-    )
+            milliseconds, count = 1000 * (time.perf_counter() - began), len(self._tree.tokens)
+            self._lengths.seen(self._source, count, kept - 1, milliseconds, self._tree.chances)

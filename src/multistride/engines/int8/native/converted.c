@@ -96,7 +96,7 @@ typedef struct {
     float *keys, *values;  /* [B, G, S, E], of an encoder */
     int32_t *places;       /* [R]: the tokens of the sources among their padding */
     Rows rows;             /* of the widest input */
-    float *scores;         /* [threads, C or S up to whole vectors] */
+    float *scores;         /* [threads, `attention_scratch` of C or S] */
     float *row;            /* [threads, the widest input] */
     size_t bytes, each, widest;
 } Scratch;
@@ -111,7 +111,7 @@ static Scratch scratch_of(const Converted *network, const Pass *pass, int32_t th
     char *memory = (char *)aligned((size_t)pass->scratch);
     Scratch scratch;
     scratch.bytes = 0;
-    scratch.each = aligned(largest(pass->room, pass->source) + 16);
+    scratch.each = attention_scratch(largest(pass->room, pass->source));
     scratch.widest = largest(largest(hidden, queries), wide);
     scratch.hidden = taken(memory, &scratch.bytes, 4 * count * hidden);
     scratch.parts = taken(memory, &scratch.bytes,

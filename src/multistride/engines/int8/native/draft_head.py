@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multistride.decode.draft_head import DraftHead, Guessed
+from multistride.decode.draft_head import LEAST, DraftHead, Guessed
+from multistride.decode.draft_tree import DraftTree
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.library import PANEL, VECTOR, Arrays
 from multistride.engines.int8.native.stored import Array, aligned, in_panels, named
@@ -21,7 +22,7 @@ NEVER = -1e30
 
 
 class NativeDraftHead(DraftHead):
-    """A draft head whose layers the kernels compute, all drafts in one call."""
+    """A draft head whose layers the kernels compute, all drafts in one call, or a whole tree."""
 
     def __init__(self, tensors: dict[str, Tensor], threads: int) -> None:
         super().__init__(tensors)
@@ -75,6 +76,26 @@ class NativeDraftHead(DraftHead):
         made = slice(drafting.made)
         tokens, chances = torch.from_numpy(drafts[made].T), torch.from_numpy(shares[made].T)
         return Guessed(self._tokens[tokens], chances.exp())
+
+    def grow(
+        self, state: Float[Tensor, "D"], written: int, count: int, least: float = 0.0
+    ) -> DraftTree:
+        """Return up to `count` drafts behind the token `written`, which was picked from `state`."""
+        read = np.ascontiguousarray(state.numpy(), np.float32)
+        drafts, parents = np.zeros(count, np.int64), np.zeros(count, np.int32)
+        shares = np.zeros(count, np.float32)
+        head, kernels = ctypes.addressof(self._head), library.kernels()
+        scratch = aligned(kernels.ms_grow_scratch(head, count, self._threads))
+        growing = library.Growing(
+            *(each.ctypes.data for each in (read, drafts, parents, shares, scratch)),
+            int(self.index_of(torch.tensor([written]))),
+            math.log(max(least, LEAST)),
+            count,
+        )
+        kernels.ms_grow(head, ctypes.addressof(growing), self._threads)
+        made = slice(growing.made)
+        tokens = self._tokens[torch.from_numpy(drafts[made])].tolist()
+        return DraftTree(tokens, parents[made].tolist(), np.exp(shares[made]).tolist())
 
     def _place(self, name: str) -> int:
         return int(self._arrays[name].ctypes.data)

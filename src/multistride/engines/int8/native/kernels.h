@@ -45,7 +45,7 @@
 #endif
 
 /* Number that changes whenever structures or the order of arrays do (`library.VERSION`). */
-#define VERSION 4
+#define VERSION 5
 
 /* Arrays of one pass, as the graphs read and write them. */
 typedef struct {
@@ -190,13 +190,16 @@ INLINE F32 capped(F32 x, float cap) {
 
 /* ---- Attention ---- */
 
-/* Return the products of a query with 16 keys; past the first `count` the last is repeated. */
-INLINE F32 dots(const float *query, const float *keys, int32_t count, int32_t width) {
+/* Return the products of a query with 16 keys, those at `places` if there are any; past the first
+   `count` the last is repeated. */
+INLINE F32 dots(const float *query, const float *keys, const int32_t *places, int32_t count,
+                int32_t width) {
     int32_t whole = width & ~15;
     Mask rest = mask_first(width - whole);
     F32 sums[16];
     for (int key = 0; key < 16; key++) {
-        const float *other = keys + (size_t)(key < count ? key : count - 1) * width;
+        int32_t place = key < count ? key : count - 1;
+        const float *other = keys + (size_t)(places ? places[place] : place) * width;
         F32 sum = f32_zero();
         for (int32_t place = 0; place < whole; place += 16)
             sum = f32_mul_add(f32_loadu(query + place), f32_loadu(other + place),
@@ -235,20 +238,31 @@ typedef struct {
     float unit;
 } Mixed;
 
+/* The keys that a query sees: the first `whole`, and those at `places` up to `count` in all. */
+typedef struct {
+    const int32_t *places;
+    int32_t whole, count;
+} Seen;
+
+INLINE void weighed(float weight, const float *value, int parts, Mask last, F32 sums[4]) {
+    UNROLLED for (int part = 0; part < parts; part++) {
+        F32 some = part < parts - 1 ? f32_loadu(value + 16 * part)
+                                    : f32_load_some(last, value + 16 * part);
+        sums[part] = f32_mul_add(f32_all(weight), some, sums[part]);
+    }
+}
+
 /* Mix `parts` vectors of values, of the last of which there are `last` numbers; rows of them are
    `width` apart. */
-INLINE void mixed_parts(const float *weights, const float *values, int32_t count, int32_t width,
+INLINE void mixed_parts(const float *weights, const float *values, const Seen *seen, int32_t width,
                         int parts, Mask last, const Mixed *to, size_t into) {
     F32 sums[4];
     UNROLLED for (int part = 0; part < parts; part++) sums[part] = f32_zero();
-    for (int32_t entry = 0; entry < count; entry++) {
-        F32 weight = f32_all(weights[entry]);
-        const float *value = values + (size_t)entry * width;
-        UNROLLED for (int part = 0; part < parts; part++) {
-            F32 some = part < parts - 1 ? f32_loadu(value + 16 * part)
-                                        : f32_load_some(last, value + 16 * part);
-            sums[part] = f32_mul_add(weight, some, sums[part]);
-        }
+    for (int32_t entry = 0; entry < seen->whole; entry++)
+        weighed(weights[entry], values + (size_t)entry * width, parts, last, sums);
+    for (int32_t entry = seen->whole; entry < seen->count; entry++) {
+        size_t place = seen->places[entry - seen->whole];
+        weighed(weights[entry], values + place * width, parts, last, sums);
     }
     UNROLLED for (int part = 0; part < parts; part++, into += 16) {
         Mask there = part < parts - 1 ? mask_first(16) : last;
@@ -262,14 +276,14 @@ INLINE void mixed_parts(const float *weights, const float *values, int32_t count
     }
 }
 
-/* Mix values [C, E] by weights. */
-INLINE void mixed(const float *weights, const float *values, int32_t count, int32_t width,
+/* Mix values [C, E] by the weights of those that are seen. */
+INLINE void mixed(const float *weights, const float *values, const Seen *seen, int32_t width,
                   const Mixed *to, size_t place) {
     for (int32_t first = 0; first < width; first += 64) {
         int32_t left = width - first < 64 ? width - first : 64, parts = (left + 15) / 16;
         Mask last = mask_first(left - 16 * (parts - 1));
 #define PARTS(number) \
-    mixed_parts(weights, values + first, count, width, number, last, to, place + first)
+    mixed_parts(weights, values + first, seen, width, number, last, to, place + first)
         switch (parts) { /* sums stay in registers if their number is known when compiling */
         case 1: PARTS(1); break;
         case 2: PARTS(2); break;
@@ -297,14 +311,21 @@ typedef struct {
     int32_t count, slots, heads, groups, width, most, bias_rows, window, furthest;
 } Attention;
 
-/* Return scores with what their distances change; what is too far back is no more `visible`. */
+/* Return the scores of `count` keys, those at `places` or else from `first` on, with what their
+   distances change; what is too far back is no more `visible`. */
 INLINE F32 at_distances(const Attention *over, F32 scores, int32_t where, int32_t head,
-                           int32_t first, Mask there, Mask *visible) {
-    size_t row = where / over->slots;
+                        int32_t first, const int32_t *places, int32_t count, Mask *visible) {
+    const float *place = over->place + (over->place ? where / over->slots * (size_t)over->most : 0);
     F32 own = f32_all(over->position ? (float)over->position[where]
                                      : (float)(where % over->slots));
     F32 others = f32_of_i32(i32_add(i32_all(first), i32_counted()));
-    if (over->place) others = f32_load_some(there, over->place + row * over->most + first);
+    if (over->place && places) {
+        float each[16] = {0};
+        for (int key = 0; key < count; key++) each[key] = place[places[key]];
+        others = f32_loadu(each);
+    } else if (over->place) {
+        others = f32_load_some(mask_first(count), place + first);
+    }
     F32 distance = f32_sub(own, others);
     if (over->window)
         *visible = f32_less_in(*visible, distance, f32_all((float)over->window));
@@ -316,46 +337,72 @@ INLINE F32 at_distances(const Attention *over, F32 scores, int32_t where, int32_
     return f32_add(scores, f32_gather(table, index));
 }
 
-/* Attend with every head of every slot, of which this thread takes its part. */
+/* Return the entries of scratch memory that attention to up to `most` keys needs in a thread. */
+static inline size_t attention_scratch(size_t most) { return 2 * aligned(most + 16); }
+
+/* Return what a slot sees of up to `count` keys; all of them up to the last that it sees, where none
+   between them is hidden. Else those from a multiple of 16 on are listed, so that the sums over them
+   are those that they would be without the hidden ones. */
+INLINE Seen seen_of(const float *bias, int32_t count, int32_t *places) {
+    Seen seen = {places, 0, 0};
+    while (count > 1 && bias[count - 1] == MASKED) count--;
+    while (seen.whole + 16 <= count &&
+           mask_bits(f32_greater(f32_loadu(bias + seen.whole), f32_all(MASKED))) == 0xffff)
+        seen.whole += 16;
+    for (int32_t place = seen.whole; place < count; place++)
+        if (bias[place] != MASKED) places[seen.count++] = place;
+    seen.count += seen.whole;
+    if (!seen.count || seen.count == count) seen.whole = seen.count = count;
+    return seen;
+}
+
+/* Attend with every head of every slot, of which this thread takes its part; `scores` has as many
+   entries as `attention_scratch` says. */
 INLINE void attended(const Attention *over, const Team *team, int32_t me, float *scores,
                      const Mixed *to) {
-    int32_t width = over->width, most = over->most, shared = over->heads / over->groups;
+    int32_t width = over->width, most = over->most, shared = over->heads / over->groups, last = -1;
+    int32_t *places = (int32_t *)(scores + aligned(most + 16));
     F32 factor = f32_all(1.0f / sqrtf((float)width));
     Range range = part_of(team, me, (int64_t)over->count * over->heads);
+    Seen seen = {places, 0, 0};
     for (int32_t index = range.first; index < range.end; index++) {
         int32_t head = index % over->heads, query = index / over->heads;
         int32_t where = over->places ? over->places[query] : query;
         size_t row = where / over->slots, slot = where % over->slots;
-        const float *seen = 0;
-        const int32_t *real = 0;
-        int32_t count = most;
-        if (over->bias) {
-            seen = over->bias + ((over->bias_rows > 1 ? row : 0) * over->slots + slot) * most;
-            while (count > 1 && seen[count - 1] == MASKED) count--;
-        } else {
-            real = over->real + row * most;
-            while (count > 1 && !real[count - 1]) count--;
+        size_t biased = (over->bias_rows > 1 ? row : 0) * over->slots + slot;
+        const float *bias = over->bias ? over->bias + biased * most : 0;
+        const int32_t *real = over->real + (bias ? 0 : row * most);
+        if (query != last && bias) {
+            seen = seen_of(bias, most, places);
+        } else if (query != last) {
+            for (seen.count = most; seen.count > 1 && !real[seen.count - 1];) seen.count--;
+            seen.whole = seen.count;
         }
+        last = query;
         size_t first = (row * over->groups + head / shared) * most * width;
-        for (int32_t place = 0; place < count; place += 16) {
-            int32_t left = count - place < 16 ? count - place : 16;
-            Mask there = mask_first(left), visible;
-            if (seen)
-                visible = f32_greater_in(there, f32_load_some(there, seen + place),
-                                         f32_all(MASKED));
+        const float *own = over->queries + (size_t)query * over->stride + (size_t)head * width;
+        for (int32_t place = 0; place < seen.count; place += 16) {
+            int32_t left = seen.count - place < 16 ? seen.count - place : 16;
+            const int32_t *listed = place < seen.whole ? 0 : places + place - seen.whole;
+            Mask there = mask_first(left), visible = there;
+            F32 products;
+            if (listed)
+                products = dots(own, over->keys + first, listed, left, width);
             else
+                products = dots(own, over->keys + first + (size_t)place * width, 0, left, width);
+            if (!bias)
                 visible = i32_nonzero_in(there, real + place);
-            F32 products = dots(over->queries + (size_t)query * over->stride + (size_t)head * width,
-                                over->keys + first + (size_t)place * width, left, width);
+            else if (!listed)
+                visible = f32_greater_in(there, f32_load_some(there, bias + place),
+                                         f32_all(MASKED));
             products = f32_mul(products, factor);
             if (over->cap > 0) products = capped(products, over->cap);
             if (over->window || over->distances)
-                products = at_distances(over, products, where, head, place, there, &visible);
-            f32_store(scores + place,
-                      f32_where(visible, products, f32_all(MASKED)));
+                products = at_distances(over, products, where, head, place, listed, left, &visible);
+            f32_store(scores + place, f32_where(visible, products, f32_all(MASKED)));
         }
-        softmax(scores, (count + 15) & ~15);
-        mixed(scores, over->values + first, count, width, to, (size_t)index * width);
+        softmax(scores, (seen.count + 15) & ~15);
+        mixed(scores, over->values + first, &seen, width, to, (size_t)index * width);
     }
 }
 

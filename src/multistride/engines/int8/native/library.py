@@ -53,7 +53,7 @@ instructions are called."""
 WIDEST = 8
 """Groups of a beam that the kernels can search (`choice.c`)."""
 
-VERSION = 4
+VERSION = 5
 """The number of `kernels.h` that these structures and arrays belong to. In a clone that was updated
 and not installed again, compiled kernels are older, and would read memory that is not theirs."""
 
@@ -165,6 +165,15 @@ Drafting = _structure(
     ("least", ctypes.c_float),
     *((name, INT) for name in ("rows", "count", "made")),
 )
+TREE = "state", "drafts", "parents", "log_probabilities", "scratch"
+Growing = _structure(
+    "Growing",
+    *((name, POINTER) for name in TREE),
+    ("written", ctypes.c_int64),
+    ("least", ctypes.c_float),
+    ("count", INT),
+    ("made", INT),
+)
 WRITTEN = "tokens", "log_probabilities", "logits"
 Picking = _structure(
     "Picking",
@@ -267,6 +276,8 @@ def _compiled(name: str) -> Any:
         "ms_search_scratch": (ctypes.c_size_t, [POINTER, POINTER]),
         "ms_draft": run,
         "ms_draft_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
+        "ms_grow": run,
+        "ms_grow_scratch": (ctypes.c_size_t, [POINTER, INT, INT]),
     }
     for function_name, (result, arguments) in signatures.items():
         function = getattr(library, function_name)

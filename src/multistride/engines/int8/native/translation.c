@@ -129,7 +129,7 @@ typedef struct {
     float *hidden;           /* [R, D] */
     float *parts;            /* [R, 3 D] */
     uint8_t *rows, *widened; /* [R, D or the feed-forward width] */
-    float *scores;           /* [threads, C or S up to whole vectors] */
+    float *scores;           /* [threads, `attention_scratch` of C or S] */
     float *keys, *values;    /* [B, H, S, E], of an encoder */
     int32_t *places;         /* [R]: the tokens of the sources among their padding */
     size_t bytes, each;      /* `each`: entries of `scores` for one thread */
@@ -142,7 +142,7 @@ static Scratch scratch_of(const Network *network, const Pass *pass, int32_t thre
     char *memory = (char *)aligned((size_t)pass->scratch);
     Scratch scratch;
     scratch.bytes = 0;
-    scratch.each = aligned(longest + 16);
+    scratch.each = attention_scratch(longest);
     scratch.hidden = taken(memory, &scratch.bytes, 4 * count * hidden);
     scratch.parts = taken(memory, &scratch.bytes, 4 * count * 3 * hidden);
     scratch.rows = taken(memory, &scratch.bytes, count * widest(network));
