@@ -248,16 +248,67 @@ def flood(server, head, piece):
         ("POST", "/v1/completions", b'{"prompt": "\xff"}', 400, "is not valid JSON in UTF-8"),
         ("POST", "/v1/completions", b'{"n":' + b"9" * 9999 + b"}", 400, "is not valid JSON"),
         ("POST", "/v1/translate", b"{}", 400, "text: this field is missing"),
+        ("POST", "/v1/translate", b'{"text": "a", "\\n": 1}', 400, '"\\n": this field is unknown'),
+        ("POST", "/v1/translate", b'{"text": "a", "": 1}', 400, '"": this field is unknown'),
+        (
+            "POST",
+            "/v1/translate",
+            b'{"text": "a", "%s": 1}' % (b"b" * 999),
+            400,
+            "bbb…: this field",
+        ),
+        (
+            "POST",
+            "/v1/translate",
+            b'{"text": "a", "\\ud800": 1}',
+            400,
+            "the name of a field: a text",
+        ),
+        (
+            "POST",
+            "/v1/translate",
+            b'{"text": "a", "mode": "\\ud800"}',
+            400,
+            "mode: a text has half",
+        ),
+        (
+            "POST",
+            "/v1/translate",
+            b'{"text": "a", "group_size": "\\ud800"}',
+            400,
+            "e: a text has half",
+        ),
+        (
+            *("POST", "/v1/chat/completions"),
+            *(b'{"messages": [{"role": "me", "content": 5}]}', 400),
+            "messages.0.role: Input should be 'system', 'developer', 'user' or 'assistant'",
+        ),
+        (
+            *("POST", "/v1/chat/completions"),
+            *(b'{"messages": [{"role": "user", "content": 5}]}', 400),
+            "messages.0.content: allowed is a valid string or a valid list",
+        ),
         ("GET", "/v1/completions", b"", 405, "GET was sent to /v1/completions, which takes POST"),
         ("GET", "/..%2f..%2fetc/passwd", b"", 404, "see /docs"),
     ],
 )
 def test_errors_say_what_to_do(server, method, path, body, status, said):
-    """The framework's own words: "Not Found", "There was an error parsing the body"."""
+    """The framework's own words: "Not Found", "There was an error parsing the body".
+
+    Guards: what is allowed for other fields in the message of one, names of fields that break it.
+    """
     headers = {"content-type": "application/json"}
     answer = httpx.request(method, server.url + path, content=body, headers=headers)
     assert answer.status_code == status
     assert said in answer.json()["error"]["message"]
+
+
+def test_an_error_names_what_its_own_field_takes(server):
+    # Guards: "group_size: allowed is a valid integer or 'auto' or 'fast', 'adaptive' or 'exact'".
+    body = {"text": "a", "group_size": "x", "mode": "y"}
+    answer = httpx.post(server.url + "/v1/translate", json=body)
+    said = answer.json()["error"]["message"]
+    assert said == "group_size: allowed is a valid integer or 'auto'"
 
 
 def test_headers_that_do_not_come_are_not_waited_for(server, monkeypatch):

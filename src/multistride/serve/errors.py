@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import takewhile
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -69,6 +70,11 @@ NAMED = re.compile(
     r"prefix)\b"
 )
 """Fields that a message may begin with, as a sentence does."""
+
+TYPE = re.compile(r"str|int|(list|literal)\[.*\]")
+"""The name of a type in the location of a problem, where a field takes one of several."""
+
+HALF = "a text has half of a character (a lone surrogate): remove it"
 
 LONG_NUMBER = re.compile(r"(\d{20})\d{10,}")
 
@@ -194,23 +200,40 @@ def of_validation(error: RequestValidationError) -> HttpProblem:
     """Return the 400 for a body that does not fit: the first problem and the field it is in."""
     problems = error.errors()
     first = problems[0]
-    location = [str(part) for part in first["loc"] if part not in ("body", "query")]
+    location = _location(first)
     if first["type"] == "json_invalid":
         return HttpProblem(400, NOT_JSON, code="invalid_json")
     if first["type"] == "missing" and not location:
         return HttpProblem(400, "the body is missing: send a JSON object", code="invalid_json")
+    if first["type"] == "string_unicode" and not location:
+        return HttpProblem(400, f"the name of a field: {HALF}", code="invalid_value")
     if not location:
         reason = "the body is not a JSON object: send one, with Content-Type: application/json"
         return HttpProblem(400, reason, code="invalid_json")
     field = next((part for part in location if not part.isdigit()), None)
     reason = LONG_NUMBER.sub(r"\1…", str(first["msg"]).removeprefix("Value error, "))
+    place = _untyped(location)
+    tried = [each for each in problems if _untyped(_location(each)) == place]
     if first["type"] == "missing":
         reason = "this field is missing: give it"
-    if first["type"] == "extra_forbidden":
+    elif first["type"] == "extra_forbidden":
         reason = "this field is unknown: leave it out"
-    elif len(location) > 1 and len(problems) > 1:  # one problem for each of several allowed types
-        allowed = dict.fromkeys(str(each["msg"]) for each in problems)
-        reason = " or ".join(text.removeprefix("Input should be ") for text in allowed)
-        return HttpProblem(400, f"{field}: allowed is {reason}", field, "invalid_value")
-    where = f"{'.'.join(location)}: " if location else ""
-    return HttpProblem(400, where + reason, field, "invalid_value")
+    elif any(each["type"] == "string_unicode" for each in tried):
+        location, reason = place, HALF
+    elif len(tried) > 1:  # one problem for each of several allowed types
+        allowed = dict.fromkeys(str(each["msg"]) for each in tried)
+        kinds = " or ".join(text.removeprefix("Input should be ") for text in allowed)
+        location, reason = place, f"allowed is {kinds}"
+    return HttpProblem(400, f"{'.'.join(location)}: {reason}", field, "invalid_value")
+
+
+def _location(problem: Any) -> list[str]:
+    """Return the names that lead to a problem, each as one line can hold it."""
+    names = [str(part) for part in problem["loc"] if part not in ("body", "query")]
+    short = [name if len(name) <= QUOTED else name[:QUOTED] + "…" for name in names]
+    return [name if name.strip() and name.isprintable() else json.dumps(name) for name in short]
+
+
+def _untyped(location: list[str]) -> list[str]:
+    """Return the names up to the first type of several that was tried for a value."""
+    return list(takewhile(lambda name: not TYPE.fullmatch(name), location))
