@@ -343,7 +343,8 @@ def _foreign(line: bytes) -> tuple[str, str] | None:
         return "compressed with bzip2", "unpack it with `bunzip2`"
     if line[257:262] == b"ustar":
         return "a tar archive", "unpack it and name the files in it"
-    if line.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) and b"\0" in line:
+    # A line of Chinese in UTF-16 may hold no zero byte, and ends at any byte that is "\n".
+    if line.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) and len(line) > 3:
         return "in UTF-16 or UTF-32", "convert it with `iconv -f UTF-16 -t UTF-8`"
     return None
 

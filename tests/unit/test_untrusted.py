@@ -233,6 +233,8 @@ def test_a_stream_without_line_ends_is_not_read_whole(monkeypatch):
         (b"%PDF-1.7\n", "PDF"),
         (b"\0" * 257 + b"ustar\0", "tar"),
         ("the cat\na dog\n".encode("utf-16"), "UTF-16"),
+        ("你好\n早上好\n".encode("utf-16"), "UTF-16"),
+        (b"\xfe\xff" + "早上好\n".encode("utf-16-be"), "UTF-16"),
     ],
 )
 def test_files_that_are_no_text_say_what_they_are(tmp_path, data, said):
