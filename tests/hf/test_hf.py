@@ -1,6 +1,8 @@
 """Model directories in transformers: what its classes compute and write is what multistride
 does."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ from multistride.data.vocab import train_vocabulary
 from multistride.decode.choosing.policy import fixed
 from multistride.decode.phrases import PHRASES
 from multistride.distill.phrases import phrases_of
-from multistride.errors import MissingExtraError, UsageError
+from multistride.errors import DataError, MissingExtraError, UsageError
 from multistride.hf.required import check_version
 from multistride.model.config import TransformerConfig
 from multistride.model.transformer import Transformer
@@ -326,6 +328,36 @@ def test_pipelines(translator, causal):
     [written] = write("a cat", max_new_tokens=8, do_sample=False)
     assert written["generated_text"].startswith("a cat")
     assert len(written["generated_text"]) > len("a cat")
+
+
+def test_what_a_pipeline_cannot_do_is_one_line(translator):
+    # Guards: a KeyError, an IndexError and faults of the tokenizer from deep inside transformers.
+    for name in ("translation", "multistride-translation"):
+        with pytest.raises(UsageError, match=r"without a model: give one, as in pipeline"):
+            multistride.hf.pipeline(name)
+    translate = multistride.hf.pipeline("translation", str(translator))
+    short = {"group_size": 2, "max_new_tokens": 10}
+    assert translate([]) == translate(()) == []
+    assert translate(tuple(TEXTS[:2]), **short) == translate(TEXTS[:2], **short)
+    assert [*translate((text for text in TEXTS[:1]), **short)] == [translate(TEXTS[0], **short)]
+    for wrong, shown in (
+        (5, "5 (int)"),
+        ([TEXTS[0], None], "None (NoneType)"),
+        (b"a", "b'a' (byt"),
+    ):
+        with pytest.raises(UsageError, match=rf"^{re.escape(shown)}.*give a text or a list of"):
+            translate(wrong)
+    with pytest.raises(UsageError, match=r"^5 \(int\) was given"):
+        list(translate(text for text in [5]))
+    with pytest.raises(DataError, match=r"character 1 is a lone surrogate, U\+D800; remove it"):
+        translate("a\ud800")
+
+
+def test_settings_of_generation_that_are_no_configuration(translator):
+    # Guards: an AttributeError from deep inside transformers.
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    with pytest.raises(UsageError, match=r"is {'max_new_tokens': 5} \(dict\).*as arguments of gen"):
+        model.generate(torch.tensor([[5, 6]]), generation_config={"max_new_tokens": 5})
 
 
 def test_older_versions_of_transformers_are_named():

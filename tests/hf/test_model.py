@@ -247,6 +247,7 @@ def test_what_fits_no_model_is_said_in_words(kind, request, tmp_path):
         ("a text", "inputs are str, and tokens"),
         (inputs, "inputs are BatchEncoding, and tokens"),
         (tokens[0], r"inputs are \[\d+\], and tokens"),
+        (tokens.float(), r"inputs are torch.float32 \[\d+, \d+\], and tokens"),
         (tokens + 1000, "this model knows 0 to 319"),
     ):
         for size in (1, 2):

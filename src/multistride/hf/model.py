@@ -22,7 +22,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -214,6 +220,12 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         """
         self._check_whole()
         self._check_inputs(inputs, settings)
+        if not isinstance(generation_config, GenerationConfig | None):
+            raise UsageError(
+                f"generation_config is {generation_config!r} ({type(generation_config).__name__}), "
+                "and a GenerationConfig is read: give GenerationConfig(...), or its settings as "
+                "arguments of generate"
+            )
         types = settings.get("token_type_ids")
         if types is not None and not bool(types.any()):
             del settings["token_type_ids"]  # tokenizers of older directories return them
@@ -248,10 +260,12 @@ class _Multistride(PreTrainedModel, GenerationMixin):
         source = settings.get("input_ids", settings.get("inputs")) if inputs is None else inputs
         if source is None:
             return
-        if not isinstance(source, Tensor) or source.dim() != 2:
+        real = isinstance(source, Tensor) and source.is_floating_point()
+        if real or not isinstance(source, Tensor) or source.dim() != 2:
             shape = list(source.shape) if isinstance(source, Tensor) else type(source).__name__
+            kind = f"{source.dtype} " if real else ""
             raise UsageError(
-                f"inputs are {shape}, and tokens [batch, length] are read: "
+                f"inputs are {kind}{shape}, and tokens [batch, length] are read: "
                 'give model.generate(**tokenizer(texts, return_tensors="pt", padding=True))'
             )
         ours = self.transformer
