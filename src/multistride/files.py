@@ -92,6 +92,10 @@ LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)\.[a-z0-9_]{8}")
 """A temporary name: a new file or directory, or the place of an old directory on its way out."""
 
 
+class ReaderLeft(BrokenPipeError):
+    """The reader of standard output (`| head`) has seen enough, which is no fault."""
+
+
 @contextmanager
 def replacing_file(destination: Path | str) -> Iterator[Path]:
     """Yield a temporary path; move it to `destination` when the block ends without an error.
@@ -353,14 +357,21 @@ def _opened_stream(path: Path) -> BinaryIO:
     written through the descriptor that is open, whose place in the file moves with them. Raises
     `UserError` if it is not.
     """
-    named = _OPEN.fullmatch(_of_a_process(path) or "")
-    if named is None:
+    number = _descriptor(path)
+    if number is None:
         return open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0)
-    number = int(named[1]) if named[1] else {"stdout": 1, "stderr": 2}[named[2]]
     try:
         return open(os.dup(number), "wb", buffering=0)
     except OSError as error:
         raise UserError(f"{path} is not open for writing: name another output") from error
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the open descriptor that a path names or leads to: 1 for /dev/stdout."""
+    named = _OPEN.fullmatch(_of_a_process(path) or "")
+    if named is None:
+        return None
+    return int(named[1]) if named[1] else {"stdout": 1, "stderr": 2}[named[2]]
 
 
 _MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0"}
@@ -498,10 +509,17 @@ def sha256(path: Path | str) -> str:
 
 @contextmanager
 def write_errors(destination: Path, kept: str = "nothing was changed there") -> Iterator[None]:
-    """Turn what is the destination's fault into one line that says what was `kept`."""
+    """Turn what is the destination's fault into one line that says what was `kept`.
+
+    Raises `ReaderLeft` where the destination is standard output and nobody reads it any more.
+    """
     try:
         yield
+    except ReaderLeft:  # of another destination, inside the block
+        raise
     except OSError as error:
+        if error.errno == errno.EPIPE and _descriptor(destination) == 1:
+            raise ReaderLeft(error.errno, error.strerror) from error
         full = _SHORT_WRITE.fullmatch(str(error)) is not None
         if error.errno not in _CANNOT_WRITE and not full:
             raise

@@ -114,6 +114,13 @@ def test_a_reader_that_has_seen_enough(shell, line):
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize("options", ["--output", "--output /dev/null --trace"])
+def test_a_reader_of_dev_stdout_that_has_left(shell, options):
+    # Guards: "Broken pipe: free space" and exit code 1, where standard output itself gives 0.
+    done = shell(f"echo Go. | $m translate {options} /dev/stdout | true; exit ${{PIPESTATUS[1]}}")
+    assert (done.returncode, diagnostics(done)) == (0, [])
+
+
 @pytest.mark.parametrize(
     "locale",
     [
