@@ -175,7 +175,7 @@ def test_files_are_documents(multistride, work, tmp_path):
     assert [answer.get("file") for answer in answers] == ["a.txt", "none.txt", "b.jsonl", "b.jsonl"]
     assert [answer["answer"] is None for answer in answers] == [False, True, False, True]
     assert "none.txt does not exist" in done.stderr.decode()
-    assert "b.jsonl: line 2: it is a JSON list" in done.stderr.decode()
+    assert "b.jsonl: line 2: it is an array" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,16 @@ from multistride.untrusted import parse_json
 
 Record: TypeAlias = Mapping[str, Any]
 
+JSON_KINDS = {
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+"""What JSON calls the values that are no objects."""
+
 Output = TypeVar("Output")
 """What a model gives for one example: a text, or the log-probabilities of classes."""
 
@@ -207,9 +217,8 @@ def _record(line: int, raw: bytes) -> Record | RecordError:
     except ValueError:
         return RecordError(line, "it is not JSON; a record is one JSON object a line")
     if not isinstance(record, dict):
-        return RecordError(
-            line, f"it is a JSON {type(record).__name__}; a record is one JSON object a line"
-        )
+        kind = JSON_KINDS[type(record)]
+        return RecordError(line, f"it is {kind}; a record is one JSON object a line")
     return record
 
 

@@ -67,12 +67,22 @@ def test_bad_records_keep_their_line_and_stop_nobody(together):
     problems = {each.line: str(each.problem) for each in results if each.problem}
     assert problems == {
         2: "line 2: it is not valid UTF-8; a record is one JSON object in UTF-8",
-        4: "line 4: it is a JSON list; a record is one JSON object a line",
+        4: "line 4: it is an array; a record is one JSON object a line",
         5: "line 5: the field 'text' is blank; it must be a text",
         6: "line 6: the field 'text' is missing; it has body: name it so",
         7: "line 7: too loud",
         8: "line 8: it is not valid UTF-8; a record is one JSON object in UTF-8",
     }
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [(b"null", "null"), (b'"a"', "a string"), (b"true", "a boolean"), (b"1", "a number")],
+)
+def test_what_is_no_object_is_called_as_json_calls_it(raw, kind):
+    # Guards: "it is a JSON NoneType".
+    [(_, problem)] = read_records([raw])
+    assert str(problem) == f"line 1: it is {kind}; a record is one JSON object a line"
 
 
 def test_a_field_of_another_type_is_shown():
