@@ -51,6 +51,9 @@ _CANNOT_WRITE = {
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 """What NumPy says of a full disk, without a number."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of a byte that is no UTF-8 in the name of a file."""
+
 RESUMED = "training.pt"
 """The file of a checkpoint that a training goes on from."""
 
@@ -478,9 +481,12 @@ def journal(path: Path) -> Iterator[Journal]:
 def write_json(destination: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with replacing_file(destination) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(json_text(value) + "\n", encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """Return `value` as indented JSON; what is no UTF-8 in the name of a file becomes U+FFFD."""
+    return _SURROGATE.sub("\ufffd", json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @contextmanager

@@ -220,6 +220,13 @@ def test_json_keeps_text_readable(tmp_path):
     assert text.endswith("}\n")
 
 
+def test_json_holds_names_of_files_that_are_no_utf8(tmp_path):
+    # Guards: a traceback at the end of `evaluate --output` and `distill`, and the result lost.
+    write_json(tmp_path / "out.json", {"source": "v\udcff.txt"})
+    text = (tmp_path / "out.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"source": "v\ufffd.txt"}
+
+
 def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
     # Guards: results lost because a new value is not JSON.
     write_json(tmp_path / "out.json", 1)

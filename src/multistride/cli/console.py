@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import logging
 import os
 import select
@@ -28,7 +27,7 @@ from pydantic import ValidationError
 
 from multistride.data.corpus import text_lines
 from multistride.errors import DataError, Interrupted, UsageError, UserError
-from multistride.files import Journal, compressing, is_stream, journal, replacing_file
+from multistride.files import Journal, compressing, is_stream, journal, json_text, replacing_file
 from multistride.untrusted import bounded_lines
 
 logger = logging.getLogger(__name__)
@@ -306,7 +305,7 @@ def _failed(message: str, code: int) -> int:
 
 def print_json(value: Any) -> None:
     """Print one JSON value on stdout."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    print(json_text(value))
 
 
 def numbers(text: str, option: str = "--group-size") -> tuple[int, ...]:

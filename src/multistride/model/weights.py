@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,11 @@ def load_model(
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
+        if os.fsencode(path) != str(path).encode("utf-8", "replace"):
+            raise DataError(
+                f"{path} has bytes in its name that are no UTF-8, and weights are not read from "
+                "such a path: rename its directory"
+            ) from error
         raise DataError(
             f"{path} is truncated or corrupt ({error}): copy the model again"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shlex
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from multistride.errors import UsageError, UserError
-from multistride.files import replacing_file, write_json
+from multistride.files import json_text, replacing_file, write_json
 from multistride.report.attention import attention_size, draw_attention, sentence_table
 from multistride.report.cells import Terminal
 from multistride.report.drawing import check_picture, drawing, save
@@ -44,7 +43,7 @@ def show(result: Result, outputs: Outputs) -> None:
         except UserError as error:
             lost = error
     if outputs.as_json:
-        print(json.dumps(result.written(), ensure_ascii=False, indent=2))
+        print(json_text(result.written()))
     else:
         Terminal().print(terminal(result))
     if lost is not None:
@@ -134,7 +133,7 @@ def show_trace(trace: Path, line: int, picture: Path | None) -> None:
 def show_sentence(facts: Mapping[str, Any], picture: Path | None, as_json: bool) -> None:
     """Print what is known of one translation on stdout; draw its attention if asked to."""
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        print(json_text(facts))
     else:
         Terminal().print(sentence_table(facts).terminal())
     if picture is not None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 
 import pytest
 import torch
@@ -266,6 +267,14 @@ def test_provenance_is_optional(saved, text):
         (saved / "provenance.json").write_bytes(text.encode("latin-1"))
     assert load_provenance(saved) == {}
     load_model(saved)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 there")
+def test_a_path_that_is_no_utf8_is_told_from_a_damaged_file(saved):
+    # Guards: "truncated or corrupt: copy the model again" for a sound file below such a directory.
+    moved = saved.rename(saved.parent / "m\udcff")
+    with pytest.raises(DataError, match=r"bytes in its name that are no UTF-8.*rename its dir"):
+        load_model(moved)
 
 
 def full_disk(kind):

@@ -81,6 +81,15 @@ def test_files_are_checked_before_anything_is_printed(
     assert (tmp_path / "result.json").read_text() == text
 
 
+def test_a_result_of_a_file_that_is_no_utf8_can_be_read_again(tmp_path, translation, capsys):
+    # Guards: `evaluate --json > r.json; report r.json` refusing a name that it has written.
+    result = Result.model_validate(translation)
+    settings = {**result.conditions, "source": "v\udcff.txt"}
+    show(result.model_copy(update={"conditions": settings}), Outputs(as_json=True))
+    (tmp_path / "r.json").write_text(capsys.readouterr().out)
+    assert read_result(tmp_path / "r.json").conditions["source"] == "v\ufffd.txt"
+
+
 def test_a_result_whose_file_cannot_be_written_is_printed(tmp_path, translation, capsys):
     # Guards: minutes of measuring lost to a disk that filled up meanwhile.
     path = tmp_path / "result.json"
