@@ -4,7 +4,8 @@
 
 All prompts are answered, which says how many tokens a pass writes and whether each text is that of
 K=1; the first `--timed` once more alone, by all ways in turn. Times are those of the processor, as
-other work may run beside. A head drafts trees for a text alone, which with `--batch-size` it is not.
+other work may run beside. A head drafts trees only for a text alone (`--batch-size 1`, as by
+default).
 """
 
 from __future__ import annotations

