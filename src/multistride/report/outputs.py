@@ -14,7 +14,7 @@ class Outputs(BaseModel):
 
     output: Path | None = Field(
         None,
-        description="Also write the result as JSON to this file.",
+        description="Also write the result as JSON to this file, in place of one that was there.",
         json_schema_extra={"panel": "Output"},
     )
     markdown: Path | None = Field(
