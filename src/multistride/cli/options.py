@@ -135,8 +135,8 @@ class Lines(BaseModel):
     )
     output: Path | None = Field(
         None,
-        description="Write this file instead of stdout; it appears when it is complete, in place of "
-        "one that was there.",
+        description="Write this file instead of stdout; it appears when it is complete, in place "
+        "of one that was there.",
         json_schema_extra={"panel": "Output"},
     )
     show_groups: bool = Field(
