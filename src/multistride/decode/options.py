@@ -272,8 +272,7 @@ class DecodeOptions(Settings):
         """
         self._check_drafts()
         if self.drafts not in UNTRAINED:
-            untrained = ", or drafts text, which needs no training" if self.mode == "exact" else ""
-            check_group_size(self.group_size, config, untrained)
+            check_group_size(self.group_size, config, self._untrained(config))
         if self.mode != "exact":
             check_writes_groups(self.group_size, config)
         if self.mode != "fast" and self.beam > 1:
@@ -374,6 +373,14 @@ class DecodeOptions(Settings):
         greedy = self.beam == 1 and self.temperature == 0 and config.markov_rank > 0
         fixed = self.mode == "fast" and self.policy in (None, "fixed") and self.group_size > 1
         return config.group_beam if greedy and fixed else 1
+
+    def _untrained(self, config: TransformerConfig) -> str:
+        """Return what else the refusal of a group size says: how it works without training."""
+        if self.mode == "exact":
+            return ", or drafts text, which needs no training"
+        if max(config.group_sizes) == 1 and self.group_size <= MOST_COPIED and self.beam == 1:
+            return ", or mode exact with drafts text, which needs no training"
+        return ""
 
     def _check_group_beam(self, config: TransformerConfig) -> None:
         """Raise `UsageError` where there is no group to search, or something else picks tokens."""

@@ -231,6 +231,23 @@ def test_a_tree_ends_at_its_size_and_where_nothing_is_likely_to_stand(kind):
 
 
 @native
+def test_states_that_overflowed_draft_known_tokens_or_none():
+    # Guards: an output that only pads the table picked because all others are less, which is an
+    # index outside the table.
+    tensors = head_tensors(vocabulary=5)
+    head, known = NativeDraftHead(tensors, 1), set(tensors["tokens"].tolist())
+    for value in (float("nan"), float("inf"), 1e38, -1e38):
+        for _ in range(4):
+            state = torch.randn(WIDTH)
+            state[3] = value
+            guessed = head.guess(state[None], torch.tensor([3]), 15)
+            assert set(guessed.tokens[0].tolist()) <= known
+            tree = head.grow(state, 3, 15)
+            assert set(tree.tokens) <= known
+            assert all(parent < draft for draft, parent in enumerate(tree.parents))
+
+
+@native
 def test_trees_of_the_kernels_are_those_of_the_reference_with_any_number_of_threads():
     # Guards: threads that pick from logits that are not there yet, or go on from other states.
     tensors = head_tensors(vocabulary=6000, width=592, inner=1500)
@@ -382,6 +399,11 @@ def test_a_head_is_the_default_and_must_be_there(model, tmp_path):
     assert plan(asked, trained, knowledge=Measured(phrases=table)).drafts == "both"
     with pytest.raises(UsageError, match="was trained for 1: choose 1, or drafts text"):
         plan(asked, model.config)
+    for mode in ("fast", "adaptive"):
+        with pytest.raises(UsageError, match="choose 1, or mode exact with drafts text"):
+            plan(DecodeOptions.made(group_size=4, mode=mode), model.config)
+    with pytest.raises(UsageError, match=r"choose 1$"):
+        plan(DecodeOptions.made(group_size=17), model.config)
     many = DecodeOptions.made(group_size=17, mode="exact")
     with pytest.raises(UsageError, match="at most 16 at a time"):
         plan(many, model.config, knowledge=Measured(head=head))

@@ -58,7 +58,7 @@ def check_auto(
         )
     if not config.encoder_layers:
         raise UsageError(
-            "group size auto needs a calibration, which causal models have none of: give a number"
+            "group size auto needs a calibration, and causal models have none: give a number"
         )
     if measured.calibration is None:
         raise UsageError(

@@ -17,8 +17,8 @@ from multistride.engines.int8.native import library
 from multistride.engines.int8.native.library import PANEL, VECTOR, Arrays
 from multistride.engines.int8.native.stored import Array, aligned, in_panels, named
 
-NEVER = -1e30
-"""The bias of outputs that belong to no token."""
+NEVER = -math.inf
+"""The bias of outputs that belong to no token: none is picked, however small the others are."""
 
 
 class NativeDraftHead(DraftHead):
