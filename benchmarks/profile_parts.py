@@ -83,23 +83,23 @@ def watch(engine: Any, clock: Clock) -> None:
                 engine, name, clock.around("engine", name.partition("_")[0], getattr(engine, name))
             )
     if hasattr(engine, "_networks"):
-        engine._networks = WatchedNetworks(engine._networks, clock)
+        _watch_networks(engine._networks, clock)
 
 
-class WatchedNetworks:
-    """The networks of the int8 engine by name, each run of them timed."""
+def _watch_networks(networks: Any, clock: Clock) -> None:
+    """Time each run of the int8 engine's networks, which stay of their kind: loops ask for it."""
+    kind, watched = type(networks), dict[str, WatchedNetwork]()
 
-    def __init__(self, networks: Any, clock: Clock) -> None:
-        self._networks, self._clock = networks, clock
+    class WatchedNetworks(kind):  # type: ignore[misc, valid-type]
+        def __getitem__(self, name: str) -> Any:
+            if name not in watched:
+                network = super().__getitem__(name)
+                watched[name] = WatchedNetwork(
+                    network, lambda call: clock.around("network", name, call)
+                )
+            return watched[name]
 
-    def __getitem__(self, name: str) -> Any:
-        return WatchedNetwork(
-            self._networks[name], lambda call: self._clock.around("network", name, call)
-        )
-
-    def decoder(self, new: int) -> Any:
-        """Return the network of steps of so many slots."""
-        return self["single" if new == 1 else "decoder"]
+    networks.__class__ = WatchedNetworks
 
 
 class WatchedNetwork:
@@ -126,11 +126,15 @@ class WatchedBound:
     """A network and the memory it works on."""
 
     def __init__(self, bound: Any, run: Callable[[], None]) -> None:
-        self._run, self.read = run, bound.read
+        self._run, self._bound = run, bound
 
     def __call__(self) -> None:
         """Run it."""
         self._run()
+
+    def __getattr__(self, name: str) -> Any:
+        """What else it can do: some take other inputs (`read`), some do not."""
+        return getattr(self._bound, name)
 
 
 def profile(
