@@ -71,7 +71,7 @@ class View:
         """The sizes of the array."""
         return self.array.shape
 
-    @property
+    @cached_property
     def address(self) -> int:
         """The place of the first entry."""
         return int(self.array.ctypes.data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,13 @@ NAMES = {"source": "token"}
 CACHE = re.compile(r"(cross_)?(key|value)([0-9]+)")
 
 
+@cache
+def cache_of(name: str) -> tuple[str, int] | None:
+    """Return the table of caches that an input belongs to, and its layer; None for other inputs."""
+    found = CACHE.fullmatch(name)
+    return None if found is None else (f"{found[1] or ''}{found[2]}s", int(found[3]))
+
+
 class BoundPass:
     """A pass and the memory it works on."""
 
@@ -66,9 +73,9 @@ class BoundPass:
             name = NAMES.get(name, name)
             if name in library.READ:
                 setattr(each, name, value.address)
-            elif (found := CACHE.fullmatch(name)) is not None:
-                table = self._caches[f"{found[1] or ''}{found[2]}s"]
-                table[int(found[3])] = value.address
+            elif (found := cache_of(name)) is not None:
+                table, layer = found
+                self._caches[table][layer] = value.address
                 if name == "key0":
                     each.room = value.shape[2]
             else:
