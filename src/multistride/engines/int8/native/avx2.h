@@ -295,10 +295,6 @@ INLINE void s8_store(int8_t *to, I32 x) {
 /* Add to a sum. Written as an intrinsic, GCC copies sums from register to register and to memory. */
 #define SUMMED(sum, more) __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(more))
 
-/* A loop that is not unrolled: unrolled whole, as GCC does where it knows the number of inputs, the
-   products of 2 to 4 rows wait for memory a fifth longer. */
-#define IN_TURN _Pragma("GCC unroll 1")
-
 INLINE __m256i in_16(__m128i bytes, int are_signed) {
     return are_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
 }

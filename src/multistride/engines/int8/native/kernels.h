@@ -27,6 +27,10 @@
 /* A loop over rows or parts whose sums are to stay in registers. */
 #define UNROLLED _Pragma("GCC unroll 8")
 
+/* A loop over inputs that is not unrolled: unrolled whole, as GCC does where it knows their number,
+   products of few rows wait for memory longer. */
+#define IN_TURN _Pragma("GCC unroll 1")
+
 #ifdef __aarch64__
 #include "neon.h"
 #define RELAX __asm__ volatile("yield")
