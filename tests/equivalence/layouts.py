@@ -1,6 +1,7 @@
 """Small models of every layout that is converted, and steps that compare an engine with eager."""
 
 import torch
+from torch import nn
 
 from multistride.engines.eager import EagerStepModel
 from multistride.groups import PADDING_GROUP, Slots
@@ -24,6 +25,8 @@ LAYOUTS = {
     "llama, native": CAUSAL | ROTARY | BARE | NATIVE | {"attention_bias": "none"},
     "qwen2, native": CAUSAL | ROTARY | BARE | NATIVE | {"attention_bias": "input"}
     | {"key_value_heads": 4, "rotary_base": 500.0},
+    "llama that came in 4 bits, native": CAUSAL | ROTARY | BARE | NATIVE
+    | {"attention_bias": "input", "feedforward_bias": True},
     "qwen3, native": CAUSAL | ROTARY | BARE | NATIVE | {"attention_bias": "input"}
     | {"query_key_norm": True, "tie_embeddings": False, "feedforward_bias": True},
     "olmo2": CAUSAL | ROTARY | BARE | {"heads": 4, "key_value_heads": 2, "norm": "output"}
@@ -90,7 +93,24 @@ def moved(name, **further):
         model.reach.beyond_one.weight[0] = 0
         if hasattr(model.position, "further_start"):
             model.position.further_start.weight[0] = 0
+    return in_4_bits(model) if "4 bits" in name else model
+
+
+def in_4_bits(model):
+    """The model with matrices as files of 4 bits hold them."""
+    with torch.no_grad():
+        for layer in model.decoder.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.copy_(in_16_steps(layer.weight))
     return model
+
+
+def in_16_steps(weight):
+    """The nearest matrix of which each block of 32 takes 16 evenly spaced values."""
+    blocks = weight.view(len(weight), -1, 32)
+    least, highest = blocks.amin(-1, keepdim=True).half().float(), blocks.amax(-1, keepdim=True)
+    step = ((highest - least) / 15).half().float()
+    return (least + step * ((blocks - least) / step).round().clamp(0, 15)).view_as(weight)
 
 
 def steps():

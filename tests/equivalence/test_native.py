@@ -1,5 +1,7 @@
 """The native kernels say what the graphs say, and compute what they are to compute."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime", reason="the extra [int8] is not installed")
+from layouts import in_4_bits
 from tiny_models import Plain, small_model
 
 from multistride.decode.corpus import decode_corpus
@@ -326,6 +329,52 @@ def test_causal_tokens_are_those_of_the_integers(rows, seed):
 
 
 LLAMA = llama()
+IN_4_BITS = in_4_bits(llama())
+
+
+def rounded_where_read(model, size):
+    """The model with embeddings and inputs rounded as in the kernels, in blocks of `size`."""
+
+    def rounded(layer, given):
+        blocks = given[0].unflatten(-1, (-1, size))
+        scale = blocks.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+        return ((blocks / scale).round() * scale).flatten(-2)
+
+    rounding = copy.deepcopy(model)
+    with torch.no_grad():
+        table = rounding.target_embedding.weight
+        scale = table.abs().amax(1, keepdim=True) / 127
+        table.copy_((table / scale).round() * scale)
+    for layer in rounding.decoder.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_pre_hook(rounded)
+    return rounding
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 15])
+def test_a_model_that_came_in_4_bits_loses_nothing(slots):
+    # The right values: its weights themselves, and rows rounded in blocks of 32. Guards: halves of
+    # bytes, steps or least weights of other inputs or outputs, and numbers of rows that share out.
+    # A number that is as near to one integer as to the next moves all that follows, in some texts.
+    engine = int8.quantise(IN_4_BITS, threads=1)
+    names = set(read(content_of(converted(IN_4_BITS))))
+    for matrix in ("input", "output", "widen", "narrow"):
+        assert {f"decoder.layer1.{matrix}.{part}" for part in ("step", "least")} <= names
+    assert "picked.step" not in names
+    of_32, of_64 = (EagerStepModel(rounded_where_read(IN_4_BITS, size)) for size in (32, 64))
+    position = torch.arange(1, slots + 1)[None]
+    away, other = [], []
+    for seed in range(4):
+        tokens = torch.randint(4, 90, (1, slots), generator=torch.Generator().manual_seed(seed))
+        text = Slots(tokens, position, torch.ones_like(tokens), position.clone())
+        found, expected, otherwise = (
+            each.step_with_states(text, each.start(None, None))[1]
+            for each in (engine, of_32, of_64)
+        )
+        away.append(float((found - expected).abs().mean() / expected.abs().mean()))
+        other.append(float((found - otherwise).abs().mean() / expected.abs().mean()))
+    assert min(away) < 1e-5
+    assert max(away) < min(other)
 
 
 @pytest.mark.parametrize("choices", [{}, {"query_key_norm": True, "head_size": 80}])
@@ -350,9 +399,10 @@ def test_a_causal_pass_is_that_of_the_graphs(monkeypatch, choices):
     assert of_native < 0.05 * found[0].abs().mean()
 
 
-def test_causal_rows_do_not_depend_on_their_neighbours():
+@pytest.mark.parametrize("model", [LLAMA, IN_4_BITS], ids=["8 bits", "4 bits"])
+def test_causal_rows_do_not_depend_on_their_neighbours(model):
     # Bit for bit: alone and in a batch, slot by slot and all at once, in one thread and in three.
-    engines = [int8.quantise(LLAMA, threads=threads) for threads in (1, 3)]
+    engines = [int8.quantise(model, threads=threads) for threads in (1, 3)]
     tokens = torch.randint(4, 90, (97, 12), generator=torch.Generator().manual_seed(3))
 
     def states(engine, rows, ends):
@@ -389,6 +439,28 @@ def test_causal_weights_of_other_sizes_are_refused(damage):
     damage(arrays)
     with pytest.raises(DataError, match="is damaged or of another model"):
         NativeConverted(content_of(arrays), LLAMA.config, "int8")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda arrays: arrays.pop("decoder.layer0.widen.least"),
+        lambda arrays: arrays.pop("decoder.layer0.widen.step"),
+        lambda arrays: arrays.update(
+            {"decoder.layer0.widen.step": arrays["decoder.layer0.widen.step"][:, :1]}
+        ),
+        lambda arrays: arrays.update(
+            {"decoder.layer0.widen.weights": arrays["decoder.layer0.widen.weights"][:, :4]}
+        ),
+        lambda arrays: arrays.update({"picked.step": arrays["decoder.layer0.widen.step"]}),
+    ],
+)
+def test_causal_weights_of_4_bits_and_other_sizes_are_refused(damage):
+    arrays = converted(IN_4_BITS)
+    NativeConverted(content_of(arrays), IN_4_BITS.config, "int8")
+    damage(arrays)
+    with pytest.raises(DataError, match="is damaged or of another model"):
+        NativeConverted(content_of(arrays), IN_4_BITS.config, "int8")
 
 
 def test_the_choice_of_kernels(monkeypatch):

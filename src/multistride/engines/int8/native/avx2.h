@@ -7,7 +7,7 @@
 #ifndef AVX2_H
 #define AVX2_H
 
-#define TARGET __attribute__((target("avx2,fma,bmi,bmi2,popcnt")))
+#define TARGET __attribute__((target("avx2,fma,f16c,bmi,bmi2,popcnt")))
 #define INLINE TARGET static inline __attribute__((always_inline, unused))
 
 typedef struct {
@@ -22,6 +22,7 @@ typedef struct {
 
 static inline int cpu_fits(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c") &&
            __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
            __builtin_cpu_supports("popcnt");
 }
@@ -102,6 +103,13 @@ INLINE F32 f32_times_power(F32 x, F32 power) {
     F32 factor = {_mm256_castsi256_ps(_mm256_slli_epi32(low, 23)),
                   _mm256_castsi256_ps(_mm256_slli_epi32(high, 23))};
     return f32_mul(x, factor);
+}
+
+/* Read numbers of 16 bits. */
+INLINE F32 f32_of_16(const uint16_t *from) {
+    F32 read = {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 8)))};
+    return read;
 }
 
 INLINE float f32_sum(F32 x) {
@@ -357,6 +365,52 @@ INLINE void products_added(const void *rows, size_t stride, int count, const voi
                     *sum = _mm256_add_epi32(*sum, _mm256_permute4x64_epi64(eight, 0xd8));
                 }
         }
+    }
+}
+
+#define PARTS_OF(count) 4 /* of a panel whose weights of 4 bits are multiplied in one go */
+
+/* Add to sums of 16 bits (`SUMMED`). */
+#define SUMMED_16(sum, more) __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(more))
+
+/* Multiply 32 inputs of rows with unsigned weights of 4 bits [4][64][4], the inputs by fours and the
+   next four in the upper half of each byte: the first `parts` of 16 outputs.
+
+   Pairs of such products fit into 16 bits, and so do the sums of eight of them: 16 * 15 * 128 is less
+   than 32,768. A register has those of eight outputs, and as many registers are summed at once as
+   there are. */
+INLINE void halves_multiplied(const int8_t *rows, size_t stride, int count, const uint8_t *weights,
+                              int parts, I32 sums[ROWS][4]) {
+    const int eights = count == 1 ? 8 : count == 2 ? 4 : 2;
+    const __m256i low = _mm256_set1_epi8(15), one = _mm256_set1_epi16(1);
+    for (int first = 0; first < 2 * parts; first += eights) {
+        __m256i pairs[ROWS][8];
+        UNROLLED for (int row = 0; row < count; row++)
+            UNROLLED for (int each = 0; each < eights; each++)
+                pairs[row][each] = _mm256_setzero_si256();
+        const uint8_t *columns = weights + 32 * first;
+        IN_TURN for (int eight = 0; eight < 4; eight++, columns += 4 * PANEL) {
+            UNROLLED for (int line = 0; line < (eights + 1) / 2; line++)
+                _mm_prefetch((const char *)columns + AHEAD + 64 * line, _MM_HINT_T0);
+            UNROLLED for (int half = 0; half < 2; half++) {
+                __m256i column[8];
+                UNROLLED for (int each = 0; each < eights; each++) {
+                    __m256i both = _mm256_load_si256((const __m256i *)(columns + 32 * each));
+                    if (half) both = _mm256_srli_epi16(both, 4);
+                    column[each] = _mm256_and_si256(both, low);
+                }
+                UNROLLED for (int row = 0; row < count; row++) {
+                    int32_t four;
+                    memcpy(&four, rows + row * stride + 8 * eight + 4 * half, 4);
+                    __m256i entry = _mm256_set1_epi32(four);
+                    UNROLLED for (int each = 0; each < eights; each++)
+                        SUMMED_16(pairs[row][each], _mm256_maddubs_epi16(column[each], entry));
+                }
+            }
+        }
+        UNROLLED for (int row = 0; row < count; row++)
+            UNROLLED for (int each = 0; each < eights; each++)
+                ((__m256i *)sums[row])[first + each] = _mm256_madd_epi16(pairs[row][each], one);
     }
 }
 

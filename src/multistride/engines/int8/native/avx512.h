@@ -48,6 +48,7 @@ static inline int cpu_fits(void) {
 #define f32_only _mm512_maskz_mov_ps
 #define f32_gather(table, index) _mm512_i32gather_ps(index, table, 4)
 #define f32_of_i32 _mm512_cvtepi32_ps
+#define f32_of_16(from) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
 #define f32_bits _mm512_castps_si512
 
 #define i32_zero _mm512_setzero_si512
@@ -121,6 +122,38 @@ INLINE void four_added(const char *entries, size_t stride, int count, const char
                 MULTIPLY(sums[row][part], column[part], entry);
         }
     }
+}
+
+/* Parts of a panel whose sums, and the values they are added to, fit into the registers. */
+#define PARTS_OF(count) ((count) > 4 ? 2 : 4)
+
+/* Four bytes, wherever they are. */
+typedef struct {
+    char bytes[4];
+} Four;
+
+/* The same with all four bytes in memory, which takes no register. */
+#define MULTIPLY_ALL(sum, bytes, four) \
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(bytes), "m"(four))
+
+/* Multiply 32 inputs of rows with unsigned weights of 4 bits [4][64][4], the inputs by fours and the
+   next four in the upper half of each byte: the first `parts` of 16 outputs. */
+INLINE void halves_multiplied(const int8_t *rows, size_t stride, int count, const uint8_t *weights,
+                              int parts, I32 sums[ROWS][4]) {
+    __m512i low = _mm512_set1_epi8(15);
+    UNROLLED for (int row = 0; row < count; row++)
+        UNROLLED for (int part = 0; part < parts; part++) sums[row][part] = i32_zero();
+    UNROLLED for (int eight = 0; eight < 4; eight++, weights += 4 * PANEL)
+        UNROLLED for (int part = 0; part < parts; part++) {
+            __m512i both = _mm512_load_si512(weights + 64 * part);
+            __m512i first = _mm512_and_si512(both, low);
+            __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+            UNROLLED for (int row = 0; row < count; row++) {
+                const Four *four = (const Four *)(rows + row * stride + 8 * eight);
+                MULTIPLY_ALL(sums[row][part], first, four[0]);
+                MULTIPLY_ALL(sums[row][part], second, four[1]);
+            }
+        }
 }
 
 /* The products of one row only wait for memory: fetching ahead, and not unrolled, they take four

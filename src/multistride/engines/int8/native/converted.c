@@ -123,24 +123,26 @@ static Scratch scratch_of(const Converted *network, const Pass *pass, int32_t th
     scratch.places = taken(memory, &scratch.bytes, pairs ? 4 * count : 0);
     scratch.rows.block = network->block;
     scratch.rows.integers = taken(memory, &scratch.bytes, count * scratch.widest);
-    size_t blocks = network->block ? scratch.widest / network->block : 1;
+    size_t blocks = network->block ? scratch.widest / SMALL_BLOCK : 1;
     scratch.rows.scale = taken(memory, &scratch.bytes, 4 * count * blocks);
     scratch.rows.offset = taken(memory, &scratch.bytes, 4 * count * blocks);
+    scratch.rows.sum = taken(memory, &scratch.bytes, 4 * count * blocks);
     scratch.scores = taken(memory, &scratch.bytes, 4 * scratch.each * threads);
     scratch.row = taken(memory, &scratch.bytes, 4 * aligned(scratch.widest) * threads);
     return scratch;
 }
 
-/* Round the states that a sublayer reads, normalised before where the model does so. */
-TARGET static void entered(const Converted *network, const Around *norm, const Scratch *scratch,
-                           int32_t count, const Team *team, int32_t me) {
+/* Round the states that the `matrix` of a sublayer reads, normalised before where the model does so. */
+TARGET static void entered(const Converted *network, const Around *norm, const Linear *matrix,
+                           const Scratch *scratch, int32_t count, const Team *team, int32_t me) {
     int32_t width = network->hidden;
+    Rows rows = rows_for(&scratch->rows, matrix);
     float *one = scratch->row + me * aligned(scratch->widest);
     Range range = part_of(team, me, count);
     for (int32_t row = range.first; row < range.end; row++) {
         const float *state = scratch->hidden + (size_t)row * width;
         if (norm->weight) normed_row(norm, network->epsilon, state, width, one);
-        rounded_row(norm->weight ? one : state, width, &scratch->rows, row);
+        rounded_row(norm->weight ? one : state, width, &rows, row);
     }
     meet(team);
 }
@@ -286,10 +288,11 @@ INLINE F32 activated(int32_t activation, F32 x) {
     }
 }
 
-/* Apply the nonlinearity to what was widened, multiply what it gates, and round it. */
-TARGET static void bent(const Converted *network, const Scratch *scratch, int32_t count,
-                        const Team *team, int32_t me) {
+/* Apply the nonlinearity to what was widened, multiply what it gates, and round it for a matrix. */
+TARGET static void bent(const Converted *network, const Linear *matrix, const Scratch *scratch,
+                        int32_t count, const Team *team, int32_t me) {
     int32_t width = network->widened, gated = network->gated;
+    Rows rows = rows_for(&scratch->rows, matrix);
     float *one = scratch->row + me * aligned(scratch->widest);
     Range range = part_of(team, me, count);
     for (int32_t row = range.first; row < range.end; row++) {
@@ -299,7 +302,7 @@ TARGET static void bent(const Converted *network, const Scratch *scratch, int32_
             if (gated) value = f32_mul(value, f32_load(first + width + place));
             f32_store(one + place, value);
         }
-        rounded_row(one, width, &scratch->rows, row);
+        rounded_row(one, width, &rows, row);
     }
     meet(team);
 }
@@ -316,20 +319,20 @@ static Attention attention_of(const Converted *network, const Pass *pass, const 
     return over;
 }
 
-/* Attend, and round what attention returns. */
-TARGET static void mixed_rows(const Converted *network, const Attention *over,
-                              const Scratch *scratch, const Team *team, int32_t me) {
+/* Attend, and round what attention returns for a matrix. */
+TARGET static void mixed_rows(const Attention *over, const Linear *matrix, const Scratch *scratch,
+                              const Team *team, int32_t me) {
     Mixed to = {0, scratch->mixed, 0};
     attended(over, team, me, scratch->scores + me * scratch->each, &to);
     meet(team);
-    rounded(scratch->mixed, over->count, network->heads * network->width, &scratch->rows, team, me);
+    rounded(scratch->mixed, over->count, matrix, &scratch->rows, team, me);
 }
 
 /* Self-attention; keys and values join those in `keys` and `values`. */
 TARGET static void attended_self(const Converted *network, const ConvertedLayer *layer,
                                  const Pass *pass, const Scratch *scratch, Attention over,
                                  float *keys, float *values, const Team *team, int32_t me) {
-    entered(network, &layer->attention.before, scratch, over.count, team, me);
+    entered(network, &layer->attention.before, &layer->input, scratch, over.count, team, me);
     stored(&layer->input, &scratch->rows, over.count, scratch->parts, team, me);
     placed(network, layer, pass, &over, scratch->parts, team, me);
     kept(&over, team, me, scratch->parts + network->heads * network->width, pass->start, keys,
@@ -338,7 +341,7 @@ TARGET static void attended_self(const Converted *network, const ConvertedLayer 
     over.keys = keys;
     over.values = values;
     over.window = layer->slides ? network->window : 0;
-    mixed_rows(network, &over, scratch, team, me);
+    mixed_rows(&over, &layer->output, scratch, team, me);
     if (network->parallel)
         stored(&layer->output, &scratch->rows, over.count, scratch->aside, team, me);
     else
@@ -349,9 +352,9 @@ TARGET static void attended_self(const Converted *network, const ConvertedLayer 
 TARGET static void forward(const Converted *network, const ConvertedLayer *layer,
                            const Scratch *scratch, int32_t count, const Team *team, int32_t me) {
     int32_t width = network->hidden;
-    entered(network, &layer->forward.before, scratch, count, team, me);
+    entered(network, &layer->forward.before, &layer->widen, scratch, count, team, me);
     stored(&layer->widen, &scratch->rows, count, scratch->parts, team, me);
-    bent(network, scratch, count, team, me);
+    bent(network, &layer->narrow, scratch, count, team, me);
     left(network, &layer->forward, &layer->narrow, scratch, count, team, me);
     Range range = part_of(team, me, network->parallel ? count : 0);
     for (int32_t row = range.first; row < range.end; row++)
@@ -391,11 +394,11 @@ TARGET static void decoded(const Team *team, int32_t me) {
         attended_self(network, layer, pass, &scratch, text, pass->keys[index], pass->values[index],
                       team, me);
         if (layer->query.weights) {
-            entered(network, &layer->cross.before, &scratch, count, team, me);
+            entered(network, &layer->cross.before, &layer->query, &scratch, count, team, me);
             stored(&layer->query, &scratch.rows, count, scratch.parts, team, me);
             source.keys = pass->cross_keys[index];
             source.values = pass->cross_values[index];
-            mixed_rows(network, &source, &scratch, team, me);
+            mixed_rows(&source, &layer->cross_output, &scratch, team, me);
             left(network, &layer->cross, &layer->cross_output, &scratch, count, team, me);
         }
         forward(network, layer, &scratch, count, team, me);
@@ -434,7 +437,7 @@ TARGET static void encoded(const Team *team, int32_t me) {
                       me);
         forward(network, layer, &scratch, count, team, me);
     }
-    entered(network, &network->final_norm, &scratch, count, team, me);
+    entered(network, &network->final_norm, network->pairs, &scratch, count, team, me);
     source.stride = 2 * queries;
     for (int32_t index = 0; index < network->pair_count; index++) {
         stored(network->pairs + index, &scratch.rows, count, scratch.parts, team, me);
@@ -460,7 +463,8 @@ TARGET static void outputs_of(const void *rows, int32_t row, int32_t count, cons
 
 static size_t picking_places(const ConvertedPicker *picker, int32_t rows, void *scratch,
                              Rows *integers, Best **bests) {
-    size_t bytes = 0, width = picker->output.inputs, blocks = picker->block ? width / BLOCK : 1;
+    size_t bytes = 0, width = picker->output.inputs;
+    size_t blocks = picker->block ? width / SMALL_BLOCK : 1;
     char *memory = (char *)aligned((size_t)scratch);
     integers->block = picker->block;
     *bests = taken(memory, &bytes,
@@ -468,6 +472,7 @@ static size_t picking_places(const ConvertedPicker *picker, int32_t rows, void *
     integers->integers = taken(memory, &bytes, rows * width);
     integers->scale = taken(memory, &bytes, 4 * rows * blocks);
     integers->offset = taken(memory, &bytes, 4 * rows * blocks);
+    integers->sum = taken(memory, &bytes, 4 * rows * blocks);
     return bytes;
 }
 
@@ -478,7 +483,7 @@ TARGET static void picked_of(const Team *team, int32_t me) {
     Rows integers;
     Best *bests;
     picking_places(picker, rows, picking->scratch, &integers, &bests);
-    rounded(picking->hidden, rows, picker->output.inputs, &integers, team, me);
+    rounded(picking->hidden, rows, &picker->output, &integers, team, me);
     picked(picking, outputs_of, &integers, picker, picker->output.outputs, bests, team, me);
 }
 

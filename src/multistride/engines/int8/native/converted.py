@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.library import PANEL, Work, works_of
 from multistride.engines.int8.native.stored import DAMAGED, Size, markov_sizes, read
+from multistride.engines.int8.steps import BLOCK
 from multistride.engines.names import SIZES, WeightForm
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
+
+Rows = Callable[[str], int]
+"""What returns how many rows an array has, by its name; 0: there is none."""
 
 COUNTS = {
     "position_count": "positions",
@@ -109,9 +113,10 @@ class NativeConverted:
     def _linear(self, name: str) -> Any:
         if f"{name}.weights" not in self._arrays:
             return library.Linear()
-        panels, fours, outputs, _ = self._arrays[f"{name}.weights"].shape
-        places = (self._place(f"{name}.{part}") for part in ("weights", "scale", "bias"))
-        return library.Linear(*places, 4 * fours, panels * outputs)
+        panels, rows, outputs, _ = self._arrays[f"{name}.weights"].shape
+        places = (self._place(f"{name}.{part}") for part in library.LINEAR)
+        inputs = (8 if f"{name}.step" in self._arrays else 4) * rows
+        return library.Linear(*places, inputs, panels * outputs)
 
     def _markov(self) -> Any:
         return library.markov_of(self._arrays) if self._config.markov_rank else library.Markov()
@@ -125,14 +130,16 @@ class NativeConverted:
             raise DataError(DAMAGED)
 
 
-def _sizes(config: TransformerConfig, block: int, rows: Any) -> Iterator[Size]:
+def _sizes(config: TransformerConfig, block: int, rows: Rows) -> Iterator[Size]:
     """Yield every array of a model; `rows` returns how many rows a table has."""
     for network in ("encoder", "decoder") if config.encoder_layers else ("decoder",):
         yield from _tables(config, network, rows)
         encoder = network == "encoder"
         for index in range(config.encoder_layers if encoder else config.decoder_layers):
             name = f"{network}.layer{index}"
-            yield from _layer(config, name, block, bool(config.encoder_layers) and not encoder)
+            yield from _layer(
+                config, name, block, rows, bool(config.encoder_layers) and not encoder
+            )
     keys, hidden = config.key_value_count * config.head_width, config.hidden_size
     inputs = config.attention_bias != "none"
     for index in range(config.decoder_layers if config.encoder_layers else 0):
@@ -144,7 +151,7 @@ def _sizes(config: TransformerConfig, block: int, rows: Any) -> Iterator[Size]:
     yield from markov_sizes(config)
 
 
-def _tables(config: TransformerConfig, network: str, rows: Any) -> Iterator[Size]:
+def _tables(config: TransformerConfig, network: str, rows: Rows) -> Iterator[Size]:
     """Yield the embeddings and positions of a network, and its norms outside of layers."""
     hidden, decoder = config.hidden_size, network == "decoder"
     yield f"{network}.embedding", ("int8", (config.vocabulary_size, hidden))
@@ -169,7 +176,9 @@ def _tables(config: TransformerConfig, network: str, rows: Any) -> Iterator[Size
         yield from _norm(config, f"{network}.final_norm", hidden)
 
 
-def _layer(config: TransformerConfig, name: str, block: int, cross: bool) -> Iterator[Size]:
+def _layer(
+    config: TransformerConfig, name: str, block: int, rows: Rows, cross: bool
+) -> Iterator[Size]:
     hidden, widened, width = config.hidden_size, config.feedforward_size, config.head_width
     queries, keys = config.heads * width, config.key_value_count * width
     places = {"pre": ("before",), "post": ("after",), "output": ("of_output",)}
@@ -181,14 +190,14 @@ def _layer(config: TransformerConfig, name: str, block: int, cross: bool) -> Ite
         yield f"{name}.query_norm.weight", ("float32", (queries if every else width,))
         yield f"{name}.key_norm.weight", ("float32", (keys if every else width,))
     inputs, outputs = config.attention_bias != "none", config.attention_bias == "all"
-    yield from _linear(f"{name}.input", hidden, queries + 2 * keys, block, inputs)
-    yield from _linear(f"{name}.output", queries, hidden, block, outputs)
+    yield from _linear(f"{name}.input", hidden, queries + 2 * keys, block, inputs, rows)
+    yield from _linear(f"{name}.output", queries, hidden, block, outputs, rows)
     if cross:
-        yield from _linear(f"{name}.query", hidden, queries, block, inputs)
-        yield from _linear(f"{name}.cross_output", queries, hidden, block, outputs)
+        yield from _linear(f"{name}.query", hidden, queries, block, inputs, rows)
+        yield from _linear(f"{name}.cross_output", queries, hidden, block, outputs, rows)
     wide = (2 if config.gated_feedforward else 1) * widened
-    yield from _linear(f"{name}.widen", hidden, wide, block, config.feedforward_bias)
-    yield from _linear(f"{name}.narrow", widened, hidden, block, config.feedforward_bias)
+    yield from _linear(f"{name}.widen", hidden, wide, block, config.feedforward_bias, rows)
+    yield from _linear(f"{name}.narrow", widened, hidden, block, config.feedforward_bias, rows)
 
 
 def _norm(config: TransformerConfig, name: str, width: int) -> Iterator[Size]:
@@ -196,9 +205,17 @@ def _norm(config: TransformerConfig, name: str, width: int) -> Iterator[Size]:
         yield f"{name}.{part}", ("float32", (width,))
 
 
-def _linear(name: str, inputs: int, outputs: int, block: int, bias: bool) -> Iterator[Size]:
+def _linear(
+    name: str, inputs: int, outputs: int, block: int, bias: bool, rows: Rows | None = None
+) -> Iterator[Size]:
+    """Yield the arrays of a matrix; with `rows` it may be one that came in 4 bits."""
     panels, blocks = outputs // PANEL, inputs // block if block else 1
-    yield f"{name}.weights", ("uint8", (panels, inputs // 4, PANEL, 4))
-    yield f"{name}.scale", ("float32", (panels, blocks, PANEL))
+    if block and rows is not None and rows(f"{name}.step"):
+        yield f"{name}.weights", ("uint8", (panels, inputs // 8, PANEL, 4))
+        for part in ("step", "least"):
+            yield f"{name}.{part}", ("float16", (panels, inputs // BLOCK, PANEL))
+    else:
+        yield f"{name}.weights", ("uint8", (panels, inputs // 4, PANEL, 4))
+        yield f"{name}.scale", ("float32", (panels, blocks, PANEL))
     if bias:
         yield f"{name}.bias", ("float32", (outputs,))

@@ -70,6 +70,7 @@ static size_t draft_places(const Head *head, int32_t count, int32_t threads, voi
     to->rows.block = 0;
     to->rows.integers = taken(memory, &bytes, rows * widest);
     to->rows.scale = taken(memory, &bytes, 4 * rows);
+    to->rows.sum = taken(memory, &bytes, 4 * rows);
     to->rows.offset = taken(memory, &bytes, 4 * rows);
     to->bests = taken(memory, &bytes, rows * chunks_of(head->output.outputs) * sizeof(Best));
     return bytes;

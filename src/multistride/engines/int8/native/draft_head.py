@@ -102,8 +102,8 @@ class NativeDraftHead(DraftHead):
 
     def _layer(self, name: str) -> Any:
         panels, fours, outputs, _ = self._arrays[f"{name}.weights"].shape
-        places = (self._place(f"{name}.{part}") for part in ("weights", "scale", "bias"))
-        return library.Linear(*places, 4 * fours, panels * outputs)
+        places = {part: self._place(f"{name}.{part}") for part in ("weights", "scale", "bias")}
+        return library.Linear(**places, inputs=4 * fours, outputs=panels * outputs)
 
 
 def _linear(read: Arrays, weight: str, bias: str, lowest: float = 0.0) -> Arrays:

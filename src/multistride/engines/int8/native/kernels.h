@@ -49,7 +49,7 @@
 #endif
 
 /* Number that changes whenever structures or the order of arrays do (`library.VERSION`). */
-#define VERSION 5
+#define VERSION 6
 
 /* Arrays of one pass, as the graphs read and write them. */
 typedef struct {

@@ -53,7 +53,7 @@ instructions are called."""
 WIDEST = 8
 """Groups of a beam that the kernels can search (`choice.c`)."""
 
-VERSION = 5
+VERSION = 6
 """The number of `kernels.h` that these structures and arrays belong to. In a clone that was updated
 and not installed again, compiled kernels are older, and would read memory that is not theirs."""
 
@@ -91,9 +91,10 @@ Network = _structure(
     ("pairs", POINTER),
     *((name, INT) for name in SIZES),
 )
+LINEAR = "weights", "scale", "step", "least", "bias"
 Linear = _structure(
     "Linear",
-    *((name, POINTER) for name in ("weights", "scale", "bias")),
+    *((name, POINTER) for name in LINEAR),
     ("inputs", INT),
     ("outputs", INT),
 )

@@ -115,6 +115,13 @@ INLINE F32 f32_times_power(F32 x, F32 power) {
     return x;
 }
 
+/* Read numbers of 16 bits. */
+INLINE F32 f32_of_16(const uint16_t *from) {
+    F32 read;
+    EACH read.of[four] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + 4 * four)));
+    return read;
+}
+
 INLINE float f32_sum(F32 x) {
     return vaddvq_f32(vaddq_f32(vaddq_f32(x.of[0], x.of[2]), vaddq_f32(x.of[1], x.of[3])));
 }
@@ -333,6 +340,41 @@ INLINE void products_added(const void *rows, size_t stride, int count, const voi
                 int32x4_t others = signed_weights ? of_weights[four] : of_row[row];
                 *whole = vaddq_s32(*whole, vmlaq_n_s32(sum[row][four], others, 128));
             }
+    }
+}
+
+#define PARTS_OF(count) 4 /* of a panel whose weights of 4 bits are multiplied in one go */
+
+/* Multiply 32 inputs of rows with unsigned weights of 4 bits [4][64][4], the inputs by fours and the
+   next four in the upper half of each byte: the first `parts` of 16 outputs. */
+INLINE void halves_multiplied(const int8_t *rows, size_t stride, int count, const uint8_t *weights,
+                              int parts, I32 sums[ROWS][4]) {
+    const int fours = count > 2 ? 4 : 8;
+    const uint8x16_t low = vdupq_n_u8(15);
+    for (int first = 0; first < 4 * parts; first += fours) {
+        int32x4_t sum[ROWS][8];
+        UNROLLED for (int row = 0; row < count; row++)
+            UNROLLED for (int four = 0; four < fours; four++) sum[row][four] = vdupq_n_s32(0);
+        const uint8_t *columns = weights + 16 * first;
+        for (int eight = 0; eight < 4; eight++, columns += 4 * PANEL)
+            UNROLLED for (int half = 0; half < 2; half++) {
+                int8x16_t entry[ROWS];
+                UNROLLED for (int row = 0; row < count; row++) {
+                    int32_t bytes;
+                    memcpy(&bytes, rows + row * stride + 8 * eight + 4 * half, 4);
+                    entry[row] = vreinterpretq_s8_s32(vdupq_n_s32(bytes));
+                }
+                UNROLLED for (int four = 0; four < fours; four++) {
+                    uint8x16_t both = vld1q_u8(columns + 16 * four);
+                    uint8x16_t own = half ? vshrq_n_u8(both, 4) : vandq_u8(both, low);
+                    int8x16_t column = vreinterpretq_s8_u8(own);
+                    UNROLLED for (int row = 0; row < count; row++)
+                        sum[row][four] = vdotq_s32(sum[row][four], column, entry[row]);
+                }
+            }
+        UNROLLED for (int row = 0; row < count; row++)
+            UNROLLED for (int four = 0; four < fours; four++)
+                ((int32x4_t *)sums[row])[first + four] = sum[row][four];
     }
 }
 

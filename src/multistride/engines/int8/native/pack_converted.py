@@ -1,7 +1,8 @@
 """The weights of a converted model as the native kernels read them (`converted.c`).
 
 They are those of the graphs, rounded in blocks (`blocks.py`) or with one scale for each output, in
-panels of 64 outputs, in each the inputs by fours.
+panels of 64 outputs, in each the inputs by fours. A matrix that came in 4 bits keeps them
+(`steps.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from multistride.engines.int8.native.stored import named
 from multistride.engines.int8.onnx_graph import Quantised, Rounding, floats, quantised, stored
 from multistride.engines.int8.output import pickable_output
 from multistride.engines.int8.ranges import Roundings
+from multistride.engines.int8.steps import Stepped, stepped
 from multistride.model.distance import RelativeBias, RelativePositions
 from multistride.model.layers import (
     FeedForward,
@@ -172,6 +174,8 @@ def _norm(name: str, layer: nn.Module, rounding: Rounding | None = None) -> Arra
 
 def _linear(name: str, layer: nn.Linear, rounding: Rounding) -> Arrays:
     bias = None if layer.bias is None else floats(layer.bias)
+    if rounding.block_bits and (steps := stepped(layer.weight)) is not None:
+        return _packed_steps(name, steps, bias)
     return _packed(name, stored(layer.weight, rounding), bias)
 
 
@@ -189,4 +193,18 @@ def _packed(name: str, weight: Quantised | Blocked, bias: Float[np.ndarray, "O"]
         f"{name}.weights": np.ascontiguousarray(panels),
         f"{name}.scale": np.ascontiguousarray(scales, np.float32),
     }
+    return arrays if bias is None else {**arrays, f"{name}.bias": bias.astype(np.float32)}
+
+
+def _packed_steps(name: str, weight: Stepped, bias: Float[np.ndarray, "O"] | None) -> Arrays:
+    """Return weights of 4 bits in panels of 64 outputs: the inputs by fours, the next four in the
+    upper half of each byte.
+    """
+    outputs, inputs = weight.integers.shape
+    fours = weight.integers.reshape(outputs // PANEL, PANEL, inputs // 8, 2, 4)
+    halves = (fours[..., 0, :] | fours[..., 1, :] << 4).transpose(0, 2, 1, 3)
+    arrays = {f"{name}.weights": np.ascontiguousarray(halves)}
+    for part, numbers in (("step", weight.step), ("least", weight.least)):
+        panels = numbers.reshape(outputs // PANEL, PANEL, -1).transpose(0, 2, 1)
+        arrays[f"{name}.{part}"] = np.ascontiguousarray(panels)
     return arrays if bias is None else {**arrays, f"{name}.bias": bias.astype(np.float32)}
