@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-BLOCK = 32
+from multistride.engines.names import SIZES
+
+BLOCK = SIZES[4]
 """Inputs whose weights share a step."""
 
 MOST = 15

@@ -11,7 +11,6 @@ from multistride.engines.int8.forms import block_bits
 from multistride.engines.int8.native import library
 from multistride.engines.int8.native.library import PANEL, Work, works_of
 from multistride.engines.int8.native.stored import DAMAGED, Size, markov_sizes, read
-from multistride.engines.int8.steps import BLOCK
 from multistride.engines.names import SIZES, WeightForm
 from multistride.errors import DataError
 from multistride.model.config import TransformerConfig
@@ -213,7 +212,7 @@ def _linear(
     if block and rows is not None and rows(f"{name}.step"):
         yield f"{name}.weights", ("uint8", (panels, inputs // 8, PANEL, 4))
         for part in ("step", "least"):
-            yield f"{name}.{part}", ("float16", (panels, inputs // BLOCK, PANEL))
+            yield f"{name}.{part}", ("float16", (panels, inputs // SIZES[4], PANEL))
     else:
         yield f"{name}.weights", ("uint8", (panels, inputs // 4, PANEL, 4))
         yield f"{name}.scale", ("float32", (panels, blocks, PANEL))
