@@ -67,7 +67,7 @@ CMUdict, {words:,} held-out words. The error rate counts edits per phoneme, stre
 against the first pronunciation that the dictionary lists:
 
 {table}
-Speeds are those of PyTorch in float32, one thread of {cpu} without AVX-512.
+Speeds are those of PyTorch in float32, one thread of {cpu} with AVX-512 VNNI.
 
 The same words against the closest of the listed pronunciations, beside the network of the package
 g2p-en 2.1.0 (`G2p.predict`, not its dictionary; which of these words it was trained on is not
@@ -88,10 +88,11 @@ only, gives one pronunciation where a word has several, and sees no context: the
 
 `examples/phonemes`, on the first listed pronunciation of {trained:,} words: `many-k.yaml`, from
 nothing, cut off after 8,000 updates of 8,192 tokens (8 minutes of an H100 that other work shared);
-`anneal.yaml`, 700 updates of 4,096 tokens on one CPU core with a falling learning rate; and
+`anneal.yaml`, 700 updates of 4,096 tokens on one CPU core with a falling learning rate;
 `longer.yaml`, with Muon and less dropout, 3,040 and 2,600 updates of 2,048 tokens from two seeds on
-two CPU cores. These weights are the mean of both, stored as bfloat16; every setting of the second
-seed is in `provenance.json`. Longer training should still help.
+two CPU cores; and `further.yaml`, the same again from the mean of both, 3,800 updates each, 40
+minutes of two cores with bfloat16. These weights are the mean of the last two, stored as bfloat16;
+every setting of the second seed is in `provenance.json`. Longer training should still help.
 
 ## Data and licence
 
