@@ -33,6 +33,11 @@ def model():
     return multistride.load()
 
 
+@pytest.fixture(scope="module")
+def reference():
+    return multistride.load(engine="eager")
+
+
 def test_objects_show_themselves_in_one_line(model):
     # Guards: an address in memory, or pages of settings, where someone looks at what he has.
     shape = "4 encoder + 4 decoder layers of width 256, 8,000 tokens, K=1,2,4,6,8"
@@ -121,9 +126,10 @@ def test_exact_mode_writes_what_k1_writes(model):
     ],
     ids=str,
 )
-def test_the_page_on_decoding_shows_what_constraints_write(model, source, choices):
+def test_the_page_on_decoding_shows_what_constraints_write(reference, source, choices):
+    # By the reference: in 8 bits a text that is forced to go on differs from CPU to CPU.
     page = (Path(__file__).parents[2] / "docs/decoding.md").read_text(encoding="utf-8")
-    [result] = model.translate([source], **choices)
+    [result] = reference.translate([source], **choices)
     shown = [
         line.split("    ")[-1].strip()
         for line in page.splitlines()
