@@ -168,7 +168,8 @@ INLINE void multiplied_some(const Rows *rows, size_t row, int count, const Linea
 INLINE void product(const Linear *matrix, const Rows *rows, int32_t count, float *to, int adds,
                     const Team *team, int32_t me) {
     int32_t groups = (count + ROWS - 1) / ROWS;
-    int32_t most = matrix->step ? (count + groups - 1) / groups : ROWS; /* alike: a row costs half */
+    /* As many rows in each group where weights have 4 bits: there a row alone costs most. */
+    int32_t most = matrix->step ? (count + groups - 1) / groups : ROWS;
     Range range = part_of(team, me, (int64_t)(matrix->outputs / PANEL) * groups);
     for (int32_t index = range.first; index < range.end; index++) {
         int32_t panel = index / groups, row = index % groups * most;
