@@ -67,7 +67,7 @@ CMUdict, {words:,} held-out words. The error rate counts edits per phoneme, stre
 against the first pronunciation that the dictionary lists:
 
 {table}
-Speeds are those of PyTorch in float32, one thread of {cpu} with AVX-512 VNNI.
+Speeds are those of PyTorch in float32, one thread of {cpu}.
 
 The same words against the closest of the listed pronunciations, beside the network of the package
 g2p-en 2.1.0 (`G2p.predict`, not its dictionary; which of these words it was trained on is not

@@ -45,7 +45,7 @@ class Stepped(NamedTuple):
 
 
 def stepped(weight: Float[Tensor, "O I"]) -> Stepped | None:
-    """Return a matrix in 4 bits; None if it did not come so."""
+    """Return a matrix in 4 bits; None if it did not come in 4 bits."""
     if weight.shape[1] % BLOCK:
         return None
     matrix = weight.detach().float().cpu()
